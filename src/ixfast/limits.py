@@ -1,0 +1,48 @@
+"""Every bound of the engine, with its unit in the name and its reason beside it.
+
+A bound that an operator may want to move is a setting (`settings.py`); what stands here is fixed because moving it
+needs a measurement or a datasheet.
+"""
+
+# The wire.
+REQUEST_TARGET_BYTES_MAX = 4096  # A tap URL with 256 bytes of encrypted file data takes under 1,100.
+REQUEST_HEAD_BYTES_MAX = 8190  # aiohttp's own bound for a header line; the front door holds no more than this.
+REQUEST_BODY_BYTES_MAX = 1 << 20  # 1,000 scans of a batch at about 1 KB each.
+HEADERS_MAX = 64  # Balancers and browsers together send under 30.
+PARAMETERS_MAX = 64  # Query parameters of one request; a tap has under 10.
+PARAMETER_BYTES_MAX = 2048  # One parameter's value; the longest real one is file data in hexadecimal.
+BATCH_SCANS_MAX = 1000  # Scans of one `POST /v2/scans/batch`.
+PIPELINE_BYTES_MAX = 64 * 1024  # Unserved input of one connection before its reading is paused.
+HEADER_MEMO_ENTRIES_MAX = 2048  # Distinct header blocks remembered by the front door of a worker.
+RETRY_AFTER_S = 1  # What every 503 and 429 tells the client to wait at least.
+
+# Identifiers.
+TAG_CODE_CHARS_MAX = 64  # Tag codes (XUID) are 8 or 16 in every known fleet; imports may bring longer ones.
+CUSTOMER_ID_CHARS_MAX = 128  # CUID
+ACCOUNT_ID_CHARS_MAX = 64  # AID
+UID_BYTES = 7  # NT4H2421Gx §8.2: the double-size UID of every supported chip.
+IDEMPOTENCY_KEY_CHARS_MAX = 255
+
+# The chips.
+COUNTER_MAX = 0xFFFFFF  # SDMReadCtr is 24 bit and stops there (NT4H2421Gx §9.3.2).
+KEY_VERSIONS_MAX = 127  # A ledger position holds the key version in the 7 bits above the counter's 24.
+META_KEYS_MAX = 16  # Candidates tried for one encrypted mirror; one AES block each.
+FILE_DATA_BYTES_MAX = 256  # The NDEF file of an NTAG 424 DNA (NT4H2421Gx §8.2.3.1).
+WINDOW_BYTES_MAX = 1024  # No MAC window is longer than the NDEF file in its printed form.
+
+# The ledger.
+HELD_ROUNDS_MAX = 3  # Rounds in which a row was locked by somebody else before its scan is answered 503.
+LOCK_TIMEOUT_MS = 300  # Far above any batch's own time, far below a scan's deadline.
+STATEMENT_TIMEOUT_MS = 1000  # Ends what a frozen or overloaded server would otherwise hold for ever.
+CONNECT_TIMEOUT_MS = 1000
+RECONNECT_DELAY_MS = 50  # Between attempts to reach a database that refuses connections.
+RECONNECT_DELAY_MS_MAX = 1000
+REFUSAL_QUEUE_ROWS_MAX = 10_000  # Best-effort log rows of refused scans waiting for their insert.
+TAG_WAITERS_MAX = 2048  # Scans of one tag waiting for their turn; more are answered 503 `overloaded`.
+FLOOR_QUERY_TAGS_MAX = 1024  # Tags of one query for the durable state behind a refusal.
+
+# The catalogue.
+LOOKUP_BATCH_MAX = 512  # References resolved by one query.
+LOOKUP_QUEUE_MAX = 20_000  # Scans waiting for a look-up; more are answered 503 `overloaded`.
+NEGATIVE_TTL_S = 5.0  # How long an absent reference is believed without asking again.
+CHANGES_READ_MAX = 10_000  # Invalidation rows of one poll; more empty the whole cache instead.
