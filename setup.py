@@ -1,0 +1,29 @@
+"""Builds the native core. Everything else about the package stands in pyproject.toml.
+
+IXFAST_NO_EXTENSIONS=1 builds plain Python only; IXFAST_SANITIZE=1 builds the core with AddressSanitizer and UBSan. A compiler that
+fails fails the build: whoever wants the plain twin asks for it.
+"""
+
+import os
+from pathlib import Path
+
+from setuptools import Extension, setup
+
+
+def native_core() -> list[Extension]:
+    from Cython.Build import cythonize
+
+    sanitize = os.environ.get("IXFAST_SANITIZE") == "1"
+    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
+    core = Extension(
+        "ixfast._cmac",
+        ["src/ixfast/_cmac.pyx"],
+        include_dirs=["src/ixfast"],
+        depends=[str(path) for path in sorted(Path("src/ixfast/native").glob("*.h"))],
+        extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra", *(checks if sanitize else [])],
+        extra_link_args=checks if sanitize else [],
+    )
+    return cythonize([core], build_dir="build/cython")
+
+
+setup(ext_modules=[] if os.environ.get("IXFAST_NO_EXTENSIONS") == "1" else native_core())

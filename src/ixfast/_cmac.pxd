@@ -1,0 +1,61 @@
+# Table of contents of the native core: the C headers' words, then the core's own inner functions.
+#
+# Other compiled modules may cimport from here. Every pointer is to readable (or, for results, writable) memory of the length
+# that its comment names; nothing here checks lengths, holds the GIL or raises.
+
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "native/aes128.h" nogil:
+    const char *IX_VARIANT_NAME
+
+    ctypedef struct ix_aes128:              # one expanded key, wiped by its owner
+        pass
+    ctypedef struct ix_cmac_key:            # an expanded key with the CMAC subkeys
+        ix_aes128 aes
+
+    bint ix_cpu_has_aes()
+    void ix_wipe(void *secret, size_t size)
+    bint ix_equal(const uint8_t *a, const uint8_t *b, size_t size)
+
+    void ix_aes128_expand(ix_aes128 *schedule, const uint8_t *key)
+    void ix_aes128_invert(ix_aes128 *schedule)
+    void ix_aes128_encrypt(const ix_aes128 *schedule, const uint8_t *block, uint8_t *out)
+    void ix_aes128_decrypt(const ix_aes128 *inverted, const uint8_t *block, uint8_t *out)
+
+    void ix_cmac_init(ix_cmac_key *ready, const uint8_t *key)
+    void ix_cmac(const ix_cmac_key *ready, const uint8_t *message, size_t size, uint8_t *mac)
+    void ix_cmac_subkeys(const ix_cmac_key *ready, uint8_t *l, uint8_t *k1, uint8_t *k2)
+
+
+cdef extern from "native/sdm.h" nogil:
+    const uint64_t IX_SV1, IX_SV2           # session vector headers: encryption, MAC
+    const unsigned int IX_HAS_UID, IX_HAS_COUNTER
+
+    void ix_sdm_session_key(const uint8_t *file_key, uint64_t header, const uint8_t *uid, uint32_t counter,
+                            unsigned int form, uint8_t *session_key)
+    uint64_t ix_sdm_mac(const uint8_t *file_key, const uint8_t *uid, uint32_t counter, unsigned int form,
+                        const uint8_t *window, size_t size)
+    bint ix_sdm_verify(const uint8_t *file_key, const uint8_t *uid, uint32_t counter, unsigned int form,
+                       const uint8_t *window, size_t size, const uint8_t *mac)
+
+    ctypedef struct ix_sdm_messages:
+        const uint8_t *file_keys            # 16 bytes each
+        const uint8_t *uids                 # 7 bytes each
+        const uint8_t *counters             # little-endian uint32 each
+        const uint8_t *windows
+        const uint8_t *offsets              # count + 1 little-endian uint32, or NULL: all windows empty
+        const uint8_t *macs                 # 8 bytes each
+        const uint8_t *forms                # 1 byte each
+        size_t count
+
+    ctypedef void (*ix_sdm_batch_function)(const ix_sdm_messages *messages, uint8_t *verdicts)
+    ix_sdm_batch_function ix_sdm_batch_for_this_cpu(const char **variant)
+
+
+# What a message mirrors, checked: bits of IX_HAS_*, or -1 with an exception set.
+cdef int form_of(bytes uid, object counter, uint32_t *value) except -1
+
+# CBC under the file data session key; `count` blocks of 16 bytes from `text` to `out`.
+cdef void file_cipher(const uint8_t *file_key, const uint8_t *uid, uint32_t counter, const uint8_t *text, size_t count,
+                      bint encrypt, uint8_t *out) noexcept nogil
