@@ -1,0 +1,64 @@
+"""The usual encodings by name, to start from or to use as they are.
+
+A preset is an ordinary `EncodingProfile`. Which one fits is decided by what is written on the chip: above all, by
+whether it mirrors its UID. NT4H2421Gx section 9.3.9 puts into the session vector what is mirrored and nothing else, so
+`ixkio-plain` and `plain-counter-only` disagree about every MAC although their callers may send the same three
+parameters.
+"""
+
+from __future__ import annotations
+
+import difflib
+from types import MappingProxyType
+
+from ixfast.errors import ProfileError
+from ixfast.model import EncodingProfile
+
+_SCHEME = "ntag424-aes"
+
+
+def _profile(
+    name: str, template: str, window: str = "", *, tamper_offset: int | None = None, without_counter: bool = False
+) -> EncodingProfile:
+    return EncodingProfile(
+        name=name,
+        scheme=_SCHEME,
+        template=template,
+        window=window,
+        tamper_offset=tamper_offset,
+        allow_without_counter=without_counter,
+    )
+
+
+_ALL = (
+    # The chip mirrors UID, counter and MAC; the caller may forward only x, n and e, the UID is then the registered one.
+    _profile("ixkio-plain", "x={xuid}&u={uid}&n={counter}&e={mac}"),
+    # The chip mirrors no UID at all: a key of its own is all that binds the tap to the tag.
+    _profile("plain-counter-only", "x={xuid}&n={counter}&e={mac}"),
+    _profile("plain-uid-counter", "uid={uid}&ctr={counter}&cmac={mac}"),
+    # The chip's default join of both mirrors.
+    _profile("plain-joined", "m={uid}x{counter}&cmac={mac}"),
+    # No replay check is possible: the same URL is authentic for ever.
+    _profile("plain-uid-only", "uid={uid}&cmac={mac}", without_counter=True),
+    _profile("plain-tamper", "m={uid}x{counter}&tt={tamper}&cmac={mac}", "{uid}x{counter}&tt={tamper}&cmac="),
+    _profile("encrypted", "picc_data={picc}&cmac={mac}"),
+    _profile("encrypted-file", "picc_data={picc}&enc={enc:32}&cmac={mac}", "{enc}&cmac="),
+    _profile("encrypted-tamper", "picc_data={picc}&enc={enc:32}&cmac={mac}", "{enc}&cmac=", tamper_offset=0),
+    _profile("boltcard", "p={picc}&c={mac}"),
+    # One parameter holds everything; the window is the file data alone.
+    _profile("bulk", "e={picc}{enc:32}{mac}", "{enc}"),
+    _profile("path", "/{picc}/{mac}"),
+)
+
+PRESETS = MappingProxyType({profile.name: profile for profile in _ALL})
+"""All presets by name, in the order in which the documentation tells them."""
+
+
+def preset(name: str) -> EncodingProfile:
+    """The preset of this name; ProfileError lists the known ones."""
+    found = PRESETS.get(name)
+    if found is None:
+        near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.5)
+        advice = f"did you mean {near[0]!r}? " if near else ""
+        raise ProfileError(f"unknown encoding profile {name!r}; {advice}known are {', '.join(PRESETS)}")
+    return found

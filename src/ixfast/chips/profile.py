@@ -1,0 +1,299 @@
+"""A compiled encoding profile: reads a tap and says what it proves.
+
+The order of the proof: the mirror is read (an encrypted one under each meta key), its UID compared with the registered
+one, the session vector formed from **what the tag mirrors and nothing else**, the authenticated text put together, and
+the MAC compared under each live file key. Only a message whose MAC holds has its file data decrypted and its tamper
+text believed.
+
+Whether the UID is in the session vector is a fact of the chip's configuration, so the template says it: yes if it has
+`{uid}`, no if it has only `{counter}`; an encrypted mirror says it itself in its tag byte. A profile may have `{uid}`
+although callers forward only tag code, counter and MAC: the registered UID then stands in (NT4H2421Gx section 9.3.9,
+AN12196 section 4).
+
+Not authenticated, and so never evidence: the owner's own texts (`{xuid}` and the like), constants and tamper text
+outside the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from ixfast.chips.explain import Step, explain_message
+from ixfast.chips.message import Message, Missing
+from ixfast.chips.reading import Reader
+from ixfast.chips.reasons import REASONS
+from ixfast.chips.scheme import PiccData, Scheme
+from ixfast.chips.schemes import find_scheme
+from ixfast.chips.template import STATICS, Slot, Template, compile_template
+from ixfast.limits import COUNTER_MAX, META_KEYS_MAX, UID_BYTES
+from ixfast.model import EncodingProfile, Evidence, Key, Tamper
+
+_RANKS = {reason: rank for rank, reason in enumerate(REASONS)}
+_NO_STATICS: Mapping[str, str] = MappingProxyType({})
+_TAMPER_STATES = frozenset("COI")
+
+PlainVerifier = Callable[[bytes, bytes, int, bytes], bool]
+
+
+def compile_profile(profile: EncodingProfile, *, scheme: Scheme | None = None) -> CompiledProfile:
+    """Check a profile and prepare everything that is known before the scan; ProfileError says what contradicts itself
+    and where.
+
+    `scheme` overrides the look-up by name, for example to run on the core's twin.
+    """
+    chip = find_scheme(profile.scheme) if scheme is None else scheme
+    return CompiledProfile(profile, chip, compile_template(profile, picc_chars=chip.picc_chars))
+
+
+class CompiledProfile:
+    """See the module's docstring. Immutable, shared by all scans of a worker.
+
+    `encrypted` says that the mirror is `{picc}`; `uid_in_session` that a plain mirror's session vector has the UID;
+    `counter_expected` that a tap without a counter is refused; `parameters` are the names that `read_parameters` reads.
+    `is_bare_plain` says that `verify_plain(file_key, uid, counter, mac)` can judge a tap of this profile alone: plain
+    mirror with a counter, and a window of nothing but literals, UID and counter. It is None otherwise.
+    """
+
+    __slots__ = (
+        "_reader",
+        "_tamper_in_window",
+        "_window_fixed",
+        "counter_expected",
+        "encrypted",
+        "is_bare_plain",
+        "parameters",
+        "profile",
+        "scheme",
+        "template",
+        "uid_in_session",
+        "verify_plain",
+        "window_statics",
+    )
+
+    def __init__(self, profile: EncodingProfile, scheme: Scheme, template: Template) -> None:
+        self.profile = profile
+        self.scheme = scheme
+        self.template = template
+        window_slots = {part.name for part in template.window if isinstance(part, Slot)}
+        self.encrypted = template.encrypted
+        self.uid_in_session = "uid" in template.slots
+        self.counter_expected = "counter" in template.slots or (self.encrypted and not profile.allow_without_counter)
+        self._tamper_in_window = "tamper" in window_slots
+        self.window_statics = tuple(name for name in STATICS if name in window_slots)
+        self._window_fixed = None if window_slots else "".join(map(str, template.window)).encode()
+        self._reader = Reader(template, self._tamper_in_window)
+        self.parameters = self._reader.parameters
+        self.is_bare_plain = (
+            "counter" in template.slots and "enc" not in template.slots and window_slots <= {"uid", "counter"}
+        )
+        self.verify_plain: PlainVerifier | None = self._plain_verifier() if self.is_bare_plain else None
+
+    @property
+    def name(self) -> str:
+        return self.profile.name
+
+    def __repr__(self) -> str:
+        return f"CompiledProfile({self.profile.name!r}, scheme={self.scheme.name!r})"
+
+    def read_parameters(self, parameters: Mapping[str, str]) -> Message | Missing:
+        """Read a tap from separately passed, percent-decoded parameters; see `Reader.from_parameters` for the errors.
+
+        Known are the profile's own names, for a plain mirror also `u`, `n`, `e`, `t` of `/v1/t`, and for an encrypted
+        mirror in a path `picc`, `enc`, `mac`, `tamper`. Own names go first. `Missing` tells what is lacking.
+        """
+        return self._reader.from_parameters(parameters)
+
+    def read_url(self, url: str) -> Message | Missing | None:
+        """Read a tap from its URL, verbatim; None if it does not look like this profile. See `Reader.from_url`."""
+        return self._reader.from_url(url)
+
+    def examine(
+        self,
+        message: Message,
+        *,
+        uid: bytes | None,
+        file_keys: tuple[Key, ...],
+        meta_keys: tuple[Key, ...] = (),
+        statics: Mapping[str, str] = _NO_STATICS,
+    ) -> Evidence:
+        """What `message` proves about the tag with this registered `uid` (7 bytes, None: not registered) and these
+        keys.
+
+        `statics` are the registered `xuid`, `cuid`, `aid`; needed only where the window has them. Keys are tried in the
+        order given. Evidence that is not authentic has one of `REASONS`; its UID and counter are then claims. Tamper
+        text with other characters than C, O and I leaves `tamper` None: the MAC holds, but the chip reports no known
+        state.
+        """
+        if not file_keys:
+            return _refused("no_key", message.uid, message.counter)
+        if self.window_statics:
+            reason = self._statics_reason(message, statics)
+            if reason is not None:
+                return _refused(reason, message.uid, message.counter)
+        if self.encrypted:
+            return self._examine_encrypted(message, uid, file_keys, meta_keys, statics)
+        if message.uid is not None and uid is not None and message.uid != uid:
+            return _refused("uid_mismatch", message.uid, message.counter)
+        session_uid = b""
+        if self.uid_in_session:
+            known = message.uid or uid
+            if known is None:
+                return _refused("uid_missing", None, message.counter)
+            session_uid = known
+        return self._judge(message, session_uid, message.counter, file_keys, statics)
+
+    def find_uid(self, message: Message, meta_keys: tuple[Key, ...]) -> list[tuple[bytes, int | None, Key]]:
+        """Whose tap an encrypted mirror may be: UID (7 bytes), counter and meta key of every key that reads it.
+
+        Claims, not evidence: a wrong meta key reads something about once in 85 times, so look up each and `examine`.
+        """
+        if message.picc is None:
+            return []
+        return [
+            (picc.uid, picc.counter, key) for picc, key in self.candidates(message, meta_keys) if picc.uid is not None
+        ]
+
+    def candidates(self, message: Message, meta_keys: tuple[Key, ...]) -> list[tuple[PiccData, Key]]:
+        """Every reading of an encrypted mirror that the profile could have, with its meta key."""
+        if len(meta_keys) > META_KEYS_MAX:
+            raise ValueError(f"more than {META_KEYS_MAX} meta keys")
+        if message.picc is None:
+            raise ValueError("the message has no encrypted mirror; read it with this profile")
+        read_picc, picc = self.scheme.read_picc, message.picc
+        readings = ((read_picc(key.value, picc), key) for key in meta_keys)
+        # File data is encrypted under UID and counter, so a tag that sends it mirrors both (NT4H2421Gx section 9.3.6).
+        whole = "enc" in self.template.slots
+        return [
+            (reading, key)
+            for reading, key in readings
+            if reading is not None and not (whole and (reading.uid is None or reading.counter is None))
+        ]
+
+    def explain(
+        self,
+        message: Message,
+        *,
+        uid: bytes | None,
+        file_keys: tuple[Key, ...],
+        meta_keys: tuple[Key, ...] = (),
+        statics: Mapping[str, str] = _NO_STATICS,
+    ) -> list[Step]:
+        """The way of `examine` in words, step by step; shows check values, never a key or an expected MAC."""
+        return explain_message(self, message, uid=uid, file_keys=file_keys, meta_keys=meta_keys, statics=statics)
+
+    def window_text(self, message: Message, uid: bytes, statics: Mapping[str, str]) -> bytes:
+        """The authenticated text as the tag sent it: hex in upper case, the owner's texts as registered."""
+        if self._window_fixed is not None:
+            return self._window_fixed
+        texts = [
+            part if isinstance(part, str) else _window_part(part.name, message, uid, statics)
+            for part in self.template.window
+        ]
+        return "".join(texts).encode()
+
+    def _examine_encrypted(
+        self,
+        message: Message,
+        uid: bytes | None,
+        file_keys: tuple[Key, ...],
+        meta_keys: tuple[Key, ...],
+        statics: Mapping[str, str],
+    ) -> Evidence:
+        if not meta_keys:
+            return _refused("no_meta_key", None, None)
+        best = _refused("picc_unreadable", None, None)
+        for picc, _ in self.candidates(message, meta_keys):
+            if uid is not None and picc.uid is not None and picc.uid != uid:
+                evidence = _refused("uid_mismatch", picc.uid, picc.counter)
+            elif picc.counter is None and self.counter_expected:
+                evidence = _refused("counter_missing", picc.uid, None)
+            else:
+                evidence = self._judge(message, picc.uid or b"", picc.counter, file_keys, statics)
+            if evidence.authentic:
+                return evidence
+            if _RANKS[evidence.reason or ""] > _RANKS[best.reason or ""]:
+                best = evidence
+        return best
+
+    def _judge(
+        self, message: Message, uid: bytes, counter: int | None, file_keys: tuple[Key, ...], statics: Mapping[str, str]
+    ) -> Evidence:
+        """The MAC decides. `uid` is b"" and `counter` None where the tag does not mirror them."""
+        if counter is not None and not 0 < counter <= COUNTER_MAX:
+            return _refused("counter_range", uid or None, counter)
+        session_counter = -1 if counter is None else counter
+        window = self.window_text(message, uid, statics)
+        for key in file_keys:
+            if self.scheme.verify(key.value, uid, session_counter, window, message.mac):
+                file_data = None
+                if message.enc is not None:
+                    file_data = self.scheme.decrypt_file(key.value, uid, session_counter, message.enc)
+                return Evidence(
+                    True, None, uid or None, counter, key.version, self._tamper_of(message, file_data), file_data
+                )
+        return _refused("mac_mismatch", uid or None, counter)
+
+    def _tamper_of(self, message: Message, file_data: bytes | None) -> Tamper | None:
+        """Tamper state from authenticated text only; the caller has seen the MAC hold."""
+        if self._tamper_in_window:
+            text = message.tamper or ""
+        elif self.profile.tamper_offset is not None and file_data is not None:
+            text = file_data[self.profile.tamper_offset :][:2].decode("latin-1")
+        else:
+            return None
+        return Tamper(text[0], text[1]) if len(text) == 2 and _TAMPER_STATES.issuperset(text) else None
+
+    def _statics_reason(self, message: Message, statics: Mapping[str, str]) -> str | None:
+        """The owner's texts inside the window are authenticated, so what was sent must be what is registered.
+
+        A difference of case alone is none: clients that lower-case a URL do it with the hex digits as well.
+        """
+        for name in self.window_statics:
+            sent, registered = getattr(message, name), statics.get(name)
+            if sent is None and registered is None:
+                return "static_missing"
+            if sent is not None and registered is not None and sent.lower() != registered.lower():
+                return "static_mismatch"
+        return None
+
+    def _plain_verifier(self) -> PlainVerifier:
+        """One closure a profile, so that the hot path asks no questions about the template."""
+        verify, window_of, uid_in_session = self.scheme.verify, self.window_text, self.uid_in_session
+        fixed = self._window_fixed
+        uid_bytes = UID_BYTES if uid_in_session else 0
+
+        def verify_with_uid(file_key: bytes, uid: bytes, counter: int, mac: bytes) -> bool:
+            if len(uid) != uid_bytes:  # the core would take b"" for a tag that mirrors none
+                raise ValueError(f"uid must be {uid_bytes} bytes")
+            return 0 < counter <= COUNTER_MAX and verify(file_key, uid, counter, fixed or b"", mac)
+
+        def verify_counter_only(file_key: bytes, uid: bytes, counter: int, mac: bytes) -> bool:
+            return 0 < counter <= COUNTER_MAX and verify(file_key, b"", counter, fixed or b"", mac)
+
+        def verify_with_window(file_key: bytes, uid: bytes, counter: int, mac: bytes) -> bool:
+            if uid_in_session and len(uid) != uid_bytes:
+                raise ValueError(f"uid must be {uid_bytes} bytes")
+            session_uid = uid if uid_in_session else b""
+            window = window_of(Message(mac=mac, counter=counter), session_uid, _NO_STATICS)
+            return 0 < counter <= COUNTER_MAX and verify(file_key, session_uid, counter, window, mac)
+
+        if fixed is None:
+            return verify_with_window
+        return verify_with_uid if uid_in_session else verify_counter_only
+
+
+def _refused(reason: str, uid: bytes | None, counter: int | None) -> Evidence:
+    return Evidence(False, reason, uid, counter)
+
+
+def _window_part(name: str, message: Message, uid: bytes, statics: Mapping[str, str]) -> str:
+    if name == "uid":
+        return uid.hex().upper()
+    if name == "counter":
+        return f"{message.counter:06X}"
+    if name in STATICS:
+        registered = statics.get(name)
+        return registered if registered is not None else str(getattr(message, name))
+    value = getattr(message, name)
+    return value if isinstance(value, str) else value.hex().upper()

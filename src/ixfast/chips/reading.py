@@ -1,0 +1,144 @@
+"""Readers: a tap's parameters or its URL in, a `Message` out. Nothing is believed here, only understood.
+
+A reader knows three spellings of the same tap: the URL verbatim (or lower-cased, or only its query string), its
+parameters under the names of the template, and for a plain mirror the names of `/v1/t`. A UID that stands in a
+parameter of its own may be absent: callers often forward only the tag code, the counter and the code, and the
+registered UID then takes its place in the session vector, where a wrong one cannot pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from urllib.parse import unquote
+
+from ixfast.chips.message import Message, Missing
+from ixfast.chips.template import STANDARD_NAMES, STATICS, Piece, Template, mirror_piece, separate_names
+from ixfast.errors import InputError
+from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
+
+# A bare query string begins with a name and "="; a URL has one of the others before its first "=".
+_BARE_QUERY = re.compile(r"\??[^/?#&=:]+=")
+
+
+class Reader:
+    """Reads taps of one template. Made once a profile, shared by all scans."""
+
+    __slots__ = ("_alternatives", "_constants", "_names", "_path", "_query", "_required", "parameters")
+
+    def __init__(self, template: Template, tamper_authenticated: bool) -> None:
+        self._path = template.path
+        self._query = tuple(piece for piece in template.query if piece.slots)
+        self._constants = tuple(piece for piece in template.query if not piece.slots)
+        own = {piece.name for piece in template.query}
+        separate = separate_names(template.path, encrypted=template.encrypted)
+        if not template.encrypted:
+            separate |= {
+                slot: name for slot, name in STANDARD_NAMES.items() if slot in template.slots and name not in own
+            }
+        self._alternatives = tuple((slot, mirror_piece(name, template.slots[slot])) for slot, name in separate.items())
+        optional = {"uid", *STATICS} if tamper_authenticated else {"uid", "tamper", *STATICS}
+        self._required = tuple(slot for slot in template.slots if slot not in optional)
+        # The name under which a user would look for a slot: the template's own before any other.
+        self._names = separate | {slot: piece.name or "" for piece in self._query for slot in piece.slots}
+        names = [*(piece.name for piece in self._query), *separate.values()]
+        self.parameters = tuple(dict.fromkeys(name for name in names if name))
+
+    def from_parameters(self, parameters: Mapping[str, str]) -> Message | Missing:
+        """Read percent-decoded parameters; what the profile does not name is ignored.
+
+        InputError `invalid_parameter` with the name in `field` if a value has not its form (hex digits, width).
+        """
+        found: dict[str, str] = {}
+        for piece in self._query:
+            value = parameters.get(piece.name or "")
+            if value is not None:
+                _read(piece, value, found)
+        for slot, piece in self._alternatives:
+            if slot not in found:
+                value = parameters.get(piece.name or "")
+                if value is not None:
+                    _read(piece, value, found)
+        return self._message(found)
+
+    def from_url(self, url: str) -> Message | Missing | None:
+        """Read a tap URL as the phone opened it, with or without scheme and host, or its bare query string.
+
+        None if the URL does not look like this profile: another path, a constant parameter that is not there, or none
+        of the mirrors. InputError `invalid_parameter` for a mirror with a wrong form or given twice (`field`: its
+        name), and for what is no URL at all (`field`: `url`).
+        """
+        path, pairs = _split(url)
+        found: dict[str, str] = {}
+        if self._path and not self._read_path(path, found):
+            return None
+        values: dict[str, str] = {}
+        ours = {piece.name for piece in (*self._query, *self._constants)}
+        for name, value in pairs:
+            if name in ours:
+                if name in values:
+                    raise InputError("invalid_parameter", "the parameter is given twice", name)
+                values[name] = value
+        for piece in self._constants:
+            value = values.get(piece.name or "", "\0")
+            if not piece.pattern.fullmatch(value):
+                return None
+        for piece in self._query:
+            if piece.name in values:
+                _read(piece, values[piece.name], found)
+        if not any(slot in found for slot in self._required):
+            return None
+        return self._message(found)
+
+    def _read_path(self, path: str, found: dict[str, str]) -> bool:
+        """Match the last segments; the host counts as one, so that a URL without its scheme needs no rule of its
+        own.
+        """
+        segments = path.removesuffix("/").split("/")[-len(self._path) :]
+        if len(segments) != len(self._path):
+            return False
+        for piece, segment in zip(self._path, segments, strict=True):
+            match = piece.pattern.fullmatch(unquote(segment))
+            if not match:
+                return False
+            found.update(zip(piece.slots, match.groups(), strict=True))
+        return True
+
+    def _message(self, found: dict[str, str]) -> Message | Missing:
+        missing = [self._names[slot] for slot in self._required if slot not in found]
+        if missing:
+            return Missing(tuple(dict.fromkeys(missing)))
+        get = found.get
+        uid, counter, picc, enc, tamper = get("uid"), get("counter"), get("picc"), get("enc"), get("tamper")
+        return Message(
+            mac=bytes.fromhex(found["mac"]),
+            uid=None if uid is None else bytes.fromhex(uid),
+            counter=None if counter is None else int(counter, 16),
+            picc=None if picc is None else bytes.fromhex(picc),
+            enc=None if enc is None else bytes.fromhex(enc),
+            tamper=None if tamper is None else tamper.upper(),
+            xuid=get("xuid"),
+            cuid=get("cuid"),
+            aid=get("aid"),
+        )
+
+
+def _read(piece: Piece, value: str, found: dict[str, str]) -> None:
+    match = piece.pattern.fullmatch(value)
+    if not match:
+        raise InputError("invalid_parameter", f"the parameter must be {piece.expected}", piece.name)
+    found.update(zip(piece.slots, match.groups(), strict=True))
+
+
+def _split(url: str) -> tuple[str, Iterable[tuple[str, str]]]:
+    """Path with whatever stands before it, and the decoded pairs of the query."""
+    if len(url) > REQUEST_TARGET_BYTES_MAX:
+        raise InputError("invalid_parameter", f"the URL is longer than {REQUEST_TARGET_BYTES_MAX} characters", "url")
+    if not url.isascii():
+        raise InputError("invalid_parameter", "the URL has characters that must be percent-encoded", "url")
+    text = url.partition("#")[0]
+    path, _, query = ("", "", text.removeprefix("?")) if _BARE_QUERY.match(text) else text.partition("?")
+    if query.count("&") >= PARAMETERS_MAX:
+        raise InputError("invalid_parameter", f"the URL has more than {PARAMETERS_MAX} parameters", "url")
+    pairs = (parameter.partition("=") for parameter in query.split("&"))
+    return path, [(unquote(name), unquote(value)) for name, _, value in pairs]

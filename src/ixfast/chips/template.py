@@ -1,0 +1,305 @@
+"""Encoding templates: the owner's notation for a tap URL, checked and split into what a reader needs.
+
+A template is the tail of the tap URL as the chip writes it; `model.EncodingProfile` tells the notation. It is cut into
+pieces: one a path segment, one a query parameter. All mirrors have a fixed width and a piece holds at most one text of
+the owner's own (`{xuid}`, `{cuid}`, `{aid}`), so a piece can be read in one way only.
+
+Everything that a profile can contradict itself in is refused here, when it is loaded, with a `ProfileError` that names
+the place: a mistake that slips through makes every genuine tap of a group look forged. Widths and dependencies:
+NT4H2421Gx section 9.3.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from ixfast.errors import ProfileError
+from ixfast.limits import (
+    ACCOUNT_ID_CHARS_MAX,
+    CUSTOMER_ID_CHARS_MAX,
+    FILE_DATA_BYTES_MAX,
+    REQUEST_TARGET_BYTES_MAX,
+    TAG_CODE_CHARS_MAX,
+    WINDOW_BYTES_MAX,
+)
+from ixfast.model import EncodingProfile
+
+STATICS = {"xuid": TAG_CODE_CHARS_MAX, "cuid": CUSTOMER_ID_CHARS_MAX, "aid": ACCOUNT_ID_CHARS_MAX}
+"""What the owner wrote himself, with the greatest length in characters."""
+
+MIRROR_CHARS = {"uid": 14, "counter": 6, "tamper": 2, "mac": 16}
+"""What the chip writes, in characters; `picc` depends on the scheme and `enc` on the template."""
+
+_NAMES = (*MIRROR_CHARS, "picc", "enc", *STATICS)
+_ENC_STEP = 32  # Hex digits of one AES block; the chip encrypts whole blocks (NT4H2421Gx section 9.3.6).
+_TAMPER_BYTES = 2
+_BRACES = re.compile(r"\{([^{}]*)\}|([{}])")
+_NOT_IN_A_URL = re.compile(r"[^!-~]|#")
+_OWNER_CHARACTER = r"[^\x00-\x1f\x7f\ud800-\udfff]"
+
+
+class Slot(NamedTuple):
+    """A placeholder. `chars` is its width, or for the owner's own texts the greatest."""
+
+    name: str
+    chars: int
+
+    def notation(self) -> str:
+        return f"{{enc:{self.chars}}}" if self.name == "enc" else f"{{{self.name}}}"
+
+
+Part = str | Slot
+
+
+class Piece(NamedTuple):
+    """One path segment (`name` is None) or one query parameter.
+
+    `pattern` matches the whole percent-decoded text in any case, with one group a slot; `expected` describes it to a
+    user.
+    """
+
+    name: str | None
+    parts: tuple[Part, ...]
+    slots: tuple[str, ...]
+    pattern: re.Pattern[str]
+    expected: str
+
+
+class Template(NamedTuple):
+    """A checked template: its pieces in order, the authenticated text, and the slots of the pieces by name."""
+
+    path: tuple[Piece, ...]
+    query: tuple[Piece, ...]
+    parts: tuple[Part, ...]
+    window: tuple[Part, ...]
+    slots: dict[str, Slot]
+
+    @property
+    def encrypted(self) -> bool:
+        return "picc" in self.slots
+
+
+def compile_template(profile: EncodingProfile, *, picc_chars: int) -> Template:
+    """Check and split a profile; `picc_chars` is the width of the scheme's encrypted mirror in hex digits.
+
+    ProfileError names the profile, the place and the remedy.
+    """
+    where = f"profile {profile.name!r}, template"
+    text = profile.template.removeprefix("?")
+    parts = _parse(text, where, picc_chars, enc=None)
+    slots: dict[str, Slot] = {}
+    for part in parts:
+        if isinstance(part, Slot):
+            if part.name in slots:
+                raise ProfileError(f"{where}: {part.notation()} stands there twice; the chip mirrors it once")
+            slots[part.name] = part
+    window_where = f"profile {profile.name!r}, window"
+    window = _parse(profile.window, window_where, picc_chars, enc=slots.get("enc"))
+    _check_mirrors(profile, slots, where)
+    _check_window(parts, window, slots, window_where)
+    _check_tamper(profile, slots, window)
+    path_text, mark, query_text = text.partition("?") if text.startswith("/") else ("", "", text)
+    path = _path_pieces(path_text, where, picc_chars)
+    query = _query_pieces(query_text, where, picc_chars) if query_text or mark or not path else ()
+    _check_names(path, query, encrypted="picc" in slots, where=where)
+    return Template(path, query, parts, window, slots)
+
+
+def _parse(text: str, where: str, picc_chars: int, enc: Slot | None) -> tuple[Part, ...]:
+    """Split `text` at its placeholders; `enc` is what a bare `{enc}` stands for."""
+    if len(text) > REQUEST_TARGET_BYTES_MAX:
+        raise ProfileError(f"{where}: longer than {REQUEST_TARGET_BYTES_MAX} characters")
+    stray = _NOT_IN_A_URL.search(text)
+    if stray:
+        raise ProfileError(
+            f"{where}, character {stray.start() + 1}: a tap URL has no such character there; write it as %XX"
+        )
+    parts: list[Part] = []
+    end = 0
+    for found in _BRACES.finditer(text):
+        place = f"{where}, character {found.start() + 1}"
+        if found[2]:
+            raise ProfileError(
+                f"{place}: a brace without its counterpart; write %7B or %7D for a brace of the URL's own"
+            )
+        if found.start() > end:
+            parts.append(text[end : found.start()])
+        parts.append(_slot(found[1], place, picc_chars, enc))
+        end = found.end()
+    if end < len(text):
+        parts.append(text[end:])
+    return tuple(parts)
+
+
+def _slot(notation: str, place: str, picc_chars: int, enc: Slot | None) -> Slot:
+    name, colon, width = notation.partition(":")
+    if name not in _NAMES:
+        near = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.5)
+        advice = (
+            f"did you mean {{{near[0]}}}?" if near else "known are " + ", ".join(f"{{{known}}}" for known in _NAMES)
+        )
+        raise ProfileError(f"{place}: unknown placeholder {{{name}}}; {advice}")
+    if name == "enc":
+        return _enc_slot(width, place, enc)
+    if colon:
+        raise ProfileError(f"{place}: {{{name}}} has a width of its own; only {{enc:N}} takes a number")
+    if name in STATICS:
+        return Slot(name, STATICS[name])
+    return Slot(name, picc_chars if name == "picc" else MIRROR_CHARS[name])
+
+
+def _enc_slot(width: str, place: str, enc: Slot | None) -> Slot:
+    most = 2 * FILE_DATA_BYTES_MAX
+    if not width:
+        if enc is None:
+            raise ProfileError(f"{place}: {{enc}} needs its number of hex digits, for example {{enc:32}}")
+        return enc
+    digits = int(width) if width.isascii() and width.isdigit() and len(width) <= len(str(most)) else 0
+    if not 0 < digits <= most or digits % _ENC_STEP:
+        raise ProfileError(
+            f"{place}: N of {{enc:N}} is a multiple of {_ENC_STEP} up to {most}: hex digits of whole AES blocks"
+        )
+    return Slot("enc", digits)
+
+
+def _check_mirrors(profile: EncodingProfile, slots: dict[str, Slot], where: str) -> None:
+    if "mac" not in slots:
+        raise ProfileError(f"{where}: no {{mac}}; without a MAC nothing is authenticated")
+    if "picc" in slots:
+        for name in ("uid", "counter"):
+            if name in slots:
+                raise ProfileError(f"{where}: {{picc}} and {{{name}}}; a chip mirrors either encrypted or plain")
+        return
+    if "uid" not in slots and "counter" not in slots:
+        raise ProfileError(f"{where}: none of {{picc}}, {{uid}}, {{counter}}; a tap must say which one it is")
+    if "enc" in slots and not ("uid" in slots and "counter" in slots):
+        raise ProfileError(f"{where}: {{enc}} needs {{picc}}, or both {{uid}} and {{counter}}; its key is made of both")
+    if "counter" not in slots and not profile.allow_without_counter:
+        raise ProfileError(
+            f"{where}: no {{counter}}, so a tap could be replayed for ever; allow_without_counter accepts that"
+        )
+
+
+def _check_window(parts: tuple[Part, ...], window: tuple[Part, ...], slots: dict[str, Slot], where: str) -> None:
+    """The window is what stands before the MAC, so one of the two texts ends with the other."""
+    seen: set[str] = set()
+    for part in window:
+        if isinstance(part, Slot):
+            if part.name == "mac":
+                raise ProfileError(f"{where}: {{mac}} cannot authenticate itself; the window ends before it")
+            if part.name not in slots and part.name not in STATICS:
+                raise ProfileError(f"{where}: {part.notation()} is not in the template")
+            if part.name == "enc" and part != slots["enc"]:
+                raise ProfileError(f"{where}: {part.notation()} is {slots['enc'].notation()} in the template")
+            if part.name in seen:
+                raise ProfileError(f"{where}: {part.notation()} stands there twice")
+            seen.add(part.name)
+    if "enc" in slots and "enc" not in seen:
+        raise ProfileError(f"{where}: {{enc}} must lie inside it; unauthenticated file data proves nothing")
+    if sum(part.chars if isinstance(part, Slot) else len(part) for part in window) > WINDOW_BYTES_MAX:
+        raise ProfileError(f"{where}: longer than {WINDOW_BYTES_MAX} characters")
+    before_mac = render(parts).partition("{mac}")[0]
+    text = render(window)
+    if not before_mac.endswith(text) and not text.endswith(before_mac):
+        raise ProfileError(
+            f"{where}: it is the text just before {{mac}}, but the template has {before_mac!r} there;"
+            " write template and window as the chip does"
+        )
+
+
+def _check_tamper(profile: EncodingProfile, slots: dict[str, Slot], window: tuple[Part, ...]) -> None:
+    offset = profile.tamper_offset
+    if offset is None:
+        return
+    where = f"profile {profile.name!r}, tamper_offset"
+    if "enc" not in slots:
+        raise ProfileError(f"{where}: it points into file data, but the template has no {{enc:N}}")
+    last = slots["enc"].chars // 2 - _TAMPER_BYTES
+    if not 0 <= offset <= last:
+        raise ProfileError(f"{where}: must be 0 to {last}, so that both characters lie in the file data")
+    if any(isinstance(part, Slot) and part.name == "tamper" for part in window):
+        raise ProfileError(f"{where}: the window has {{tamper}} too; the chip mirrors it in one place")
+
+
+def _path_pieces(text: str, where: str, picc_chars: int) -> tuple[Piece, ...]:
+    if not text:
+        return ()
+    segments = text[1:].removesuffix("/").split("/")
+    if not all(segments):
+        raise ProfileError(f"{where}: an empty path segment")
+    return tuple(_piece(None, segment, where, picc_chars) for segment in segments)
+
+
+def _query_pieces(text: str, where: str, picc_chars: int) -> tuple[Piece, ...]:
+    pieces = []
+    for parameter in text.split("&"):
+        name, equals, value = parameter.partition("=")
+        if not name or not equals:
+            raise ProfileError(f"{where}: a query is name=value, joined by &; a path begins with /")
+        if "{" in name:
+            raise ProfileError(f"{where}: a placeholder in a parameter's name; it belongs into the value")
+        pieces.append(_piece(unquote(name), value, where, picc_chars))
+    return tuple(pieces)
+
+
+def _check_names(path: tuple[Piece, ...], query: tuple[Piece, ...], *, encrypted: bool, where: str) -> None:
+    names: set[str] = set()
+    for name in (*(piece.name for piece in query), *separate_names(path, encrypted=encrypted).values()):
+        assert name is not None
+        if name in names:
+            raise ProfileError(f"{where}: parameter {name!r} twice")
+        names.add(name)
+
+
+def separate_names(path: tuple[Piece, ...], *, encrypted: bool) -> dict[str, str]:
+    """Parameter names by slot under which the mirrors of a path are passed when there is no URL.
+
+    An encrypted mirror in a path has no names of its own, so the slots' names serve. A plain one has those of
+    `STANDARD_NAMES`.
+    """
+    slots = [slot for piece in path for slot in piece.slots if slot not in STATICS]
+    return {slot: slot for slot in slots if encrypted or slot not in STANDARD_NAMES}
+
+
+STANDARD_NAMES = {"uid": "u", "counter": "n", "mac": "e", "tamper": "t"}
+"""What `/v1/t` calls the parts of a plain mirror, whatever the chip's URL calls them."""
+
+
+def _piece(name: str | None, text: str, where: str, picc_chars: int) -> Piece:
+    parts = _parse(text, where, picc_chars, enc=None)
+    patterns: list[str] = []
+    words: list[str] = []
+    for part in parts:
+        if isinstance(part, str):
+            patterns.append(re.escape(unquote(part)))
+            words.append(repr(unquote(part)))
+        elif part.name in STATICS:
+            patterns.append(f"({_OWNER_CHARACTER}{{1,{part.chars}}})")
+            words.append(f"1 to {part.chars} characters")
+        elif part.name == "tamper":
+            patterns.append("([!-~]{2})")
+            words.append("2 characters of tamper status")
+        else:
+            patterns.append(f"([0-9a-f]{{{part.chars}}})")
+            words.append(f"{part.chars} hex digits")
+    slots = tuple(part.name for part in parts if isinstance(part, Slot))
+    if sum(slot in STATICS for slot in slots) > 1:
+        raise ProfileError(
+            f"{where}: two texts of no fixed width in {text!r}; nobody could tell where the first one ends"
+        )
+    # ASCII: otherwise "ignore case" would take U+017F for an s and U+212A for a k.
+    pattern = re.compile("".join(patterns), re.IGNORECASE | re.ASCII)
+    return Piece(name, parts, slots, pattern, " then ".join(words) or "empty")
+
+
+def mirror_piece(name: str, slot: Slot) -> Piece:
+    """A piece that holds nothing but one mirror, under a name that is not the template's."""
+    return _piece(name, slot.notation(), name, slot.chars)
+
+
+def render(parts: tuple[Part, ...]) -> str:
+    """The notation that `parts` were read from, `{enc}` with its width."""
+    return "".join(part if isinstance(part, str) else part.notation() for part in parts)
