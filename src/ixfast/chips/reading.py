@@ -24,13 +24,17 @@ _BARE_QUERY = re.compile(r"\??[^/?#&=:]+=")
 class Reader:
     """Reads taps of one template. Made once a profile, shared by all scans."""
 
-    __slots__ = ("_alternatives", "_constants", "_names", "_path", "_query", "_required", "parameters")
+    __slots__ = ("_alternatives", "_constants", "_folded", "_names", "_path", "_query", "_required", "parameters")
 
     def __init__(self, template: Template, tamper_authenticated: bool) -> None:
         self._path = template.path
         self._query = tuple(piece for piece in template.query if piece.slots)
         self._constants = tuple(piece for piece in template.query if not piece.slots)
         own = {piece.name for piece in template.query}
+        # A lower-cased URL has lower-cased names; two that differ in case alone keep to their own.
+        folded = [name.lower() for name in own if name]
+        self._folded = {name.lower(): name for name in own if name and folded.count(name.lower()) == 1}
+        self._folded |= {name: name for name in own if name}
         separate = separate_names(template.path, encrypted=template.encrypted)
         if not template.encrypted:
             separate |= {
@@ -73,15 +77,14 @@ class Reader:
         if self._path and not self._read_path(path, found):
             return None
         values: dict[str, str] = {}
-        ours = {piece.name for piece in (*self._query, *self._constants)}
-        for name, value in pairs:
-            if name in ours:
+        for sent, value in pairs:
+            name = self._folded.get(sent) or self._folded.get(sent.lower())
+            if name is not None:
                 if name in values:
                     raise InputError("invalid_parameter", "the parameter is given twice", name)
                 values[name] = value
         for piece in self._constants:
-            value = values.get(piece.name or "", "\0")
-            if not piece.pattern.fullmatch(value):
+            if piece.name not in values or not piece.pattern.fullmatch(values[piece.name]):
                 return None
         for piece in self._query:
             if piece.name in values:
