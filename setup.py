@@ -1,7 +1,7 @@
 """Builds the native core. Everything else about the package stands in pyproject.toml.
 
-IXFAST_NO_EXTENSIONS=1 builds plain Python only; IXFAST_SANITIZE=1 builds the core with AddressSanitizer and UBSan. A compiler that
-fails fails the build: whoever wants the plain twin asks for it.
+IXFAST_NO_EXTENSIONS=1 builds plain Python only; IXFAST_SANITIZE=1 builds the core with AddressSanitizer and UBSan.
+A compiler that fails fails the build: whoever wants the plain twin asks for it.
 """
 
 import os

@@ -1,20 +1,17 @@
 # Table of contents of the native core: the C headers' words, then the core's own inner functions.
 #
-# Other compiled modules may cimport from here. Every pointer is to readable (or, for results, writable) memory of the length
-# that its comment names; nothing here checks lengths, holds the GIL or raises.
+# Other compiled modules may cimport from here. Every pointer is to readable (or, for results, writable) memory of
+# the length that its comment names; nothing here checks lengths, holds the GIL or raises.
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "native/aes128.h" nogil:
-    const char *IX_VARIANT_NAME
-
     ctypedef struct ix_aes128:              # one expanded key, wiped by its owner
         pass
     ctypedef struct ix_cmac_key:            # an expanded key with the CMAC subkeys
         ix_aes128 aes
 
-    bint ix_cpu_has_aes()
     void ix_wipe(void *secret, size_t size)
     bint ix_equal(const uint8_t *a, const uint8_t *b, size_t size)
 
@@ -50,7 +47,12 @@ cdef extern from "native/sdm.h" nogil:
         size_t count
 
     ctypedef void (*ix_sdm_batch_function)(const ix_sdm_messages *messages, uint8_t *verdicts)
-    ix_sdm_batch_function ix_sdm_batch_for_this_cpu(const char **variant)
+    ctypedef struct ix_variant:
+        const char *name
+        ix_sdm_batch_function verify_batch
+
+    enum: IX_VARIANTS_MAX
+    int ix_variants_of_this_cpu(ix_variant *found)      # best first; answers how many, 0 without AES instructions
 
 
 # What a message mirrors, checked: bits of IX_HAS_*, or -1 with an exception set.

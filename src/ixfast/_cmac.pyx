@@ -2,17 +2,19 @@
 # cython: freethreading_compatible=True
 """Native core: AES-128, AES-CMAC and Secure Dynamic Messaging (AES mode) on the CPU's AES instructions.
 
-Bytes and integers in; bytes, integers and booleans out. It knows no URLs, tags, profiles or databases, and it decides nothing but
-whether a MAC is right. `ixfast.cmac` chooses between this module and its twin `_cmac_py`, which behaves identically.
+Bytes and integers in; bytes, integers and booleans out. It knows no URLs, tags, profiles or databases, and it
+decides nothing but whether a MAC is right. `ixfast.cmac` chooses between this module and its twin `_cmac_py`, which
+behaves identically.
 
 Invariants:
 1. Lengths are checked in the public functions; inner functions trust them, hold no GIL and raise nothing.
 2. Messages of exceptions name the argument and the length it should have, never its value.
 3. Running time depends on lengths and on what is mirrored, never on keys, MACs or contents.
-4. Expanded keys and session keys are wiped on every way out. The expected MAC of a message leaves only through `sdm_mac`.
+4. Expanded keys and session keys are wiped on every way out. An expected MAC leaves only through `sdm_mac`.
 
-Everywhere: `file_key`, `meta_key` and `key` are 16 bytes; `uid` is b"" (not mirrored) or 7 bytes as printed; `counter` is -1 (not
-mirrored) or 0 to 0xFFFFFF; `window` is what the tag MACed, 0 to 4,096 bytes. Sources: NT4H2421Gx section 9.3, AN12196, RFC 4493.
+Everywhere: `file_key`, `meta_key` and `key` are 16 bytes; `uid` is b"" (not mirrored) or 7 bytes as printed;
+`counter` is -1 (not mirrored) or 0 to 0xFFFFFF; `window` is what the tag MACed, 0 to 4,096 bytes. Sources:
+NT4H2421Gx section 9.3, AN12196, RFC 4493.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -24,17 +26,26 @@ cdef enum:
     WINDOW_MAX = 4096       # bytes; a URL of 2 KiB and the largest standard data file in hex both fit
     CIPHERTEXT_MAX = 4096   # bytes
 
-cdef const char *_variant = IX_VARIANT_NAME
-cdef ix_sdm_batch_function _verify_batch = NULL
+cdef ix_variant[IX_VARIANTS_MAX] _variants
+cdef int _variant_count = ix_variants_of_this_cpu(_variants)
+cdef ix_sdm_batch_function _verify_batch = _variants[0].verify_batch
 
-if not ix_cpu_has_aes():
+if _variant_count == 0:
     raise ImportError("this CPU has no AES instructions", name=__name__)
-_verify_batch = ix_sdm_batch_for_this_cpu(&_variant)
 
-IMPLEMENTATION = _variant.decode("ascii")
+VARIANTS = tuple([_variants[i].name.decode("ascii") for i in range(_variant_count)])  # best first
+IMPLEMENTATION = VARIANTS[0]
 
 
-# --- checks of arguments ------------------------------------------------------------------------------------------------------
+def use_variant(str name not None):
+    """Switches `sdm_verify_batch` to another of `VARIANTS`, for tests and benchmarks. No batch may be running."""
+    global _verify_batch
+    if name not in VARIANTS:
+        raise ValueError(f"name must be one of {VARIANTS}")
+    _verify_batch = _variants[VARIANTS.index(name)].verify_batch
+
+
+# --- checks of arguments --------------------------------------------------------------------------
 
 cdef inline const uint8_t *pointer(bytes value) noexcept:
     return <const uint8_t *>PyBytes_AS_STRING(value)
@@ -75,7 +86,7 @@ cdef int check_file_message(bytes file_key, bytes uid, object counter, bytes tex
     return 0
 
 
-# --- AES-128 and AES-CMAC -----------------------------------------------------------------------------------------------------
+# --- AES-128 and AES-CMAC -------------------------------------------------------------------------
 
 def aes_encrypt_block(bytes key not None, bytes block not None):
     """AES-128 of one block of 16 bytes. Simulated tags make their PICCData with it."""
@@ -145,10 +156,10 @@ def aes_cmac_verify(bytes key not None, bytes message not None, bytes mac not No
     return equal
 
 
-# --- Secure Dynamic Messaging, AES mode ---------------------------------------------------------------------------------------
+# --- Secure Dynamic Messaging, AES mode -----------------------------------------------------------
 
 def sdm_session_keys(bytes file_key not None, bytes uid not None, object counter):
-    """The session keys (k_enc, k_mac), for diagnosis and tests. Without both mirrors there is no k_enc: it is then b""."""
+    """The session keys (k_enc, k_mac), for diagnosis and tests; k_enc is b"" unless both mirrors are there."""
     cdef uint8_t keys[32]
     cdef uint32_t value = 0
     cdef int form
@@ -186,7 +197,7 @@ def sdm_verify(bytes file_key not None, bytes uid not None, object counter, byte
 
 
 def picc_decrypt(bytes meta_key not None, bytes picc_data not None):
-    """The block inside PICCData (16 bytes): tag byte, UID and counter as mirrored, random rest. Proves nothing by itself."""
+    """The 16 bytes inside PICCData: tag byte, UID and counter as mirrored, random rest. Proves nothing by itself."""
     cdef uint8_t out[16]
     check_size(meta_key, 16, "meta_key")
     check_size(picc_data, 16, "picc_data")
@@ -195,7 +206,7 @@ def picc_decrypt(bytes meta_key not None, bytes picc_data not None):
 
 
 def sdm_decrypt_file(bytes file_key not None, bytes uid not None, object counter, bytes ciphertext not None):
-    """File data in the clear, as long as the ciphertext (16 to 4,096 bytes, a multiple of 16); call it only after the MAC holds."""
+    """File data in the clear; `ciphertext` is 16 to 4,096 bytes in whole blocks. Call it only after the MAC holds."""
     cdef uint32_t value = 0
     check_file_message(file_key, uid, counter, ciphertext, "ciphertext", &value)
     out = PyBytes_FromStringAndSize(NULL, len(ciphertext))
@@ -249,8 +260,8 @@ def sdm_verify_batch(bytes file_keys not None, bytes uids not None, bytes counte
       file_keys  16 bytes each
       uids       7 bytes each, anything where the UID is not mirrored
       counters   little-endian uint32 each, at most 0xFFFFFF; anything where the counter is not mirrored
-      windows    None if all are empty, else (text, offsets): offsets are n + 1 little-endian uint32 that start at 0, never fall and
-                 end at len(text); window i is text[offsets[i]:offsets[i + 1]], at most 4,096 bytes
+      windows    None if all are empty, else (text, offsets): n + 1 little-endian uint32 that start at 0, never fall
+                 and end at len(text); window i is text[offsets[i]:offsets[i + 1]], at most 4,096 bytes
       macs       8 bytes each
       forms      1 byte each: bit 0 UID mirrored, bit 1 counter mirrored
     """

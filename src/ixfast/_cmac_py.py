@@ -1,10 +1,11 @@
-"""Twin of the native core in plain Python on `cryptography`: the fallback for a CPU without AES, and the oracle of the tests.
+"""Twin of the native core in plain Python: the fallback for a CPU without AES, and an oracle of the tests.
 
-It has the functions of `_cmac.pyx` with the same arguments, results and exceptions, about thirty times slower. What it cannot do is
-wipe keys: Python and OpenSSL decide when their copies go.
+It has the functions of `_cmac.pyx` with the same arguments, results and exceptions, on `cryptography` and thirty to
+fifty times slower. What it cannot do is wipe keys: Python and OpenSSL decide when their copies go.
 
-Everywhere: `file_key`, `meta_key` and `key` are 16 bytes; `uid` is b"" (not mirrored) or 7 bytes as printed; `counter` is -1 (not
-mirrored) or 0 to 0xFFFFFF; `window` is what the tag MACed, 0 to 4,096 bytes. Sources: NT4H2421Gx section 9.3, AN12196, RFC 4493.
+Everywhere: `file_key`, `meta_key` and `key` are 16 bytes; `uid` is b"" (not mirrored) or 7 bytes as printed;
+`counter` is -1 (not mirrored) or 0 to 0xFFFFFF; `window` is what the tag MACed, 0 to 4,096 bytes. Sources:
+NT4H2421Gx section 9.3, AN12196, RFC 4493.
 """
 
 import struct
@@ -102,7 +103,7 @@ def aes_cmac_verify(key: bytes, message: bytes, mac: bytes) -> bool:
 
 
 def sdm_session_keys(file_key: bytes, uid: bytes, counter: int) -> tuple[bytes, bytes]:
-    """The session keys (k_enc, k_mac), for diagnosis and tests. Without both mirrors there is no k_enc: it is then b""."""
+    """The session keys (k_enc, k_mac), for diagnosis and tests; k_enc is b"" unless both mirrors are there."""
     _check_size(file_key, 16, "file_key")
     tap = _mirrored(uid, counter)
     k_enc = aes_cmac(file_key, _SV1 + tap) if len(tap) == 10 else b""
@@ -125,14 +126,14 @@ def sdm_verify(file_key: bytes, uid: bytes, counter: int, window: bytes, mac: by
 
 
 def picc_decrypt(meta_key: bytes, picc_data: bytes) -> bytes:
-    """The block inside PICCData (16 bytes): tag byte, UID and counter as mirrored, random rest. Proves nothing by itself."""
+    """The 16 bytes inside PICCData: tag byte, UID and counter as mirrored, random rest. Proves nothing by itself."""
     _check_size(meta_key, 16, "meta_key")
     _check_size(picc_data, 16, "picc_data")
     return aes_decrypt_block(meta_key, picc_data)
 
 
 def sdm_decrypt_file(file_key: bytes, uid: bytes, counter: int, ciphertext: bytes) -> bytes:
-    """File data in the clear, as long as the ciphertext (16 to 4,096 bytes, a multiple of 16); call it only after the MAC holds."""
+    """File data in the clear; `ciphertext` is 16 to 4,096 bytes in whole blocks. Call it only after the MAC holds."""
     return _file_cipher(file_key, uid, counter, ciphertext, "ciphertext").decryptor().update(ciphertext)
 
 
@@ -156,7 +157,7 @@ def _file_cipher(file_key: bytes, uid: bytes, counter: int, text: bytes, name: s
 def sdm_verify_batch(
     file_keys: bytes, uids: bytes, counters: bytes, windows: tuple[bytes, bytes] | None, macs: bytes, forms: bytes
 ) -> bytes:
-    """Verifies n messages; answers n bytes, 1 for a right MAC and 0 for a wrong one. The packing is that of the native core."""
+    """Verifies n messages; answers n bytes, 1 for a right MAC and 0 for a wrong one. Packed as `_cmac.pyx` tells."""
     _check_bytes(forms, "forms")
     n = len(forms)
     _check_size(file_keys, 16 * n, "file_keys")

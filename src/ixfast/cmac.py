@@ -1,8 +1,9 @@
 """Chooses between the native core and its twin, once, and says which one is in use and why.
 
-`IMPLEMENTATION` names it ("native-…" or "twin-cryptography"); `REASON` is None for the native core, otherwise why the twin is in
-use. `IXFAST_FORCE_TWIN=1` in the environment forces the twin. A native core that is there but does not load is an ImportError,
-not a reason: nothing falls back silently. What the functions take and answer is told in `_cmac_py`.
+`IMPLEMENTATION` names it ("native-…" or "twin-cryptography"); `REASON` is None for the native core, otherwise why
+the twin is in use. `IXFAST_FORCE_TWIN=1` in the environment forces the twin. A native core that is there but does
+not load is an ImportError, not a reason: nothing falls back silently. What the functions take and answer is told in
+`_cmac_py`.
 """
 
 import os

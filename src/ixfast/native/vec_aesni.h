@@ -1,7 +1,7 @@
 /* One AES block in an SSE register: the vocabulary `ix1_*` for x86-64 with AES-NI.
  *
- * vec_armv8.h says the same words for ARM and vec_vaes.h for four blocks at a time (`ix4_*`). Everything above this layer is
- * written once in these words. No function here branches or indexes memory by the value of a block.
+ * vec_armv8.h says the same words for ARM and vec_vaes.h for four blocks at a time (`ix4_*`). Everything above this
+ * layer is written once in these words. No function here branches or indexes memory by the value of a block.
  */
 #ifndef IXFAST_VEC_AESNI_H
 #define IXFAST_VEC_AESNI_H
@@ -28,8 +28,8 @@ IX_INLINE ix1_vec ix1_unround(ix1_vec state, ix1_vec key) { return _mm_aesdec_si
 IX_INLINE ix1_vec ix1_unlast(ix1_vec state, ix1_vec key) { return _mm_aesdeclast_si128(state, key); }
 IX_INLINE ix1_vec ix1_inverse_key(ix1_vec key) { return _mm_aesimc_si128(key); }
 
-/* Next round key. A last round over four equal columns is SubWord, because ShiftRows then moves nothing; this takes 4 cycles
- * where AESKEYGENASSIST takes 12 and more. */
+/* Next round key. A last round over four equal columns is SubWord, because ShiftRows then moves nothing; this takes
+ * 4 cycles where AESKEYGENASSIST takes 12 and more. */
 IX_INLINE ix1_vec ix1_next_key(ix1_vec key, int rcon)
 {
     const ix1_vec rotate_last_word = _mm_set1_epi32(0x0c0f0e0d);
@@ -39,7 +39,8 @@ IX_INLINE ix1_vec ix1_next_key(ix1_vec key, int rcon)
     return _mm_xor_si128(key, word);
 }
 
-/* Doubling in GF(2^128), byte 0 most significant (RFC 4493 section 2.3): each byte takes the top bit of its right neighbour. */
+/* Doubling in GF(2^128), byte 0 most significant (RFC 4493 section 2.3): each byte takes the top bit of its right
+ * neighbour. */
 IX_INLINE ix1_vec ix1_double(ix1_vec a)
 {
     const ix1_vec carry_in = _mm_set_epi8((char)0x87, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1);

@@ -1,7 +1,7 @@
 /* One AES block in a NEON register: the vocabulary `ix1_*` for AArch64 with the cryptography extension.
  *
- * The words mean the same as in vec_aesni.h. AESE adds the round key first and AESENC last, so a round is written as AESE with a
- * zero key followed by the addition; compilers fold that addition into the AESE of the following round.
+ * The words mean the same as in vec_aesni.h. AESE adds the round key first and AESENC adds it last, so a round is
+ * written as AESE with a zero key and then the addition; compilers fold that addition into the following AESE.
  */
 #ifndef IXFAST_VEC_ARMV8_H
 #define IXFAST_VEC_ARMV8_H
@@ -27,13 +27,16 @@ IX_INLINE ix1_vec ix1_from_u64(uint64_t low, uint64_t high)
     return vreinterpretq_u8_u64(vcombine_u64(vcreate_u64(low), vcreate_u64(high)));
 }
 
-IX_INLINE ix1_vec ix1_round(ix1_vec state, ix1_vec key) { return veorq_u8(vaesmcq_u8(vaeseq_u8(state, vdupq_n_u8(0))), key); }
 IX_INLINE ix1_vec ix1_last(ix1_vec state, ix1_vec key) { return veorq_u8(vaeseq_u8(state, vdupq_n_u8(0)), key); }
+IX_INLINE ix1_vec ix1_unlast(ix1_vec state, ix1_vec key) { return veorq_u8(vaesdq_u8(state, vdupq_n_u8(0)), key); }
+IX_INLINE ix1_vec ix1_round(ix1_vec state, ix1_vec key)
+{
+    return veorq_u8(vaesmcq_u8(vaeseq_u8(state, vdupq_n_u8(0))), key);
+}
 IX_INLINE ix1_vec ix1_unround(ix1_vec state, ix1_vec key)
 {
     return veorq_u8(vaesimcq_u8(vaesdq_u8(state, vdupq_n_u8(0))), key);
 }
-IX_INLINE ix1_vec ix1_unlast(ix1_vec state, ix1_vec key) { return veorq_u8(vaesdq_u8(state, vdupq_n_u8(0)), key); }
 IX_INLINE ix1_vec ix1_inverse_key(ix1_vec key) { return vaesimcq_u8(key); }
 
 IX_INLINE ix1_vec ix1_next_key(ix1_vec key, int rcon)
