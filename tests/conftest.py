@@ -1,0 +1,174 @@
+"""Fixtures for every kind of test: the event loop, a PostgreSQL, a database a test, a port; and no silent skips.
+
+`IXFAST_TEST_DSN` names a server to use instead of a private one; its role needs CREATEDB.
+"""
+
+import asyncio
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+import uvloop
+
+from ixfast.embedded import EmbeddedPostgres
+
+# Reasons that may skip a test where `CI` is set. Everything else there fails the run: a test that is never run
+# protects nothing.
+ALLOWED_SKIPS: tuple[str, ...] = ()
+
+_unexpected_skips: list[str] = []
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": uvloop.new_event_loop}
+
+
+def _note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if not report.skipped or hasattr(report, "wasxfail"):
+        return
+    reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
+    if reason.removeprefix("Skipped: ") not in ALLOWED_SKIPS:
+        _unexpected_skips.append(f"{report.nodeid}: {reason}")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _note_skip(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    _note_skip(report)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if os.environ.get("CI") and _unexpected_skips and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if os.environ.get("CI") and _unexpected_skips:
+        terminalreporter.section("skips that are not allowed here (ALLOWED_SKIPS in tests/conftest.py)")
+        for skip in _unexpected_skips:
+            terminalreporter.line(skip)
+
+
+class Postgres(Protocol):
+    """A server for tests. `dsn_of(…, tcp=True, port=…)` leads through 127.0.0.1, also to a proxy before it."""
+
+    port: int
+
+    @property
+    def dsn(self) -> str: ...
+
+    def dsn_of(self, database: str, *, tcp: bool = False, port: int | None = None) -> str: ...
+
+
+class ExternalPostgres:
+    """The server of `IXFAST_TEST_DSN`."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.port = urlsplit(dsn).port or 5432
+
+    def dsn_of(self, database: str, *, tcp: bool = False, port: int | None = None) -> str:
+        parts = urlsplit(self.dsn)
+        place = parts.netloc
+        if port is not None:
+            place = f"{place.rpartition('@')[0]}@127.0.0.1:{port}"
+        return urlunsplit(parts._replace(path=f"/{database}", netloc=place))
+
+
+def in_own_loop(work: Callable[[], Awaitable[object]]) -> None:
+    """Run a coroutine in a thread with a loop of its own, so that no test's loop is touched."""
+
+    async def main() -> None:
+        await work()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, main()).result()
+
+
+def administer(dsn: str, *statements: str) -> None:
+    """Run statements one by one, each in its own transaction."""
+
+    async def work() -> None:
+        connection = await asyncpg.connect(dsn)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    in_own_loop(work)
+
+
+@pytest.fixture(scope="session")
+def open_scratch() -> Iterator[Path]:
+    """A temporary directory through which the database's user may pass; pytest's own is closed to other users."""
+    with tempfile.TemporaryDirectory(prefix="ixfast-test-", ignore_cleanup_errors=True) as name:
+        path = Path(name)
+        path.chmod(0o711)
+        yield path
+
+
+@pytest.fixture
+def server_dir(open_scratch: Path) -> Iterator[Path]:
+    """A data directory for a server of the test's own."""
+    path = open_scratch / secrets.token_hex(4)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres(open_scratch: Path) -> Iterator[Postgres]:
+    """One server for the whole run. A test that stops or kills its server starts its own (`server_dir`)."""
+    dsn = os.environ.get("IXFAST_TEST_DSN")
+    if dsn:
+        yield ExternalPostgres(dsn)
+        return
+    with EmbeddedPostgres(open_scratch / "shared", tcp=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template(postgres: Postgres) -> Iterator[str]:
+    """The name of a database that has every migration and takes no connections."""
+    from ixfast.store.migrate import migrate
+
+    name = f"ixfast_template_{secrets.token_hex(4)}"
+    administer(postgres.dsn, f"CREATE DATABASE {name}")
+    try:
+        in_own_loop(lambda: migrate(postgres.dsn_of(name)))
+        administer(postgres.dsn, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        yield name
+    finally:
+        administer(postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(postgres: Postgres, template: str) -> Iterator[str]:
+    """The connection string of a migrated database of the test's own."""
+    name = f"ixfast_test_{secrets.token_hex(6)}"
+    administer(postgres.dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield postgres.dsn_of(name)
+    administer(postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
