@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from ixfast import cmac
 from ixfast.chips import CompiledProfile, Message, compile_profile, preset
-from ixfast.chips.template import STANDARD_NAMES, STATICS, Part, separate_names
+from ixfast.chips.template import STANDARD_NAMES, STATICS, Part
 from ixfast.limits import COUNTER_MAX, UID_BYTES
 from ixfast.model import EncodingProfile, Key
 
@@ -124,8 +124,7 @@ class VirtualTag:
         if not template.encrypted and "enc" not in template.slots:
             mirrors = {name: texts[slot] for slot, name in STANDARD_NAMES.items() if slot in texts and slot != "uid"}
             return {"x": self.xuid, **mirrors}
-        separate = separate_names(template.path, encrypted=template.encrypted)
-        parameters = {name: texts[slot] for slot, name in separate.items()}
+        parameters = {name: texts[slot] for slot, name in template.separate.items()}
         parameters |= {piece.name: _fill(piece.parts, texts) for piece in template.query if piece.name and piece.slots}
         return {"x": self.xuid, **parameters}
 
@@ -178,10 +177,9 @@ class VirtualTag:
         return bytes(text)
 
     def _url(self, texts: dict[str, str]) -> str:
-        template = self.profile.template
         quoted = {name: quote(text, safe="") if name in STATICS else text for name, text in texts.items()}
-        tail = _fill(template.parts, quoted)
-        return self.base_url + (tail if template.path else f"?{tail}")
+        tail = _fill(self.profile.template.parts, quoted)
+        return self.base_url + (tail if tail.startswith("/") else f"?{tail}")
 
 
 class VirtualFleet:

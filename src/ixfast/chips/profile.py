@@ -135,6 +135,8 @@ class CompiledProfile:
             return self._examine_encrypted(message, uid, file_keys, meta_keys, statics)
         if message.uid is not None and uid is not None and message.uid != uid:
             return _refused("uid_mismatch", message.uid, message.counter)
+        if message.counter is None and self.counter_expected:
+            return _refused("counter_missing", message.uid, None)
         session_uid = b""
         if self.uid_in_session:
             known = message.uid or uid

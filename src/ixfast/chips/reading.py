@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from urllib.parse import unquote
 
 from ixfast.chips.message import Message, Missing
-from ixfast.chips.template import STANDARD_NAMES, STATICS, Piece, Template, mirror_piece, separate_names
+from ixfast.chips.template import STATICS, Piece, Template, mirror_piece
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
 
@@ -35,11 +35,7 @@ class Reader:
         folded = [name.lower() for name in own if name]
         self._folded = {name.lower(): name for name in own if name and folded.count(name.lower()) == 1}
         self._folded |= {name: name for name in own if name}
-        separate = separate_names(template.path, encrypted=template.encrypted)
-        if not template.encrypted:
-            separate |= {
-                slot: name for slot, name in STANDARD_NAMES.items() if slot in template.slots and name not in own
-            }
+        separate = template.separate
         self._alternatives = tuple((slot, mirror_piece(name, template.slots[slot])) for slot, name in separate.items())
         optional = {"uid", *STATICS} if tamper_authenticated else {"uid", "tamper", *STATICS}
         self._required = tuple(slot for slot in template.slots if slot not in optional)

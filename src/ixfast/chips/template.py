@@ -33,11 +33,14 @@ STATICS = {"xuid": TAG_CODE_CHARS_MAX, "cuid": CUSTOMER_ID_CHARS_MAX, "aid": ACC
 MIRROR_CHARS = {"uid": 14, "counter": 6, "tamper": 2, "mac": 16}
 """What the chip writes, in characters; `picc` depends on the scheme and `enc` on the template."""
 
+STANDARD_NAMES = {"uid": "u", "counter": "n", "mac": "e", "tamper": "t"}
+"""What `/v1/t` calls the parts of a plain mirror, whatever the chip's URL calls them."""
+
 _NAMES = (*MIRROR_CHARS, "picc", "enc", *STATICS)
 _ENC_STEP = 32  # Hex digits of one AES block; the chip encrypts whole blocks (NT4H2421Gx section 9.3.6).
 _TAMPER_BYTES = 2
 _BRACES = re.compile(r"\{([^{}]*)\}|([{}])")
-_NOT_IN_A_URL = re.compile(r"[^!-~]|#")
+_NOT_IN_A_URL = re.compile(r"[^!-~]|#|%(?![0-9A-Fa-f]{2})")
 _OWNER_CHARACTER = r"[^\x00-\x1f\x7f\ud800-\udfff]"
 
 
@@ -69,13 +72,18 @@ class Piece(NamedTuple):
 
 
 class Template(NamedTuple):
-    """A checked template: its pieces in order, the authenticated text, and the slots of the pieces by name."""
+    """A checked template: its pieces in order, the authenticated text, and the slots of the pieces by name.
+
+    `separate` are the names, by slot, under which a mirror may be passed that is not in a parameter of the template:
+    those of `STANDARD_NAMES` for a plain mirror; for what stands in a path and has none, the slot's own.
+    """
 
     path: tuple[Piece, ...]
     query: tuple[Piece, ...]
     parts: tuple[Part, ...]
     window: tuple[Part, ...]
     slots: dict[str, Slot]
+    separate: dict[str, str]
 
     @property
     def encrypted(self) -> bool:
@@ -104,8 +112,8 @@ def compile_template(profile: EncodingProfile, *, picc_chars: int) -> Template:
     path_text, mark, query_text = text.partition("?") if text.startswith("/") else ("", "", text)
     path = _path_pieces(path_text, where, picc_chars)
     query = _query_pieces(query_text, where, picc_chars) if query_text or mark or not path else ()
-    _check_names(path, query, encrypted="picc" in slots, where=where)
-    return Template(path, query, parts, window, slots)
+    separate = _check_names(path, query, slots, where)
+    return Template(path, query, parts, window, slots, separate)
 
 
 def _parse(text: str, where: str, picc_chars: int, enc: Slot | None) -> tuple[Part, ...]:
@@ -114,9 +122,8 @@ def _parse(text: str, where: str, picc_chars: int, enc: Slot | None) -> tuple[Pa
         raise ProfileError(f"{where}: longer than {REQUEST_TARGET_BYTES_MAX} characters")
     stray = _NOT_IN_A_URL.search(text)
     if stray:
-        raise ProfileError(
-            f"{where}, character {stray.start() + 1}: a tap URL has no such character there; write it as %XX"
-        )
+        place = f"{where}, character {stray.start() + 1}"
+        raise ProfileError(f"{place}: no character of a tap URL there; write it as % and two hex digits")
     parts: list[Part] = []
     end = 0
     for found in _BRACES.finditer(text):
@@ -225,7 +232,7 @@ def _check_tamper(profile: EncodingProfile, slots: dict[str, Slot], window: tupl
 
 
 def _path_pieces(text: str, where: str, picc_chars: int) -> tuple[Piece, ...]:
-    if not text:
+    if text in ("", "/"):  # "/?uid=..." says no more about the path than "uid=..."
         return ()
     segments = text[1:].removesuffix("/").split("/")
     if not all(segments):
@@ -245,27 +252,25 @@ def _query_pieces(text: str, where: str, picc_chars: int) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
-def _check_names(path: tuple[Piece, ...], query: tuple[Piece, ...], *, encrypted: bool, where: str) -> None:
+def _check_names(
+    path: tuple[Piece, ...], query: tuple[Piece, ...], slots: dict[str, Slot], where: str
+) -> dict[str, str]:
+    """The names in `Template.separate`; no name may stand for two things."""
+    own = {piece.name for piece in query}
+    in_path = {slot for piece in path for slot in piece.slots}
+    separate: dict[str, str] = {}
+    for slot in slots:
+        standard = None if "picc" in slots else STANDARD_NAMES.get(slot)
+        if standard is not None and standard not in own:
+            separate[slot] = standard
+        elif slot in in_path and slot not in STATICS:
+            separate[slot] = slot
     names: set[str] = set()
-    for name in (*(piece.name for piece in query), *separate_names(path, encrypted=encrypted).values()):
-        assert name is not None
+    for name in (*(piece.name or "" for piece in query), *separate.values()):
         if name in names:
             raise ProfileError(f"{where}: parameter {name!r} twice")
         names.add(name)
-
-
-def separate_names(path: tuple[Piece, ...], *, encrypted: bool) -> dict[str, str]:
-    """Parameter names by slot under which the mirrors of a path are passed when there is no URL.
-
-    An encrypted mirror in a path has no names of its own, so the slots' names serve. A plain one has those of
-    `STANDARD_NAMES`.
-    """
-    slots = [slot for piece in path for slot in piece.slots if slot not in STATICS]
-    return {slot: slot for slot in slots if encrypted or slot not in STANDARD_NAMES}
-
-
-STANDARD_NAMES = {"uid": "u", "counter": "n", "mac": "e", "tamper": "t"}
-"""What `/v1/t` calls the parts of a plain mirror, whatever the chip's URL calls them."""
+    return separate
 
 
 def _piece(name: str | None, text: str, where: str, picc_chars: int) -> Piece:
