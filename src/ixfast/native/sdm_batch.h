@@ -19,8 +19,10 @@ typedef struct {
 IX_BATCH_INLINE void IX_BATCH(group_rounds)(const IX_BATCH(group) *g, IX_BATCH(vec) *state)
 {
 #pragma GCC unroll 10
-    for (int i = 1; i < IX_ROUNDS; i++)
+    for (int i = 1; i < IX_ROUNDS; i++) {
+        ix_keep_in_memory(g);
         IX_FOR_VECTORS state[v] = IX_BATCH(round)(state[v], g->round[i][v]);
+    }
     IX_FOR_VECTORS state[v] = IX_BATCH(last)(state[v], g->round[IX_ROUNDS][v]);
 }
 
@@ -38,8 +40,10 @@ IX_BATCH_INLINE void IX_BATCH(group_ready)(IX_BATCH(group) *g)
     IX_BATCH(vec) state[IX_BATCH_VECTORS];
     IX_FOR_VECTORS state[v] = g->round[0][v] = IX_BATCH(load)(g->block[v * IX_BATCH_LANES]);
 #pragma GCC unroll 10
-    for (int i = 0; i < IX_ROUNDS; i++)
+    for (int i = 0; i < IX_ROUNDS; i++) {
         IX_FOR_VECTORS state[v] = g->round[i + 1][v] = IX_BATCH(next_key)(state[v], ix_rcon[i]);
+        ix_keep_in_memory(g);
+    }
     IX_FOR_VECTORS state[v] = g->round[0][v];
     IX_BATCH(group_rounds)(g, state);
     IX_FOR_VECTORS {
@@ -77,8 +81,8 @@ IX_BATCH_INLINE void IX_BATCH(group_windows)(IX_BATCH(group) *g, const ix_sdm_me
             if (b + 1 < blocks[l])
                 ix1_store(g->block[l], ix1_xor(chain, ix1_load(window[l] + 16 * b)));
             else if (b + 1 == blocks[l])
-                ix1_store(g->block[l], ix1_xor(chain, ix_cmac_last_block(ix1_load(g->k1[l]), ix1_load(g->k2[l]),
-                                                                         window[l] + 16 * b, size[l] - 16 * b)));
+                ix1_store(g->block[l], ix1_xor(chain, ix_cmac_last_block(g->k1[l], g->k2[l], window[l] + 16 * b,
+                                                                         size[l] - 16 * b)));
         }
         IX_BATCH(group_encrypt)(g);
         for (size_t l = 0; l < lanes; l++)
