@@ -109,7 +109,7 @@ class ClusterProcesses:
             if wait(lambda: not self.postmasters(), deadline_s):
                 break
         self.kill()
-        if Path("/proc/self/cmdline").exists() and not self.postmasters() and not self.children():
+        if Path("/proc/self/cmdline").exists() and self._none_left():
             # No process of this cluster lives. The number in the file may belong to somebody else by now, as it does
             # in a restarted container, and PostgreSQL would refuse to start for it.
             pid_file.unlink(missing_ok=True)
@@ -118,11 +118,14 @@ class ClusterProcesses:
         """End a server that does not stop, and backends without a server: no other starts on their shared memory."""
         for pid in self.postmasters():
             send(pid, signal.SIGKILL)
-        if wait(lambda: not self.children(), LINGER_S):
+        if wait(self._none_left, LINGER_S):
             return
         for pid in self.children():
             send(pid, signal.SIGKILL)
-        wait(lambda: not self.children(), KILL_DEADLINE_S)
+        wait(self._none_left, KILL_DEADLINE_S)
+
+    def _none_left(self) -> bool:
+        return not self.postmasters() and not self.children()
 
 
 def send(pid: int, number: int) -> None:

@@ -257,6 +257,10 @@ class EmbeddedPostgres:
         path = directory / f".s.PGSQL.{SOCKET_PORT:05d}"
         if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX and "," not in str(path):
             directory.mkdir(mode=0o700, exist_ok=True)
+            for left in directory.iterdir():
+                # The lock file of a killed server would keep this one out while its number is in use, be it only by
+                # a zombie that the init process of a container does not collect.
+                left.unlink()
         else:
             directory = _short_directory()
             note.write_text(str(directory))
@@ -275,12 +279,14 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + START_DEADLINE_S
         while not self._ready(process.pid):
             if process.poll() is not None or time.monotonic() > deadline:
-                said = log.read_text("utf-8", "replace")[-2000:].strip()
                 state = "ended" if process.poll() is not None else f"was not ready after {START_DEADLINE_S:.0f} s"
-                raise EmbeddedPostgresError(
-                    f"The private PostgreSQL {state}. Its log is in {self.cluster / 'log'}; it began with:\n{said}"
-                )
+                raise EmbeddedPostgresError(f"The private PostgreSQL {state}. It said:\n{self._last_words(log)}")
             time.sleep(POLL_S)
+
+    def _last_words(self, log: Path) -> str:
+        """The end of what the server wrote before its collector of messages started, and of what came after."""
+        collected = sorted((self.cluster / "log").glob("*.log"), key=lambda path: path.stat().st_mtime)
+        return "\n".join(path.read_text("utf-8", "replace")[-1500:].strip() for path in (log, *collected[-1:]))
 
     def _ready(self, pid: int) -> bool:
         """The eighth line of postmaster.pid says so, as `pg_ctl -w` reads it (src/include/utils/pidfile.h)."""
