@@ -1,0 +1,446 @@
+"""Settings of a server: flags, then the environment, then a TOML file, then defaults, in one frozen record.
+
+Each setting is declared once, as a field of `Settings` with its `Rule`; names of flags and environment variables, the
+checks, `ixfast settings` and docs/settings.md all follow from that declaration. A name that nobody knows is an error
+with a suggestion, because a misspelt setting that is silently ignored is found in production.
+
+Secrets may stand in a file of their own (`dsn_file`, `IXFAST_DSN_FILE`) and are never shown: not by `repr`, not by
+`dump`, not in a message.
+"""
+
+import difflib
+import os
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import msgspec
+
+from ixfast.errors import ConfigurationError
+
+PREFIX = "IXFAST_"
+REDACTED = "<redacted>"
+_FILE_BYTES_MAX = 64 * 1024
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off")
+
+# Names of the environment that are not settings. The tests and the build read some. Kubernetes announces a service
+# called `ixfast` to every pod of its namespace as IXFAST_SERVICE_HOST, IXFAST_PORT_8480_TCP and so on.
+_FOREIGN_NAMES = frozenset(
+    PREFIX + name
+    for name in ("CONFIG", "FORCE_TWIN", "VECTORS", "DIFFERENTIAL_CASES", "SANITIZE", "NO_EXTENSIONS")
+)  # fmt: skip
+_FOREIGN_PREFIXES = tuple(PREFIX + name for name in ("WORKER_", "TEST_", "REQUIRE_", "SERVICE_", "PORT_"))
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a setting means. `minimum` and `maximum` are inclusive; `default` replaces the printed default."""
+
+    consequence: str
+    unit: str = ""
+    minimum: int | None = None
+    maximum: int | None = None
+    secret: bool = False
+    default: str = ""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting of a server, checked. Made by `load`."""
+
+    dsn: Annotated[
+        str | None,
+        Rule(
+            "The PostgreSQL that holds everything. Unset: a private one is started in data_dir.",
+            "URL",
+            secret=True,
+            default="a private server",
+        ),
+    ] = None
+    data_dir: Annotated[
+        Path | None,
+        Rule(
+            "Where the private PostgreSQL and a generated key file live; not used when dsn and kek_file are set.",
+            "directory",
+            default="/var/lib/ixfast for root, else $XDG_DATA_HOME/ixfast",
+        ),
+    ] = None
+    kek_file: Annotated[
+        Path | None,
+        Rule(
+            "Key-encryption keys, mode 0600. Losing it loses every key; keep it apart from the database's backups.",
+            "file",
+            default="kek in data_dir",
+        ),
+    ] = None
+    host: Annotated[
+        str, Rule("Address of the scan API. 0.0.0.0 or :: opens it to every network of the machine.", "address")
+    ] = "127.0.0.1"
+    port: Annotated[int, Rule("Port of the scan API; 0 lets the kernel choose one.", "TCP port", 0, 65535)] = 8480
+    private_host: Annotated[
+        str, Rule("Address of management, metrics and health. It is not meant for a public network.", "address")
+    ] = "127.0.0.1"
+    private_port: Annotated[
+        int, Rule("Port of management, metrics and health; 0 lets the kernel choose.", "TCP port", 0, 65535)
+    ] = 8481
+    tls_cert: Annotated[
+        Path | None,
+        Rule("Certificate chain, PEM; with it and tls_key the scan API speaks HTTPS.", "file", default="no TLS"),
+    ] = None
+    tls_key: Annotated[Path | None, Rule("Private key of tls_cert, PEM, not encrypted.", "file", default="no TLS")] = (
+        None
+    )
+    workers: Annotated[
+        int | Literal["auto"],
+        Rule(
+            "Processes that answer scans. More than there are CPUs makes the slowest answers slower.",
+            "processes",
+            1,
+            256,
+        ),
+    ] = "auto"
+    deadline_ms: Annotated[
+        int, Rule("Time for one scan; what is not durable by then is answered 503, never refused.", "ms", 50, 60_000)
+    ] = 1500
+    committers: Annotated[
+        int,
+        Rule(
+            "Ledger connections of a worker; the tags are split among them, each with one batch under way.",
+            "connections",
+            1,
+            64,
+        ),
+    ] = 2
+    ledger_batch_max: Annotated[
+        int, Rule("Scans committed by one statement; beyond 1024 the rate hardly rises.", "scans", 1, 8192)
+    ] = 1024
+    ledger_queue_max: Annotated[
+        int,
+        Rule(
+            "Scans of a worker waiting for a commit; more are answered 503 at once. At least ledger_batch_max.",
+            "scans",
+            1,
+            1_000_000,
+        ),
+    ] = 20_000
+    pool_size: Annotated[
+        int, Rule("Connections of a worker for look-ups and management, beside its committers.", "connections", 1, 256)
+    ] = 4
+    cache_tags: Annotated[
+        int,
+        Rule(
+            "Tag records with opened keys that a worker holds in memory; a tag that is not held costs one look-up.",
+            "tags",
+            1,
+            50_000_000,
+        ),
+    ] = 500_000
+    negative_cache: Annotated[
+        int,
+        Rule(
+            "Unknown tag references remembered for a few seconds, so that guessing does not reach the database.",
+            "references",
+            1,
+            10_000_000,
+        ),
+    ] = 100_000
+    poll_interval_ms: Annotated[
+        int,
+        Rule(
+            "How often changes of the catalogue are asked for when no notification came; a deactivated tag may pass "
+            "as long.",
+            "ms",
+            10,
+            60_000,
+        ),
+    ] = 1000
+    max_connections: Annotated[
+        int,
+        Rule(
+            "Open client connections of a worker; beyond it new ones are closed. Needs as many file descriptors.",
+            "connections",
+            1,
+            1_000_000,
+        ),
+    ] = 10_000
+    idle_timeout_s: Annotated[
+        int,
+        Rule(
+            "A connection without a request is closed after this; keep it above the balancer's own idle time.",
+            "s",
+            1,
+            86_400,
+        ),
+    ] = 75
+    drain_delay_ms: Annotated[
+        int,
+        Rule(
+            "After SIGTERM, scans are still accepted for this long while health says no; the time a balancer needs.",
+            "ms",
+            0,
+            600_000,
+        ),
+    ] = 0
+    drain_timeout_ms: Annotated[
+        int,
+        Rule(
+            "After the delay, scans under way get this long to finish before their connections are cut.",
+            "ms",
+            0,
+            600_000,
+        ),
+    ] = 10_000
+    scan_log_retention_days: Annotated[
+        int, Rule("Partitions of the scan log older than this are dropped for good.", "days", 1, 36_500)
+    ] = 400
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Rule("Messages below this level are not written.")
+    ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"], Rule("text for people, json (one object a line) for collectors.")
+    ] = "text"
+    access_log: Annotated[
+        bool, Rule("A line for every request, without its query. Every line costs time that scans would have.")
+    ] = False
+
+    @property
+    def worker_count(self) -> int:
+        """`workers`, where "auto" is the number of CPUs that this process may use."""
+        return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in dump(self).items())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return list(dump(self).items())
+
+
+class SettingDescription(msgspec.Struct, frozen=True, kw_only=True):
+    """One setting as documentation shows it; all texts are ready to print."""
+
+    name: str
+    flag: str
+    env: str
+    kind: Literal["integer", "integer or auto", "boolean", "text", "path", "choice"]
+    unit: str
+    default: str
+    range: str
+    consequence: str
+    secret: bool
+    minimum: int | None
+    maximum: int | None
+    choices: tuple[str, ...]
+
+
+class _Given(typing.NamedTuple):
+    """A value as it was found: where, and what."""
+
+    origin: str
+    value: object
+
+    @classmethod
+    def in_file(cls, origin: str, value: object) -> Self:
+        """The content of a secret's own file; a newline at its end is the editor's."""
+        path = Path(str(value))
+        try:
+            content = path.read_bytes()[: _FILE_BYTES_MAX + 1]
+        except OSError as error:
+            raise ConfigurationError(f"{origin}: {path} cannot be read ({error.strerror}).") from None
+        text = content.decode("utf-8", "replace").strip()
+        if not text or len(content) > _FILE_BYTES_MAX:
+            raise ConfigurationError(f"{origin}: {path} is empty or too large; it has to hold the secret alone.")
+        return cls(f"{origin} ({path})", text)
+
+
+def describe() -> list[SettingDescription]:
+    """Every setting in the order of its declaration."""
+    described = []
+    for field in msgspec.structs.fields(Settings):
+        base, rule = typing.get_args(field.type)
+        kind, choices = _kind_of(base)
+        described.append(
+            SettingDescription(
+                name=field.name,
+                flag="--" + field.name.replace("_", "-"),
+                env=PREFIX + field.name.upper(),
+                kind=kind,
+                unit=rule.unit,
+                default=rule.default or _printed(field.default),
+                range=_range_of(kind, rule, choices),
+                consequence=rule.consequence,
+                secret=rule.secret,
+                minimum=rule.minimum,
+                maximum=rule.maximum,
+                choices=choices,
+            )
+        )
+    return described
+
+
+def load(flags: Mapping[str, object], environ: Mapping[str, str], config_path: Path | None = None) -> Settings:
+    """Collect, check and freeze the settings.
+
+    `flags` are by setting name (`dsn_file` too), None for what was not given. `config_path`, or else
+    `IXFAST_CONFIG`, names a TOML file whose keys are setting names. `ConfigurationError` says where a wrong name or
+    value stands and what may stand there instead.
+    """
+    known = {each.name: each for each in describe()}
+    chosen = config_path or (Path(environ[PREFIX + "CONFIG"]) if environ.get(PREFIX + "CONFIG") else None)
+    found: dict[str, _Given] = {}
+    for source in (_from_file(chosen, known), _from_environ(environ, known), _from_flags(flags, known)):
+        found.update(source)
+    values: dict[str, Any] = {name: _checked(known[name], given) for name, given in found.items()}
+    settings = Settings(**values)
+    _check_together(settings)
+    return settings
+
+
+def dump(settings: Settings) -> dict[str, object]:
+    """The settings in effect as plain values, in the order of their declaration, secrets hidden."""
+    shown: dict[str, object] = {}
+    for each in describe():
+        value = getattr(settings, each.name)
+        hidden = each.secret and value is not None
+        shown[each.name] = REDACTED if hidden else str(value) if isinstance(value, Path) else value
+    return shown
+
+
+def _from_flags(flags: Mapping[str, object], known: Mapping[str, SettingDescription]) -> dict[str, _Given]:
+    given = {name: (f"flag --{name.replace('_', '-')}", value) for name, value in flags.items() if value is not None}
+    return _gathered(given, known, lambda name: "--" + name.replace("_", "-"))
+
+
+def _from_environ(environ: Mapping[str, str], known: Mapping[str, SettingDescription]) -> dict[str, _Given]:
+    given: dict[str, tuple[str, object]] = {}
+    for name, value in environ.items():
+        if not name.startswith(PREFIX) or name in _FOREIGN_NAMES or name.startswith(_FOREIGN_PREFIXES):
+            continue
+        # An empty variable is how compose files and shells say "not set". And IXFAST_PORT=tcp://10.… is Kubernetes
+        # announcing a service called `ixfast`, not an operator choosing a port.
+        if value and not (name == PREFIX + "PORT" and value.startswith("tcp://")):
+            given[name.removeprefix(PREFIX).lower()] = (f"environment variable {name}", value)
+    return _gathered(given, known, lambda name: PREFIX + name.upper())
+
+
+def _from_file(path: Path | None, known: Mapping[str, SettingDescription]) -> dict[str, _Given]:
+    if path is None:
+        return {}
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigurationError(f"The settings file {path} cannot be read ({error.strerror}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"The settings file {path} is not TOML: {error}.") from None
+    return _gathered({name: (f"{path}: {name}", value) for name, value in document.items()}, known, str)
+
+
+def _gathered(
+    given: Mapping[str, tuple[str, object]],
+    known: Mapping[str, SettingDescription],
+    spelled: typing.Callable[[str], str],
+) -> dict[str, _Given]:
+    """Values of one source by setting name, with secrets read from their files; unknown names are refused."""
+    files = {f"{each.name}_file": each.name for each in known.values() if each.secret}
+    found: dict[str, _Given] = {}
+    for name, (origin, value) in given.items():
+        target = files.get(name, name)
+        if target not in known:
+            close = difflib.get_close_matches(name.lower(), [*known, *files], 1)
+            hint = f"did you mean {spelled(close[0])}?" if close else "`ixfast settings` lists them all."
+            raise ConfigurationError(f"{origin}: there is no such setting; {hint}")
+        if target in found:
+            raise ConfigurationError(f"{origin}: {spelled(target)} is given directly and by a file; remove one.")
+        found[target] = _Given.in_file(origin, value) if name in files else _Given(origin, value)
+    return found
+
+
+def _checked(setting: SettingDescription, given: _Given) -> object:
+    """The value in its type, within its range."""
+    value = given.value
+    if setting.kind in ("integer", "integer or auto"):
+        return _whole_number(setting, given)
+    if setting.kind == "boolean":
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in _TRUE + _FALSE and not _is_from_file(given):
+            return value.lower() in _TRUE
+        raise _refused(given, setting, "true or false")
+    if setting.kind == "choice":
+        if value in setting.choices:
+            return value
+        raise _refused(given, setting, "one of " + ", ".join(setting.choices))
+    if setting.kind == "path" and isinstance(value, str | Path) and str(value):
+        return Path(value).expanduser()
+    if setting.kind == "text" and isinstance(value, str) and value.strip():
+        if setting.name == "dsn" and not value.startswith(("postgresql://", "postgres://")):
+            raise _refused(given, setting, "postgresql://user:password@host:port/database")
+        return value.strip()
+    raise _refused(given, setting, f"a {setting.kind} ({setting.unit})")
+
+
+def _whole_number(setting: SettingDescription, given: _Given) -> int | str:
+    value = given.value
+    if value == "auto" and setting.kind == "integer or auto":
+        return "auto"
+    wanted = f"a whole number ({setting.unit}), {setting.range}"
+    if isinstance(value, str) and not _is_from_file(given) and value.strip().lstrip("+-").isdecimal():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise _refused(given, setting, wanted)
+    assert setting.minimum is not None and setting.maximum is not None
+    if not setting.minimum <= value <= setting.maximum:
+        raise _refused(given, setting, wanted)
+    return value
+
+
+def _is_from_file(given: _Given) -> bool:
+    """TOML has types of its own: a number or a truth value in quotes there is a mistake, not a spelling."""
+    return not given.origin.startswith(("flag ", "environment "))
+
+
+def _refused(given: _Given, setting: SettingDescription, wanted: str) -> ConfigurationError:
+    shown = "the value (not shown)" if setting.secret else repr(given.value)
+    return ConfigurationError(f"{given.origin}: {shown} cannot be; write {wanted}.")
+
+
+def _check_together(settings: Settings) -> None:
+    """Rules between settings."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise ConfigurationError("tls_cert and tls_key belong together; set both or neither.")
+    if settings.ledger_queue_max < settings.ledger_batch_max:
+        raise ConfigurationError(
+            f"ledger_queue_max ({settings.ledger_queue_max}) is below ledger_batch_max ({settings.ledger_batch_max}); "
+            "a full batch could never form. Raise the one or lower the other."
+        )
+    if settings.port and (settings.host, settings.port) == (settings.private_host, settings.private_port):
+        raise ConfigurationError(
+            f"port and private_port are both {settings.port} of {settings.host}; management must not be reachable "
+            "through the scan API's port. Change one."
+        )
+
+
+def _kind_of(base: Any) -> tuple[Any, tuple[str, ...]]:
+    """The kind of a field by its annotation, and its choices."""
+    simple = {int: "integer", bool: "boolean", str: "text", Path: "path"}
+    if base in simple:
+        return simple[base], ()
+    if typing.get_origin(base) is Literal:
+        return "choice", typing.get_args(base)
+    parts = [part for part in typing.get_args(base) if part is not types.NoneType]
+    return ("integer or auto", ()) if len(parts) > 1 else (simple[parts[0]], ())
+
+
+def _range_of(kind: str, rule: Rule, choices: tuple[str, ...]) -> str:
+    if choices:
+        return ", ".join(choices)
+    if rule.minimum is None:
+        return "true, false" if kind == "boolean" else ""
+    return f"{rule.minimum} to {rule.maximum}" + (" or auto" if kind == "integer or auto" else "")
+
+
+def _printed(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)

@@ -1,0 +1,239 @@
+"""Precedence, checks and their messages, secrets, and docs/settings.md against the declarations."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ixfast.errors import ConfigurationError
+from ixfast.settings import REDACTED, SettingDescription, Settings, describe, dump, load
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
+PASSWORD = "c4nary-p4ssw0rd"
+DSN = f"postgresql://ixfast:{PASSWORD}@db.example:5432/ixfast"
+
+
+def config(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "ixfast.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults() -> None:
+    settings = load({}, {})
+    assert settings == Settings()
+    assert (settings.host, settings.port, settings.private_host, settings.private_port) == (
+        "127.0.0.1",
+        8480,
+        "127.0.0.1",
+        8481,
+    )
+    assert settings.dsn is None
+    assert settings.worker_count >= 1
+    assert load({"workers": 3}, {}).worker_count == 3
+
+
+def test_flags_outrank_the_environment_which_outranks_the_file(tmp_path: Path) -> None:
+    path = config(tmp_path, "port = 1\nworkers = 1\npool_size = 1\n")
+    environ = {"IXFAST_PORT": "2", "IXFAST_WORKERS": "2"}
+    settings = load({"port": 3, "workers": None}, environ, path)
+    assert (settings.port, settings.workers, settings.pool_size, settings.committers) == (3, 2, 1, 2)
+
+
+def test_the_environment_may_name_the_file_and_a_flag_outranks_it(tmp_path: Path) -> None:
+    path = config(tmp_path, "port = 1\n")
+    other = tmp_path / "other.toml"
+    other.write_text("port = 2\n")
+    assert load({}, {"IXFAST_CONFIG": str(path)}).port == 1
+    assert load({}, {"IXFAST_CONFIG": str(path)}, other).port == 2
+
+
+def text_of(setting: SettingDescription) -> tuple[str, object, object]:
+    """A value as text, as TOML and as it should arrive, different from the default."""
+    if setting.kind in ("integer", "integer or auto"):
+        assert setting.maximum is not None
+        # The largest batch needs a queue that holds it; one below the largest fits all.
+        value = 500 if setting.name == "ledger_batch_max" else setting.maximum - 1
+        return str(value), value, value
+    if setting.kind == "boolean":
+        return "yes", True, True
+    if setting.kind == "choice":
+        return setting.choices[-1], setting.choices[-1], setting.choices[-1]
+    if setting.kind == "path":
+        return "/srv/x", "/srv/x", Path("/srv/x")
+    return (DSN, DSN, DSN) if setting.name == "dsn" else ("::1", "::1", "::1")
+
+
+@pytest.mark.parametrize("setting", describe(), ids=lambda setting: setting.name)
+def test_every_setting_from_every_source(setting: SettingDescription, tmp_path: Path) -> None:
+    text, toml, wanted = text_of(setting)
+    together = {"tls_cert": "tls_key", "tls_key": "tls_cert"}.get(setting.name)
+    more: dict[str, object] = {together: "/srv/y"} if together else {}
+    path = config(tmp_path, f"{setting.name} = {msgspec.json.encode(toml).decode()}\n")
+    assert getattr(load({setting.name: text, **more}, {}), setting.name) == wanted
+    assert getattr(load({setting.name: wanted, **more}, {}), setting.name) == wanted
+    assert getattr(load(more, {setting.env: text}), setting.name) == wanted
+    assert getattr(load(more, {}, path), setting.name) == wanted
+
+
+@pytest.mark.parametrize(
+    "setting", [each for each in describe() if each.minimum is not None], ids=lambda setting: setting.name
+)
+def test_every_range_is_checked_at_both_ends(setting: SettingDescription, tmp_path: Path) -> None:
+    assert setting.minimum is not None
+    assert setting.maximum is not None
+    widest = {"ledger_queue_max": 1_000_000, "ledger_batch_max": 1}
+    for value in (setting.minimum, setting.maximum):
+        assert getattr(load({**widest, setting.name: value}, {}), setting.name) == value
+    for value in (setting.minimum - 1, setting.maximum + 1):
+        with pytest.raises(ConfigurationError, match=rf"^flag {setting.flag}: {value} cannot be; .*{setting.range}"):
+            load({setting.name: value}, {})
+        with pytest.raises(ConfigurationError, match=rf"^environment variable {setting.env}: '{value}' cannot be"):
+            load({}, {setting.env: str(value)})
+        with pytest.raises(ConfigurationError, match=rf"ixfast.toml: {setting.name}: {value} cannot be"):
+            load({}, {}, config(tmp_path, f"{setting.name} = {value}\n"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "toml", "words"),
+    [
+        ({"prot": 1}, {}, "", r"flag --prot: there is no such setting; did you mean --port\?"),
+        ({}, {"IXFAST_PROT": "1"}, "", r"IXFAST_PROT: .* did you mean IXFAST_PORT\?"),
+        ({}, {"IXFAST_DEADLINE": "1"}, "", r"did you mean IXFAST_DEADLINE_MS\?"),
+        ({}, {"IXFAST_DNS_FILE": "1"}, "", r"did you mean IXFAST_DSN_FILE\?"),
+        ({}, {"IXFAST_XYZZY": "1"}, "", r"IXFAST_XYZZY: .*`ixfast settings`"),
+        ({}, {}, "prot = 1", r"ixfast.toml: prot: .* did you mean port\?"),
+        ({}, {}, "[server]\nport = 1", r"ixfast.toml: server: there is no such setting"),
+        ({}, {}, "port = '8480'", r"ixfast.toml: port: '8480' cannot be; write a whole number"),
+        ({}, {}, "port = 1.5", r"port: 1.5 cannot be"),
+        ({}, {}, "port = true", r"port: True cannot be"),
+        ({}, {}, "access_log = 'yes'", r"access_log: 'yes' cannot be; write true or false"),
+        ({}, {}, "access_log = 1", r"access_log: 1 cannot be"),
+        ({}, {}, "port = ", r"is not TOML"),
+        ({}, {"IXFAST_PORT": "http"}, "", r"IXFAST_PORT: 'http' cannot be"),
+        ({}, {"IXFAST_PORT": "1e3"}, "", r"IXFAST_PORT: '1e3' cannot be"),
+        ({}, {"IXFAST_PORT": "\u0663\u0663"}, "", None),
+        ({}, {"IXFAST_ACCESS_LOG": "maybe"}, "", r"true or false"),
+        ({}, {"IXFAST_LOG_LEVEL": "loud"}, "", r"one of debug, info, warning, error"),
+        ({}, {"IXFAST_WORKERS": "many"}, "", r"1 to 256 or auto"),
+        ({}, {"IXFAST_HOST": "  "}, "", r"IXFAST_HOST: '  ' cannot be"),
+        ({"port": "auto"}, {}, "", r"--port: 'auto' cannot be"),
+        ({"tls_cert": "/c"}, {}, "", r"tls_cert and tls_key belong together"),
+        ({"ledger_queue_max": 5}, {}, "", r"ledger_queue_max \(5\) is below ledger_batch_max \(1024\)"),
+        ({"private_port": 8480}, {}, "", r"port and private_port are both 8480"),
+    ],
+)
+def test_mistakes_say_where_and_how_to_mend(
+    flags: dict[str, object], environ: dict[str, str], toml: str, words: str | None, tmp_path: Path
+) -> None:
+    path = config(tmp_path, toml) if toml else None
+    if words is None:
+        assert load(flags, environ, path).port == 33
+        return
+    with pytest.raises(ConfigurationError, match=words):
+        load(flags, environ, path)
+
+
+def test_a_settings_file_that_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load({}, {}, tmp_path / "absent.toml")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "IXFAST_FORCE_TWIN",
+        "IXFAST_VECTORS",
+        "IXFAST_REQUIRE_VECTORS",
+        "IXFAST_REQUIRE_NATIVE",
+        "IXFAST_DIFFERENTIAL_CASES",
+        "IXFAST_SANITIZE",
+        "IXFAST_NO_EXTENSIONS",
+        "IXFAST_TEST_DSN",
+        "IXFAST_WORKER_INDEX",
+        "IXFAST_SERVICE_HOST",
+        "IXFAST_SERVICE_PORT_HTTP",
+        "IXFAST_PORT_8480_TCP_ADDR",
+        "IXFASTER",
+        "PATH",
+    ],
+)
+def test_names_that_are_not_settings_are_tolerated(name: str) -> None:
+    assert load({}, {name: "anything"}) == Settings()
+
+
+def test_what_kubernetes_announces_is_not_a_port() -> None:
+    assert load({}, {"IXFAST_PORT": "tcp://10.0.0.1:8480"}).port == 8480
+
+
+def test_an_empty_variable_is_not_set() -> None:
+    assert load({}, {"IXFAST_PORT": "", "IXFAST_DSN": "", "IXFAST_DSN_FILE": "", "IXFAST_CONFIG": ""}) == Settings()
+
+
+def test_a_secret_from_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "dsn"
+    secret.write_text(DSN + "\n")
+    assert load({}, {"IXFAST_DSN_FILE": str(secret)}).dsn == DSN
+    assert load({"dsn_file": secret}, {}).dsn == DSN
+    assert load({}, {}, config(tmp_path, f"dsn_file = '{secret}'")).dsn == DSN
+    assert load({"dsn": "postgres://other"}, {"IXFAST_DSN_FILE": str(secret)}).dsn == "postgres://other"
+    with pytest.raises(ConfigurationError, match="directly and by a file"):
+        load({}, {"IXFAST_DSN_FILE": str(secret), "IXFAST_DSN": DSN})
+    with pytest.raises(ConfigurationError, match=r"IXFAST_DSN_FILE: .*absent cannot be read"):
+        load({}, {"IXFAST_DSN_FILE": str(tmp_path / "absent")})
+    secret.write_text("\n")
+    with pytest.raises(ConfigurationError, match="empty"):
+        load({}, {"IXFAST_DSN_FILE": str(secret)})
+
+
+def test_secrets_are_never_shown(tmp_path: Path) -> None:
+    settings = load({"dsn": DSN}, {})
+    assert settings.dsn == DSN
+    assert dump(settings)["dsn"] == REDACTED
+    assert dump(Settings())["dsn"] is None
+    printed = [repr(settings), str(settings), f"{settings}", str(settings.__rich_repr__()), str(dump(settings))]
+    for wrong in (f"mysql://root:{PASSWORD}@db", PASSWORD):
+        secret = tmp_path / "dsn"
+        secret.write_text(wrong)
+        for flags, environ in (
+            ({"dsn": wrong}, {}),
+            ({}, {"IXFAST_DSN": wrong}),
+            ({}, {"IXFAST_DSN_FILE": str(secret)}),
+        ):
+            with pytest.raises(ConfigurationError, match="postgresql://") as caught:
+                load(flags, environ)
+            printed.append(str(caught.value))
+    assert not [text for text in printed if PASSWORD in text]
+
+
+def test_the_dump_can_be_written_as_json() -> None:
+    shown = dump(load({"data_dir": "/srv/x"}, {}))
+    assert list(shown) == [each.name for each in describe()]
+    assert msgspec.json.decode(msgspec.json.encode(shown))["data_dir"] == "/srv/x"
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_every_declaration_is_complete() -> None:
+    for each in describe():
+        assert each.consequence.endswith("."), each.name
+        assert each.kind not in ("integer", "integer or auto") or (each.unit and each.range), each.name
+        for suffix in ("ms", "s", "days"):
+            assert not each.name.endswith(f"_{suffix}") or each.unit == suffix, each.name
+
+
+def row(setting: SettingDescription) -> str:
+    """A line of the table, as docs/settings.md has to have it."""
+    flag = f"`{setting.flag}`" + (f", `{setting.flag}-file`" if setting.secret else "")
+    env = f"`{setting.env}`" + (f", `{setting.env}_FILE`" if setting.secret else "")
+    cells = [f"`{setting.name}`", flag, env, setting.unit, setting.default, setting.range, setting.consequence]
+    return "| " + " | ".join(cells) + " |"
+
+
+def test_the_documentation_has_every_setting_and_no_other() -> None:
+    rows = [line for line in DOCUMENT.read_text().splitlines() if re.match(r"\| `[a-z_]+` \|", line)]
+    assert rows == [row(each) for each in describe()]
