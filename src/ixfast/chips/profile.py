@@ -120,10 +120,10 @@ class CompiledProfile:
         """What `message` proves about the tag with this registered `uid` (7 bytes, None: not registered) and these
         keys.
 
-        `statics` are the registered `xuid`, `cuid`, `aid`; needed only where the window has them. Keys are tried in the
-        order given. Evidence that is not authentic has one of `REASONS`; its UID and counter are then claims. Tamper
-        text with other characters than C, O and I leaves `tamper` None: the MAC holds, but the chip reports no known
-        state.
+        `statics` are the registered `xuid`, `cuid`, `aid`, empty or absent if there is none; needed only where the
+        window has them. Keys are tried in the order given. Evidence that is not authentic has one of `REASONS`; its UID
+        and counter are then claims. Tamper text with other characters than C, O and I leaves `tamper` None: the MAC
+        holds, but the chip reports no known state.
         """
         if not file_keys:
             return _refused("no_key", message.uid, message.counter)
@@ -253,9 +253,9 @@ class CompiledProfile:
         """
         for name in self.window_statics:
             sent, registered = getattr(message, name), statics.get(name)
-            if sent is None and registered is None:
+            if not sent and not registered:
                 return "static_missing"
-            if sent is not None and registered is not None and sent.lower() != registered.lower():
+            if sent and registered and sent.lower() != registered.lower():
                 return "static_mismatch"
         return None
 
@@ -295,7 +295,6 @@ def _window_part(name: str, message: Message, uid: bytes, statics: Mapping[str, 
     if name == "counter":
         return f"{message.counter:06X}"
     if name in STATICS:
-        registered = statics.get(name)
-        return registered if registered is not None else str(getattr(message, name))
+        return statics.get(name) or str(getattr(message, name))
     value = getattr(message, name)
     return value if isinstance(value, str) else value.hex().upper()
