@@ -19,7 +19,8 @@ def native_core() -> list[Extension]:
         "ixfast._cmac",
         ["src/ixfast/_cmac.pyx"],
         include_dirs=["src/ixfast"],
-        depends=[str(path) for path in sorted(Path("src/ixfast/native").glob("*.h"))],
+        # A source package carries what is named here; the .pyx would otherwise be missing from it.
+        depends=["src/ixfast/_cmac.pyx", *sorted(map(str, Path("src/ixfast/native").glob("*.h")))],
         extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra", *(checks if sanitize else [])],
         extra_link_args=checks if sanitize else [],
     )
