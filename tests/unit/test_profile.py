@@ -253,7 +253,7 @@ def test_every_reason_is_explained_and_the_undecided_ones_are_reasons() -> None:
 def test_tamper_state_from_the_window_and_from_file_data(states: str) -> None:
     for name in ("plain-tamper", "encrypted-tamper"):
         tag = tag_of(name)
-        tag.stored, tag.current = states
+        tag.stored, tag.current = states[0], states[1]
         assert examine(tag, read(tag.profile, tag.tap().lower())).tamper == Tamper(states[0], states[1])
 
 
@@ -261,7 +261,7 @@ def test_tamper_state_from_the_window_and_from_file_data(states: str) -> None:
 def test_an_unknown_tamper_state_is_none(states: str) -> None:
     for name in ("plain-tamper", "encrypted-tamper"):
         tag = tag_of(name)
-        tag.stored, tag.current = states
+        tag.stored, tag.current = states[0], states[1]
         evidence = examine(tag, read(tag.profile, tag.tap()))
         assert evidence.authentic
         assert evidence.tamper is None

@@ -104,6 +104,14 @@ def test_a_bad_value_names_the_parameter_and_is_not_echoed(value: str) -> None:
     assert value not in str(caught.value) or not value
 
 
+@pytest.mark.parametrize(("letter", "look_alike"), [("k", "\u212a"), ("s", "\u017f")])
+def test_ignoring_case_stays_inside_ascii(letter: str, look_alike: str) -> None:
+    profile = compiled(f"n={letter}{{counter}}&e={{mac}}")
+    assert isinstance(profile.read_parameters({"n": f"{letter.upper()}000001", "e": "0" * 16}), Message)
+    with pytest.raises(InputError):
+        profile.read_parameters({"n": f"{look_alike}000001", "e": "0" * 16})
+
+
 def test_a_joined_parameter_is_described_as_a_whole() -> None:
     with pytest.raises(InputError, match="must be 14 hex digits then 'x' then 6 hex digits"):
         compiled("m={uid}x{counter}&c={mac}").read_parameters({"m": "0" * 20, "c": "0" * 16})
