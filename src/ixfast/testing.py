@@ -263,9 +263,7 @@ class VirtualFleet:
         if not self.profile.is_bare_plain:
             raise ValueError(f"profile {self.profile.name!r} is no plain mirror with a counter")
         uid = self.uid(index) if self.profile.uid_in_session else b""
-        window = (
-            self.profile.window_text(Message(b"", counter=counter), uid, {}) if self.profile.template.window else b""
-        )
+        window = self.profile.window_text(Message(b"", counter=counter), uid, {}) if self.profile.template.window else b""
         mac = self.profile.scheme.mac(self.file_key(index), uid, counter, window)
         return self.xuid(index), f"{counter:06X}", mac.hex().upper()
 

@@ -24,9 +24,7 @@ def tag_of(name: str) -> VirtualTag:
 
 
 def examine(tag: VirtualTag, message: Message, uid: bytes | None = UID) -> Evidence:
-    return tag.profile.examine(
-        message, uid=uid, file_keys=tag.file_keys(), meta_keys=tag.meta_keys(), statics=tag.statics
-    )
+    return tag.profile.examine(message, uid=uid, file_keys=tag.file_keys(), meta_keys=tag.meta_keys(), statics=tag.statics)
 
 
 def test_the_presets_are_these() -> None:
@@ -55,9 +53,7 @@ def test_an_unknown_preset_is_refused_with_a_suggestion() -> None:
 
 
 def test_only_the_preset_that_says_so_does_without_a_counter() -> None:
-    assert [name for name, profile in PRESETS.items() if not compile_profile(profile).counter_expected] == [
-        "plain-uid-only"
-    ]
+    assert [name for name, profile in PRESETS.items() if not compile_profile(profile).counter_expected] == ["plain-uid-only"]
     assert PRESETS["plain-uid-only"].allow_without_counter
 
 

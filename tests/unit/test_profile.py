@@ -67,9 +67,7 @@ def read(profile: CompiledProfile, url: str) -> Message:
     return message
 
 
-def examine(
-    tag: VirtualTag, message: Message, uid: bytes | None = UID, statics: Mapping[str, str] | None = None
-) -> Evidence:
+def examine(tag: VirtualTag, message: Message, uid: bytes | None = UID, statics: Mapping[str, str] | None = None) -> Evidence:
     return tag.profile.examine(
         message,
         uid=uid,
@@ -206,9 +204,7 @@ def test_every_meta_key_is_tried() -> None:
     assert evidence.authentic
     assert tag.profile.examine(message, uid=UID, file_keys=tag.file_keys()).reason == "no_meta_key"
     with pytest.raises(ValueError, match="more than 16 meta keys"):
-        tag.profile.examine(
-            message, uid=UID, file_keys=tag.file_keys(), meta_keys=(*wrong, key(META_KEY), key(META_KEY))
-        )
+        tag.profile.examine(message, uid=UID, file_keys=tag.file_keys(), meta_keys=(*wrong, key(META_KEY), key(META_KEY)))
 
 
 def test_wrong_meta_keys_are_seldom_taken_for_right_ones_and_never_authentic() -> None:
@@ -221,9 +217,7 @@ def test_wrong_meta_keys_are_seldom_taken_for_right_ones_and_never_authentic() -
         evidence = tag.profile.examine(message, uid=None, file_keys=tag.file_keys(), meta_keys=(one,))
         assert not evidence.authentic
         # A chance reading does not hide the right one, wherever it stands.
-        assert tag.profile.examine(
-            message, uid=None, file_keys=tag.file_keys(), meta_keys=(one, key(META_KEY))
-        ).authentic
+        assert tag.profile.examine(message, uid=None, file_keys=tag.file_keys(), meta_keys=(one, key(META_KEY))).authentic
     assert tag.profile.examine(message, uid=UID, file_keys=tag.file_keys(), meta_keys=(wrong[0],)).reason in (
         "picc_unreadable",
         "uid_mismatch",
@@ -395,9 +389,7 @@ def test_an_explanation_of_a_forgery_ends_in_its_reason() -> None:
 
 def test_an_explanation_says_what_is_not_authenticated() -> None:
     tag = tag_of("ixkio-plain")
-    assert (
-        outcomes(tag, read(tag.profile, tag.tap()), tag.file_keys())["not authenticated"] == "xuid: outside the window"
-    )
+    assert outcomes(tag, read(tag.profile, tag.tap()), tag.file_keys())["not authenticated"] == "xuid: outside the window"
     loose = tag_of(compiled("n={counter}&t={tamper}&e={mac}"))
     found = outcomes(loose, read(loose.profile, loose.tap()), loose.file_keys())
     assert found["tamper"] == "no known state in authenticated text"

@@ -22,9 +22,7 @@ def read(profile: CompiledProfile, url: str) -> Message:
 
 def test_parameters_under_the_profiles_own_names() -> None:
     profile = compiled("uid={uid}&ctr={counter}&cmac={mac}")
-    message = profile.read_parameters(
-        {"uid": "04A1B2C3D4E5F6", "ctr": "00003D", "cmac": "00112233445566FF", "utm": "x"}
-    )
+    message = profile.read_parameters({"uid": "04A1B2C3D4E5F6", "ctr": "00003D", "cmac": "00112233445566FF", "utm": "x"})
     assert message == Message(mac=bytes.fromhex("00112233445566ff"), uid=UID, counter=61)
 
 
@@ -51,9 +49,7 @@ def test_parameters_of_a_path() -> None:
     assert compiled("/dev/{picc}/{mac}").read_parameters({"picc": "0" * 32, "mac": "1" * 16}) == Message(
         mac=b"\x11" * 8, picc=bytes(16)
     )
-    assert compiled("/{uid}{counter}{mac}").read_parameters({"n": "000001", "e": "1" * 16}) == Message(
-        mac=b"\x11" * 8, counter=1
-    )
+    assert compiled("/{uid}{counter}{mac}").read_parameters({"n": "000001", "e": "1" * 16}) == Message(mac=b"\x11" * 8, counter=1)
 
 
 @pytest.mark.parametrize(
@@ -70,9 +66,7 @@ def test_parameters_of_a_path() -> None:
         ("n={counter}&t={tamper}&e={mac}", "{tamper}&e=", {"n": "000001", "e": "0" * 16}, ("t",)),
     ],
 )
-def test_missing_parameters_are_named(
-    template: str, window: str, parameters: dict[str, str], names: tuple[str, ...]
-) -> None:
+def test_missing_parameters_are_named(template: str, window: str, parameters: dict[str, str], names: tuple[str, ...]) -> None:
     assert compiled(template, window).read_parameters(parameters) == Missing(names)
 
 
@@ -197,9 +191,7 @@ def test_a_bad_url_names_the_field(url: str, field: str) -> None:
 
 
 def test_the_owners_texts_are_read_for_finding_the_tag() -> None:
-    message = read(
-        compiled("/{aid}/{xuid}?c={cuid}&n={counter}&e={mac}"), f"/acme/q8?c=a%2Fb%20C&n=000001&e={'0' * 16}"
-    )
+    message = read(compiled("/{aid}/{xuid}?c={cuid}&n={counter}&e={mac}"), f"/acme/q8?c=a%2Fb%20C&n=000001&e={'0' * 16}")
     assert (message.aid, message.xuid, message.cuid) == ("acme", "q8", "a/b C")
 
 

@@ -25,9 +25,7 @@ def tag_of(
 def examine(tag: VirtualTag, url: str) -> Evidence:
     message = tag.profile.read_url(url)
     assert isinstance(message, Message)
-    return tag.profile.examine(
-        message, uid=tag.uid, file_keys=tag.file_keys(), meta_keys=tag.meta_keys(), statics=tag.statics
-    )
+    return tag.profile.examine(message, uid=tag.uid, file_keys=tag.file_keys(), meta_keys=tag.meta_keys(), statics=tag.statics)
 
 
 def test_each_tap_has_the_next_counter() -> None:
@@ -104,9 +102,7 @@ def test_padding_of_the_encrypted_mirror_follows_the_seed() -> None:
     assert tag_of("encrypted").tap() == tag_of("encrypted").tap()
     assert tag_of("encrypted").tap() != tag_of("encrypted", seed=1).tap()
     tag = tag_of("encrypted")
-    endings = {
-        cmac.picc_decrypt(tag.meta_key, bytes.fromhex(tag.parameters_at(n)["picc_data"]))[11:] for n in range(1, 50)
-    }
+    endings = {cmac.picc_decrypt(tag.meta_key, bytes.fromhex(tag.parameters_at(n)["picc_data"]))[11:] for n in range(1, 50)}
     assert len(endings) == 49
 
 

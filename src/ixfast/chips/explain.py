@@ -59,8 +59,7 @@ def _mirror_steps(compiled: CompiledProfile, message: Message, meta_keys: tuple[
     if not readings:
         return [Step("mirror", "encrypted; read by none of the meta keys")]
     return [
-        Step("mirror", f"encrypted; read by {_key(key)}: {_claims(reading.uid, reading.counter)}")
-        for reading, key in readings
+        Step("mirror", f"encrypted; read by {_key(key)}: {_claims(reading.uid, reading.counter)}") for reading, key in readings
     ]
 
 

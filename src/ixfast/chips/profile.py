@@ -84,9 +84,7 @@ class CompiledProfile:
         self._window_fixed = None if window_slots else "".join(map(str, template.window)).encode()
         self._reader = Reader(template, self._tamper_in_window)
         self.parameters = self._reader.parameters
-        self.is_bare_plain = (
-            "counter" in template.slots and "enc" not in template.slots and window_slots <= {"uid", "counter"}
-        )
+        self.is_bare_plain = "counter" in template.slots and "enc" not in template.slots and window_slots <= {"uid", "counter"}
         self.verify_plain: PlainVerifier | None = self._plain_verifier() if self.is_bare_plain else None
 
     @property
@@ -152,9 +150,7 @@ class CompiledProfile:
         """
         if message.picc is None:
             return []
-        return [
-            (picc.uid, picc.counter, key) for picc, key in self.candidates(message, meta_keys) if picc.uid is not None
-        ]
+        return [(picc.uid, picc.counter, key) for picc, key in self.candidates(message, meta_keys) if picc.uid is not None]
 
     def candidates(self, message: Message, meta_keys: tuple[Key, ...]) -> list[tuple[PiccData, Key]]:
         """Every reading of an encrypted mirror that the profile could have, with its meta key."""
@@ -189,8 +185,7 @@ class CompiledProfile:
         if self._window_fixed is not None:
             return self._window_fixed
         texts = [
-            part if isinstance(part, str) else _window_part(part.name, message, uid, statics)
-            for part in self.template.window
+            part if isinstance(part, str) else _window_part(part.name, message, uid, statics) for part in self.template.window
         ]
         return "".join(texts).encode()
 
@@ -231,9 +226,7 @@ class CompiledProfile:
                 file_data = None
                 if message.enc is not None:
                     file_data = self.scheme.decrypt_file(key.value, uid, session_counter, message.enc)
-                return Evidence(
-                    True, None, uid or None, counter, key.version, self._tamper_of(message, file_data), file_data
-                )
+                return Evidence(True, None, uid or None, counter, key.version, self._tamper_of(message, file_data), file_data)
         return _refused("mac_mismatch", uid or None, counter)
 
     def _tamper_of(self, message: Message, file_data: bytes | None) -> Tamper | None:

@@ -129,9 +129,7 @@ def _parse(text: str, where: str, picc_chars: int, enc: Slot | None) -> tuple[Pa
     for found in _BRACES.finditer(text):
         place = f"{where}, character {found.start() + 1}"
         if found[2]:
-            raise ProfileError(
-                f"{place}: a brace without its counterpart; write %7B or %7D for a brace of the URL's own"
-            )
+            raise ProfileError(f"{place}: a brace without its counterpart; write %7B or %7D for a brace of the URL's own")
         if found.start() > end:
             parts.append(text[end : found.start()])
         parts.append(_slot(found[1], place, picc_chars, enc))
@@ -145,9 +143,7 @@ def _slot(notation: str, place: str, picc_chars: int, enc: Slot | None) -> Slot:
     name, colon, width = notation.partition(":")
     if name not in _NAMES:
         near = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.5)
-        advice = (
-            f"did you mean {{{near[0]}}}?" if near else "known are " + ", ".join(f"{{{known}}}" for known in _NAMES)
-        )
+        advice = f"did you mean {{{near[0]}}}?" if near else "known are " + ", ".join(f"{{{known}}}" for known in _NAMES)
         raise ProfileError(f"{place}: unknown placeholder {{{name}}}; {advice}")
     if name == "enc":
         return _enc_slot(width, place, enc)
@@ -166,9 +162,7 @@ def _enc_slot(width: str, place: str, enc: Slot | None) -> Slot:
         return enc
     digits = int(width) if width.isascii() and width.isdigit() and len(width) <= len(str(most)) else 0
     if not 0 < digits <= most or digits % _ENC_STEP:
-        raise ProfileError(
-            f"{place}: N of {{enc:N}} is a multiple of {_ENC_STEP} up to {most}: hex digits of whole AES blocks"
-        )
+        raise ProfileError(f"{place}: N of {{enc:N}} is a multiple of {_ENC_STEP} up to {most}: hex digits of whole AES blocks")
     return Slot("enc", digits)
 
 
@@ -185,9 +179,7 @@ def _check_mirrors(profile: EncodingProfile, slots: dict[str, Slot], where: str)
     if "enc" in slots and not ("uid" in slots and "counter" in slots):
         raise ProfileError(f"{where}: {{enc}} needs {{picc}}, or both {{uid}} and {{counter}}; its key is made of both")
     if "counter" not in slots and not profile.allow_without_counter:
-        raise ProfileError(
-            f"{where}: no {{counter}}, so a tap could be replayed for ever; allow_without_counter accepts that"
-        )
+        raise ProfileError(f"{where}: no {{counter}}, so a tap could be replayed for ever; allow_without_counter accepts that")
 
 
 def _check_window(parts: tuple[Part, ...], window: tuple[Part, ...], slots: dict[str, Slot], where: str) -> None:
@@ -252,9 +244,7 @@ def _query_pieces(text: str, where: str, picc_chars: int) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
-def _check_names(
-    path: tuple[Piece, ...], query: tuple[Piece, ...], slots: dict[str, Slot], where: str
-) -> dict[str, str]:
+def _check_names(path: tuple[Piece, ...], query: tuple[Piece, ...], slots: dict[str, Slot], where: str) -> dict[str, str]:
     """The names in `Template.separate`; no name may stand for two things."""
     own = {piece.name for piece in query}
     in_path = {slot for piece in path for slot in piece.slots}
@@ -292,9 +282,7 @@ def _piece(name: str | None, text: str, where: str, picc_chars: int) -> Piece:
             words.append(f"{part.chars} hex digits")
     slots = tuple(part.name for part in parts if isinstance(part, Slot))
     if sum(slot in STATICS for slot in slots) > 1:
-        raise ProfileError(
-            f"{where}: two texts of no fixed width in {text!r}; nobody could tell where the first one ends"
-        )
+        raise ProfileError(f"{where}: two texts of no fixed width in {text!r}; nobody could tell where the first one ends")
     # ASCII: otherwise "ignore case" would take U+017F for an s and U+212A for a k.
     pattern = re.compile("".join(patterns), re.IGNORECASE | re.ASCII)
     return Piece(name, parts, slots, pattern, " then ".join(words) or "empty")
