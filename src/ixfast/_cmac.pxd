@@ -3,7 +3,7 @@
 # Other compiled modules may cimport from here. Every pointer is to readable (or, for results, writable) memory of
 # the length that its comment names; nothing here checks lengths, holds the GIL or raises.
 
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "native/aes128.h" nogil:
