@@ -1,7 +1,7 @@
 """The exception tree. A docstring here is the message: it says what is wrong and what mends it.
 
 Expected outcomes of a scan are values (`model.Verdict`), not exceptions. What is raised is a user's mistake
-(`InputError` and the configuration errors) or the inability to answer (`Unavailable`), which the wire turns into 503.
+(`InputError` and the configuration errors) or the inability to answer (`UnavailableError`), which the wire turns into 503.
 """
 
 
@@ -32,7 +32,7 @@ class ProfileError(ConfigurationError):
     """An encoding profile contradicts itself; the message says where."""
 
 
-class Unavailable(IxfastError):
+class UnavailableError(IxfastError):
     """No answer can be given now; `code` is one of the wire's 503 codes and `reason` says why in one word."""
 
     def __init__(self, code: str, reason: str) -> None:

@@ -46,3 +46,5 @@ LOOKUP_BATCH_MAX = 512  # References resolved by one query.
 LOOKUP_QUEUE_MAX = 20_000  # Scans waiting for a look-up; more are answered 503 `overloaded`.
 NEGATIVE_TTL_S = 5.0  # How long an absent reference is believed without asking again.
 CHANGES_READ_MAX = 10_000  # Invalidation rows of one poll; more empty the whole cache instead.
+LOST_REPLY_LOOKBACK_S = 60  # A lost reply is resolved within a scan's deadline; the rest is for clocks and stalls.
+IDEMPOTENCY_WINDOW_S = 600  # How far back a repeated Idempotency-Key finds a scan that others have overtaken.

@@ -155,7 +155,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "as long.",
             "ms",
             10,
-            60_000,
+            5_000,
         ),
     ] = 1000
     max_connections: Annotated[
@@ -203,9 +203,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: Annotated[
         Literal["text", "json"], Rule("text for people, json (one object a line) for collectors.")
     ] = "text"
-    access_log: Annotated[
-        bool, Rule("A line for every request, without its query. Every line costs time that scans would have.")
-    ] = False
 
     @property
     def worker_count(self) -> int:

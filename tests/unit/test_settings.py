@@ -108,8 +108,6 @@ def test_every_range_is_checked_at_both_ends(setting: SettingDescription, tmp_pa
         ({}, {}, "port = '8480'", r"ixfast.toml: port: '8480' cannot be; write a whole number"),
         ({}, {}, "port = 1.5", r"port: 1.5 cannot be"),
         ({}, {}, "port = true", r"port: True cannot be"),
-        ({}, {}, "access_log = 'yes'", r"access_log: 'yes' cannot be; write true or false"),
-        ({}, {}, "access_log = 1", r"access_log: 1 cannot be"),
         ({}, {}, "port = ", r"is not TOML"),
         ({}, {"IXFAST_PORT": "http"}, "", r"IXFAST_PORT: 'http' cannot be"),
         ({}, {"IXFAST_PORT": "1e3"}, "", r"IXFAST_PORT: '1e3' cannot be"),

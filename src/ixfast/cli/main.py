@@ -1,0 +1,132 @@
+"""The front page of the command line: `serve`, and what an operator asks of a server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ixfast import __version__, logs
+from ixfast import settings as settings_module
+from ixfast.cli import keys, taps
+from ixfast.cli.place import Place, connected, resolve
+from ixfast.embedded import EmbeddedPostgres
+from ixfast.errors import IxfastError
+from ixfast.settings import Settings
+from ixfast.store.migrate import migrate
+from ixfast.supervisor import Supervisor
+from ixfast.versions import versions
+
+
+class _Group(click.Group):
+    """Shows our own errors as what they are: a sentence that says how to mend it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except IxfastError as error:
+            raise click.ClickException(str(error)) from None
+
+
+def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command a flag for every setting, and `--config`."""
+    for setting in reversed(settings_module.describe()):
+        flag = setting.flag.split()[0]
+        command = click.option(flag, setting.name, default=None, metavar=setting.kind.upper(), help=setting.consequence)(command)
+    return click.option(
+        "--config", type=click.Path(path_type=Path), envvar="IXFAST_CONFIG", help="A TOML file with settings."
+    )(command)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ixfast")
+def main() -> None:
+    """Verification engine for authentication NFC tags."""
+
+
+@main.command()
+@click.option("--demo", is_flag=True, help="Provision the demo account with simulated tags, and print a tap to try.")
+@_with_settings
+def serve(demo: bool, config: Path | None, **flags: object) -> None:
+    """Serve scans. With nothing configured it runs on a private PostgreSQL of its own."""
+    place = resolve(flags, config)
+    settings = place.settings
+    logs.configure(settings, "supervisor")
+    with contextlib.ExitStack() as stack:
+        postgres = None
+        dsn = settings.dsn
+        if dsn is None:
+            postgres = EmbeddedPostgres(place.data_dir, max_connections=_connections(settings))
+            stack.enter_context(postgres)
+            dsn = postgres.dsn
+            place.publish(dsn)
+            stack.callback(place.withdraw)
+        place.keys()  # a key file that cannot be used is told before anything is served
+        _prepare(place, dsn, demo=demo)
+        announce = _banner(place, demo=demo)
+        Supervisor(settings, dsn, place.kek_file, postgres=postgres, announce=announce).run()
+
+
+def _connections(settings: Settings) -> int:
+    """What the workers hold, with room for commands and people."""
+    return settings.worker_count * (settings.committers + settings.pool_size + 1) + 20
+
+
+def _prepare(place: Place, dsn: str, *, demo: bool) -> None:
+    async def work() -> None:
+        await migrate(dsn)
+        if demo:
+            async with connected(dsn) as connection:
+                await taps.ensure_demo(connection, place.keys())
+
+    asyncio.run(work())
+
+
+def _banner(place: Place, *, demo: bool) -> Callable[[int, int], None]:
+    def announce(port: int, private_port: int) -> None:
+        settings = place.settings
+        scheme = "https" if settings.tls_cert is not None else "http"
+        running = versions()
+        click.echo(f"ixfast {running['ixfast']} ({running['core']}) verifies scans at {scheme}://{settings.host}:{port}")
+        click.echo(f"health, metrics and versions at http://{settings.private_host}:{private_port}")
+        if running["core_reason"] is not None:
+            click.echo(f"The slow core is in use: {running['core_reason']}.")
+        if demo:
+            click.echo("A tap of a simulated tag; ask twice, it passes once:")
+            click.echo(f"  {taps.curl_line(place, f'{scheme}://{settings.host}:{port}')}")
+
+    return announce
+
+
+@main.command("migrate")
+@click.option("--post", is_flag=True, help="Also what must wait until no worker of the release before runs.")
+@_with_settings
+def migrate_command(post: bool, config: Path | None, **flags: object) -> None:
+    """Bring the database's schema up to this release."""
+    place = resolve(flags, config)
+    with place.database() as dsn:
+        applied = asyncio.run(migrate(dsn, post=post))
+    click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
+
+
+@main.command("settings")
+@_with_settings
+def settings_command(config: Path | None, **flags: object) -> None:
+    """Show the settings in force; secrets stay hidden."""
+    click.echo(json.dumps(settings_module.dump(resolve(flags, config).settings), indent=2, default=str))
+
+
+@main.command("versions")
+def versions_command() -> None:
+    """Show what is running: release, native core or twin and why, libraries."""
+    for name, version in versions().items():
+        click.echo(f"{name:14} {version if version is not None else '-'}")
+
+
+taps.register(main, _with_settings)
+keys.register(main, _with_settings)

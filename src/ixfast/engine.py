@@ -1,0 +1,261 @@
+"""The way of one scan, readable top to bottom: find, admit, examine, settle, decide, answer.
+
+A step either calls the next one or leaves the scan with the catalogue or the ledger, which call back (`_found`, `settled`).
+No step reaches back, nothing here waits, and nothing here knows HTTP or SQL, so that benchmarks and simulations drive the
+real path.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ixfast import meters, refs
+from ixfast.chips import UNDECIDED_REASONS, Missing
+from ixfast.errors import InputError
+from ixfast.model import Evidence, Verdict
+from ixfast.records import ApiKey, TagRecord
+from ixfast.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, Extras, Outcome, Scan
+
+log = logging.getLogger("ixfast.engine")
+
+
+class Catalogue(Protocol):
+    stale: str | None
+
+    def find(self, ref: bytes) -> TagRecord | None: ...
+    def fetch(self, scan: Scan, ref: bytes, found: Callable[[Scan, Any], None]) -> None: ...
+    def find_api_key(self, token_sha256: bytes) -> ApiKey | None: ...
+
+
+class Ledger(Protocol):
+    def submit(self, scan: Scan) -> None: ...
+    def read_state(self, scan: Scan) -> None: ...
+    def log_refusal(self, scan: Scan) -> None: ...
+
+
+class Engine:
+    """Judges scans. `submit` ends in exactly one call of the scan's `reply`, perhaps before it returns."""
+
+    def __init__(self, catalogue: Catalogue, gauges: meters.Meters) -> None:
+        self._catalogue = catalogue
+        self._find = catalogue.find
+        self._slots = gauges.slots
+        self._ledger: Ledger
+        self._commit: Callable[[Scan], None]
+
+    def use(self, ledger: Ledger) -> None:
+        """Set the ledger, which is made with our `settled` and so comes later."""
+        self._ledger = ledger
+        self._commit = ledger.submit
+
+    def submit_with_token(self, scan: Scan, token_sha256: bytes) -> None:
+        """Find out who asks, then `submit`. A token that is not good for scanning is refused before any tag is looked for."""
+        api_key = self._catalogue.find_api_key(token_sha256)
+        if api_key is None:
+            self._catalogue.fetch(scan, refs.by_token(token_sha256), self._token_found)
+        else:
+            self._token_found(scan, api_key)
+
+    def _token_found(self, scan: Scan, api_key: ApiKey | None) -> None:
+        if scan.error is not None:
+            self._answer(scan)
+        elif api_key is None or not may_scan(api_key):
+            self.fail(scan, "unauthorised", None)
+        else:
+            scan.api_key = api_key
+            self.submit(scan)
+
+    def submit(self, scan: Scan) -> None:
+        """Find the tag."""
+        if self._catalogue.stale is not None:
+            self.fail(scan, "unavailable", self._catalogue.stale)
+            return
+        record = self._find(scan.ref)
+        if record is None:
+            self._catalogue.fetch(scan, scan.ref, self._found)
+        else:
+            self._admit(scan, record)
+
+    def _found(self, scan: Scan, record: TagRecord | None) -> None:
+        if record is not None:
+            self._admit(scan, record)
+        elif scan.error is not None:
+            self._answer(scan)
+        else:
+            self.unknown(scan)
+
+    def _admit(self, scan: Scan, record: TagRecord) -> None:
+        """May this caller ask about this tag, and is it in use?"""
+        group = record.group
+        account = group.account
+        scan.record = record
+        api_key = scan.api_key
+        if api_key is not None:
+            if api_key.account_id != account.account_id:
+                self.unknown(scan)
+                return
+        elif not account.open:
+            self.fail(scan, "unauthorised", None)
+            return
+        batch = record.batch
+        if not (
+            record.active and group.active and group.folder_active and account.active and (batch is None or batch.active)
+        ):
+            scan.verdict = Verdict.INACTIVE
+            scan.error = record.inactive_level()
+            self._answer(scan)
+            return
+        self._examine(scan, record)
+
+    def _examine(self, scan: Scan, record: TagRecord) -> None:
+        """Is the tap authentic? The hot form is judged here, every other by the profile."""
+        scan.tag_id = record.tag_id
+        profile = record.group.profile
+        if profile is None:
+            self._settle(scan, record)
+            return
+        key, uid = record.key, record.uid
+        verify = profile.verify_plain  # None unless the profile is plain in its mirror and its window
+        if scan.extras is None and verify and key and uid and scan.mac and scan.counter > 0:
+            if not verify(key, uid, scan.counter, scan.mac):
+                self._refuse(scan, Verdict.FORGED, "mac_mismatch")
+            else:
+                scan.position = record.key_version << POSITION_COUNTER_BITS | scan.counter
+                self._settle(scan, record)
+            return
+        evidence = self._evidence(scan, record)
+        if evidence is None:
+            return
+        if evidence.reason in UNDECIDED_REASONS:
+            self.fail(scan, "unavailable", evidence.reason)
+            return
+        if not evidence.authentic:
+            self._refuse(scan, Verdict.FORGED, evidence.reason)
+            return
+        if evidence.counter is None:
+            scan.reason = "not_replay_checked"
+        else:
+            scan.position = evidence.key_version << POSITION_COUNTER_BITS | evidence.counter
+        self._settle(scan, record)
+
+    def _evidence(self, scan: Scan, record: TagRecord) -> Evidence | None:
+        """What the chip scheme proves; None if the scan was answered already."""
+        profile = record.group.profile
+        assert profile is not None
+        extras = scan.extras
+        try:
+            if extras is not None and extras.url is not None:
+                message = profile.read_url(extras.url)
+            else:
+                message = profile.read_parameters(_parameters(scan))
+        except InputError as error:
+            scan.error_field = error.field
+            self.fail(scan, error.code, None)
+            return None
+        if message is None or isinstance(message, Missing):
+            self._refuse(scan, Verdict.INCOMPLETE, "missing_parameter")
+            return None
+        evidence = profile.examine(
+            message,
+            uid=record.uid,
+            file_keys=record.file_keys(),
+            meta_keys=record.group.account.meta_keys,
+            statics={"xuid": record.xuid.decode(), "cuid": record.cuid or "", "aid": record.group.account.aid},
+        )
+        if extras is None:
+            extras = scan.extras = Extras()
+        extras.evidence = evidence
+        return evidence
+
+    def _settle(self, scan: Scan, record: TagRecord) -> None:
+        """Is it newer than everything accepted before? A counter that this worker knows to be used costs no statement."""
+        extras = scan.extras
+        if extras is not None and extras.peek:
+            self._ledger.read_state(scan)
+        elif COUNTED_ONLY != scan.position <= record.floor and not (
+            record.group.retry_window_ms or (extras is not None and (extras.idempotent or extras.wants_state))
+        ):
+            self._refuse(scan, Verdict.REPLAYED, "counter_used")
+        else:
+            self._commit(scan)
+
+    def settled(self, scan: Scan) -> None:
+        """The ledger's word."""
+        if scan.error is not None:
+            self._answer(scan)
+            return
+        outcome = scan.outcome
+        if outcome is Outcome.ADVANCED:
+            record = scan.record
+            assert record is not None
+            if record.group.profile is None:
+                scan.verdict = Verdict.PLAIN
+            else:
+                scan.verdict = Verdict.GENUINE
+                scan.authentic = True
+            self._decide(scan)
+        elif outcome is Outcome.REPEATED:
+            scan.verdict = Verdict.REPEAT
+            scan.authentic = True
+            self._decide(scan)
+        else:
+            self._refuse(scan, Verdict.REPLAYED, "counter_used")
+
+    def _refuse(self, scan: Scan, verdict: Verdict, reason: str | None) -> None:
+        scan.verdict = verdict
+        scan.reason = reason
+        self._decide(scan)
+
+    def _decide(self, scan: Scan) -> None:
+        """Which of the owner's answers?"""
+        record = scan.record
+        assert record is not None
+        scan.rule = record.group.rules.decide(scan)
+        self._answer(scan)
+
+    def unknown(self, scan: Scan) -> None:
+        """End a scan whose tag is proven absent, or another account's, which is the same."""
+        scan.record = None
+        scan.verdict = Verdict.UNKNOWN
+        scan.error = "not_found"
+        self._answer(scan)
+
+    def fail(self, scan: Scan, code: str, reason: str | None = None) -> None:
+        """End a scan without a verdict: `code` is one of `meters.ERRORS`."""
+        scan.error = code
+        scan.error_detail = reason
+        self._answer(scan)
+
+    def _answer(self, scan: Scan) -> None:
+        verdict = scan.verdict
+        if verdict is not None:
+            self._slots[meters.SCANS[verdict]] += 1
+            if verdict is not Verdict.GENUINE and verdict is not Verdict.PLAIN and scan.record is not None:
+                extras = scan.extras
+                if extras is None or not extras.peek:
+                    self._ledger.log_refusal(scan)
+        elif scan.error is not None:
+            self._slots[meters.SCAN_ERRORS[scan.error]] += 1
+        try:
+            scan.reply(scan)
+        except Exception:
+            # A reply that cannot be written must not stop the others of its batch; what was decided stays decided.
+            log.exception("a reply could not be given")
+
+
+def may_scan(api_key: ApiKey) -> bool:
+    """Has the key the scope, and has it not expired?"""
+    return "scan" in api_key.scopes and (api_key.expires_at is None or api_key.expires_at > time.time())
+
+
+def _parameters(scan: Scan) -> dict[str, str]:
+    """The scan's parameters by name, with those that the edge had already read in their standard names."""
+    parameters = dict(scan.extras.parameters) if scan.extras is not None and scan.extras.parameters is not None else {}
+    if scan.counter >= 0:
+        parameters.setdefault("n", f"{scan.counter:06X}")
+    if scan.mac is not None:
+        parameters.setdefault("e", scan.mac.hex().upper())
+    return parameters

@@ -1,0 +1,147 @@
+"""The desk: where both ways in put their scans, so that no request is treated differently for the way it came.
+
+It gives scans their ids, finds out whose token was shown, and identifies taps that name no tag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+from collections.abc import Callable
+from typing import Any
+
+from ixfast import meters
+from ixfast.engine import Engine, may_scan
+from ixfast.errors import InputError, UnavailableError
+from ixfast.http.v1_query import V1Query
+from ixfast.identify import identify
+from ixfast.records import ApiKey
+from ixfast.scan import Extras, Scan
+from ixfast.store.catalogue import Catalogue
+
+_SCAN_ID_BITS = 63
+
+
+class Desk:
+    """One a worker. `draining` is set when the worker is about to leave."""
+
+    def __init__(self, engine: Engine, catalogue: Catalogue, gauges: meters.Meters, loop: asyncio.AbstractEventLoop) -> None:
+        self.engine = engine
+        self.catalogue = catalogue
+        self.meters = gauges
+        self.loop = loop
+        self.draining = False
+        # Unique is what a scan id must be, across workers and hosts; 63 random bits are, and cost 50 ns.
+        self.next_scan_id = _scan_ids()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def submit_v1(self, query: V1Query, token: str | None, reply: Callable[[Scan], None], context: Any = None) -> None:
+        """Start a scan of `/v1/t`; `token` is that of a header, which goes before `r`."""
+        extras = query.extras
+        if query.ref is None and extras is None:
+            extras = Extras({})
+        scan = Scan(
+            reply,
+            query.ref or b"",
+            query.counter,
+            query.mac,
+            None,
+            self.next_scan_id(),
+            self.loop.time(),
+            extras,
+            context,
+        )
+        token = token or query.token
+        if query.ref is None:
+            self.spawn(self._identify(scan, query.aid, token))
+        elif token is None:
+            self.engine.submit(scan)
+        else:
+            self.engine.submit_with_token(scan, token_sha256(token))
+
+    async def _identify(self, scan: Scan, aid: str | None, token: str | None) -> None:
+        api_key = None
+        if token is not None:
+            try:
+                api_key = await self.api_key(token)
+            except UnavailableError as error:
+                self.engine.fail(scan, error.code, error.reason)
+                return
+            if api_key is None or not may_scan(api_key):
+                self.engine.fail(scan, "unauthorised")
+                return
+            scan.api_key = api_key
+        if aid is None or (api_key is not None and api_key.aid != aid):
+            self.engine.unknown(scan)
+            return
+        await self.identify(scan, aid)
+
+    async def identify(self, scan: Scan, aid: str) -> None:
+        """Find the reference of a scan that names no tag, and submit it."""
+        assert scan.extras is not None
+        try:
+            claims = await identify(self.catalogue, aid, scan.extras)
+            for ref in claims:
+                if ref is claims[-1] or await self._exists(ref):
+                    scan.ref = ref
+                    self.engine.submit(scan)
+                    return
+        except InputError as error:
+            scan.error_field = error.field
+            self.engine.fail(scan, error.code)
+        except Exception:  # every kind that a database can raise; no answer is no verdict
+            self.engine.fail(scan, "unavailable", "lookup_failed")
+        else:
+            self.engine.unknown(scan)
+
+    async def _exists(self, ref: bytes) -> bool:
+        if self.catalogue.find(ref) is not None:
+            return True
+        probe = await self._fetched(ref)
+        return probe[1] is not None or probe[0].error is not None
+
+    async def _fetched(self, ref: bytes) -> tuple[Scan, Any]:
+        """What the catalogue has under a reference, with the probe that carries the error if it cannot say."""
+        future: asyncio.Future[tuple[Scan, Any]] = self.loop.create_future()
+        probe = Scan(lambda _scan: None, ref, -1, None, None, 0, self.loop.time())
+        self.catalogue.fetch(probe, ref, lambda scan, found: _resolve(future, (scan, found)))
+        return await future
+
+    async def api_key(self, token: str) -> ApiKey | None:
+        """The key behind a token, whatever its scopes; None if there is none. Raises `UnavailableError` if nobody can say."""
+        digest = token_sha256(token)
+        known = self.catalogue.find_api_key(digest)
+        if known is not None:
+            return known
+        probe, found = await self._fetched(b"\0k" + digest)
+        if probe.error is not None:
+            raise UnavailableError(probe.error, probe.error_detail or "")
+        return found if isinstance(found, ApiKey) else None
+
+    async def ask(self, scan_of: Callable[[Callable[[Scan], None]], None]) -> Scan:
+        """Start a scan with `scan_of(reply)` and wait until it is decided."""
+        future: asyncio.Future[Scan] = self.loop.create_future()
+        scan_of(lambda scan: _resolve(future, scan))
+        return await future
+
+    def spawn(self, work: Any) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _resolve(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():  # the caller may have gone meanwhile
+        future.set_result(result)
+
+
+def token_sha256(token: str) -> bytes:
+    """What is stored of a token and looked up by: 32 bytes."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _scan_ids() -> Callable[[], int]:
+    source = random.Random(os.urandom(32))  # noqa: S311 - uniqueness, not secrecy
+    return lambda: source.getrandbits(_SCAN_ID_BITS)

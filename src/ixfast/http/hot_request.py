@@ -1,0 +1,103 @@
+"""Recognising the hot request: a complete, plain GET of `/v1/t` that every HTTP parser would read in the same way.
+
+Anything else is not refused here but left to aiohttp. Accepted is only: the request line with a target of unreserved characters,
+HTTP/1.1, header fields `name: value` with one space and visible ASCII, exactly one Host, none of the fields that change
+framing, connection or meaning. RFC 9112 sections 2 to 4.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ixfast import limits
+
+TARGET = b"GET /v1/t?"
+_LINE = re.compile(rb"GET /v1/t\?([A-Za-z0-9=&._~-]{0,%d}) HTTP/1\.1\r\n" % limits.REQUEST_TARGET_BYTES_MAX)
+_FIELD = re.compile(rb"([A-Za-z0-9-]+): ([!-~](?:[ -~]*[!-~])?)")
+_END = b"\r\n\r\n"
+# What changes how a message is framed, who it is for, or what happens to the connection.
+_SURPRISING = frozenset((
+    b"connection", b"content-length", b"expect", b"http2-settings", b"keep-alive", b"proxy-connection", b"te", b"trailer",
+    b"transfer-encoding", b"upgrade",
+))  # fmt: skip
+_SURPRISING_BEGINNINGS = (b"content-", b"sec-websocket-")
+_TOKEN_FIELDS = (b"x-api-key", b"ixkio-r", b"authorization")
+
+
+class Head:
+    """What the header fields of a hot request say. Header blocks repeat on a connection, so these are remembered."""
+
+    __slots__ = ("token",)
+
+    def __init__(self, token: str | None) -> None:
+        self.token = token
+
+
+def header_token(fields: dict[bytes, bytes]) -> str | None:
+    """The API token among lower-cased header fields: X-API-Key before Ixkio-R before a bearer token (RFC 6750)."""
+    for name in _TOKEN_FIELDS:
+        value = fields.get(name)
+        if value is None:
+            continue
+        if name != b"authorization":
+            return value.decode("latin-1")
+        scheme, _, token = value.partition(b" ")
+        if scheme.lower() == b"bearer":
+            return token.strip().decode("latin-1")
+    return None
+
+
+def read_head(block: bytes) -> Head | None:
+    """Judge a header block (the lines after the request line, without the empty one); None if aiohttp must have it."""
+    fields: dict[bytes, bytes] = {}
+    lines = block.split(b"\r\n")
+    if len(lines) > limits.HEADERS_MAX:
+        return None
+    for line in lines:
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            return None
+        name = match[1].lower()
+        if name == b"connection" and match[2].lower() == b"keep-alive":
+            continue
+        if name in fields or name in _SURPRISING or name.startswith(_SURPRISING_BEGINNINGS):
+            return None
+        fields[name] = match[2]
+    return Head(header_token(fields)) if b"host" in fields else None
+
+
+class Recogniser:
+    """Cuts hot requests out of received bytes. One a worker; its memo of header blocks is bounded."""
+
+    __slots__ = ("_heads",)
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, Head | None] = {}
+
+    def recognise(self, received: bytes) -> tuple[str, Head, int] | None:
+        """Raw query, head and length of the hot request that `received` begins with, or None if it begins with none."""
+        line = _LINE.match(received)
+        if line is None:
+            return None
+        end = received.find(_END, line.end() - 2)
+        if end < line.end():
+            return None
+        block = received[line.end() : end]
+        try:
+            head = self._heads[block]
+        except KeyError:
+            head = self._remember(block)
+        return None if head is None else (line[1].decode("ascii"), head, end + 4)
+
+    def _remember(self, block: bytes) -> Head | None:
+        if len(self._heads) >= limits.HEADER_MEMO_ENTRIES_MAX:
+            self._heads.clear()
+        head = self._heads[block] = read_head(block)
+        return head
+
+
+def may_become_hot(received: bytes) -> bool:
+    """Can bytes still to come make this a hot request? Only an incomplete head can be waited for."""
+    if len(received) >= limits.REQUEST_HEAD_BYTES_MAX or _END in received:
+        return False
+    return received.startswith(TARGET) if len(received) >= len(TARGET) else TARGET.startswith(received)

@@ -1,0 +1,224 @@
+"""The scan API as an ordinary aiohttp application: every route of the public listener, the hot one included.
+
+The front door answers most of `/v1/t` before a request gets here; what it does not recognise comes through these routes, with the
+same query reader, the same desk and the same reply writer behind them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+import orjson
+from aiohttp import web
+
+from ixfast import limits, meters, reply
+from ixfast.engine import may_scan
+from ixfast.errors import InputError, UnavailableError
+from ixfast.http import wire
+from ixfast.http.desk import Desk
+from ixfast.http.hot_request import header_token
+from ixfast.http.v1_query import read_query
+from ixfast.http.v2_scans import BatchBody, ScanBody, run
+from ixfast.records import ApiKey
+
+MESSAGES = {
+    "unauthorised": "An API key with the scope scan is needed: X-API-Key, or Authorization: Bearer.",
+    "invalid_parameter": "A parameter of the tap has not its form.",
+    "missing_parameter": "A parameter is missing.",
+    "rate_limited": "Too many requests; try again later.",
+    "overloaded": "Too much is waiting already; nothing was consumed. Try again.",
+    "outcome_unknown": "Whether the tap was accepted is not known. Ask again with the same Idempotency-Key.",
+    "unavailable": "The scan cannot be answered now; nothing was consumed.",
+    "draining": "The server is leaving; another one answers.",
+}
+
+DESK: web.AppKey[Desk] = web.AppKey("desk", Desk)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_scan_app(desk: Desk) -> web.Application:
+    app = web.Application(middlewares=[problems], client_max_size=limits.REQUEST_BODY_BYTES_MAX)
+    app[DESK] = desk
+    app.router.add_get("/v1/t", _v1_scan, allow_head=False)
+    app.router.add_head("/v1/t", _v1_head)
+    app.router.add_options("/v1/t", _v1_options)
+    app.router.add_post("/v2/scans", _v2_scan)
+    app.router.add_post("/v2/scans/batch", _v2_batch)
+    app.on_response_prepare.append(strip)
+    return app
+
+
+async def strip(request: web.Request, response: web.StreamResponse) -> None:
+    """Neither version nor clock: the front door sends none, and the two ways in are to look alike."""
+    response.headers.pop("Server", None)
+    response.headers.pop("Date", None)
+    desk = request.app.get(DESK)
+    if desk is not None and desk.draining:
+        response.force_close()
+
+
+def _request_id(request: web.Request) -> str:
+    given = request.headers.get("X-Request-Id", "")
+    return given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else uuid.uuid4().hex
+
+
+def problem(request: web.Request, status: int, code: str, message: str, **more: Any) -> web.Response:
+    """A problem body in the one shape that everything outside `/v1` uses."""
+    headers = {"Cache-Control": "no-store"}
+    if status in (429, 503):
+        headers["Retry-After"] = str(limits.RETRY_AFTER_S)
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="ixfast"'
+    body = reply.v2_error(code, message, _request_id(request), **more)
+    return web.Response(body=body, status=status, content_type="application/json", charset="utf-8", headers=headers)
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except InputError as error:
+        return problem(request, reply.STATUS[error.code], error.code, str(error), field=error.field)
+    except UnavailableError as error:
+        return problem(request, 503, error.code, MESSAGES[error.code], reason=error.reason)
+    except web.HTTPRequestEntityTooLarge:
+        return problem(request, 413, "too_large", f"The body is larger than {limits.REQUEST_BODY_BYTES_MAX} bytes.")
+    except web.HTTPMethodNotAllowed as error:
+        response = problem(request, 405, "method_not_allowed", f"Allowed here: {', '.join(sorted(error.allowed_methods))}.")
+        response.headers["Allow"] = error.headers.get("Allow", "")
+        return response
+    except web.HTTPNotFound:
+        return problem(request, 404, "no_such_route", "There is nothing at this path; see /v1/t and /v2/scans.")
+
+
+async def _v1_scan(request: web.Request) -> web.Response:
+    desk = request.app[DESK]
+    try:
+        query = read_query(request.rel_url.raw_query_string)
+    except InputError as error:
+        desk.meters.slots[meters.SCAN_ERRORS[error.code]] += 1
+        return _v1_response(reply.STATUS[error.code], reply.v1_error(error.code, parameter=error.field))
+    token = _token(request)
+    scan = await desk.ask(lambda answer: desk.submit_v1(query, token, answer))
+    return _v1_response(reply.status(scan), reply.v1_body(scan), cors=wire.allows_cors(scan))
+
+
+async def _v1_head(request: web.Request) -> web.Response:
+    """Whether the question can be asked; it is not asked, and nothing is consumed."""
+    try:
+        read_query(request.rel_url.raw_query_string)
+    except InputError as error:
+        return _v1_response(reply.STATUS[error.code], b"")
+    return _v1_response(200, b"")
+
+
+async def _v1_options(_request: web.Request) -> web.Response:
+    headers = {
+        "Access-Control-Allow-Origin": "*",
+        "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
+        "Access-Control-Allow-Headers": "X-API-Key, Ixkio-R, Authorization",
+        "Access-Control-Max-Age": "86400",
+        "Allow": "GET, HEAD, OPTIONS",
+    }
+    return web.Response(status=204, headers=headers)
+
+
+def _v1_response(status: int, body: bytes, *, cors: bool = True) -> web.Response:
+    headers = {"Content-Type": wire.CONTENT_TYPE, "Cache-Control": "no-store"}
+    if cors:
+        headers["Access-Control-Allow-Origin"] = "*"
+    if status in (429, 503):
+        headers["Retry-After"] = str(limits.RETRY_AFTER_S)
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="ixfast"'
+    return web.Response(status=status, body=body, headers=headers)
+
+
+def _token(request: web.Request) -> str | None:
+    return header_token({n.lower().encode(): v.encode("utf-8", "surrogateescape") for n, v in request.headers.items()})
+
+
+async def _v2_scan(request: web.Request) -> web.Response:
+    desk = request.app[DESK]
+    body = await _decoded(request, ScanBody)
+    api_key = await _api_key(request)
+    peek = request.query.get("peek", "false")
+    if peek not in ("true", "false"):
+        raise InputError("invalid_parameter", "peek is true or false.", "peek")
+    scan = await run(desk, body, api_key, peek=peek == "true", idempotency_key=_idempotency_key(request))
+    if scan.error is not None and scan.error not in reply.INACTIVE and scan.error != "not_found":
+        return problem(
+            request, reply.status(scan), scan.error, MESSAGES[scan.error], field=scan.error_field, reason=scan.error_detail
+        )
+    return _json(reply.v2_scan(scan))
+
+
+async def _v2_batch(request: web.Request) -> web.Response:
+    desk = request.app[DESK]
+    body = await _decoded(request, BatchBody)
+    if len(body.scans) > limits.BATCH_SCANS_MAX:
+        raise InputError("too_large", f"A batch holds at most {limits.BATCH_SCANS_MAX} scans.", "scans")
+    api_key = await _api_key(request)
+    key = _idempotency_key(request)
+    items = (
+        _item(desk, scan, api_key, request, f"{key}\0{index}" if key is not None else None)
+        for index, scan in enumerate(body.scans)
+    )
+    return _json({"scans": await asyncio.gather(*items)})
+
+
+async def _item(
+    desk: Desk, body: ScanBody, api_key: ApiKey | None, request: web.Request, idempotency_key: str | None
+) -> dict[str, Any]:
+    """One scan of a batch: its answer, or the problem that it alone has."""
+    try:
+        scan = await run(desk, body, api_key, peek=False, idempotency_key=idempotency_key)
+    except InputError as error:
+        return _item_problem(request, error.code, str(error), error.field, None)
+    if scan.error is not None and scan.error not in reply.INACTIVE and scan.error != "not_found":
+        return _item_problem(request, scan.error, MESSAGES[scan.error], scan.error_field, scan.error_detail)
+    return reply.v2_scan(scan)
+
+
+def _item_problem(request: web.Request, code: str, message: str, field: str | None, reason: str | None) -> dict[str, Any]:
+    decoded: dict[str, Any] = orjson.loads(reply.v2_error(code, message, _request_id(request), field=field, reason=reason))
+    return decoded
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not 0 < len(key) <= limits.IDEMPOTENCY_KEY_CHARS_MAX:
+        raise InputError(
+            "invalid_parameter", f"Idempotency-Key must be 1 to {limits.IDEMPOTENCY_KEY_CHARS_MAX} characters.", "Idempotency-Key"
+        )
+    return key
+
+
+async def _api_key(request: web.Request) -> ApiKey | None:
+    """The caller's key; None if none was shown. A key that is not good for scanning is 401, before anything is looked for."""
+    token = _token(request) or request.query.get("r")
+    if token is None:
+        return None
+    api_key = await request.app[DESK].api_key(token)
+    if api_key is None or not may_scan(api_key):
+        raise InputError("unauthorised", MESSAGES["unauthorised"])
+    return api_key
+
+
+async def _decoded(request: web.Request, kind: type[Any]) -> Any:
+    """The body as a record. Raises InputError with the place of what is wrong with it."""
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except msgspec.ValidationError as error:
+        raise InputError("invalid_request", f"The body is not as expected: {error}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InputError("invalid_request", "The body is not JSON in UTF-8.") from None
+
+
+def _json(content: Mapping[str, Any]) -> web.Response:
+    headers = {"Cache-Control": "no-store"}
+    return web.Response(body=orjson.dumps(content), content_type="application/json", charset="utf-8", headers=headers)

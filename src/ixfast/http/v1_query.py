@@ -1,0 +1,128 @@
+"""The query of `GET /v1/t`, read once for both ways in: the front door and the aiohttp route call this and nothing else.
+
+`x` names a tag by its code, `c` or `u` together with `a` by the customer's id or the chip's UID; `x` goes before `c`, `c` before
+`u`. `n` and `e` are the mirrored counter and MAC, `r` the API token, `ip` and `ua` the visitor. All other parameters are
+kept for the group's encoding profile and otherwise ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from ixfast import limits, refs
+from ixfast.errors import InputError
+from ixfast.scan import Extras, Visitor
+
+_COUNTER = re.compile(r"[0-9A-Fa-f]{6}")
+_MAC_CHARS = 16
+_HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
+_TOKEN = re.compile(r"[!-~]{1,256}")
+_HOT = frozenset(("x", "c", "u", "a", "n", "e", "r"))
+
+
+class V1Query(NamedTuple):
+    """What a query says. `ref` is None if it names no tag: then an encrypted mirror under account `aid` may."""
+
+    ref: bytes | None
+    aid: str | None
+    counter: int
+    mac: bytes | None
+    token: str | None
+    extras: Extras | None
+
+
+def parse_parameters(query: str) -> dict[str, str]:
+    """Percent-decoded parameters by name. Raises InputError for one given twice, for too many, and for what is no text."""
+    if len(query) > limits.REQUEST_TARGET_BYTES_MAX:
+        raise InputError("invalid_parameter", f"The query is longer than {limits.REQUEST_TARGET_BYTES_MAX} characters.")
+    parameters: dict[str, str] = {}
+    pieces = query.split("&") if query else []
+    if len(pieces) > limits.PARAMETERS_MAX:
+        raise InputError("invalid_parameter", f"The query has more than {limits.PARAMETERS_MAX} parameters.")
+    for piece in pieces:
+        if not piece:
+            continue
+        name, _, value = piece.partition("=")
+        name, value = _decode(name, None), _decode(value, name)
+        if name in parameters:
+            raise InputError("invalid_parameter", "The parameter is given twice.", name)
+        if len(value) > limits.PARAMETER_BYTES_MAX:
+            raise InputError("invalid_parameter", "The parameter's value is too long.", name)
+        parameters[name] = value
+    return parameters
+
+
+def _decode(text: str, name: str | None) -> str:
+    """Undo percent-encoding. Control characters never mean anything in a tap and are refused here for all."""
+    if "%" not in text and "+" not in text and text.isascii() and text.isprintable():
+        return text
+    try:
+        decoded = unquote_to_bytes(text.replace("+", " ")).decode()
+    except UnicodeDecodeError:
+        raise InputError("invalid_parameter", "The parameter is not UTF-8.", _printable(name)) from None
+    if not decoded.isprintable():
+        raise InputError("invalid_parameter", "The parameter has control characters.", _printable(name))
+    return decoded
+
+
+def _printable(name: str | None) -> str | None:
+    return name if name is not None and name.isascii() and name.isprintable() else None
+
+
+def read_query(query: str) -> V1Query:
+    """Read the raw query string of `/v1/t`. Raises InputError; its `field` is the parameter, the value is never told."""
+    parameters = parse_parameters(query)
+    get = parameters.get
+    ref, aid = _reference(parameters)
+    counter = -1
+    if (n := get("n")) is not None:
+        _check(_COUNTER, n, "n", "6 hex digits")
+        counter = int(n, 16)
+    mac = None
+    if (e := get("e")) is not None:
+        _check(_HEX, e, "e", "16 hex digits")  # or as many as the group's profile says, which is not known yet
+        mac = bytes.fromhex(e) if len(e) == _MAC_CHARS else None
+    if (token := get("r")) is not None:
+        _check(_TOKEN, token, "r", "an API token")
+    return V1Query(ref, aid, counter, mac, token, _extras(parameters, has_mac=mac is not None))
+
+
+def _reference(parameters: dict[str, str]) -> tuple[bytes | None, str | None]:
+    x, c, u, aid = (parameters.get(name) for name in ("x", "c", "u", "a"))
+    if aid is not None:
+        _check(refs.AID, aid, "a", "an account id")
+    if x is not None:
+        _check(refs.CODE, x, "x", "a tag code of letters and digits")
+        return x.encode(), aid
+    if c is None and u is None:
+        if aid is None:
+            raise InputError("missing_parameter", "Name the tag: x, or c or u together with a.", "x")
+        return None, aid
+    if aid is None:
+        raise InputError("missing_parameter", "c and u need a, the account id.", "a")
+    if c is not None:
+        if not 0 < len(c) <= limits.CUSTOMER_ID_CHARS_MAX:
+            raise InputError("invalid_parameter", f"c must be 1 to {limits.CUSTOMER_ID_CHARS_MAX} characters.", "c")
+        return refs.by_cuid(aid, c), aid
+    assert u is not None
+    _check(refs.UID_TEXT, u, "u", "14 upper-case hex digits")
+    return refs.by_uid(aid, bytes.fromhex(u)), aid
+
+
+def _extras(parameters: dict[str, str], *, has_mac: bool) -> Extras | None:
+    """None for the hot form. `e` that is no MAC may be a profile's own parameter of that name; the profile decides."""
+    names = parameters.keys()
+    if names <= _HOT and (has_mac or "e" not in names) and not {"x", "u"} <= names:
+        return None
+    own = {name: value for name, value in parameters.items() if name not in ("r", "ip", "ua")}
+    visitor = None
+    if "ip" in parameters or "ua" in parameters:
+        visitor = Visitor(parameters.get("ip"), parameters.get("ua"))
+    return Extras(own, visitor=visitor)
+
+
+def _check(pattern: re.Pattern[str], value: str, name: str, expected: str) -> None:
+    if not pattern.fullmatch(value):
+        raise InputError("invalid_parameter", f"{name} must be {expected}.", name)

@@ -1,0 +1,134 @@
+"""Scans of `/v2`: what their bodies say, and how they are started.
+
+A scan is given as the tapped URL or its query string, verbatim, or as fields. The field errors name the place and never quote
+the value, which may be an unused code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import msgspec
+
+from ixfast import limits, refs
+from ixfast.errors import InputError
+from ixfast.http.desk import Desk
+from ixfast.records import ApiKey
+from ixfast.scan import Extras, Scan, Visitor
+
+
+class VisitorBody(msgspec.Struct, forbid_unknown_fields=True):
+    ip: str | None = None
+    user_agent: str | None = None
+
+
+class ScanBody(msgspec.Struct, forbid_unknown_fields=True):
+    """One scan of `/v2`: a URL, a query string, or fields."""
+
+    url: str | None = None
+    query: str | None = None
+    account: str | None = None
+    xuid: str | None = None
+    cuid: str | None = None
+    uid: str | None = None
+    counter: int | str | None = None
+    code: str | None = None
+    tamper: str | None = None
+    parameters: dict[str, str] | None = None
+    visitor: VisitorBody | None = None
+
+
+class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
+    scans: list[ScanBody]
+
+
+async def run(desk: Desk, body: ScanBody, api_key: ApiKey | None, *, peek: bool, idempotency_key: str | None) -> Scan:
+    aid = api_key.aid if api_key is not None else body.account
+    ref, parameters, url = _asked(body, aid)
+    visitor = Visitor(body.visitor.ip, body.visitor.user_agent) if body.visitor is not None else None
+    extras = Extras(
+        parameters, url, peek=peek, idempotent=idempotency_key is not None, wants_state=not peek, visitor=visitor
+    )
+    scan_id = desk.next_scan_id() if idempotency_key is None else _derived_id(api_key, idempotency_key)
+    if ref is None and aid is None:
+        raise InputError("missing_parameter", "Say whose tag it is: an API key, account, or xuid.", "account")
+
+    def start(answer: Callable[[Scan], None]) -> None:
+        scan = Scan(answer, ref or b"", -1, None, api_key, scan_id, desk.loop.time(), extras)
+        if ref is not None:
+            desk.engine.submit(scan)
+        else:
+            assert aid is not None
+            desk.spawn(desk.identify(scan, aid))
+
+    return await desk.ask(start)
+
+
+def _asked(body: ScanBody, aid: str | None) -> tuple[bytes | None, dict[str, str] | None, str | None]:
+    """Reference, parameters and verbatim URL of a scan body. Raises InputError where it says too little or too much."""
+    text = body.url if body.url is not None else body.query
+    own = [name for name in ("xuid", "cuid", "uid") if getattr(body, name) is not None]
+    if text is not None:
+        if own or (body.url is not None and body.query is not None):
+            raise InputError("invalid_parameter", "Give either url, or query, or the fields of the tap.", "url")
+        if len(text) > limits.REQUEST_TARGET_BYTES_MAX:
+            raise InputError("invalid_parameter", f"Longer than {limits.REQUEST_TARGET_BYTES_MAX} characters.", "url")
+        code = _code_in(text)
+        return (code.encode() if code is not None else None), None, text
+    if len(own) != 1:
+        if not own and body.parameters:
+            return None, _fields(body), None
+        raise InputError("missing_parameter", "Name the tag by one of xuid, cuid, uid, or give the tapped url.", "xuid")
+    return _reference(body, own[0], aid), _fields(body), None
+
+
+def _reference(body: ScanBody, name: str, aid: str | None) -> bytes | None:
+    value: str = getattr(body, name)
+    if name == "xuid":
+        if not refs.CODE.fullmatch(value):
+            raise InputError("invalid_parameter", "xuid must be letters and digits.", "xuid")
+        return value.encode()
+    if aid is None or not refs.AID.fullmatch(aid):
+        raise InputError("missing_parameter", f"{name} needs account, the account id.", "account")
+    if name == "uid":
+        if not refs.UID_TEXT.fullmatch(value):
+            raise InputError("invalid_parameter", "uid must be 14 upper-case hex digits.", "uid")
+        return refs.by_uid(aid, bytes.fromhex(value))
+    if not 0 < len(value) <= limits.CUSTOMER_ID_CHARS_MAX or not value.isprintable():
+        raise InputError("invalid_parameter", f"cuid must be 1 to {limits.CUSTOMER_ID_CHARS_MAX} characters.", "cuid")
+    return refs.by_cuid(aid, value)
+
+
+def _fields(body: ScanBody) -> dict[str, str]:
+    """The tap's parts by their standard names, as `/v1/t` would have them."""
+    parameters = dict(body.parameters or {})
+    if len(parameters) > limits.PARAMETERS_MAX:
+        raise InputError("invalid_parameter", f"More than {limits.PARAMETERS_MAX} parameters.", "parameters")
+    if isinstance(body.counter, int):
+        if not 0 <= body.counter <= limits.COUNTER_MAX:
+            raise InputError("invalid_parameter", f"counter must be 0 to {limits.COUNTER_MAX}.", "counter")
+        parameters["n"] = f"{body.counter:06X}"
+    elif body.counter is not None:
+        parameters["n"] = body.counter
+    if body.code is not None:
+        parameters["e"] = body.code
+    if body.tamper is not None:
+        parameters["t"] = body.tamper
+    return parameters
+
+
+def _code_in(text: str) -> str | None:
+    """The tag code if a URL carries one under its usual names; others are read by the account's profiles."""
+    for piece in text.partition("?")[2].split("&") if "?" in text else text.split("&"):
+        name, _, value = piece.partition("=")
+        if name.lower() in ("x", "xuid") and refs.CODE.fullmatch(value):
+            return value
+    return None
+
+
+def _derived_id(api_key: ApiKey | None, idempotency_key: str) -> int:
+    """The scan id that belongs to a caller's key: asking again finds the same scan."""
+    owner = str(api_key.api_key_id) if api_key is not None else "open"
+    digest = hashlib.sha256(f"{owner}\0{idempotency_key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

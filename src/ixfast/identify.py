@@ -1,0 +1,67 @@
+"""Whose tap is this? For scans that name no tag: the URL's own texts, a mirrored UID, or a decrypted one.
+
+The account is known (from the API key or a parameter); its groups say how its tags write themselves. What is found here is a
+claim, enough to look a tag up; the engine then examines the tap with that tag's own profile and keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from ixfast import refs
+from ixfast.chips import CompiledProfile, Message
+from ixfast.errors import InputError
+from ixfast.records import Account, Group
+from ixfast.scan import Extras
+
+
+class Accounts(Protocol):
+    async def account(self, aid: str) -> tuple[Account, list[Group]] | None: ...
+
+
+async def identify(accounts: Accounts, aid: str, extras: Extras) -> list[bytes]:
+    """References under which the tap's tag may be found, most telling first; empty if the account has no such tag.
+
+    Raises InputError if the tap looks like one of the account's profiles and like none of them in good form.
+    """
+    known = await accounts.account(aid)
+    if known is None:
+        return []
+    account, groups = known
+    found: dict[bytes, None] = {}
+    error: InputError | None = None
+    for profile in _distinct_profiles(groups):
+        try:
+            message = _read(profile, extras)
+        except InputError as problem:
+            error = error or problem
+            continue
+        if message is not None:
+            found.update(dict.fromkeys(_claims(profile, message, account)))
+    if not found and error is not None:
+        raise error
+    return list(found)
+
+
+def _distinct_profiles(groups: Iterable[Group]) -> list[CompiledProfile]:
+    by_content = {group.profile.profile: group.profile for group in groups if group.profile is not None}
+    return list(by_content.values())
+
+
+def _read(profile: CompiledProfile, extras: Extras) -> Message | None:
+    url = extras.url
+    message = profile.read_url(url) if url is not None else profile.read_parameters(extras.parameters or {})
+    return message if isinstance(message, Message) else None
+
+
+def _claims(profile: CompiledProfile, message: Message, account: Account) -> list[bytes]:
+    claims = []
+    if message.xuid is not None:
+        claims.append(message.xuid.encode())
+    if message.cuid is not None:
+        claims.append(refs.by_cuid(account.aid, message.cuid))
+    if message.uid is not None:
+        claims.append(refs.by_uid(account.aid, message.uid))
+    claims.extend(refs.by_uid(account.aid, uid) for uid, _, _ in profile.find_uid(message, account.meta_keys))
+    return claims

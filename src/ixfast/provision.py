@@ -1,0 +1,72 @@
+"""Provisioning: a demo account, and whole fleets of simulated tags, in one transaction each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ixfast.chips import PRESETS, preset
+from ixfast.errors import InputError
+from ixfast.keys import KeyEncryptionKeys
+from ixfast.store import management
+from ixfast.store.management import NewTag
+from ixfast.testing import VirtualFleet
+
+DEMO_AID = "demo"
+DEMO_PROFILE = "ixkio-plain"
+_DEMO_SEED = 424
+_DEMO_TAGS = 1000
+_DEMO_TAGS_OF_OTHERS = 10
+_CHUNK_TAGS = 20_000
+
+
+def demo_fleet(profile: str = DEMO_PROFILE) -> VirtualFleet:
+    """The demo account's simulated tags of one preset: the same on every machine, so that tapping them needs no key file.
+
+    Raises `ProfileError` for an unknown preset.
+    """
+    place = list(PRESETS).index(preset(profile).name)
+    count = _DEMO_TAGS if profile == DEMO_PROFILE else _DEMO_TAGS_OF_OTHERS
+    return VirtualFleet(_DEMO_SEED + place, count, profile, account=DEMO_AID)
+
+
+async def provision(connection: Any, keks: KeyEncryptionKeys, fleets: Sequence[VirtualFleet], *, is_open: bool = True) -> int:
+    """Create the account of the fleets, a group and a batch for each, and all tags, or nothing; return the number of tags.
+
+    Raises InputError if the account exists already. Each fleet with an encrypted mirror adds its meta key to the account.
+    """
+    aid = fleets[0].account
+    async with connection.transaction():
+        await connection.execute("SET LOCAL statement_timeout = 0")
+        account_id = await management.create_account(connection, aid, name=aid, is_open=is_open)
+        folder_id = await management.create_folder(connection, account_id, "Demo")
+        encrypted = [fleet for fleet in fleets if fleet.profile.encrypted]
+        for version, fleet in enumerate(encrypted, start=1):
+            await management.add_meta_key(connection, keks, account_id, version, fleet.meta_key)
+        for fleet in fleets:
+            await _add_fleet(connection, keks, account_id, folder_id, fleet)
+        await management.changed(connection, ("account", account_id, None), ("tags_added", None, None))
+    return sum(map(len, fleets))
+
+
+async def _add_fleet(
+    connection: Any, keks: KeyEncryptionKeys, account_id: int, folder_id: int, fleet: VirtualFleet
+) -> None:
+    name = fleet.profile.name
+    group_id = await management.create_group(connection, folder_id, name, fleet.profile.profile)
+    batch_id = await management.create_batch(connection, group_id, "First")
+    for start in range(0, len(fleet), _CHUNK_TAGS):
+        indices = range(start, min(start + _CHUNK_TAGS, len(fleet)))
+        tags = [NewTag(fleet.xuid(i), fleet.uid(i), fleet.file_key(i), cuid=f"{name}-{i}") for i in indices]
+        await management.add_tags(connection, keks, account_id, group_id, tags, batch_id=batch_id)
+
+
+async def ensure_demo(connection: Any, keks: KeyEncryptionKeys) -> bool:
+    """Provision the demo account unless it is there; tell whether it was made now."""
+    try:
+        await provision(connection, keks, [demo_fleet(name) for name in PRESETS])
+    except InputError as error:
+        if error.code != "already_exists":
+            raise
+        return False
+    return True

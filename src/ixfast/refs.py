@@ -1,0 +1,46 @@
+"""Catalogue references: how a scan names its tag, as one flat `bytes` that serves as cache key.
+
+A tag code (XUID) stands for itself, so that the hot path looks it up with the very bytes it cut out of the request.
+Everything else begins with a NUL and a letter; no tag code has a NUL.
+"""
+
+import re
+
+from ixfast import limits
+
+CODE = re.compile(rf"[A-Za-z0-9]{{1,{limits.TAG_CODE_CHARS_MAX}}}", re.ASCII)
+"""A tag code (XUID)."""
+AID = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.ACCOUNT_ID_CHARS_MAX}}}", re.ASCII)
+"""An account id (AID)."""
+UID_TEXT = re.compile(r"[0-9A-F]{14}")
+"""A chip's UID as `/v1/t` takes it."""
+
+XUID = b""
+CUID = b"\0c"
+UID = b"\0u"
+TOKEN = b"\0k"
+
+
+def by_cuid(aid: str, cuid: str) -> bytes:
+    return CUID + aid.encode() + b"\0" + cuid.encode()
+
+
+def by_uid(aid: str, uid: bytes) -> bytes:
+    """`uid` is 7 bytes."""
+    return UID + aid.encode() + b"\0" + uid
+
+
+def by_token(token_sha256: bytes) -> bytes:
+    """`token_sha256` is the 32-byte SHA-256 of an API token."""
+    return TOKEN + token_sha256
+
+
+def kind(ref: bytes) -> bytes:
+    """`XUID`, `CUID`, `UID` or `TOKEN`."""
+    return ref[:2] if ref[:1] == b"\0" else XUID
+
+
+def split(ref: bytes) -> tuple[str, bytes]:
+    """Account id (AID) and own part of a CUID or UID reference."""
+    aid, own = ref[2:].split(b"\0", 1)
+    return aid.decode(), own

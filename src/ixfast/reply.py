@@ -1,0 +1,132 @@
+"""Replies: decided scans to JSON bytes. The only room that knows the wire format.
+
+`/v1` bodies are put together from prepared fragments, flat, every value a string; `/v2` bodies are built as plain values and
+encoded by orjson. Both are described in docs/api.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from ixfast.model import Verdict
+from ixfast.refs import XUID, kind
+from ixfast.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Scan
+
+STATUS = {
+    "tg_inactive": 200, "batch_inactive": 200, "folder_inactive": 200, "tag_inactive": 200, "not_found": 404,
+    "missing_parameter": 400, "invalid_parameter": 400, "unauthorised": 401, "rate_limited": 429, "overloaded": 503,
+    "outcome_unknown": 503, "unavailable": 503, "draining": 503, "invalid_request": 400, "too_large": 413,
+    "no_such_route": 404, "method_not_allowed": 405,
+}  # fmt: skip
+"""HTTP status by error code; a decided scan without an error is 200."""
+
+INACTIVE = frozenset(("tg_inactive", "batch_inactive", "folder_inactive", "tag_inactive"))
+
+
+def json_text(text: str) -> bytes:
+    """A response text as a JSON string, made once when a rule set is loaded."""
+    return orjson.dumps(text)
+
+
+def v1_body(scan: Scan) -> bytes:
+    """The flat body of `GET /v1/t`: `xuid` first, `cuid` if the tag was found by it, then `response` or `error`."""
+    record = scan.record
+    if scan.error is None and record is not None:
+        fragment = record.group.fragments[scan.rule]
+        if scan.ref[:1] != b"\0" or record.cuid is None or scan.ref[:2] != b"\0c":
+            return b'{"xuid":"' + record.xuid + b'","response":' + fragment + b"}"
+        return b'{"xuid":"' + record.xuid + b'","cuid":' + orjson.dumps(record.cuid) + b',"response":' + fragment + b"}"
+    return v1_error(scan.error or "unavailable", _told_xuid(scan), parameter=scan.error_field, reason=scan.error_detail)
+
+
+def v1_error(code: str, xuid: bytes | None = None, *, parameter: str | None = None, reason: str | None = None) -> bytes:
+    """An error body. `xuid` is echoed if the caller gave it or the tag was found; a parameter is named, never quoted."""
+    head = b'{"xuid":"' + xuid + b'","error":"' if xuid else b'{"error":"'
+    tail = b""
+    if parameter is not None:
+        tail += b',"parameter":' + orjson.dumps(parameter)
+    if reason is not None:
+        tail += b',"reason":' + orjson.dumps(reason)
+    return head + code.encode() + b'"' + tail + b"}"
+
+
+def _told_xuid(scan: Scan) -> bytes | None:
+    if kind(scan.ref) == XUID:
+        return scan.ref
+    return scan.record.xuid if scan.record is not None and scan.error in INACTIVE else None
+
+
+def status(scan: Scan) -> int:
+    return 200 if scan.error is None else STATUS[scan.error]
+
+
+def v2_scan(scan: Scan) -> dict[str, Any]:
+    """The answer of `POST /v2/scans` as plain values; raises KeyError never, an undecided scan is not for this."""
+    record, extras = scan.record, scan.extras
+    evidence = extras.evidence if extras is not None else None
+    decided = record is not None and scan.verdict not in (None, Verdict.INACTIVE, Verdict.UNKNOWN)
+    counted = decided and scan.verdict in (Verdict.GENUINE, Verdict.REPEAT, Verdict.REPLAYED)
+    counter = scan.position & POSITION_COUNTER_MASK if counted and scan.position != COUNTED_ONLY else None
+    previous = _previous_counter(scan) if counter is not None else None
+    told = scan.scan_count > 0
+    return {
+        "scan_id": f"{scan.scan_id:016x}",
+        "verdict": scan.verdict,
+        "authentic": scan.authentic,
+        "reason": scan.reason or scan.error,
+        "tag": _tag(scan),
+        "counter": counter,
+        "previous_counter": previous,
+        "gap": counter - previous - 1 if counter is not None and previous is not None and counter > previous else None,
+        "scan_count": scan.scan_count if decided and told else None,
+        "tamper": _tamper(evidence) if scan.authentic or scan.verdict is Verdict.REPLAYED else None,
+        "file_data": evidence.file_data.hex() if evidence is not None and evidence.file_data is not None else None,
+        "response": record.group.rules.responses[scan.rule] if record is not None and decided else None,
+        "rule": record.group.rules.name_of(scan.rule) if record is not None and decided else None,
+        "fields": {},
+    }
+
+
+def _previous_counter(scan: Scan) -> int | None:
+    """The counter accepted before under the same key version; None at a key version's first tap."""
+    previous = scan.previous_position
+    if previous is None or previous >> POSITION_COUNTER_BITS != scan.position >> POSITION_COUNTER_BITS:
+        return None
+    return previous & POSITION_COUNTER_MASK
+
+
+def _tag(scan: Scan) -> dict[str, Any] | None:
+    record = scan.record
+    if record is None or scan.verdict is Verdict.UNKNOWN:
+        return None
+    return {
+        "xuid": record.xuid.decode(),
+        "cuid": record.cuid,
+        "uid": record.uid.hex().upper() if record.uid is not None else None,
+        "name": record.name,
+        "folder": record.group.folder_name,
+        "group": record.group.name,
+        "batch": record.batch.name if record.batch is not None else None,
+    }
+
+
+def _tamper(evidence: Any) -> dict[str, str] | None:
+    words = {"C": "closed", "O": "open", "I": "not_enabled"}
+    if evidence is None or evidence.tamper is None:
+        return None
+    return {
+        "stored": words.get(evidence.tamper.stored, "invalid"),
+        "current": words.get(evidence.tamper.current, "invalid"),
+    }
+
+
+def v2_error(code: str, message: str, request_id: str, *, field: str | None = None, reason: str | None = None) -> bytes:
+    """The one shape of problem bodies outside `/v1`."""
+    error = {"code": code, "message": message, "request_id": request_id}
+    if field is not None:
+        error["field"] = field
+    if reason is not None:
+        error["reason"] = reason
+    return orjson.dumps({"error": error})

@@ -1,0 +1,256 @@
+"""A worker: one process with one event loop, stateless but for its caches.
+
+Started by the supervisor, which hands it its listening sockets, the shared meters and its settings by file descriptor: so a
+killed worker's connections wait in the socket for its successor, and no secret stands in an environment or an argument list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import logging
+import mmap
+import os
+import signal
+import socket
+import ssl
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+from aiohttp import web
+
+from ixfast import logs, meters
+from ixfast.engine import Engine
+from ixfast.http.desk import Desk
+from ixfast.http.front_door import FrontDoor, House
+from ixfast.http.private_app import make_private_app
+from ixfast.http.scan_app import make_scan_app
+from ixfast.keys import KeyEncryptionKeys
+from ixfast.limits import HEADERS_MAX, REQUEST_HEAD_BYTES_MAX
+from ixfast.settings import Settings
+from ixfast.store import partitions, session
+from ixfast.store.catalogue import Catalogue
+from ixfast.store.changes import ChangeFollower
+from ixfast.store.ledger import Ledger
+from ixfast.store.trouble import trouble_of
+
+log = logging.getLogger("ixfast.worker")
+
+_BACKLOG = 4096
+_HEARTBEAT_S = 0.5
+_UPKEEP_S = 3600.0
+_DRAIN_IDLE_S = 0.5  # A connection this long without a request while draining has none on its way.
+_PR_SET_PDEATHSIG = 1
+
+
+class Inheritance(msgspec.Struct):
+    """What the supervisor hands a worker, as JSON on a file descriptor. The other members are descriptors."""
+
+    settings: Settings
+    dsn: str
+    kek_file: str
+    worker: int
+    workers: int
+    public: int
+    private: int
+    meters: int
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self, enc_hook=str)  # paths are the only values that JSON has no word for
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> Inheritance:
+        return msgspec.json.decode(encoded, type=cls, dec_hook=lambda kind, value: kind(value))
+
+
+class Worker:
+    """Builds the rooms from the database to the sockets, and takes them down in the opposite order."""
+
+    def __init__(self, inheritance: Inheritance) -> None:
+        self._inheritance = inheritance
+        self._settings = inheritance.settings
+        self._loop = asyncio.get_running_loop()
+        shared = mmap.mmap(inheritance.meters, inheritance.workers * meters.REGION_BYTES)
+        self.meters = meters.Meters(shared, inheritance.worker)
+        self.meters.reset()
+        self._leaving = asyncio.Event()
+        self._servers: list[asyncio.Server] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Open the sockets. The database need not be there yet: until it is, scans are 503 and readiness says why."""
+        settings, dsn = self._settings, self._inheritance.dsn
+        deadline_s = settings.deadline_ms / 1000
+        keks = KeyEncryptionKeys.load_file(Path(self._inheritance.kek_file))
+        self._pool = await session.make_pool(dsn, settings.pool_size)
+        self.catalogue = Catalogue(
+            self._pool,
+            keks,
+            self.meters,
+            tags_max=settings.cache_tags,
+            absent_max=settings.negative_cache,
+            deadline_s=deadline_s,
+        )
+        engine = Engine(self.catalogue, self.meters)
+        self.ledger = Ledger(
+            dsn,
+            self._pool,
+            engine.settled,
+            self.meters,
+            groups=settings.committers,
+            batch_max=settings.ledger_batch_max,
+            queue_max=settings.ledger_queue_max,
+            deadline_s=deadline_s,
+        )
+        engine.use(self.ledger)
+        self.ledger.start()
+        self._follower = ChangeFollower(dsn, self._pool, self.catalogue, poll_interval_s=settings.poll_interval_ms / 1000)
+        self._follower.start()
+        self.desk = Desk(engine, self.catalogue, self.meters, self._loop)
+        await self._open_doors()
+        self._tasks = [self._loop.create_task(self._beat()), self._loop.create_task(self._upkeep())]
+
+    async def _open_doors(self) -> None:
+        settings, inheritance = self._settings, self._inheritance
+        options: dict[str, Any] = {
+            "access_log": None,
+            "keepalive_timeout": settings.idle_timeout_s,
+            "max_line_size": REQUEST_HEAD_BYTES_MAX,
+            "max_field_size": REQUEST_HEAD_BYTES_MAX,
+            "max_headers": HEADERS_MAX,
+        }
+        self._scans = web.AppRunner(make_scan_app(self.desk), **options)
+        self._private = web.AppRunner(make_private_app(self.meters, self.readiness), **options)
+        await self._scans.setup()
+        await self._private.setup()
+        assert self._scans.server is not None and self._private.server is not None
+        self.house = House(
+            self.desk,
+            self._scans.server,
+            connections_max=settings.max_connections,
+            idle_timeout_s=settings.idle_timeout_s,
+        )
+        tls = None
+        if settings.tls_cert is not None:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(settings.tls_cert, settings.tls_key)
+        house = self.house
+        for factory, descriptor, context in (
+            (lambda: FrontDoor(house), inheritance.public, tls),
+            (self._private.server, inheritance.private, None),
+        ):
+            listener = socket.socket(fileno=descriptor)
+            self._servers.append(
+                await self._loop.create_server(factory, sock=listener, backlog=_BACKLOG, ssl=context)
+            )
+
+    async def readiness(self) -> dict[str, str]:
+        """What is not ready, and why."""
+        problems = {}
+        if self._leaving.is_set():
+            problems["worker"] = "draining"
+        if self.catalogue.stale is not None:
+            problems["catalogue"] = self.catalogue.stale
+        try:
+            async with asyncio.timeout(1.0), self._pool.acquire() as connection:
+                await connection.fetchval("SELECT 1")
+        except Exception as error:  # every kind that an unreachable database can raise
+            problems["database"] = "deadline" if isinstance(error, TimeoutError) else trouble_of(error).value
+        return problems
+
+    def leave(self) -> None:
+        """Begin to drain."""
+        self._leaving.set()
+
+    async def run(self) -> None:
+        await self._leaving.wait()
+        log.info("draining")
+        self.meters.slots[meters.READY] = 0
+        await asyncio.sleep(self._settings.drain_delay_ms / 1000)
+        public = self._servers[0]
+        await asyncio.sleep(0)  # what is in the accept queue is taken before the socket closes
+        public.close()
+        self.desk.draining = True
+        await self._drain()
+        await self.stop()
+
+    async def _drain(self) -> None:
+        """Answer what is asked, tell each connection to go, and close those that ask nothing more."""
+        until = self._loop.time() + self._settings.drain_timeout_ms / 1000
+        while self._loop.time() < until and (self.house.connections or not self.ledger.idle):
+            self.house.close_idle(self._loop.time() - _DRAIN_IDLE_S)
+            await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        self.house.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._follower.stop()
+        await self.ledger.stop()
+        await self._scans.cleanup()
+        await self._private.cleanup()
+        for server in self._servers:
+            server.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._pool.close()
+
+    async def _beat(self) -> None:
+        """Show that the loop turns. A first collection of garbage done, what start-up made is never looked at again."""
+        gc.collect()
+        gc.freeze()
+        while True:
+            self.meters.slots[meters.HEARTBEAT] = int(self._loop.time())
+            self.meters.slots[meters.READY] = int(self.catalogue.stale is None and not self._leaving.is_set())
+            await asyncio.sleep(_HEARTBEAT_S)
+
+    async def _upkeep(self) -> None:
+        """Partitions ahead, and no older than the retention; every worker tries, the database's lock lets one do it."""
+        while True:
+            await asyncio.sleep(_UPKEEP_S)
+            try:
+                connection = await session.connect(self._inheritance.dsn, statement_timeout="0", lock_timeout="5000")
+                try:
+                    await partitions.make_ahead(connection)
+                    await partitions.drop_old(connection, self._settings.scan_log_retention_days)
+                finally:
+                    await connection.close()
+            except Exception as error:  # tried again in an hour; months of partitions are ahead
+                log.warning("upkeep of the scan log failed: %s", trouble_of(error).value)
+
+
+def _die_with(parent: int) -> None:
+    """Without a supervisor nobody would restart, drain or stop this worker."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+async def _main(inheritance: Inheritance) -> None:
+    worker = Worker(inheritance)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, worker.leave)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # the terminal's; the supervisor decides
+    await worker.start()
+    await worker.run()
+
+
+def main() -> None:
+    """`python -m ixfast.server DESCRIPTOR PARENT`: the supervisor's way to start a worker."""
+    descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
+    _die_with(parent)
+    with os.fdopen(descriptor, "rb") as file:
+        file.seek(0)
+        inheritance = Inheritance.decode(file.read())
+    logs.configure(inheritance.settings, f"worker {inheritance.worker}")
+    uvloop.run(_main(inheritance))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""The catalogue: tags, API keys and what they inherit, from a bounded cache in front of PostgreSQL.
+
+Misses of one moment are resolved by one round of queries. An absent reference is remembered for a few seconds, within a
+bound. A management change drops or renews what it touched (`apply`); a look-up that was under way while a change arrived is
+answered but not remembered, because it may have read the state before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ixfast import limits, meters, refs
+from ixfast.keys import KeyEncryptionKeys, KeyUnavailableError
+from ixfast.records import Account, ApiKey, Group, TagRecord
+from ixfast.scan import Scan
+from ixfast.store.cache import TwoGenerations
+from ixfast.store.loader import Loader
+from ixfast.store.trouble import trouble_of
+
+log = logging.getLogger("ixfast.catalogue")
+
+_CONCURRENT_ROUNDS = 2  # One round's rows are turned into records while the other waits for the database.
+Found = Callable[[Scan, Any], None]
+
+
+class Change:
+    """One row of `catalogue_change`."""
+
+    __slots__ = ("id", "kind", "xuid")
+
+    def __init__(self, kind: str, id_: int | None, xuid: str | None) -> None:
+        self.kind = kind
+        self.id = id_
+        self.xuid = xuid
+
+
+class Catalogue:
+    """`find` for what is cached, `fetch` for what is not. `stale` says why nothing may pass now, or is None."""
+
+    def __init__(
+        self, pool: Any, keks: KeyEncryptionKeys, gauges: meters.Meters, *, tags_max: int, absent_max: int, deadline_s: float
+    ) -> None:
+        self._pool = pool
+        self._meters = gauges
+        self._deadline_s = deadline_s
+        self._loader = Loader(keks)
+        self._tags: TwoGenerations[TagRecord] = TwoGenerations(tags_max)
+        self._aliases: TwoGenerations[bytes] = TwoGenerations(tags_max)
+        self._api_keys: TwoGenerations[ApiKey] = TwoGenerations(10_000)
+        self._absent: TwoGenerations[float] = TwoGenerations(absent_max)
+        self._accounts: dict[str, tuple[Account, list[Group]]] = {}
+        self._waiting: dict[bytes, list[tuple[Scan, Found]]] = {}
+        self._waiting_count = 0
+        self._rounds: set[asyncio.Task[None]] = set()
+        self._changes_applied = 0
+        self._loop = asyncio.get_running_loop()
+        self.stale: str | None = "starting"
+
+    @property
+    def idle(self) -> bool:
+        return not self._rounds
+
+    def find(self, ref: bytes) -> TagRecord | None:
+        """The cached record behind a tag reference."""
+        record = self._tags.get(ref)
+        if record is None and ref[:1] == b"\0":
+            code = self._aliases.get(ref)
+            if code is not None:
+                record = self._tags.get(code)
+                if record is not None and ref not in _aliases_of(record):
+                    return None  # the id was given to another tag meanwhile
+        return record
+
+    def find_api_key(self, token_sha256: bytes) -> ApiKey | None:
+        """The cached API key behind a token's hash."""
+        return self._api_keys.get(refs.by_token(token_sha256))
+
+    def fetch(self, scan: Scan, ref: bytes, found: Found) -> None:
+        """Look `ref` up and call `found(scan, record)`; None is proof of absence. The scan fails if nothing can be said."""
+        slots = self._meters.slots
+        until = self._absent.get(ref)
+        if until is not None:
+            if until > self._loop.time():
+                slots[meters.CATALOGUE_ABSENT] += 1
+                found(scan, None)
+                return
+            self._absent.pop(ref)
+        slots[meters.CATALOGUE_MISSES] += 1
+        if self._waiting_count >= limits.LOOKUP_QUEUE_MAX:
+            _fail(scan, found, "overloaded", "lookup_queue_full")
+            return
+        self._waiting.setdefault(ref, []).append((scan, found))
+        self._waiting_count += 1
+        if len(self._rounds) < _CONCURRENT_ROUNDS:
+            task = self._loop.create_task(self._run_rounds())
+            self._rounds.add(task)
+            task.add_done_callback(self._rounds.discard)
+
+    async def _run_rounds(self) -> None:
+        while self._waiting:
+            wanted = dict(list(self._waiting.items())[: limits.LOOKUP_BATCH_MAX])
+            for ref in wanted:
+                del self._waiting[ref]
+            try:
+                records, failed = await self._look_up(wanted)
+            except Exception as error:  # of every kind: an unanswered look-up is 503 and never an absent tag
+                reason = "deadline" if isinstance(error, TimeoutError) else trouble_of(error).value
+                log.warning("look-up of %d references failed: %s", len(wanted), reason)
+                records, failed = {}, dict.fromkeys(wanted, reason)
+            for ref, waiters in wanted.items():
+                self._waiting_count -= len(waiters)
+                for scan, found in waiters:
+                    if ref in failed:
+                        _fail(scan, found, "unavailable", failed[ref])
+                    else:
+                        found(scan, records.get(ref))
+
+    async def _look_up(self, wanted: dict[bytes, list[tuple[Scan, Found]]]) -> tuple[dict[bytes, Any], dict[bytes, str]]:
+        """One round: records by reference, and reasons for those that exist but cannot be used."""
+        self._meters.slots[meters.CATALOGUE_QUERIES] += 1
+        applied = self._changes_applied
+        oldest = min(scan.arrived for waiters in wanted.values() for scan, _ in waiters)
+        async with asyncio.timeout(max(0.05, oldest + self._deadline_s - self._loop.time())), self._pool.acquire() as connection:
+            tokens = [ref for ref in wanted if refs.kind(ref) == refs.TOKEN]
+            api_keys = await self._loader.api_keys(connection, [t[2:] for t in tokens]) if tokens else {}
+            aliases = [ref for ref in wanted if refs.kind(ref) in (refs.CUID, refs.UID)]
+            codes = await self._loader.codes_of(connection, aliases) if aliases else {}
+            plain = {ref for ref in wanted if refs.kind(ref) == refs.XUID} | set(codes.values())
+            tags, errors = await self._loader.tags(connection, plain) if plain else ({}, {})
+        failed = {code: self._reason(code, error) for code, error in errors.items()}
+        records: dict[bytes, Any] = {**api_keys, **tags}
+        for alias, code in codes.items():
+            if code in failed:
+                failed[alias] = failed[code]
+            elif code in tags:
+                records[alias] = tags[code]
+        if applied == self._changes_applied:
+            self._remember(wanted, tags, codes, api_keys, failed)
+        return records, failed
+
+    def _remember(
+        self,
+        wanted: Iterable[bytes],
+        tags: dict[bytes, TagRecord],
+        codes: dict[bytes, bytes],
+        api_keys: dict[bytes, ApiKey],
+        failed: dict[bytes, str],
+    ) -> None:
+        for code, record in tags.items():
+            known = self._tags.get(code)
+            if known is not None:  # two rounds at once: the floor that was learnt must not be lost
+                record.floor = max(record.floor, known.floor)
+            self._tags.put(code, record)
+        for alias, code in codes.items():
+            if code in tags:
+                self._aliases.put(alias, tags[code].xuid)
+        for ref, api_key in api_keys.items():
+            self._api_keys.put(ref, api_key)
+        until = self._loop.time() + limits.NEGATIVE_TTL_S
+        for ref in wanted:
+            if ref not in tags and ref not in codes and ref not in api_keys and ref not in failed:
+                self._absent.put(ref, until)
+        self._meters.slots[meters.CATALOGUE_TAGS] = len(self._tags)
+
+    def _reason(self, code: bytes, error: Exception) -> str:
+        if isinstance(error, KeyUnavailableError):
+            self._meters.slots[meters.KEY_UNWRAP_FAILURES] += 1
+            log.error("tag %s: key cannot be opened (%s)", code.decode(), type(error).__name__)
+            return "key_unavailable"
+        log.error("tag %s: record cannot be made (%s: %s)", code.decode(), type(error).__name__, error)
+        return "bad_record"
+
+    async def account(self, aid: str) -> tuple[Account, list[Group]] | None:
+        """An account with all its groups; off the hot path. None is proof of absence. Raises what the database raises."""
+        known = self._accounts.get(aid)
+        if known is None:
+            applied = self._changes_applied
+            async with asyncio.timeout(self._deadline_s), self._pool.acquire() as connection:
+                known = await self._loader.account_and_groups(connection, aid)
+            if known is not None and applied == self._changes_applied:
+                self._accounts[aid] = known
+        return known
+
+    async def apply(self, changes: list[Change]) -> None:
+        """Take over management changes. Returns when no scan is answered by the state before any more."""
+        self._changes_applied += 1
+        self._meters.slots[meters.CATALOGUE_CHANGES] += len(changes)
+        by_kind: defaultdict[str, set[int]] = defaultdict(set)
+        for change in changes:
+            by_kind[change.kind].add(change.id or 0)
+            if change.kind == "tag" and change.xuid is not None:
+                self._tags.pop(change.xuid.encode())
+        self._absent.clear()
+        self._accounts.clear()
+        if "api_key" in by_kind or "account" in by_kind:
+            self._api_keys.clear()
+        if "all" in by_kind:
+            self._tags.clear()
+            self._aliases.clear()
+            self._api_keys.clear()
+        await self._renew_shared(by_kind)
+        self._changes_applied += 1
+
+    async def _renew_shared(self, by_kind: dict[str, set[int]]) -> None:
+        loader = self._loader
+        everything = "all" in by_kind
+        accounts = {i for i in loader.accounts if everything or i in by_kind["account"]}
+        groups = {
+            i for i, g in loader.groups.items() if everything or i in by_kind["group"] or g.account.account_id in accounts
+        }
+        batches = {i for i in loader.batches if everything or i in by_kind["batch"]}
+        if not (accounts or groups or batches):
+            return
+        async with asyncio.timeout(self._deadline_s), self._pool.acquire() as connection:
+            if accounts:
+                await loader.load_accounts(connection, accounts)
+            if groups:
+                await loader.load_groups(connection, groups)
+            if batches:
+                await loader.load_batches(connection, batches)
+
+
+def _aliases_of(record: TagRecord) -> tuple[bytes, ...]:
+    aid = record.group.account.aid
+    by_cuid = (refs.by_cuid(aid, record.cuid),) if record.cuid is not None else ()
+    return (*by_cuid, refs.by_uid(aid, record.uid)) if record.uid is not None else by_cuid
+
+
+def _fail(scan: Scan, found: Found, code: str, reason: str) -> None:
+    scan.error = code
+    scan.error_detail = reason
+    found(scan, None)

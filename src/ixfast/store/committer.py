@@ -1,0 +1,329 @@
+"""Group commit: one committer makes the scans of its group durable, a statement at a time.
+
+Rules of this class:
+1. One statement is in flight. Scans that arrive meanwhile form the next batch, which leaves as soon as the reply is there.
+2. A tag stands once in a batch. Further scans of it follow behind, in the order of their arrival.
+3. A scan leaves exactly once: settled by a statement's reply, by its deadline, or by a full queue.
+4. A batch whose reply was lost is sent again as it was, with the same scan ids, before anything else: the row locks of the
+   first attempt, if it still runs, make the second one wait. Nothing is ever resolved by reading first.
+5. A tag that did not advance is not refused here: its durable state is read (`StateReader`), and that is the proof.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from itertools import islice
+from typing import Protocol
+
+from ixfast import limits, meters
+from ixfast.scan import Scan
+from ixfast.store.session import LedgerSession
+from ixfast.store.trouble import Trouble, trouble_of
+
+log = logging.getLogger("ixfast.ledger")
+
+_SWEEP_S = 0.05
+
+
+class Resolver(Protocol):
+    """What the committer hands its scans to."""
+
+    def passed(self, scan: Scan) -> None:
+        """The scan advanced its counter, durably."""
+
+    def unproven(self, scan: Scan) -> None:
+        """The scan did not advance; why is to be read."""
+
+    def known_replay(self, scan: Scan) -> bool:
+        """Settle the scan if what this worker knows to be durable already refuses it."""
+
+    def failed(self, scan: Scan, code: str, reason: str) -> None:
+        """The scan ends without a verdict."""
+
+
+class Committer:
+    """The queue of one group and the loop that empties it."""
+
+    def __init__(
+        self,
+        open_session: Callable[[], Awaitable[LedgerSession]],
+        resolver: Resolver,
+        gauges: meters.Meters,
+        *,
+        batch_max: int,
+        queue_max: int,
+        deadline_s: float,
+    ) -> None:
+        self._open_session = open_session
+        self._resolver = resolver
+        self._meters = gauges
+        self._batch_max = batch_max
+        self._queue_max = queue_max
+        self._deadline_s = deadline_s
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[int, Scan] = {}  # the next batch, by tag id, in order of arrival
+        self._behind: dict[int, deque[Scan]] = {}  # further scans of tags that stand in the next batch
+        self._behind_count = 0
+        self._in_flight: dict[int, Scan] = {}
+        self._sent = False  # the batch in flight has reached a connection at least once
+        self._session: LedgerSession | None = None
+        self._trouble = "database_unreachable"  # why there is no session
+        self._wake: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self._task = self._loop.create_task(self._run(), name="ixfast committer")
+        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    async def stop(self) -> None:
+        """Stop at once; scans still here are answered `draining`. A graceful stop waits for `idle` first."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for scan in [*self._in_flight.values(), *self._waiting.values(), *(s for q in self._behind.values() for s in q)]:
+            self._resolver.failed(scan, "draining", "stopped")
+        if self._session is not None:
+            self._session.terminate()
+
+    @property
+    def idle(self) -> bool:
+        return not (self._waiting or self._in_flight)
+
+    @property
+    def connected(self) -> bool:
+        return self._session is not None
+
+    @property
+    def queued(self) -> int:
+        return len(self._waiting) + self._behind_count
+
+    def submit(self, scan: Scan) -> None:
+        """Queue a scan; a full queue ends it at once."""
+        waiting = self._waiting
+        tag_id = scan.tag_id
+        if len(waiting) + self._behind_count >= self._queue_max:
+            self._resolver.failed(scan, "overloaded", "ledger_queue_full")
+        elif tag_id not in waiting:
+            waiting[tag_id] = scan
+            if self._wake is not None:
+                self._wake.set_result(None)
+                self._wake = None
+        else:
+            self._queue_behind(scan)
+
+    def _queue_behind(self, scan: Scan) -> None:
+        queue = self._behind.setdefault(scan.tag_id, deque())
+        if len(queue) >= limits.TAG_WAITERS_MAX:
+            self._resolver.failed(scan, "overloaded", "tag_queue_full")
+            return
+        queue.append(scan)
+        self._behind_count += 1
+
+    async def _run(self) -> None:
+        while True:
+            if not self._waiting:
+                self._wake = self._loop.create_future()
+                await self._wake
+            self._in_flight = batch = self._take()
+            self._sent = False
+            while batch:
+                await self._attempt(batch)
+
+    def _take(self) -> dict[int, Scan]:
+        """The next batch; those behind its scans move up."""
+        waiting = self._waiting
+        if len(waiting) <= self._batch_max:
+            batch, self._waiting = waiting, {}
+        else:
+            batch = dict(islice(waiting.items(), self._batch_max))
+            for tag_id in batch:
+                del waiting[tag_id]
+        if self._behind:
+            self._move_up(batch)
+        return batch
+
+    def _move_up(self, batch: dict[int, Scan]) -> None:
+        for tag_id in [t for t in self._behind if t in batch]:
+            queue = self._behind[tag_id]
+            while queue:
+                scan = queue.popleft()
+                self._behind_count -= 1
+                if not self._resolver.known_replay(scan):
+                    self._waiting[tag_id] = scan
+                    break
+            if not queue:
+                del self._behind[tag_id]
+
+    async def _attempt(self, batch: dict[int, Scan]) -> None:
+        """Send the batch once. What is settled leaves it; what stays is to be sent again."""
+        session = self._session or await self._connect()
+        if session is None or not batch:
+            return
+        columns = _columns(batch)
+        self._sent = True
+        started = self._loop.time()
+        try:
+            rows = await session.advance(*columns)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # every kind: asyncpg's failures of a broken server share no base class
+            await self._recover(batch, session, error)
+            return
+        self._meters.observe_statement(int((self._loop.time() - started) * 1e6), len(columns[0]))
+        passed = self._resolver.passed
+        for tag_id, previous_position, scan_count in rows:
+            scan = batch.pop(tag_id, None)
+            if scan is not None:  # else answered at its deadline
+                scan.previous_position = previous_position
+                scan.scan_count = scan_count
+                passed(scan)
+        self._unproven(batch)
+
+    def _unproven(self, batch: dict[int, Scan]) -> None:
+        while batch:
+            self._resolver.unproven(batch.popitem()[1])
+
+    async def _connect(self) -> LedgerSession | None:
+        """A session, or None after a pause if there is none to be had now."""
+        try:
+            self._session = await self._open_session()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            trouble = trouble_of(error)
+            reason = "database_unreachable" if trouble is Trouble.LOST else trouble.value
+            if "read-write" in str(error):  # asyncpg's TargetServerAttributeNotMatched has no SQLSTATE
+                reason = Trouble.READ_ONLY.value
+            if reason != self._trouble:
+                log.warning("ledger has no connection: %s", reason)
+            self._trouble = reason
+            await asyncio.sleep(limits.RECONNECT_DELAY_MS / 1000)
+        else:
+            self._trouble = "database_unreachable"
+        return self._session
+
+    async def _recover(self, batch: dict[int, Scan], session: LedgerSession, error: Exception) -> None:
+        trouble = trouble_of(error)
+        slots = self._meters.slots
+        if trouble is Trouble.LOST:
+            slots[meters.LEDGER_LOST] += 1
+            for scan in batch.values():
+                scan.unresolved = True
+            log.warning("ledger connection lost with %d scans unresolved: %s", len(batch), type(error).__name__)
+            self._drop(session, Trouble.LOST.value)
+            return
+        if trouble is Trouble.HELD:
+            slots[meters.LEDGER_HELD] += 1
+            await self._attempt_unheld(batch, session)
+            return
+        slots[meters.LEDGER_FAILURES] += 1
+        log.error("ledger statement refused: %s (%s)", trouble.value, getattr(error, "sqlstate", None))
+        if trouble is Trouble.READ_ONLY:
+            self._drop(session, trouble.value)  # the batch stays and looks for the writable primary until its deadline
+            self._sent = any(scan.unresolved for scan in batch.values())
+        elif trouble is Trouble.BAD_VALUE and len(batch) > 1:
+            await self._halve(batch)
+        else:
+            if trouble is Trouble.SCHEMA:
+                self._drop(session, trouble.value)
+            self._fail_all(batch, trouble.value)
+
+    async def _halve(self, batch: dict[int, Scan]) -> None:
+        """One value spoils the whole statement: find it without letting the others suffer."""
+        scans = list(batch.items())
+        for half in (dict(scans[: len(scans) // 2]), dict(scans[len(scans) // 2 :])):
+            for tag_id in half:
+                batch.pop(tag_id, None)
+            self._in_flight = half
+            while half:
+                await self._attempt(half)
+        self._in_flight = batch
+
+    async def _attempt_unheld(self, batch: dict[int, Scan], session: LedgerSession) -> None:
+        try:
+            rows = await session.advance_unheld(*_columns(batch))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            if trouble_of(error) is Trouble.HELD:
+                self._hold_back(batch)
+            else:
+                await self._recover(batch, session, error)
+            return
+        for tag_id, previous_position, scan_count, advances in rows:
+            scan = batch.pop(tag_id, None)
+            if scan is None:
+                continue
+            if advances:
+                scan.previous_position = previous_position
+                scan.scan_count = scan_count
+                self._resolver.passed(scan)
+            else:
+                self._resolver.unproven(scan)
+        self._hold_back(batch)
+
+    def _hold_back(self, batch: dict[int, Scan]) -> None:
+        """Scans whose rows somebody holds wait for the next round, before those that came after them."""
+        while batch:
+            tag_id, scan = batch.popitem()
+            scan.held_rounds += 1
+            if scan.held_rounds >= limits.HELD_ROUNDS_MAX:
+                self._resolver.failed(scan, "unavailable", Trouble.HELD.value)
+                continue
+            later = self._waiting.pop(tag_id, None)
+            self._waiting[tag_id] = scan
+            if later is not None:
+                self._behind.setdefault(tag_id, deque()).appendleft(later)
+                self._behind_count += 1
+
+    def _fail_all(self, batch: dict[int, Scan], reason: str) -> None:
+        while batch:
+            scan = batch.popitem()[1]
+            self._resolver.failed(scan, *(("outcome_unknown", reason) if scan.unresolved else ("unavailable", reason)))
+
+    def _drop(self, session: LedgerSession, reason: str) -> None:
+        session.terminate()
+        self._session = None
+        self._trouble = reason
+
+    def _sweep(self) -> None:
+        """End the scans whose deadline has passed, and a statement that nobody waits for any more."""
+        self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
+        too_old = self._loop.time() - self._deadline_s
+        had_batch = bool(self._in_flight)
+        for scan in [s for s in self._in_flight.values() if s.arrived < too_old]:
+            del self._in_flight[scan.tag_id]
+            if self._sent:
+                self._resolver.failed(scan, "outcome_unknown", self._trouble if self._session is None else "deadline")
+            else:
+                self._resolver.failed(scan, "unavailable", self._trouble)
+        if had_batch and not self._in_flight and self._session is not None:
+            self._drop(self._session, "database_stalled")
+        self._sweep_waiting(too_old)
+        self._meters.slots[meters.LEDGER_WAITING] = self.queued
+
+    def _sweep_waiting(self, too_old: float) -> None:
+        code, reason = ("overloaded", "deadline") if self._session is not None else ("unavailable", self._trouble)
+        expired = []
+        for scan in self._waiting.values():
+            if scan.arrived >= too_old:
+                break  # in order of arrival; a scan held back or moved up is at most one round older
+            expired.append(scan)
+        for scan in expired:
+            del self._waiting[scan.tag_id]
+            self._resolver.failed(scan, code, reason)
+        if expired:
+            self._move_up({scan.tag_id: scan for scan in expired})
+
+
+def _columns(batch: dict[int, Scan]) -> tuple[list[int], list[int], list[int]]:
+    """The statement's arrays, ascending by tag id: rows are locked in one order by everybody."""
+    tag_ids = sorted(batch)
+    scans = [batch[tag_id] for tag_id in tag_ids]
+    return tag_ids, [s.position for s in scans], [s.scan_id for s in scans]

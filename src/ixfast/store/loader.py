@@ -1,0 +1,183 @@
+"""From rows to records: the queries behind a cache miss, and what is prepared while a record is made."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from itertools import groupby
+from typing import Any
+
+import msgspec
+
+from ixfast import refs, reply
+from ixfast.chips import compile_profile
+from ixfast.keys import KeyEncryptionKeys, KeySlot, unwrap
+from ixfast.model import EncodingProfile, Key
+from ixfast.records import Account, ApiKey, Batch, Group, TagRecord
+from ixfast.rules import AUTHENTICATION_PASS
+from ixfast.store.queries import load
+
+
+class Loader:
+    """Reads records. Shared ones are kept here and handed to every tag of theirs; see `records.Shared`."""
+
+    def __init__(self, keks: KeyEncryptionKeys) -> None:
+        self._keks = keks
+        self._sql = load("catalogue")
+        self.accounts: dict[int, Account] = {}
+        self.groups: dict[int, Group] = {}
+        self.batches: dict[int, Batch] = {}
+
+    async def tags(self, connection: Any, codes: Collection[bytes]) -> tuple[dict[bytes, TagRecord], dict[bytes, Exception]]:
+        """Records by tag code, and the errors of those that exist but cannot be made into one."""
+        rows = await connection.fetch(self._sql["tags_by_xuid"], [code.decode() for code in codes], KeySlot.FILE)
+        await self._load_shared(connection, rows)
+        found: dict[bytes, TagRecord] = {}
+        failed: dict[bytes, Exception] = {}
+        for _, versions in groupby(rows, key=lambda row: row["tag_id"]):
+            tag_rows = list(versions)
+            code = tag_rows[0]["xuid"].encode()
+            try:
+                found[code] = self._tag(tag_rows)
+            except Exception as error:  # one bad record must not spoil its neighbours' look-up
+                failed[code] = error
+        return found, failed
+
+    def _tag(self, rows: list[Any]) -> TagRecord:
+        row = rows[0]
+        keys = tuple(
+            Key(
+                r["version"],
+                unwrap(
+                    self._keks.by_id(r["kek_id"]),
+                    r["wrapped"],
+                    account_id=row["account_id"],
+                    tag_id=row["tag_id"],
+                    slot=KeySlot.FILE,
+                    version=r["version"],
+                ),
+                r["check_value"],
+            )
+            for r in rows
+            if r["version"] is not None
+        )
+        return TagRecord(
+            row["tag_id"],
+            row["xuid"].encode(),
+            self.groups[row["group_id"]],
+            self.batches[row["batch_id"]] if row["batch_id"] is not None else None,
+            cuid=row["cuid"],
+            uid=row["uid"],
+            name=row["name"],
+            active=row["active"],
+            assigned=row["assigned"],
+            keys=keys,
+        )
+
+    async def codes_of(self, connection: Any, wanted: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Tag codes behind CUID and UID references; what is absent is not in it."""
+        found: dict[bytes, bytes] = {}
+        cuids = [refs.split(ref) for ref in wanted if refs.kind(ref) == refs.CUID]
+        if cuids:
+            aids, own = zip(*cuids, strict=True)
+            for row in await connection.fetch(self._sql["xuids_by_cuid"], aids, [o.decode() for o in own]):
+                found[refs.by_cuid(row["aid"], row["cuid"])] = row["xuid"].encode()
+        uids = [refs.split(ref) for ref in wanted if refs.kind(ref) == refs.UID]
+        if uids:
+            aids, own = zip(*uids, strict=True)
+            for row in await connection.fetch(self._sql["xuids_by_uid"], aids, own):
+                found[refs.by_uid(row["aid"], row["uid"])] = row["xuid"].encode()
+        return found
+
+    async def api_keys(self, connection: Any, hashes: Collection[bytes]) -> dict[bytes, ApiKey]:
+        """Live API keys by reference; `hashes` are SHA-256 of tokens."""
+        rows = await connection.fetch(self._sql["api_keys_by_hash"], list(hashes))
+        return {
+            refs.by_token(r["token_sha256"]): ApiKey(
+                r["api_key_id"], r["account_id"], r["aid"], frozenset(r["scopes"]), r["label"], r["expires_at"]
+            )
+            for r in rows
+        }
+
+    async def _load_shared(self, connection: Any, rows: list[Any]) -> None:
+        group_ids = {r["group_id"] for r in rows} - self.groups.keys()
+        if group_ids:
+            await self.load_groups(connection, group_ids)
+        batch_ids = {r["batch_id"] for r in rows if r["batch_id"] is not None} - self.batches.keys()
+        if batch_ids:
+            await self.load_batches(connection, batch_ids)
+
+    async def load_batches(self, connection: Any, batch_ids: Collection[int]) -> None:
+        for row in await connection.fetch(self._sql["batches_by_id"], list(batch_ids)):
+            batch = Batch(row["batch_id"], row["name"], active=row["active"])
+            _keep(self.batches, batch.batch_id, batch)
+
+    async def load_groups(self, connection: Any, group_ids: Collection[int]) -> None:
+        """Read groups, and the accounts they belong to where unknown. Raises `ProfileError` for a profile that cannot be."""
+        rows = await connection.fetch(self._sql["groups_by_id"], list(group_ids))
+        missing = {r["account_id"] for r in rows} - self.accounts.keys()
+        if missing:
+            await self.load_accounts(connection, missing)
+        for row in rows:
+            profile = row["profile"]
+            rules = AUTHENTICATION_PASS
+            group = Group(
+                row["group_id"],
+                row["group_name"],
+                self.accounts[row["account_id"]],
+                folder_name=row["folder_name"],
+                folder_active=row["folder_active"],
+                active=row["group_active"],
+                profile=compile_profile(msgspec.json.decode(profile, type=EncodingProfile)) if profile else None,
+                rules=rules,
+                fragments=tuple(reply.json_text(response) for response in rules.responses),
+                retry_window_ms=row["retry_window_s"] * 1000,
+            )
+            _keep(self.groups, group.group_id, group)
+
+    async def load_accounts(self, connection: Any, account_ids: Collection[int]) -> None:
+        rows = await connection.fetch(self._sql["accounts_by_id"], list(account_ids))
+        key_rows = await connection.fetch(self._sql["meta_keys_of_accounts"], list(account_ids))
+        for row in rows:
+            account = Account(
+                row["account_id"],
+                row["aid"],
+                row["name"],
+                is_open=row["open"],
+                active=row["active"],
+                cors=row["cors"],
+                meta_keys=tuple(self._meta_key(r) for r in key_rows if r["account_id"] == row["account_id"]),
+            )
+            _keep(self.accounts, account.account_id, account)
+
+    def _meta_key(self, row: Any) -> Key:
+        value = unwrap(
+            self._keks.by_id(row["kek_id"]),
+            row["wrapped"],
+            account_id=row["account_id"],
+            tag_id=0,
+            slot=KeySlot.META,
+            version=row["version"],
+        )
+        return Key(row["version"], value, row["check_value"])
+
+    async def account_and_groups(self, connection: Any, aid: str) -> tuple[Account, list[Group]] | None:
+        """An account with all its groups, by AID; None if there is none."""
+        account_id = await connection.fetchval(self._sql["account_id_by_aid"], aid)
+        if account_id is None:
+            return None
+        group_ids = [r["group_id"] for r in await connection.fetch(self._sql["groups_of_account"], account_id)]
+        missing = set(group_ids) - self.groups.keys()
+        if missing:
+            await self.load_groups(connection, missing)
+        if account_id not in self.accounts:
+            await self.load_accounts(connection, {account_id})
+        return self.accounts[account_id], [self.groups[group_id] for group_id in group_ids]
+
+
+def _keep(shared: dict[int, Any], own_id: int, record: Any) -> None:
+    """Put a shared record in, or let the one that tags already hold take over its content."""
+    known = shared.get(own_id)
+    if known is None:
+        shared[own_id] = record
+    else:
+        known.adopt(record)

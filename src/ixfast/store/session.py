@@ -1,0 +1,108 @@
+"""Connections: one for each committer with its statements prepared, and a small pool for everything off the path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+
+from ixfast import limits
+from ixfast.errors import ConfigurationError
+from ixfast.store.queries import load
+
+PINNED = {
+    # Left to itself the planner turns large batches into a sequential scan, and small tables into one that takes row locks in
+    # heap order: deadlocks. One generic plan, made without them, serves every batch size (LEDGER tests explain it).
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+SESSION = {
+    "application_name": "ixfast",
+    "timezone": "UTC",
+    "statement_timeout": str(limits.STATEMENT_TIMEOUT_MS),
+    "lock_timeout": str(limits.LOCK_TIMEOUT_MS),
+    "idle_in_transaction_session_timeout": "5000",
+    # On Citus this makes preparing a statement with array parameters 60 times faster; elsewhere it is an unknown
+    # custom parameter, which PostgreSQL ignores.
+    "citus.override_table_visibility": "off",
+}
+
+
+class UnsafeDatabaseError(ConfigurationError):
+    """The database does not keep what it acknowledges: turn `fsync` and `full_page_writes` on."""
+
+
+async def connect(dsn: str, **settings: str) -> Any:
+    """A connection to a server that accepts writes, with our session settings."""
+    return await asyncpg.connect(
+        dsn,
+        timeout=limits.CONNECT_TIMEOUT_MS / 1000,
+        server_settings=SESSION | settings,
+        statement_cache_size=0,
+        target_session_attrs="read-write",
+    )
+
+
+async def make_pool(dsn: str, size: int) -> Any:
+    """Connections for look-ups and management. asyncpg's reset of a released connection costs more than a look-up, and no
+    code of ours leaves session state behind, so it is left out."""
+
+    async def nothing(_connection: Any) -> None:
+        return
+
+    return await asyncpg.create_pool(
+        dsn,
+        min_size=0,  # a worker starts, and says what is wrong, without a database too
+        max_size=size,
+        timeout=limits.CONNECT_TIMEOUT_MS / 1000,
+        server_settings=SESSION | {"plan_cache_mode": "force_generic_plan", "jit": "off"},
+        max_inactive_connection_lifetime=0,
+        max_cached_statement_lifetime=0,
+        target_session_attrs="read-write",
+        reset=nothing,
+    )
+
+
+async def check_durability(connection: Any) -> None:
+    """Raise `UnsafeDatabaseError` if an acknowledged commit may be lost by a crash of the server's host."""
+    for name in ("fsync", "full_page_writes"):
+        if await connection.fetchval("SELECT current_setting($1)", name) != "on":
+            raise UnsafeDatabaseError(f"The database runs with {name} off: an acknowledged tap could pass twice. Turn it on.")
+
+
+class LedgerSession:
+    """A committer's own connection."""
+
+    __slots__ = ("_advance", "_advance_unheld", "connection")
+
+    def __init__(self, connection: Any, advance: Any, advance_unheld: Any) -> None:
+        self.connection = connection
+        self._advance = advance
+        self._advance_unheld = advance_unheld
+
+    @classmethod
+    async def open(cls, dsn: str) -> LedgerSession:
+        connection = await connect(dsn, **PINNED)
+        try:
+            # Stronger settings (remote_write, remote_apply) are the operator's and stay.
+            if await connection.fetchval("SHOW synchronous_commit") in ("off", "local"):
+                await connection.execute("SET synchronous_commit = on")
+            sql = load("ledger")
+            return cls(connection, await connection.prepare(sql["advance"]), await connection.prepare(sql["advance_unheld"]))
+        except BaseException:
+            connection.terminate()
+            raise
+
+    async def advance(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Any:
+        """Rows (tag_id, previous_position, scan_count) of the tags that advanced."""
+        return await self._advance.fetch(tag_ids, positions, scan_ids)
+
+    async def advance_unheld(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Any:
+        """Rows (tag_id, previous_position, scan_count, advances) of the tags whose rows nobody held."""
+        return await self._advance_unheld.fetch(tag_ids, positions, scan_ids)
+
+    def terminate(self) -> None:
+        self.connection.terminate()

@@ -1,0 +1,82 @@
+-- name: tags_by_xuid
+-- Records of tags with their live file keys, newest key version first. $1 tag codes, $2 key slot.
+SELECT t.tag_id, t.xuid, t.cuid, t.uid, t.name, t.active, t.group_id, t.batch_id, t.assigned_at IS NOT NULL AS assigned,
+       t.account_id, k.version, k.kek_id, k.wrapped, k.check_value
+FROM tag AS t
+LEFT JOIN tag_key AS k ON k.tag_id = t.tag_id AND k.slot = $2 AND k.live
+WHERE t.xuid = ANY ($1::text[])
+ORDER BY t.tag_id, k.version DESC;
+
+-- name: xuids_by_cuid
+-- Tag codes of customers' ids. $1 account ids as printed (AID), $2 CUIDs, side by side.
+SELECT a.aid, t.cuid, t.xuid
+FROM unnest($1::text[], $2::text[]) AS n (aid, cuid)
+JOIN account AS a ON a.aid = n.aid
+JOIN tag AS t ON t.account_id = a.account_id AND t.cuid = n.cuid;
+
+-- name: xuids_by_uid
+-- Tag codes of chip UIDs. $1 account ids as printed (AID), $2 UIDs of 7 bytes, side by side.
+SELECT a.aid, t.uid, t.xuid
+FROM unnest($1::text[], $2::bytea[]) AS n (aid, uid)
+JOIN account AS a ON a.aid = n.aid
+JOIN tag AS t ON t.account_id = a.account_id AND t.uid = n.uid;
+
+-- name: api_keys_by_hash
+-- $1 SHA-256 of tokens, 32 bytes each.
+SELECT k.api_key_id, k.token_sha256, k.account_id, a.aid, k.scopes, k.label,
+       extract(epoch FROM k.expires_at)::float8 AS expires_at
+FROM api_key AS k
+JOIN account AS a ON a.account_id = k.account_id
+WHERE k.token_sha256 = ANY ($1::bytea[]) AND k.revoked_at IS NULL AND a.active;
+
+-- name: groups_by_id
+-- Groups with what they inherit. $1 group ids.
+SELECT g.group_id, g.name AS group_name, g.kind, g.active AS group_active, g.profile, g.rule_set, g.retry_window_s,
+       f.name AS folder_name, f.active AS folder_active, f.account_id
+FROM tag_group AS g
+JOIN folder AS f ON f.folder_id = g.folder_id
+WHERE g.group_id = ANY ($1::bigint[]);
+
+-- name: groups_of_account
+-- $1 account id.
+SELECT g.group_id
+FROM tag_group AS g
+JOIN folder AS f ON f.folder_id = g.folder_id
+WHERE f.account_id = $1
+ORDER BY g.group_id;
+
+-- name: accounts_by_id
+-- $1 account ids.
+SELECT account_id, aid, name, open, active, cors FROM account WHERE account_id = ANY ($1::bigint[]);
+
+-- name: account_id_by_aid
+SELECT account_id FROM account WHERE aid = $1;
+
+-- name: meta_keys_of_accounts
+-- $1 account ids. Newest version first.
+SELECT account_id, version, kek_id, wrapped, check_value
+FROM meta_key
+WHERE account_id = ANY ($1::bigint[]) AND live
+ORDER BY account_id, version DESC;
+
+-- name: batches_by_id
+-- $1 batch ids.
+SELECT batch_id, name, active FROM batch WHERE batch_id = ANY ($1::bigint[]);
+
+-- name: generation
+SELECT generation FROM catalogue_generation;
+
+-- name: changes_since
+-- $1 the last generation seen, $2 rows at most.
+SELECT generation, kind, id, xuid FROM catalogue_change WHERE generation > $1 ORDER BY generation LIMIT $2;
+
+-- name: raise_generation
+-- Takes the row's lock until the commit: generations become visible in their order.
+UPDATE catalogue_generation SET generation = generation + 1 RETURNING generation;
+
+-- name: note_change
+-- $1 generation, $2 kind, $3 id, $4 tag code.
+INSERT INTO catalogue_change (generation, kind, id, xuid) VALUES ($1, $2, $3, $4);
+
+-- name: notify_change
+SELECT pg_notify('ixfast_catalogue', $1::text);

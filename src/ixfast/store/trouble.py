@@ -1,0 +1,36 @@
+"""What a database error means for the batch that met it.
+
+asyncpg raises `InterfaceError` and `InternalClientError` for a broken server too, and neither is a `PostgresError`: whatever is
+not a clear word of the server is a lost connection with an unknown outcome.
+"""
+
+import enum
+
+import asyncpg
+
+
+class Trouble(enum.Enum):
+    HELD = "row_held"  # somebody holds a row: nothing was applied
+    BAD_VALUE = "bad_value"  # a value of the batch was refused: nothing was applied
+    LOST = "connection_lost"  # the outcome is unknown
+    READ_ONLY = "database_read_only"  # a demoted primary stays so on this connection for ever
+    DISK_FULL = "database_full"
+    SCHEMA = "schema_mismatch"
+    REFUSED = "database_refused"  # the server said no for another reason: nothing was applied
+
+
+_BY_SQLSTATE = (
+    ("55P03", Trouble.HELD), ("57014", Trouble.HELD), ("40", Trouble.HELD),
+    ("22", Trouble.BAD_VALUE), ("23", Trouble.BAD_VALUE),
+    ("25006", Trouble.READ_ONLY), ("53", Trouble.DISK_FULL), ("42", Trouble.SCHEMA),
+    ("08", Trouble.LOST), ("57P", Trouble.LOST), ("40003", Trouble.LOST),
+)  # fmt: skip
+
+
+def trouble_of(error: BaseException) -> Trouble:
+    """Classify an error of a statement by its SQLSTATE (PostgreSQL manual, appendix A); the longest prefix decides."""
+    sqlstate = getattr(error, "sqlstate", None)
+    if not isinstance(error, asyncpg.PostgresError) or sqlstate is None:
+        return Trouble.LOST
+    matching = [(len(prefix), trouble) for prefix, trouble in _BY_SQLSTATE if sqlstate.startswith(prefix)]
+    return max(matching, key=lambda m: m[0])[1] if matching else Trouble.REFUSED
