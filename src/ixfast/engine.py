@@ -163,7 +163,7 @@ class Engine:
             uid=record.uid,
             file_keys=record.file_keys(),
             meta_keys=record.group.account.meta_keys,
-            statics={"xuid": record.xuid.decode(), "cuid": record.cuid or "", "aid": record.group.account.aid},
+            statics=record.statics(),
         )
         if extras is None:
             extras = scan.extras = Extras()

@@ -126,6 +126,10 @@ class TagRecord:
             return self.keys
         return (Key(self.key_version, self.key, check_value),) if self.key is not None else ()
 
+    def statics(self) -> dict[str, str]:
+        """The owner's own texts as a chip may carry them inside its MAC window; an empty one is not registered."""
+        return {"xuid": self.xuid.decode(), "cuid": self.cuid or "", "aid": self.group.account.aid}
+
     def inactive_level(self) -> str | None:
         """The wire's error of the first inactive level from the top, or None."""
         group = self.group

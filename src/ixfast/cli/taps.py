@@ -1,4 +1,4 @@
-"""`ixfast demo`, `ixfast tap` and `ixfast verify`: simulated tags, and what a tap proves, step by step."""
+"""`ixfast demo` and `ixfast tap`: simulated tags."""
 
 from __future__ import annotations
 

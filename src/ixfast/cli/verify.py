@@ -1,0 +1,117 @@
+"""`ixfast verify`: what a tap proves, step by step, consuming nothing and showing no key and no expected MAC."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from ixfast import meters, refs
+from ixfast.chips import Message, Missing, Step
+from ixfast.cli.place import Place, resolve
+from ixfast.errors import InputError
+from ixfast.http.v1_query import parse_parameters
+from ixfast.identify import identify
+from ixfast.keys import check_value
+from ixfast.model import Evidence
+from ixfast.records import TagRecord
+from ixfast.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Extras, Scan, position
+from ixfast.store import session
+from ixfast.store.catalogue import Catalogue
+from ixfast.store.migrate import migrate
+from ixfast.store.queries import load
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def register(main: click.Group, with_settings: Decorator) -> None:
+    @main.command()
+    @click.argument("url")
+    @click.option("--account", "aid", help="Whose tag it is (AID); needed unless the URL has the tag's code as x or xuid.")
+    @with_settings
+    def verify(url: str, aid: str | None, config: Path | None, **flags: object) -> None:
+        """Show what the tapped URL proves, step by step. Nothing is consumed: the tap may still pass."""
+        place = resolve(flags, config)
+        with place.database() as dsn:
+            steps = asyncio.run(_explain(place, dsn, url, aid))
+        for step in steps:
+            click.echo(f"{step.name:18} {step.outcome}")
+
+
+async def _explain(place: Place, dsn: str, url: str, aid: str | None) -> list[Step]:
+    await migrate(dsn)
+    pool = await session.make_pool(dsn, 1)
+    try:
+        catalogue = Catalogue(pool, place.keys(), meters.Meters(), tags_max=100, absent_max=100, deadline_s=10.0)
+        record = await _find(catalogue, url, aid)
+        if record is None:
+            return [Step("result", "no such tag; is it the right account, and does the URL name the tag?")]
+        return await _steps(pool, record, url)
+    finally:
+        await pool.close()
+
+
+async def _find(catalogue: Catalogue, url: str, aid: str | None) -> TagRecord | None:
+    """The tag by the code in the URL, else by what the account's profiles read from it."""
+    claims = []
+    parameters = parse_parameters(urlsplit(url).query)
+    code = parameters.get("x") or parameters.get("xuid")
+    if code is not None and refs.CODE.fullmatch(code):
+        claims.append(code.encode())
+    if aid is not None:
+        claims += await identify(catalogue, aid, Extras(url=url))
+    for ref in claims:
+        record = await _fetch(catalogue, ref)
+        if record is not None:
+            return record
+    return None
+
+
+async def _fetch(catalogue: Catalogue, ref: bytes) -> TagRecord | None:
+    future: asyncio.Future[tuple[Scan, TagRecord | None]] = asyncio.get_running_loop().create_future()
+    probe = Scan(lambda _scan: None, ref, -1, None, None, 0, asyncio.get_running_loop().time())
+    catalogue.fetch(probe, ref, lambda scan, record: future.set_result((scan, record)))
+    scan, record = await future
+    if scan.error is not None:
+        raise InputError(scan.error, f"The tag could not be looked up: {scan.error_detail}.")
+    return record
+
+
+async def _steps(pool: Any, record: TagRecord, url: str) -> list[Step]:
+    group = record.group
+    steps = [Step("tag", f"{record.xuid.decode()} in {group.account.aid} / {group.folder_name} / {group.name}")]
+    level = record.inactive_level()
+    if level is not None:
+        steps.append(Step("status", f"{level}: a scan is answered so and consumes nothing"))
+    profile = group.profile
+    if profile is None:
+        return [*steps, Step("result", "a standard tag: nothing to authenticate")]
+    message: Message | Missing | None = profile.read_url(url)
+    if message is None or isinstance(message, Missing):
+        message = profile.read_parameters(parse_parameters(urlsplit(url).query))
+    if isinstance(message, Missing):
+        return [*steps, Step("result", f"incomplete: the profile {profile.name} also needs {', '.join(message.names)}")]
+    file_keys = record.file_keys(check_value(record.key) if record.key is not None else b"")
+    known: dict[str, Any] = {"uid": record.uid, "file_keys": file_keys, "meta_keys": group.account.meta_keys, "statics": record.statics()}
+    steps += profile.explain(message, **known)
+    evidence = profile.examine(message, **known)
+    if evidence.authentic:
+        steps.append(await _ledger_step(pool, record, evidence))
+    return steps
+
+
+async def _ledger_step(pool: Any, record: TagRecord, evidence: Evidence) -> Step:
+    if evidence.counter is None:
+        return Step("ledger", "no counter is mirrored: the same tap passes every time")
+    row = await pool.fetchrow(load("ledger")["floors"], [record.tag_id])
+    if row is None:
+        return Step("ledger", "the tag has no counter row: a scan is answered 503")
+    last = row["last_position"]
+    newest = f"{last & POSITION_COUNTER_MASK} of key version {last >> POSITION_COUNTER_BITS}" if last else "none yet"
+    fresh = position(evidence.key_version, evidence.counter) > last
+    word = "new, a scan would pass" if fresh else "used, a scan is refused"
+    return Step("ledger", f"counter {evidence.counter} is {word}; newest accepted: {newest}")
