@@ -101,9 +101,7 @@ class Engine:
             self.fail(scan, "unauthorised", None)
             return
         batch = record.batch
-        if not (
-            record.active and group.active and group.folder_active and account.active and (batch is None or batch.active)
-        ):
+        if not (record.active and group.active and group.folder_active and account.active and (batch is None or batch.active)):
             scan.verdict = Verdict.INACTIVE
             scan.error = record.inactive_level()
             self._answer(scan)

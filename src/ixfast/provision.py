@@ -49,9 +49,7 @@ async def provision(connection: Any, keks: KeyEncryptionKeys, fleets: Sequence[V
     return sum(map(len, fleets))
 
 
-async def _add_fleet(
-    connection: Any, keks: KeyEncryptionKeys, account_id: int, folder_id: int, fleet: VirtualFleet
-) -> None:
+async def _add_fleet(connection: Any, keks: KeyEncryptionKeys, account_id: int, folder_id: int, fleet: VirtualFleet) -> None:
     name = fleet.profile.name
     group_id = await management.create_group(connection, folder_id, name, fleet.profile.profile)
     batch_id = await management.create_batch(connection, group_id, "First")

@@ -145,9 +145,7 @@ class Worker:
             (self._private.server, inheritance.private, None),
         ):
             listener = socket.socket(fileno=descriptor)
-            self._servers.append(
-                await self._loop.create_server(factory, sock=listener, backlog=_BACKLOG, ssl=context)
-            )
+            self._servers.append(await self._loop.create_server(factory, sock=listener, backlog=_BACKLOG, ssl=context))
 
     async def readiness(self) -> dict[str, str]:
         """What is not ready, and why."""

@@ -77,9 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             default="kek in data_dir",
         ),
     ] = None
-    host: Annotated[
-        str, Rule("Address of the scan API. 0.0.0.0 or :: opens it to every network of the machine.", "address")
-    ] = "127.0.0.1"
+    host: Annotated[str, Rule("Address of the scan API. 0.0.0.0 or :: opens it to every network of the machine.", "address")] = (
+        "127.0.0.1"
+    )
     port: Annotated[int, Rule("Port of the scan API; 0 lets the kernel choose one.", "TCP port", 0, 65535)] = 8480
     private_host: Annotated[
         str, Rule("Address of management, metrics and health. It is not meant for a public network.", "address")
@@ -91,9 +91,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Path | None,
         Rule("Certificate chain, PEM; with it and tls_key the scan API speaks HTTPS.", "file", default="no TLS"),
     ] = None
-    tls_key: Annotated[Path | None, Rule("Private key of tls_cert, PEM, not encrypted.", "file", default="no TLS")] = (
-        None
-    )
+    tls_key: Annotated[Path | None, Rule("Private key of tls_cert, PEM, not encrypted.", "file", default="no TLS")] = None
     workers: Annotated[
         int | Literal["auto"],
         Rule(
@@ -151,8 +149,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     poll_interval_ms: Annotated[
         int,
         Rule(
-            "How often changes of the catalogue are asked for when no notification came; a deactivated tag may pass "
-            "as long.",
+            "How often changes of the catalogue are asked for when no notification came; a deactivated tag may pass as long.",
             "ms",
             10,
             5_000,
@@ -197,12 +194,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     scan_log_retention_days: Annotated[
         int, Rule("Partitions of the scan log older than this are dropped for good.", "days", 1, 36_500)
     ] = 400
-    log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Rule("Messages below this level are not written.")
-    ] = "info"
-    log_format: Annotated[
-        Literal["text", "json"], Rule("text for people, json (one object a line) for collectors.")
-    ] = "text"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Rule("Messages below this level are not written.")] = (
+        "info"
+    )
+    log_format: Annotated[Literal["text", "json"], Rule("text for people, json (one object a line) for collectors.")] = "text"
 
     @property
     def worker_count(self) -> int:

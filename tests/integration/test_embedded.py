@@ -27,9 +27,7 @@ IS_ROOT = os.geteuid() == 0
 
 def system_folder() -> Path | None:
     wheel = wheel_folder()
-    return next(
-        (folder for folder, _ in binaries._candidates() if folder != wheel and (folder / "initdb").exists()), None
-    )
+    return next((folder for folder, _ in binaries._candidates() if folder != wheel and (folder / "initdb").exists()), None)
 
 
 @pytest.fixture(params=["distribution", "wheel"])

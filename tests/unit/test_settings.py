@@ -77,9 +77,7 @@ def test_every_setting_from_every_source(setting: SettingDescription, tmp_path: 
     assert getattr(load(more, {}, path), setting.name) == wanted
 
 
-@pytest.mark.parametrize(
-    "setting", [each for each in describe() if each.minimum is not None], ids=lambda setting: setting.name
-)
+@pytest.mark.parametrize("setting", [each for each in describe() if each.minimum is not None], ids=lambda setting: setting.name)
 def test_every_range_is_checked_at_both_ends(setting: SettingDescription, tmp_path: Path) -> None:
     assert setting.minimum is not None
     assert setting.maximum is not None

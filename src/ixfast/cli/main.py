@@ -38,9 +38,9 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     for setting in reversed(settings_module.describe()):
         flag = setting.flag.split()[0]
         command = click.option(flag, setting.name, default=None, metavar=setting.kind.upper(), help=setting.consequence)(command)
-    return click.option(
-        "--config", type=click.Path(path_type=Path), envvar="IXFAST_CONFIG", help="A TOML file with settings."
-    )(command)
+    return click.option("--config", type=click.Path(path_type=Path), envvar="IXFAST_CONFIG", help="A TOML file with settings.")(
+        command
+    )
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

@@ -95,8 +95,12 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> list[Step]:
         message = profile.read_parameters(parse_parameters(urlsplit(url).query))
     if isinstance(message, Missing):
         return [*steps, Step("result", f"incomplete: the profile {profile.name} also needs {', '.join(message.names)}")]
-    file_keys = record.file_keys(check_value(record.key) if record.key is not None else b"")
-    known: dict[str, Any] = {"uid": record.uid, "file_keys": file_keys, "meta_keys": group.account.meta_keys, "statics": record.statics()}
+    known: dict[str, Any] = {
+        "uid": record.uid,
+        "file_keys": record.file_keys(check_value(record.key) if record.key is not None else b""),
+        "meta_keys": group.account.meta_keys,
+        "statics": record.statics(),
+    }
     steps += profile.explain(message, **known)
     evidence = profile.examine(message, **known)
     if evidence.authentic:

@@ -15,6 +15,8 @@ from ixfast import limits, refs
 from ixfast.errors import InputError
 from ixfast.scan import Extras, Visitor
 
+# Nearly every query; the general way says the same of it (tests compare them) and takes seven times as long.
+_USUAL = re.compile(rf"x=([A-Za-z0-9]{{1,{limits.TAG_CODE_CHARS_MAX}}})&n=([0-9A-Fa-f]{{6}})&e=([0-9A-Fa-f]{{16}})", re.ASCII)
 _COUNTER = re.compile(r"[0-9A-Fa-f]{6}")
 _MAC_CHARS = 16
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
@@ -73,6 +75,10 @@ def _printable(name: str | None) -> str | None:
 
 def read_query(query: str) -> V1Query:
     """Read the raw query string of `/v1/t`. Raises InputError; its `field` is the parameter, the value is never told."""
+    usual = _USUAL.fullmatch(query)
+    if usual is not None:
+        code, n, e = usual.groups()
+        return V1Query(code.encode(), None, int(n, 16), bytes.fromhex(e), None, None)
     parameters = parse_parameters(query)
     get = parameters.get
     ref, aid = _reference(parameters)

@@ -47,9 +47,7 @@ async def run(desk: Desk, body: ScanBody, api_key: ApiKey | None, *, peek: bool,
     aid = api_key.aid if api_key is not None else body.account
     ref, parameters, url = _asked(body, aid)
     visitor = Visitor(body.visitor.ip, body.visitor.user_agent) if body.visitor is not None else None
-    extras = Extras(
-        parameters, url, peek=peek, idempotent=idempotency_key is not None, wants_state=not peek, visitor=visitor
-    )
+    extras = Extras(parameters, url, peek=peek, idempotent=idempotency_key is not None, wants_state=not peek, visitor=visitor)
     scan_id = desk.next_scan_id() if idempotency_key is None else _derived_id(api_key, idempotency_key)
     if ref is None and aid is None:
         raise InputError("missing_parameter", "Say whose tag it is: an API key, account, or xuid.", "account")

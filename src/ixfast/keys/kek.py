@@ -219,9 +219,7 @@ def _write_file(path: Path, keys: Sequence[bytes]) -> None:
     try:
         descriptor = os.open(path, flags, 0o600)
     except FileExistsError:
-        raise KekFileError(
-            f"{path} exists already and is not overwritten: it may hold the only copy of a key."
-        ) from None
+        raise KekFileError(f"{path} exists already and is not overwritten: it may hold the only copy of a key.") from None
     except OSError as error:
         raise KekFileError(f"The key file {path} cannot be created ({error.strerror}).") from None
     try:

@@ -209,9 +209,7 @@ class Catalogue:
         loader = self._loader
         everything = "all" in by_kind
         accounts = {i for i in loader.accounts if everything or i in by_kind["account"]}
-        groups = {
-            i for i, g in loader.groups.items() if everything or i in by_kind["group"] or g.account.account_id in accounts
-        }
+        groups = {i for i, g in loader.groups.items() if everything or i in by_kind["group"] or g.account.account_id in accounts}
         batches = {i for i in loader.batches if everything or i in by_kind["batch"]}
         if not (accounts or groups or batches):
             return

@@ -138,9 +138,7 @@ async def add_tags(
     except asyncpg.UniqueViolationError as error:
         field = {"tag_xuid": "xuid", "tag_cuid": "cuid", "tag_uid": "uid"}.get(error.constraint_name or "", "xuid")
         raise InputError("already_exists", f"A tag with the same {field} exists already.", field) from None
-    await connection.copy_records_to_table(
-        "tag_key", records=_key_rows(keks, account_id, rows), columns=_KEY_COLUMNS
-    )
+    await connection.copy_records_to_table("tag_key", records=_key_rows(keks, account_id, rows), columns=_KEY_COLUMNS)
     await connection.copy_records_to_table("tag_counter", records=((i,) for i in ids), columns=("tag_id",))
     return ids
 
