@@ -48,3 +48,21 @@ NEGATIVE_TTL_S = 5.0  # How long an absent reference is believed without asking 
 CHANGES_READ_MAX = 10_000  # Invalidation rows of one poll; more empty the whole cache instead.
 LOST_REPLY_LOOKBACK_S = 60  # A lost reply is resolved within a scan's deadline; the rest is for clocks and stalls.
 IDEMPOTENCY_WINDOW_S = 600  # How far back a repeated Idempotency-Key finds a scan that others have overtaken.
+
+# Rules and responses.
+RULE_SET_BYTES_MAX = 256 * 1024  # One rule set's JSON, before anything in it is looked at.
+RULE_GROUPS_MAX = 64  # Groups are tried one after the other; a set of 64 still decides in about 5 us.
+RULE_CONDITIONS_MAX = 512  # Comparisons of one rule set, all groups together.
+RULE_DEPTH_MAX = 10  # Conditions inside conditions; far below what nests in Python's own parser.
+RULE_LINE_CHARS_MAX = 4096  # One condition in line notation.
+RULE_VALUES_MAX = 256  # Values of one `in`; every country there is.
+RULE_TEXT_CHARS_MAX = 256  # One text that a fact is compared with.
+RULE_NUMBER_MAX = (1 << 53) - 1  # The largest integer that every JSON reader takes for the same number.
+RULE_NAME_CHARS_MAX = 64  # A group's name, which /v2 replies show.
+FIELD_NAME_CHARS_MAX = 64  # An extended field's name.
+RESPONSE_CHARS_MAX = 4096  # One response as typed; the longest URLs that browsers share are shorter.
+RESPONSE_SUBTAGS_MAX = 64  # Subtags of one response.
+RESPONSE_RENDERED_CHARS_MAX = 16_384  # A response with its values; a value that does not fit is left out.
+SUBTAG_VALUE_CHARS_MAX = 1024  # One value put into a response.
+USER_AGENT_CHARS_MAX = 512  # What is read of a user agent: patterns take time by its length, real ones have under 300.
+USER_AGENTS_REMEMBERED_MAX = 4096  # Parsed user agents; parsing one takes some 50 us, remembering it 1 KB.
