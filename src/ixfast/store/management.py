@@ -21,6 +21,7 @@ from ixfast.store.queries import load
 
 SCOPES = ("scan", "manage", "keys")
 _TOKEN_PREFIX = "ixf_"  # noqa: S105 - lets secret scanners find a token that leaked
+_ROWS_WORTH_ROOM = 200  # About two pages.
 _TAG_COLUMNS = ("tag_id", "account_id", "group_id", "batch_id", "xuid", "cuid", "uid", "name")
 _KEY_COLUMNS = ("tag_id", "slot", "version", "kek_id", "wrapped", "check_value")
 
@@ -139,8 +140,21 @@ async def add_tags(
         field = {"tag_xuid": "xuid", "tag_cuid": "cuid", "tag_uid": "uid"}.get(error.constraint_name or "", "xuid")
         raise InputError("already_exists", f"A tag with the same {field} exists already.", field) from None
     await connection.copy_records_to_table("tag_key", records=_key_rows(keks, account_id, rows), columns=_KEY_COLUMNS)
-    await connection.copy_records_to_table("tag_counter", records=((i,) for i in ids), columns=("tag_id",))
+    await _add_counters(connection, ids)
     return ids
+
+
+async def _add_counters(connection: Any, ids: Sequence[int]) -> None:
+    """Add counter rows, in pages with room for their updates; a few rows find that room elsewhere.
+
+    The lock of ALTER TABLE lets scans pass and lasts until the commit, so this comes last.
+    """
+    many = len(ids) >= _ROWS_WORTH_ROOM
+    if many:
+        await connection.execute("ALTER TABLE tag_counter SET (fillfactor = 70)")
+    await connection.copy_records_to_table("tag_counter", records=((i,) for i in ids), columns=("tag_id",))
+    if many:
+        await connection.execute("ALTER TABLE tag_counter RESET (fillfactor)")
 
 
 def _key_rows(
