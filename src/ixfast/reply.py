@@ -92,7 +92,7 @@ def v2_scan(scan: Scan) -> dict[str, Any]:
 def _previous_counter(scan: Scan) -> int | None:
     """The counter accepted before under the same key version; None at a key version's first tap."""
     previous = scan.previous_position
-    if previous is None or previous >> POSITION_COUNTER_BITS != scan.position >> POSITION_COUNTER_BITS:
+    if not previous or previous >> POSITION_COUNTER_BITS != scan.position >> POSITION_COUNTER_BITS:
         return None
     return previous & POSITION_COUNTER_MASK
 

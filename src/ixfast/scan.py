@@ -138,7 +138,7 @@ class Scan:
         self.tag_id = 0
         self.position = COUNTED_ONLY
         self.outcome = Outcome.UNDECIDED
-        self.previous_position: int | None = None
+        self.previous_position = 0  # 0: none
         self.scan_count = 0
         self.unresolved = False  # an earlier attempt's reply was lost: it may have been accepted
         self.held_rounds = 0

@@ -50,7 +50,7 @@ SELECT tag_id, last_position AS previous_position, scan_count + advances::int AS
 -- name: floors
 -- The durable state behind a refusal. $1 tag ids.
 SELECT tag_id, last_position, previous_position, last_scan_id, scan_count,
-       coalesce((extract(epoch FROM clock_timestamp() - last_at) * 1000)::bigint, 0) AS age_ms
+       (extract(epoch FROM clock_timestamp() - last_at) * 1000)::bigint AS age_ms
 FROM tag_counter
 WHERE tag_id = ANY ($1::bigint[]);
 

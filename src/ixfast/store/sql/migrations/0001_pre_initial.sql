@@ -101,7 +101,8 @@ CREATE TABLE api_key (
 );
 
 -- One narrow row a tag, made with the tag. `last_position` is key_version * 2^24 + counter: a re-programmed chip
--- starts above everything that its old key could ever say, and one comparison guards both.
+-- starts above everything that its old key could ever say, and one comparison guards both. 0 is no position.
+-- Nothing is null, so that a row has its size from the beginning.
 -- No index on a column that changes: every update stays heap-only, because rows are added at fillfactor 70
 -- (management.add_tags) and so find room in their page. The table itself stays at 100: PostgreSQL prunes a page as soon
 -- as less is free than its fillfactor reserves, so at 70 nearly every update pruned one, a quarter of the statement's time.
@@ -109,9 +110,9 @@ CREATE TABLE tag_counter (
     tag_id bigint PRIMARY KEY,
     scan_count bigint NOT NULL DEFAULT 0,
     last_scan_id bigint NOT NULL DEFAULT 0,
-    last_at timestamptz,
+    last_at timestamptz NOT NULL DEFAULT 'epoch',
     last_position int NOT NULL DEFAULT 0,
-    previous_position int
+    previous_position int NOT NULL DEFAULT 0
 );
 
 -- verdict: g genuine, p plain (both written with the counter), r replayed, f forged, i incomplete, x inactive.
