@@ -31,14 +31,15 @@ class EncodingProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     `template` is the tail of the tap URL with placeholders, in the order in which the chip mirrors them:
     `{uid}` 14 hex digits, `{counter}` 6, `{picc}` 32 (AES) or 48 (LRP), `{enc:N}` N hex digits of file data,
-    `{tamper}` 2 characters, `{mac}` 16 hex digits, and `{xuid}` `{cuid}` `{aid}` for what the owner wrote himself.
+    `{tamper}` 2 characters, `{tt}` the 10 of a StatusDetect chip, `{mac}` 16 hex digits, and `{xuid}` `{cuid}` `{aid}`
+    for what the owner wrote himself.
     It is a query string (`x={xuid}&n={counter}&e={mac}`), or a path with or without a query when it begins with `/`.
     `window` is the authenticated text in the same notation: what stands from SDMMACInputOffset up to the MAC
     (NT4H2421Gx §9.3.8); often empty.
     """
 
     name: str
-    scheme: str  # the chip scheme by name: "ntag424-aes", "desfire-ev3-aes"
+    scheme: str  # the chip scheme by name, see `chips.scheme_names`
     template: str
     window: str = ""
     tamper_offset: int | None = None  # where TTStatus lies in the decrypted file data

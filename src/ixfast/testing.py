@@ -38,7 +38,8 @@ class VirtualTag:
     """A simulated tag. `uid` has 7 bytes, the keys 16.
 
     `profile` is an `EncodingProfile`, a compiled one or the name of a preset. `counter` is the last one used: the next
-    tap has one more. `stored` and `current` are the tamper characters, `file_data` what an `{enc:N}` mirrors (padded
+    tap has one more. `stored` and `current` are the tamper characters, `status` the 4 bytes that a StatusDetect chip
+    mirrors after them, `file_data` what an `{enc:N}` mirrors (padded
     with `-` to N/2 bytes, the tamper characters laid over it at the profile's offset). `mirrors_uid` and
     `mirrors_counter` say what an encrypted mirror contains; a plain one follows its template. The random padding of
     PICCData derives from `seed`, UID and counter, so that the same tag writes the same URLs in every run.
@@ -57,6 +58,7 @@ class VirtualTag:
         aid: str | None = None,
         stored: str = "C",
         current: str = "C",
+        status: bytes = bytes(4),
         file_data: bytes = b"",
         mirrors_uid: bool = True,
         mirrors_counter: bool = True,
@@ -77,6 +79,7 @@ class VirtualTag:
         self.counter = counter
         self.stored = stored
         self.current = current
+        self.status = status
         self.file_data = file_data
         self.mirrors_uid = mirrors_uid
         self.mirrors_counter = mirrors_counter
@@ -161,9 +164,10 @@ class VirtualTag:
         if "enc" in slots:
             enc = scheme.encrypt_file(file_key, uid, number, self._file_plaintext(slots["enc"].chars // 2))
         tamper = self.stored + self.current
-        message = Message(b"", uid or None, counter, picc, enc, tamper)
+        tt = tamper + self.status.hex().upper()
+        message = Message(b"", uid or None, counter, picc, enc, tamper, tt)
         mac = scheme.mac(file_key, uid, number, self.profile.window_text(message, uid, self.statics))
-        texts = {"uid": self.uid.hex(), "counter": f"{counter:06x}", "tamper": tamper, "mac": mac.hex()}
+        texts = {"uid": self.uid.hex(), "counter": f"{counter:06x}", "tamper": tamper, "tt": tt, "mac": mac.hex()}
         texts |= {name: block.hex() for name, block in (("picc", picc), ("enc", enc)) if block is not None}
         return {name: text.upper() for name, text in texts.items() if name in slots} | self.statics
 

@@ -117,7 +117,7 @@ def test_an_unknown_scheme_lists_the_known_ones() -> None:
 
 @pytest.mark.parametrize("scheme", scheme_names())
 def test_every_scheme_compiles(scheme: str) -> None:
-    assert compiled("p={picc}&c={mac}", scheme=scheme).scheme.name == scheme
+    assert compiled("u={uid}&n={counter}&e={mac}", scheme=scheme).scheme.name == scheme
 
 
 @pytest.mark.parametrize(

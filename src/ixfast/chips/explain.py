@@ -72,7 +72,7 @@ def _result_steps(compiled: CompiledProfile, evidence: Evidence) -> list[Step]:
         steps.append(Step("file data", f"{len(evidence.file_data)} bytes, decrypted"))
     if evidence.tamper is not None:
         steps.append(Step("tamper", f"stored {evidence.tamper.stored}, current {evidence.tamper.current}"))
-    elif "tamper" in compiled.template.slots:
+    elif "tamper" in compiled.template.slots or "tt" in compiled.template.slots:
         steps.append(Step("tamper", "no known state in authenticated text"))
     unproven = [name for name in compiled.template.slots if name in STATICS and name not in compiled.window_statics]
     if unproven:

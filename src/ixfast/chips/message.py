@@ -18,6 +18,7 @@ class Message(msgspec.Struct, frozen=True):
     picc: bytes | None = None  # encrypted PICCData, 16 bytes (AES)
     enc: bytes | None = None  # encrypted file data, whole AES blocks
     tamper: str | None = None  # TTPermStatus and TTCurrStatus, 2 upper-case characters
+    tt: str | None = None  # TT of a StatusDetect chip, 10 upper-case characters
     xuid: str | None = None
     cuid: str | None = None
     aid: str | None = None

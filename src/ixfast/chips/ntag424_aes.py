@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ixfast import cmac
-from ixfast.chips.scheme import PiccData
+from ixfast.chips.scheme import SDM_MIRRORS, PiccData
 from ixfast.limits import UID_BYTES
 
 _UID_MIRRORED = 0x80
@@ -33,6 +33,9 @@ class AesScheme:
     """A `scheme.Scheme`. `core` is the native core or its twin, chosen by `ixfast.cmac` unless given."""
 
     picc_chars = 32
+    mirrors = SDM_MIRRORS
+    signed_fields: tuple[str, ...] | None = None
+    counter_can_be_off = False
 
     def __init__(self, name: str, core: Core = cmac) -> None:
         self.name = name

@@ -18,11 +18,17 @@ _SCHEME = "ntag424-aes"
 
 
 def _profile(
-    name: str, template: str, window: str = "", *, tamper_offset: int | None = None, without_counter: bool = False
+    name: str,
+    template: str,
+    window: str = "",
+    *,
+    scheme: str = _SCHEME,
+    tamper_offset: int | None = None,
+    without_counter: bool = False,
 ) -> EncodingProfile:
     return EncodingProfile(
         name=name,
-        scheme=_SCHEME,
+        scheme=scheme,
         template=template,
         window=window,
         tamper_offset=tamper_offset,
@@ -48,6 +54,10 @@ _ALL = (
     # One parameter holds everything; the window is the file data alone.
     _profile("bulk", "e={picc}{enc:32}{mac}", "{enc}"),
     _profile("path", "/{picc}/{mac}"),
+    # The mirror of these chips is one text; x is the letter that they write between its fields.
+    _profile("ntag223", "m={uid}x{counter}x{mac}", scheme="ntag223"),
+    _profile("ntag224", "m={uid}x{counter}x{mac}", scheme="ntag224"),
+    _profile("ntag22x-sd", "m={uid}x{counter}x{tt}x{mac}", scheme="ntag22x-sd"),
 )
 
 PRESETS = MappingProxyType({profile.name: profile for profile in _ALL})

@@ -43,7 +43,8 @@ def compile_profile(profile: EncodingProfile, *, scheme: Scheme | None = None) -
     `scheme` overrides the look-up by name, for example to run on the core's twin.
     """
     chip = find_scheme(profile.scheme) if scheme is None else scheme
-    return CompiledProfile(profile, chip, compile_template(profile, picc_chars=chip.picc_chars))
+    template = compile_template(profile, picc_chars=chip.picc_chars, mirrors=chip.mirrors, signed_fields=chip.signed_fields)
+    return CompiledProfile(profile, chip, template)
 
 
 class CompiledProfile:
@@ -56,6 +57,7 @@ class CompiledProfile:
     """
 
     __slots__ = (
+        "_counter_may_be_off",
         "_reader",
         "_tamper_in_window",
         "_window_fixed",
@@ -79,7 +81,8 @@ class CompiledProfile:
         self.encrypted = template.encrypted
         self.uid_in_session = "uid" in template.slots
         self.counter_expected = "counter" in template.slots or (self.encrypted and not profile.allow_without_counter)
-        self._tamper_in_window = "tamper" in window_slots
+        self._counter_may_be_off = scheme.counter_can_be_off and profile.allow_without_counter
+        self._tamper_in_window = "tamper" in window_slots or "tt" in window_slots
         self.window_statics = tuple(name for name in STATICS if name in window_slots)
         self._window_fixed = None if window_slots else "".join(map(str, template.window)).encode()
         self._reader = Reader(template, self._tamper_in_window)
@@ -120,8 +123,8 @@ class CompiledProfile:
 
         `statics` are the registered `xuid`, `cuid`, `aid`, empty or absent if there is none; needed only where the
         window has them. Keys are tried in the order given. Evidence that is not authentic has one of `REASONS`; its UID
-        and counter are then claims. Tamper text with other characters than C, O and I leaves `tamper` None: the MAC
-        holds, but the chip reports no known state.
+        and counter are then claims. A counter of 0 that means "switched off" is evidence of no counter. Tamper text
+        with other characters than C, O and I leaves `tamper` None: the MAC holds, but the chip reports no known state.
         """
         if not file_keys:
             return _refused("no_key", message.uid, message.counter)
@@ -217,9 +220,11 @@ class CompiledProfile:
         self, message: Message, uid: bytes, counter: int | None, file_keys: tuple[Key, ...], statics: Mapping[str, str]
     ) -> Evidence:
         """The MAC decides. `uid` is b"" and `counter` None where the tag does not mirror them."""
-        if counter is not None and not 0 < counter <= COUNTER_MAX:
-            return _refused("counter_range", uid or None, counter)
         session_counter = -1 if counter is None else counter
+        if counter is not None and not 0 < counter <= COUNTER_MAX:
+            if counter != 0 or not self._counter_may_be_off:
+                return _refused("counter_range", uid or None, counter)
+            counter = None  # what stands still says nothing about replays
         window = self.window_text(message, uid, statics)
         for key in file_keys:
             if self.scheme.verify(key.value, uid, session_counter, window, message.mac):
@@ -232,7 +237,7 @@ class CompiledProfile:
     def _tamper_of(self, message: Message, file_data: bytes | None) -> Tamper | None:
         """Tamper state from authenticated text only; the caller has seen the MAC hold."""
         if self._tamper_in_window:
-            text = message.tamper or ""
+            text = (message.tamper or message.tt or "")[:2]
         elif self.profile.tamper_offset is not None and file_data is not None:
             text = file_data[self.profile.tamper_offset :][:2].decode("latin-1")
         else:

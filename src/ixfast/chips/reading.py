@@ -108,7 +108,8 @@ class Reader:
         if missing:
             return Missing(tuple(dict.fromkeys(missing)))
         get = found.get
-        uid, counter, picc, enc, tamper = get("uid"), get("counter"), get("picc"), get("enc"), get("tamper")
+        uid, counter, picc, enc = get("uid"), get("counter"), get("picc"), get("enc")
+        tamper, tt = get("tamper"), get("tt")
         return Message(
             mac=bytes.fromhex(found["mac"]),
             uid=None if uid is None else bytes.fromhex(uid),
@@ -116,6 +117,7 @@ class Reader:
             picc=None if picc is None else bytes.fromhex(picc),
             enc=None if enc is None else bytes.fromhex(enc),
             tamper=None if tamper is None else tamper.upper(),
+            tt=None if tt is None else tt.upper(),
             xuid=get("xuid"),
             cuid=get("cuid"),
             aid=get("aid"),

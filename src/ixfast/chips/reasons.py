@@ -8,7 +8,7 @@ REASONS = MappingProxyType(
         "picc_unreadable": "the encrypted mirror is none under any live meta key",
         "uid_mismatch": "the mirrored UID is not the registered one",
         "counter_missing": "the tag mirrors no counter and the profile does not allow that",
-        "counter_range": "the counter is 0; a tag's first read has 1",
+        "counter_range": "the counter is 0, but a tag's first read has 1; a chip that does not count cannot be replay-checked",
         "static_mismatch": "an authenticated text of the owner's own is not the registered one",
         "mac_mismatch": "the MAC holds under no live file key",
         "no_key": "no file key is known for the tag",

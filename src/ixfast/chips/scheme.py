@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
+SDM_MIRRORS = frozenset(("uid", "counter", "picc", "enc", "tamper", "mac"))
+"""The placeholders that a chip with Secure Dynamic Messaging can write."""
+
 
 class PiccData(NamedTuple):
     """A decrypted mirror; None is what the tag does not mirror, and what is not mirrored is in no session vector."""
@@ -22,7 +25,12 @@ class Scheme(Protocol):
     """
 
     name: str
-    picc_chars: int  # width of `{picc}` in hex digits
+    picc_chars: int  # width of `{picc}` in hex digits; 0: no encrypted mirror
+    mirrors: frozenset[str]  # the placeholders that the chip can write
+    # None: the MAC covers a window of the URL. Otherwise it covers UID, counter and those of these mirrors that are
+    # there, as fields: the profile has no window, and `verify` and `mac` get the mirrors' characters in its place.
+    signed_fields: tuple[str, ...] | None
+    counter_can_be_off: bool  # a mirrored counter of 0 is genuine and means that the chip does not count
 
     def read_picc(self, meta_key: bytes, picc: bytes) -> PiccData | None:
         """The mirror under this meta key, or None if it cannot be the right one."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from ixfast.chips.ntag22x import Ntag22xScheme
 from ixfast.chips.ntag424_aes import AesScheme
 from ixfast.chips.scheme import Scheme
 from ixfast.errors import ProfileError
 
 # Both chips compute the same: AN12196 for one, MF3D(H)x3 for the other.
 _SCHEMES: dict[str, Scheme] = {name: AesScheme(name) for name in ("ntag424-aes", "desfire-ev3-aes")}
+_SCHEMES |= {name: Ntag22xScheme(name, detects_status=False) for name in ("ntag223", "ntag224")}
+_SCHEMES["ntag22x-sd"] = Ntag22xScheme("ntag22x-sd", detects_status=True)
 
 
 def scheme_names() -> tuple[str, ...]:

@@ -16,6 +16,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from ixfast.chips.ntag22x import TT_CHARS
+from ixfast.chips.scheme import SDM_MIRRORS
 from ixfast.errors import ProfileError
 from ixfast.limits import (
     ACCOUNT_ID_CHARS_MAX,
@@ -30,10 +32,10 @@ from ixfast.model import EncodingProfile
 STATICS = {"xuid": TAG_CODE_CHARS_MAX, "cuid": CUSTOMER_ID_CHARS_MAX, "aid": ACCOUNT_ID_CHARS_MAX}
 """What the owner wrote himself, with the greatest length in characters."""
 
-MIRROR_CHARS = {"uid": 14, "counter": 6, "tamper": 2, "mac": 16}
+MIRROR_CHARS = {"uid": 14, "counter": 6, "tamper": 2, "tt": TT_CHARS, "mac": 16}
 """What the chip writes, in characters; `picc` depends on the scheme and `enc` on the template."""
 
-STANDARD_NAMES = {"uid": "u", "counter": "n", "mac": "e", "tamper": "t"}
+STANDARD_NAMES = {"uid": "u", "counter": "n", "mac": "e", "tamper": "t", "tt": "t"}
 """What `/v1/t` calls the parts of a plain mirror, whatever the chip's URL calls them."""
 
 _NAMES = (*MIRROR_CHARS, "picc", "enc", *STATICS)
@@ -90,8 +92,14 @@ class Template(NamedTuple):
         return "picc" in self.slots
 
 
-def compile_template(profile: EncodingProfile, *, picc_chars: int) -> Template:
-    """Check and split a profile; `picc_chars` is the width of the scheme's encrypted mirror in hex digits.
+def compile_template(
+    profile: EncodingProfile,
+    *,
+    picc_chars: int,
+    mirrors: frozenset[str] = SDM_MIRRORS,
+    signed_fields: tuple[str, ...] | None = None,
+) -> Template:
+    """Check and split a profile; what the scheme says of itself is as in `scheme.Scheme`.
 
     ProfileError names the profile, the place and the remedy.
     """
@@ -104,10 +112,17 @@ def compile_template(profile: EncodingProfile, *, picc_chars: int) -> Template:
             if part.name in slots:
                 raise ProfileError(f"{where}: {part.notation()} stands there twice; the chip mirrors it once")
             slots[part.name] = part
+            if part.name not in mirrors and part.name not in STATICS:
+                known = ", ".join(f"{{{name}}}" for name in _NAMES if name in mirrors)
+                raise ProfileError(f"{where}: no chip of scheme {profile.scheme} mirrors {{{part.name}}}; it has {known}")
     window_where = f"profile {profile.name!r}, window"
-    window = _parse(profile.window, window_where, picc_chars, enc=slots.get("enc"))
-    _check_mirrors(profile, slots, where)
-    _check_window(parts, window, slots, window_where)
+    if signed_fields is None:
+        window = _parse(profile.window, window_where, picc_chars, enc=slots.get("enc"))
+        _check_mirrors(profile, slots, where)
+        _check_window(parts, window, slots, window_where)
+    else:
+        window = _signed(profile, slots, signed_fields)
+        _check_mirrors(profile, slots, where)
     _check_tamper(profile, slots, window)
     path_text, mark, query_text = text.partition("?") if text.startswith("/") else ("", "", text)
     path = _path_pieces(path_text, where, picc_chars)
@@ -180,6 +195,18 @@ def _check_mirrors(profile: EncodingProfile, slots: dict[str, Slot], where: str)
         raise ProfileError(f"{where}: {{enc}} needs {{picc}}, or both {{uid}} and {{counter}}; its key is made of both")
     if "counter" not in slots and not profile.allow_without_counter:
         raise ProfileError(f"{where}: no {{counter}}, so a tap could be replayed for ever; allow_without_counter accepts that")
+
+
+def _signed(profile: EncodingProfile, slots: dict[str, Slot], fields: tuple[str, ...]) -> tuple[Part, ...]:
+    """What takes the window's place where a chip signs fields; UID and counter are signed in any case."""
+    for name in ("uid", "counter"):
+        if name not in slots:
+            raise ProfileError(f"profile {profile.name!r}, template: no {{{name}}}; scheme {profile.scheme} signs it")
+    if profile.window:
+        raise ProfileError(
+            f"profile {profile.name!r}, window: scheme {profile.scheme} signs the mirrored fields and no text; leave it empty"
+        )
+    return tuple(slots[name] for name in fields if name in slots)
 
 
 def _check_window(parts: tuple[Part, ...], window: tuple[Part, ...], slots: dict[str, Slot], where: str) -> None:
@@ -277,6 +304,9 @@ def _piece(name: str | None, text: str, where: str, picc_chars: int) -> Piece:
         elif part.name == "tamper":
             patterns.append("([!-~]{2})")
             words.append("2 characters of tamper status")
+        elif part.name == "tt":
+            patterns.append("([COI0]{2}[0-9A-F]{8})")
+            words.append(f"{TT_CHARS} characters of tamper status")
         else:
             patterns.append(f"([0-9a-f]{{{part.chars}}})")
             words.append(f"{part.chars} hex digits")
