@@ -106,7 +106,10 @@ class Engine:
             scan.error = record.inactive_level()
             self._answer(scan)
             return
-        self._examine(scan, record)
+        try:
+            self._examine(scan, record)
+        except Exception:
+            self._broken(scan)
 
     def _examine(self, scan: Scan, record: TagRecord) -> None:
         """Is the tap authentic? The hot form is judged here, every other by the profile."""
@@ -182,6 +185,12 @@ class Engine:
 
     def settled(self, scan: Scan) -> None:
         """The ledger's word."""
+        try:
+            self._conclude(scan)
+        except Exception:
+            self._broken(scan)
+
+    def _conclude(self, scan: Scan) -> None:
         if scan.error is not None:
             self._answer(scan)
             return
@@ -227,7 +236,15 @@ class Engine:
         scan.error_detail = reason
         self._answer(scan)
 
+    def _broken(self, scan: Scan) -> None:
+        """A bug of ours must neither hang this scan, nor stop the others of its batch, nor pass for a verdict."""
+        log.exception("a scan broke")
+        if not scan.answered:
+            scan.verdict = None
+            self.fail(scan, "unavailable", "internal_error")
+
     def _answer(self, scan: Scan) -> None:
+        scan.answered = True
         verdict = scan.verdict
         if verdict is not None:
             self._slots[meters.SCANS[verdict]] += 1
@@ -237,11 +254,7 @@ class Engine:
                     self._ledger.log_refusal(scan)
         elif scan.error is not None:
             self._slots[meters.SCAN_ERRORS[scan.error]] += 1
-        try:
-            scan.reply(scan)
-        except Exception:
-            # A reply that cannot be written must not stop the others of its batch; what was decided stays decided.
-            log.exception("a reply could not be given")
+        scan.reply(scan)
 
 
 def may_scan(api_key: ApiKey) -> bool:

@@ -85,6 +85,7 @@ class Scan:
     """
 
     __slots__ = (
+        "answered",
         "api_key",
         "arrived",
         "authentic",
@@ -144,6 +145,7 @@ class Scan:
         self.held_rounds = 0
         self.verdict: Verdict | None = None
         self.rule = -1  # index of the matched rule group, -1 for the default
+        self.answered = False
         self.error: str | None = None
         self.error_detail: str | None = None
         self.error_field: str | None = None  # the parameter that an `invalid_parameter` is about

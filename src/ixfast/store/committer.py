@@ -133,7 +133,11 @@ class Committer:
             self._in_flight = batch = self._take()
             self._sent = False
             while batch:
-                await self._attempt(batch)
+                try:
+                    await self._attempt(batch)
+                except Exception:  # a bug of ours: this batch ends without a verdict, the next ones go on
+                    log.exception("a ledger batch broke")
+                    self._fail_all(batch, "internal_error")
 
     def _take(self) -> dict[int, Scan]:
         """The next batch; those behind its scans move up."""
@@ -310,16 +314,17 @@ class Committer:
 
     def _sweep_waiting(self, too_old: float) -> None:
         code, reason = ("overloaded", "deadline") if self._session is not None else ("unavailable", self._trouble)
-        expired = []
-        for scan in self._waiting.values():
-            if scan.arrived >= too_old:
-                break  # in order of arrival; a scan held back or moved up is at most one round older
-            expired.append(scan)
-        for scan in expired:
-            del self._waiting[scan.tag_id]
+        for tag_id, queue in list(self._behind.items()):
+            while queue and queue[0].arrived < too_old:
+                self._behind_count -= 1
+                self._resolver.failed(queue.popleft(), code, reason)
+            if not queue:
+                del self._behind[tag_id]
+        expired = {tag_id: scan for tag_id, scan in self._waiting.items() if scan.arrived < too_old}
+        for tag_id, scan in expired.items():
+            del self._waiting[tag_id]
             self._resolver.failed(scan, code, reason)
-        if expired:
-            self._move_up({scan.tag_id: scan for scan in expired})
+        self._move_up(expired)
 
 
 def _columns(batch: dict[int, Scan]) -> tuple[list[int], list[int], list[int]]:
