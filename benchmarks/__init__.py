@@ -1,0 +1,1 @@
+"""Benchmarks: what ixfast reaches beside others, with every answer checked. See docs/benchmarks.md."""

@@ -1,0 +1,32 @@
+"""`python -m benchmarks [WHAT] [OPTIONS]`: every benchmark by its name; `--help` after a name tells its options.
+
+Without a name it is the main one, `scans`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = {
+    "scans": ("benchmarks.scans", "durable scans a second through HTTP, beside the peers"),
+    "latency": ("benchmarks.latency", "latency at fixed arrival rates, 10 % to 110 % of capacity"),
+    "generator": ("benchmarks.load.check", "what the load generator itself costs, and whether it tells the truth"),
+    "micro": ("benchmarks.micro.everything", "one step of a scan at a time, without network and database"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given:
+        given = ["scans"]
+    if given[0] not in BENCHMARKS:
+        print("usage: python -m benchmarks [WHAT] [OPTIONS]\n")
+        for name, (_, text) in BENCHMARKS.items():
+            print(f"  {name:<10} {text}")
+        return 0 if given[0] in ("-h", "--help") else 2
+    module = importlib.import_module(BENCHMARKS[given[0]][0])
+    return int(module.main(given[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

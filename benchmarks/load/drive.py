@@ -1,0 +1,184 @@
+"""Driving the load: several stations that act as one generator."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Iterable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple, Self
+
+from benchmarks.load import histogram
+from benchmarks.load.lanes import Expected
+from benchmarks.load.station import Phase, Post, obey
+from benchmarks.load.traffic import Traffic
+
+SCAN_ANSWERS: Expected = (
+    (b"HTTP/1.1 200", b'"Pass"'),
+    (b"HTTP/1.1 200", b'"Fail"'),
+    (b"HTTP/1.1 200", b'"Fail"'),
+    (b"HTTP/1.1 404", b'"not_found"'),
+)
+"""What `/v1/t` answers to a genuine, replayed, forged and unknown tap."""
+CONSTANT_ANSWER: Expected = ((b"HTTP/1.1 200", b'"Pass"'),) * 4
+"""What a server answers that does no work."""
+
+_ORDER_S = 600.0
+_START_DELAY_S = 0.15  # For the order to reach every station.
+
+
+class LoadError(RuntimeError):
+    """A process of the generator ended, hung, or could not do what it was told."""
+
+
+class Result(NamedTuple):
+    """What all stations saw in one phase."""
+
+    seconds: float
+    answered: int
+    by_kind: dict[str, int]
+    as_expected: dict[str, int]
+    failures: dict[str, int]
+    latency: Any
+    lateness: Any
+    not_sent: int
+    not_answered: int
+    exhausted: int
+    cpu_s: float
+    sent: int
+
+    @property
+    def requests_per_s(self) -> float:
+        return self.answered / self.seconds
+
+    @property
+    def passes_per_s(self) -> float:
+        """Genuine taps that were answered so: durable, if the server keeps its word."""
+        return self.as_expected.get("genuine", 0) / self.seconds
+
+    @property
+    def generator_us(self) -> float:
+        """The generator's own processor time for one request."""
+        return self.cpu_s * 1e6 / max(1, self.answered)
+
+    def flaws(self) -> list[str]:
+        """Why the figures are not good; empty if they are."""
+        flaws = [f"{count} x {reason}" for reason, count in sorted(self.failures.items(), key=lambda item: -item[1])]
+        if self.exhausted:
+            flaws.append(f"{self.exhausted} connections ran out of prepared requests")
+        return flaws
+
+
+class Load:
+    """The generator. Use it as a context manager; a phase is measured by `closed` or `open`, as often as wanted."""
+
+    def __init__(self, traffic: Traffic, port: int, expected: Expected, *, processes: int = 2, host: str = "127.0.0.1") -> None:
+        self.traffic = traffic
+        self.processes = processes
+        self._posts = [Post(traffic, range(i, traffic.plans, processes), host, port, expected) for i in range(processes)]
+        self._stations: list[tuple[BaseProcess, Connection]] = []
+
+    def __enter__(self) -> Self:
+        context = multiprocessing.get_context("spawn")
+        for post in self._posts:
+            own, other = context.Pipe()
+            process = context.Process(target=obey, args=(other, post), daemon=True)
+            process.start()
+            other.close()
+            self._stations.append((process, own))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for process, pipe in self._stations:
+            try:
+                pipe.send(None)
+                process.join(5)
+            except OSError:
+                pass  # it is gone already
+            if process.is_alive():
+                process.kill()
+                process.join()
+            pipe.close()
+        self._stations.clear()
+
+    @property
+    def pids(self) -> list[int]:
+        return [process.pid for process, _ in self._stations if process.pid is not None]
+
+    def _order(self, name: str, each: Iterable[dict[str, Any]] | None = None, **arguments: Any) -> list[Any]:
+        """Send an order to all stations; their answers. `each` gives every station arguments of its own."""
+        own = list(each) if each is not None else [{}] * len(self._stations)
+        for (_, pipe), extra in zip(self._stations, own, strict=True):
+            pipe.send((name, {**arguments, **extra}))
+        answers = []
+        for process, pipe in self._stations:
+            if not pipe.poll(_ORDER_S):
+                raise LoadError(f"a process of the generator (pid {process.pid}) did not answer to {name!r}")
+            try:
+                answer = pipe.recv()
+            except EOFError:
+                raise LoadError(f"a process of the generator ended at {name!r}; its message is above") from None
+            if isinstance(answer, Exception):
+                raise LoadError(f"{name}: {answer!r}") from answer
+            answers.append(answer)
+        return answers
+
+    def prepare(self, requests: int) -> int:
+        """Have about `requests` ready, evenly over the connections; how many are."""
+        return sum(self._order("prepare", requests=-(-requests // self.traffic.plans)))
+
+    def connect(self) -> int:
+        return sum(self._order("connect"))
+
+    def touch_each_tag(self, timeout_s: float = 120.0) -> Result:
+        """Tap every tag once, genuinely: then no cache is cold and no database page unread."""
+        self._order("prepare_each_tag")
+        return _sum(self._order("run_out", timeout_s=timeout_s))
+
+    def run_out(self, timeout_s: float = 60.0) -> Result:
+        """Send what is prepared, all of it, in a closed loop."""
+        return _sum(self._order("run_out", timeout_s=timeout_s))
+
+    def closed(self, settle_s: float, measure_s: float) -> Result:
+        """Every connection asks as soon as it was answered; figures of the `measure_s` after `settle_s`."""
+        start_ns = time.monotonic_ns() + int(_START_DELAY_S * 1e9)
+        return _sum(self._order("closed", start_ns=start_ns, settle_s=settle_s, measure_s=measure_s))
+
+    def open(self, rate_per_s: float, seconds: float, *, poisson: bool = False) -> Result:
+        """Requests leave when they are due, whatever became of those before; latency counts from then."""
+        start_ns = time.monotonic_ns() + int(_START_DELAY_S * 1e9)
+        shares = ({"share": i, "shares": self.processes} for i in range(self.processes))
+        rate = rate_per_s / self.processes
+        return _sum(self._order("open", shares, start_ns=start_ns, rate_per_s=rate, seconds=seconds, poisson=poisson))
+
+    def finish(self) -> dict[int, tuple[int, int, int]]:
+        """Close the connections; what the database must hold by tag: passes, last counter, taps of uncertain fate."""
+        held: dict[int, tuple[int, int, int]] = {}
+        for part in self._order("finish"):
+            held |= part
+        return held
+
+
+def _sum(phases: list[Phase]) -> Result:
+    def merged(name: str) -> dict[str, int]:
+        total: Counter[str] = Counter()
+        for phase in phases:
+            total.update(getattr(phase, name))
+        return dict(total)
+
+    return Result(
+        max(phase.seconds for phase in phases),
+        sum(phase.answered for phase in phases),
+        merged("by_kind"),
+        merged("as_expected"),
+        merged("failures"),
+        histogram.add(phase.latency for phase in phases),
+        histogram.add(phase.lateness for phase in phases),
+        sum(phase.not_sent for phase in phases),
+        sum(phase.not_answered for phase in phases),
+        sum(phase.exhausted for phase in phases),
+        sum(phase.cpu_s for phase in phases),
+        sum(phase.sent for phase in phases),
+    )

@@ -1,0 +1,41 @@
+"""Latency histograms: HdrHistogram of microseconds with three significant digits, up to a minute; encoded they are the raw
+result that is kept, and the encodings of several processes add up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
+
+_MAX_US = 60_000_000
+_DIGITS = 3
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+
+
+def empty() -> Any:
+    return HdrHistogram(1, _MAX_US, _DIGITS)
+
+
+def encode(latencies_ns: Iterable[int]) -> bytes:
+    histogram = empty()
+    for us, count in Counter(ns // 1000 for ns in latencies_ns).items():
+        histogram.record_value(min(max(us, 1), _MAX_US), count)
+    return bytes(histogram.encode())
+
+
+def add(encoded: Iterable[bytes]) -> Any:
+    """One histogram of several encoded ones."""
+    histogram = empty()
+    for each in encoded:
+        histogram.decode_and_add(each)
+    return histogram
+
+
+def summary(histogram: Any) -> dict[str, int]:
+    """Microseconds at the usual percentiles and the largest; nothing for an empty histogram."""
+    if not histogram.get_total_count():
+        return {}
+    shown = {f"p{p:g}_us": int(histogram.get_value_at_percentile(p)) for p in PERCENTILES}
+    return {**shown, "max_us": int(histogram.get_max_value())}

@@ -1,0 +1,126 @@
+"""Child processes of a benchmark: started, watched, ended by their own pid, and their processor time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_READY_S = 30.0
+_LEAVE_S = 15.0
+_POLL_S = 0.02
+
+
+class ContenderError(RuntimeError):
+    """A server under measurement did not come up, or ended."""
+
+
+class Processes:
+    """One contender's processes. As a context manager it ends them, with SIGTERM first."""
+
+    def __init__(self, commands: list[list[str]], environment: Mapping[str, str] | None = None) -> None:
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        variables = {**os.environ, "PYTHONPATH": path, **(environment or {})}
+        self._commands = commands
+        self._children = [
+            subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=ROOT)
+            for command in commands
+        ]
+
+    def __enter__(self) -> Processes:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.end()
+
+    @property
+    def pids(self) -> list[int]:
+        return [child.pid for child in self._children]
+
+    def await_port(self, port: int, host: str = "127.0.0.1") -> None:
+        """Wait until every process could be listening: the port answers and nobody has ended."""
+        until = time.monotonic() + _READY_S
+        while True:
+            self.check()
+            try:
+                socket.create_connection((host, port), 1).close()
+            except OSError:
+                if time.monotonic() > until:
+                    raise ContenderError(f"nobody listens on port {port} after {_READY_S:g} s") from None
+                time.sleep(_POLL_S)
+            else:
+                return
+
+    def await_listeners(self, port: int, count: int) -> None:
+        """Wait until `count` sockets of this host listen on the port, one for each worker with SO_REUSEPORT."""
+        until = time.monotonic() + _READY_S
+        while (found := listeners(port)) < count:
+            self.check()
+            if time.monotonic() > until:
+                raise ContenderError(f"{found} of {count} workers listen on port {port} after {_READY_S:g} s")
+            time.sleep(_POLL_S)
+
+    def check(self) -> None:
+        """Raise `ContenderError` if one of them has ended."""
+        for command, child in zip(self._commands, self._children, strict=True):
+            if child.poll() is not None:
+                raise ContenderError(f"ended with status {child.returncode}: {' '.join(command)}; its message is above")
+
+    def end(self) -> None:
+        for child in self._children:
+            if child.poll() is None:
+                child.send_signal(signal.SIGTERM)
+        until = time.monotonic() + _LEAVE_S
+        for child in self._children:
+            try:
+                child.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def python(module: str, *arguments: object) -> list[str]:
+    """The command that runs a module of ours."""
+    return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listeners(port: int) -> int:
+    """How many TCP sockets over IPv4 listen on the port (proc_net_tcp(5): state 0A)."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    fields = (line.split() for line in lines)
+    return sum(f[3] == "0A" and int(f[1].rpartition(":")[2], 16) == port for f in fields)
+
+
+def cpu_s(pids: list[int]) -> float:
+    """Processor time, user and system, of the processes and their living descendants, in seconds of 10 ms steps."""
+    parents: defaultdict[int, list[int]] = defaultdict(list)
+    spent: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended while we looked
+        spent[int(entry.name)] = int(fields[11]) + int(fields[12])
+        parents[int(fields[1])].append(int(entry.name))
+    total, todo = 0, list(pids)
+    while todo:
+        pid = todo.pop()
+        total += spent.get(pid, 0)
+        todo += parents[pid]
+    return total / _TICKS_PER_S
