@@ -37,7 +37,7 @@ class Desk:
         self.next_scan_id = _scan_ids()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def submit_v1(self, query: V1Query, token: str | None, reply: Callable[[Scan], None], context: Any = None) -> None:
+    def submit_v1(self, query: V1Query, token: str | None, reply: Callable[[Scan], None]) -> None:
         """Start a scan of `/v1/t`; `token` is that of a header, which goes before `r`."""
         extras = query.extras
         if query.ref is None and extras is None:
@@ -51,7 +51,6 @@ class Desk:
             self.next_scan_id(),
             self.loop.time(),
             extras,
-            context,
         )
         token = token or query.token
         if query.ref is None:
