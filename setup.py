@@ -15,16 +15,19 @@ def native_core() -> list[Extension]:
 
     sanitize = os.environ.get("IXFAST_SANITIZE") == "1"
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g"]
-    core = Extension(
-        "ixfast._cmac",
-        ["src/ixfast/_cmac.pyx"],
-        include_dirs=["src/ixfast"],
-        # A source package carries what is named here; the .pyx would otherwise be missing from it.
-        depends=["src/ixfast/_cmac.pyx", *sorted(map(str, Path("src/ixfast/native").glob("*.h")))],
-        extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra", *(checks if sanitize else [])],
-        extra_link_args=checks if sanitize else [],
-    )
-    return cythonize([core], build_dir="build/cython")
+    core = [
+        Extension(
+            f"ixfast.{name}",
+            [f"src/ixfast/{name}.pyx"],
+            include_dirs=["src/ixfast"],
+            # A source package carries what is named here; the .pyx would otherwise be missing from it.
+            depends=[f"src/ixfast/{name}.pyx", *sorted(map(str, Path("src/ixfast/native").glob("*.h")))],
+            extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra", *(checks if sanitize else [])],
+            extra_link_args=checks if sanitize else [],
+        )
+        for name in ("_cmac", "_lrp")
+    ]
+    return cythonize(core, build_dir="build/cython")
 
 
 setup(ext_modules=[] if os.environ.get("IXFAST_NO_EXTENSIONS") == "1" else native_core())

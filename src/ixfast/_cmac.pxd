@@ -3,6 +3,7 @@
 # Other compiled modules may cimport from here. Every pointer is to readable (or, for results, writable) memory of
 # the length that its comment names; nothing here checks lengths, holds the GIL or raises.
 
+from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 
@@ -54,6 +55,22 @@ cdef extern from "native/sdm.h" nogil:
     enum: IX_VARIANTS_MAX
     int ix_variants_of_this_cpu(ix_variant *found)      # best first; answers how many, 0 without AES instructions
 
+
+cdef enum:
+    COUNTER_MAX = 0xFFFFFF
+    WINDOW_MAX = 4096                       # bytes; a URL of 2 KiB and the largest standard data file in hex both fit
+    CIPHERTEXT_MAX = 4096                   # bytes
+
+
+cdef inline const uint8_t *pointer(bytes value) noexcept:
+    return <const uint8_t *>PyBytes_AS_STRING(value)
+
+
+# Checks of arguments: an exception names the argument and the length it should have.
+cdef int check_size(bytes value, Py_ssize_t size, str name) except -1
+cdef int check_window(bytes window) except -1
+cdef int check_blocks(bytes text, str name) except -1
+cdef int check_file_message(bytes file_key, bytes uid, object counter, bytes text, str name, uint32_t *value) except -1
 
 # What a message mirrors, checked: bits of IX_HAS_*, or -1 with an exception set.
 cdef int form_of(bytes uid, object counter, uint32_t *value) except -1

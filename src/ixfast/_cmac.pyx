@@ -21,11 +21,6 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.long cimport PyLong_AsLongAndOverflow, PyLong_CheckExact
 from libc.string cimport memcpy
 
-cdef enum:
-    COUNTER_MAX = 0xFFFFFF
-    WINDOW_MAX = 4096       # bytes; a URL of 2 KiB and the largest standard data file in hex both fit
-    CIPHERTEXT_MAX = 4096   # bytes
-
 cdef ix_variant[IX_VARIANTS_MAX] _variants
 cdef int _variant_count = ix_variants_of_this_cpu(_variants)
 cdef ix_sdm_batch_function _verify_batch = _variants[0].verify_batch
@@ -47,17 +42,13 @@ def use_variant(str name not None):
 
 # --- checks of arguments --------------------------------------------------------------------------
 
-cdef inline const uint8_t *pointer(bytes value) noexcept:
-    return <const uint8_t *>PyBytes_AS_STRING(value)
-
-
-cdef inline int check_size(bytes value, Py_ssize_t size, str name) except -1:
+cdef int check_size(bytes value, Py_ssize_t size, str name) except -1:
     if len(value) != size:
         raise ValueError(f"{name} must be {size} bytes, got {len(value)}")
     return 0
 
 
-cdef inline int check_window(bytes window) except -1:
+cdef int check_window(bytes window) except -1:
     if len(window) > WINDOW_MAX:
         raise ValueError(f"window must be at most {WINDOW_MAX} bytes, got {len(window)}")
     return 0
@@ -81,6 +72,11 @@ cdef int check_file_message(bytes file_key, bytes uid, object counter, bytes tex
     check_size(file_key, 16, "file_key")
     if form_of(uid, counter, value) != (IX_HAS_UID | IX_HAS_COUNTER):
         raise ValueError("uid and counter must both be mirrored where there is file data")
+    check_blocks(text, name)
+    return 0
+
+
+cdef int check_blocks(bytes text, str name) except -1:
     if len(text) == 0 or len(text) % 16 or len(text) > CIPHERTEXT_MAX:
         raise ValueError(f"{name} must be 16 to {CIPHERTEXT_MAX} bytes and a multiple of 16, got {len(text)}")
     return 0

@@ -55,6 +55,23 @@ def _mirrored(uid: bytes, counter: int) -> bytes:
     return uid + (counter.to_bytes(3, "little") if counter >= 0 else b"")
 
 
+def _check_blocks(text: bytes, name: str) -> None:
+    _check_bytes(text, name)
+    if not text or len(text) % 16 or len(text) > _CIPHERTEXT_MAX:
+        raise ValueError(f"{name} must be 16 to {_CIPHERTEXT_MAX} bytes and a multiple of 16, got {len(text)}")
+
+
+def _check_file_message(file_key: bytes, uid: bytes, counter: int, text: bytes, name: str) -> bytes:
+    """UID and counter of a tap with file data, which mirrors both."""
+    _check_size(file_key, 16, "file_key")
+    tap = _mirrored(uid, counter)
+    _check_bytes(text, name)
+    if len(tap) != 10:
+        raise ValueError("uid and counter must both be mirrored where there is file data")
+    _check_blocks(text, name)
+    return tap
+
+
 def aes_encrypt_block(key: bytes, block: bytes) -> bytes:
     """AES-128 of one block of 16 bytes."""
     _check_size(key, 16, "key")
@@ -143,13 +160,7 @@ def sdm_encrypt_file(file_key: bytes, uid: bytes, counter: int, plaintext: bytes
 
 
 def _file_cipher(file_key: bytes, uid: bytes, counter: int, text: bytes, name: str) -> Cipher[CBC]:
-    _check_size(file_key, 16, "file_key")
-    tap = _mirrored(uid, counter)
-    _check_bytes(text, name)
-    if len(tap) != 10:
-        raise ValueError("uid and counter must both be mirrored where there is file data")
-    if not text or len(text) % 16 or len(text) > _CIPHERTEXT_MAX:
-        raise ValueError(f"{name} must be 16 to {_CIPHERTEXT_MAX} bytes and a multiple of 16, got {len(text)}")
+    tap = _check_file_message(file_key, uid, counter, text, name)
     k_enc = aes_cmac(file_key, _SV1 + tap)
     return Cipher(AES128(k_enc), CBC(aes_encrypt_block(k_enc, tap[7:].ljust(16, b"\0"))))
 
@@ -167,8 +178,7 @@ def sdm_verify_batch(
     if forms and max(forms) > (_HAS_UID | _HAS_COUNTER):
         raise ValueError("forms must be bytes 0 to 3")
     numbers = [
-        counter if form & _HAS_COUNTER else -1
-        for form, counter in zip(forms, struct.unpack(f"<{n}I", counters), strict=True)
+        counter if form & _HAS_COUNTER else -1 for form, counter in zip(forms, struct.unpack(f"<{n}I", counters), strict=True)
     ]
     if forms and max(numbers) > _COUNTER_MAX:
         raise ValueError(f"counters must be 0 to {_COUNTER_MAX} where mirrored")

@@ -3,7 +3,7 @@
 `IMPLEMENTATION` names it ("native-…" or "twin-cryptography"); `REASON` is None for the native core, otherwise why
 the twin is in use. `IXFAST_FORCE_TWIN=1` in the environment forces the twin. A native core that is there but does
 not load is an ImportError, not a reason: nothing falls back silently. What the functions take and answer is told in
-`_cmac_py`.
+`_cmac_py` and, for LRP mode, in `_lrp_py`: the core has two halves, always both native or both the twin's.
 """
 
 import os
@@ -11,7 +11,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from ixfast import _cmac_py
+from ixfast import _cmac_py, _lrp_py
 
 
 def _choose() -> tuple[ModuleType, str | None]:
@@ -29,9 +29,9 @@ def _choose() -> tuple[ModuleType, str | None]:
 
 _chosen, REASON = _choose()
 if TYPE_CHECKING:
-    _core = _cmac_py
+    _core, _lrp = _cmac_py, _lrp_py
 else:
-    _core = _chosen
+    _core, _lrp = _chosen, import_module("ixfast._lrp") if REASON is None else _lrp_py
 
 IMPLEMENTATION = _core.IMPLEMENTATION
 aes_encrypt_block = _core.aes_encrypt_block
@@ -46,3 +46,15 @@ sdm_verify_batch = _core.sdm_verify_batch
 picc_decrypt = _core.picc_decrypt
 sdm_decrypt_file = _core.sdm_decrypt_file
 sdm_encrypt_file = _core.sdm_encrypt_file
+lrp_key_material = _lrp.lrp_key_material
+lrp_eval = _lrp.lrp_eval
+lrp_cmac = _lrp.lrp_cmac
+lricb_encrypt = _lrp.lricb_encrypt
+lricb_decrypt = _lrp.lricb_decrypt
+lrp_session_master = _lrp.lrp_session_master
+lrp_sdm_mac = _lrp.lrp_sdm_mac
+lrp_sdm_verify = _lrp.lrp_sdm_verify
+lrp_picc_decrypt = _lrp.lrp_picc_decrypt
+lrp_picc_encrypt = _lrp.lrp_picc_encrypt
+lrp_sdm_decrypt_file = _lrp.lrp_sdm_decrypt_file
+lrp_sdm_encrypt_file = _lrp.lrp_sdm_encrypt_file

@@ -28,6 +28,9 @@ IX_INLINE ix1_vec ix1_unround(ix1_vec state, ix1_vec key) { return _mm_aesdec_si
 IX_INLINE ix1_vec ix1_unlast(ix1_vec state, ix1_vec key) { return _mm_aesdeclast_si128(state, key); }
 IX_INLINE ix1_vec ix1_inverse_key(ix1_vec key) { return _mm_aesimc_si128(key); }
 
+/* `b` where the byte of `mask` is 255, `a` where it is 0. */
+IX_INLINE ix1_vec ix1_select(ix1_vec mask, ix1_vec a, ix1_vec b) { return _mm_blendv_epi8(a, b, mask); }
+
 /* Next round key. A last round over four equal columns is SubWord, because ShiftRows then moves nothing; this takes
  * 4 cycles where AESKEYGENASSIST takes 12 and more. */
 IX_INLINE ix1_vec ix1_next_key(ix1_vec key, int rcon)

@@ -39,6 +39,8 @@ IX_INLINE ix1_vec ix1_unround(ix1_vec state, ix1_vec key)
 }
 IX_INLINE ix1_vec ix1_inverse_key(ix1_vec key) { return vaesimcq_u8(key); }
 
+IX_INLINE ix1_vec ix1_select(ix1_vec mask, ix1_vec a, ix1_vec b) { return vbslq_u8(mask, b, a); }
+
 IX_INLINE ix1_vec ix1_next_key(ix1_vec key, int rcon)
 {
     const ix1_vec zero = vdupq_n_u8(0);
