@@ -25,6 +25,11 @@ def encode(latencies_ns: Iterable[int]) -> bytes:
     return bytes(histogram.encode())
 
 
+def encode_histogram(histogram: Any) -> str:
+    """As text, to be kept."""
+    return bytes(histogram.encode()).decode()
+
+
 def add(encoded: Iterable[bytes]) -> Any:
     """One histogram of several encoded ones."""
     histogram = empty()

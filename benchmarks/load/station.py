@@ -189,8 +189,9 @@ class Station:
         gone_ns = [clock() - due_ns for due_ns in overdue]
         overdue.clear()
         grace_ns = clock() + int(_GRACE_S * 1e9)
-        while any(lane.in_flight for lane in lanes) and clock() < grace_ns:
-            await asyncio.sleep(0.005)  # noqa: ASYNC110 - an event would cost every answer a question
+        # An event instead would cost every answer a question.
+        while any(lane.in_flight for lane in lanes) and clock() < grace_ns:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         exhausted = sum(lane.at >= len(lane.plan.requests) for lane in lanes)
         not_answered = self._settle()
         latencies_ns = [ns for lane in lanes for ns in lane.latencies_ns]

@@ -1,0 +1,139 @@
+"""Who is measured over HTTP: how each is started, what it must answer, and how its database is audited."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from benchmarks import audit
+from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS
+from benchmarks.load.lanes import Expected
+from benchmarks.processes import ContenderError, Processes, free_port, python
+from benchmarks.stage import IXFAST_DATABASE, PEER_DATABASE, Stage
+
+_READY_S = 30.0
+_FLASK_NEEDS = ("flask", "gunicorn", "psycopg", "Crypto")
+
+
+class Running(NamedTuple):
+    """A contender that answers. `observe` asks it what it saw itself."""
+
+    processes: Processes
+    observe: Callable[[], dict[str, float]]
+
+
+class Contender(NamedTuple):
+    name: str
+    title: str
+    database: str | None
+    expected: Expected
+    requests_per_s_max: int  # so many are prepared; a rate that uses them up is told and not believed
+    serve: Callable[[Stage, str | None, int, int], contextlib.AbstractContextManager[Running]]
+    audit: Callable[..., Any] | None
+
+
+@contextlib.contextmanager
+def _ixfast(stage: Stage, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
+    private_port = free_port()
+    assert dsn is not None
+    command = python(
+        "ixfast", "serve", "--workers", workers, "--host", "127.0.0.1", "--port", port, "--private-port", private_port,
+        "--log-level", "warning",
+    )  # fmt: skip
+    environment = {"IXFAST_DSN": dsn, "IXFAST_KEK_FILE": str(stage.kek_file)}
+    base = f"http://127.0.0.1:{private_port}"
+    with Processes([command], environment) as processes:
+        processes.await_listeners(port, workers)
+        _await_readiness(processes, f"{base}/readyz")
+        yield Running(processes, lambda: _observe(base))
+
+
+def _await_readiness(processes: Processes, url: str) -> None:
+    until = time.monotonic() + _READY_S
+    while True:
+        processes.check()
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+            if json.load(answer)["ready"]:
+                return
+        if time.monotonic() > until:
+            raise ContenderError(f"not ready after {_READY_S:g} s: {url}")
+        time.sleep(0.05)
+
+
+def _observe(base: str) -> dict[str, float]:
+    """The product's own counters, of all workers together."""
+    with urllib.request.urlopen(f"{base}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    found: dict[str, float] = {}
+    for name, value in re.findall(r"^(ixfast_\w+)(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE):
+        found[name] = found.get(name, 0.0) + float(value)
+    shown = (
+        "ixfast_ledger_batches_total", "ixfast_ledger_rows_total", "ixfast_ledger_statement_us_sum",
+        "ixfast_catalogue_misses_total", "ixfast_handed_over_connections_total", "ixfast_hot_requests_total",
+        "ixfast_ledger_held_total", "ixfast_refusal_log_dropped_total",
+    )  # fmt: skip
+    return {name: found.get(name, 0.0) for name in shown}
+
+
+@contextlib.contextmanager
+def _a_process_a_worker(module: str, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
+    with Processes([python(module, port)] * workers, {"BENCH_DSN": dsn or ""}) as processes:
+        processes.await_listeners(port, workers)
+        yield Running(processes, dict)
+
+
+def _peer(module: str) -> Callable[..., contextlib.AbstractContextManager[Running]]:
+    return lambda _stage, dsn, port, workers: _a_process_a_worker(module, dsn, port, workers)
+
+
+def _flask(interpreter: str) -> Callable[..., contextlib.AbstractContextManager[Running]]:
+    @contextlib.contextmanager
+    def serve(_stage: Stage, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
+        command = [
+            interpreter, "-m", "gunicorn", "--workers", str(workers), "--worker-class", "gthread", "--threads", "4",
+            "--keep-alive", "75", "--bind", f"127.0.0.1:{port}", "--log-level", "warning",
+            "benchmarks.peers.flask_peer:application",
+        ]  # fmt: skip
+        with Processes([command], {"BENCH_DSN": dsn or ""}) as processes:
+            processes.await_port(port)
+            yield Running(processes, dict)
+
+    return serve
+
+
+def http_contenders(*, flask_python: str | None = None) -> dict[str, Contender]:
+    """By name, in the order of the table."""
+    contenders = (
+        Contender("ixfast", "ixfast", IXFAST_DATABASE, SCAN_ANSWERS, 120_000, _ixfast, audit.of_ixfast),
+        Contender(
+            "aiohttp_constant", "aiohttp `Application`, constant answer, no database", None, CONSTANT_ANSWER, 120_000,
+            _peer("benchmarks.peers.aiohttp_constant"), None,
+        ),
+        Contender(
+            "aiohttp_asyncpg", "aiohttp + asyncpg, one guarded UPDATE a scan", PEER_DATABASE, SCAN_ANSWERS, 30_000,
+            _peer("benchmarks.peers.aiohttp_asyncpg"), audit.of_peer,
+        ),
+        Contender(
+            "flask", "Flask + gunicorn + pycryptodome + psycopg", PEER_DATABASE, SCAN_ANSWERS, 20_000,
+            _flask(flask_python or sys.executable), audit.of_peer,
+        ),
+    )  # fmt: skip
+    return {contender.name: contender for contender in contenders}
+
+
+def flask_is_absent(interpreter: str | None) -> str | None:
+    """Why the Flask peer cannot run, or None."""
+    if interpreter is None:
+        missing = [name for name in _FLASK_NEEDS if importlib.util.find_spec(name) is None]
+    else:
+        program = f"import importlib.util as u; print(*[n for n in {_FLASK_NEEDS} if u.find_spec(n) is None])"
+        missing = subprocess.run([interpreter, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    return f"the Flask peer is left out: {', '.join(missing)} not installed" if missing else None

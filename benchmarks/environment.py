@@ -1,0 +1,79 @@
+"""Where a result comes from: everything that another machine, day or version would change."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.processes import ROOT
+from ixfast.versions import versions
+
+RESULTS = Path(__file__).parent / "results"
+"""Not part of the repository: a history of this machine's runs, one line of JSON each."""
+
+_LIBRARIES = ("aiohttp", "asyncpg", "cryptography", "orjson", "uvloop", "hdrhistogram")
+
+
+def describe(**more: Any) -> dict[str, Any]:
+    """Commit, processor, kernel, Python, libraries, the native core in use; `more` is added as it is."""
+    running = versions()
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "cpu": processor(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "core": running["core"],
+        "core_reason": running["core_reason"],
+        "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        **more,
+    }
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _commit() -> str:
+    """The commit, with `+` if the tree has changes that it does not have."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def load_average() -> list[float]:
+    """Of the last 1, 5 and 15 minutes: was the machine ours?"""
+    return [round(value, 2) for value in os.getloadavg()]
+
+
+def remember(file: str, record: Mapping[str, Any], folder: Path | None = None) -> Path:
+    """Append a record to a history file; where it is."""
+    path = (folder or RESULTS) / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as history:
+        history.write(json.dumps(record, default=str) + "\n")
+    return path
+
+
+def as_markdown(described: Mapping[str, Any]) -> str:
+    """The environment as a short list beneath a table."""
+    lines = []
+    for name, value in described.items():
+        if isinstance(value, Mapping):
+            value = ", ".join(f"{key} {each}" for key, each in value.items())
+        lines.append(f"- {name}: {value}")
+    return "\n".join(lines)

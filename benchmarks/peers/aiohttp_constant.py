@@ -1,0 +1,23 @@
+"""aiohttp's `Application` with uvloop, answering a constant: no cryptography, no database. How fast is answering alone?"""
+
+from __future__ import annotations
+
+import sys
+
+import uvloop
+from aiohttp import web
+
+
+async def tap(_request: web.Request) -> web.Response:
+    return web.Response(body=b'{"xuid":"abcdefgh","response":"Pass"}', content_type="application/json")
+
+
+def main() -> None:
+    application = web.Application()
+    application.router.add_get("/v1/t", tap)
+    loop = uvloop.new_event_loop()
+    web.run_app(application, host="127.0.0.1", port=int(sys.argv[1]), reuse_port=True, access_log=None, print=None, loop=loop)
+
+
+if __name__ == "__main__":
+    main()
