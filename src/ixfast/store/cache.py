@@ -37,6 +37,10 @@ class TwoGenerations(Generic[V]):
         return value
 
     def put(self, key: bytes, value: V) -> None:
+        if key in self._young:
+            self._young[key] = value
+            return
+        self._old.pop(key, None)  # a key stands in one generation, or an old value would outlive the removal of its successor
         if len(self._young) >= self._half:
             self._dying, self._old, self._young = self._old, self._young, {}
         dying = self._dying
