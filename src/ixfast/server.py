@@ -29,6 +29,7 @@ from ixfast.engine import Engine
 from ixfast.http.desk import Desk
 from ixfast.http.front_door import FrontDoor, House
 from ixfast.http.private_app import make_private_app
+from ixfast.http.rates import Limiter
 from ixfast.http.scan_app import make_scan_app
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.limits import HEADERS_MAX, REQUEST_HEAD_BYTES_MAX
@@ -111,7 +112,19 @@ class Worker:
         self.ledger.start()
         self._follower = ChangeFollower(dsn, self._pool, self.catalogue, poll_interval_s=settings.poll_interval_ms / 1000)
         self._follower.start()
-        self.desk = Desk(engine, self.catalogue, self.meters, self._loop)
+        limiter = Limiter(
+            per_key=settings.rate_limit_key,
+            per_address=settings.rate_limit_address,
+            workers=self._inheritance.workers,
+        )
+        self.desk = Desk(
+            engine,
+            self.catalogue,
+            self.meters,
+            self._loop,
+            limiter if limiter.active else None,
+            trust_forwarded_for=settings.trust_forwarded_for,
+        )
         await self._open_doors()
         self._tasks = [self._loop.create_task(self._beat()), self._loop.create_task(self._upkeep())]
 

@@ -164,6 +164,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             1_000_000,
         ),
     ] = 10_000
+    rate_limit_key: Annotated[
+        int,
+        Rule(
+            "Scans a second that one API key may ask of this host, in bursts as large; more are answered 429. 0: no limit.",
+            "scans/s",
+            0,
+            10_000_000,
+        ),
+    ] = 0
+    rate_limit_address: Annotated[
+        int,
+        Rule(
+            "The same for one client address. Behind a balancer it needs trust_forwarded_for. 0: no limit.",
+            "scans/s",
+            0,
+            10_000_000,
+        ),
+    ] = 0
+    trust_forwarded_for: Annotated[
+        bool, Rule("Take the client's address from the last entry of X-Forwarded-For. Only behind a balancer that sets it.")
+    ] = False
     idle_timeout_s: Annotated[
         int,
         Rule(

@@ -15,6 +15,7 @@ from typing import Any
 from ixfast import meters
 from ixfast.engine import Engine, may_scan
 from ixfast.errors import InputError, UnavailableError
+from ixfast.http.rates import Limiter
 from ixfast.http.v1_query import V1Query
 from ixfast.identify import identify
 from ixfast.records import ApiKey
@@ -27,18 +28,33 @@ _SCAN_ID_BITS = 63
 class Desk:
     """One a worker. `draining` is set when the worker is about to leave."""
 
-    def __init__(self, engine: Engine, catalogue: Catalogue, gauges: meters.Meters, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        catalogue: Catalogue,
+        gauges: meters.Meters,
+        loop: asyncio.AbstractEventLoop,
+        limiter: Limiter | None = None,
+        *,
+        trust_forwarded_for: bool = False,
+    ) -> None:
         self.engine = engine
         self.catalogue = catalogue
         self.meters = gauges
         self.loop = loop
+        self.limiter = limiter
+        self._trust_forwarded_for = trust_forwarded_for
         self.draining = False
         # Unique is what a scan id must be, across workers and hosts; 63 random bits are, and cost 50 ns.
         self.next_scan_id = _scan_ids()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def submit_v1(self, query: V1Query, token: str | None, reply: Callable[[Scan], None]) -> None:
-        """Start a scan of `/v1/t`; `token` is that of a header, which goes before `r`."""
+    def client_address(self, peer: str | None, forwarded_for: str | None) -> str | None:
+        """Whose requests are counted together: the peer, or whom a trusted balancer names."""
+        return forwarded_for or peer if self._trust_forwarded_for else peer
+
+    def submit_v1(self, query: V1Query, token: str | None, reply: Callable[[Scan], None], address: str | None = None) -> None:
+        """Start a scan of `/v1/t`; `token` is that of a header, which goes before `r`, `address` the client's."""
         extras = query.extras
         if query.ref is None and extras is None:
             extras = Extras({})
@@ -53,12 +69,19 @@ class Desk:
             extras,
         )
         token = token or query.token
-        if query.ref is None:
+        if self.limiter is not None and not self.admits(address, token):
+            self.engine.fail(scan, "rate_limited")
+        elif query.ref is None:
             self.spawn(self._identify(scan, query.aid, token))
         elif token is None:
             self.engine.submit(scan)
         else:
             self.engine.submit_with_token(scan, token_sha256(token))
+
+    def admits(self, address: str | None, token: str | None, count: int = 1) -> bool:
+        """Do the rate limits let `count` more scans of this caller in?"""
+        digest = token_sha256(token) if token is not None else None
+        return self.limiter is None or self.limiter.admits(address, digest, self.loop.time(), count)
 
     async def _identify(self, scan: Scan, aid: str | None, token: str | None) -> None:
         api_key = None

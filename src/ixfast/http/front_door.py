@@ -81,7 +81,12 @@ class FrontDoor(asyncio.Protocol):
         house = self._house
         house.slots[meters.HOT_REQUESTS] += 1
         try:
-            house.desk.submit_v1(read_query(query), head.token, self._answer)
+            if house.desk.limiter is None:
+                house.desk.submit_v1(read_query(query), head.token, self._answer)
+            else:
+                peer = self._transport.get_extra_info("peername")
+                address = house.desk.client_address(peer[0] if peer else None, head.forwarded_for)
+                house.desk.submit_v1(read_query(query), head.token, self._answer, address)
         except InputError as error:
             house.slots[meters.SCAN_ERRORS[error.code]] += 1
             body = reply.v1_error(error.code, parameter=error.field)

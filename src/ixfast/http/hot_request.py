@@ -27,10 +27,11 @@ _TOKEN_FIELDS = (b"x-api-key", b"ixkio-r", b"authorization")
 class Head:
     """What the header fields of a hot request say. Header blocks repeat on a connection, so these are remembered."""
 
-    __slots__ = ("token",)
+    __slots__ = ("forwarded_for", "token")
 
-    def __init__(self, token: str | None) -> None:
+    def __init__(self, token: str | None, forwarded_for: str | None) -> None:
         self.token = token
+        self.forwarded_for = forwarded_for  # the last entry: what the nearest balancer saw
 
 
 def header_token(fields: dict[bytes, bytes]) -> str | None:
@@ -45,6 +46,11 @@ def header_token(fields: dict[bytes, bytes]) -> str | None:
         if scheme.lower() == b"bearer":
             return token.strip().decode("latin-1")
     return None
+
+
+def last_forwarded(value: str | None) -> str | None:
+    """The last address of an X-Forwarded-For field: those before it are the client's own word."""
+    return value.rpartition(",")[2].strip() or None if value is not None else None
 
 
 def read_head(block: bytes) -> Head | None:
@@ -63,7 +69,9 @@ def read_head(block: bytes) -> Head | None:
         if name in fields or name in _SURPRISING or name.startswith(_SURPRISING_BEGINNINGS):
             return None
         fields[name] = match[2]
-    return Head(header_token(fields)) if b"host" in fields else None
+    if b"host" not in fields:
+        return None
+    return Head(header_token(fields), last_forwarded(fields.get(b"x-forwarded-for", b"").decode("ascii")))
 
 
 class Recogniser:

@@ -20,7 +20,7 @@ from ixfast.engine import may_scan
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http import wire
 from ixfast.http.desk import Desk
-from ixfast.http.hot_request import header_token
+from ixfast.http.hot_request import header_token, last_forwarded
 from ixfast.http.v1_query import read_query
 from ixfast.http.v2_scans import BatchBody, ScanBody, run
 from ixfast.records import ApiKey
@@ -103,7 +103,7 @@ async def _v1_scan(request: web.Request) -> web.Response:
         desk.meters.slots[meters.SCAN_ERRORS[error.code]] += 1
         return _v1_response(reply.STATUS[error.code], reply.v1_error(error.code, parameter=error.field))
     token = _token(request)
-    scan = await desk.ask(lambda answer: desk.submit_v1(query, token, answer))
+    scan = await desk.ask(lambda answer: desk.submit_v1(query, token, answer, _address(request)))
     return _v1_response(reply.status(scan), reply.v1_body(scan), cors=wire.allows_cors(scan))
 
 
@@ -142,9 +142,20 @@ def _token(request: web.Request) -> str | None:
     return header_token({n.lower().encode(): v.encode("utf-8", "surrogateescape") for n, v in request.headers.items()})
 
 
+def _address(request: web.Request) -> str | None:
+    return request.app[DESK].client_address(request.remote, last_forwarded(request.headers.get("X-Forwarded-For")))
+
+
+def _check_rate(request: web.Request, count: int) -> None:
+    """Raise InputError if the rate limits do not let `count` more scans of this caller in."""
+    if not request.app[DESK].admits(_address(request), _token(request) or request.query.get("r"), count):
+        raise InputError("rate_limited", MESSAGES["rate_limited"])
+
+
 async def _v2_scan(request: web.Request) -> web.Response:
     desk = request.app[DESK]
     body = await _decoded(request, ScanBody)
+    _check_rate(request, 1)
     api_key = await _api_key(request)
     peek = request.query.get("peek", "false")
     if peek not in ("true", "false"):
@@ -162,6 +173,7 @@ async def _v2_batch(request: web.Request) -> web.Response:
     body = await _decoded(request, BatchBody)
     if len(body.scans) > limits.BATCH_SCANS_MAX:
         raise InputError("too_large", f"A batch holds at most {limits.BATCH_SCANS_MAX} scans.", "scans")
+    _check_rate(request, len(body.scans))
     api_key = await _api_key(request)
     key = _idempotency_key(request)
     items = (
