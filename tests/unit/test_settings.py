@@ -110,7 +110,7 @@ def test_every_range_is_checked_at_both_ends(setting: SettingDescription, tmp_pa
         ({}, {"IXFAST_PORT": "http"}, "", r"IXFAST_PORT: 'http' cannot be"),
         ({}, {"IXFAST_PORT": "1e3"}, "", r"IXFAST_PORT: '1e3' cannot be"),
         ({}, {"IXFAST_PORT": "\u0663\u0663"}, "", None),
-        ({}, {"IXFAST_ACCESS_LOG": "maybe"}, "", r"true or false"),
+        ({}, {"IXFAST_TRUST_FORWARDED_FOR": "maybe"}, "", r"true or false"),
         ({}, {"IXFAST_LOG_LEVEL": "loud"}, "", r"one of debug, info, warning, error"),
         ({}, {"IXFAST_WORKERS": "many"}, "", r"1 to 256 or auto"),
         ({}, {"IXFAST_HOST": "  "}, "", r"IXFAST_HOST: '  ' cannot be"),
