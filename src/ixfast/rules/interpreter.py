@@ -1,0 +1,131 @@
+"""Rules as they are meant: a walk over the tree in three-valued logic. Says why a group matches, and is what the compiled
+function is tested against.
+
+A comparison of an unknown fact is neither true nor false but unknown; `not` of unknown is unknown; `all` is false if a part is
+false, else unknown if a part is unknown; `any` is true if a part is true, else unknown if a part is unknown. A group matches if
+its condition is true. Only `is known` and `is unknown` are never unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from ixfast.rules import line, tree
+from ixfast.rules.check import seconds_of
+from ixfast.rules.facts import WEEKDAYS, ZONED, Kind, find_fact
+from ixfast.rules.tree import Comparison, Node
+
+if TYPE_CHECKING:
+    from ixfast.rules.document import Rules
+
+Facts = Mapping[str, Any]
+"""Facts by name; absent or None is unknown. Times of day, dates and weekdays come from `now`, Unix time in seconds, or are
+given as text under their own names and then hold in every time zone."""
+
+
+class Step(NamedTuple):
+    """One step of an explanation: a group or a comparison in it, what came of it, and the fact as it was found."""
+
+    name: str
+    depth: int  # 0 a group, 1 its condition, 2 and more what is inside
+    outcome: bool | None
+    found: str = ""
+
+
+def decide(rules: Rules, facts: Facts) -> int:
+    """The index of the first group whose condition is true, or -1."""
+    for index, group in enumerate(rules.groups):
+        if evaluate(group.when, facts, rules.time_zone) is True:
+            return index
+    return -1
+
+
+def evaluate(node: Node, facts: Facts, time_zone: str = "UTC") -> bool | None:
+    """True, False, or None for unknown."""
+    if isinstance(node, Comparison):
+        found = _find(node, facts, time_zone)
+        if node.op in ("known", "unknown"):
+            return (found is not None) is (node.op == "known")
+        return None if found is None else _compare(node, found)
+    if isinstance(node, tree.Not):
+        inner = evaluate(node.part, facts, time_zone)
+        return None if inner is None else not inner
+    outcomes = [evaluate(part, facts, time_zone) for part in node.parts]
+    decisive = isinstance(node, tree.Any)
+    if decisive in outcomes:
+        return decisive
+    return None if None in outcomes else not decisive
+
+
+def explain(rules: Rules, facts: Facts) -> list[Step]:
+    """Every group up to the one that matches, with every comparison in it."""
+    steps: list[Step] = []
+    for group in rules.groups:
+        outcome = evaluate(group.when, facts, rules.time_zone)
+        steps.append(Step(group.name, 0, outcome))
+        _explain(group.when, facts, rules.time_zone, 1, steps)
+        if outcome is True:
+            return steps
+    steps.append(Step("default", 0, True))
+    return steps
+
+
+def _explain(node: Node, facts: Facts, time_zone: str, depth: int, steps: list[Step]) -> None:
+    outcome = evaluate(node, facts, time_zone)
+    if isinstance(node, Comparison):
+        found = _find(node, facts, time_zone)
+        steps.append(Step(line.print_line(node), depth, outcome, "unknown" if found is None else _printed(found)))
+        return
+    steps.append(Step({tree.All: "all of", tree.Any: "any of", tree.Not: "not"}[type(node)], depth, outcome))
+    for part in (node.part,) if isinstance(node, tree.Not) else node.parts:
+        _explain(part, facts, time_zone, depth + 1, steps)
+
+
+def _printed(found: object) -> str:
+    return str(found).lower() if isinstance(found, bool) else str(found)
+
+
+def _find(node: Comparison, facts: Facts, time_zone: str) -> Any:
+    """The fact's value as text, number or truth; None if it is not known."""
+    fact = find_fact(node.fact)
+    assert fact is not None, node.fact
+    found = facts.get(fact.name)
+    if found is None and fact.kind in ZONED and facts.get("now") is not None:
+        there = datetime.fromtimestamp(int(facts["now"]), UTC).astimezone(ZoneInfo(node.zone or time_zone))
+        if fact.kind is Kind.TIME:
+            return there.strftime("%H:%M:%S")
+        return there.date().isoformat() if fact.kind is Kind.DATE else WEEKDAYS[there.weekday()]
+    return found
+
+
+def _compare(node: Comparison, found: Any) -> bool:
+    op, value = node.op, _ordered(node, node.value)
+    found = _ordered(node, found)
+    if op in ("==", "!="):
+        return bool(found == value) is (op == "==")
+    if op in ("in", "not in"):
+        return (found in value) is (op == "in")
+    if op == "starts with":
+        return bool(found.startswith(value))
+    if op == "between":
+        first, last = value
+        if node.fact != "time":
+            return bool(first <= found <= last)
+        return bool(first <= found < last) if first < last else bool(found >= first or found < last)
+    if op in ("<", "before"):
+        return bool(found < value)
+    if op == "after":
+        return bool(found >= value) if node.fact == "time" else bool(found > value)
+    return bool({"<=": found <= value, ">": found > value, ">=": found >= value}[op])
+
+
+def _ordered(node: Comparison, value: Any) -> Any:
+    """What can be compared in order: times as seconds, dates as dates, all else as it is."""
+    if isinstance(value, tuple):
+        return tuple(_ordered(node, part) for part in value)
+    if node.fact == "time":
+        return seconds_of(value)
+    return date.fromisoformat(value) if node.fact == "date" else value

@@ -1,0 +1,51 @@
+"""The one exception of rule sets: where it is wrong, why, and what was probably meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from ixfast.errors import InputError
+
+CODE = "invalid_rule"
+_QUOTED_CHARS_MAX = 40
+
+
+class RuleError(InputError):
+    """A rule set cannot be used; nothing of it is.
+
+    `path` is the place in the document (`$.groups[0].when`), empty for a line that stands alone; `column` is the character
+    in a line, from 1; `suggestion` is the word that was probably meant. The message has all of it in words.
+    """
+
+    def __init__(self, reason: str, *, path: str = "", column: int | None = None, suggestion: str | None = None) -> None:
+        self.reason = reason
+        self.path = path
+        self.column = column
+        self.suggestion = suggestion
+        hint = f" Did you mean {suggestion}?" if suggestion is not None else ""
+        super().__init__(CODE, f"{reason}{hint} (at {self.position})", path or None)
+
+    @property
+    def position(self) -> str:
+        """The place in words."""
+        places = [self.path] if self.path else []
+        if self.column is not None:
+            places.append(f"column {self.column}")
+        return ", ".join(places) or "the beginning"
+
+    def within(self, path: str) -> RuleError:
+        """The same error of a part that stands at `path` of a document."""
+        return RuleError(self.reason, path=path + self.path, column=self.column, suggestion=self.suggestion)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` was probably meant to be."""
+    found = difflib.get_close_matches(word.lower()[:_QUOTED_CHARS_MAX], list(known), 1)
+    return found[0] if found else None
+
+
+def quoted(word: object) -> str:
+    """A word of the owner's for a message: cut, and printable."""
+    text = str(word)
+    return repr(text if len(text) <= _QUOTED_CHARS_MAX else text[:_QUOTED_CHARS_MAX] + "…")
