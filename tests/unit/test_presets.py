@@ -44,6 +44,10 @@ def test_the_presets_are_these() -> None:
         "ntag223",
         "ntag224",
         "ntag22x-sd",
+        "lrp-plain",
+        "lrp-encrypted",
+        "lrp-encrypted-file",
+        "lrp-tamper",
     ]
     assert all(name == profile.name for name, profile in PRESETS.items())
 
@@ -62,7 +66,7 @@ def test_only_the_preset_that_says_so_does_without_a_counter() -> None:
 
 def test_the_hot_presets() -> None:
     hot = [name for name, profile in PRESETS.items() if compile_profile(profile).is_bare_plain]
-    assert hot == ["ixkio-plain", "plain-counter-only", "plain-uid-counter", "plain-joined", "ntag223", "ntag224"]
+    assert hot == ["ixkio-plain", "plain-counter-only", "plain-uid-counter", "plain-joined", "ntag223", "ntag224", "lrp-plain"]
 
 
 @pytest.mark.parametrize("name", PRESETS)

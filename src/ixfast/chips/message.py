@@ -15,7 +15,7 @@ class Message(msgspec.Struct, frozen=True):
     mac: bytes  # SDMMAC, 8 bytes
     uid: bytes | None = None  # 7 bytes, mirrored in the clear
     counter: int | None = None  # mirrored in the clear
-    picc: bytes | None = None  # encrypted PICCData, 16 bytes (AES)
+    picc: bytes | None = None  # encrypted PICCData, 16 bytes (AES) or 24 (LRP)
     enc: bytes | None = None  # encrypted file data, whole AES blocks
     tamper: str | None = None  # TTPermStatus and TTCurrStatus, 2 upper-case characters
     tt: str | None = None  # TT of a StatusDetect chip, 10 upper-case characters

@@ -15,6 +15,7 @@ from ixfast.errors import ProfileError
 from ixfast.model import EncodingProfile
 
 _SCHEME = "ntag424-aes"
+_LRP = "ntag424-lrp"
 
 
 def _profile(
@@ -58,6 +59,11 @@ _ALL = (
     _profile("ntag223", "m={uid}x{counter}x{mac}", scheme="ntag223"),
     _profile("ntag224", "m={uid}x{counter}x{mac}", scheme="ntag224"),
     _profile("ntag22x-sd", "m={uid}x{counter}x{tt}x{mac}", scheme="ntag22x-sd"),
+    # LRP mode changes the cipher and the length of {picc}, so a URL of one mode is not read by a profile of the other.
+    _profile("lrp-plain", "x={xuid}&u={uid}&n={counter}&e={mac}", scheme=_LRP),
+    _profile("lrp-encrypted", "picc_data={picc}&cmac={mac}", scheme=_LRP),
+    _profile("lrp-encrypted-file", "picc_data={picc}&enc={enc:32}&cmac={mac}", "{enc}&cmac=", scheme=_LRP),
+    _profile("lrp-tamper", "picc_data={picc}&enc={enc:32}&cmac={mac}", "{enc}&cmac=", scheme=_LRP, tamper_offset=0),
 )
 
 PRESETS = MappingProxyType({profile.name: profile for profile in _ALL})

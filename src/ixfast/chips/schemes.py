@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ixfast.chips.ntag22x import Ntag22xScheme
 from ixfast.chips.ntag424_aes import AesScheme
+from ixfast.chips.ntag424_lrp import LrpScheme
 from ixfast.chips.scheme import Scheme
 from ixfast.errors import ProfileError
 
@@ -11,6 +12,7 @@ from ixfast.errors import ProfileError
 _SCHEMES: dict[str, Scheme] = {name: AesScheme(name) for name in ("ntag424-aes", "desfire-ev3-aes")}
 _SCHEMES |= {name: Ntag22xScheme(name, detects_status=False) for name in ("ntag223", "ntag224")}
 _SCHEMES["ntag22x-sd"] = Ntag22xScheme("ntag22x-sd", detects_status=True)
+_SCHEMES["ntag424-lrp"] = LrpScheme("ntag424-lrp")
 
 
 def scheme_names() -> tuple[str, ...]:
