@@ -68,6 +68,7 @@ class Committer:
         self._behind: dict[int, deque[Scan]] = {}  # further scans of tags that stand in the next batch
         self._behind_count = 0
         self._in_flight: dict[int, Scan] = {}
+        self._set_aside: list[dict[int, Scan]] = []  # halves of the batch in flight that wait for their turn
         self._sent = False  # the batch in flight has reached a connection at least once
         self._session: LedgerSession | None = None
         self._trouble = "database_unreachable"  # why there is no session
@@ -86,8 +87,10 @@ class Committer:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for scan in [*self._in_flight.values(), *self._waiting.values(), *(s for q in self._behind.values() for s in q)]:
-            self._resolver.failed(scan, "draining", "stopped")
+        for scan in self._taken():
+            self._fail(scan, "outcome_unknown" if self._sent else "draining", "stopped")
+        for scan in [*self._waiting.values(), *(s for q in self._behind.values() for s in q)]:
+            self._fail(scan, "draining", "stopped")
         if self._session is not None:
             self._session.terminate()
 
@@ -137,7 +140,10 @@ class Committer:
                     await self._attempt(batch)
                 except Exception:  # a bug of ours: this batch ends without a verdict, the next ones go on
                     log.exception("a ledger batch broke")
-                    self._fail_all(batch, "internal_error")
+                    for part in (batch, self._in_flight, *self._set_aside):
+                        while part:
+                            self._fail(part.popitem()[1], "outcome_unknown" if self._sent else "unavailable", "internal_error")
+                    self._set_aside.clear()
 
     def _take(self) -> dict[int, Scan]:
         """The next batch; those behind its scans move up."""
@@ -166,6 +172,8 @@ class Committer:
 
     async def _attempt(self, batch: dict[int, Scan]) -> None:
         """Send the batch once. What is settled leaves it; what stays is to be sent again."""
+        if self._session is not None and self._session.closed:
+            self._drop(self._session, "database_unreachable")  # while idle: nothing was sent, nothing is unknown
         session = self._session or await self._connect()
         if session is None or not batch:
             return
@@ -241,12 +249,14 @@ class Committer:
     async def _halve(self, batch: dict[int, Scan]) -> None:
         """One value spoils the whole statement: find it without letting the others suffer."""
         scans = list(batch.items())
-        for half in (dict(scans[: len(scans) // 2]), dict(scans[len(scans) // 2 :])):
-            for tag_id in half:
-                batch.pop(tag_id, None)
-            self._in_flight = half
-            while half:
-                await self._attempt(half)
+        batch.clear()
+        self._set_aside.append(dict(scans[len(scans) // 2 :]))
+        self._in_flight = half = dict(scans[: len(scans) // 2])
+        while half:
+            await self._attempt(half)
+        self._in_flight = half = self._set_aside.pop()
+        while half:
+            await self._attempt(half)
         self._in_flight = batch
 
     async def _attempt_unheld(self, batch: dict[int, Scan], session: LedgerSession) -> None:
@@ -278,7 +288,7 @@ class Committer:
             tag_id, scan = batch.popitem()
             scan.held_rounds += 1
             if scan.held_rounds >= limits.HELD_ROUNDS_MAX:
-                self._resolver.failed(scan, "unavailable", Trouble.HELD.value)
+                self._fail(scan, "unavailable", Trouble.HELD.value)
                 continue
             later = self._waiting.pop(tag_id, None)
             self._waiting[tag_id] = scan
@@ -288,8 +298,15 @@ class Committer:
 
     def _fail_all(self, batch: dict[int, Scan], reason: str) -> None:
         while batch:
-            scan = batch.popitem()[1]
-            self._resolver.failed(scan, *(("outcome_unknown", reason) if scan.unresolved else ("unavailable", reason)))
+            self._fail(batch.popitem()[1], "unavailable", reason)
+
+    def _fail(self, scan: Scan, code: str, reason: str) -> None:
+        """End a scan without a verdict; one whose earlier reply was lost may have passed, and its caller is told so."""
+        self._resolver.failed(scan, "outcome_unknown" if scan.unresolved else code, reason)
+
+    def _taken(self) -> list[Scan]:
+        """The scans of the batch in flight, with those of its halves that wait."""
+        return [scan for part in (self._in_flight, *self._set_aside) for scan in part.values()]
 
     def _drop(self, session: LedgerSession, reason: str) -> None:
         session.terminate()
@@ -301,12 +318,13 @@ class Committer:
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
         too_old = self._loop.time() - self._deadline_s
         had_batch = bool(self._in_flight)
-        for scan in [s for s in self._in_flight.values() if s.arrived < too_old]:
-            del self._in_flight[scan.tag_id]
-            if self._sent:
-                self._resolver.failed(scan, "outcome_unknown", self._trouble if self._session is None else "deadline")
-            else:
-                self._resolver.failed(scan, "unavailable", self._trouble)
+        for part in (self._in_flight, *self._set_aside):
+            for scan in [s for s in part.values() if s.arrived < too_old]:
+                del part[scan.tag_id]
+                if self._sent:
+                    self._resolver.failed(scan, "outcome_unknown", self._trouble if self._session is None else "deadline")
+                else:
+                    self._fail(scan, "unavailable", self._trouble)
         if had_batch and not self._in_flight and self._session is not None:
             self._drop(self._session, "database_stalled")
         self._sweep_waiting(too_old)
@@ -317,13 +335,13 @@ class Committer:
         for tag_id, queue in list(self._behind.items()):
             while queue and queue[0].arrived < too_old:
                 self._behind_count -= 1
-                self._resolver.failed(queue.popleft(), code, reason)
+                self._fail(queue.popleft(), code, reason)
             if not queue:
                 del self._behind[tag_id]
         expired = {tag_id: scan for tag_id, scan in self._waiting.items() if scan.arrived < too_old}
         for tag_id, scan in expired.items():
             del self._waiting[tag_id]
-            self._resolver.failed(scan, code, reason)
+            self._fail(scan, code, reason)
         self._move_up(expired)
 
 

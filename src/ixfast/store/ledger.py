@@ -84,6 +84,7 @@ class Ledger:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._fail_undecided(self._unproven, "draining", "stopped")
 
     @property
     def idle(self) -> bool:
@@ -144,11 +145,17 @@ class Ledger:
                 except Exception as error:  # of every kind, as in the committer; the answer is 503 and never a verdict
                     reason = "deadline" if isinstance(error, TimeoutError) else trouble_of(error).value
                     log.warning("durable state of %d scans unread: %s", len(scans), reason)
-                    for scan in scans:
-                        if scan.outcome is Outcome.UNDECIDED and scan.error is None:
-                            self.failed(scan, "outcome_unknown" if scan.unresolved else "unavailable", reason)
+                    self._fail_undecided(scans, "unavailable", reason)
+                except asyncio.CancelledError:
+                    self._fail_undecided(scans, "draining", "stopped")
+                    raise
         finally:
             self._reading = False
+
+    def _fail_undecided(self, scans: list[Scan], code: str, reason: str) -> None:
+        for scan in scans:
+            if scan.outcome is Outcome.UNDECIDED and scan.error is None:
+                self.failed(scan, "outcome_unknown" if scan.unresolved else code, reason)
 
     def _remaining_s(self, scans: list[Scan]) -> float:
         return max(0.05, min(s.arrived for s in scans) + self._deadline_s - self._loop.time())

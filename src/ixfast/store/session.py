@@ -96,6 +96,10 @@ class LedgerSession:
             connection.terminate()
             raise
 
+    @property
+    def closed(self) -> bool:
+        return bool(self.connection.is_closed())
+
     async def advance(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Any:
         """Rows (tag_id, previous_position, scan_count) of the tags that advanced."""
         return await self._advance.fetch(tag_ids, positions, scan_ids)
