@@ -1,0 +1,136 @@
+"""A TCP proxy that fails on purpose: it cuts, stalls and refuses, and it loses a reply at the worst moment.
+
+It knows one thing of PostgreSQL's protocol: a reply is complete, and its commit done, when ReadyForQuery has come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Self
+
+from support import eventually
+
+READY = b"Z\x00\x00\x00\x05I"
+_CHUNK_BYTES = 1 << 16
+
+
+class Fault:
+    """What happens to requests that contain `needle`, `times` times; `hits` counts them."""
+
+    def __init__(self, needle: bytes, times: int, *, applied: bool, then_refuse: bool) -> None:
+        self.needle = needle
+        self.left = times
+        self.hits = 0
+        self.applied = applied
+        self.then_refuse = then_refuse
+
+
+class _Link:
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self.client = client
+        self.server = server
+        self.fault: Fault | None = None
+
+    def cut(self) -> None:
+        self.client.transport.abort()
+        self.server.transport.abort()
+
+
+class TcpProxy:
+    """`async with TcpProxy(5432) as proxy:` leads 127.0.0.1:`proxy.port` to the upstream port.
+
+    `refusing` cuts whoever connects. `stall` lets nothing through, in either direction, until `flow`.
+    """
+
+    def __init__(self, upstream_port: int) -> None:
+        self.port = 0
+        self.refusing = False
+        self._upstream_port = upstream_port
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._faults: list[Fault] = []
+        self._links: set[_Link] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.refusing = True
+        self.flow()
+        self._server.close()
+        self.cut()
+        await self._server.wait_closed()
+        await eventually(lambda: not self._links)
+
+    @property
+    def links(self) -> int:
+        return len(self._links)
+
+    def stall(self) -> None:
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        self._flowing.set()
+
+    def cut(self) -> None:
+        """Cut every link, both ways."""
+        for link in self._links:
+            link.cut()
+
+    def lose_replies(self, needle: bytes, times: int = 1, *, then_refuse: bool = False) -> Fault:
+        """Forward the next requests that contain `needle`, swallow their replies, and cut: committed, and nobody told.
+
+        With `then_refuse` nobody gets back in until `refusing` is reset.
+        """
+        return self._add(Fault(needle, times, applied=True, then_refuse=then_refuse))
+
+    def lose_requests(self, needle: bytes, times: int = 1) -> Fault:
+        """Cut before the next requests that contain `needle` reach the server: nothing was applied."""
+        return self._add(Fault(needle, times, applied=False, then_refuse=False))
+
+    def _add(self, fault: Fault) -> Fault:
+        self._faults.append(fault)
+        return fault
+
+    async def _serve(self, client_reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        try:
+            if self.refusing:
+                return
+            server_reader, server = await asyncio.open_connection("127.0.0.1", self._upstream_port)
+            link = _Link(client, server)
+            self._links.add(link)
+            try:
+                await asyncio.gather(self._requests(client_reader, link), self._replies(server_reader, link))
+            except OSError:
+                pass  # one side is gone; so is the other then
+            finally:
+                link.cut()
+                self._links.discard(link)
+        finally:
+            client.transport.abort()
+
+    async def _requests(self, reader: asyncio.StreamReader, link: _Link) -> None:
+        while request := await reader.read(_CHUNK_BYTES):
+            await self._flowing.wait()
+            fault = next((f for f in self._faults if f.left and f.needle in request), None)
+            if fault is not None:
+                fault.left -= 1
+                if not fault.applied:
+                    fault.hits += 1
+                    break
+                link.fault = fault
+            link.server.write(request)
+        link.cut()
+
+    async def _replies(self, reader: asyncio.StreamReader, link: _Link) -> None:
+        while reply := await reader.read(_CHUNK_BYTES):
+            await self._flowing.wait()
+            if link.fault is None:
+                link.client.write(reply)
+            elif reply.endswith(READY):
+                link.fault.hits += 1
+                self.refusing = self.refusing or link.fault.then_refuse
+                break
+        link.cut()
