@@ -27,8 +27,7 @@ class Processes:
     """One contender's processes. As a context manager it ends them, with SIGTERM first."""
 
     def __init__(self, commands: list[list[str]], environment: Mapping[str, str] | None = None) -> None:
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        variables = {**os.environ, "PYTHONPATH": path, **(environment or {})}
+        variables = child_environment(environment)
         self._commands = commands
         self._children = [
             subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=ROOT)
@@ -87,6 +86,12 @@ class Processes:
                 child.wait()
 
 
+def child_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Our own environment, with which a child finds this package too."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": path, **(more or {})}
+
+
 def python(module: str, *arguments: object) -> list[str]:
     """The command that runs a module of ours."""
     return [sys.executable, "-m", module, *map(str, arguments)]
@@ -106,7 +111,10 @@ def listeners(port: int) -> int:
 
 
 def cpu_s(pids: list[int]) -> float:
-    """Processor time, user and system, of the processes and their living descendants, in seconds of 10 ms steps."""
+    """Processor time of the processes, their living descendants and those that ended and were waited for, in seconds.
+
+    It counts in steps of 10 ms; user and system time together (proc_pid_stat(5), fields 14 to 17).
+    """
     parents: defaultdict[int, list[int]] = defaultdict(list)
     spent: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
@@ -116,7 +124,7 @@ def cpu_s(pids: list[int]) -> float:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue  # it ended while we looked
-        spent[int(entry.name)] = int(fields[11]) + int(fields[12])
+        spent[int(entry.name)] = sum(map(int, fields[11:15]))
         parents[int(fields[1])].append(int(entry.name))
     total, todo = 0, list(pids)
     while todo:

@@ -12,27 +12,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import audit, environment
 from benchmarks.contenders import Contender, flask_is_absent, http_contenders
 from benchmarks.load import histogram
-from benchmarks.load.drive import Load
+from benchmarks.load.drive import Load, LoadError
 from benchmarks.load.traffic import Mix, Traffic
-from benchmarks.processes import ROOT, cpu_s, free_port, python
+from benchmarks.processes import ROOT, ContenderError, child_environment, cpu_s, free_port, python
 from benchmarks.stage import IXFAST_DATABASE, Stage
 
 LEDGER = "ledger_sql"
 LEDGER_TITLE = "the ledger's SQL alone, without HTTP"
 HISTORY = "scans.jsonl"
+_ROWS_UNLESS_SEEN = 256
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,8 @@ def measure_ledger(stage: Stage, size: Size, repetition: int, rows: int) -> Run:
             "--rows-per-s-max", int(200_000 * max(size.share_prepared, 0.05)),
         )  # fmt: skip
         cpu = cpu_s(stage.postgres_pids)
-        environ = {**os.environ, "BENCH_DSN": dsn, "PYTHONPATH": str(ROOT)}
-        output = subprocess.run(command, env=environ, cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=300).stdout
+        variables = child_environment({"BENCH_DSN": dsn})
+        output = subprocess.run(command, env=variables, cwd=ROOT, check=True, stdout=subprocess.PIPE, timeout=300).stdout
         seen = json.loads(output)
         cpu = cpu_s(stage.postgres_pids) - cpu
         audited = stage.run(dsn, lambda connection: audit.of_ledger(connection, seen["advanced"]))
@@ -148,18 +149,24 @@ def measure_ledger(stage: Stage, size: Size, repetition: int, rows: int) -> Run:
     )  # fmt: skip
 
 
-def run_all(stage: Stage, contenders: Sequence[Contender], size: Size, *, with_ledger: bool) -> list[Run]:
-    runs = []
+def run_all(stage: Stage, contenders: Sequence[Contender], size: Size, *, with_ledger: bool) -> Iterator[Run]:
+    """Every contender in turn, `size.repetitions` times. One that fails leaves a run that says why, and the others go on."""
+    rows = 0.0
     for repetition in range(1, size.repetitions + 1):
-        rows = 0.0
         for contender in contenders:
-            runs.append(measure(stage, contender, size, repetition))
-            rows = rows or runs[-1].rows_a_statement
-            _tell(runs[-1])
+            run = _attempt(contender.name, repetition, partial(measure, stage, contender, size, repetition))
+            rows = run.rows_a_statement or rows
+            yield run
         if with_ledger:
-            runs.append(measure_ledger(stage, size, repetition, max(1, round(rows)) if rows else 256))
-            _tell(runs[-1])
-    return runs
+            batch = max(1, round(rows)) if rows else _ROWS_UNLESS_SEEN
+            yield _attempt(LEDGER, repetition, partial(measure_ledger, stage, size, repetition, batch))
+
+
+def _attempt(name: str, repetition: int, work: Callable[[], Run]) -> Run:
+    try:
+        return work()
+    except (ContenderError, LoadError, subprocess.SubprocessError) as error:
+        return Run(name, repetition, 0.0, 0.0, flaws=[str(error)])
 
 
 def _tell(run: Run) -> None:
@@ -169,10 +176,11 @@ def _tell(run: Run) -> None:
 
 
 def table(runs: Sequence[Run], titles: dict[str, str]) -> str:
-    """The results as markdown: a row a contender, then the ratios."""
+    """The good runs as markdown: a row a contender, then the ratios."""
     by_name: dict[str, list[Run]] = {}
     for run in runs:
-        by_name.setdefault(run.contender, []).append(run)
+        if run.good:
+            by_name.setdefault(run.contender, []).append(run)
     lines = [
         "| contender | runs | requests/s | durable passes/s | CPU µs a request: server | PostgreSQL | generator |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -230,9 +238,11 @@ def main(arguments: list[str] | None = None) -> int:
         described = environment.describe(
             load_before=environment.load_average(), postgres=stage.settings(), traffic=_plain(traffic), size=asdict(size)
         )
-        runs = run_all(stage, [contenders[n] for n in wanted if n in contenders], size, with_ledger=LEDGER in wanted)
-    for run in runs:
-        environment.remember(HISTORY, {"session": session, **asdict(run), "environment": described}, given.results)
+        runs = []
+        for run in run_all(stage, [contenders[n] for n in wanted if n in contenders], size, with_ledger=LEDGER in wanted):
+            runs.append(run)
+            _tell(run)
+            environment.remember(HISTORY, {"session": session, **asdict(run), "environment": described}, given.results)
     titles = {name: contender.title for name, contender in contenders.items()} | {LEDGER: LEDGER_TITLE}
     print(table(runs, titles))
     print("\nEvery answer was the expected one, every audit clean." if all(r.good for r in runs) else "\nNOT GOOD, see above.")

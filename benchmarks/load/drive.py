@@ -118,7 +118,7 @@ class Load:
                 raise LoadError(f"a process of the generator (pid {process.pid}) did not answer to {name!r}")
             try:
                 answer = pipe.recv()
-            except EOFError:
+            except (EOFError, OSError):
                 raise LoadError(f"a process of the generator ended at {name!r}; its message is above") from None
             if isinstance(answer, Exception):
                 raise LoadError(f"{name}: {answer!r}") from answer
