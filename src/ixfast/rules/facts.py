@@ -155,6 +155,16 @@ def reply_fields(scan: Scan) -> Mapping[str, str]:
     return fields or {}
 
 
+def created_at(scan: Scan) -> float | None:
+    """When the tag was made known here, Unix time in seconds."""
+    return getattr(scan.record, "created_at", None)
+
+
+def assigned_at(scan: Scan) -> float | None:
+    """When the tag was assigned, Unix time in seconds."""
+    return getattr(scan.record, "assigned_at", None)
+
+
 def field_key(name: str) -> str:
     """An extended field's name as a parameter of a URL: in lower case, `_` for spaces."""
     return name.lower().replace(" ", "_")
