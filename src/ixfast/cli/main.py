@@ -13,7 +13,7 @@ import click
 
 from ixfast import __version__, logs
 from ixfast import settings as settings_module
-from ixfast.cli import keys, taps, verify
+from ixfast.cli import keys, profiles, taps, verify
 from ixfast.cli.place import Place, connected, resolve
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.errors import IxfastError
@@ -131,3 +131,4 @@ def versions_command() -> None:
 taps.register(main, _with_settings)
 keys.register(main, _with_settings)
 verify.register(main, _with_settings)
+profiles.register(main, _with_settings)

@@ -1,0 +1,405 @@
+"""Which encoding profile do these taps have? An answer from sample URLs and candidate keys.
+
+Every encoding that a URL's text allows (`dissect.py`) is tried with every scheme, session form, window, key and
+derivation until the MAC holds. A MAC of 8 bytes holds by chance once in 2**64 attempts, so a profile that holds for one
+sample is the right one for that sample; how many other samples it explains decides the order. Each proposal has been
+verified by compiling it and examining the samples the way the engine does.
+
+For people at a desk, not for scans: some milliseconds to some seconds. Nothing that is returned holds a key.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from ixfast import cmac
+from ixfast.chips.dissect import Encoding, Sample, dissect, encodings
+from ixfast.chips.message import Message
+from ixfast.chips.profile import CompiledProfile, compile_profile
+from ixfast.chips.reasons import REASONS
+from ixfast.chips.scheme import Scheme
+from ixfast.chips.schemes import find_scheme, scheme_names
+from ixfast.chips.template import STATICS, Slot
+from ixfast.errors import InputError, ProfileError
+from ixfast.model import EncodingProfile, Evidence, Key
+
+SAMPLES_MAX = 64  # Two taps of three tags say it all.
+KEYS_MAX = 64  # Each is tried as it is, as a meta key and as a master of every derivation.
+PROPOSALS_MAX = 8
+
+_ZERO = bytes(16)
+_NXP = 0x04  # the first byte of every UID of NXP's chips
+_BOUNDARY = frozenset(":/?&=.-_~x")
+
+
+class Derivation(Protocol):
+    """What is used of `keys.diversify`'s derivations; this room imports none of that room."""
+
+    def derive_file_key(self, master: bytes, uid: bytes) -> bytes: ...
+    def derive_meta_key(self, master: bytes) -> bytes | None: ...
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True):
+    """A profile with the samples (by index) whose MAC holds under it, and the keys that did it, in words."""
+
+    profile: EncodingProfile
+    verified: tuple[int, ...]
+    file_keys: tuple[str, ...]
+    meta_keys: tuple[str, ...] = ()
+    derivation: Any = None  # one of the given ones, if the tags' keys are derived
+    notes: tuple[str, ...] = ()
+
+
+class Detection(msgspec.Struct, frozen=True, kw_only=True):
+    """`proposals`, the one that explains the most samples first; `reasons` tells of the samples that none explains."""
+
+    proposals: tuple[Proposal, ...]
+    unexplained: tuple[int, ...]
+    reasons: tuple[str, ...]
+
+
+class _Source(NamedTuple):
+    """Where a file key comes from."""
+
+    key: Key
+    label: str
+    derivation: Derivation | None = None
+
+    def file_key(self, uid: bytes) -> bytes | None:
+        if self.derivation is None:
+            return self.key.value
+        return self.derivation.derive_file_key(self.key.value, uid) if uid else None
+
+
+class _Hit(NamedTuple):
+    """An encoding whose MAC holds for one sample."""
+
+    scheme: Scheme
+    encoding: Encoding
+    window: str
+    uid: bytes  # b"" where it is not in the session vector
+    counter: int
+    source: _Source
+    uid_is_sent: bool
+
+
+def detect(
+    urls: Sequence[str],
+    file_keys: Sequence[Key],
+    meta_keys: Sequence[Key] = (),
+    *,
+    derivations: Sequence[Derivation] = (),
+    uids: Sequence[bytes] = (),
+    name: str = "detected",
+) -> Detection:
+    """Propose encoding profiles for tap URLs, each verbatim or lower-cased, with or without what stands before its path.
+
+    `file_keys` are tried as file keys, as meta keys and as masters of the `derivations`, `meta_keys` as meta keys only;
+    factory keys (all zero) are always tried. `uids` (7 bytes each) are UIDs that may be in the session vector without
+    standing in the URL. InputError for what is no URL and for more than `SAMPLES_MAX` URLs or `KEYS_MAX` keys.
+    """
+    if not 0 < len(urls) <= SAMPLES_MAX:
+        raise InputError("invalid_parameter", f"give 1 to {SAMPLES_MAX} sample URLs", "urls")
+    if len(file_keys) + len(meta_keys) > KEYS_MAX:
+        raise InputError("invalid_parameter", f"more than {KEYS_MAX} keys", "keys")
+    return _Detector([dissect(url) for url in urls], file_keys, meta_keys, derivations, uids, name).detect()
+
+
+class _Detector:
+    """One detection. Its samples are visited once; a profile that was found is tried on all of them at once."""
+
+    def __init__(
+        self,
+        samples: list[Sample],
+        file_keys: Sequence[Key],
+        meta_keys: Sequence[Key],
+        derivations: Sequence[Derivation],
+        uids: Sequence[bytes],
+        name: str,
+    ) -> None:
+        self._samples = samples
+        self._uids = tuple(uids)
+        self._name = name
+        masters = [(key, f"key {place} ({key.check_value.hex()})") for place, key in enumerate(file_keys, start=1)]
+        zero = Key(0, _ZERO, cmac.aes_cmac(_ZERO, _ZERO)[:3])
+        self._sources = [_Source(key, label) for key, label in [*masters, (zero, "the all-zero key")]]
+        self._sources += [_Source(key, label, derivation) for derivation in derivations for key, label in masters]
+        self._meta = _distinct(
+            [
+                *((key.value, f"meta key {place} ({key.check_value.hex()})") for place, key in enumerate(meta_keys, start=1)),
+                *((source.key.value, source.label) for source in self._sources if source.derivation is None),
+                *_derived_meta_keys(self._sources),
+            ]
+        )
+        self._schemes = _distinct_schemes()
+        self._proposals: list[Proposal] = []
+        self._seen: set[tuple[object, ...]] = set()
+        self._why: Counter[str] = Counter()
+        self._held = False
+
+    def detect(self) -> Detection:
+        # A verbatim sample tells more than a lower-cased one, whose texts have lost their case.
+        order = sorted(range(len(self._samples)), key=lambda i: self._samples[i].url == self._samples[i].url.lower())
+        for index in order:
+            if not any(index in proposal.verified for proposal in self._proposals):
+                self._explain(self._samples[index])
+        explained = {index for proposal in self._proposals for index in proposal.verified}
+        return Detection(
+            proposals=tuple(sorted(self._proposals, key=lambda proposal: -len(proposal.verified))[:PROPOSALS_MAX]),
+            unexplained=tuple(index for index in range(len(self._samples)) if index not in explained),
+            reasons=tuple(f"{count} x {text}" if count > 1 else text for text, count in self._why.most_common()),
+        )
+
+    def _explain(self, sample: Sample) -> None:
+        alike = [other for other in self._samples if other.shape == sample.shape]
+        candidates = encodings(sample, alike)
+        if not candidates:
+            self._why[_without_encoding(sample)] += 1
+            return
+        told = "the MAC holds, but no profile can be made of it"
+        for hit in self._hits(candidates):
+            proposal, problem = self._propose(hit)
+            if proposal is not None:
+                self._proposals.append(proposal)
+                # Where the key came from is where the next tag's will come from.
+                self._sources.remove(hit.source)
+                self._sources.insert(0, hit.source)
+                return
+            told = problem or told
+        self._why[told if self._held else self._why_not(candidates)] += 1
+
+    def _hits(self, candidates: list[Encoding]) -> Iterator[_Hit]:
+        """Every candidate whose MAC holds under some key, over some window."""
+        self._held = False
+        attempts = [
+            (scheme, encoding, identity, windows)
+            for encoding in candidates
+            for scheme in self._schemes
+            if _suits(scheme, encoding)
+            for windows in [_windows(encoding, scheme)]
+            for identity in self._identities(scheme, encoding)
+        ]
+        for source in list(self._sources):
+            keys: dict[bytes, bytes | None] = {}
+            for scheme, encoding, (uid, counter, is_sent, known_uid), windows in attempts:
+                if known_uid not in keys:
+                    keys[known_uid] = source.file_key(known_uid)
+                key = keys[known_uid]
+                if key is None:
+                    continue
+                mac = bytes.fromhex(encoding.texts["mac"])
+                for notation, text in windows:
+                    if "tamper" in encoding.slots and "{tamper}" not in notation:
+                        continue  # unauthenticated text is no tamper state; another encoding has it as a constant
+                    if scheme.verify(key, uid, counter, text, mac):
+                        self._held = True
+                        yield _Hit(scheme, encoding, notation, uid, counter, source, is_sent)
+
+    def _identities(self, scheme: Scheme, encoding: Encoding) -> Iterator[tuple[bytes, int, bool, bytes]]:
+        """UID and counter of the session vector, whether the URL has that UID, and the tag's UID if it is known."""
+        texts = encoding.texts
+        if encoding.encrypted:
+            for value, _ in self._meta:
+                picc = scheme.read_picc(value, bytes.fromhex(texts["picc"]))
+                if picc is not None:
+                    uid = picc.uid or b""
+                    yield uid, -1 if picc.counter is None else picc.counter, True, uid
+            return
+        counter = int(texts["counter"], 16) if "counter" in texts else -1
+        if "uid" in texts:
+            uid = bytes.fromhex(texts["uid"])
+            yield uid, counter, True, uid
+            return
+        for known in self._uids:
+            yield known, counter, False, known
+        if scheme.signed_fields is None:
+            yield b"", counter, True, b""
+            for known in self._uids:  # not in the session vector, but a derived key is made of it
+                yield b"", counter, True, known
+
+    def _propose(self, hit: _Hit) -> tuple[Proposal | None, str | None]:
+        """The hit as a profile, examined on all samples; or why it is none."""
+        template = hit.encoding.template
+        if not hit.uid_is_sent:
+            template += ("&" if "=" in template else "?") + "u={uid}"
+        counts = hit.counter > 0 or (hit.counter == 0 and not hit.scheme.counter_can_be_off)
+        profile = EncodingProfile(
+            name=self._name,
+            scheme=hit.scheme.name,
+            template=template,
+            window=hit.window,
+            allow_without_counter=not counts,
+        )
+        key = (hit.scheme.name, template, hit.window, repr(hit.source.derivation))
+        if key in self._seen:
+            return None, None
+        self._seen.add(key)
+        try:
+            compiled = compile_profile(profile)
+        except ProfileError as error:
+            return None, f"the MAC holds, but {error}"
+        verified: dict[int, tuple[Evidence, _Source, str | None]] = {}
+        refused: Evidence | None = None
+        for index, sample in enumerate(self._samples):
+            judged = self._judge(compiled, sample, hit.source.derivation)
+            if judged is not None and judged[0].authentic:
+                verified[index] = judged
+            elif judged is not None and judged[0].reason == "counter_range":
+                refused = judged[0]
+        if not verified:
+            reason = refused.reason if refused is not None else None
+            return None, f"the MAC holds, but the tap is refused: {REASONS[reason]}" if reason else None
+        return self._proposal(profile, hit, verified), None
+
+    def _judge(
+        self, compiled: CompiledProfile, sample: Sample, derivation: Derivation | None
+    ) -> tuple[Evidence, _Source, str | None] | None:
+        """What the profile says of a sample under the keys of one derivation, or under those that are given."""
+        try:
+            message = compiled.read_url(sample.url)
+        except InputError:
+            return None
+        if not isinstance(message, Message):
+            return None
+        sources = [source for source in self._sources if source.derivation is derivation]
+        last: tuple[Evidence, _Source, str | None] | None = None
+        for meta_key, label in self._meta if compiled.encrypted else [(_ZERO, None)]:
+            meta = (Key(0, meta_key, b"\0\0\0"),)
+            claims: list[bytes | None] = [claim[0] for claim in compiled.find_uid(message, meta)] or [message.uid]
+            for uid in dict.fromkeys([*claims, *(self._uids if None in claims else ())]):
+                keys = [(source.file_key(uid or b""), source) for source in sources]
+                known = tuple(Key(place, value, b"\0\0\0") for place, (value, _) in enumerate(keys) if value is not None)
+                evidence = compiled.examine(message, uid=uid, file_keys=known, meta_keys=meta)
+                if evidence.authentic or evidence.reason == "counter_range":
+                    last = evidence, keys[evidence.key_version][1], label
+                if evidence.authentic:
+                    return last
+        return last
+
+    def _proposal(
+        self, profile: EncodingProfile, hit: _Hit, verified: dict[int, tuple[Evidence, _Source, str | None]]
+    ) -> Proposal:
+        notes = []
+        offset, note = _tamper_offset([evidence.file_data for evidence, _, _ in verified.values()])
+        if note is not None:
+            notes.append(note)
+        if not hit.uid_is_sent:
+            notes.append("the UID is in the session vector but not in the URL: register the tags' UIDs")
+        if profile.allow_without_counter:
+            notes.append("no counter is mirrored: a tap of such a tag can be repeated for ever")
+        if any(source.key.value == _ZERO and source.derivation is None for _, source, _ in verified.values()):
+            notes.append("the tags have their factory keys, which everybody knows")
+        derived = "" if hit.source.derivation is None else f", derived by {hit.source.derivation!r}"
+        return Proposal(
+            profile=msgspec.structs.replace(profile, tamper_offset=offset),
+            verified=tuple(verified),
+            file_keys=tuple(dict.fromkeys(f"{source.label}{derived}" for _, source, _ in verified.values())),
+            meta_keys=tuple(dict.fromkeys(label for _, _, label in verified.values() if label is not None)),
+            derivation=hit.source.derivation,
+            notes=tuple(notes),
+        )
+
+    def _why_not(self, candidates: list[Encoding]) -> str:
+        """The reason that tells the most, for a sample whose MAC holds under nothing."""
+        count = len({source.key.value for source in self._sources})
+        how = "as they are or derived" if any(source.derivation is not None for source in self._sources) else "as they are"
+        keys = f"under none of the {count} keys, {how}, over any window"
+        told = []
+        for encoding in candidates:
+            mac = f"the MAC in {encoding.fields['mac']} holds {keys}"
+            if not encoding.encrypted:
+                mirrored = " and ".join(f"{slot} {encoding.texts[slot]}" for slot in ("uid", "counter") if slot in encoding.slots)
+                told.append(f"{mac}, with {mirrored}; is the tag's key among them?")
+                continue
+            for scheme, label in ((scheme, key) for scheme in self._schemes if _suits(scheme, encoding) for key in self._meta):
+                picc = scheme.read_picc(label[0], bytes.fromhex(encoding.texts["picc"]))
+                if picc is not None and picc.uid is not None and picc.uid[0] == _NXP:  # of another key it would be chance
+                    counter = "no counter" if picc.counter is None else f"counter {picc.counter}"
+                    read = f"{encoding.fields['picc']} is read by {label[1]}: UID {picc.uid.hex().upper()}, {counter}"
+                    return f"{read}; but {mac}; is the tag's key among them?"
+            told.append(f"{encoding.fields['picc']} is an encrypted mirror that none of the {len(self._meta)} meta keys reads")
+        return told[0]
+
+
+def _distinct(keys: Sequence[tuple[bytes, str]]) -> list[tuple[bytes, str]]:
+    labels: dict[bytes, str] = {}
+    for value, label in keys:
+        labels.setdefault(value, label)
+    return list(labels.items())
+
+
+def _derived_meta_keys(sources: Sequence[_Source]) -> Iterator[tuple[bytes, str]]:
+    for source in sources:
+        value = source.derivation.derive_meta_key(source.key.value) if source.derivation is not None else None
+        if value is not None:
+            yield value, f"{source.label}, derived by {source.derivation!r}"
+
+
+def _distinct_schemes() -> list[Scheme]:
+    """One of those that compute the same."""
+    found: dict[tuple[object, ...], Scheme] = {}
+    for scheme in map(find_scheme, scheme_names()):
+        found.setdefault((type(scheme), scheme.picc_chars, scheme.mirrors, scheme.signed_fields), scheme)
+    return list(found.values())
+
+
+def _suits(scheme: Scheme, encoding: Encoding) -> bool:
+    slots = encoding.slots
+    if not scheme.mirrors.issuperset(name for name in slots if name not in STATICS):
+        return False
+    if scheme.signed_fields is not None:
+        return {"uid", "counter", *scheme.signed_fields} <= slots.keys()
+    return "picc" not in slots or slots["picc"].chars == scheme.picc_chars
+
+
+def _windows(encoding: Encoding, scheme: Scheme) -> list[tuple[str, bytes]]:
+    """The windows that a chip could have, in a template's notation and as the tag MACed them.
+
+    They end where the MAC begins, and begin at a mirror, at a sign or behind one, or at the URL's very first character.
+    """
+    if scheme.signed_fields is not None:
+        return [("", "".join(encoding.texts[name] for name in scheme.signed_fields).upper().encode())]
+    windows: list[tuple[str, bytes]] = [("", b"")]
+    notation, text = "", ""
+    needed = "enc" in encoding.slots
+    found: list[tuple[str, bytes]] = [] if needed else windows
+    for part in reversed(encoding.before_mac):
+        if isinstance(part, Slot):
+            sent = encoding.texts[part.name]
+            notation, text = part.notation() + notation, (sent if part.name in STATICS else sent.upper()) + text
+            if part.name == "enc":
+                needed = False
+            if not needed:
+                found.append((notation, text.encode()))
+            continue
+        starts = range(len(part) - 1, -1, -1) if not needed else ()
+        found.extend(
+            (part[start:] + notation, (part[start:] + text).encode())
+            for start in starts
+            if start == 0 or part[start] in _BOUNDARY or part[start - 1] in _BOUNDARY
+        )
+        notation, text = part + notation, part + text
+    return found
+
+
+def _tamper_offset(texts: Sequence[bytes | None]) -> tuple[int | None, str | None]:
+    """Where tamper characters may lie in the file data: the one place at which all samples have two of C, O and I."""
+    known = [text for text in texts if text is not None]
+    if not known:
+        return None, None
+    length = min(map(len, known))
+    places = [at for at in range(length - 1) if all(set(text[at : at + 2]) <= set(b"COI") for text in known)]
+    if len(places) == 1:
+        return places[0], f"file data has tamper characters at offset {places[0]}; set tamper_offset to null if that is chance"
+    if places:
+        return None, f"file data could have tamper characters at offsets {', '.join(map(str, places))}; set tamper_offset"
+    return None, None
+
+
+def _without_encoding(sample: Sample) -> str:
+    widths = ", ".join(f"{field.label()} ({len(field.text)} characters)" for field in sample.fields) or "no parameters"
+    return f"no field can be a MAC (16 hex digits) with a mirror beside it; there are: {widths}"

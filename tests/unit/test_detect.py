@@ -1,0 +1,322 @@
+"""A profile is found from taps and keys; what is found verifies the taps; what is not found is explained."""
+
+import re
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ixfast.chips import PRESETS, CompiledProfile, Message, compile_profile, find_scheme, preset, scheme_names
+from ixfast.chips import detect as detect_module
+from ixfast.chips.detect import KEYS_MAX, SAMPLES_MAX, Detection, Proposal, detect
+from ixfast.errors import InputError
+from ixfast.keys import check_value
+from ixfast.keys.diversify import USUAL_DERIVATIONS, An10922, BoltCard, Derivation, SdmBackend, SdmBackendLegacy
+from ixfast.limits import COUNTER_MAX
+from ixfast.model import EncodingProfile, Key
+from ixfast.testing import VirtualFleet, VirtualTag
+
+UIDS = tuple(bytes.fromhex(f"04782e21801d{last:02x}") for last in (0x80, 0x81, 0x82))
+FILE_KEY = bytes.fromhex("000102030405060708090a0b0c0d0e0f")
+META_KEY = bytes.fromhex("101112131415161718191a1b1c1d1e1f")
+STRANGER = bytes.fromhex("00112233445566778899aabbccddeeff")
+
+
+def key(value: bytes) -> Key:
+    return Key(1, value, check_value(value))
+
+
+def tags_of(profile: CompiledProfile | str, file_keys: tuple[bytes, ...] = (FILE_KEY,) * 3, **more: bytes) -> list[VirtualTag]:
+    meta_key = more.get("meta_key", META_KEY)
+    return [
+        VirtualTag(profile, xuid=f"q8w3sbc{place}", uid=uid, file_key=file_key, meta_key=meta_key, aid="acme", current="O")
+        for place, (uid, file_key) in enumerate(zip(UIDS, file_keys, strict=True))
+    ]
+
+
+def taps(tags: list[VirtualTag], times: int = 2) -> list[str]:
+    return [tag.tap() for tag in tags for _ in range(times)]
+
+
+def best(found: Detection) -> Proposal:
+    assert found.proposals, found.reasons
+    return found.proposals[0]
+
+
+def holds(profile: EncodingProfile, url: str, uid: bytes | None, file_key: bytes = FILE_KEY) -> bool:
+    """Whether the profile, as JSON and back, makes the tap authentic."""
+    compiled = compile_profile(msgspec.json.decode(msgspec.json.encode(profile), type=EncodingProfile))
+    message = compiled.read_url(url)
+    assert isinstance(message, Message)
+    return compiled.examine(message, uid=uid, file_keys=(key(file_key),), meta_keys=(key(META_KEY),)).authentic
+
+
+def same(a: str, b: str) -> bool:
+    """Whether two schemes compute the same."""
+    first, second = find_scheme(a), find_scheme(b)
+    return type(first) is type(second) and first.mirrors == second.mirrors and first.picc_chars == second.picc_chars
+
+
+@pytest.mark.parametrize("change", [str, str.lower], ids=["verbatim", "lower-cased"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_found(name: str, change: type[str]) -> None:
+    tags = tags_of(name)
+    urls = [change(url) for url in taps(tags)]
+    found = detect(urls, [key(STRANGER), key(FILE_KEY)], [key(META_KEY)])
+    proposal = best(found)
+    assert sorted(proposal.verified) == list(range(6))
+    assert found.unexplained == ()
+    assert found.reasons == ()
+    assert proposal.file_keys == (f"key 2 ({check_value(FILE_KEY).hex()})",)
+    assert same(proposal.profile.scheme, preset(name).scheme)
+    detected, expected = compile_profile(proposal.profile), compile_profile(preset(name))
+    assert detected.template.parts == expected.template.parts
+    assert detected.template.window == expected.template.window
+    assert proposal.profile.tamper_offset == preset(name).tamper_offset
+    assert proposal.profile.allow_without_counter is preset(name).allow_without_counter
+    assert all(holds(proposal.profile, url, tag.uid) for url, tag in zip(urls, [t for t in tags for _ in range(2)], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("template", "window"),
+    [
+        ("picc={picc}&cmac={mac}", "picc={picc}&cmac="),
+        ("picc={picc}&cmac={mac}", "{picc}&cmac="),
+        ("picc={picc}&cmac={mac}", "&cmac="),
+        ("picc={picc}&cmac={mac}", "cmac="),
+        ("picc={picc}&cmac={mac}", "="),
+        ("picc={picc}&cmac={mac}", "?picc={picc}&cmac="),
+        ("picc={picc}&cmac={mac}", "tag.example/t?picc={picc}&cmac="),
+        ("picc={picc}&cmac={mac}", "https://tag.example/t?picc={picc}&cmac="),
+        ("picc={picc}&cmac={mac}", "t?picc={picc}&cmac="),
+        ("m={picc}x{enc:32}x{mac}", "{enc:32}x"),
+        ("m={uid}x{counter}x{mac}", "{uid}x{counter}x"),
+        ("m={uid}x{counter}x{mac}", "x"),
+        ("/{picc}/{mac}", "/"),
+        ("/{picc}/{mac}", "{picc}/"),
+        ("/{uid}/{counter}?c={mac}", "/{uid}/{counter}?c="),
+        ("v=2&u={uid}&lang=en&n={counter}&e={mac}", "v=2&u={uid}&lang=en&n={counter}&e="),
+        ("x={xuid}&n={counter}&e={mac}", "{xuid}&n={counter}&e="),
+        ("e={picc}{enc:64}{mac}", "{picc}{enc:64}"),
+    ],
+)
+def test_every_window_is_found(template: str, window: str) -> None:
+    profile = compile_profile(EncodingProfile(name="mine", scheme="ntag424-aes", template=template, window=window))
+    proposal = best(detect(taps(tags_of(profile)), [key(FILE_KEY), key(META_KEY)]))
+    assert len(proposal.verified) == 6
+    assert compile_profile(proposal.profile).template.window == profile.template.window
+
+
+@pytest.mark.parametrize("scheme", [name for name in scheme_names() if "picc" in find_scheme(name).mirrors])
+@pytest.mark.parametrize(("mirrors_uid", "mirrors_counter"), [(True, True), (True, False), (False, True)])
+def test_every_session_form_is_found(scheme: str, mirrors_uid: bool, mirrors_counter: bool) -> None:
+    profile = msgspec.structs.replace(preset("encrypted"), scheme=scheme, allow_without_counter=True)
+    tag = VirtualTag(
+        profile, xuid="q8w3sbcz", uid=UIDS[0], file_key=FILE_KEY, meta_key=META_KEY,
+        mirrors_uid=mirrors_uid, mirrors_counter=mirrors_counter,
+    )  # fmt: skip
+    proposal = best(detect([tag.tap()], [key(FILE_KEY)], [key(META_KEY)]))
+    assert same(proposal.profile.scheme, scheme)
+    assert proposal.profile.allow_without_counter is not mirrors_counter
+    assert any("repeated for ever" in note for note in proposal.notes) is not mirrors_counter
+
+
+def test_factory_keys_need_not_be_given() -> None:
+    urls = taps(tags_of("encrypted-file", (bytes(16),) * 3, meta_key=bytes(16)))
+    proposal = best(detect(urls, []))
+    assert proposal.file_keys == proposal.meta_keys == ("the all-zero key",)
+    assert any("factory keys" in note for note in proposal.notes)
+
+
+def test_a_key_a_tag() -> None:
+    keys = (FILE_KEY, META_KEY, STRANGER)
+    proposal = best(detect(taps(tags_of("plain-counter-only", keys)), [key(value) for value in keys]))
+    assert len(proposal.verified) == 6
+    assert [label[:5] for label in proposal.file_keys] == ["key 1", "key 2", "key 3"]
+
+
+@pytest.mark.parametrize(
+    "derivation",
+    [
+        An10922(),
+        An10922(input="{uid}{key_number}", key_number=3),
+        BoltCard(),
+        SdmBackend(),
+        SdmBackend(key_number=1),
+        SdmBackendLegacy(),
+    ],
+)
+def test_derived_keys_are_found(derivation: Derivation) -> None:
+    keys = tuple(derivation.derive_file_key(STRANGER, uid) for uid in UIDS)
+    meta_key = derivation.derive_meta_key(STRANGER) or STRANGER
+    found = detect(taps(tags_of("encrypted", keys, meta_key=meta_key)), [key(STRANGER)], derivations=USUAL_DERIVATIONS)
+    proposal = best(found)
+    assert len(proposal.verified) == 6
+    assert proposal.derivation == derivation
+    assert "derived by" in proposal.file_keys[0]
+    assert STRANGER.hex() not in repr(found)
+
+
+def test_a_derivation_of_ones_own() -> None:
+    derivation = An10922(input="{uid}{aid}{system_id}", aid="3042f5", system_id="4e58502041")
+    keys = tuple(derivation.derive_file_key(STRANGER, uid) for uid in UIDS)
+    urls = taps(tags_of("plain-joined", keys))
+    assert detect(urls, [key(STRANGER)], derivations=USUAL_DERIVATIONS[:3]).proposals == ()
+    assert best(detect(urls, [key(STRANGER)], derivations=[derivation])).derivation == derivation
+
+
+def test_a_uid_that_is_signed_but_not_sent() -> None:
+    """A web server forwards tag code, counter and code of a chip that mirrors its UID as well."""
+    tag = tags_of("ixkio-plain")[0]
+    url = "https://tag.example/t?" + "&".join(f"{name}={text}" for name, text in tag.tap_parameters().items())
+    assert detect([url], [key(FILE_KEY)]).proposals == ()
+    proposal = best(detect([url], [key(FILE_KEY)], uids=[UIDS[1], tag.uid]))
+    assert proposal.profile.template == "x={xuid}&n={counter}&e={mac}&u={uid}"
+    assert any("register the tags' UIDs" in note for note in proposal.notes)
+    assert holds(proposal.profile, url, tag.uid)
+    assert not holds(proposal.profile, url, UIDS[1])
+
+
+def test_a_counter_only_tag_with_a_derived_key() -> None:
+    derivation = BoltCard()
+    tag = tags_of("plain-counter-only", tuple(derivation.derive_file_key(STRANGER, uid) for uid in UIDS))[0]
+    proposal = best(detect([tag.tap()], [key(STRANGER)], derivations=[derivation], uids=[tag.uid]))
+    assert "uid" not in compile_profile(proposal.profile).template.slots
+    assert proposal.derivation == derivation
+
+
+def test_the_profile_that_explains_the_most_comes_first() -> None:
+    few, many = taps(tags_of("plain-joined"), 1)[:1], taps(tags_of("encrypted"), 2)
+    found = detect([*few, "https://tag.example/t?a=1", *many], [key(FILE_KEY)], [key(META_KEY)])
+    assert [len(proposal.verified) for proposal in found.proposals] == [6, 1]
+    assert found.proposals[0].profile.template == preset("encrypted").template
+    assert found.unexplained == (1,)
+    assert len(found.reasons) == 1
+
+
+def test_a_verbatim_sample_gives_the_names_their_case() -> None:
+    profile = compile_profile(
+        EncodingProfile(name="mine", scheme="ntag424-aes", template="Picc={picc}&CMAC={mac}", window="&CMAC=")
+    )
+    urls = taps(tags_of(profile))
+    found = detect([url.lower() for url in urls[:3]] + urls[3:], [key(FILE_KEY)], [key(META_KEY)])
+    assert best(found).profile.template == "Picc={picc}&CMAC={mac}"
+    assert len(best(found).verified) == 6
+
+
+def test_tamper_characters_at_several_places_are_left_to_the_owner() -> None:
+    tags = tags_of("encrypted-file")
+    for tag in tags:
+        tag.file_data = b"CO--OC"
+    proposal = best(detect(taps(tags), [key(FILE_KEY)], [key(META_KEY)]))
+    assert proposal.profile.tamper_offset is None
+    assert proposal.notes == ("file data could have tamper characters at offsets 0, 4; set tamper_offset",)
+
+
+def test_tamper_text_outside_the_window_is_no_state() -> None:
+    template = "m={uid}x{counter}&cmac={mac}&tt={tamper}"
+    profile = compile_profile(EncodingProfile(name="mine", scheme="ntag424-aes", template=template))
+    proposal = best(detect(taps(tags_of(profile)), [key(FILE_KEY)]))
+    assert proposal.profile.template == "m={uid}x{counter}&cmac={mac}"
+
+
+@pytest.mark.parametrize(
+    ("name", "file_key", "meta_key", "reason"),
+    [
+        ("encrypted", FILE_KEY, STRANGER, r"6 x picc_data is an encrypted mirror that none of the 3 meta keys reads"),
+        (
+            "encrypted",
+            STRANGER,
+            META_KEY,
+            r"picc_data is read by meta key 1 \(3e451e\): UID 04782E21801D80, counter 1; but the MAC in",
+        ),
+        (
+            "plain-joined",
+            STRANGER,
+            META_KEY,
+            r"the MAC in cmac holds under none of the 2 keys, as they are, over any window, with uid",
+        ),
+        ("bulk", STRANGER, META_KEY, r"e is read by meta key 1 .*the MAC in e holds under none"),
+        ("path", STRANGER, META_KEY, r"a path segment is read by .*the MAC in a path segment holds under none"),
+    ],
+)
+def test_reasons(name: str, file_key: bytes, meta_key: bytes, reason: str) -> None:
+    found = detect(taps(tags_of(name)), [key(file_key)], [key(meta_key)])
+    assert found.proposals == ()
+    assert found.unexplained == tuple(range(6))
+    assert any(re.search(reason, told) for told in found.reasons), found.reasons
+
+
+def test_reasons_of_a_derivation_say_so() -> None:
+    found = detect(taps(tags_of("plain-joined"), 1), [key(STRANGER)], derivations=[BoltCard()])
+    assert "as they are or derived" in found.reasons[0]
+
+
+def test_a_url_without_a_mac_is_described() -> None:
+    found = detect(["https://tag.example/t?a=123&b="], [key(FILE_KEY)])
+    assert found.reasons == (
+        "no field can be a MAC (16 hex digits) with a mirror beside it; there are:"
+        " a path segment (1 characters), a (3 characters), b (0 characters)",
+    )
+    assert "there are: no parameters" in detect(["https://tag.example"], []).reasons[0]
+
+
+def test_a_counter_of_0_is_told() -> None:
+    found = detect([tags_of("plain-joined")[0].tap_at(0)], [key(FILE_KEY)])
+    assert found.proposals == ()
+    assert "the MAC holds, but the tap is refused: the counter is 0" in found.reasons[0]
+    off = best(detect([tags_of("ntag22x-sd")[0].tap_at(0)], [key(FILE_KEY)]))
+    assert off.profile.allow_without_counter
+
+
+def test_bounds() -> None:
+    url = tags_of("plain-joined")[0].tap()
+    for urls, keys, field in (
+        ([], 1, "urls"),
+        ([url] * (SAMPLES_MAX + 1), 1, "urls"),
+        ([url], KEYS_MAX + 1, "keys"),
+        (["ä"], 1, "url"),
+    ):
+        with pytest.raises(InputError) as refused:
+            detect(urls, [key(FILE_KEY)] * keys)
+        assert refused.value.field == field
+
+
+def test_nothing_that_is_returned_has_a_key() -> None:
+    found = detect(
+        taps(tags_of("encrypted-file")), [key(FILE_KEY), key(STRANGER)], [key(META_KEY)], derivations=USUAL_DERIVATIONS
+    )
+    for text in (repr(found), msgspec.json.encode(found).decode()):
+        assert not any(value.hex() in text.lower() or repr(value) in text for value in (FILE_KEY, META_KEY, STRANGER))
+
+
+@pytest.mark.parametrize("name", ["plain-joined", "encrypted-file", "ntag22x-sd"])
+def test_no_bit_of_a_mac_can_be_changed(name: str) -> None:
+    url = tags_of(name)[0].tap()
+    mac = url[-16:]
+    assert detect([url], [key(FILE_KEY)], [key(META_KEY)]).proposals
+    for bit in range(64):
+        forged = f"{int(mac, 16) ^ 1 << bit:016X}"
+        assert detect([url[:-16] + forged], [key(FILE_KEY)], [key(META_KEY)]).proposals == ()
+
+
+def test_control_without_its_windows_the_file_preset_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detect_module, "_windows", lambda encoding, scheme: [("", b"")])
+    assert detect(taps(tags_of("encrypted")), [key(FILE_KEY)], [key(META_KEY)]).proposals
+    assert detect(taps(tags_of("encrypted-file")), [key(FILE_KEY)], [key(META_KEY)]).proposals == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(list(PRESETS)),
+    seed=st.integers(0, 2**32),
+    counters=st.lists(st.integers(1, COUNTER_MAX), min_size=1, max_size=4, unique=True),
+    lower=st.booleans(),
+)
+def test_any_fleet(name: str, seed: int, counters: list[int], lower: bool) -> None:
+    fleet = VirtualFleet(seed, 2, name)
+    urls = [tag.tap_at(counter) for tag in fleet for counter in counters]
+    found = detect([url.lower() for url in urls] if lower else urls, [key(tag.file_key) for tag in fleet], [key(fleet.meta_key)])
+    assert len(best(found).verified) == len(urls)
+    assert same(best(found).profile.scheme, preset(name).scheme)
