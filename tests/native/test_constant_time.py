@@ -1,0 +1,67 @@
+"""Nothing in the native core branches on a secret or looks one up: memcheck watches it with its secrets undefined.
+
+Needs valgrind with its headers, and a C compiler (Debian: valgrind, gcc).
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+HEADERS = HERE.parents[1] / "src" / "ixfast"
+COMPILER = os.environ.get("CC", "cc")
+CONSTANT_TIME = (
+    "comparison",
+    "aes",
+    "aes_cmac",
+    "aes_verify",
+    "aes_verify_batch",
+    "lrp_cmac",
+    "lrp_verify",
+    "lrp_mirror_and_file",
+)
+CONTROLS = ("control_memcmp", "control_early_exit", "control_table_index")
+
+
+def why_not() -> str | None:
+    if platform.machine() != "x86_64":
+        return "valgrind knows the AES instructions of x86-64 only"
+    if not shutil.which("valgrind") or not shutil.which(COMPILER):
+        return "valgrind or a C compiler is not installed"
+    includes = subprocess.run(
+        [COMPILER, "-E", "-include", "valgrind/memcheck.h", "-x", "c", os.devnull], capture_output=True, check=False
+    )
+    return "valgrind's headers are not installed" if includes.returncode else None
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """The number of memcheck's reports by case; of one run, which takes seconds."""
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    program = tmp_path_factory.mktemp("constant_time") / "constant_time"
+    flags = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", f"-I{HEADERS}"]
+    subprocess.run([COMPILER, *flags, str(HERE / "constant_time.c"), "-o", str(program)], check=True)
+    done = subprocess.run(["valgrind", "-q", str(program)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    print(done.stderr)  # pytest shows where the reports come from if a test fails
+    return {name: int(count) for name, count in lines}
+
+
+def test_every_case_is_expected_here(reports: dict[str, int]) -> None:
+    assert tuple(reports) == CONSTANT_TIME + CONTROLS
+
+
+@pytest.mark.parametrize("case", CONSTANT_TIME)
+def test_time_does_not_depend_on_secrets(reports: dict[str, int], case: str) -> None:
+    assert reports[case] == 0
+
+
+@pytest.mark.parametrize("case", CONTROLS)
+def test_control_a_leak_is_seen(reports: dict[str, int], case: str) -> None:
+    assert reports[case] > 0
