@@ -3,6 +3,7 @@
 import ast
 import gc
 import os
+import random
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -20,7 +21,9 @@ from ixfast.rules.document import RuleGroup
 from ixfast.rules.facts import FACTS, Kind
 from ixfast.scan import COUNTED_ONLY, Extras, Scan, Visitor, position
 
-CASES = int(os.environ.get("IXFAST_DIFFERENTIAL_CASES", "300"))
+CASES = int(os.environ.get("IXFAST_DIFFERENTIAL_CASES", "3200"))  # 100,000 take about two minutes
+SCANS_OF_A_SET = 32
+READINGS = max(100, CASES // 50)
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu")
 NAMES = ("A1", "A2", "a1", "x y", 'q"\\', "at", "and", "ä")
 FIELDS = ("colour", "Product Name")
@@ -117,56 +120,51 @@ rule_sets = st.builds(
     st.lists(conditions, max_size=4),
     st.sampled_from(ZONES),
 )
-tampers = st.sampled_from((None, Tamper("C", "C"), Tamper("O", "C"), Tamper("O", "O"), Tamper("I", "I"), Tamper("?", "C")))
-all_extras = st.none() | st.tuples(
-    tampers, st.none() | st.builds(Visitor, st.sampled_from((None, *PLACES, "?")), st.sampled_from((None, *DEVICES, "?")))
-)
+TAMPERS = (None, Tamper("C", "C"), Tamper("O", "C"), Tamper("O", "O"), Tamper("I", "I"), Tamper("?", "C"))
 
 
-@st.composite
-def scans(draw: st.DrawFn) -> Scan:
-    drawn = draw(all_extras)
+def random_scan(chance: random.Random) -> Scan:
+    """Any scan, also one that no engine makes. Drawn plainly: a hundred of these cost less than one drawn by hypothesis."""
+    pick = chance.choice
     extras = None
-    if drawn is not None:
-        extras = Extras(visitor=drawn[1])
-        extras.evidence = draw(st.sampled_from((None, Evidence(True, tamper=drawn[0]))))
+    if pick((True, True, False)):
+        extras = Extras(visitor=pick((None, Visitor(pick((None, *PLACES, "?")), pick((None, *DEVICES, "?"))))))
+        extras.evidence = pick((None, Evidence(True, tamper=pick(TAMPERS))))
     return made_scan(
-        verdict=draw(st.sampled_from((*Verdict, None))),
-        authentic=draw(st.booleans()),
-        scan_count=draw(numbers),
-        position=draw(st.sampled_from((COUNTED_ONLY, 0, 1, 3, 5, position(1, 0), position(1, 4)))),
-        previous_position=draw(st.sampled_from((None, 0, 1, 4, position(1, 1)))),
+        verdict=pick((*Verdict, None)),
+        authentic=pick((True, False)),
+        scan_count=chance.randint(0, 6),
+        position=pick((COUNTED_ONLY, 0, 1, 3, 5, position(1, 0), position(1, 4))),
+        previous_position=pick((None, 0, 1, 4, position(1, 1))),
         extras=extras,
-        cuid=draw(st.none() | st.sampled_from(NAMES)),
-        batch=draw(st.none() | st.sampled_from(NAMES)),
-        assigned=draw(st.booleans()),
-        fields=draw(st.none() | st.dictionaries(st.sampled_from(FIELDS), st.sampled_from(NAMES))),
+        cuid=pick((None, *NAMES)),
+        batch=pick((None, *NAMES)),
+        assigned=pick((True, False)),
+        fields=pick((None, {}, {name: pick(NAMES) for name in FIELDS}, {FIELDS[0]: pick(NAMES)})),
     )
 
 
-moments = st.integers(1_767_060_000, 1_767_400_000)
+@settings(max_examples=-(-CASES // SCANS_OF_A_SET), deadline=None, suppress_health_check=list(HealthCheck))
+@given(rule_set=rule_sets, seed=st.integers(0, 1 << 32))
+def test_compiled_is_interpreted(rule_set: Rules, seed: int, known_visitors: None, clock: list[float]) -> None:
+    chance = random.Random(seed)
+    decide = rules.compile_rules(rule_set).decide
+    for _ in range(SCANS_OF_A_SET):
+        scan = random_scan(chance)
+        clock[0] = chance.uniform(1_767_060_000, 1_767_400_000)
+        known = facts.read_facts(scan, rule_set.facts)
+        assert decide(scan) == rules.decide(rule_set, known), (known, compiler.source_of(rule_set))
+    assert [step.outcome for step in rules.explain(rule_set, known) if step.depth == 0][-1] is True
 
 
-@settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
-@given(rule_set=rule_sets, scan=scans(), moment=moments)
-def test_compiled_is_interpreted(
-    rule_set: Rules, scan: Scan, moment: int, known_visitors: None, clock: list[float]
-) -> None:
-    clock[0] = moment + 0.25
-    known = facts.read_facts(scan, rule_set.facts)
-    expected = rules.decide(rule_set, known)
-    assert rules.compile_rules(rule_set).decide(scan) == expected, compiler.source_of(rule_set)
-    assert rules.explain(rule_set, known)[-1].outcome is True or expected >= 0
-
-
-@settings(max_examples=CASES, deadline=None)
+@settings(max_examples=READINGS, deadline=None)
 @given(rule_set=rule_sets)
 def test_both_notations_are_read_back(rule_set: Rules) -> None:
     assert rules.read_rules(rules.to_document(rule_set)) == rule_set
     assert rules.read_rules(rules.to_document(rule_set, lines=True)) == rule_set
 
 
-@settings(max_examples=CASES, deadline=None)
+@settings(max_examples=READINGS, deadline=None)
 @given(condition=conditions)
 def test_a_line_is_printed_as_it_is_read(condition: tree.Node) -> None:
     printed = line.print_line(condition)
@@ -355,8 +353,8 @@ def test_caches_end_with_the_rule_sets() -> None:
     assert len(compiler._functions) == before
 
 
-def test_ten_thousand_rule_sets_fit_into_memory() -> None:
-    """Figures of this test: benchmarks/micro/rule_sets.py, and docs/rules.md, which promises less than 3 KB a set."""
+def test_different_rule_sets_fit_into_memory() -> None:
+    """docs/rules.md promises less than 3 KB a set; benchmarks/micro/rule_sets.py measures 10,000 of them."""
 
     def load(n: int) -> rules.RuleSet:
         groups = [
@@ -370,7 +368,7 @@ def test_ten_thousand_rule_sets_fit_into_memory() -> None:
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
-        loaded = [load(n) for n in range(1, 10_001)]
+        loaded = [load(n) for n in range(1, 2001)]
         gc.collect()
         used = tracemalloc.get_traced_memory()[0] - before
     finally:

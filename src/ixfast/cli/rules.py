@@ -1,0 +1,116 @@
+"""`ixfast rules`: try a rule set before anybody is answered by it, and see it as it was understood."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, BinaryIO
+
+import click
+
+from ixfast import dynamic, rules
+from ixfast.limits import RULE_SET_BYTES_MAX
+from ixfast.rules import RuleError, Rules, Step
+from ixfast.rules.check import check_fact, check_value
+from ixfast.rules.facts import Kind
+from ixfast.rules.line import print_line
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+_WORDS = {True: "true", False: "false", None: "unknown"}
+_TRUTHS = {"true": True, "false": False}
+
+
+def register(main: click.Group, with_settings: Decorator) -> None:
+    """`with_settings` is not used: these commands read a file and nothing else."""
+
+    @main.group("rules")
+    def group() -> None:
+        """Try rule sets, and see them as they were understood."""
+
+    @group.command("test")
+    @click.argument("file", type=click.File("rb"))
+    @click.option("--fact", "given", multiple=True, metavar="NAME=VALUE", help="A fact of the scan; others are unknown.")
+    def test_command(file: BinaryIO, given: tuple[str, ...]) -> None:
+        """Say which group of the rule set in FILE a scan with these facts matches, and why.
+
+        Times of day, dates and weekdays are those of now, unless they are given or another moment is, as
+        now=2026-01-31T09:30:00+01:00.
+        """
+        checked = _read(file)
+        click.echo("\n".join(_told(rules.explain(checked, _facts(given)))))
+        index = rules.decide(checked, _facts(given))
+        name = checked.groups[index].name if index >= 0 else "default"
+        click.echo(f"{name} answers: {checked.groups[index].response if index >= 0 else checked.default}")
+
+    @group.command("explain")
+    @click.argument("file", type=click.File("rb"))
+    def explain_command(file: BinaryIO) -> None:
+        """Show the rule set in FILE as it was understood, the facts it asks for, and what can never be known here."""
+        checked = _read(file)
+        width = max([len("default"), *(len(member.name) for member in checked.groups)])
+        for member in checked.groups:
+            click.echo(f"{member.name:{width}}  if {print_line(member.when)}: {member.response}")
+        click.echo(f"{'default':{width}}  {checked.default}")
+        click.echo(f"facts: {', '.join(sorted(checked.facts)) or 'none'}; time zone: {checked.time_zone}")
+        for warning in rules.warnings_of(checked):
+            click.echo(f"warning: {warning}")
+
+    @group.command("schema")
+    def schema_command() -> None:
+        """Print the JSON schema of rule sets."""
+        click.echo(json.dumps(rules.schema(), indent=2))
+
+
+def _read(file: BinaryIO) -> Rules:
+    """The rule set of a file, with its responses tried, too."""
+    checked = rules.read_rules(file.read(RULE_SET_BYTES_MAX + 1))
+    for response in (*(group.response for group in checked.groups), checked.default):
+        dynamic.compile_response(response)
+    return checked
+
+
+def _facts(given: tuple[str, ...]) -> dict[str, Any]:
+    """Facts by name, each checked as a value of a rule is."""
+    facts: dict[str, Any] = {"now": time.time()}
+    for one in given:
+        name, equals, text = one.partition("=")
+        if not equals:
+            raise click.UsageError(f"--fact {one}: write NAME=VALUE.")
+        if name == "now":
+            facts["now"] = _moment(text)
+            continue
+        try:
+            fact = check_fact(name)
+            value: object = text
+            if fact.kind is Kind.NUMBER and text.isascii() and text.isdigit():
+                value = int(text[:20])  # more digits are out of range in any case
+            elif fact.kind is Kind.TRUTH:
+                value = _TRUTHS.get(text.lower(), text)
+            facts[fact.name] = check_value(fact, "==", value)
+        except RuleError as error:
+            hint = f" Did you mean {error.suggestion}?" if error.suggestion is not None else ""
+            raise click.UsageError(f"--fact {one}: {error.reason}{hint}") from None
+    if "scan_count" in facts:  # one is nothing but the other
+        facts.setdefault("first_scan", facts["scan_count"] == 1)
+    return facts
+
+
+def _moment(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.UsageError(f"--fact now={text}: write a moment as 2026-01-31T09:30:00+01:00.") from None
+    return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _told(steps: list[Step]) -> list[str]:
+    lines = []
+    for step in steps:
+        if step.depth == 0:
+            lines.append(f"{step.name}: {'matches' if step.outcome else 'does not match'}")
+        else:
+            found = f", it is {step.found}" if step.found not in ("", "unknown") else ""
+            lines.append(f"{'  ' * step.depth}{_WORDS[step.outcome]:8} {step.name}{found}")
+    return lines

@@ -1,0 +1,119 @@
+"""docs/rules.md is true: its rule sets, lines, errors, commands and responses are run, and its table is complete."""
+
+import re
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from ixfast import limits, rules
+from ixfast.cli import main
+from ixfast.dynamic import SUBTAGS, compile_response
+from ixfast.rules import RuleError, facts, line
+from ixfast.scan import Scan
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(rf"(?ms)^```{language}\n(.*?)^```$", DOCUMENT)
+    assert found, language
+    return found
+
+
+def pairs(language: str) -> list[tuple[str, str]]:
+    return [(left, right) for left, _, right in (row.partition(" => ") for row in blocks(language)[0].splitlines())]
+
+
+def test_rule_sets() -> None:
+    for block in blocks("json"):
+        checked = rules.read_rules(block)
+        assert rules.read_rules(rules.to_document(checked)) == checked
+        rules.compile_rules(checked)
+
+
+@pytest.mark.parametrize("text", blocks("rules")[0].splitlines())
+def test_lines(text: str) -> None:
+    assert line.parse(line.print_line(line.parse(text))) == line.parse(text)
+
+
+@pytest.mark.parametrize(("text", "message"), pairs("errors"))
+def test_errors(text: str, message: str) -> None:
+    with pytest.raises(RuleError) as caught:
+        line.parse(text)
+    assert str(caught.value) == message
+    assert caught.value.code in DOCUMENT
+
+
+@pytest.mark.parametrize(("text", "expected"), pairs("responses"))
+def test_responses(text: str, expected: str) -> None:
+    scan = Scan(lambda _scan: None, b"", -1, None, None, 1, 0.0)
+    scan.authentic, scan.scan_count = True, 12
+    fields = {"Product Name": "Vase & lid"}
+    record: Any = SimpleNamespace(cuid="A 1", fields=fields, reply_fields=fields)
+    scan.record = record
+    assert compile_response(text).render(scan) == expected
+
+
+def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "rules.json").write_text(blocks("json")[0])
+    monkeypatch.chdir(tmp_path)
+    for session in re.findall(r"(?ms)^\$ (.*?)\n(.*?)(?=^\$ |\Z)", blocks("console")[0]):
+        command, expected = session
+        done = CliRunner().invoke(main, shlex.split(command)[1:])
+        assert (done.exit_code, done.output) == (0, expected), done.exception
+
+
+def test_table_has_every_fact() -> None:
+    rows = re.findall(r"(?m)^\| `([^`]+)` \| (.*?) \| (.*?) \| (.*?) \|$", DOCUMENT)
+    described = {name: (operators, meaning) for name, _, operators, meaning in rows}
+    assert set(described) == {*facts.FACTS, "field.NAME"}
+    for name, (operators, meaning) in described.items():
+        fact = facts.find_fact(name)
+        assert fact is not None
+        assert tuple(re.findall("`(.*?)`", operators)) == fact.operators
+        assert meaning.startswith(fact.meaning)
+    for name, words, *_ in rows:
+        assert facts.FACTS.get(name, SimpleNamespace(words=())).words in ((), tuple(re.findall("`(.*?)`", words)))
+
+
+def test_subtags_and_limits_are_described() -> None:
+    for name in SUBTAGS:
+        assert f"`{{{name}}}`" in DOCUMENT
+    for bound in (
+        limits.RULE_GROUPS_MAX, limits.RULE_CONDITIONS_MAX, limits.RULE_DEPTH_MAX, limits.RULE_VALUES_MAX,
+        limits.RULE_LINE_CHARS_MAX, limits.RESPONSE_SUBTAGS_MAX, limits.SUBTAG_VALUE_CHARS_MAX,
+        limits.RESPONSE_RENDERED_CHARS_MAX,
+    ):  # fmt: skip
+        assert f"{bound:,}" in DOCUMENT
+
+
+def test_command_tells_mistakes(tmp_path: Path) -> None:
+    path = tmp_path / "rules.json"
+    path.write_text('{"groups": [{"name": "a", "when": "scan_cuont < 5", "response": ""}], "default": ""}')
+    done = CliRunner().invoke(main, ["rules", "test", str(path)])
+    assert done.exit_code == 1
+    assert "Did you mean scan_count? (at $.groups[0].when, column 1)" in done.output
+    path.write_text(blocks("json")[0])
+    for given, told in (
+        ("scan_count", "NAME=VALUE"),
+        ("scan_count=x", "whole number"),
+        ("scan_cuont=1", "Did you mean scan_count?"),
+        ("now=yesterday", "write a moment"),
+        ("assigned=perhaps", "true or false"),
+    ):
+        done = CliRunner().invoke(main, ["rules", "test", str(path), "--fact", given])
+        assert done.exit_code == 2
+        assert told in " ".join(done.output.split())
+
+
+def test_command_warns_and_prints_the_schema(tmp_path: Path) -> None:
+    path = tmp_path / "rules.json"
+    path.write_text('{"groups": [{"name": "a", "when": "country == DE", "response": ""}], "default": ""}')
+    done = CliRunner().invoke(main, ["rules", "explain", str(path)])
+    assert "warning: never known: country; no file of addresses is configured" in done.output
+    done = CliRunner().invoke(main, ["rules", "schema"])
+    assert '"title": "ixfast rule set"' in done.output
