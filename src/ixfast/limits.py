@@ -51,7 +51,7 @@ IDEMPOTENCY_WINDOW_S = 600  # How far back a repeated Idempotency-Key finds a sc
 
 # Rules and responses.
 RULE_SET_BYTES_MAX = 256 * 1024  # One rule set's JSON, before anything in it is looked at.
-RULE_GROUPS_MAX = 64  # Groups are tried one after the other; a set of 64 still decides in about 5 us.
+RULE_GROUPS_MAX = 64  # Groups are tried one after the other; 64 simple ones take about 1 us.
 RULE_CONDITIONS_MAX = 512  # Comparisons of one rule set, all groups together.
 RULE_DEPTH_MAX = 10  # Conditions inside conditions; far below what nests in Python's own parser.
 RULE_LINE_CHARS_MAX = 4096  # One condition in line notation.

@@ -157,6 +157,20 @@ def test_compiled_is_interpreted(rule_set: Rules, seed: int, known_visitors: Non
     assert [step.outcome for step in rules.explain(rule_set, known) if step.depth == 0][-1] is True
 
 
+@pytest.mark.parametrize(("table", "op", "broken", "condition"), [
+    ("_OF_TEXTS", "!=", "X != K", "cuid != only-here"),
+    ("_OF_NUMBERS", "<", "X < K", "gap < 4711"),
+])  # fmt: skip
+def test_control_unknown_taken_for_known_is_caught(
+    table: str, op: str, broken: str, condition: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler that forgets the unknown differs from the interpreter: the comparison above can fail."""
+    monkeypatch.setitem(getattr(compiler, table), op, broken)
+    checked = rules.read_rules(one(condition))
+    scan = made_scan()
+    assert rules.compile_rules(checked).decide(scan) != rules.decide(checked, facts.read_facts(scan, checked.facts))
+
+
 @settings(max_examples=READINGS, deadline=None)
 @given(rule_set=rule_sets)
 def test_both_notations_are_read_back(rule_set: Rules) -> None:
