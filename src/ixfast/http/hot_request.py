@@ -15,6 +15,9 @@ TARGET = b"GET /v1/t?"
 _LINE = re.compile(rb"GET /v1/t\?([A-Za-z0-9=&._~-]{0,%d}) HTTP/1\.1\r\n" % limits.REQUEST_TARGET_BYTES_MAX)
 _FIELD = re.compile(rb"([A-Za-z0-9-]+): ([!-~](?:[ -~]*[!-~])?)")
 _END = b"\r\n\r\n"
+# What the bytes of a head may be while its end has not come. A bare CR or LF is not waited on: nothing may ever follow it.
+_LINE_SO_FAR = re.compile(rb"GET /v1/t\?[A-Za-z0-9=&._~-]{0,%d}(?: [HTP/1.]{0,8}\r?)?" % limits.REQUEST_TARGET_BYTES_MAX)
+_FIELDS_SO_FAR = re.compile(rb"(?:[!-~][ -~]*\r\n)*(?:[!-~][ -~]*)?\r?")
 # What changes how a message is framed, who it is for, or what happens to the connection.
 _SURPRISING = frozenset((
     b"connection", b"content-length", b"expect", b"http2-settings", b"keep-alive", b"proxy-connection", b"te", b"trailer",
@@ -88,7 +91,7 @@ class Recogniser:
         if line is None:
             return None
         end = received.find(_END, line.end() - 2)
-        if end < line.end():
+        if not line.end() <= end <= limits.REQUEST_HEAD_BYTES_MAX:
             return None
         block = received[line.end() : end]
         try:
@@ -108,4 +111,9 @@ def may_become_hot(received: bytes) -> bool:
     """Can bytes still to come make this a hot request? Only an incomplete head can be waited for."""
     if len(received) >= limits.REQUEST_HEAD_BYTES_MAX or _END in received:
         return False
-    return received.startswith(TARGET) if len(received) >= len(TARGET) else TARGET.startswith(received)
+    if len(received) < len(TARGET):
+        return TARGET.startswith(received)
+    line, ended, fields = received.partition(b"\r\n")
+    if not ended:
+        return _LINE_SO_FAR.fullmatch(line) is not None
+    return _LINE.match(received) is not None and _FIELDS_SO_FAR.fullmatch(fields) is not None
