@@ -18,21 +18,19 @@ import socket
 import ssl
 import sys
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import uvloop
-from aiohttp import web
 
 from ixfast import logs, meters
 from ixfast.engine import Engine
 from ixfast.http.desk import Desk
 from ixfast.http.front_door import FrontDoor, House
+from ixfast.http.handler import handlers
 from ixfast.http.private_app import make_private_app
 from ixfast.http.rates import Limiter
 from ixfast.http.scan_app import make_scan_app
-from ixfast.keys import KeyEncryptionKeys
-from ixfast.limits import HEADERS_MAX, REQUEST_HEAD_BYTES_MAX
+from ixfast.keys import Custodian
 from ixfast.settings import Settings
 from ixfast.store import partitions, session
 from ixfast.store.catalogue import Catalogue
@@ -84,19 +82,22 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Open the sockets. The database need not be there yet: until it is, scans are 503 and readiness says why."""
+        """Open the sockets. Neither the database nor a provider of keys need be there yet: until they are, scans are 503
+        and readiness says why."""
         settings, dsn = self._settings, self._inheritance.dsn
         deadline_s = settings.deadline_ms / 1000
-        keks = KeyEncryptionKeys.load_file(Path(self._inheritance.kek_file))
+        self.custodian = Custodian(Path(self._inheritance.kek_file), self.meters)
+        await self.custodian.start()
         self._pool = await session.make_pool(dsn, settings.pool_size)
         self.catalogue = Catalogue(
             self._pool,
-            keks,
+            self.custodian.keys,
             self.meters,
             tags_max=settings.cache_tags,
             absent_max=settings.negative_cache,
             deadline_s=deadline_s,
         )
+        self.custodian.changed = self.catalogue.keys_opened
         engine = Engine(self.catalogue, self.meters)
         self.ledger = Ledger(
             dsn,
@@ -130,21 +131,11 @@ class Worker:
 
     async def _open_doors(self) -> None:
         settings, inheritance = self._settings, self._inheritance
-        options: dict[str, Any] = {
-            "access_log": None,
-            "keepalive_timeout": settings.idle_timeout_s,
-            "max_line_size": REQUEST_HEAD_BYTES_MAX,
-            "max_field_size": REQUEST_HEAD_BYTES_MAX,
-            "max_headers": HEADERS_MAX,
-        }
-        self._scans = web.AppRunner(make_scan_app(self.desk), **options)
-        self._private = web.AppRunner(make_private_app(self.meters, self.readiness), **options)
-        await self._scans.setup()
-        await self._private.setup()
-        assert self._scans.server is not None and self._private.server is not None
+        self._scans, make_handler = await handlers(make_scan_app(self.desk), settings.idle_timeout_s)
+        self._private, make_private = await handlers(make_private_app(self.meters, self.readiness), settings.idle_timeout_s)
         self.house = House(
             self.desk,
-            self._scans.server,
+            make_handler,
             connections_max=settings.max_connections,
             idle_timeout_s=settings.idle_timeout_s,
         )
@@ -155,7 +146,7 @@ class Worker:
         house = self.house
         for factory, descriptor, context in (
             (lambda: FrontDoor(house), inheritance.public, tls),
-            (self._private.server, inheritance.private, None),
+            (make_private, inheritance.private, None),
         ):
             listener = socket.socket(fileno=descriptor)
             self._servers.append(await self._loop.create_server(factory, sock=listener, backlog=_BACKLOG, ssl=context))
@@ -167,6 +158,8 @@ class Worker:
             problems["worker"] = "draining"
         if self.catalogue.stale is not None:
             problems["catalogue"] = self.catalogue.stale
+        if not self.custodian.ready:
+            problems["keys"] = "key_unavailable"
         try:
             async with asyncio.timeout(1.0), self._pool.acquire() as connection:
                 await connection.fetchval("SELECT 1")
@@ -203,6 +196,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._follower.stop()
+        await self.custodian.stop()
         await self.ledger.stop()
         await self._scans.cleanup()
         await self._private.cleanup()
@@ -218,7 +212,8 @@ class Worker:
         gc.freeze()
         while True:
             self.meters.slots[meters.HEARTBEAT] = int(self._loop.time())
-            self.meters.slots[meters.READY] = int(self.catalogue.stale is None and not self._leaving.is_set())
+            ready = self.catalogue.stale is None and self.custodian.ready and not self._leaving.is_set()
+            self.meters.slots[meters.READY] = int(ready)
             await asyncio.sleep(_HEARTBEAT_S)
 
     async def _upkeep(self) -> None:
@@ -249,11 +244,13 @@ async def _main(inheritance: Inheritance) -> None:
     loop.add_signal_handler(signal.SIGTERM, worker.leave)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the terminal's; the supervisor decides
     await worker.start()
+    loop.add_signal_handler(signal.SIGHUP, worker.custodian.reload)
     await worker.run()
 
 
 def main() -> None:
     """`python -m ixfast.server DESCRIPTOR PARENT`: the supervisor's way to start a worker."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload; ending is SIGTERM's
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     _die_with(parent)
     with os.fdopen(descriptor, "rb") as file:
