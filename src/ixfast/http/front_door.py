@@ -130,7 +130,9 @@ class FrontDoor(asyncio.Protocol):
             return self._handler.eof_received()
         # A client that has said all it will say still gets the answers to it.
         self._eof = True
-        return self._busy
+        if self._received and not self._busy:
+            self._house.loop.call_soon(self._serve_next)  # the rest of a pipeline, or a request that was cut short
+        return self._busy or bool(self._received)
 
     def pause_writing(self) -> None:
         if self._handler is not None:
@@ -142,13 +144,15 @@ class FrontDoor(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self._handler is not None:
             self._handler.resume_writing()
-        else:
+        elif not self._transport.is_closing():
             self._transport.resume_reading()
 
     def close_if_idle(self, idle_since: float) -> None:
         """Close a connection that has sent nothing since then and waits for nothing of ours."""
-        if not self._busy and self.active_at < idle_since:
-            self._transport.close()
+        desk = self._house.desk
+        if self._busy or self.active_at >= idle_since or (desk.draining and self._transport in desk.answering):
+            return
+        self._transport.close()
 
 
 class House:

@@ -41,7 +41,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def make_scan_app(desk: Desk) -> web.Application:
-    app = web.Application(middlewares=[problems], client_max_size=limits.REQUEST_BODY_BYTES_MAX)
+    app = web.Application(middlewares=[_under_way, problems], client_max_size=limits.REQUEST_BODY_BYTES_MAX)
     app[DESK] = desk
     app.router.add_get("/v1/t", _v1_scan, allow_head=False)
     app.router.add_head("/v1/t", _v1_head)
@@ -61,12 +61,12 @@ async def strip(request: web.Request, response: web.StreamResponse) -> None:
         response.force_close()
 
 
-def _request_id(request: web.Request) -> str:
+def _request_id(request: web.BaseRequest) -> str:
     given = request.headers.get("X-Request-Id", "")
     return given if 0 < len(given) <= 64 and given.isascii() and given.isprintable() else uuid.uuid4().hex
 
 
-def problem(request: web.Request, status: int, code: str, message: str, **more: Any) -> web.Response:
+def problem(request: web.BaseRequest, status: int, code: str, message: str, **more: Any) -> web.Response:
     """A problem body in the one shape that everything outside `/v1` uses."""
     headers = {"Cache-Control": "no-store"}
     if status in (429, 503):
@@ -93,6 +93,19 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return response
     except web.HTTPNotFound:
         return problem(request, 404, "no_such_route", "There is nothing at this path; see /v1/t and /v2/scans.")
+
+
+@web.middleware
+async def _under_way(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Note the connection while it is owed an answer, so that a drain does not take it for an idle one."""
+    answering, transport = request.app[DESK].answering, request.transport
+    if transport is None:
+        return await handler(request)
+    answering.add(transport)
+    try:
+        return await handler(request)
+    finally:
+        answering.discard(transport)
 
 
 async def _v1_scan(request: web.Request) -> web.Response:
