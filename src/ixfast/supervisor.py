@@ -76,15 +76,17 @@ class Supervisor:
         self._private_port = settings.private_port
         self._slots = [Slot(index) for index in range(self._count)]
         self._leaving = False
+        self._reloading = False
         self._shared = os.memfd_create("ixfast-meters", 0)
         os.ftruncate(self._shared, self._count * meters.REGION_BYTES)
         self._memory = mmap.mmap(self._shared, self._count * meters.REGION_BYTES)
         self._meters = [meters.Meters(self._memory, index) for index in range(self._count)]
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+        """Serve until SIGTERM or SIGINT. SIGHUP makes the workers read the key file again."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(self, "_leaving", True))
+        signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reloading", True))
         try:
             self._refuse_taken_ports()
             for slot in self._slots:
@@ -155,6 +157,8 @@ class Supervisor:
     def _tend(self) -> None:
         """Restart what died; end what hangs."""
         now = time.monotonic()
+        if self._reloading:
+            self._reload()
         if self._postgres is not None and not self._postgres.running:
             self._revive_postgres(self._postgres)
         for slot in self._slots:
@@ -166,6 +170,14 @@ class Supervisor:
             elif self._hangs(slot, now):
                 log.error("worker %d (pid %d) hangs: killing it", slot.index, slot.process.pid)
                 slot.process.kill()
+
+    def _reload(self) -> None:
+        """Workers that have not got so far as to hear a signal read the file anyway."""
+        self._reloading = False
+        log.info("reloading keys")
+        for slot in self._slots:
+            if slot.process is not None and self._meters[slot.index].slots[meters.HEARTBEAT]:
+                slot.process.send_signal(signal.SIGHUP)
 
     def _hangs(self, slot: Slot, now: float) -> bool:
         heartbeat = self._meters[slot.index].slots[meters.HEARTBEAT]

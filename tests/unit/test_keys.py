@@ -202,7 +202,7 @@ def test_a_failed_creation_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", disk_full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(keys.KekFileError, match="No space"):
         KeyEncryptionKeys.create_file(tmp_path / "kek")
     assert list(tmp_path.iterdir()) == []
 
@@ -292,18 +292,14 @@ def test_another_file_is_refused(tmp_path: Path, content: bytes, words: str) -> 
 
 
 def test_too_many_and_doubled_keys_are_refused() -> None:
-    class Provider:
-        def __init__(self, given: Sequence[bytes]) -> None:
-            self.given = given
+    def held(values: Sequence[bytes]) -> KeyEncryptionKeys:
+        return KeyEncryptionKeys([KeyEncryptionKey(value) for value in values])
 
-        def unwrap_data_keys(self) -> Sequence[bytes]:
-            return self.given
-
-    assert KeyEncryptionKeys.from_provider(Provider([KEK_BYTES])).current.id == KeyEncryptionKey(KEK_BYTES).id
+    assert held([KEK_BYTES]).current.id == KeyEncryptionKey(KEK_BYTES).id
     with pytest.raises(keys.KekFileError, match="twice"):
-        KeyEncryptionKeys.from_provider(Provider([KEK_BYTES, KEK_BYTES]))
+        held([KEK_BYTES, KEK_BYTES])
     with pytest.raises(keys.KekFileError, match="at most"):
-        KeyEncryptionKeys.from_provider(Provider([bytes([n] * 32) for n in range(KEKS_MAX + 1)]))
+        held([bytes([n] * 32) for n in range(KEKS_MAX + 1)])
 
 
 # Nothing shows a key.

@@ -66,7 +66,7 @@ def serve(demo: bool, config: Path | None, **flags: object) -> None:
             dsn = postgres.dsn
             place.publish(dsn)
             stack.callback(place.withdraw)
-        place.keys()  # a key file that cannot be used is told before anything is served
+        place.check_keys()  # a key file that cannot be used is told before anything is served
         _prepare(place, dsn, demo=demo)
         announce = _banner(place, demo=demo)
         Supervisor(settings, dsn, place.kek_file, postgres=postgres, announce=announce).run()

@@ -15,7 +15,7 @@ import click
 from ixfast import settings as settings_module
 from ixfast.embedded import EmbeddedPostgres, default_data_dir
 from ixfast.errors import ConfigurationError
-from ixfast.keys import KeyEncryptionKeys
+from ixfast.keys import KeyEncryptionKeys, check_file
 from ixfast.settings import Settings
 from ixfast.store.migrate import migrate
 
@@ -40,6 +40,12 @@ class Place:
         if not self.kek_file.exists() and self.settings.dsn is None and self.settings.kek_file is None:
             return KeyEncryptionKeys.create_file(self.kek_file)
         return KeyEncryptionKeys.load_file(self.kek_file)
+
+    def check_keys(self) -> None:
+        """Raise ConfigurationError for a key file that no worker could use. Its providers are not asked yet."""
+        if not self.kek_file.exists():
+            self.keys()
+        check_file(self.kek_file)
 
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:

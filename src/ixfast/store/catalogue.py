@@ -56,6 +56,7 @@ class Catalogue:
         self._waiting: dict[bytes, list[tuple[Scan, Found]]] = {}
         self._waiting_count = 0
         self._rounds: set[asyncio.Task[None]] = set()
+        self._renewals: set[asyncio.Task[None]] = set()
         self._changes_applied = 0
         self._loop = asyncio.get_running_loop()
         self.stale: str | None = "starting"
@@ -184,6 +185,23 @@ class Catalogue:
             if known is not None and applied == self._changes_applied:
                 self._accounts[aid] = known
         return known
+
+    def keys_opened(self) -> None:
+        """Key-encryption keys are open that were not: accounts whose meta keys waited for them are read again."""
+        if self._loader.lacking:
+            task = self._loop.create_task(self._renew_lacking())
+            self._renewals.add(task)
+            task.add_done_callback(self._renewals.discard)
+
+    async def _renew_lacking(self) -> None:
+        while lacking := self._loader.lacking & self._loader.accounts.keys():
+            try:
+                await self.apply([Change("account", account_id, None) for account_id in lacking])
+            except Exception as error:  # tried until the database answers
+                log.warning("renewing accounts failed: %s", trouble_of(error).value)
+                await asyncio.sleep(limits.RECONNECT_DELAY_MS_MAX / 1000)
+            else:
+                return
 
     async def apply(self, changes: list[Change]) -> None:
         """Take over management changes. Returns when no scan is answered by the state before any more."""

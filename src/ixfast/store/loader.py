@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable
 from itertools import groupby
 from typing import Any
@@ -10,11 +11,13 @@ import msgspec
 
 from ixfast import refs, reply
 from ixfast.chips import compile_profile
-from ixfast.keys import KeyEncryptionKeys, KeySlot, unwrap
+from ixfast.keys import KeyEncryptionKeys, KeySlot, KeyUnavailableError, unwrap
 from ixfast.model import EncodingProfile, Key
 from ixfast.records import Account, ApiKey, Batch, Group, TagRecord
 from ixfast.rules import AUTHENTICATION_PASS
 from ixfast.store.queries import load
+
+log = logging.getLogger("ixfast.catalogue")
 
 
 class Loader:
@@ -26,10 +29,13 @@ class Loader:
         self.accounts: dict[int, Account] = {}
         self.groups: dict[int, Group] = {}
         self.batches: dict[int, Batch] = {}
+        self.lacking: set[int] = set()
+        """Accounts with a meta key that cannot be opened now."""
 
     async def tags(self, connection: Any, codes: Collection[bytes]) -> tuple[dict[bytes, TagRecord], dict[bytes, Exception]]:
         """Records by tag code, and the errors of those that exist but cannot be made into one."""
         rows = await connection.fetch(self._sql["tags_by_xuid"], [code.decode() for code in codes], KeySlot.FILE)
+        await self._keks.look_for({r["kek_id"] for r in rows if r["kek_id"] is not None})
         await self._load_shared(connection, rows)
         found: dict[bytes, TagRecord] = {}
         failed: dict[bytes, Exception] = {}
@@ -44,6 +50,8 @@ class Loader:
 
     def _tag(self, rows: list[Any]) -> TagRecord:
         row = rows[0]
+        if row["group_id"] not in self.groups and row["account_id"] in self.lacking:
+            raise KeyUnavailableError("A meta key of the tag's account cannot be opened.")
         keys = tuple(
             Key(
                 r["version"],
@@ -118,6 +126,8 @@ class Loader:
         if missing:
             await self.load_accounts(connection, missing)
         for row in rows:
+            if row["account_id"] not in self.accounts and row["account_id"] in self.lacking:
+                continue  # its tags say so
             profile = row["profile"]
             rules = AUTHENTICATION_PASS
             group = Group(
@@ -135,9 +145,15 @@ class Loader:
             _keep(self.groups, group.group_id, group)
 
     async def load_accounts(self, connection: Any, account_ids: Collection[int]) -> None:
+        """Read accounts with their meta keys. One with a meta key that cannot be opened is `lacking` and not kept; one that
+        is known already goes on with the meta keys it has, or with none, which proves nothing against a tap."""
         rows = await connection.fetch(self._sql["accounts_by_id"], list(account_ids))
         key_rows = await connection.fetch(self._sql["meta_keys_of_accounts"], list(account_ids))
+        await self._keks.look_for({r["kek_id"] for r in key_rows})
         for row in rows:
+            meta_keys = self._meta_keys([r for r in key_rows if r["account_id"] == row["account_id"]], row["account_id"])
+            if meta_keys is None:
+                continue
             account = Account(
                 row["account_id"],
                 row["aid"],
@@ -145,9 +161,23 @@ class Loader:
                 is_open=row["open"],
                 active=row["active"],
                 cors=row["cors"],
-                meta_keys=tuple(self._meta_key(r) for r in key_rows if r["account_id"] == row["account_id"]),
+                meta_keys=meta_keys,
             )
             _keep(self.accounts, account.account_id, account)
+
+    def _meta_keys(self, rows: list[Any], account_id: int) -> tuple[Key, ...] | None:
+        self.lacking.discard(account_id)
+        try:
+            return tuple(self._meta_key(row) for row in rows)
+        except KeyUnavailableError as error:
+            self.lacking.add(account_id)
+            log.error("account %d: a meta key cannot be opened (%s)", account_id, type(error).__name__)
+        known = self.accounts.get(account_id)
+        if known is None:
+            return None
+        held = {(key.version, bytes(key.check_value)): key for key in known.meta_keys}
+        wanted = [(row["version"], bytes(row["check_value"])) for row in rows]
+        return tuple(held[each] for each in wanted) if held.keys() >= set(wanted) else ()
 
     def _meta_key(self, row: Any) -> Key:
         value = unwrap(
@@ -169,8 +199,10 @@ class Loader:
         missing = set(group_ids) - self.groups.keys()
         if missing:
             await self.load_groups(connection, missing)
-        if account_id not in self.accounts:
+        if account_id not in self.accounts or account_id in self.lacking:
             await self.load_accounts(connection, {account_id})
+        if account_id in self.lacking:
+            raise KeyUnavailableError("A meta key of the account cannot be opened.")
         return self.accounts[account_id], [self.groups[group_id] for group_id in group_ids]
 
 

@@ -1,0 +1,242 @@
+"""The key file: which key-encryption keys there are, in which order, and how each is opened.
+
+    ixfast-key-encryption-keys 1
+    # Lines that are empty or begin with # are skipped.
+    <id> <base64 of the 32 bytes>
+    <id> <provider> <reference> <base64 of what the provider returned>
+
+A line of two words is a key in the clear, provider `file`. A line of four has the key as sealed by a key service, and
+tells outsiders no more than its id. The first key is the current one. The id is a fingerprint of the opened key, so a
+line that opens to anything else is noticed.
+
+The file is replaced as a whole or not at all, and never read when others than its owner may read or write it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import fcntl
+import hmac
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ixfast.keys.kek import KEK_BYTES, KekFileError, check_ids, kek_id
+
+FILE = "file"
+"""The provider of keys that stand in the file themselves."""
+
+_FILE_BYTES_MAX = 64 * 1024
+_HEADER = "ixfast-key-encryption-keys 1"
+_WARNING = "# Whoever can open these keys and has the database has every key of every tag: keep them apart."
+_ID = re.compile(r"[0-9a-f]{16}")
+_PROVIDER = re.compile(r"[a-z][a-z0-9-]{0,31}")
+
+
+class KeyLine:
+    """One key of the file. `sealed` is what the provider opens; for provider `file` it is the key, so never shown."""
+
+    __slots__ = ("id", "provider", "reference", "sealed")
+
+    def __init__(self, id_: str, provider: str, reference: str, sealed: bytes) -> None:
+        self.id = id_
+        self.provider = provider
+        self.reference = reference
+        self.sealed = sealed
+
+    @property
+    def text(self) -> str:
+        """The line as it stands in the file."""
+        words = (self.id,) if self.provider == FILE else (self.id, self.provider, self.reference)
+        return " ".join((*words, base64.b64encode(self.sealed).decode()))
+
+    def __repr__(self) -> str:
+        return f"KeyLine(id={self.id}, provider={self.provider!r}, reference={self.reference!r})"
+
+
+class KeyFile:
+    """A key file as it was read. `signature` differs when the file has been replaced or written since."""
+
+    __slots__ = ("_texts", "lines", "path", "signature")
+
+    def __init__(self, path: Path, content: bytes, signature: Signature) -> None:
+        self.path = path
+        self.signature = signature
+        self._texts = content.decode("utf-8", "replace").splitlines()
+        if not self._texts or self._texts[0].strip() != _HEADER:
+            raise KekFileError(f"{path} does not begin with the line {_HEADER!r} and is not a key file of ixfast.")
+        parsed = [_parse(path, number, text) for number, text in enumerate(self._texts[1:], start=2)]
+        self.lines = [line for line in parsed if line is not None]
+        check_ids([line.id for line in self.lines])
+
+    @classmethod
+    def read(cls, path: Path) -> KeyFile:
+        """Read and check a file without opening its keys.
+
+        `KekFileError` for a file that is missing, not regular, readable or writable by others than its owner, or in
+        which a line is no key line, or is a key in the clear that its id does not name.
+        """
+        content, signature = _read(path)
+        return cls(path, content, signature)
+
+    def with_line(self, line: KeyLine, *, current: bool) -> list[str]:
+        """The file's text with a further key, as the current one or as the last."""
+        check_ids([*(known.id for known in self.lines), line.id])
+        at = self._place_of(self.lines[0].id) if current else len(self._texts)
+        return [*self._texts[:at], line.text, *self._texts[at:]]
+
+    def without(self, id_: str) -> list[str]:
+        """The file's text without a key; `KekFileError` when there is none with this id or it is the current one."""
+        at = self._place_of(id_)
+        if id_ == self.lines[0].id:
+            raise KekFileError(f"{id_} is the current key; make another one current with `ixfast keys rotate` first.")
+        return [*self._texts[:at], *self._texts[at + 1 :]]
+
+    def with_current(self, id_: str) -> list[str]:
+        """The file's text with this key as the first one."""
+        at, first = self._place_of(id_), self._place_of(self.lines[0].id)
+        rest = [text for number, text in enumerate(self._texts) if number != at]
+        return [*rest[:first], self._texts[at], *rest[first:]]
+
+    def _place_of(self, id_: str) -> int:
+        for number, text in enumerate(self._texts[1:], start=1):
+            if text.split()[:1] == [id_]:
+                return number
+        raise KekFileError(f"{self.path} has no key {id_}; `ixfast keys status` lists its keys.")
+
+
+Signature = tuple[int, int, int, int]
+
+
+def signature_of(path: Path) -> Signature | None:
+    """What changes when the file does; None while there is none."""
+    try:
+        return _signature(path.stat())
+    except OSError:
+        return None
+
+
+def plain_line(key32: bytes) -> KeyLine:
+    """A key that stands in the file itself."""
+    return KeyLine(kek_id(key32), FILE, "", key32)
+
+
+def create(path: Path, line: KeyLine) -> None:
+    """Write a key file that did not exist, mode 0600, and return only when file and name are on the disk."""
+    try:
+        _write(path, [_HEADER, _WARNING, line.text])
+    except FileExistsError:
+        raise KekFileError(f"{path} exists already and is not overwritten: it may hold the only copy of a key.") from None
+    except OSError as error:
+        raise KekFileError(f"The key file {path} cannot be created ({error.strerror}).") from None
+    _sync_directory(path.absolute().parent)
+
+
+def edit(path: Path, change: Callable[[KeyFile], list[str]]) -> None:
+    """Replace the file by what `change` makes of it, at once and for good. Only one process edits at a time."""
+    path = path.resolve()  # a link stays a link
+    try:
+        with _locked(path.parent):
+            texts = change(KeyFile.read(path))
+            owner = path.stat()
+            successor = path.with_name(f".{path.name}.new")
+            successor.unlink(missing_ok=True)  # of an edit that was killed
+            _write(successor, texts, owner=(owner.st_uid, owner.st_gid))
+            KeyFile.read(successor)
+            successor.replace(path)
+            _sync_directory(path.parent)
+    except OSError as error:
+        raise KekFileError(
+            f"The key file {path} cannot be replaced ({error.strerror}). If it is mounted read-only, edit a copy with "
+            "--kek-file, and mount that."
+        ) from error
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path) -> tuple[bytes, Signature]:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # A FIFO must not block the start.
+    except FileNotFoundError:
+        raise KekFileError(f"There is no key file at {path}; name the right one in the setting kek_file.") from None
+    except OSError as error:
+        raise KekFileError(f"The key file {path} cannot be opened ({error.strerror}).") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise KekFileError(f"{path} is not a regular file; keys are read from regular files only.")
+        if status.st_mode & 0o077:
+            raise KekFileError(
+                f"The key file {path} is open to its group or to others (mode {stat.S_IMODE(status.st_mode):04o}). "
+                f"Close it with: chmod 600 {path}"
+            )
+        content = os.read(descriptor, _FILE_BYTES_MAX + 1)
+    finally:
+        os.close(descriptor)
+    if len(content) > _FILE_BYTES_MAX:
+        raise KekFileError(f"{path} is larger than {_FILE_BYTES_MAX} bytes and cannot be a key file.")
+    return content, _signature(status)
+
+
+def _signature(status: os.stat_result) -> Signature:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _parse(path: Path, number: int, text: str) -> KeyLine | None:
+    words = text.split()
+    if not words or words[0].startswith("#"):
+        return None
+    sealed = _decode(words[-1])
+    if len(words) == 2 and len(sealed) == KEK_BYTES and hmac.compare_digest(kek_id(sealed).encode(), words[0].encode()):
+        return plain_line(sealed)
+    if len(words) == 4 and sealed and _ID.fullmatch(words[0]) and _PROVIDER.fullmatch(words[1]) and words[1] != FILE:
+        return KeyLine(words[0], words[1], words[2], sealed)
+    # Neither the line nor a part of it is shown: it may hold most of a key.
+    raise KekFileError(
+        f"{path}, line {number}: neither an id of 16 hexadecimal digits followed by the base64 of the key that it names, "
+        "nor an id, a provider, a reference and the base64 of a sealed key. The line was cut or altered; restore the file "
+        "from its backup."
+    )
+
+
+def _decode(word: str) -> bytes:
+    try:
+        return base64.b64decode(word, validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def _write(path: Path, texts: list[str], *, owner: tuple[int, int] | None = None) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write("\n".join(texts) + "\n")
+            file.flush()
+            os.fchmod(descriptor, 0o600)  # The umask may have taken the owner's own bits away.
+            if owner is not None and owner != (os.geteuid(), os.getegid()):
+                os.fchown(descriptor, *owner)
+            os.fsync(descriptor)
+    except BaseException:
+        path.unlink()
+        raise
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
