@@ -321,7 +321,8 @@ class _Detector:
                     counter = "no counter" if picc.counter is None else f"counter {picc.counter}"
                     read = f"{encoding.fields['picc']} is read by {label[1]}: UID {picc.uid.hex().upper()}, {counter}"
                     return f"{read}; but {mac}; is the tag's key among them?"
-            told.append(f"{encoding.fields['picc']} is an encrypted mirror that none of the {len(self._meta)} meta keys reads")
+            mirror = f"{encoding.fields['picc']} is an encrypted mirror"
+            told.append(f"{mirror} that none of the {len(self._meta)} keys reads, as they are or derived")
         return told[0]
 
 
