@@ -216,10 +216,9 @@ def _item_problem(request: web.Request, code: str, message: str, field: str | No
 
 def _idempotency_key(request: web.Request) -> str | None:
     key = request.headers.get("Idempotency-Key")
-    if key is not None and not 0 < len(key) <= limits.IDEMPOTENCY_KEY_CHARS_MAX:
-        raise InputError(
-            "invalid_parameter", f"Idempotency-Key must be 1 to {limits.IDEMPOTENCY_KEY_CHARS_MAX} characters.", "Idempotency-Key"
-        )
+    if key is not None and not (0 < len(key) <= limits.IDEMPOTENCY_KEY_CHARS_MAX and key.isascii() and key.isprintable()):
+        expected = f"1 to {limits.IDEMPOTENCY_KEY_CHARS_MAX} characters of ASCII"
+        raise InputError("invalid_parameter", f"Idempotency-Key must be {expected}.", "Idempotency-Key")
     return key
 
 
