@@ -19,6 +19,7 @@ from ixfast.records import Account, ApiKey, Group, TagRecord
 from ixfast.scan import Scan
 from ixfast.store.cache import TwoGenerations
 from ixfast.store.loader import Loader
+from ixfast.store.session import borrowed
 from ixfast.store.trouble import trouble_of
 
 log = logging.getLogger("ixfast.catalogue")
@@ -125,7 +126,7 @@ class Catalogue:
         self._meters.slots[meters.CATALOGUE_QUERIES] += 1
         applied = self._changes_applied
         oldest = min(scan.arrived for waiters in wanted.values() for scan, _ in waiters)
-        async with asyncio.timeout(max(0.05, oldest + self._deadline_s - self._loop.time())), self._pool.acquire() as connection:
+        async with borrowed(self._pool, max(0.05, oldest + self._deadline_s - self._loop.time())) as connection:
             tokens = [ref for ref in wanted if refs.kind(ref) == refs.TOKEN]
             api_keys = await self._loader.api_keys(connection, [t[2:] for t in tokens]) if tokens else {}
             aliases = [ref for ref in wanted if refs.kind(ref) in (refs.CUID, refs.UID)]
@@ -180,7 +181,7 @@ class Catalogue:
         known = self._accounts.get(aid)
         if known is None:
             applied = self._changes_applied
-            async with asyncio.timeout(self._deadline_s), self._pool.acquire() as connection:
+            async with borrowed(self._pool, self._deadline_s) as connection:
                 known = await self._loader.account_and_groups(connection, aid)
             if known is not None and applied == self._changes_applied:
                 self._accounts[aid] = known
@@ -231,7 +232,7 @@ class Catalogue:
         batches = {i for i in loader.batches if everything or i in by_kind["batch"]}
         if not (accounts or groups or batches):
             return
-        async with asyncio.timeout(self._deadline_s), self._pool.acquire() as connection:
+        async with borrowed(self._pool, self._deadline_s) as connection:
             if accounts:
                 await loader.load_accounts(connection, accounts)
             if groups:

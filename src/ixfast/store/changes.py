@@ -58,8 +58,7 @@ class ChangeFollower:
                     await self._wake.wait()
             self._wake.clear()
             try:
-                async with asyncio.timeout(limits.STATEMENT_TIMEOUT_MS / 1000 * 2):
-                    await self._catch_up()
+                await self._catch_up()
             except Exception as error:  # every kind; staleness is what tells, and the next round tries again
                 self._note(error)
 
@@ -74,7 +73,7 @@ class ChangeFollower:
             self._catalogue.stale = reason
 
     async def _catch_up(self) -> None:
-        async with self._pool.acquire() as connection:
+        async with session.borrowed(self._pool, limits.STATEMENT_TIMEOUT_MS / 1000 * 2) as connection:
             asked_at = self._loop.time()
             if self._generation is None:
                 await migrate.check(connection)

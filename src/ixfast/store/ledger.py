@@ -17,7 +17,7 @@ from ixfast.model import Verdict
 from ixfast.scan import COUNTED_ONLY, Outcome, Scan
 from ixfast.store.committer import Committer
 from ixfast.store.queries import load
-from ixfast.store.session import LedgerSession
+from ixfast.store.session import LedgerSession, borrowed
 from ixfast.store.trouble import Trouble, trouble_of
 
 log = logging.getLogger("ixfast.ledger")
@@ -140,8 +140,7 @@ class Ledger:
                 scans = self._unproven[: limits.FLOOR_QUERY_TAGS_MAX]
                 del self._unproven[: limits.FLOOR_QUERY_TAGS_MAX]
                 try:
-                    async with asyncio.timeout(self._remaining_s(scans)):
-                        await self._judge(scans)
+                    await self._judge(scans)
                 except Exception as error:  # of every kind, as in the committer; the answer is 503 and never a verdict
                     reason = "deadline" if isinstance(error, TimeoutError) else trouble_of(error).value
                     log.warning("durable state of %d scans unread: %s", len(scans), reason)
@@ -162,7 +161,7 @@ class Ledger:
 
     async def _judge(self, scans: list[Scan]) -> None:
         self._meters.slots[meters.LEDGER_STATE_READS] += len(scans)
-        async with self._pool.acquire() as connection:
+        async with borrowed(self._pool, self._remaining_s(scans)) as connection:
             rows = await connection.fetch(self._sql["floors"], list({s.tag_id for s in scans}))
             states = {row["tag_id"]: row for row in rows}
             for scan in scans:
@@ -234,7 +233,7 @@ class Ledger:
         if not rows:
             return
         try:
-            async with self._pool.acquire(timeout=self._deadline_s) as connection:
+            async with borrowed(self._pool, self._deadline_s) as connection:
                 await connection.execute(self._sql["log_refusals"], *map(list, zip(*rows, strict=True)))
         except Exception as error:  # best effort: counted, and nobody waits for it
             self._meters.slots[meters.REFUSALS_DROPPED] += len(rows)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import asyncpg
@@ -64,6 +66,24 @@ async def make_pool(dsn: str, size: int) -> Any:
         target_session_attrs="read-write",
         reset=nothing,
     )
+
+
+@contextlib.asynccontextmanager
+async def borrowed(pool: Any, deadline_s: float) -> AsyncIterator[Any]:
+    """A connection of the pool for at most `deadline_s` seconds, waiting for it included; then TimeoutError.
+
+    A connection whose query was cut short is closed: giving it back, asyncpg waits without a bound until the server has
+    acknowledged the cancellation, and a frozen one never does.
+    """
+    async with asyncio.timeout(deadline_s):
+        connection = await pool.acquire()
+        try:
+            yield connection
+        except asyncio.CancelledError:
+            connection.terminate()
+            raise
+        finally:
+            await pool.release(connection)
 
 
 async def check_durability(connection: Any) -> None:
