@@ -86,9 +86,9 @@ class TcpProxy:
         """
         return self._add(Fault(needle, times, applied=True, then_refuse=then_refuse))
 
-    def lose_requests(self, needle: bytes, times: int = 1) -> Fault:
+    def lose_requests(self, needle: bytes, times: int = 1, *, then_refuse: bool = False) -> Fault:
         """Cut before the next requests that contain `needle` reach the server: nothing was applied."""
-        return self._add(Fault(needle, times, applied=False, then_refuse=False))
+        return self._add(Fault(needle, times, applied=False, then_refuse=then_refuse))
 
     def _add(self, fault: Fault) -> Fault:
         self._faults.append(fault)
@@ -118,7 +118,7 @@ class TcpProxy:
             if fault is not None:
                 fault.left -= 1
                 if not fault.applied:
-                    fault.hits += 1
+                    self._strike(fault)
                     break
                 link.fault = fault
             link.server.write(request)
@@ -130,7 +130,10 @@ class TcpProxy:
             if link.fault is None:
                 link.client.write(reply)
             elif reply.endswith(READY):
-                link.fault.hits += 1
-                self.refusing = self.refusing or link.fault.then_refuse
+                self._strike(link.fault)
                 break
         link.cut()
+
+    def _strike(self, fault: Fault) -> None:
+        fault.hits += 1
+        self.refusing = self.refusing or fault.then_refuse
