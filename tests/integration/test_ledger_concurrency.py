@@ -1,0 +1,124 @@
+"""Two workers' ledgers on one database, thousands of scans of hot tags at once, and an exact checker for each tag."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+import pytest
+from ledger_kit import LedgerKit, Truth, open_ledger, open_truth
+from linearizability import Operation, violations
+
+from ixfast.scan import Outcome, Scan
+from ixfast.store.ledger import Ledger
+
+TAGS = 200
+SCANS = 8000
+AT_ONCE = 400
+ANSWERS = {Outcome.ADVANCED: "passed", Outcome.REPLAYED: "refused", Outcome.UNDECIDED: "unknown"}
+
+
+def taps(seed: int) -> list[tuple[int, int]]:
+    """Rising counters of every tag with gaps, each tap once to three times, slightly out of order."""
+    chance = random.Random(seed)
+    planned: list[tuple[float, int, int]] = []
+    for tag_id in range(1, TAGS + 1):
+        counter, moment = 0, chance.uniform(0, 5)
+        for _ in range(SCANS // TAGS // 2):
+            counter += chance.choice((1, 1, 1, 2, 7))
+            moment += chance.uniform(0, 2)
+            copies = chance.choice((1, 2, 3))
+            planned += [(moment + chance.uniform(0, 3), tag_id, counter) for _ in range(copies)]
+    return [(tag_id, counter) for _, tag_id, counter in sorted(planned)]
+
+
+async def play(workers: list[LedgerKit], plan: list[tuple[int, int]], seed: int) -> list[Operation]:
+    """Send the plan with `AT_ONCE` scans under way, each to a worker by chance."""
+    loop = asyncio.get_running_loop()
+    chance = random.Random(seed)
+    history: list[Operation] = []
+    coming = iter(plan)
+
+    async def customer() -> None:
+        for tag_id, counter in coming:
+            started = loop.time()
+            scan = await chance.choice(workers).submit(tag_id, counter)
+            history.append(Operation(tag_id, counter, started, loop.time(), ANSWERS[scan.outcome]))  # type: ignore[arg-type]
+
+    await asyncio.gather(*(customer() for _ in range(AT_ONCE)))
+    return history
+
+
+async def wrongs(truth: Truth, history: list[Operation]) -> list[str]:
+    rows = await truth.connection.fetch("SELECT tag_id, last_position, scan_count FROM tag_counter")
+    logged = await truth.log()
+    assert sum(row["scan_count"] for row in rows) == len(logged)
+    return violations(history, {row["tag_id"]: row["last_position"] for row in rows}, logged)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+async def test_two_workers_answer_as_one(database: str, groups: int) -> None:
+    seed = 424 + groups
+    async with open_truth(database, TAGS) as truth, open_ledger(database, groups=groups, deadline_s=20) as one:
+        async with open_ledger(database, groups=groups, batch_max=64, deadline_s=20) as other:
+            history = await play([one, other], taps(seed), seed)
+        assert await wrongs(truth, history) == []
+        answers = [operation.answer for operation in history]
+        assert answers.count("unknown") == 0
+        assert answers.count("passed") > SCANS / 4
+        assert answers.count("refused") > SCANS / 4
+
+
+class CompareFirst(Ledger):
+    """The control: it reads, compares, and then writes, as a first attempt would."""
+
+    def submit(self, scan: Scan) -> None:
+        self._spawn(self._advance(scan))
+
+    async def _advance(self, scan: Scan) -> None:
+        async with self._pool.acquire() as connection:
+            last = await connection.fetchval("SELECT last_position FROM tag_counter WHERE tag_id = $1", scan.tag_id)
+            scan.outcome = Outcome.ADVANCED if scan.position > last else Outcome.REPLAYED
+            if scan.outcome is Outcome.ADVANCED:
+                await self._write(connection, scan)
+        self._settled(scan)
+
+    async def _write(self, connection: asyncpg.Connection, scan: Scan) -> None:
+        await connection.execute(
+            "UPDATE tag_counter SET last_position = $2, scan_count = scan_count + 1 WHERE tag_id = $1", scan.tag_id, scan.position
+        )
+        await connection.execute("INSERT INTO scan_log VALUES (now(), $1, $2, $3, 'g')", scan.scan_id, scan.tag_id, scan.position)
+
+
+class AnswerFirst(Ledger):
+    """The control: it announces a pass by what this worker knows, and commits afterwards."""
+
+    def submit(self, scan: Scan) -> None:
+        record, tell = scan.record, self._settled
+        assert record is not None
+        scan.outcome = Outcome.ADVANCED if scan.position > record.floor else Outcome.REPLAYED
+        tell(scan)
+        if scan.outcome is Outcome.ADVANCED:
+            record.floor = scan.position
+            self._told.add(scan.scan_id)
+            super().submit(scan)
+
+    def __init__(self, dsn: str, pool: Any, settled: Callable[[Scan], None], *rest: Any, **options: Any) -> None:
+        self._told: set[int] = set()
+        super().__init__(dsn, pool, lambda scan: None if scan.scan_id in self._told else settled(scan), *rest, **options)
+
+
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [(CompareFirst, "times"), (AnswerFirst, "passed after")],
+)
+async def test_broken_ledgers_are_caught(database: str, broken: Callable[..., Any], told: str) -> None:
+    plan = taps(1)[:3000]
+    async with open_truth(database, TAGS) as truth, open_ledger(database, kind=broken, deadline_s=20) as one:
+        async with open_ledger(database, kind=broken, deadline_s=20) as other:
+            history = await play([one, other], plan, 1)
+        found = await wrongs(truth, history)
+    assert any(told in violation for violation in found)
