@@ -13,7 +13,7 @@ import click
 
 from ixfast import __version__, logs
 from ixfast import settings as settings_module
-from ixfast.cli import keys, profiles, rules, taps, verify
+from ixfast.cli import custody, keys, profiles, rules, taps, verify
 from ixfast.cli.place import Place, connected, resolve
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.errors import IxfastError
@@ -130,6 +130,7 @@ def versions_command() -> None:
 
 taps.register(main, _with_settings)
 keys.register(main, _with_settings)
+custody.register(main, _with_settings)
 verify.register(main, _with_settings)
 profiles.register(main, _with_settings)
 rules.register(main, _with_settings)
