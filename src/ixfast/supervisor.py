@@ -27,6 +27,7 @@ from ixfast.settings import Settings
 
 log = logging.getLogger("ixfast.supervisor")
 
+_WORKER = ("-m", "ixfast.server")
 _TICK_S = 0.1
 _HUNG_S = 15.0  # A loop that did not turn for so long serves nobody.
 _SHORT_LIFE_S = 3.0
@@ -134,7 +135,7 @@ class Supervisor:
             os.write(descriptor, inheritance.encode())
             slot.started_at = time.monotonic()
             slot.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, "-m", "ixfast.server", str(descriptor), str(os.getpid())],
+                [sys.executable, *_WORKER, str(descriptor), str(os.getpid())],
                 pass_fds=(descriptor, self._shared, inheritance.public, inheritance.private),
                 stdin=subprocess.DEVNULL,
             )
