@@ -1,0 +1,251 @@
+"""`ixfast serve --demo` and the commands beside it, as their readers would run them; the whole scan API on real sockets."""
+
+import asyncio
+import datetime as dt
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from served import Answer, Connection, Served, once, plain_target, target
+from support import eventually, eventually_sync
+
+from ixfast.chips import PRESETS
+from ixfast.cli import main
+from ixfast.limits import BATCH_SCANS_MAX
+from ixfast.store import management
+from ixfast.testing import VirtualFleet
+
+OPEN = VirtualFleet(71, 60, account="open-house")
+CLOSED = VirtualFleet(72, 20, account="closed-house")
+FOREIGN = VirtualFleet(73, 5, account="neighbour")
+UNKNOWN = VirtualFleet(74, 5, account="nobody")
+
+
+@pytest.fixture(scope="module")
+def demo(open_scratch: Any) -> Iterator[Served]:
+    """Nothing configured but where it lives: a private PostgreSQL, the demo account."""
+    with Served(open_scratch / "demo", "--demo") as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def fleets(server: Served) -> Served:
+    server.provision(OPEN)
+    server.provision(CLOSED, is_open=False)
+    server.provision(FOREIGN, is_open=False)
+    return server
+
+
+def test_the_printed_curl_line_passes_once(demo: Served) -> None:
+    line = next(line for line in demo.output.splitlines() if "curl" in line)
+    bodies = [subprocess.run([*shlex.split(line), "-sS"], capture_output=True, text=True, timeout=20).stdout for _ in "12"]
+    assert [re.search(r'"response":"(\w+)"', body)[1] for body in bodies] == ["Pass", "Fail"]  # type: ignore[index]
+
+
+def test_commands_work_beside_the_server(demo: Served) -> None:
+    assert "was there already" in demo.cli("demo")
+    assert "nothing to apply" in demo.cli("migrate")
+    assert "closed" in demo.cli("account", "create", "shop")
+    assert re.fullmatch(r"ixf_\S{32}\n", demo.cli("api-key", "create", "shop", "--label", "web"))
+    assert '"deadline_ms": 1500' in demo.cli("settings")
+    done = subprocess.run([*demo.command("versions")[:4]], env=demo.environ, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0 and re.search(r"^core +native", done.stdout, re.MULTILINE)
+
+
+async def test_every_presets_tap_passes_once_and_its_url_too(demo: Served) -> None:
+    def printed(*words: str) -> str:
+        done = CliRunner().invoke(main, demo.command("tap", *words)[3:], env=demo.environ, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.output.strip()
+
+    assert demo.cli("tap", "--tag", "7").startswith(f"{demo.base_url}/v1/t?x=")
+    for name, profile in PRESETS.items():
+        line, url = printed("--profile", name), printed("--profile", name, "--tag", "1", "--url")
+        path = line.removeprefix(demo.base_url)
+        assert path.startswith("/v1/t?"), line
+        again = "Pass" if profile.allow_without_counter else "Fail"
+        answers = [await once(demo.port, path) for _ in "12"]
+        assert [a.json["response"] for a in answers] == ["Pass", again], name
+        async with await Connection.open(demo.port) as connection:
+            scans = [(await connection.post("/v2/scans", {"url": url, "account": "demo"})).json for _ in "12"]
+        assert scans[0]["verdict"] == "genuine" and scans[0]["response"] == "Pass", (name, scans[0])
+        assert scans[1]["verdict"] == ("genuine" if profile.allow_without_counter else "replayed"), name
+
+
+def test_the_twin_is_reported(open_scratch: Any, postgres: Any, database: str, server_dir: Any) -> None:
+    with Served(server_dir, dsn=database, workers=1, environ={"IXFAST_FORCE_TWIN": "1"}) as served:
+        assert "The slow core is in use: " in served.output and "IXFAST_FORCE_TWIN" in served.output
+        status, body = served.ask_private("/versions")
+        assert status == 200 and b"IXFAST_FORCE_TWIN" in body and b'"native' not in body
+
+
+def test_health_and_one_scrape_for_all_workers(fleets: Served) -> None:
+    assert fleets.ask_private("/livez")[0] == 200
+    assert fleets.ask_private("/readyz") == (200, b'{"ready": true, "problems": {}}')
+    assert fleets.ask_private("/nothing")[0] == 404
+    text = fleets.ask_private("/metrics")[1].decode()
+    ready = re.findall(r'^ixfast_worker_ready\{worker="(\d)"\} (\S+)$', text, re.MULTILINE)
+    assert ready == [("0", "1.0"), ("1", "1.0")]
+
+
+def _api_key(server: Served, aid: str, *scopes: str, expired: bool = False) -> str:
+    async def work(connection: Any) -> str:
+        past = dt.datetime.now(dt.UTC) - dt.timedelta(days=1) if expired else None
+        async with connection.transaction():
+            account_id = await management.account_id_of(connection, aid)
+            token = await management.create_api_key(connection, account_id, scopes, expires_at=past)
+            await management.changed(connection, ("api_key", None, None))
+            return token
+
+    token: str = server.in_database(work)
+    return token
+
+
+def _shown(token: str) -> list[tuple[str, Mapping[str, str]]]:
+    """The four ways to show a token: what is added to the query, and the header."""
+    headers = ({"X-API-Key": token}, {"Ixkio-R": token}, {"Authorization": f"Bearer {token}"})
+    return [("", header) for header in headers] + [(f"&r={token}", {})]
+
+
+def _said(answer: Answer) -> tuple[int, list[tuple[str, str]], bytes]:
+    return answer.status, sorted(answer.headers.items()), answer.body
+
+
+async def test_a_closed_account_has_one_answer_for_every_bad_token(fleets: Served) -> None:
+    path = plain_target(CLOSED, 0, 1)
+    good = fleets.cli("api-key", "create", CLOSED.account).strip()
+    bad = ["ixf_unknown", _api_key(fleets, CLOSED.account, "manage"), _api_key(fleets, CLOSED.account, "scan", expired=True)]
+    refused = [_said(await once(fleets.port, path))]
+    for token in bad:
+        refused += [_said(await once(fleets.port, path + query, headers)) for query, headers in _shown(token)]
+    assert refused[0][0] == 401
+    assert all(said == refused[0] for said in refused)
+    for counter, (query, headers) in enumerate(_shown(good), start=1):
+        answer = await once(fleets.port, plain_target(CLOSED, 0, counter) + query, headers)
+        assert answer.passed, (query, headers)
+
+
+async def test_a_bad_token_is_401_through_v2_in_every_form(fleets: Served) -> None:
+    body = {"xuid": CLOSED.xuid(1), "counter": 1, "code": CLOSED.plain_tap(1, 1)[2]}
+    async with await Connection.open(fleets.port) as connection:
+        for query, headers in [("", {}), *_shown("ixf_unknown")]:
+            answer = await connection.post(f"/v2/scans?{query}", body, headers)
+            assert (answer.status, answer.json["error"]["code"]) == (401, "unauthorised")
+
+
+async def test_a_foreign_tag_is_an_unknown_one_byte_for_byte(fleets: Served) -> None:
+    token = fleets.cli("api-key", "create", CLOSED.account).strip()
+    for query, headers in _shown(token):
+        said = []
+        for fleet in (FOREIGN, UNKNOWN):
+            answer = await once(fleets.port, plain_target(fleet, 0, 1) + query, headers)
+            said.append((answer.status, sorted(answer.headers), answer.body.replace(fleet.xuid(0).encode(), b"XUID")))
+        assert said[0] == said[1] and said[0][0] == 404
+    async with await Connection.open(fleets.port) as connection:
+        answers = []
+        for fleet in (FOREIGN, UNKNOWN):
+            x, n, e = fleet.plain_tap(0, 1)
+            answer = await connection.post("/v2/scans", {"xuid": x, "counter": n, "code": e}, {"X-API-Key": token})
+            answers.append((answer.status, {**answer.json, "scan_id": None}))
+        assert answers[0] == answers[1] and answers[0][1]["verdict"] == "unknown"
+        for uid in (FOREIGN.uid(0), UNKNOWN.uid(0)):
+            answer = await connection.get(target({"a": CLOSED.account, "u": uid.hex().upper(), "r": token}))
+            assert (answer.status, answer.body) == (404, b'{"error":"not_found"}')
+
+
+async def test_head_options_and_peek_consume_nothing(fleets: Served) -> None:
+    path = plain_target(OPEN, 0, 1)
+    x, n, e = OPEN.plain_tap(0, 1)
+    async with await Connection.open(fleets.port) as connection:
+        head = await connection.get(path, method="HEAD")
+        assert (head.status, head.body) == (200, b"")
+        options = await connection.get(path, method="OPTIONS")
+        assert options.status == 204 and "GET" in options.headers["access-control-allow-methods"]
+        for _ in "12":
+            peeked = await connection.post("/v2/scans?peek=true", {"xuid": x, "counter": n, "code": e})
+            assert peeked.json["verdict"] == "genuine"
+        assert (await connection.post("/v2/scans?peek=yes", {"xuid": x})).status == 400
+        assert (await connection.get(path)).passed
+        assert (await connection.get(path)).failed
+        peeked = await connection.post("/v2/scans?peek=true", {"xuid": x, "counter": n, "code": e})
+        assert peeked.json["verdict"] == "replayed"
+
+
+async def test_an_idempotent_retry_hears_the_true_answer(fleets: Served) -> None:
+    first, second = (dict(zip(("xuid", "counter", "code"), OPEN.plain_tap(1, counter), strict=True)) for counter in (1, 2))
+    async with await Connection.open(fleets.port) as connection:
+        own = {"Idempotency-Key": "till-7/1"}
+        answers = [(await connection.post("/v2/scans", first, own)).json for _ in "12"]
+        assert [a["verdict"] for a in answers] == ["genuine", "genuine"]
+        assert answers[0]["scan_id"] == answers[1]["scan_id"] and answers[0]["scan_count"] == answers[1]["scan_count"] == 1
+        assert (await connection.post("/v2/scans", first, {"Idempotency-Key": "till-7/2"})).json["verdict"] == "replayed"
+        assert (await connection.post("/v2/scans", second)).json["verdict"] == "genuine"
+        overtaken = (await connection.post("/v2/scans", first, own)).json
+        assert overtaken["verdict"] == "genuine" and overtaken["scan_id"] == answers[0]["scan_id"]
+        assert (await connection.post("/v2/scans", first)).json["verdict"] == "replayed"
+        assert (await connection.post("/v2/scans", first, {"Idempotency-Key": "k" * 256})).status == 400
+
+
+async def test_a_batch_answers_in_order_and_bad_items_fail_alone(fleets: Served) -> None:
+    tap = [dict(zip(("xuid", "counter", "code"), OPEN.plain_tap(index, 1), strict=True)) for index in range(2, 30)]
+    scans: list[dict[str, Any]] = [
+        {"query": plain_target(OPEN, 30, 1).partition("?")[2]},
+        {"url": OPEN[31].tap_at(1)},
+        {**tap[0], "counter": "zzzzzz"},
+        {**tap[1], "code": "00" * 8},
+        {},
+        {"xuid": UNKNOWN.xuid(0)},
+        {"xuid": FOREIGN.xuid(0), "counter": 1},
+        *tap,
+        tap[5],
+    ]
+    async with await Connection.open(fleets.port) as connection:
+        answer = await connection.post("/v2/scans/batch", {"scans": scans})
+        assert answer.status == 200
+        items = answer.json["scans"]
+        said = [item.get("verdict") or item["error"]["code"] for item in items]
+        assert said[:7] == ["genuine", "genuine", "invalid_parameter", "forged", "missing_parameter", "unknown", "unauthorised"]
+        assert said[7:] == ["genuine"] * len(tap) + ["replayed"]
+        assert [item["tag"]["xuid"] for item in items[7:-1]] == [t["xuid"] for t in tap]
+        keyed = {"Idempotency-Key": "batch"}
+        more = [dict(zip(("xuid", "counter", "code"), OPEN.plain_tap(index, 2), strict=True)) for index in range(2, 30)]
+        for _ in "12":
+            retried = (await connection.post("/v2/scans/batch", {"scans": more}, keyed)).json["scans"]
+            assert {item["verdict"] for item in retried} == {"genuine"}
+
+
+async def test_a_batch_and_a_body_have_their_bounds(fleets: Served) -> None:
+    async with await Connection.open(fleets.port) as connection:
+        full = await connection.post("/v2/scans/batch", {"scans": [{"xuid": "a"}] * BATCH_SCANS_MAX})
+        assert full.status == 200 and len(full.json["scans"]) == BATCH_SCANS_MAX
+        over = await connection.post("/v2/scans/batch", {"scans": [{"xuid": "a"}] * (BATCH_SCANS_MAX + 1)})
+        assert (over.status, over.json["error"]["code"]) == (413, "too_large")
+        assert (await connection.post("/v2/scans", {"url": "h" * (2 << 20)})).status == 413
+
+
+async def test_every_worker_counts_in_the_same_scrape(fleets: Served) -> None:
+    """Connections are spread by the kernel: so many that each worker gets some."""
+    path = plain_target(OPEN, 40, 1)
+
+    async def both() -> bool:
+        await asyncio.gather(*(once(fleets.port, path) for _ in range(16)))
+        text = fleets.ask_private("/metrics")[1].decode()
+        counts = re.findall(r'^ixfast_hot_requests_total\{worker="(\d)"\} (\S+)$', text, re.MULTILINE)
+        return [worker for worker, _ in counts] == ["0", "1"] and all(float(count) > 0 for _, count in counts)
+
+    await eventually(both, 20.0)
+
+
+def test_a_second_server_on_the_port_is_told_so(fleets: Served, server_dir: Any) -> None:
+    second = Served(server_dir, dsn=fleets.dsn, port=fleets.port)
+    second.start(ready=False)
+    process = second.process
+    assert process is not None
+    status = eventually_sync(process.poll, 20.0)
+    assert status != 0
+    assert f"port: 127.0.0.1:{fleets.port} cannot be bound (Address already in use)" in second.log
+    assert "Traceback" not in second.log
