@@ -5,6 +5,7 @@ Without a name it is the main one, `scans`."""
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 
 BENCHMARKS = {
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name, (_, text) in BENCHMARKS.items():
             print(f"  {name:<10} {text}")
         return 0 if given[0] in ("-h", "--help") else 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is ended on the way out
     module = importlib.import_module(BENCHMARKS[given[0]][0])
     return int(module.main(given[1:]))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import time
 from collections import Counter, deque
 from functools import partial
@@ -268,11 +269,19 @@ async def _until(at_ns: int) -> None:
 
 def obey(pipe: Connection, post: Post) -> None:
     """The process: carry out orders until there is None."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; who gives the orders decides
     station = Station(post)
-    while (order := pipe.recv()) is not None:
+    while (order := _next_order(pipe)) is not None:
         name, arguments = order
         try:
             answer = getattr(station, name)(**arguments)
         except Exception as error:  # told to whoever ordered it
             answer = error
         pipe.send(answer)
+
+
+def _next_order(pipe: Connection) -> Any:
+    try:
+        return pipe.recv()
+    except EOFError:  # nobody gives orders any more
+        return None

@@ -1,0 +1,1 @@
+"""One step of a scan at a time, each with a hash of its results."""

@@ -1,0 +1,45 @@
+"""Bytes to values: recognising the hot request, and reading its query."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.micro.scans import requests
+from benchmarks.micro.timing import Step, Work, run
+from ixfast.http.hot_request import Recogniser
+from ixfast.http.v1_query import read_query
+
+TITLE = "request to values"
+
+
+def _recognise(count: int) -> Work:
+    received, recognise = requests(count), Recogniser().recognise
+
+    def work() -> list[object]:
+        found = [recognise(each) for each in received]
+        return [hot and (hot[0], hot[2]) for hot in found]
+
+    return work
+
+
+def _refuse(count: int) -> Work:
+    """What is nearly a hot request and belongs to aiohttp."""
+    received = [each.replace(b"Accept: */*", b"Content-Length: 0") for each in requests(count)]
+    recognise = Recogniser().recognise
+    return lambda: [recognise(each) for each in received]
+
+
+def _read(count: int) -> Work:
+    recognise = Recogniser().recognise
+    queries = [hot[0] for each in requests(count) if (hot := recognise(each)) is not None]
+    return lambda: [read_query(query)[:5] for query in queries]
+
+
+STEPS = (
+    Step("recognise a hot request", _recognise),
+    Step("leave one to aiohttp", _refuse),
+    Step("read its query", _read),
+)
+
+if __name__ == "__main__":
+    sys.exit(run(TITLE, STEPS))

@@ -1,0 +1,62 @@
+"""Scans for the micro-benchmarks: simulated tags in a catalogue and a ledger of memory, taps as requests and as values."""
+
+from __future__ import annotations
+
+from benchmarks.load.traffic import Mix, Plan, Traffic, fleet_of, tail_of, with_strangers
+from benchmarks.micro.timing import SEED
+from ixfast.engine import Engine
+from ixfast.memory import MemoryCatalogue, MemoryLedger
+from ixfast.meters import Meters
+from ixfast.scan import Scan
+
+TAGS = 200
+
+
+class Bench:
+    """An engine over memory, with every tag found once, so that the catalogue has it."""
+
+    def __init__(self, tags: int = TAGS) -> None:
+        self.catalogue = MemoryCatalogue()
+        self.engine = Engine(self.catalogue, Meters())
+        self.ledger = MemoryLedger(self.engine.settled)
+        self.engine.use(self.ledger)
+        fleet = fleet_of(Traffic(SEED, tags, 1))
+        group = self.catalogue.add_group("bench", fleet.profile)
+        self.records = {}
+        for tag in fleet:
+            record = self.catalogue.add_tag(group, tag.xuid, uid=tag.uid, cuid=f"own-{tag.xuid}", keys=tag.file_keys())
+            self.ledger.add(record)
+            self.records[record.xuid] = record
+            self.catalogue.fetch(Scan(_nobody, record.xuid, -1, None, None, 0, 0.0), record.xuid, _nobody_found)
+
+    def judged(self, count: int) -> list[Scan]:
+        """Scans of all kinds, decided by the real engine."""
+        answered: list[Scan] = []
+        for scan_id, (ref, counter, mac) in enumerate(taps(count), start=1):
+            self.engine.submit(Scan(answered.append, ref, counter, mac, None, scan_id, 0.0))
+        return answered
+
+
+def requests(count: int, mix: Mix | None = None, tags: int = TAGS) -> list[bytes]:
+    """HTTP requests of `/v1/t`, as the load generator sends them."""
+    traffic = Traffic(SEED, tags, 1, mix or Mix(0.7, 0.1, 0.1, 0.1))
+    plan = Plan(traffic, 0, with_strangers(traffic))
+    plan.append(count, tail_of("127.0.0.1", 8480))
+    return plan.requests
+
+
+def taps(count: int, mix: Mix | None = None) -> list[tuple[bytes, int, bytes]]:
+    """The same taps as reference, counter and MAC."""
+    found = []
+    for request in requests(count, mix):
+        x, n, e = (part.partition(b"=")[2] for part in request.split(b" ")[1].partition(b"?")[2].split(b"&"))
+        found.append((x, int(n, 16), bytes.fromhex(e.decode())))
+    return found
+
+
+def _nobody(_scan: Scan) -> None:
+    return
+
+
+def _nobody_found(_scan: Scan, _record: object) -> None:
+    return
