@@ -220,7 +220,9 @@ class Engine:
         """Which of the owner's answers?"""
         record = scan.record
         assert record is not None
-        scan.rule = record.group.rules.decide(scan)
+        own = record.own
+        answers = record.group.answers if own is None else record.answers
+        scan.rule = answers.rules.decide(scan)
         self._answer(scan)
 
     def unknown(self, scan: Scan) -> None:

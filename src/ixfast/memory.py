@@ -19,7 +19,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ixfast import refs, reply
+from ixfast import refs
+from ixfast.answers import Answers
 from ixfast.chips import CompiledProfile
 from ixfast.model import Key
 from ixfast.records import Account, ApiKey, Batch, Group, TagRecord
@@ -68,8 +69,7 @@ class MemoryCatalogue:
             folder_active=True,
             active=True,
             profile=profile,
-            rules=rules,
-            fragments=tuple(reply.json_text(response) for response in rules.responses),
+            answers=Answers(rules),
             retry_window_ms=retry_window_s * 1000,
         )
 

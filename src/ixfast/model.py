@@ -46,6 +46,13 @@ class EncodingProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     allow_without_counter: bool = False  # no counter, no replay check: only on the owner's explicit word
 
 
+class FieldDefinition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An extended field as its folder defines it. `in_reply` makes it a member of the reply ("add to response")."""
+
+    name: str
+    in_reply: bool = False
+
+
 class Tamper(msgspec.Struct, frozen=True):
     """TTPermStatus and TTCurrStatus (NT4H2421Tx §9): `C` closed, `O` open, `I` not enabled."""
 

@@ -6,13 +6,18 @@ change of one group costs the same whether ten of its tags are cached or a milli
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from ixfast.answers import BUILT_IN, Answers
 from ixfast.model import Key
-from ixfast.rules import RuleSet
 
 if TYPE_CHECKING:
     from ixfast.chips import CompiledProfile
+
+
+_NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
 class Shared:
@@ -51,11 +56,15 @@ class Batch(Shared):
 
 
 class Group(Shared):
-    """A tag group with what it inherits. `fragments` are its responses as JSON, in the order of the rule set's indices."""
+    """A tag group with what it inherits.
+
+    `fields` are the values of the extended fields that its folder defines, for tags without own ones; `reply_names` the
+    fields that are switched on to be members of the reply.
+    """
 
     __slots__ = (
-        "account", "active", "folder_active", "folder_name", "fragments", "group_id", "name", "profile",
-        "retry_window_ms", "rules",
+        "account", "active", "answers", "fields", "folder_active", "folder_name", "group_id", "name", "profile",
+        "reply_names", "retry_window_ms",
     )  # fmt: skip
 
     def __init__(
@@ -68,9 +77,10 @@ class Group(Shared):
         folder_active: bool,
         active: bool,
         profile: CompiledProfile | None,
-        rules: RuleSet,
-        fragments: tuple[bytes, ...],
-        retry_window_ms: int,
+        answers: Answers = BUILT_IN,
+        fields: Mapping[str, str] = _NO_FIELDS,
+        reply_names: tuple[str, ...] = (),
+        retry_window_ms: int = 0,
     ) -> None:
         self.group_id = group_id
         self.name = name
@@ -79,16 +89,36 @@ class Group(Shared):
         self.folder_active = folder_active
         self.active = active
         self.profile = profile  # None: a standard group, nothing to authenticate
-        self.rules = rules
-        self.fragments = fragments
+        self.answers = answers
+        self.fields = fields
+        self.reply_names = reply_names
         self.retry_window_ms = retry_window_ms
+
+
+class Own:
+    """What few tags have: answers in place of their group's, values of extended fields, and dates when an answer shows them."""
+
+    __slots__ = ("answers", "assigned_at", "created_at", "fields")
+
+    def __init__(
+        self,
+        answers: Answers | None = None,
+        fields: Mapping[str, str] = _NO_FIELDS,
+        created_at: float | None = None,
+        assigned_at: float | None = None,
+    ) -> None:
+        self.answers = answers
+        self.fields = fields
+        self.created_at = created_at  # Unix time in seconds, as assigned_at
+        self.assigned_at = assigned_at
 
 
 class TagRecord:
     """A tag. `floor` is a position known to be durable: what is not above it is a replay, without asking again."""
 
     __slots__ = (
-        "active", "assigned", "batch", "cuid", "floor", "group", "key", "key_version", "keys", "name", "tag_id", "uid", "xuid",
+        "active", "assigned", "batch", "cuid", "floor", "group", "key", "key_version", "keys", "name", "own", "tag_id", "uid",
+        "xuid",
     )  # fmt: skip
 
     def __init__(
@@ -104,6 +134,7 @@ class TagRecord:
         active: bool,
         assigned: bool,
         keys: tuple[Key, ...],
+        own: Own | None = None,
     ) -> None:
         self.tag_id = tag_id
         self.xuid = xuid
@@ -114,6 +145,7 @@ class TagRecord:
         self.name = name
         self.active = active
         self.assigned = assigned
+        self.own = own
         self.floor = 0
         # The one live key of nearly every tag, unpacked for the hot path; `keys` is None then.
         self.key: bytes | None = keys[0].value if len(keys) == 1 else None
@@ -125,6 +157,37 @@ class TagRecord:
         if self.keys is not None:
             return self.keys
         return (Key(self.key_version, self.key, check_value),) if self.key is not None else ()
+
+    @property
+    def answers(self) -> Answers:
+        """A tag's own rule set replaces its group's until it is reverted."""
+        own = self.own
+        return self.group.answers if own is None or own.answers is None else own.answers
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """Extended fields by name: the group's values, overridden by the tag's own."""
+        group = self.group
+        if self.own is None or not self.own.fields:
+            return group.fields
+        return {name: self.own.fields.get(name, value) for name, value in group.fields.items()}
+
+    @property
+    def reply_fields(self) -> Mapping[str, str]:
+        """The extended fields that are members of the reply."""
+        names = self.group.reply_names
+        if not names:
+            return _NO_FIELDS
+        fields = self.fields
+        return {name: fields[name] for name in names}
+
+    @property
+    def created_at(self) -> float | None:
+        return self.own.created_at if self.own is not None else None
+
+    @property
+    def assigned_at(self) -> float | None:
+        return self.own.assigned_at if self.own is not None else None
 
     def statics(self) -> dict[str, str]:
         """The owner's own texts as a chip may carry them inside its MAC window; an empty one is not registered."""

@@ -10,34 +10,37 @@ from typing import Any
 
 import orjson
 
+from ixfast.answers import field_text
 from ixfast.model import Verdict
-from ixfast.refs import XUID, kind
+from ixfast.refs import CUID, XUID, kind
 from ixfast.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Scan
 
 STATUS = {
     "tg_inactive": 200, "batch_inactive": 200, "folder_inactive": 200, "tag_inactive": 200, "not_found": 404,
     "missing_parameter": 400, "invalid_parameter": 400, "unauthorised": 401, "rate_limited": 429, "overloaded": 503,
     "outcome_unknown": 503, "unavailable": 503, "draining": 503, "invalid_request": 400, "too_large": 413,
-    "no_such_route": 404, "method_not_allowed": 405,
+    "invalid_rule": 422, "invalid_response": 422, "no_such_route": 404, "method_not_allowed": 405,
 }  # fmt: skip
 """HTTP status by error code; a decided scan without an error is 200."""
 
 INACTIVE = frozenset(("tg_inactive", "batch_inactive", "folder_inactive", "tag_inactive"))
 
 
-def json_text(text: str) -> bytes:
-    """A response text as a JSON string, made once when a rule set is loaded."""
-    return orjson.dumps(text)
-
-
 def v1_body(scan: Scan) -> bytes:
     """The flat body of `GET /v1/t`: `xuid` first, `cuid` if the tag was found by it, then `response` or `error`."""
     record = scan.record
     if scan.error is None and record is not None:
-        fragment = record.group.fragments[scan.rule]
-        if scan.ref[:1] != b"\0" or record.cuid is None or scan.ref[:2] != b"\0c":
+        if record.own is None and not record.group.reply_names and scan.ref[:1] != b"\0":
+            answers = record.group.answers
+            fragment = answers.fragments[scan.rule] or answers.json(scan)
             return b'{"xuid":"' + record.xuid + b'","response":' + fragment + b"}"
-        return b'{"xuid":"' + record.xuid + b'","cuid":' + orjson.dumps(record.cuid) + b',"response":' + fragment + b"}"
+        cuid = b""
+        if record.cuid is not None and kind(scan.ref) == CUID:
+            cuid = b',"cuid":' + orjson.dumps(record.cuid)
+        fields = b"".join(
+            b"," + orjson.dumps(name) + b":" + field_text(value).json(scan) for name, value in record.reply_fields.items()
+        )
+        return b'{"xuid":"' + record.xuid + b'"' + cuid + b',"response":' + record.answers.json(scan) + fields + b"}"
     return v1_error(scan.error or "unavailable", _told_xuid(scan), parameter=scan.error_field, reason=scan.error_detail)
 
 
@@ -83,10 +86,15 @@ def v2_scan(scan: Scan) -> dict[str, Any]:
         "scan_count": scan.scan_count if decided and told else None,
         "tamper": _tamper(evidence) if scan.authentic or scan.verdict is Verdict.REPLAYED else None,
         "file_data": evidence.file_data.hex() if evidence is not None and evidence.file_data is not None else None,
-        "response": record.group.rules.responses[scan.rule] if record is not None and decided else None,
-        "rule": record.group.rules.name_of(scan.rule) if record is not None and decided else None,
-        "fields": {},
+        "response": record.answers.text(scan) if record is not None and decided else None,
+        "rule": record.answers.rules.name_of(scan.rule) if record is not None and decided else None,
+        "fields": _fields(scan) if record is not None and decided else {},
     }
+
+
+def _fields(scan: Scan) -> dict[str, str]:
+    assert scan.record is not None
+    return {name: field_text(value).render(scan) for name, value in scan.record.reply_fields.items()}
 
 
 def _previous_counter(scan: Scan) -> int | None:

@@ -9,13 +9,17 @@ from typing import Any
 
 import msgspec
 
-from ixfast import refs, reply
+from ixfast import refs
+from ixfast.answers import BUILT_IN, Answers, field_text
 from ixfast.chips import compile_profile
+from ixfast.errors import InputError, ProfileError
 from ixfast.keys import KeyEncryptionKeys, KeySlot, KeyUnavailableError, unwrap
-from ixfast.model import EncodingProfile, Key
-from ixfast.records import Account, ApiKey, Batch, Group, TagRecord
-from ixfast.rules import AUTHENTICATION_PASS
+from ixfast.model import EncodingProfile, FieldDefinition, Key
+from ixfast.records import Account, ApiKey, Batch, Group, Own, TagRecord
+from ixfast.rules import load_rules
 from ixfast.store.queries import load
+
+_DATES = frozenset(("dtcreated", "dtassigned"))
 
 log = logging.getLogger("ixfast.catalogue")
 
@@ -68,10 +72,11 @@ class Loader:
             for r in rows
             if r["version"] is not None
         )
+        group = self.groups[row["group_id"]]
         return TagRecord(
             row["tag_id"],
             row["xuid"].encode(),
-            self.groups[row["group_id"]],
+            group,
             self.batches[row["batch_id"]] if row["batch_id"] is not None else None,
             cuid=row["cuid"],
             uid=row["uid"],
@@ -79,6 +84,7 @@ class Loader:
             active=row["active"],
             assigned=row["assigned"],
             keys=keys,
+            own=_own(row, group),
         )
 
     async def codes_of(self, connection: Any, wanted: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -120,7 +126,7 @@ class Loader:
             _keep(self.batches, batch.batch_id, batch)
 
     async def load_groups(self, connection: Any, group_ids: Collection[int]) -> None:
-        """Read groups, and the accounts they belong to where unknown. Raises `ProfileError` for a profile that cannot be."""
+        """Read groups, and the accounts they belong to where unknown."""
         rows = await connection.fetch(self._sql["groups_by_id"], list(group_ids))
         missing = {r["account_id"] for r in rows} - self.accounts.keys()
         if missing:
@@ -128,21 +134,30 @@ class Loader:
         for row in rows:
             if row["account_id"] not in self.accounts and row["account_id"] in self.lacking:
                 continue  # its tags say so
-            profile = row["profile"]
-            rules = AUTHENTICATION_PASS
-            group = Group(
-                row["group_id"],
-                row["group_name"],
-                self.accounts[row["account_id"]],
-                folder_name=row["folder_name"],
-                folder_active=row["folder_active"],
-                active=row["group_active"],
-                profile=compile_profile(msgspec.json.decode(profile, type=EncodingProfile)) if profile else None,
-                rules=rules,
-                fragments=tuple(reply.json_text(response) for response in rules.responses),
-                retry_window_ms=row["retry_window_s"] * 1000,
-            )
-            _keep(self.groups, group.group_id, group)
+            try:
+                _keep(self.groups, row["group_id"], self._group(row))
+            except (InputError, ProfileError) as error:
+                # Management stores no such group; one that cannot be used never replaces one that could.
+                log.error("group %d cannot be loaded: %s", row["group_id"], error)
+
+    def _group(self, row: Any) -> Group:
+        """Raises `ProfileError` or `InputError` for a profile or a rule set that cannot be."""
+        profile = row["profile"]
+        definitions = msgspec.json.decode(row["field_definitions"], type=list[FieldDefinition])
+        values = msgspec.json.decode(row["field_values"], type=dict[str, str])
+        return Group(
+            row["group_id"],
+            row["group_name"],
+            self.accounts[row["account_id"]],
+            folder_name=row["folder_name"],
+            folder_active=row["folder_active"],
+            active=row["group_active"],
+            profile=compile_profile(msgspec.json.decode(profile, type=EncodingProfile)) if profile else None,
+            answers=Answers(load_rules(row["rule_set"])) if row["rule_set"] else BUILT_IN,
+            fields={field.name: values.get(field.name, "") for field in definitions},
+            reply_names=tuple(field.name for field in definitions if field.in_reply),
+            retry_window_ms=row["retry_window_s"] * 1000,
+        )
 
     async def load_accounts(self, connection: Any, account_ids: Collection[int]) -> None:
         """Read accounts with their meta keys. One with a meta key that cannot be opened is `lacking` and not kept; one that
@@ -204,6 +219,17 @@ class Loader:
         if account_id in self.lacking:
             raise KeyUnavailableError("A meta key of the account cannot be opened.")
         return self.accounts[account_id], [self.groups[group_id] for group_id in group_ids]
+
+
+def _own(row: Any, group: Group) -> Own | None:
+    """What the tag has for itself; None for nearly every one. Raises `InputError` for a rule set that cannot be."""
+    answers = Answers(load_rules(row["rule_set"])) if row["rule_set"] is not None else None
+    fields = msgspec.json.decode(row["fields"], type=dict[str, str]) if row["fields"] is not None else {}
+    texts = (answers or group.answers).subtags.union(*(field_text(v).subtags for v in (*group.fields.values(), *fields.values())))
+    dated = not _DATES.isdisjoint(texts)
+    if answers is None and not fields and not dated:
+        return None
+    return Own(answers, fields, row["created_at"] if dated else None, row["assigned_at"] if dated else None)
 
 
 def _keep(shared: dict[int, Any], own_id: int, record: Any) -> None:

@@ -1,7 +1,8 @@
 -- name: tags_by_xuid
 -- Records of tags with their live file keys, newest key version first. $1 tag codes, $2 key slot.
 SELECT t.tag_id, t.xuid, t.cuid, t.uid, t.name, t.active, t.group_id, t.batch_id, t.assigned_at IS NOT NULL AS assigned,
-       t.account_id, k.version, k.kek_id, k.wrapped, k.check_value
+       t.account_id, t.rule_set, t.fields, extract(epoch FROM t.created_at)::float8 AS created_at,
+       extract(epoch FROM t.assigned_at)::float8 AS assigned_at, k.version, k.kek_id, k.wrapped, k.check_value
 FROM tag AS t
 LEFT JOIN tag_key AS k ON k.tag_id = t.tag_id AND k.slot = $2 AND k.live
 WHERE t.xuid = ANY ($1::text[])
@@ -32,6 +33,7 @@ WHERE k.token_sha256 = ANY ($1::bytea[]) AND k.revoked_at IS NULL AND a.active;
 -- name: groups_by_id
 -- Groups with what they inherit. $1 group ids.
 SELECT g.group_id, g.name AS group_name, g.kind, g.active AS group_active, g.profile, g.rule_set, g.retry_window_s,
+       g.fields AS field_values, f.fields AS field_definitions,
        f.name AS folder_name, f.active AS folder_active, f.account_id
 FROM tag_group AS g
 JOIN folder AS f ON f.folder_id = g.folder_id

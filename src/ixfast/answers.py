@@ -1,0 +1,52 @@
+"""Answers: a rule set with its responses prepared, so that most replies are a look-up.
+
+A response that no scan can change is JSON already when its rule set is loaded; the others are rendered for the scan.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+from ixfast import dynamic
+from ixfast.rules import AUTHENTICATION_PASS, RuleSet
+
+if TYPE_CHECKING:
+    from ixfast.scan import Scan
+
+_FIELD_TEXTS_REMEMBERED = 4096  # Defaults of groups; a tag's own text is split anew when it was forgotten.
+
+
+class Answers:
+    """`fragments` are the responses as JSON by the rule set's indices, None where the scan decides."""
+
+    __slots__ = ("fragments", "responses", "rules")
+
+    def __init__(self, rules: RuleSet) -> None:
+        """Raises InputError `invalid_response` for a response that cannot be."""
+        self.rules = rules
+        self.responses = tuple(dynamic.compile_response(text) for text in rules.responses)
+        self.fragments = tuple(response.constant for response in self.responses)
+
+    @property
+    def subtags(self) -> frozenset[str]:
+        """What the responses ask for."""
+        return frozenset().union(*(response.subtags for response in self.responses))
+
+    def json(self, scan: Scan) -> bytes:
+        """The response to a decided scan, as a JSON string."""
+        return self.fragments[scan.rule] or self.responses[scan.rule].json(scan)
+
+    def text(self, scan: Scan) -> str:
+        """The response to a decided scan."""
+        return self.responses[scan.rule].render(scan)
+
+
+@functools.lru_cache(_FIELD_TEXTS_REMEMBERED)
+def field_text(value: str) -> dynamic.Response:
+    """An extended field's value, which may have subtags like a response."""
+    return dynamic.compile_response(value, merges=False)
+
+
+BUILT_IN = Answers(AUTHENTICATION_PASS)
+"""What a group answers that has no rule set of its own: Pass if the authentication passed, else Fail."""

@@ -1,0 +1,103 @@
+"""What an owner's rules, extended fields and a tag's own rule set make of a scan, read from the database."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import orjson
+import pytest
+
+from ixfast import reply
+from ixfast.engine import Engine
+from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
+from ixfast.meters import Meters
+from ixfast.provision import provision
+from ixfast.scan import Scan
+from ixfast.store import session
+from ixfast.store.catalogue import Catalogue, Change
+from ixfast.store.ledger import Ledger
+from ixfast.testing import VirtualFleet
+
+RULES = {
+    "groups": [
+        {"name": "first", "when": "authentication == pass and scan_count == 1", "response": "Welcome {cuid}"},
+        {"name": "again", "when": "authentication == pass", "response": "Scan {scount} of {xuid}"},
+    ],
+    "default": "No",
+}
+
+
+class House:
+    def __init__(self, dsn: str, pool: Any) -> None:
+        meters = Meters()
+        self.keks = KeyEncryptionKeys([KeyEncryptionKey(bytes(32))])
+        self.pool = pool
+        self.catalogue = Catalogue(pool, self.keks, meters, tags_max=100, absent_max=100, deadline_s=5.0)
+        self.catalogue.stale = None
+        self.engine = Engine(self.catalogue, meters)
+        self.ledger = Ledger(dsn, pool, self.engine.settled, meters, deadline_s=5.0)
+        self.engine.use(self.ledger)
+        self.ledger.start()
+        self._ids = iter(range(1, 1000))
+
+    async def v1(self, fleet: VirtualFleet, index: int, counter: int) -> bytes:
+        x, n, e = fleet.plain_tap(index, counter)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Scan] = loop.create_future()
+        scan = Scan(done.set_result, x.encode(), int(n, 16), bytes.fromhex(e), None, next(self._ids), loop.time())
+        self.engine.submit(scan)
+        return reply.v1_body(await done)
+
+    async def change(self, sql: str, *arguments: object, kind: str, xuid: str | None = None) -> None:
+        group_id = await self.pool.fetchval("SELECT group_id FROM tag_group")
+        await self.pool.execute(sql, *arguments)
+        await self.catalogue.apply([Change(kind, group_id, xuid)])
+
+
+@pytest.fixture
+async def house(database: str) -> Any:
+    pool = await session.make_pool(database, 4)
+    house = House(database, pool)
+    yield house
+    await house.ledger.stop()
+    await pool.close()
+
+
+async def test_group_rules_fields_and_own_rules_answer(house: House, database: str) -> None:
+    fleet = VirtualFleet(1, 3)
+    connection = await asyncpg.connect(database)
+    await provision(connection, house.keks, [fleet])
+    await connection.close()
+    assert orjson.loads(await house.v1(fleet, 0, 1))["response"] == "Pass"
+
+    await house.change("UPDATE tag_group SET rule_set = $1", orjson.dumps(RULES).decode(), kind="group")
+    x = fleet.xuid(1)
+    assert await house.v1(fleet, 1, 1) == b'{"xuid":"%b","response":"Welcome ixkio-plain-1"}' % x.encode()
+    assert orjson.loads(await house.v1(fleet, 1, 2))["response"] == f"Scan 2 of {x}"
+    assert orjson.loads(await house.v1(fleet, 1, 2))["response"] == "No"
+
+    definitions = orjson.dumps([{"name": "scancount", "in_reply": True}, {"name": "secret"}]).decode()
+    await house.change("UPDATE folder SET fields = $1", definitions, kind="group")
+    await house.change("UPDATE tag_group SET fields = $1", '{"scancount": "{scount}"}', kind="group")
+    assert await house.v1(fleet, 1, 3) == b'{"xuid":"%b","response":"Scan 3 of %b","scancount":"3"}' % (x.encode(), x.encode())
+    await house.change("UPDATE tag SET fields = $2 WHERE xuid = $1", x, '{"scancount": "own \\"4\\""}', kind="tag", xuid=x)
+    assert orjson.loads(await house.v1(fleet, 1, 4))["scancount"] == 'own "4"'
+
+    own = orjson.dumps({"groups": [], "default": "Mine"}).decode()
+    await house.change("UPDATE tag SET rule_set = $2 WHERE xuid = $1", x, own, kind="tag", xuid=x)
+    assert orjson.loads(await house.v1(fleet, 1, 5))["response"] == "Mine"
+    assert orjson.loads(await house.v1(fleet, 0, 2))["response"] == f"Scan 2 of {fleet.xuid(0)}"
+    await house.change("UPDATE tag SET rule_set = NULL WHERE xuid = $1", x, kind="tag", xuid=x)
+    assert orjson.loads(await house.v1(fleet, 1, 6))["response"] == f"Scan 6 of {x}"
+
+
+async def test_a_broken_rule_set_never_replaces_a_good_one(house: House, database: str) -> None:
+    fleet = VirtualFleet(1, 1)
+    connection = await asyncpg.connect(database)
+    await provision(connection, house.keks, [fleet])
+    await connection.close()
+    assert orjson.loads(await house.v1(fleet, 0, 1))["response"] == "Pass"
+    await house.change("UPDATE tag_group SET rule_set = $1", '{"groups": [], "defautl": "x"}', kind="group")
+    assert orjson.loads(await house.v1(fleet, 0, 2))["response"] == "Pass"
