@@ -46,10 +46,9 @@ class Size:
     measure_s: float = 5.0
     repetitions: int = 5
     ledger_connections: int = 2
-    share_prepared: float = 1.0  # of what a contender could use up at its best
 
 
-SMOKE = Size(tags=200, connections=8, settle_s=0.05, measure_s=0.3, repetitions=1, share_prepared=0.15)
+SMOKE = Size(tags=200, connections=8, settle_s=0.05, measure_s=0.3, repetitions=1)
 
 
 @dataclass
@@ -93,7 +92,7 @@ def _measure(stage: Stage, contender: Contender, size: Size, repetition: int, ds
         with Load(stage.traffic, port, contender.expected, processes=size.processes) as load:
             load.connect()
             warm = load.touch_each_tag()
-            load.prepare(int(contender.requests_per_s_max * (size.settle_s + size.measure_s) * size.share_prepared))
+            load.prepare(int(contender.requests_per_s_max * (size.settle_s + size.measure_s)))
             before, cpu = running.observe(), _spent(running.processes.pids, stage.postgres_pids)
             result = load.closed(size.settle_s, size.measure_s)
             server_s, postgres_s = (b - a for a, b in zip(cpu, _spent(running.processes.pids, stage.postgres_pids), strict=True))
@@ -131,7 +130,6 @@ def measure_ledger(stage: Stage, size: Size, repetition: int, rows: int) -> Run:
         command = python(
             "benchmarks.peers.ledger_sql", "--connections", size.ledger_connections, "--rows", rows,
             "--seconds", size.measure_s, "--seed", stage.traffic.seed,
-            "--rows-per-s-max", int(200_000 * max(size.share_prepared, 0.05)),
         )  # fmt: skip
         cpu = cpu_s(stage.postgres_pids)
         variables = child_environment({"BENCH_DSN": dsn})
@@ -140,7 +138,7 @@ def measure_ledger(stage: Stage, size: Size, repetition: int, rows: int) -> Run:
         cpu = cpu_s(stage.postgres_pids) - cpu
         audited = stage.run(dsn, lambda connection: audit.of_ledger(connection, seen["advanced"]))
     flaws = [] if seen["advanced"] == seen["expected"] else [f"{seen['expected'] - seen['advanced']} taps did not advance"]
-    if seen["ran_out"] and size.share_prepared >= 1:
+    if seen["ran_out"]:
         flaws.append("prepared statements ran out before the time")
     rate = seen["advanced"] / seen["seconds"]
     return Run(

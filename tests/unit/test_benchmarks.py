@@ -1,0 +1,348 @@
+"""Every benchmark in its smallest size, so that none rots: verdicts, audits and hashes, never a time."""
+
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+pytest.importorskip("hdrh", reason="hdrhistogram is not installed: it is in the dependency group `bench`")
+
+from benchmarks import audit, latency, plots, scans, stage  # noqa: E402
+from benchmarks.contenders import http_contenders  # noqa: E402
+from benchmarks.load import check, histogram  # noqa: E402
+from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS, Load  # noqa: E402
+from benchmarks.load.lanes import ClosedLane, OpenLane  # noqa: E402
+from benchmarks.load.traffic import (  # noqa: E402
+    FORGED,
+    GENUINE,
+    KINDS,
+    REPLAYED,
+    UNKNOWN,
+    Mix,
+    Plan,
+    Traffic,
+    fleet_of,
+    with_strangers,
+)
+from benchmarks.micro import everything  # noqa: E402
+from benchmarks.micro.scans import Bench  # noqa: E402
+from benchmarks.micro.timing import SMOKE, Size, Step, measure  # noqa: E402
+from ixfast.scan import Scan  # noqa: E402
+
+MIX = Mix(0.4, 0.2, 0.2, 0.2)
+PASS = b'HTTP/1.1 200 OK\r\n\r\n{"xuid":"a","response":"Pass"}'
+
+
+def plans(traffic: Traffic, each: int) -> list[Plan]:
+    fleet = with_strangers(traffic)
+    made = [Plan(traffic, index, fleet) for index in range(traffic.plans)]
+    for plan in made:
+        plan.append_each_tag_once(b"\n")
+        plan.append(each, b"\n")
+    return made
+
+
+class TestTraffic:
+    def test_is_the_same_in_every_run(self) -> None:
+        traffic = Traffic(5, 60, 4, MIX)
+        assert [plan.requests for plan in plans(traffic, 50)] == [plan.requests for plan in plans(traffic, 50)]
+        assert plans(traffic, 50)[0].requests != plans(traffic._replace(seed=6), 50)[0].requests
+
+    def test_no_two_plans_share_a_tag(self) -> None:
+        seen: set[int] = set()
+        for plan in plans(Traffic(5, 61, 4, MIX), 100):
+            own = set(plan.tags)
+            assert not own & seen
+            seen |= own
+        assert set(range(61)) <= seen
+
+    def test_verdicts_are_what_an_engine_says(self) -> None:
+        """The expected verdict of every kind of tap, by the real engine over memory."""
+        traffic = Traffic(1024, 40, 1, MIX)
+        plan = plans(traffic, 300)[0]
+        bench = Bench(40)
+        found: list[Scan] = []
+        for scan_id, request in enumerate(plan.requests, start=1):
+            match = re.fullmatch(rb"GET /v1/t\?x=(\w+)&n=(\w+)&e=(\w+)\n", request)
+            assert match is not None
+            mac = bytes.fromhex(match[3].decode())
+            bench.engine.submit(Scan(found.append, match[1], int(match[2], 16), mac, None, scan_id, 0.0))
+        assert [str(scan.verdict) for scan in found] == [KINDS[kind] for kind in plan.kinds]
+        assert set(plan.kinds) == {GENUINE, REPLAYED, FORGED, UNKNOWN}
+
+    def test_taps_are_those_of_the_fleet(self) -> None:
+        traffic = Traffic(9, 30, 2)
+        fleet = fleet_of(traffic)
+        for plan in plans(traffic, 100):
+            for place, kind in enumerate(plan.kinds):
+                if kind == GENUINE:
+                    x, n, e = fleet.plain_tap(plan.tags[place], plan.counters[place])
+                    assert plan.requests[place] == f"GET /v1/t?x={x}&n={n}&e={e}\n".encode()
+
+    def test_counters_rise_and_replays_come_after_their_tap(self) -> None:
+        for plan in plans(Traffic(9, 30, 2, MIX), 400):
+            last: dict[int, int] = {}
+            accepted: set[bytes] = set()
+            for place, kind in enumerate(plan.kinds):
+                if kind == REPLAYED:
+                    assert plan.requests[place] in accepted
+                elif kind in (GENUINE, FORGED):
+                    assert plan.counters[place] > last.get(plan.tags[place], 0)
+                    last[plan.tags[place]] = plan.counters[place]
+                if kind == GENUINE:
+                    accepted.add(plan.requests[place])
+
+    def test_popular_tags_are_tapped_more(self) -> None:
+        plan = Plan(Traffic(3, 100, 1, Mix(1, 0, 0, 0)), 0, fleet_of(Traffic(3, 100, 1)))
+        plan.append(5000, b"")
+        assert plan.tags.count(0) > 5 * plan.tags.count(50) > 0
+
+    def test_too_few_tags_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="too few"):
+            Plan(Traffic(3, 3, 4), 3, fleet_of(Traffic(3, 3, 4)))
+
+
+class Wire:
+    """A transport that keeps what was written."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, sent: bytes) -> None:
+        self.written.append(sent)
+
+
+def lane_over(plan: Plan) -> tuple[ClosedLane, Wire, list[str]]:
+    done: list[str] = []
+    lane, wire = ClosedLane(plan, SCAN_ANSWERS, lambda: done.append("done")), Wire()
+    lane.connection_made(wire)  # type: ignore[arg-type]
+    return lane, wire, done
+
+
+@pytest.fixture
+def plan() -> Plan:
+    made = Plan(Traffic(4, 3, 1), 0, fleet_of(Traffic(4, 3, 1)))
+    made.append_each_tag_once(b"\n")
+    return made
+
+
+class TestLanes:
+    def test_an_answer_in_pieces_is_one_answer(self, plan: Plan) -> None:
+        lane, wire, _ = lane_over(plan)
+        lane.start()
+        lane.data_received(PASS[:20])
+        lane.data_received(PASS[20:-4])
+        assert wire.written == plan.requests[:1]
+        lane.data_received(PASS[-4:])
+        assert wire.written == plan.requests[:2]
+        assert not plan.failures
+
+    def test_a_wrong_answer_is_noted(self, plan: Plan) -> None:
+        lane, _, done = lane_over(plan)
+        lane.start()
+        lane.data_received(PASS.replace(b"Pass", b"Fail"))
+        lane.data_received(PASS.replace(b"200 OK", b"503 No"))
+        lane.data_received(PASS)
+        lane.settle()
+        assert plan.failures == {0: "200 Fail", 1: "503 Pass"}
+        assert plan.uncertain == {1}
+        assert done == ["done"]
+        assert sum(passes for passes, _, _ in plan.accepted().values()) == 1
+
+    def test_a_lost_connection_leaves_its_tap_uncertain(self, plan: Plan) -> None:
+        lane, _, done = lane_over(plan)
+        lane.start()
+        lane.data_received(PASS)
+        lane.connection_lost(None)
+        lane.settle()
+        assert done == ["done"]
+        assert plan.answered == 2
+        assert plan.accepted()[plan.tags[1]] == (0, 0, 1)
+
+    def test_an_open_lane_serves_what_is_overdue_first(self, plan: Plan) -> None:
+        idle: deque[OpenLane] = deque()
+        overdue = deque([5])
+        lane, wire = OpenLane(plan, SCAN_ANSWERS, idle, overdue), Wire()
+        lane.connection_made(wire)  # type: ignore[arg-type]
+        lane.send(3)
+        lane.data_received(PASS)
+        assert wire.written == plan.requests[:2] and not overdue and not idle
+        lane.data_received(PASS)
+        assert list(idle) == [lane] and not lane.in_flight
+
+
+class TestGenerator:
+    def test_counts_what_the_server_counts(self) -> None:
+        row = check.own("free", check.SMOKE, 2)
+        assert row.counted is True
+        assert row.requests_per_s > 0
+
+    def test_sees_a_stall_in_every_request_that_was_due(self) -> None:
+        """200 ms without an answer at 1,000/s: about 100 of them waited for longer than half of it, however many
+        connections there are. Without the correction it would be one a connection."""
+        result, slow = check.stalled(check.SMOKE)
+        assert not result.flaws()
+        assert slow > 5 * check.SMOKE.connections
+
+    def test_a_wrong_answer_spoils_a_run(self) -> None:
+        """The control: a server that passes everything is found out."""
+        with check.constant() as (port, _), Load(Traffic(8, 40, 4, MIX), port, SCAN_ANSWERS, processes=1) as load:
+            load.prepare(400)
+            load.connect()
+            result = load.run_out()
+            load.finish()
+        assert result.by_kind["genuine"] == result.as_expected["genuine"]
+        assert result.as_expected["forged"] == result.as_expected["replayed"] == result.as_expected["unknown"] == 0
+        assert any("forged: 200 Pass" in flaw for flaw in result.flaws())
+
+    def test_running_out_of_requests_spoils_a_run(self) -> None:
+        with check.constant() as (port, _), Load(Traffic(8, 40, 4), port, CONSTANT_ANSWER, processes=1) as load:
+            load.prepare(8)
+            load.connect()
+            result = load.closed(0.0, 1.0)
+            load.finish()
+        assert "ran out" in " ".join(result.flaws())
+
+    @pytest.mark.skipif(shutil.which("wrk") is None, reason=check.WRK_IS_ABSENT)
+    def test_wrk_is_understood(self) -> None:
+        row = check.wrk("free", check.SMOKE)
+        assert row.requests_per_s > 0 and row.latency_us_p99 >= row.latency_us_p50 > 0
+
+    @pytest.mark.parametrize(("printed", "us"), [("50%  731.00us", 731), ("50%    1.25ms", 1250), ("50%    2.00s ", 2_000_000)])
+    def test_units_of_wrk(self, printed: str, us: int) -> None:
+        assert check._us(printed, "50%") == us
+
+    def test_histograms_add_up(self) -> None:
+        both = histogram.add([histogram.encode([1_000_000] * 99), histogram.encode([500, 50_000_000])])
+        assert both.get_total_count() == 101
+        told = histogram.summary(both)
+        assert told["p50_us"] == pytest.approx(1000, rel=0.001)
+        assert told["max_us"] == pytest.approx(50_000, rel=0.001)
+        assert histogram.summary(histogram.empty()) == {}
+
+
+@pytest.fixture(scope="module")
+def small_stage() -> Any:
+    size = scans.SMOKE
+    with stage.Stage(Traffic(11, size.tags, size.connections, MIX)) as made:
+        yield made
+
+
+class TestScans:
+    @pytest.mark.parametrize("name", ["ixfast", "aiohttp_constant", "aiohttp_asyncpg"])
+    def test_every_verdict_and_the_audit(self, small_stage: stage.Stage, name: str) -> None:
+        run = scans.measure(small_stage, http_contenders()[name], scans.SMOKE, 1)
+        assert run.flaws == [] and run.good
+        assert sum(run.answered.values()) > 0
+        if name != "aiohttp_constant":
+            assert run.audit["problems"] == []
+            assert run.audit["passes_in_database"] == run.audit["passes_acknowledged"] > scans.SMOKE.tags
+
+    def test_the_ledger_alone(self, small_stage: stage.Stage) -> None:
+        run = scans.measure_ledger(small_stage, scans.SMOKE, 1, 16)
+        assert run.good and run.audit["passes_in_database"] == run.answered["genuine"] > 0
+
+    def test_the_audit_finds_what_is_wrong(self, small_stage: stage.Stage) -> None:
+        """The control: one pass that was never acknowledged, one log row too few, one counter that fell back."""
+        traffic = small_stage.traffic
+        fleet = fleet_of(traffic)
+        spoil = (
+            "UPDATE tag_counter SET last_position = (1 << 24) + 7, scan_count = 2 WHERE tag_id ="
+            f" (SELECT tag_id FROM tag WHERE xuid = '{fleet.xuid(3)}')"
+        )
+        with small_stage.database(stage.IXFAST_DATABASE) as dsn:
+            clean = small_stage.run(dsn, lambda connection: audit.of_ixfast(connection, traffic, {}))
+            assert clean.problems == []
+            small_stage.run(dsn, lambda connection: connection.execute(spoil))
+            for held, word in (({}, "0 passes acknowledged"), ({3: (2, 9, 0)}, "last acknowledged counter is 9")):
+                spoilt = small_stage.run(dsn, lambda connection, h=held: audit.of_ixfast(connection, traffic, h))
+                assert word in spoilt.problems[0]
+                assert "2 passes counted, 0 logged" in spoilt.problems[-1]
+
+    def test_a_contender_that_fails_leaves_the_others_their_turn(self, small_stage: stage.Stage) -> None:
+        broken = http_contenders()["aiohttp_constant"]._replace(name="broken", serve=_unservable)
+        good = http_contenders()["aiohttp_constant"]
+        runs = list(scans.run_all(small_stage, [broken, good], scans.SMOKE, with_ledger=False))
+        assert [(run.contender, run.good) for run in runs] == [("broken", False), ("aiohttp_constant", True)]
+        assert "does not start" in runs[0].flaws[0]
+
+    def test_the_table_has_medians_and_ratios_of_one_repetition(self) -> None:
+        runs = []
+        for repetition, own, other in ((1, 100.0, 10.0), (2, 200.0, 40.0), (3, 300.0, 20.0)):
+            runs += [scans.Run("ixfast", repetition, own, own), scans.Run("aiohttp_asyncpg", repetition, other, other)]
+        runs.append(scans.Run("ixfast", 4, 9e9, 9e9, flaws=["something"]))
+        text = scans.table(runs, {"ixfast": "ixfast", "aiohttp_asyncpg": "peer"})
+        assert "| ixfast | 3 | 200 (100 to 300) | 200 (100 to 300) |" in text
+        assert "10.00 (5.00 to 15.00)" in text
+
+
+def _unservable(*_: object) -> Any:
+    raise scans.ContenderError("it does not start")
+
+
+class TestLatency:
+    def test_sweep_audit_and_plots(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert latency.main(["--smoke", "--results", str(tmp_path)]) == 0
+        assert "the audit clean" in capsys.readouterr().out
+        (line,) = (tmp_path / latency.HISTORY).read_text().splitlines()
+        record = json.loads(line)
+        assert [point["fraction"] for point in record["points"]] == list(latency.SMOKE.fractions)
+        for point in record["points"]:
+            kept = histogram.add([point["histogram"].encode()])
+            assert kept.get_total_count() == point["answered"] + point["not_sent"] > 0
+        assert record["environment"]["core"] and record["environment"]["postgres"]["fsync"] == "on"
+        drawn = list(tmp_path.glob("*.svg"))
+        assert len(drawn) == 2
+        for path in drawn:
+            assert ElementTree.fromstring(path.read_text()).tag.endswith("svg")
+
+    def test_lines_stay_inside_the_chart(self) -> None:
+        drawn = plots.chart("<t>", "x", "y", {"a & b": [(0, 0.5), (2, 5000)]}, [(0, "0"), (1, "1")], plots.decades([1, 100]))
+        points = re.findall(r"([\d.]+),([\d.]+)", drawn.partition('points="')[2].partition('"')[0])
+        assert all(0 <= float(x) <= 760 and 0 <= float(y) <= 420 for x, y in points)
+        assert math.isclose(float(points[0][0]), 80)
+
+
+class TestMicro:
+    @pytest.mark.parametrize("module", everything.MODULES.values(), ids=everything.MODULES.keys())
+    def test_results_are_the_same_every_time(self, module: ModuleType) -> None:
+        for step in module.STEPS:
+            assert measure(step, SMOKE).digest == measure(step, SMOKE).digest
+
+    def test_results_are_those_that_are_known(self) -> None:
+        """Change these only together with what a scan answers: a faster build that ends in other hashes is no faster build."""
+        found = {step.name: measure(step, SMOKE).digest for module in everything.MODULES.values() for step in module.STEPS}
+        assert {name: found[name] for name in KNOWN} == KNOWN
+
+    def test_a_step_that_changes_its_mind_is_refused(self) -> None:
+        answers = iter(range(100))
+        with pytest.raises(RuntimeError, match="differently"):
+            measure(Step("fickle", lambda _: lambda: [next(answers)]), Size(1, 3))
+
+
+KNOWN = {
+    "recognise a hot request": "3aeeee4a769dcca6",
+    "read its query": "47ec593881edac09",
+    "Catalogue.find by tag code": "bf654960e631da37",
+    "1 rule": "e2bb9a686df134d0",
+    "body of /v1/t": "916f9ab2fbe37400",
+    "engine, genuine taps": "dfc8b959862fc20c",
+    "engine, forged taps": "9be0e75456fd5263",
+}
+
+
+def test_front_page() -> None:
+    shown = subprocess.run([sys.executable, "-m", "benchmarks", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert all(name in shown.stdout for name in ("scans", "latency", "generator", "micro"))
