@@ -1,0 +1,172 @@
+"""How the database carries the ledger's statements out: plans, heap-only updates, and no deadlocks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+from support import eventually
+
+from ixfast.store import management, session
+from ixfast.store.queries import load
+from ixfast.store.session import PINNED, LedgerSession
+
+BATCH = 40
+STATEMENT = load("ledger")
+TYPES = "(bigint[], int[], bigint[])"
+
+
+async def fill(connection: asyncpg.Connection, rows: int) -> None:
+    """Counter rows in pages with room, as `management.add_tags` leaves them."""
+    await management._add_counters(connection, range(1, 201))
+    await connection.execute("ALTER TABLE tag_counter SET (fillfactor = 70)")
+    await connection.execute("INSERT INTO tag_counter (tag_id) SELECT generate_series(201, $1::int)", rows)
+    await connection.execute("ALTER TABLE tag_counter RESET (fillfactor)")
+    await connection.execute("VACUUM ANALYZE tag_counter")
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database, statement_cache_size=0)
+    yield connection
+    await connection.close()
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)
+
+
+async def plan_of(connection: asyncpg.Connection, statement: str, tag_ids: list[int]) -> list[dict[str, Any]]:
+    """The nodes of the plan that a prepared statement runs with."""
+    await connection.execute(f"PREPARE explained {TYPES} AS {statement}")
+    positions = [1] * len(tag_ids)
+    arguments = (
+        f"('{{{','.join(map(str, tag_ids))}}}', '{{{','.join(map(str, positions))}}}', '{{{','.join(map(str, tag_ids))}}}')"
+    )
+    text = await connection.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE explained {arguments}")
+    await connection.execute("DEALLOCATE explained")
+    return list(nodes(json.loads(text)[0]["Plan"]))
+
+
+@pytest.mark.parametrize("rows", [200, 1_000_000])
+async def test_the_pinned_plan_takes_the_rows_by_their_index(database: str, connection: asyncpg.Connection, rows: int) -> None:
+    await fill(connection, rows)
+    pinned = await session.connect(database, **PINNED)
+    try:
+        for batch in (1, BATCH, 200):
+            tag_ids = sorted(random.Random(batch).sample(range(1, rows + 1), batch))
+            for name in ("advance", "advance_unheld"):
+                found = await plan_of(pinned, STATEMENT[name], tag_ids)
+                counters = [
+                    node
+                    for node in found
+                    if node.get("Alias", "").startswith(("c", "tag_counter")) and "Scan" in node["Node Type"]
+                ]
+                assert {node["Node Type"] for node in counters} == {"Index Scan"}, name
+                assert {node["Index Name"] for node in counters} == {"tag_counter_pkey"}
+                assert not [node for node in found if node["Node Type"] in ("Seq Scan", "Bitmap Heap Scan")]
+            # All rows of the batch by one condition: they are locked in the index's order, whatever order the arrays have.
+            (scan,) = [node for node in await plan_of(pinned, STATEMENT["advance"], tag_ids) if node["Node Type"] == "Index Scan"]
+            assert "ANY" in scan["Index Cond"]
+    finally:
+        await pinned.close()
+
+
+async def test_left_alone_the_planner_would_read_the_whole_table(database: str, connection: asyncpg.Connection) -> None:
+    """The control of the test above: it can tell the plans apart."""
+    await fill(connection, 200)
+    found = await plan_of(connection, STATEMENT["advance"], list(range(1, 201)))
+    assert [node for node in found if node["Node Type"] == "Seq Scan"]
+
+
+async def advance(own: LedgerSession, tag_ids: list[int], round_: int) -> int:
+    rows = await own.advance(tag_ids, [round_] * len(tag_ids), [round_ << 32 | tag_id for tag_id in tag_ids])
+    return len(rows)
+
+
+async def heap_only_share(database: str, connection: asyncpg.Connection) -> float:
+    """Random updates of 20,000 counters, three for each; returns the share that touched no index."""
+    await fill(connection, 20_000)
+    chance = random.Random(1)
+    own = await LedgerSession.open(database)
+    updated = 0
+    try:
+        for round_ in range(1, 121):
+            updated += await advance(own, sorted(chance.sample(range(1, 20_001), 500)), round_)
+    finally:
+        await own.connection.close()  # which makes its statistics known
+
+    async def counted() -> Any:
+        row = await connection.fetchrow("SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'tag_counter'")
+        return row if row["n_tup_upd"] >= updated else None
+
+    row = await eventually(counted, deadline_s=10)
+    return float(row["n_tup_hot_upd"] / row["n_tup_upd"])
+
+
+async def test_updates_stay_heap_only(database: str, connection: asyncpg.Connection) -> None:
+    assert await heap_only_share(database, connection) >= 0.99
+
+
+async def test_an_index_on_a_changing_column_would_end_that(database: str, connection: asyncpg.Connection) -> None:
+    await connection.execute("CREATE INDEX ON tag_counter (last_at)")
+    assert await heap_only_share(database, connection) < 0.5
+
+
+async def deadlocks(sessions: list[Any], advance_once: Any, batches: int) -> int:
+    """Batches of 40 of 200 hot tags, shuffled, from every session at once; the first deadlock ends it."""
+    found = 0
+
+    async def worker(number: int) -> None:
+        nonlocal found
+        chance = random.Random(number)
+        for round_ in range(1, batches + 1):
+            if found:
+                break
+            tag_ids = chance.sample(range(1, 201), BATCH)
+            try:
+                await advance_once(sessions[number], tag_ids, round_ * len(sessions) + number)
+            except asyncpg.DeadlockDetectedError:
+                found += 1
+
+    await asyncio.gather(*(worker(number) for number in range(len(sessions))))
+    return found
+
+
+async def test_shuffled_batches_of_hot_tags_do_not_deadlock(database: str, connection: asyncpg.Connection) -> None:
+    await fill(connection, 200)
+    sessions = [await LedgerSession.open(database) for _ in range(8)]
+    try:
+        for own in sessions:
+            await own.connection.execute("SET lock_timeout = 0; SET statement_timeout = 0")
+        assert await deadlocks(sessions, advance, 60) == 0
+    finally:
+        for own in sessions:
+            own.terminate()
+    rows = await connection.fetch("SELECT position FROM scan_log GROUP BY tag_id, position HAVING count(*) > 1")
+    assert rows == []
+
+
+async def test_rows_taken_in_the_order_of_the_arrays_would_deadlock(database: str, connection: asyncpg.Connection) -> None:
+    """The control: the same without the ANY condition, joined from the arrays' side."""
+    await fill(connection, 200)
+    naive = STATEMENT["advance"].replace("AND c.tag_id = ANY ($1::bigint[])", "")
+    assert naive != STATEMENT["advance"]
+    settings = PINNED | {"enable_hashjoin": "off", "enable_mergejoin": "off", "lock_timeout": "0", "statement_timeout": "0"}
+    sessions = [await session.connect(database, **settings) for _ in range(8)]
+
+    async def advance_naively(own: Any, tag_ids: list[int], round_: int) -> None:
+        await own.fetch(naive, tag_ids, [round_] * BATCH, tag_ids)
+
+    try:
+        assert await deadlocks(sessions, advance_naively, 60) > 0
+    finally:
+        for own in sessions:
+            own.terminate()
