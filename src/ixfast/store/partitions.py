@@ -46,17 +46,28 @@ async def make_ahead(connection: Any) -> list[str]:
 
 
 async def drop_old(connection: Any, retention_days: int) -> list[str]:
-    """Detach and drop the partitions that ended more than `retention_days` ago; return their names."""
-    dropped = []
+    """Detach and drop the partitions that ended more than `retention_days` ago; return their names.
+
+    None if somebody else is at it. Needs autocommit: DETACH CONCURRENTLY runs in no transaction.
+    """
+    dropped: list[str] = []
     today = (await connection.fetchval("SELECT now() AT TIME ZONE 'UTC'")).date()
     oldest = partition_name(month_start(today - dt.timedelta(days=retention_days)))
-    rows = await connection.fetch(
-        "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'scan_log'::regclass"
-    )
-    for name in sorted(row["name"] for row in rows):
-        if name >= oldest:  # scan_log_YYYY_MM sorts as the months do.
-            break
-        await connection.execute(f"ALTER TABLE scan_log DETACH PARTITION {name} CONCURRENTLY")
-        await connection.execute(f"DROP TABLE {name}")
-        dropped.append(name)
+    if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+        return dropped
+    try:
+        rows = await connection.fetch(
+            "SELECT inhrelid::regclass::text AS name, inhdetachpending AS half_done"
+            " FROM pg_inherits WHERE inhparent = 'scan_log'::regclass ORDER BY 1"
+        )
+        for name, half_done in rows:
+            if name >= oldest:  # scan_log_YYYY_MM sorts as the months do.
+                break
+            # A detachment that was cut short stays half done, and can only be finished.
+            way = "FINALIZE" if half_done else "CONCURRENTLY"
+            await connection.execute(f"ALTER TABLE scan_log DETACH PARTITION {name} {way}")
+            await connection.execute(f"DROP TABLE {name}")
+            dropped.append(name)
+    finally:
+        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
     return dropped
