@@ -1,0 +1,275 @@
+"""Migrations and partitions: what they make, in which order, and what they refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from ledger_kit import ADVANCED, open_ledger, open_truth
+
+from ixfast.store import migrate, partitions
+from ixfast.store.migrate import Migration, SchemaMismatchError
+from ixfast.store.queries import sql_folder
+
+# One line for everything that a schema consists of; the log's partitions come and go and are left out.
+DESCRIPTION = """
+WITH own AS (
+    SELECT c.* FROM pg_class AS c
+    WHERE c.relnamespace = 'public'::regnamespace AND NOT c.relispartition
+)
+SELECT format('%s %s %s %s', relkind, relname, reloptions, pg_get_partkeydef(oid)) FROM own
+UNION ALL
+SELECT format('column %s.%s %s %s %s %s', relname, attname, format_type(atttypid, atttypmod), attnotnull, attidentity,
+              pg_get_expr(adbin, adrelid))
+FROM own JOIN pg_attribute ON attrelid = own.oid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+WHERE attnum > 0 AND NOT attisdropped AND relkind IN ('r', 'p', 'v', 'm')
+UNION ALL
+SELECT format('constraint %s.%s %s', relname, conname, pg_get_constraintdef(con.oid))
+FROM own JOIN pg_constraint AS con ON conrelid = own.oid
+UNION ALL
+SELECT pg_get_indexdef(indexrelid) FROM own JOIN pg_index ON indexrelid = own.oid
+UNION ALL
+SELECT pg_get_triggerdef(t.oid) FROM own JOIN pg_trigger AS t ON tgrelid = own.oid WHERE NOT tgisinternal
+UNION ALL
+SELECT format('function %s', oid::regprocedure) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+ORDER BY 1
+"""
+
+
+@pytest.fixture
+async def empty(postgres: Any) -> AsyncIterator[str]:
+    """The connection string of a database without anything in it."""
+    name = f"ixfast_empty_{secrets.token_hex(6)}"
+    administration = await asyncpg.connect(postgres.dsn)
+    await administration.execute(f"CREATE DATABASE {name}")
+    yield postgres.dsn_of(name)
+    await administration.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await administration.close()
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database)
+    yield connection
+    await connection.close()
+
+
+async def description(dsn: str, *statements: str) -> list[str]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        for statement in statements:
+            await connection.execute(statement)
+        return [row[0] for row in await connection.fetch(DESCRIPTION)]
+    finally:
+        await connection.close()
+
+
+async def test_the_whole_truth_is_what_the_migrations_make(empty: str, database: str) -> None:
+    await migrate.migrate(database, post=True)
+    whole = await description(empty, (sql_folder() / "schema.sql").read_text("utf-8"))
+    assert whole == await description(database)
+    # The comparison sees a difference of any kind.
+    seen = {tuple(whole)}
+    for difference in (
+        "ALTER TABLE tag ADD COLUMN weight int",
+        "ALTER TABLE tag_counter ALTER scan_count DROP NOT NULL",
+        "ALTER TABLE tag_counter ALTER last_position SET DEFAULT 1",
+        "ALTER TABLE tag_counter SET (fillfactor = 70)",
+        "CREATE INDEX ON tag_counter (last_at)",
+        "ALTER TABLE scan_log ADD CHECK (tag_id > 0)",
+        "CREATE TABLE other ()",
+    ):
+        found = tuple(await description(empty, difference))
+        assert found not in seen
+        seen.add(found)
+
+
+async def test_migrating_again_does_nothing(database: str) -> None:
+    assert await migrate.migrate(database) == []
+    assert await migrate.migrate(database, post=True) == []
+
+
+async def test_at_once_one_migrates_and_the_others_wait(empty: str) -> None:
+    applied = await asyncio.gather(*(migrate.migrate(empty, post=True) for _ in range(5)))
+    assert sorted(applied, key=len) == [[], [], [], [], [m.name for m in migrate.migrations()]]
+
+
+def test_the_files_are_numbered_without_a_gap() -> None:
+    ours = migrate.migrations()
+    assert [m.number for m in ours] == list(range(1, len(ours) + 1))
+    assert {m.phase for m in ours} <= {"pre", "post"}
+    assert len(list((sql_folder() / "migrations").iterdir())) == len(ours)  # none is left out for its name
+
+
+def script(number: int, phase: str, sql: str) -> Migration:
+    return Migration(number, phase, f"{number:04}_{phase}_test.sql", sql)
+
+
+FURTHER = [
+    script(9001, "pre", "CREATE TABLE first ()"),
+    script(9002, "post", "DROP TABLE first"),
+    script(9003, "pre", "CREATE TABLE first (again int)"),
+]
+
+
+@pytest.fixture
+def further(monkeypatch: pytest.MonkeyPatch) -> list[Migration]:
+    """Three migrations of a release to come."""
+    ours = [*migrate.migrations(), *FURTHER]
+    monkeypatch.setattr(migrate, "migrations", lambda: ours)
+    return ours
+
+
+async def test_post_waits_for_its_word_and_keeps_the_order(
+    database: str, connection: asyncpg.Connection, further: list[Migration]
+) -> None:
+    with pytest.raises(SchemaMismatchError, match=r"lacks 9001_pre_test.sql, 9003_pre_test.sql: run `ixfast migrate`"):
+        await migrate.check(connection)
+    assert await migrate.migrate(database) == ["9001_pre_test.sql"]
+    assert await migrate.migrate(database) == []
+    assert await migrate.migrate(database, post=True) == ["9002_post_test.sql", "9003_pre_test.sql"]
+    await migrate.check(connection)
+    assert [m.number for m in await migrate.pending(connection)] == []
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(
+    database: str, connection: asyncpg.Connection, further: list[Migration]
+) -> None:
+    further[-1] = script(9003, "pre", "CREATE TABLE half (); SELECT 1 / 0")
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await migrate.migrate(database, post=True)
+    assert await connection.fetchval("SELECT to_regclass('half')") is None
+    assert [m.number for m in await migrate.pending(connection)] == [9003]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("UPDATE schema_migration SET sha256 = '\\x00'", "applied with another text"),
+        ("INSERT INTO schema_migration VALUES (9999, '9999_pre_future.sql', '')", "9999_pre_future.sql, which this release"),
+    ],
+)
+async def test_another_releases_database_is_refused(
+    database: str, connection: asyncpg.Connection, damage: str, words: str
+) -> None:
+    await migrate.check(connection)
+    await connection.execute(damage)
+    with pytest.raises(SchemaMismatchError, match=words):
+        await migrate.check(connection)
+    with pytest.raises(SchemaMismatchError, match=words):
+        await migrate.migrate(database)
+
+
+async def test_an_empty_database_is_told_to_migrate(empty: str) -> None:
+    connection = await asyncpg.connect(empty)
+    with pytest.raises(SchemaMismatchError, match="run `ixfast migrate`"):
+        await migrate.check(connection)
+    await connection.close()
+
+
+# Partitions of the scan log.
+
+
+@pytest.mark.parametrize(
+    ("day", "later", "start"),
+    [
+        (dt.date(2026, 1, 31), 0, dt.date(2026, 1, 1)),
+        (dt.date(2026, 11, 30), 1, dt.date(2026, 12, 1)),
+        (dt.date(2026, 12, 1), 1, dt.date(2027, 1, 1)),
+        (dt.date(2026, 10, 15), 15, dt.date(2028, 1, 1)),
+        (dt.date(2026, 1, 15), -1, dt.date(2025, 12, 1)),
+    ],
+)
+def test_months(day: dt.date, later: int, start: dt.date) -> None:
+    assert partitions.month_start(day, later) == start
+
+
+async def names(connection: asyncpg.Connection) -> list[str]:
+    rows = await connection.fetch("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'scan_log'::regclass")
+    return sorted(row[0] for row in rows)
+
+
+async def today(connection: asyncpg.Connection) -> dt.date:
+    return (await connection.fetchval("SELECT now() AT TIME ZONE 'UTC'")).date()
+
+
+async def test_every_moment_of_the_next_months_has_its_partition(connection: asyncpg.Connection) -> None:
+    start = partitions.month_start(await today(connection))
+    end = partitions.month_start(start, partitions.MONTHS_AHEAD + 1)
+    assert await names(connection) == [
+        partitions.partition_name(partitions.month_start(start, n)) for n in range(partitions.MONTHS_AHEAD + 1)
+    ]
+    log = "INSERT INTO scan_log SELECT at, 1, 1, 1, 'g' FROM generate_series($1::timestamptz, $2, '1 hour') AS at"
+    utc = dt.UTC
+    last = dt.datetime.combine(end, dt.time(), utc) - dt.timedelta(microseconds=1)
+    await connection.execute(log, dt.datetime.combine(start, dt.time(), utc), last)
+    await connection.execute(log, last, last)
+    with pytest.raises(asyncpg.CheckViolationError, match="no partition"):  # and none is a default one
+        await connection.execute(log, last + dt.timedelta(microseconds=1), last + dt.timedelta(hours=1))
+
+
+async def test_upkeep_at_once_makes_each_partition_once(database: str, connection: asyncpg.Connection) -> None:
+    last = (await names(connection))[-1]
+    await connection.execute(f"DROP TABLE {last}")
+    workers = [await asyncpg.connect(database) for _ in range(4)]
+    made = await asyncio.gather(*(partitions.make_ahead(worker) for worker in workers))
+    assert sorted(made, key=len) == [[], [], [], [last]]
+    for worker in workers:
+        await worker.close()
+
+
+async def test_upkeep_waits_for_no_reader_and_holds_up_no_scan(database: str, connection: asyncpg.Connection) -> None:
+    last = (await names(connection))[-1]
+    await connection.execute(f"DROP TABLE {last}")
+    async with open_truth(database, 1) as reader, open_ledger(database) as kit:
+        await reader.execute("BEGIN; SELECT count(*) FROM scan_log")
+        await connection.execute("SET lock_timeout = '1s'")
+        assert await partitions.make_ahead(connection) == [last]
+        assert await kit.word(1, 1) == ADVANCED
+
+
+async def old_partition(connection: asyncpg.Connection, month: dt.date) -> str:
+    name = partitions.partition_name(month)
+    end = partitions.month_start(month, 1)
+    await connection.execute(
+        f"CREATE TABLE {name} PARTITION OF scan_log FOR VALUES FROM ('{month} 00:00+00') TO ('{end} 00:00+00')"
+    )
+    await connection.execute(f"INSERT INTO {name} VALUES ('{month} 12:00+00', 1, 1, 1, 'g')")
+    return name
+
+
+async def test_partitions_are_dropped_after_the_retention(connection: asyncpg.Connection) -> None:
+    now = await today(connection)
+    kept = await names(connection)
+    months = [partitions.month_start(now, -n) for n in (14, 3, 2, 1)]
+    old = [await old_partition(connection, month) for month in months]
+    inside = (now - months[2]).days  # the first day of the month before the last
+    assert await partitions.drop_old(connection, inside) == old[:2]
+    assert await names(connection) == sorted([*old[2:], *kept])
+    assert await partitions.drop_old(connection, inside) == []
+    assert await partitions.drop_old(connection, 0) == old[2:]
+    assert await names(connection) == kept  # this month is never old
+
+
+async def test_a_detachment_that_was_cut_short_is_finished(database: str, connection: asyncpg.Connection) -> None:
+    old = await old_partition(connection, dt.date(2020, 1, 1))
+    async with open_truth(database) as reader:
+        await reader.execute("BEGIN; SELECT count(*) FROM scan_log")
+        await connection.execute("SET lock_timeout = '50ms'")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await partitions.drop_old(connection, 30)
+    await connection.execute("RESET lock_timeout")
+    assert await partitions.drop_old(connection, 30) == [old]
+    assert await connection.fetchval("SELECT to_regclass($1)", old) is None
+
+
+async def test_only_one_worker_drops(database: str, connection: asyncpg.Connection) -> None:
+    await old_partition(connection, dt.date(2020, 1, 1))
+    async with open_truth(database) as other:
+        await other.execute(f"SELECT pg_advisory_lock({partitions._LOCK})")
+        assert await partitions.drop_old(connection, 30) == []
