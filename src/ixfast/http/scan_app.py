@@ -59,6 +59,7 @@ async def strip(request: web.Request, response: web.StreamResponse) -> None:
     desk = request.app.get(DESK)
     if desk is not None and desk.draining:
         response.force_close()
+        response.headers["Connection"] = "close"  # aiohttp has written that field already when it asks us
 
 
 def _request_id(request: web.BaseRequest) -> str:
