@@ -15,13 +15,8 @@ password=$(od -An -tx1 -N24 /dev/urandom | tr -d ' \n')
 printf '%s' "$password" >secrets/database-password
 printf 'postgresql://ixfast:%s@postgres:5432/ixfast' "$password" >secrets/ixfast-dsn
 
-# The key file is made by the image's own code. It and the connection string belong to the user that ixfast runs as.
-docker run --rm --network none --user 0:0 --volume "$PWD/secrets:/secrets" --entrypoint python "$image" -c '
-import os, pathlib
-from ixfast.keys import KeyEncryptionKeys
-kek = pathlib.Path("/secrets/ixfast-kek")
-print("key-encryption key", KeyEncryptionKeys.create_file(kek).current.id)
-for file in (kek, kek.with_name("ixfast-dsn")):
-    os.chown(file, 10001, 10001)
-'
+# The image makes the key file. It and the connection string belong to the user that ixfast runs as.
+docker run --rm --network none --user 0:0 --volume "$PWD/secrets:/secrets" --env IXFAST_DSN_FILE= \
+    --entrypoint sh "$image" -c \
+    'ixfast keys init --kek-file /secrets/ixfast-kek && chown 10001:10001 /secrets/ixfast-kek /secrets/ixfast-dsn'
 echo "Keep a copy of secrets/ixfast-kek apart from the backups of the database: without it every tag key is lost."

@@ -165,19 +165,20 @@ def made_secrets(tmp_path: Path) -> Path:
     shutil.copy2(DEPLOY / "make-secrets.sh", work)
     stub = tmp_path / "docker"
     stub.write_text(
-        f"#!{sys.executable}\nimport os, sys\n"
-        "assert sys.argv[1] == 'run' and sys.argv[-2] == '-c', sys.argv\n"
-        f"assert '{work}/secrets:/secrets' in sys.argv\n"
-        "print(*sys.argv[:-1])\n"
-        "os.chown = lambda path, user, group: print('chown', user, path)\n"
-        f"exec(sys.argv[-1].replace('/secrets', '{work}/secrets'))\n"
+        '#!/bin/sh\nset -eu\necho "$@"\n'
+        f'case "$*" in run*{work}/secrets:/secrets*) ;; *) exit 9 ;; esac\n'
+        "export IXFAST_DSN_FILE=/run/secrets/ixfast-dsn\n"
+        'while [ $# -gt 1 ]; do [ $1 = --env ] && export "$2"; shift; done\n'
+        f'ixfast() {{ {sys.executable} -m ixfast "$@"; }}\n'
+        'chown() { for file in "$@"; do echo chown $1 $file; done; }\n'
+        f'eval "$(echo "$1" | sed \'s#/secrets/#{work}/secrets/#g\')"\n'
     )
     stub.chmod(0o755)
     environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     command = ["sh", str(work / "make-secrets.sh")]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"chown {IMAGE_USER} ") == 2
+    assert done.stdout.count(f"chown {IMAGE_USER}:{IMAGE_USER} {work}/secrets/ixfast-") == 2
     assert next(iter(re.findall(r"image: \$\{IXFAST_IMAGE:-(\S+)\}", COMPOSE))) in done.stdout
     assert subprocess.run(command, env=environ, capture_output=True, check=False).returncode == 1, "nothing is overwritten"
     return work / "secrets"

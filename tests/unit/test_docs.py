@@ -1,0 +1,229 @@
+"""The documents against the code: what exists is documented, what is documented exists, and every link leads somewhere.
+
+docs/settings.md and docs/rules.md have tests of their own.
+"""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from ixfast import meters, reply, settings
+from ixfast.chips import UNDECIDED_REASONS
+from ixfast.chips.reasons import REASONS
+from ixfast.cli import main
+from ixfast.model import Verdict
+from ixfast.store.trouble import Trouble
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+SOURCES = ROOT / "src" / "ixfast"
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("deploy/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+API = (DOCS / "api.md").read_text()
+OPERATING = (DOCS / "operating.md").read_text()
+
+
+def section(document: str, title: str) -> str:
+    """The text under a heading, up to the next one of the same or a higher level."""
+    found = re.search(rf"^(#+) {re.escape(title)}$", document, re.MULTILINE)
+    assert found is not None, title
+    rest = document[found.end() :]
+    end = re.search(rf"^#{{1,{len(found[1])}}} ", rest, re.MULTILINE)
+    return rest[: end.start()] if end else rest
+
+
+def first_cells(text: str) -> list[str]:
+    """Every `name` in the first cell of the rows of the tables in a text."""
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    return [name for row in rows for name in re.findall(r"`([^`]+)`", re.split(r"(?<!\\)\|", row)[1])]
+
+
+def test_every_error_code_is_documented_with_its_status() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", section(API, "Errors"), re.MULTILINE)
+    assert {code: int(status) for code, status in rows} == reply.STATUS
+    assert len(rows) == len(reply.STATUS)
+    assert set(meters.ERRORS) <= set(reply.STATUS)
+
+
+def test_every_verdict_is_documented() -> None:
+    assert first_cells(section(API, "Verdicts")) == list(Verdict)
+
+
+def engine_reasons() -> set[str]:
+    """Reasons that the engine itself gives with a verdict."""
+    tree = ast.parse((SOURCES / "engine.py").read_text())
+    given = {
+        call.args[2].value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr == "_refuse"
+        and isinstance(call.args[2], ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            given.update(node.value.value for target in node.targets if getattr(target, "attr", "") == "reason")
+    return {str(each) for each in given}
+
+
+def test_every_reason_is_documented() -> None:
+    known = (set(REASONS) - UNDECIDED_REASONS) | engine_reasons() | reply.INACTIVE | {"not_found"}
+    assert {"counter_used", "mac_mismatch", "not_replay_checked"} <= engine_reasons()
+    assert sorted(first_cells(section(API, "Reasons"))) == sorted(known)
+
+
+def texts_in(node: ast.AST) -> Iterator[str]:
+    """Words among the constants that an expression may become; comparisons and calls are no values of ours."""
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, str) and re.fullmatch(r"[a-z]+(_[a-z]+)*", node.value):
+            yield node.value
+    elif isinstance(node, ast.IfExp):
+        yield from texts_in(node.body)
+        yield from texts_in(node.orelse)
+    elif isinstance(node, ast.Tuple | ast.Starred | ast.BoolOp):
+        for child in ast.iter_child_nodes(node):
+            yield from texts_in(child)
+
+
+def unavailable_reasons() -> set[str]:
+    """Every reason of an answer without a verdict: what is handed on as one in any room, and the database's troubles."""
+    found = {trouble.value for trouble in Trouble} | UNDECIDED_REASONS
+    for file in [
+        SOURCES / "engine.py",
+        SOURCES / "server.py",
+        *(SOURCES / "store").glob("*.py"),
+        *(SOURCES / "http").glob("*.py"),
+    ]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                if name in ("fail", "failed", "_fail", "_fail_undecided", "_fail_all", "_drop", "_broken"):
+                    for argument in node.args:
+                        found.update(texts_in(argument))
+            elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                for target in targets:
+                    names = {getattr(each, "id", getattr(each, "attr", "")) for each in ast.walk(target)}
+                    if names & {"stale", "_trouble", "reason"}:
+                        found.update(texts_in(node.value))
+            elif isinstance(node, ast.FunctionDef) and node.name == "_reason":
+                for each in ast.walk(node):
+                    if isinstance(each, ast.Return) and each.value is not None:
+                        found.update(texts_in(each.value))
+    return found - set(reply.STATUS) - engine_reasons()
+
+
+def test_every_reason_of_a_503_is_documented() -> None:
+    known = unavailable_reasons()
+    assert {"starting", "deadline", "database_unreachable", "key_unavailable", "row_held", "no_key", "stopped"} <= known
+    assert sorted(first_cells(section(OPERATING, "What a 503 says"))) == sorted(known)
+
+
+def test_every_metric_is_documented() -> None:
+    text = (DOCS / "metrics.md").read_text()
+    rows = dict(re.findall(r"^\| `(ixfast_\w+)` \| (\w+) \|", text, re.MULTILINE))
+    assert rows == {meter.name: meter.kind for meter in meters.METERS}
+    assert set(re.findall(r"\bixfast_\w+", text)) == set(rows)
+
+
+def commands(group: click.Command = main, path: str = "ixfast") -> Iterator[tuple[str, click.Command]]:
+    if isinstance(group, click.Group):
+        for name, command in group.commands.items():
+            yield from commands(command, f"{path} {name}")
+    else:
+        yield path, group
+
+
+COMMANDS = dict(commands())
+SETTING_FLAGS = {setting.flag for setting in settings.describe()} | {"--config", "--dsn-file"}
+
+
+def own_options(command: click.Command) -> set[str]:
+    """Long options besides those of the settings, which docs/settings.md has."""
+    return {option for each in command.params for option in each.opts if option.startswith("--")} - SETTING_FLAGS
+
+
+def test_every_command_and_option_is_documented() -> None:
+    rows = re.findall(r"^\| `(ixfast [^`]+)` \|(.*)\|$", section(OPERATING, "Commands"), re.MULTILINE)
+    documented = {}
+    for synopsis, rest in rows:
+        name = " ".join(re.findall(r"^ixfast(?: [a-z-]+)+", synopsis)[0].split())
+        documented[name] = set(re.findall(r"`(--[a-z0-9-]+)", rest))
+    assert documented == {name: own_options(command) for name, command in COMMANDS.items()}
+
+
+def prose_and_code(document: Path) -> tuple[str, list[tuple[str, str]]]:
+    """The text without its code blocks, and the blocks with their language."""
+    text = document.read_text()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), blocks
+
+
+def anchors(document: Path) -> set[str]:
+    prose, _ = prose_and_code(document)
+    titles = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def name_of(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    prose, _ = prose_and_code(document)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (document.parent / path).resolve() if path else document
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_commands_in_code_blocks_exist(document: Path) -> None:
+    """Lines that begin with `ixfast` or `make` in blocks of the language `sh`, and inside the text."""
+    prose, blocks = prose_and_code(document)
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    lines = [line for language, block in blocks if language == "sh" for line in block.replace("\\\n", " ").splitlines()]
+    for line in [*lines, *re.findall(r"`(ixfast [^`]+|make [^`]+)`", prose)]:
+        words = re.sub(r"^(?:\$ )?(?:sudo )?(?:-u \w+ )?(?:[A-Z_]+=\S+ )*(?:\S*/)?(?=ixfast |make )", "", line).split()
+        if words[:1] == ["make"]:
+            assert words[1] in targets or "=" in words[1], line
+        elif words[:1] == ["ixfast"] and len(words) > 1 and re.fullmatch(r"[a-z-]+", words[1]):
+            name = next((" ".join(words[:count]) for count in (3, 2) if " ".join(words[:count]) in COMMANDS), None)
+            group = " ".join(words[:2])
+            assert name is not None or (len(words) == 2 and any(each.startswith(f"{group} ") for each in COMMANDS)), line
+            if name is not None:
+                given = set(re.findall(r"(?<=\s)(--[a-z0-9-]+)", line))
+                assert given <= own_options(COMMANDS[name]) | SETTING_FLAGS | {"--help"}, line
+
+
+@pytest.fixture(scope="module")
+def sources() -> str:
+    """Everything that may read a variable of the environment."""
+    folders = [(ROOT / "deploy", "*"), (ROOT / "benchmarks", "**/*.py"), (ROOT / "tests", "**/*.py"), (SOURCES, "**/*.py")]
+    files = [ROOT / "setup.py", *(file for folder, pattern in folders for file in folder.glob(pattern))]
+    texts = [file.read_text() for file in files if file.is_file() and file != Path(__file__) and file.suffix != ".md"]
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_variables_in_documents_exist(document: Path, sources: str) -> None:
+    known = {setting.env for setting in settings.describe()} | {"IXFAST_CONFIG", "IXFAST_DSN_FILE"}
+    for name in set(re.findall(r"\bIXFAST_[A-Z0-9_]+\b", document.read_text())) - known:
+        if not name.startswith(("IXFAST_SERVICE_", "IXFAST_PORT_")):  # what Kubernetes sets
+            assert re.search(rf"\b{name}\b", sources), name
+
+
+def test_the_layers_are_those_of_the_import_contract() -> None:
+    text = section((DOCS / "architecture.md").read_text(), "Rooms")
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
+    layers = [{room.strip().removeprefix("ixfast.") for room in layer.split("|")} for layer in contract["layers"]]
+    rows = [re.split(r"(?<!\\)\|", line)[1] for line in text.splitlines() if line.startswith("| `")]
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == layers
