@@ -207,6 +207,7 @@ class Catalogue:
     async def apply(self, changes: list[Change]) -> None:
         """Take over management changes. Returns when no scan is answered by the state before any more."""
         self._changes_applied += 1
+        self._loader.changes += 1
         self._meters.slots[meters.CATALOGUE_CHANGES] += len(changes)
         by_kind: defaultdict[str, set[int]] = defaultdict(set)
         for change in changes:

@@ -35,6 +35,9 @@ class Loader:
         self.batches: dict[int, Batch] = {}
         self.lacking: set[int] = set()
         """Accounts with a meta key that cannot be opened now."""
+        self.changes = 0
+        """Raised when a change arrives. What was asked for before may be the state before, so it is asked for again: shared
+        records are kept for good, and a deactivated group must not be kept as an active one."""
 
     async def tags(self, connection: Any, codes: Collection[bytes]) -> tuple[dict[bytes, TagRecord], dict[bytes, Exception]]:
         """Records by tag code, and the errors of those that exist but cannot be made into one."""
@@ -121,24 +124,35 @@ class Loader:
             await self.load_batches(connection, batch_ids)
 
     async def load_batches(self, connection: Any, batch_ids: Collection[int]) -> None:
-        for row in await connection.fetch(self._sql["batches_by_id"], list(batch_ids)):
+        asked = -1
+        while asked != self.changes:
+            asked = self.changes
+            rows = await connection.fetch(self._sql["batches_by_id"], list(batch_ids))
+        for row in rows:
             batch = Batch(row["batch_id"], row["name"], active=row["active"])
             _keep(self.batches, batch.batch_id, batch)
 
     async def load_groups(self, connection: Any, group_ids: Collection[int]) -> None:
         """Read groups, and the accounts they belong to where unknown."""
-        rows = await connection.fetch(self._sql["groups_by_id"], list(group_ids))
-        missing = {r["account_id"] for r in rows} - self.accounts.keys()
-        if missing:
-            await self.load_accounts(connection, missing)
+        asked = -1
+        while asked != self.changes:
+            asked = self.changes
+            rows = await connection.fetch(self._sql["groups_by_id"], list(group_ids))
+            missing = {r["account_id"] for r in rows} - self.accounts.keys()
+            if missing:
+                await self.load_accounts(connection, missing)
         for row in rows:
             if row["account_id"] not in self.accounts and row["account_id"] in self.lacking:
                 continue  # its tags say so
             try:
                 _keep(self.groups, row["group_id"], self._group(row))
-            except (InputError, ProfileError) as error:
-                # Management stores no such group; one that cannot be used never replaces one that could.
+            except (InputError, ProfileError, msgspec.MsgspecError) as error:
+                # Management stores no such group, but that of a later release may; what cannot be used never replaces what
+                # could. That it was deactivated is heard all the same.
                 log.error("group %d cannot be loaded: %s", row["group_id"], error)
+                known = self.groups.get(row["group_id"])
+                if known is not None:
+                    known.active, known.folder_active = row["group_active"], row["folder_active"]
 
     def _group(self, row: Any) -> Group:
         """Raises `ProfileError` or `InputError` for a profile or a rule set that cannot be."""
@@ -162,9 +176,12 @@ class Loader:
     async def load_accounts(self, connection: Any, account_ids: Collection[int]) -> None:
         """Read accounts with their meta keys. One with a meta key that cannot be opened is `lacking` and not kept; one that
         is known already goes on with the meta keys it has, or with none, which proves nothing against a tap."""
-        rows = await connection.fetch(self._sql["accounts_by_id"], list(account_ids))
-        key_rows = await connection.fetch(self._sql["meta_keys_of_accounts"], list(account_ids))
-        await self._keks.look_for({r["kek_id"] for r in key_rows})
+        asked = -1
+        while asked != self.changes:
+            asked = self.changes
+            rows = await connection.fetch(self._sql["accounts_by_id"], list(account_ids))
+            key_rows = await connection.fetch(self._sql["meta_keys_of_accounts"], list(account_ids))
+            await self._keks.look_for({r["kek_id"] for r in key_rows})
         for row in rows:
             meta_keys = self._meta_keys([r for r in key_rows if r["account_id"] == row["account_id"]], row["account_id"])
             if meta_keys is None:
