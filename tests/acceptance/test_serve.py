@@ -218,6 +218,16 @@ async def test_a_batch_answers_in_order_and_bad_items_fail_alone(fleets: Served)
             assert {item["verdict"] for item in retried} == {"genuine"}
 
 
+async def test_a_look_at_a_batch_consumes_nothing(fleets: Served) -> None:
+    taps = [dict(zip(("xuid", "counter", "code"), OPEN.plain_tap(index, 3), strict=True)) for index in range(2, 6)]
+    async with await Connection.open(fleets.port) as connection:
+        for path in ("/v2/scans/batch?peek=true", "/v2/scans/batch?peek=true", "/v2/scans/batch"):
+            answer = await connection.post(path, {"scans": taps})
+            assert [item["verdict"] for item in answer.json["scans"]] == ["genuine"] * 4, path
+        answer = await connection.post("/v2/scans/batch?peek=perhaps", {"scans": taps})
+        assert (answer.status, answer.json["error"]["field"]) == (400, "peek")
+
+
 async def test_a_batch_and_a_body_have_their_bounds(fleets: Served) -> None:
     async with await Connection.open(fleets.port) as connection:
         full = await connection.post("/v2/scans/batch", {"scans": [{"xuid": "a"}] * BATCH_SCANS_MAX})

@@ -171,10 +171,7 @@ async def _v2_scan(request: web.Request) -> web.Response:
     body = await _decoded(request, ScanBody)
     _check_rate(request, 1)
     api_key = await _api_key(request)
-    peek = request.query.get("peek", "false")
-    if peek not in ("true", "false"):
-        raise InputError("invalid_parameter", "peek is true or false.", "peek")
-    scan = await run(desk, body, api_key, peek=peek == "true", idempotency_key=_idempotency_key(request))
+    scan = await run(desk, body, api_key, peek=_peek(request), idempotency_key=_idempotency_key(request))
     if scan.error is not None and scan.error not in reply.INACTIVE and scan.error != "not_found":
         return problem(
             request, reply.status(scan), scan.error, MESSAGES[scan.error], field=scan.error_field, reason=scan.error_detail
@@ -189,20 +186,20 @@ async def _v2_batch(request: web.Request) -> web.Response:
         raise InputError("too_large", f"A batch holds at most {limits.BATCH_SCANS_MAX} scans.", "scans")
     _check_rate(request, len(body.scans))
     api_key = await _api_key(request)
-    key = _idempotency_key(request)
+    peek, key = _peek(request), _idempotency_key(request)
     items = (
-        _item(desk, scan, api_key, request, f"{key}\0{index}" if key is not None else None)
+        _item(desk, scan, api_key, request, peek=peek, idempotency_key=f"{key}\0{index}" if key is not None else None)
         for index, scan in enumerate(body.scans)
     )
     return _json({"scans": await asyncio.gather(*items)})
 
 
 async def _item(
-    desk: Desk, body: ScanBody, api_key: ApiKey | None, request: web.Request, idempotency_key: str | None
+    desk: Desk, body: ScanBody, api_key: ApiKey | None, request: web.Request, *, peek: bool, idempotency_key: str | None
 ) -> dict[str, Any]:
     """One scan of a batch: its answer, or the problem that it alone has."""
     try:
-        scan = await run(desk, body, api_key, peek=False, idempotency_key=idempotency_key)
+        scan = await run(desk, body, api_key, peek=peek, idempotency_key=idempotency_key)
     except InputError as error:
         return _item_problem(request, error.code, str(error), error.field, None)
     if scan.error is not None and scan.error not in reply.INACTIVE and scan.error != "not_found":
@@ -213,6 +210,13 @@ async def _item(
 def _item_problem(request: web.Request, code: str, message: str, field: str | None, reason: str | None) -> dict[str, Any]:
     decoded: dict[str, Any] = orjson.loads(reply.v2_error(code, message, _request_id(request), field=field, reason=reason))
     return decoded
+
+
+def _peek(request: web.Request) -> bool:
+    peek = request.query.get("peek", "false")
+    if peek not in ("true", "false"):
+        raise InputError("invalid_parameter", "peek is true or false.", "peek")
+    return peek == "true"
 
 
 def _idempotency_key(request: web.Request) -> str | None:
