@@ -273,3 +273,17 @@ async def test_only_one_worker_drops(database: str, connection: asyncpg.Connecti
     async with open_truth(database) as other:
         await other.execute(f"SELECT pg_advisory_lock({partitions._LOCK})")
         assert await partitions.drop_old(connection, 30) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("127.0.0.1:1/ixfast", "cannot be reached: .*Errno 111"),
+        ("127.0.0.1:p4ss@word/ixfast", "cannot be read; percent-encode"),
+        ("127.0.0.1:1/ixfast?sslmode=p4ss", "cannot be read; percent-encode"),
+    ],
+)
+async def test_an_unreachable_database_is_told_without_the_password(place: str, words: str) -> None:
+    with pytest.raises(migrate.UnreachableDatabaseError, match=words) as caught:
+        await migrate.migrate(f"postgresql://ixfast:p4ss@{place}")
+    assert "p4ss" not in str(caught.value)

@@ -34,6 +34,10 @@ class SchemaMismatchError(ConfigurationError):
     """The database's schema is not the one of this release: run `ixfast migrate`."""
 
 
+class UnreachableDatabaseError(ConfigurationError):
+    """The database cannot be reached: look at `dsn`, the network and the server."""
+
+
 class Migration(NamedTuple):
     number: int
     phase: str  # "pre" or "post"
@@ -58,9 +62,10 @@ def migrations() -> list[Migration]:
 async def migrate(dsn: str, *, post: bool = False) -> list[str]:
     """Bring the database up to this release and return the names of the files applied now.
 
-    Raises `SchemaMismatchError` if an applied file differs from ours or the database is ahead of this release.
+    Raises `SchemaMismatchError` if an applied file differs from ours or the database is ahead of this release,
+    `UnreachableDatabaseError` if there is none that accepts writes.
     """
-    connection = await asyncpg.connect(dsn, timeout=limits.CONNECT_TIMEOUT_MS / 1000 * 10)
+    connection = await _connect(dsn)
     try:
         await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
         await connection.execute(_TABLE)
@@ -81,6 +86,21 @@ async def migrate(dsn: str, *, post: bool = False) -> list[str]:
         return applied
     finally:
         await connection.close()
+
+
+async def _connect(dsn: str) -> Any:
+    patience_s = limits.CONNECT_TIMEOUT_MS / 1000 * 10
+    try:
+        return await asyncpg.connect(dsn, timeout=patience_s, target_session_attrs="read-write")
+    except ValueError:  # what asyncpg says may quote a part of the password
+        raise UnreachableDatabaseError(
+            "The connection string `dsn` cannot be read; percent-encode the special characters of user and password."
+        ) from None
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        said = str(error).strip().rstrip(".") or f"no answer in {patience_s:.0f} s"
+        raise UnreachableDatabaseError(
+            f"The database cannot be reached: {said}. Look at `dsn`, the network and the server."
+        ) from None
 
 
 async def pending(connection: Any) -> list[Migration]:
