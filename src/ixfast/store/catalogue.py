@@ -100,9 +100,17 @@ class Catalogue:
         if len(self._rounds) < _CONCURRENT_ROUNDS:
             task = self._loop.create_task(self._run_rounds())
             self._rounds.add(task)
-            task.add_done_callback(self._rounds.discard)
 
     async def _run_rounds(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await self._resolve_waiting()
+        finally:
+            # Not by a callback of the task, which runs later: what misses in between would wait for a round that never comes.
+            self._rounds.discard(task)
+
+    async def _resolve_waiting(self) -> None:
         while self._waiting:
             wanted = dict(list(self._waiting.items())[: limits.LOOKUP_BATCH_MAX])
             for ref in wanted:
