@@ -1,0 +1,211 @@
+"""Sealing every envelope anew, in a real database: completely, again after an interruption, and beside imports."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+from support import eventually
+
+from ixfast.errors import ConfigurationError
+from ixfast.keys import KekFileError, KeyEncryptionKey, KeyEncryptionKeys, KeySlot, check_value, unwrap, wrap
+from ixfast.provision import provision
+from ixfast.store import management, rotation
+from ixfast.store.management import NewTag
+from ixfast.testing import VirtualFleet
+
+OLD, NEW = KeyEncryptionKey(bytes([1]) * 32), KeyEncryptionKey(bytes([2]) * 32)
+BEFORE = KeyEncryptionKeys([OLD])
+DURING = KeyEncryptionKeys([NEW, OLD])
+PLAIN = VirtualFleet(1, 60, "ixkio-plain", account="acme")
+ENCRYPTED = VirtualFleet(2, 7, "encrypted", account="acme")
+
+
+def nothing(_count: int) -> None: ...
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[Any]:
+    opened = await asyncpg.connect(database)
+    await provision(opened, BEFORE, [PLAIN, ENCRYPTED])
+    yield opened
+    await opened.close()
+
+
+async def held_keys(connection: Any, keks: KeyEncryptionKeys) -> dict[str, bytes]:
+    """The file keys by tag code, as a worker opens them."""
+    rows = await connection.fetch("SELECT * FROM tag_key JOIN tag USING (tag_id)")
+    return {
+        row["xuid"]: unwrap(
+            keks.by_id(row["kek_id"]),
+            row["wrapped"],
+            account_id=row["account_id"],
+            tag_id=row["tag_id"],
+            slot=row["slot"],
+            version=row["version"],
+        )
+        for row in rows
+    }
+
+
+async def ids_in(connection: Any) -> set[str]:
+    return set(await rotation.usage(connection))
+
+
+async def test_everything_is_sealed_anew_and_holds_the_same_keys(connection: Any) -> None:
+    assert await rotation.usage(connection) == {OLD.id: rotation.Usage(67, 1)}
+    steps: list[int] = []
+    report = await rotation.reseal_all(connection, DURING, advanced=steps.append, batch_rows=10)
+    assert (report.resealed, report.opened, report.spoilt_count, sum(steps), max(steps)) == (68, 68, 0, 68, 10)
+    assert await rotation.usage(connection) == {NEW.id: rotation.Usage(67, 1)}
+    only_new = KeyEncryptionKeys([NEW])
+    wanted = {fleet.xuid(i): fleet.file_key(i) for fleet in (PLAIN, ENCRYPTED) for i in range(len(fleet))}
+    assert await held_keys(connection, only_new) == wanted
+    row = await connection.fetchrow("SELECT * FROM meta_key")
+    place = {"account_id": row["account_id"], "tag_id": 0, "slot": KeySlot.META, "version": row["version"]}
+    assert unwrap(NEW, row["wrapped"], **place) == ENCRYPTED.meta_key
+    again = await rotation.reseal_all(connection, DURING, advanced=nothing)
+    assert (again.resealed, again.opened) == (0, 0)
+
+
+async def test_a_rotation_that_was_cut_goes_on(connection: Any) -> None:
+    class CutError(Exception): ...
+
+    def cut(_count: int) -> None:
+        raise CutError
+
+    with pytest.raises(CutError):
+        await rotation.reseal_all(connection, DURING, advanced=cut, batch_rows=20)
+    assert await rotation.usage(connection) == {OLD.id: rotation.Usage(47, 1), NEW.id: rotation.Usage(20, 0)}
+    report = await rotation.reseal_all(connection, DURING, advanced=nothing, batch_rows=20)
+    assert report.resealed == 48
+    assert await ids_in(connection) == {NEW.id}
+
+
+async def test_examining_changes_nothing_and_looks_at_everything(connection: Any) -> None:
+    await rotation.reseal_all(connection, DURING, advanced=nothing)
+    before = await connection.fetch("SELECT * FROM tag_key ORDER BY tag_id")
+    tag_id = before[5]["tag_id"]
+    await connection.execute("UPDATE tag_key SET kek_id = $1 WHERE tag_id = $2", OLD.id, tag_id)
+    report = await rotation.examine_all(connection, DURING, advanced=nothing)
+    assert (report.opened, report.resealed, [each.tag_id for each in report.spoilt]) == (67, 0, [tag_id])
+    await connection.execute("UPDATE tag_key SET kek_id = $1 WHERE tag_id = $2", NEW.id, tag_id)
+    assert await connection.fetch("SELECT * FROM tag_key ORDER BY tag_id") == before
+
+
+async def test_spoilt_envelopes_are_told_and_left_and_the_others_go_on(connection: Any) -> None:
+    rows = await connection.fetch("SELECT * FROM tag_key ORDER BY tag_id LIMIT 10")
+    ids = [row["tag_id"] for row in rows]
+    update = "UPDATE tag_key SET wrapped = $1 WHERE tag_id = $2"
+    await connection.execute(update, rows[1]["wrapped"], ids[0])  # swapped
+    await connection.execute(update, rows[0]["wrapped"], ids[1])
+    altered = bytearray(rows[2]["wrapped"])
+    altered[-1] ^= 1
+    await connection.execute(update, bytes(altered), ids[2])
+    await connection.execute(update, rows[3]["wrapped"][:-1], ids[3])
+    await connection.execute("UPDATE tag_key SET kek_id = $1 WHERE tag_id = $2", "f" * 16, ids[4])
+    await connection.execute("UPDATE tag_key SET version = 9 WHERE tag_id = $1", ids[5])
+    account_id = await connection.fetchval("SELECT account_id FROM account")
+    other = bytes(16)
+    place = {"account_id": account_id, "tag_id": ids[6], "slot": KeySlot.FILE, "version": 1}
+    await connection.execute(update, wrap(OLD, other, **place), ids[6])  # opens, but is not the key that was imported
+    await connection.execute("UPDATE tag SET account_id = account_id + 1 WHERE tag_id = $1", ids[7])  # moved with its row
+    await connection.execute("DELETE FROM tag WHERE tag_id = $1", ids[8])
+    await connection.execute("UPDATE meta_key SET wrapped = $1", rows[9]["wrapped"])
+    before = await connection.fetch("SELECT * FROM tag_key WHERE tag_id = ANY ($1) ORDER BY tag_id", ids[:9])
+    report = await rotation.reseal_all(connection, DURING, advanced=nothing, batch_rows=4)
+    assert [each.tag_id for each in report.spoilt] == [*ids[:9], 0]
+    assert report.spoilt_count == 10
+    assert report.resealed == 67 - 9
+    assert await connection.fetch("SELECT * FROM tag_key WHERE tag_id = ANY ($1) ORDER BY tag_id", ids[:9]) == before
+    words = [str(each) for each in report.spoilt]
+    assert words[0].startswith(f"tag {ids[0]}, slot 2, version 1: The envelope")
+    assert "is not in the key file" in words[4]
+    assert "another key than its check value" in words[6]
+    assert "no such tag" in words[8]
+    assert words[9].startswith(f"meta key of account {account_id}")
+
+
+async def test_a_row_that_changed_meanwhile_is_not_overwritten(connection: Any, database: str) -> None:
+    tag_id = await connection.fetchval("SELECT max(tag_id) FROM tag_key")
+    account_id = await connection.fetchval("SELECT account_id FROM account")
+    newer = bytes(range(16))
+    place = {"account_id": account_id, "tag_id": tag_id, "slot": KeySlot.FILE, "version": 1}
+    other = await asyncpg.connect(database)
+    transaction = other.transaction()
+    await transaction.start()
+    change = "UPDATE tag_key SET wrapped = $1, check_value = $2 WHERE tag_id = $3"
+    await other.execute(change, wrap(OLD, newer, **place), check_value(newer), tag_id)
+    rotating = asyncio.create_task(rotation.reseal_all(connection, DURING, advanced=nothing))
+    watcher = await asyncpg.connect(database)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND state = 'active'"
+    await eventually(lambda: watcher.fetchval(waiting), 10)
+    await transaction.commit()
+    report = await rotating
+    assert report.spoilt_count == 0
+    assert await ids_in(connection) == {NEW.id}
+    row = await connection.fetchrow("SELECT * FROM tag_key WHERE tag_id = $1", tag_id)
+    assert unwrap(NEW, row["wrapped"], **place) == newer
+    await other.close()
+    await watcher.close()
+
+
+async def test_imports_under_the_old_key_are_found_too(connection: Any, database: str) -> None:
+    """A process that loaded its keys before the rotation adds tags in the middle of it."""
+    fleet = VirtualFleet(3, 200, "ixkio-plain", account="acme")
+    account_id = await connection.fetchval("SELECT account_id FROM account")
+    group_id = await connection.fetchval("SELECT min(group_id) FROM tag_group")
+    importer = await asyncpg.connect(database)
+    added = 0
+
+    async def import_some() -> None:
+        nonlocal added
+        tags = [NewTag(fleet.xuid(i), fleet.uid(i), fleet.file_key(i)) for i in range(added, added + 20)]
+        added += 20
+        async with importer.transaction():
+            await management.add_tags(importer, BEFORE, account_id, group_id, tags)
+
+    pending: list[asyncio.Task[None]] = []
+
+    def advanced(_count: int) -> None:
+        if len(pending) < 10 and (not pending or pending[-1].done()):
+            pending.append(asyncio.create_task(import_some()))
+
+    await rotation.reseal_all(connection, DURING, advanced=advanced, batch_rows=5)
+    await asyncio.gather(*pending)
+    assert added > 20
+    await rotation.reseal_all(connection, DURING, advanced=nothing)
+    assert await ids_in(connection) == {NEW.id}
+    assert len(await held_keys(connection, KeyEncryptionKeys([NEW]))) == 67 + added
+    await importer.close()
+
+
+async def test_only_one_rotation_at_a_time(connection: Any, database: str) -> None:
+    await rotation.be_only_one(connection)
+    other = await asyncpg.connect(database)
+    with pytest.raises(ConfigurationError, match="Another"):
+        await rotation.be_only_one(other)
+    await other.close()
+
+
+async def test_a_used_key_is_not_removed_and_a_writer_is_waited_for(
+    connection: Any, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acts: list[str] = []
+    with pytest.raises(KekFileError, match="68 rows are sealed under"):
+        await rotation.while_unused(connection, OLD.id, lambda: acts.append("old"))
+    await rotation.reseal_all(connection, DURING, advanced=nothing)
+    monkeypatch.setattr(rotation, "HOLD_MS_MAX", 100)
+    writer = await asyncpg.connect(database)
+    account_id = await connection.fetchval("SELECT account_id FROM account")
+    async with writer.transaction():
+        await management.add_meta_key(writer, BEFORE, account_id, 5, bytes(16))
+        with pytest.raises(KekFileError, match="being written now"):
+            await rotation.while_unused(connection, OLD.id, lambda: acts.append("old"))
+    with pytest.raises(KekFileError, match="1 rows are sealed under"):
+        await rotation.while_unused(connection, OLD.id, lambda: acts.append("old"))
+    assert not acts
+    await rotation.while_unused(connection, "0" * 16, lambda: acts.append("unused"))
+    assert acts == ["unused"]
+    await writer.close()
