@@ -1,0 +1,178 @@
+"""An audit from one end to the other: chunks of lines in, judged columns out, over one process or several.
+
+Memory: 26 bytes for each line of input, 12 for each tag beside the catalogue, and a few chunks of half a megabyte under way;
+with `in_order` nothing is kept of a line once it has been reported. Taps of tags that are not in order of time cost up to 40
+bytes more each while they are sorted.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+from ixfast.audit.judge import judge
+from ixfast.audit.judged import EMPTY, GENUINE, MALFORMED, Judged, Line
+from ixfast.audit.layout import Layout, Taps, batchable, learn
+from ixfast.audit.order import Order
+from ixfast.audit.tag_catalogue import TagCatalogue
+from ixfast.audit.tap_lines import TapFormat, detect_format, read_rows, read_times
+from ixfast.errors import IxfastError
+
+LESSONS_MAX = 64
+"""Taps that one process tries to learn a layout from; taps of further layouts are judged one by one."""
+
+_CHUNKS_AHEAD = 2  # For each process: one at work, one waiting, so that none idles and none piles up.
+
+
+class Auditor:
+    """Judges chunks of one file. One a process; it remembers the layouts that it has seen."""
+
+    def __init__(self, catalogue: TagCatalogue) -> None:
+        self._catalogue = catalogue
+        self._layouts: dict[int, list[Layout]] = {}
+        self._lessons = 0
+
+    def judge_chunk(self, chunk: bytes, form: TapFormat, *, header: bool) -> Judged:
+        """All lines of a chunk; with `header` the first one is none of taps."""
+        rows = read_rows(chunk, form)
+        texts, problems = rows.texts, rows.problems
+        judged = Judged(len(texts))
+        if header:
+            texts[0] = rows.times[0] = None
+            problems.pop(0, None)
+        seconds, wrong = read_times(rows.times)
+        for place in wrong:
+            texts[place] = None
+            problems.setdefault(place, "at: neither ISO 8601 nor a Unix time")
+        judged.times = type(judged.times)("d", seconds)
+        for place, problem in problems.items():
+            judged.put(place, Line(MALFORMED, problem=problem))
+        by_length: dict[int, Taps] = {}
+        for place, text in enumerate(texts):
+            if text is not None:
+                taps = by_length.get(len(text))
+                if taps is None:
+                    taps = by_length[len(text)] = Taps([], [])
+                taps.places.append(place)
+                taps.texts.append(text)
+        for length, taps in by_length.items():
+            self._judge(length, taps, judged)
+        return judged
+
+    def _judge(self, length: int, taps: Taps, judged: Judged) -> None:
+        """Taps of one length: by the layouts of that length, and the rest one by one until one of them teaches another."""
+        rest = taps
+        for layout in self._layouts.get(length, ()):
+            rest = self._judge_batch(layout, rest, judged)
+        for count, (place, text) in enumerate(zip(*rest, strict=True), start=1):
+            line = judge(self._catalogue, text)
+            judged.put(place, line)
+            if line.code == GENUINE and self._lessons < LESSONS_MAX:
+                if self._learn(line.tag, text):
+                    self._judge(length, Taps(rest.places[count:], rest.texts[count:]), judged)
+                    return
+
+    def _judge_batch(self, layout: Layout, taps: Taps, judged: Judged) -> Taps:
+        """Judge what the layout can; what is left over."""
+        fitting = layout.fitting(taps)
+        if not fitting.places:
+            return taps
+        places, tags, positions = layout.verify(self._catalogue, fitting)
+        codes, tag_column, position_column = judged.codes, judged.tags, judged.positions
+        for place, tag, position in zip(places, tags, positions, strict=True):
+            codes[place], tag_column[place], position_column[place] = GENUINE, tag, position
+        if len(places) == len(taps):
+            return Taps([], [])
+        return taps.only([codes[place] == EMPTY for place in taps.places])
+
+    def _learn(self, tag: int, text: str) -> bool:
+        """Learn the layout of a genuine tap that no known layout judged, if it has one that would have judged it."""
+        profile = self._catalogue.profile(tag)
+        if profile is None or not self._catalogue.keys[tag] or not batchable(profile):
+            return False
+        self._lessons += 1
+        layout = learn(profile, self._catalogue.profile_of[tag], text)
+        if layout is None or layout.verify(self._catalogue, Taps([0], [text])).tags != [tag]:
+            return False
+        self._layouts.setdefault(len(text), []).append(layout)
+        return True
+
+
+class Audit:
+    """One audit. `judged` yields the columns of consecutive lines, whole and settled; `lines` counts those read so far."""
+
+    def __init__(self, catalogue: TagCatalogue, *, jobs: int = 1, in_order: bool = False) -> None:
+        self.catalogue = catalogue
+        self._jobs = jobs
+        self._in_order = in_order
+
+    def judged(self, chunks: Iterable[bytes]) -> Iterator[Judged]:
+        """Judge all lines; one piece at the end, or with `in_order` a piece as soon as it is judged.
+
+        InputError for a file that is none of taps, and with `in_order` for a tap that is earlier than one before it.
+        """
+        order = Order(len(self.catalogue))
+        pieces = self._pieces(chunks)
+        if self._in_order:
+            first_line = 1
+            for piece in pieces:
+                order.settle_next(piece, first_line)
+                first_line += len(piece)
+                yield piece
+            return
+        whole = Judged()
+        for piece in pieces:
+            whole.extend(piece)
+        order.settle(whole)
+        yield whole
+
+    def _pieces(self, chunks: Iterable[bytes]) -> Iterator[Judged]:
+        source = iter(chunks)
+        first = next(source, b"")
+        if not first:
+            return
+        form = detect_format(first.partition(b"\n")[0])
+        header = form.header
+        if self._jobs == 1:
+            auditor = Auditor(self.catalogue)
+            yield auditor.judge_chunk(first, form, header=header)
+            for chunk in source:
+                yield auditor.judge_chunk(chunk, form, header=False)
+            return
+        # Forked, so that keys need not be sent: a process has what its parent had.
+        context = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(self._jobs, mp_context=context, initializer=_begin, initargs=(self.catalogue, form)) as pool:
+            yield from _in_turn(pool.submit, first, header, source, _CHUNKS_AHEAD * self._jobs)
+
+
+def _in_turn(
+    submit: Callable[..., Future[Judged]], first: bytes, header: bool, source: Iterator[bytes], ahead: int
+) -> Iterator[Judged]:
+    """The pieces in the order of their chunks, with at most `ahead` chunks under way."""
+    waiting = deque([submit(_judge_chunk, first, header)])
+    try:
+        for chunk in source:
+            waiting.append(submit(_judge_chunk, chunk, False))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise IxfastError("A process of the audit was ended from outside; is there enough memory? Try fewer --jobs.") from None
+
+
+_auditor: tuple[Auditor, TapFormat] | None = None
+
+
+def _begin(catalogue: TagCatalogue, form: TapFormat) -> None:
+    global _auditor  # what a process of the pool works with
+    _auditor = Auditor(catalogue), form
+
+
+def _judge_chunk(chunk: bytes, header: bool) -> Judged:
+    assert _auditor is not None
+    auditor, form = _auditor
+    return auditor.judge_chunk(chunk, form, header=header)

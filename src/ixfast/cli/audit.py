@@ -1,0 +1,199 @@
+"""`ixfast audit`: what many taps of a file prove, offline; see docs/audit.md.
+
+Exit status: 0 if every tap is genuine, 3 if one is not, 1 if the audit could not be done, 2 for a wrong command.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import io
+import sys
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from ixfast import audit as auditing
+from ixfast.audit import Audit, TagCatalogue
+from ixfast.audit.account import read_account
+from ixfast.audit.tap_lines import CHUNK_BYTES, chunks
+from ixfast.cli.place import Place, resolve
+from ixfast.errors import IxfastError
+from ixfast.model import EncodingProfile
+from ixfast.store import session
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+EXIT_NOT_ALL_GENUINE = 3
+_GZIP = b"\x1f\x8b"
+
+
+def register(main: click.Group, with_settings: Decorator) -> None:
+    @main.command()
+    @click.argument("file", metavar="FILE")
+    @click.option("--keys", "key_file", type=click.Path(path_type=Path), help="The tags with their keys: CSV or JSON lines.")
+    @click.option(
+        "--account", "aid", help="Take tags and keys of this account (AID) from the database instead; nothing is written."
+    )
+    @click.option(
+        "--profile", "profiles", multiple=True, metavar="NAME|@FILE", help="An encoding; the first is the key file's default."
+    )
+    @click.option(
+        "--out", type=click.Path(path_type=Path), help="Where the verdicts go, a JSON object a line.  [default: standard output]"
+    )
+    @click.option(
+        "--show", type=click.Choice(["all", "refused", "none"]), default="all", show_default=True, help="Which verdicts."
+    )
+    @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that judge.")
+    @click.option("--in-order", is_flag=True, help="The taps of each tag are in order of time: report as they are read.")
+    @with_settings
+    def audit(
+        file: str,
+        key_file: Path | None,
+        aid: str | None,
+        profiles: tuple[str, ...],
+        out: Path | None,
+        show: str,
+        jobs: int,
+        in_order: bool,
+        config: Path | None,
+        **flags: object,
+    ) -> None:
+        """Judge many taps at once, without a server. FILE is CSV or JSON lines, also with gzip; - is standard input.
+
+        A line has the time of the tap as `at`, and the tap as `url` or `query` or in columns x, n, e. The exit status is 0
+        if every tap is genuine and 3 if one is not.
+        """
+        if (key_file is None) == (aid is None):
+            raise click.UsageError("Give either --keys or --account.")
+        with contextlib.ExitStack() as stack:
+            source, size = stack.enter_context(_opened(file))
+            # The one who writes to a pipe may be writing the key file just now: it is there when taps come.
+            pieces = _waited_for(_readable(file, source))
+            if aid is not None:
+                catalogue = _from_database(resolve(flags, config), aid)
+            else:
+                assert key_file is not None
+                catalogue = _from_file(key_file, profiles)
+            target = stack.enter_context(out.open("wb")) if out is not None else sys.stdout.buffer
+            pieces = stack.enter_context(_shown(pieces, source, size))
+            started = time.perf_counter()
+            counts = _run(Audit(catalogue, jobs=jobs, in_order=in_order), pieces, target, show)
+            seconds = time.perf_counter() - started
+        for line in auditing.summary_lines(counts, seconds):
+            click.echo(line, err=True)
+        if not auditing.all_genuine(counts):
+            sys.exit(EXIT_NOT_ALL_GENUINE)
+
+
+def _run(audit: Audit, pieces: Iterable[bytes], target: BinaryIO, show: str) -> Counter[int]:
+    counts: Counter[int] = Counter()
+    first_line = 1
+    for judged in audit.judged(pieces):
+        counts += auditing.count(judged)
+        if show != "none":
+            for lines in auditing.json_lines(judged, audit.catalogue, first_line, refused_only=show == "refused"):
+                target.write(lines)
+            target.flush()
+        first_line += len(judged)
+    return counts
+
+
+@contextlib.contextmanager
+def _opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
+    """The file as it lies, and its size in bytes if that can be known."""
+    if file == "-":
+        yield sys.stdin.buffer, None
+        return
+    try:
+        source = Path(file).open("rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise click.UsageError(f"{file} cannot be read: {error.strerror}.") from None
+    with source:
+        size = Path(file).stat().st_size
+        yield source, size or None
+
+
+def _readable(file: str, source: BinaryIO) -> Iterator[bytes]:
+    """Chunks of lines, unpacked if it is gzip's. Raises IxfastError for a file that is damaged."""
+    buffered = io.BufferedReader(source, CHUNK_BYTES) if isinstance(source, io.RawIOBase) else source
+    peek = getattr(buffered, "peek", None)
+    packed = peek is not None and peek(2)[:2] == _GZIP
+    try:
+        if not packed:
+            yield from chunks(buffered)
+            return
+        with gzip.open(buffered) as unpacked:
+            yield from chunks(unpacked)  # type: ignore[arg-type]
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise IxfastError(f"{file} is damaged: gzip cannot unpack it to its end.") from None
+
+
+def _waited_for(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same, with the first one read already."""
+    first = next(pieces, None)
+
+    def all_of_them() -> Iterator[bytes]:
+        if first is not None:
+            yield first
+            yield from pieces
+
+    return all_of_them()
+
+
+def _from_file(path: Path, profiles: tuple[str, ...]) -> TagCatalogue:
+    own: dict[str, EncodingProfile] = {}
+    default = None
+    for source in profiles:
+        name = source
+        if source.startswith("@"):
+            profile = auditing.read_profile_file(Path(source[1:]))
+            name, own[profile.name] = profile.name, profile
+        else:
+            auditing.find_profile(name)
+        default = default or name
+    try:
+        with path.open(encoding="utf-8", newline="") as lines:
+            return auditing.read_keys(lines, lambda notation: auditing.find_profile(notation, own), default_profile=default)
+    except OSError as error:
+        raise click.UsageError(f"--keys: {path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise click.UsageError(f"--keys: {path} is not UTF-8.") from None
+
+
+def _from_database(place: Place, aid: str) -> TagCatalogue:
+    async def work(dsn: str) -> TagCatalogue:
+        pool = await session.make_pool(dsn, 1)
+        try:
+            async with pool.acquire() as connection:
+                return await read_account(connection, place.keys(), aid)
+        finally:
+            await pool.close()
+
+    with place.database() as dsn:
+        return asyncio.run(work(dsn))
+
+
+@contextlib.contextmanager
+def _shown(pieces: Iterator[bytes], source: BinaryIO, size: int | None) -> Iterator[Iterator[bytes]]:
+    """The same pieces, with a bar on a terminal that says how much of the file has been read."""
+    if size is None or not sys.stderr.isatty():
+        yield pieces
+        return
+    with click.progressbar(length=size, label="reading", file=sys.stderr) as bar:
+
+        def watched() -> Iterator[bytes]:
+            done = 0
+            for piece in pieces:
+                yield piece
+                now = source.tell()
+                bar.update(now - done)
+                done = now
+
+        yield watched()

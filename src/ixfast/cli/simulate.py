@@ -1,0 +1,219 @@
+"""`ixfast simulate`: taps of simulated tags with the keys that belong to them, to try an audit or an integration.
+
+Nothing here is secret: keys follow from the seed. The key file is closed to others all the same, so that nobody learns to
+leave one open.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import random
+import stat
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+import orjson
+
+from ixfast.audit import find_profile, read_profile_file
+from ixfast.chips import PRESETS, CompiledProfile, compile_profile
+from ixfast.testing import VirtualFleet, VirtualTag
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_ACCOUNT = "simulated"
+_GAP_MAX = 5  # taps that a phone reads and never sends
+_SENT_KEPT = 8  # earlier taps of a tag that a replay may be of
+_SHUFFLE_WITHIN = 1000  # lines: what a collector of many hosts' logs may be out of order by
+_MICROSECOND = timedelta(microseconds=1)
+_FLUSH_LINES = 500
+
+
+class Mix(NamedTuple):
+    """Parts of all taps, 0 to 1; a gap is a genuine tap whose counter has gone on by more than one."""
+
+    replayed: float
+    forged: float
+    gaps: float
+
+
+class Tap(NamedTuple):
+    at: datetime
+    url: str
+    expected: str  # the verdict that an audit must find
+
+
+def register(main: click.Group, with_settings: Decorator) -> None:
+    """Add the command. It asks no server and no database, so it takes no settings."""
+    del with_settings
+
+    @main.command()
+    @click.option(
+        "--profile", "profiles", multiple=True, metavar="NAME|@FILE", help="A preset, preset/scheme, @FILE, or all; repeatable."
+    )
+    @click.option("--tags", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="Tags of each profile.")
+    @click.option("--taps", type=click.IntRange(0), default=100, show_default=True, help="Taps of all tags together.")
+    @click.option(
+        "--seed", type=click.IntRange(0), default=1, show_default=True, help="The same seed gives the same taps and keys."
+    )
+    @click.option(
+        "--replayed", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Part that is an earlier tap again."
+    )
+    @click.option("--forged", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Part with a wrong MAC.")
+    @click.option(
+        "--gaps", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Part after taps that were never sent."
+    )
+    @click.option("--format", "form", type=click.Choice(["csv", "jsonl", "urls"]), default="csv", show_default=True)
+    @click.option("--start", type=click.DateTime(), default="2026-01-01", show_default=True, help="When the first tap is, UTC.")
+    @click.option("--every", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds between taps, on average.")
+    @click.option("--shuffle", is_flag=True, help="Print taps out of order, as logs of many hosts are.")
+    @click.option("--labels", is_flag=True, help="Print also the verdict that is expected, as `expected`.")
+    @click.option("--keys-out", type=click.Path(path_type=Path), help="Where the tags with their keys go, as CSV, mode 0600.")
+    def simulate(
+        profiles: tuple[str, ...],
+        tags: int,
+        taps: int,
+        seed: int,
+        replayed: float,
+        forged: float,
+        gaps: float,
+        form: str,
+        start: datetime,
+        every: float,
+        shuffle: bool,
+        labels: bool,
+        keys_out: Path | None,
+    ) -> None:
+        """Print taps of simulated tags, genuine and not, and write the keys that belong to them.
+
+        Keys are written before the first tap is printed, so that `ixfast audit -` at the other end of a pipe finds them.
+        """
+        if replayed + forged > 1:
+            raise click.UsageError("--replayed and --forged are more than all taps together.")
+        if shuffle and form == "urls":
+            raise click.UsageError("--shuffle needs times, which --format urls has none of.")
+        fleets = [
+            VirtualFleet(seed * len(PRESETS) + place, tags, profile, account=_ACCOUNT)
+            for place, profile in enumerate(_profiles(profiles or ("ixkio-plain",)))
+        ]
+        if keys_out is not None:
+            _write_keys(keys_out, fleets)
+        dice = random.Random(seed)  # noqa: S311 - the same again from the same seed
+        made = make_taps(fleets, taps, dice, Mix(replayed, forged, gaps), start.replace(tzinfo=UTC), every)
+        counts: Counter[str] = Counter()
+        lines = _lines(_shuffled(made, dice) if shuffle else made, form, counts, labels=labels)
+        _print(lines)
+        told = ", ".join(f"{verdict} {count}" for verdict, count in sorted(counts.items())) or "none"
+        click.echo(f"simulated {taps} taps of {sum(map(len, fleets))} tags: {told}", err=True)
+
+
+def make_taps(
+    fleets: Sequence[VirtualFleet], count: int, dice: random.Random, mix: Mix, start: datetime, every_s: float
+) -> Iterator[Tap]:
+    """`count` taps in order of time, no two at the same one. Tags are made when they are first tapped."""
+    tags: dict[tuple[int, int], VirtualTag] = {}
+    sent: dict[tuple[int, int], list[int]] = {}
+    at = start
+    for _ in range(count):
+        place = dice.randrange(len(fleets))
+        index = dice.randrange(len(fleets[place]))
+        tag = tags.get((place, index))
+        if tag is None:
+            tag = tags[place, index] = fleets[place][index]
+            tag.cuid = f"own-{index}"
+        url, expected = _tap(tag, sent.setdefault((place, index), []), dice, mix)
+        yield Tap(at, url, expected)
+        at += _MICROSECOND + timedelta(seconds=dice.expovariate(1 / every_s) if every_s else 0)
+
+
+def _tap(tag: VirtualTag, sent: list[int], dice: random.Random, mix: Mix) -> tuple[str, str]:
+    fate = dice.random()
+    if fate < mix.replayed and sent:
+        # A tap without a counter is the same every time, and nobody can tell that it is.
+        return tag.tap_at(dice.choice(sent)), "replayed" if tag.profile.counter_expected else "genuine"
+    if mix.replayed <= fate < mix.replayed + mix.forged:
+        return tag.forged(dice.choice(("flipped_bit", "wrong_key"))), "forged"
+    if dice.random() < mix.gaps:
+        tag.counter += dice.randint(1, _GAP_MAX)
+    url = tag.tap()
+    sent.append(tag.counter)
+    del sent[:-_SENT_KEPT]
+    return url, "genuine"
+
+
+def _shuffled(taps: Iterator[Tap], dice: random.Random) -> Iterator[Tap]:
+    """The taps with each at most some thousand places from its own."""
+    held: list[Tap] = []
+    for tap in taps:
+        held.append(tap)
+        if len(held) == _SHUFFLE_WITHIN:
+            yield held.pop(dice.randrange(len(held)))
+    dice.shuffle(held)
+    yield from held
+
+
+def _lines(taps: Iterator[Tap], form: str, counts: Counter[str], *, labels: bool) -> Iterator[str]:
+    names = ["at", "url", *(["expected"] if labels else [])]
+    if form == "csv":
+        yield _csv(names)
+    for tap in taps:
+        counts[tap.expected] += 1
+        if form == "urls":
+            yield f"{tap.url}\n"
+            continue
+        at = tap.at.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+        values = [at, tap.url, tap.expected][: len(names)]
+        yield _csv(values) if form == "csv" else orjson.dumps(dict(zip(names, values, strict=True))).decode() + "\n"
+
+
+def _csv(values: Sequence[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()
+
+
+def _print(lines: Iterator[str]) -> None:
+    waiting: list[str] = []
+    for line in lines:
+        waiting.append(line)
+        if len(waiting) == _FLUSH_LINES:
+            sys.stdout.write("".join(waiting))
+            waiting.clear()
+    sys.stdout.write("".join(waiting))
+    sys.stdout.flush()
+
+
+def _profiles(notations: Sequence[str]) -> list[CompiledProfile]:
+    names = dict.fromkeys(name for notation in notations for name in (PRESETS if notation == "all" else (notation,)))
+    return [compile_profile(read_profile_file(Path(name[1:])) if name.startswith("@") else find_profile(name)) for name in names]
+
+
+def _write_keys(path: Path, fleets: Sequence[VirtualFleet]) -> None:
+    """A new file, or an old one of our own that is closed to others before anything is written into it."""
+    slots = {slot for fleet in fleets for slot in fleet.profile.template.slots}
+    more = [name for name in ("cuid", "aid") if name in slots]
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise click.UsageError(f"--keys-out: {path} cannot be written: {error.strerror}.") from None
+    with os.fdopen(descriptor, "w", newline="") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise click.UsageError(f"--keys-out: {path} is no file.")
+        os.fchmod(descriptor, 0o600)
+        file.truncate()
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["xuid", "uid", "file_key", "meta_key", "profile", *more])
+        for fleet in fleets:
+            meta_key = fleet.meta_key.hex() if fleet.profile.encrypted else ""
+            for index in range(len(fleet)):
+                own = {"cuid": f"own-{index}", "aid": fleet.account}
+                key = fleet.file_key(index).hex()
+                row = [fleet.xuid(index), fleet.uid(index).hex().upper(), key, meta_key, fleet.profile.name]
+                rows.writerow([*row, *(own[name] for name in more)])
