@@ -70,10 +70,9 @@ class Auditor:
         for count, (place, text) in enumerate(zip(*rest, strict=True), start=1):
             line = judge(self._catalogue, text)
             judged.put(place, line)
-            if line.code == GENUINE and self._lessons < LESSONS_MAX:
-                if self._learn(line.tag, text):
-                    self._judge(length, Taps(rest.places[count:], rest.texts[count:]), judged)
-                    return
+            if line.code == GENUINE and self._lessons < LESSONS_MAX and self._learn(line.tag, text):
+                self._judge(length, Taps(rest.places[count:], rest.texts[count:]), judged)
+                return
 
     def _judge_batch(self, layout: Layout, taps: Taps, judged: Judged) -> Taps:
         """Judge what the layout can; what is left over."""
