@@ -276,7 +276,7 @@ async def test_a_connection_that_became_read_only_is_left(kit: LedgerKit) -> Non
 async def test_a_read_only_primary_is_no_refusal(database: str, truth: Truth) -> None:
     name = await truth.connection.fetchval("SELECT current_database()")
     await truth.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-    async with open_ledger(database, deadline_s=0.4) as kit:
+    async with open_ledger(database, deadline_s=1.0) as kit:
         assert await kit.word(1, 1) == "unavailable:database_read_only"
         await truth.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         assert await kit.word(1, 1) == ADVANCED

@@ -12,9 +12,12 @@ import asyncpg
 import pytest
 from support import eventually
 
-from ixfast.store import management, session
+from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
+from ixfast.provision import provision
+from ixfast.store import session
 from ixfast.store.queries import load
 from ixfast.store.session import PINNED, LedgerSession
+from ixfast.testing import VirtualFleet
 
 BATCH = 40
 STATEMENT = load("ledger")
@@ -22,11 +25,7 @@ TYPES = "(bigint[], int[], bigint[])"
 
 
 async def fill(connection: asyncpg.Connection, rows: int) -> None:
-    """Counter rows in pages with room, as `management.add_tags` leaves them."""
-    await management._add_counters(connection, range(1, 201))
-    await connection.execute("ALTER TABLE tag_counter SET (fillfactor = 70)")
-    await connection.execute("INSERT INTO tag_counter (tag_id) SELECT generate_series(201, $1::int)", rows)
-    await connection.execute("ALTER TABLE tag_counter RESET (fillfactor)")
+    await connection.execute("INSERT INTO tag_counter (tag_id) SELECT generate_series(1, $1::int)", rows)
     await connection.execute("VACUUM ANALYZE tag_counter")
 
 
@@ -92,14 +91,15 @@ async def advance(own: LedgerSession, tag_ids: list[int], round_: int) -> int:
 
 
 async def heap_only_share(database: str, connection: asyncpg.Connection) -> float:
-    """Random updates of 20,000 counters, three for each; returns the share that touched no index."""
-    await fill(connection, 20_000)
+    """Random updates of 20,000 new tags' counters, three for each; returns the share that touched no index."""
+    await provision(connection, KeyEncryptionKeys([KeyEncryptionKey(bytes(32))]), [VirtualFleet(1, 20_000)])
+    first = await connection.fetchval("SELECT min(tag_id) FROM tag_counter")
     chance = random.Random(1)
     own = await LedgerSession.open(database)
     updated = 0
     try:
         for round_ in range(1, 121):
-            updated += await advance(own, sorted(chance.sample(range(1, 20_001), 500)), round_)
+            updated += await advance(own, sorted(chance.sample(range(first, first + 20_000), 500)), round_)
     finally:
         await own.connection.close()  # which makes its statistics known
 
