@@ -161,7 +161,7 @@ class Worker:
         if not self.custodian.ready:
             problems["keys"] = "key_unavailable"
         try:
-            async with asyncio.timeout(1.0), self._pool.acquire() as connection:
+            async with session.borrowed(self._pool, 1.0) as connection:
                 await connection.fetchval("SELECT 1")
         except Exception as error:  # every kind that an unreachable database can raise
             problems["database"] = "deadline" if isinstance(error, TimeoutError) else trouble_of(error).value

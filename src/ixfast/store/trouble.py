@@ -16,12 +16,13 @@ class Trouble(enum.Enum):
     READ_ONLY = "database_read_only"  # a demoted primary stays so on this connection for ever
     DISK_FULL = "database_full"
     SCHEMA = "schema_mismatch"
+    NO_PARTITION = "log_partition_missing"  # the upkeep did not make this month's: nothing was applied
     REFUSED = "database_refused"  # the server said no for another reason: nothing was applied
 
 
 _BY_SQLSTATE = (
     ("55P03", Trouble.HELD), ("57014", Trouble.HELD), ("40", Trouble.HELD),
-    ("22", Trouble.BAD_VALUE), ("23", Trouble.BAD_VALUE),
+    ("22", Trouble.BAD_VALUE), ("23", Trouble.BAD_VALUE), ("23514", Trouble.NO_PARTITION),
     ("25006", Trouble.READ_ONLY), ("53", Trouble.DISK_FULL), ("42", Trouble.SCHEMA),
     ("08", Trouble.LOST), ("57P", Trouble.LOST), ("40003", Trouble.LOST),
 )  # fmt: skip
