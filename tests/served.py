@@ -146,6 +146,16 @@ class Served:
         except OSError:
             return False
 
+    @property
+    def all_ready(self) -> bool:
+        """Whether every worker's own meter says so: readiness is asked of one of them."""
+        try:
+            text = self.ask_private("/metrics")[1].decode()
+        except OSError:
+            return False
+        told = re.findall(r"^ixfast_worker_ready\{.*\} (\S+)$", text, re.MULTILINE)
+        return bool(told) and set(told) == {"1.0"}
+
     def workers(self) -> list[int]:
         """Process ids of the workers that live."""
         assert self.process is not None
@@ -301,6 +311,7 @@ class Connection:
         self.reader = reader
         self.writer = writer
         self.answers = 0
+        self.closing = False  # the last answer said so
 
     @classmethod
     async def open(cls, port: int, **options: Any) -> Self:
@@ -344,6 +355,7 @@ class Connection:
             if not bodyless and status >= 200 and status != 204:
                 body = await self.reader.readexactly(int(headers["content-length"]))
         self.answers += 1
+        self.closing = headers.get("connection", "").lower() == "close"
         return Answer(status, headers, body)
 
 
