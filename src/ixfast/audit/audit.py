@@ -7,6 +7,7 @@ bytes more each while they are sorted.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -50,15 +51,7 @@ class Auditor:
         judged.times = type(judged.times)("d", seconds)
         for place, problem in problems.items():
             judged.put(place, Line(MALFORMED, problem=problem))
-        by_length: dict[int, Taps] = {}
-        for place, text in enumerate(texts):
-            if text is not None:
-                taps = by_length.get(len(text))
-                if taps is None:
-                    taps = by_length[len(text)] = Taps([], [])
-                taps.places.append(place)
-                taps.texts.append(text)
-        for length, taps in by_length.items():
+        for length, taps in _by_length(texts).items():
             self._judge(length, taps, judged)
         return judged
 
@@ -100,6 +93,21 @@ class Auditor:
         return True
 
 
+def _by_length(texts: list[str | None]) -> dict[int, Taps]:
+    """The taps of a chunk by the length of their texts, which is nearly always one."""
+    whole = [text for text in texts if text is not None]
+    lengths = {*map(len, whole)}
+    if len(lengths) == 1:
+        return {lengths.pop(): Taps([place for place, text in enumerate(texts) if text is not None], whole)}
+    found = {length: Taps([], []) for length in lengths}
+    for place, text in enumerate(texts):
+        if text is not None:
+            taps = found[len(text)]
+            taps.places.append(place)
+            taps.texts.append(text)
+    return found
+
+
 class Audit:
     """One audit. `judged` yields the columns of consecutive lines, whole and settled; `lines` counts those read so far."""
 
@@ -113,6 +121,7 @@ class Audit:
 
         InputError for a file that is none of taps, and with `in_order` for a tap that is earlier than one before it.
         """
+        gc.freeze()  # millions of keys and texts that refer to nothing, and that the collector would look through again and again
         order = Order(len(self.catalogue))
         pieces = self._pieces(chunks)
         if self._in_order:
