@@ -38,7 +38,5 @@ def _authentication_pass(scan: Scan) -> int:
     return 0 if scan.authentic else -1
 
 
-AUTHENTICATION_PASS = RuleSet(
-    _authentication_pass, (("authenticated", "Pass"),), "Fail", frozenset({"authentication"})
-)
+AUTHENTICATION_PASS = RuleSet(_authentication_pass, (("authenticated", "Pass"),), "Fail", frozenset({"authentication"}))
 """What a group answers that has no rule set of its own."""
