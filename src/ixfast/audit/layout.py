@@ -249,6 +249,8 @@ def learn(profile: CompiledProfile, profile_place: int, text: str) -> Layout | N
     if template.path:
         whole = path.removesuffix("/")
         segments = whole.split("/")[-len(template.path) :]
+        if len(segments) < len(template.path):
+            return None
         at = len(whole) - sum(map(len, segments)) - len(segments) + 1
         for piece, segment in zip(template.path, segments, strict=True):
             placed += _places(piece.parts, at, segment)

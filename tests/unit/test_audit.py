@@ -1,0 +1,514 @@
+"""`ixfast audit`: one verdict by both ways of judging, order of time, odd lines with their numbers, and no key shown."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+import pytest
+from click.testing import CliRunner, Result
+
+from ixfast.audit import Audit, TagCatalogue, find_profile, json_lines, read_keys
+from ixfast.audit.audit import Auditor
+from ixfast.audit.judge import judge
+from ixfast.audit.judged import EMPTY, GENUINE, NO_TAG, OUTCOMES, REPLAYED, Judged, Line
+from ixfast.audit.layout import batchable, learn
+from ixfast.audit.order import Order
+from ixfast.audit.tap_lines import CHUNK_BYTES, TapFormat, chunks, detect_format, read_rows, read_times
+from ixfast.chips import PRESETS, compile_profile, preset
+from ixfast.cli import audit as audit_command
+from ixfast.errors import InputError, IxfastError, ProfileError
+from ixfast.model import Key
+from ixfast.testing import VirtualFleet, VirtualTag
+
+BATCHED = [name for name in PRESETS if batchable(compile_profile(preset(name)))]
+
+
+@click.group()
+def main() -> None:
+    """The command group alone, as `ixfast` mounts it."""
+
+
+audit_command.register(main, lambda command: click.option("--config", hidden=True)(command))
+
+
+def catalogue_of(*fleets: VirtualFleet) -> TagCatalogue:
+    catalogue = TagCatalogue()
+    for fleet in fleets:
+        if fleet.profile.encrypted:
+            catalogue.add_meta_keys(fleet[0].meta_keys())
+        for tag in fleet:
+            catalogue.add(tag.xuid, tag.profile, uid=tag.uid, keys=tag.file_keys(), aid=tag.aid)
+    return catalogue
+
+
+def key_rows(*fleets: VirtualFleet) -> list[str]:
+    rows = ["xuid,uid,file_key,meta_key,profile"]
+    for fleet in fleets:
+        rows += [f"{tag.xuid},{tag.uid.hex()},{tag.file_key.hex()},{tag.meta_key.hex()},{fleet.profile.name}" for tag in fleet]
+    return rows
+
+
+def audited(catalogue: TagCatalogue, lines: Iterable[str], **options: Any) -> list[dict[str, Any]]:
+    """The reports on the lines of a file."""
+    text = "".join(f"{line}\n" for line in lines).encode()
+    found: list[dict[str, Any]] = []
+    first_line = 1
+    for judged in Audit(catalogue, **options).judged(chunks(io.BytesIO(text))):
+        for some in json_lines(judged, catalogue, first_line):
+            found += map(orjson.loads, some.splitlines())
+        first_line += len(judged)
+    return found
+
+
+def verdicts(catalogue: TagCatalogue, lines: Iterable[str], **options: Any) -> list[str]:
+    return [report["verdict"] for report in audited(catalogue, lines, **options)]
+
+
+class Files:
+    """A key file and a tap file of one small fleet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.fleet = VirtualFleet(3, 4)
+        self.keys = folder / "keys.csv"
+        self.keys.write_text("\n".join(key_rows(self.fleet)))
+        self.taps = folder / "taps.csv"
+        tag = self.fleet[0]
+        self.lines = ["url", tag.tap(), tag.tap()]
+        self.write()
+
+    def write(self, *more: str) -> None:
+        self.lines += more
+        self.taps.write_text("".join(f"{line}\n" for line in self.lines))
+
+    def run(self, *options: str, file: str | None = None, given: bytes | None = None) -> Result:
+        return CliRunner().invoke(main, ["audit", file or str(self.taps), *options], input=given)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+# --- both ways give one verdict -------------------------------------------------------------------
+
+
+def mutated(url: str, dice: random.Random) -> str:
+    """The URL with a few characters other than they were, mostly of those that URLs have."""
+    text = list(url)
+    for _ in range(dice.choice((0, 0, 1, 1, 2, 5))):
+        place = dice.randrange(len(text))
+        text[place] = dice.choice("0123456789ABCDEFabcdef&=?/%# x\u00e9" + text[place].swapcase())
+    if dice.randrange(12) == 0:
+        del text[dice.randrange(len(text)) :]
+    return "".join(text)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_batch_says_what_one_by_one_says(name: str) -> None:
+    dice = random.Random(name)
+    fleet, strangers = VirtualFleet(1, 6, name), VirtualFleet(2, 3, name)
+    catalogue = catalogue_of(fleet)
+    tags = list(fleet)
+    texts = [tags[0].tap()]
+    for _ in range(600):
+        tag = dice.choice(tags)
+        kind = dice.randrange(8)
+        url = tag.forged() if kind == 0 else strangers[dice.randrange(3)].tap() if kind == 1 else tag.tap()
+        texts.append(mutated(url, dice) if kind < 5 else url)
+    auditor = Auditor(catalogue)
+    judged = auditor.judge_chunk("".join(f"{text}\n" for text in texts).encode(), TapFormat("urls"), header=False)
+    expected = Judged(len(texts))
+    for place, text in enumerate(texts):
+        if text.strip():
+            expected.put(place, judge(catalogue, text.strip()))
+    assert judged.codes == expected.codes
+    assert (judged.tags, judged.positions, judged.tampers) == (expected.tags, expected.positions, expected.tampers)
+    assert judged.codes.count(GENUINE) + judged.codes.count(2) > 100
+    assert bool(auditor._layouts) == (name in BATCHED)
+
+
+def test_a_batch_that_believes_too_much_is_caught() -> None:
+    """The control: a layout that does not compare the mirrored UID lets a tap of another UID through."""
+    tag, other = VirtualFleet(1, 2, "ixkio-plain")[:2]
+    catalogue = catalogue_of(VirtualFleet(1, 2, "ixkio-plain"))
+    genuine = tag.tap()
+    forged = genuine.replace(tag.uid.hex().upper(), other.uid.hex().upper())
+    layout = learn(tag.profile, 0, genuine)
+    assert layout is not None
+    auditor = Auditor(catalogue)
+    auditor._layouts[len(genuine)] = [layout]
+    chunk = f"{genuine}\n{forged}\n".encode()
+    assert list(auditor.judge_chunk(chunk, TapFormat("urls"), header=False).codes)[1] != GENUINE
+    layout._literals.append((layout._slots.pop("uid")[0], 0, ""))
+    assert list(auditor.judge_chunk(chunk, TapFormat("urls"), header=False).codes) == [GENUINE, GENUINE]
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_nearly_all_taps_of_a_usual_file_are_judged_in_batches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = VirtualFleet(4, 5, name)
+    catalogue, tags = catalogue_of(fleet), list(fleet)
+    alone: list[str] = []
+    monkeypatch.setattr("ixfast.audit.audit.judge", lambda c, text: alone.append(text) or judge(c, text))
+    assert verdicts(catalogue, ["url", *(tag.tap() for _ in range(40) for tag in tags)]) == ["genuine"] * 200
+    assert len(alone) == 1
+
+
+def test_parameters_as_a_web_server_passes_them_on_are_batched_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ixkio-plain", "plain-joined", "encrypted-file"):
+        fleet = VirtualFleet(5, 3, name)
+        catalogue, tags = catalogue_of(fleet), list(fleet)
+        taps = [tag.tap_parameters() for _ in range(30) for tag in tags]
+        lines = [",".join(taps[0]), *(",".join(tap.values()) for tap in taps)]
+        alone: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr("ixfast.audit.audit.judge", lambda c, text, alone=alone: alone.append(text) or judge(c, text))
+            assert verdicts(catalogue, lines) == ["genuine"] * 90
+        assert len(alone) < 90 if name == "plain-joined" else len(alone) == 1
+
+
+@pytest.mark.parametrize(
+    ("profile", "text"),
+    [
+        ("ixkio-plain", "?x=q8w3sbcz&n=000001&e=%300112233445566"),
+        ("ixkio-plain", "?x=q8w3sbcz&xuid=q8w3sbcz&n=000001&e=0011223344556677"),
+        ("encrypted-tamper", "?picc_data=" + 32 * "0" + "&enc=" + 32 * "0" + "&cmac=0011223344556677"),
+        ("lrp-encrypted", "?picc_data=" + 48 * "0" + "&cmac=0011223344556677"),
+        ("plain-uid-only", "?uid=04A1B2C3D4E5F6&cmac=0011223344556677"),
+        ("plain-joined", "?m=04A1B2C3D4E5F6x000001"),
+    ],
+)
+def test_what_cannot_be_told_by_place_has_no_layout(profile: str, text: str) -> None:
+    assert learn(compile_profile(preset(profile)), 0, text) is None
+
+
+def test_several_keys_are_tried_newest_first() -> None:
+    tag = VirtualFleet(6, 1)[0]
+    catalogue = TagCatalogue()
+    place = catalogue.add(tag.xuid, tag.profile, uid=tag.uid, keys=tag.file_keys())
+    catalogue.add_key(place, Key(2, bytes(16), bytes(3)))
+    renewed = VirtualTag(tag.profile, xuid=tag.xuid, uid=tag.uid, file_key=bytes(16), aid="acme")
+    taps = [tag.tap(), tag.tap(), renewed.tap(), tag.tap()]
+    # The counter began anew with the second key, whose taps are above all of the first.
+    assert verdicts(catalogue, ["url", *taps]) == ["genuine", "genuine", "genuine", "replayed"]
+    with pytest.raises(InputError, match="version"):
+        catalogue.add_key(place, Key(2, bytes(16), bytes(3)))
+
+
+# --- order of time --------------------------------------------------------------------------------
+
+
+def in_a_random_order(count: int, seed: int) -> tuple[TagCatalogue, list[str], dict[str, int]]:
+    fleet = VirtualFleet(7, 3, "encrypted")
+    dice = random.Random(seed)
+    tags = list(fleet)
+    taps = [(number, dice.choice(tags).tap()) for number in range(count)]
+    again = [(number + count, taps[dice.randrange(count)][1]) for number in range(count // 4)]
+    lines = [f"{number},{url}" for number, url in taps + again]
+    dice.shuffle(lines)
+    return catalogue_of(fleet), ["at,url", *lines], {"genuine": count, "replayed": count // 4}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_replays_are_told_in_order_of_time_whatever_the_order_of_lines(seed: int) -> None:
+    catalogue, lines, counts = in_a_random_order(200, seed)
+    reports = audited(catalogue, lines)
+    found = {report["line"]: report["verdict"] for report in reports}
+    for line, text in enumerate(lines[1:], start=2):
+        assert found[line] == ("genuine" if int(text.partition(",")[0]) < 200 else "replayed")
+    assert len(found) == sum(counts.values())
+    in_time = [lines[0], *sorted(lines[1:], key=lambda line: int(line.partition(",")[0]))]
+    assert verdicts(catalogue, in_time, in_order=True) == ["genuine"] * 200 + ["replayed"] * 50
+
+
+def test_taps_of_equal_time_keep_the_order_of_their_lines() -> None:
+    fleet = VirtualFleet(8, 1)
+    tag = fleet[0]
+    first, second = tag.tap(), tag.tap()
+    assert verdicts(catalogue_of(fleet), ["at,url", f"5,{second}", f"5,{first}"]) == ["genuine", "replayed"]
+    assert verdicts(catalogue_of(fleet), ["at,url", f"5,{second}", f"5,{first}", f"4,{first}"])[1:] == ["replayed", "genuine"]
+
+
+def test_a_forged_tap_uses_up_no_counter() -> None:
+    fleet = VirtualFleet(9, 1)
+    tag = fleet[0]
+    forged = tag.forged()
+    assert verdicts(catalogue_of(fleet), ["url", forged, tag.tap_at(1)]) == ["forged", "genuine"]
+
+
+def test_in_order_ends_at_the_first_tap_that_is_late() -> None:
+    fleet = VirtualFleet(10, 2)
+    one, other = fleet[:2]
+    # Another tag's earlier tap is no matter.
+    lines = ["at,url", f"5,{one.tap()}", f"3,{other.tap()}", f"6,{one.tap()}", f"4,{one.tap()}", f"3,{one.tap()}"]
+    with pytest.raises(InputError, match="line 5 is earlier"):
+        verdicts(catalogue_of(fleet), lines, in_order=True)
+    assert verdicts(catalogue_of(fleet), lines) == ["replayed", "genuine", "replayed", "replayed", "genuine"]
+
+
+def test_order_across_pieces() -> None:
+    order = Order(1)
+    for position, code in ((3, GENUINE), (3, REPLAYED), (4, GENUINE)):
+        piece = Judged(1)
+        piece.put(0, Line(GENUINE, 0, position))
+        order.settle_next(piece, 1)
+        assert piece.codes[0] == code
+
+
+@pytest.mark.parametrize(
+    ("at", "seconds"),
+    [
+        ("2026-01-01T00:00:00Z", 1767225600.0),
+        ("2026-01-01T01:00:00+01:00", 1767225600.0),
+        ("2026-01-01 00:00:00.5", 1767225600.5),
+        ("1767225600", 1767225600.0),
+        (1767225600, 1767225600.0),
+        ("1767225600250", 1767225600.25),
+        (1767225600250000, 1767225600.25),
+        (None, 0.0),
+        ("", 0.0),
+    ],
+)
+def test_times(at: Any, seconds: float) -> None:
+    assert read_times([at]) == ([seconds], [])
+    assert read_times([at, "1"]) == ([seconds, 1.0], [])
+
+
+@pytest.mark.parametrize("at", ["yesterday", "nan", "inf", {}, [1], 10**400])
+def test_what_is_no_time_is_told(at: Any) -> None:
+    assert read_times(["2026-01-01", at, "1767225600"])[1] == [1]
+
+
+# --- lines ----------------------------------------------------------------------------------------
+
+
+def test_odd_lines_are_told_by_their_numbers() -> None:
+    fleet = VirtualFleet(11, 1)
+    tag = fleet[0]
+    lines = [
+        "at,url", f"1,{tag.tap()}", "", f"2,{tag.tap()},3", '3,"https://a', "4,", f"x,{tag.tap()}", f'5,"{tag.tap()}"',
+        "6,https://tag.example/t?x=nobody12&n=000001&e=0011223344556677", f"7,https://tag.example/t?x={tag.xuid}",
+        "8,https://elsewhere.example/", f"9,https://tag.example/t?x={tag.xuid}&n=1&e=00", f"10,?{'a' * 5000}",
+        "11,https://tag.example/t?x=caf\u00e9",
+    ]  # fmt: skip
+    reports = audited(catalogue_of(fleet), lines)
+    assert [(report["line"], report["verdict"], report.get("problem")) for report in reports] == [
+        (2, "genuine", None),
+        (4, "malformed", "3 fields, the header has 2"),
+        (5, "malformed", "a quoted field without its end"),
+        (6, "malformed", "no tap in this line"),
+        (7, "malformed", "at: neither ISO 8601 nor a Unix time"),
+        (8, "genuine", None),
+        (9, "unknown", None),
+        (10, "incomplete", None),
+        (11, "unknown", None),
+        (12, "malformed", "n: the parameter must be 6 hex digits"),
+        (13, "malformed", "longer than 4096 characters"),
+        (14, "malformed", "url: the URL has characters that must be percent-encoded"),
+    ]
+
+
+def test_json_lines_of_every_kind() -> None:
+    fleet = VirtualFleet(12, 1)
+    tag = fleet[0]
+    taps = [{"at": 1, "url": tag.tap()}, {"at": "1970-01-01T00:00:02Z", "query": tag.tap().partition("?")[2]}]
+    taps += [{"at": 3, **tag.tap_parameters()}, {"at": 4}, {"url": 7}]
+    lines = [orjson.dumps(tap).decode() for tap in taps] + ["[]", "{", "", "null"]
+    assert [(r["line"], r["verdict"]) for r in audited(catalogue_of(fleet), lines)] == [
+        *((line, "genuine") for line in (1, 2, 3)),
+        *((line, "malformed") for line in (4, 5, 6, 7, 9)),
+    ]
+
+
+def test_a_standard_tag_and_a_tag_without_a_key() -> None:
+    plain, keyless = VirtualFleet(13, 2)[:2]
+    catalogue = TagCatalogue()
+    catalogue.add(plain.xuid, None, uid=plain.uid)
+    catalogue.add(keyless.xuid, keyless.profile, uid=keyless.uid)
+    reports = audited(catalogue, ["url", plain.tap(), keyless.tap()])
+    assert [(report["verdict"], report.get("reason")) for report in reports] == [("plain", None), ("undecided", "no_key")]
+
+
+def test_chunks_are_whole_lines() -> None:
+    lines = b"".join(b"%d\n" % number * (number % 9) for number in range(40_000))
+    found = list(chunks(io.BytesIO(lines + b"end")))
+    assert len(found) > 1
+    assert b"".join(found) == lines + b"end"
+    assert all(chunk.endswith(b"\n") for chunk in found[:-1])
+    with pytest.raises(InputError, match="longer"):
+        list(chunks(io.BytesIO(bytes(3 * CHUNK_BYTES))))
+
+
+def test_first_lines() -> None:
+    assert detect_format(b"AT,url\r\n") == TapFormat("csv", ("at", "url"), header=True)
+    assert detect_format(b'{"url": 1}').kind == "jsonl"
+    assert detect_format(b"https://a/t?x=1&n=2").kind == "urls"
+    for line in (b"", b"at", b"at,at,url", b"at,,url", b"expected,at"):
+        with pytest.raises(InputError, match="columns"):
+            detect_format(line)
+
+
+def test_lines_of_several_chunks_are_numbered_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = VirtualFleet(14, 2)
+    tag = fleet[0]
+    lines = ["url", *(tag.tap() for _ in range(100)), "oops"]
+    monkeypatch.setattr("ixfast.audit.tap_lines.CHUNK_BYTES", 300)
+    for in_order in (False, True):
+        reports = audited(catalogue_of(fleet), lines, in_order=in_order)
+        assert [report["line"] for report in reports] == list(range(2, 103))
+        assert reports[-1]["verdict"] == "unknown"
+
+
+def test_a_row_of_parameters_is_a_query() -> None:
+    rows = read_rows(b"5,q8w3sbcz,a b&c\n,,\n", TapFormat("csv", ("at", "x", "e"), header=True))
+    assert rows.texts == ["x=q8w3sbcz&e=a%20b%26c", None]
+    assert rows.problems == {1: "no tap in this line"}
+
+
+# --- key files ------------------------------------------------------------------------------------
+
+SECRET = "00112233445566778899aabbccddeeff"
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (["xuid,uid"], "line 1: the first line must name"),
+        ([""], "holds no key"),
+        (["xuid,file_key", f"a,{SECRET}"], "line 2, profile: names no profile"),
+        (["xuid,file_key,profile", "", f"a,{SECRET},nonsense"], "line 3: unknown encoding profile"),
+        (["xuid,file_key,profile", f"a,{SECRET}0,encrypted"], "line 2, file_key: must be 32 hex digits"),
+        (["xuid,file_key,profile", f"a,{SECRET[:30]} 0,encrypted"], "line 2, file_key"),
+        (["xuid,file_key,profile", "a,,encrypted"], "line 2, file_key"),
+        (["xuid,file_key,profile", f"a b,{SECRET},encrypted"], "line 2, xuid"),
+        (["xuid,uid,file_key,profile", f"a,04,{SECRET},encrypted"], "line 2, uid: must be 14 hex digits"),
+        (["xuid,file_key,profile", f"a,{SECRET},encrypted", f"a,{SECRET},encrypted"], "line 3, version: The tag has"),
+        (["xuid,file_key,profile", f"a,{SECRET},encrypted", f"a,{SECRET},path"], "line 3, xuid: an earlier line"),
+        (["xuid,file_key,profile", f"a,{SECRET}"], "line 2: has 2 fields"),
+        (["uid,file_key,profile,xuid", *(f"04A1B2C3D4E5F6,{SECRET},encrypted,{x}" for x in "ab")], "line 3, uid: Another"),
+        (["xuid,file_key,profile,version", f"a,{SECRET},encrypted,128"], "line 2, version: must be 1 to 127"),
+        (['{"xuid": "a"', ""], "line 1: The line is no JSON object"),
+        (['{"xuid": "a", "file_key": 7, "profile": "encrypted"}'], "line 1, file_key: must be a text"),
+        (["xuid,file_key,profile", f"a,{SECRET},ntag22x-sd/ntag424-aes"], "line 2: profile 'ntag22x-sd/ntag424-aes'"),
+    ],
+)
+def test_a_wrong_key_file_is_told_without_its_keys(rows: list[str], told: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_keys(rows, find_profile)
+    assert told in str(caught.value)
+    assert SECRET[:12] not in str(caught.value)
+
+
+def test_too_many_meta_keys_are_refused() -> None:
+    rows = ["xuid,file_key,profile,meta_key", *(f"t{i},{SECRET},encrypted,{i:032x}" for i in range(17))]
+    with pytest.raises(InputError, match="line 18, meta_key"):
+        read_keys(rows, find_profile)
+
+
+def test_keys_as_json_lines_with_versions_and_a_tag_without_a_code() -> None:
+    rows = [orjson.dumps({"uid": "04A1B2C3D4E5F6", "file_key": SECRET, "version": version}).decode() for version in (1, 3)]
+    catalogue = read_keys(rows, find_profile, default_profile="encrypted/ntag424-lrp")
+    assert catalogue.codes == ["04A1B2C3D4E5F6"]
+    assert [key.version for key in catalogue.file_keys(0)] == [3, 1]
+    profile = catalogue.profile(0)
+    assert profile is not None
+    assert profile.scheme.name == "ntag424-lrp"
+    assert SECRET not in repr(catalogue)
+
+
+def test_profiles_by_notation() -> None:
+    assert find_profile("encrypted") is PRESETS["encrypted"]
+    assert find_profile("path/ntag424-lrp").name == "path/ntag424-lrp"
+    assert find_profile("mine", {"mine": PRESETS["path"]}) is PRESETS["path"]
+    with pytest.raises(ProfileError, match="did you mean"):
+        find_profile("encryptd")
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_the_command_says_all_is_well_with_status_0(files: Files) -> None:
+    result = files.run("--keys", str(files.keys))
+    assert result.exit_code == 0, result.output
+    code = files.fleet.xuid(0)
+    assert result.stdout.splitlines() == [
+        f'{{"line":2,"verdict":"genuine","tag":"{code}","counter":1}}',
+        f'{{"line":3,"verdict":"genuine","tag":"{code}","counter":2}}',
+    ]
+    assert result.stderr.splitlines()[1].split() == ["genuine", "-", "2", "100.00", "%"]
+
+
+def test_the_command_says_what_is_refused_with_status_3(files: Files, tmp_path: Path) -> None:
+    files.write(files.lines[1])
+    out = tmp_path / "out.jsonl"
+    result = files.run("--keys", str(files.keys), "--show", "refused", "--out", str(out))
+    assert result.exit_code == 3
+    assert result.stdout == ""
+    assert [orjson.loads(line)["line"] for line in out.read_text().splitlines()] == [4]
+    assert files.run("--keys", str(files.keys), "--show", "none").stdout == ""
+
+
+def test_standard_input_and_gzip(files: Files, tmp_path: Path) -> None:
+    taps = files.taps.read_bytes()
+    expected = files.run("--keys", str(files.keys)).stdout
+    assert files.run("--keys", str(files.keys), file="-", given=taps).stdout == expected
+    packed = tmp_path / "taps.gz"
+    packed.write_bytes(gzip.compress(taps))
+    assert files.run("--keys", str(files.keys), file=str(packed)).stdout == expected
+    packed.write_bytes(gzip.compress(taps)[:-9])
+    result = files.run("--keys", str(files.keys), file=str(packed))
+    assert isinstance(result.exception, IxfastError)
+    assert "damaged" in str(result.exception)
+
+
+def test_nothing_at_all_is_all_genuine(files: Files) -> None:
+    result = files.run("--keys", str(files.keys), file="-", given=b"")
+    assert (result.exit_code, result.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("options", [(), ("--keys", "k", "--account", "acme"), ("--keys", "no-such-file")])
+def test_a_wrong_command_has_status_2(files: Files, options: tuple[str, ...]) -> None:
+    assert files.run(*options).exit_code == 2
+    assert files.run("--keys", str(files.keys), file="no-such-file").exit_code == 2
+
+
+def test_a_profile_of_the_owners_own(tmp_path: Path) -> None:
+    own = tmp_path / "shop.json"
+    own.write_text('{"name": "shop", "scheme": "ntag424-aes", "template": "/t/{xuid}?p={picc}&c={mac}"}')
+    profile = compile_profile(audit_command.auditing.read_profile_file(own))
+    fleet = VirtualFleet(15, 1, profile)
+    keys = tmp_path / "keys.csv"
+    keys.write_text("\n".join(row.removesuffix(",shop") for row in key_rows(fleet)).replace(",profile", ""))
+    taps = tmp_path / "taps"
+    tag = fleet[0]
+    taps.write_text(f"{tag.tap()}\n{tag.tap()}\n")
+    result = CliRunner().invoke(main, ["audit", str(taps), "--keys", str(keys), "--profile", f"@{own}"])
+    assert result.exit_code == 0, result.output
+    own.write_text("{}")
+    result = CliRunner().invoke(main, ["audit", str(taps), "--keys", str(keys), "--profile", f"@{own}"])
+    assert isinstance(result.exception, ProfileError)
+
+
+def test_two_processes_report_what_one_does(files: Files) -> None:
+    tags = list(files.fleet)
+    dice = random.Random(16)
+    files.write(*(mutated(dice.choice(tags).tap(), dice).replace(",", "") for _ in range(12_000)))
+    assert files.taps.stat().st_size > CHUNK_BYTES
+    command = [sys.executable, "-m", "ixfast", "audit", str(files.taps), "--keys", str(files.keys), "--jobs"]
+    one, two = (subprocess.run([*command, jobs], capture_output=True) for jobs in ("1", "2"))
+    assert (one.returncode, two.returncode) == (3, 3), two.stderr
+    assert one.stdout == two.stdout
+    assert one.stdout.count(b"\n") > 10_000
+
+
+def test_no_outcome_is_told_in_two_ways() -> None:
+    assert len(set(OUTCOMES)) == len(OUTCOMES) < EMPTY
+    assert Line(GENUINE).tag == NO_TAG
