@@ -41,6 +41,7 @@ from ixfast.store.trouble import trouble_of
 log = logging.getLogger("ixfast.worker")
 
 _BACKLOG = 4096
+_CATALOGUE_WAIT_S = 1.0
 _HEARTBEAT_S = 0.5
 _UPKEEP_S = 3600.0
 _DRAIN_IDLE_S = 0.5  # A connection this long without a request while draining has none on its way.
@@ -126,8 +127,15 @@ class Worker:
             limiter if limiter.active else None,
             trust_forwarded_for=settings.trust_forwarded_for,
         )
+        await self._await_catalogue()
         await self._open_doors()
         self._tasks = [self._loop.create_task(self._beat()), self._loop.create_task(self._upkeep())]
+
+    async def _await_catalogue(self) -> None:
+        """Let the first connections wait in their sockets for a moment rather than answer them that we are starting."""
+        until = self._loop.time() + _CATALOGUE_WAIT_S
+        while self.catalogue.stale is not None and self._loop.time() < until:
+            await asyncio.sleep(0.01)
 
     async def _open_doors(self) -> None:
         settings, inheritance = self._settings, self._inheritance

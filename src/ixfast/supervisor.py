@@ -28,6 +28,7 @@ from ixfast.settings import Settings
 log = logging.getLogger("ixfast.supervisor")
 
 _WORKER = ("-m", "ixfast.server")
+_SECRET = "IXFAST_DSN"  # noqa: S105 - the name of what the workers get by another way
 _TICK_S = 0.1
 _HUNG_S = 15.0  # A loop that did not turn for so long serves nobody.
 _SHORT_LIFE_S = 3.0
@@ -138,6 +139,7 @@ class Supervisor:
                 [sys.executable, *_WORKER, str(descriptor), str(os.getpid())],
                 pass_fds=(descriptor, self._shared, inheritance.public, inheritance.private),
                 stdin=subprocess.DEVNULL,
+                env={name: value for name, value in os.environ.items() if name != _SECRET},
             )
         finally:
             os.close(descriptor)
