@@ -133,9 +133,9 @@ class Worker:
 
     async def _await_catalogue(self) -> None:
         """Let the first connections wait in their sockets for a moment rather than answer them that we are starting."""
-        until = self._loop.time() + _CATALOGUE_WAIT_S
-        while self.catalogue.stale is not None and self._loop.time() < until:
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CATALOGUE_WAIT_S):
+                await self._follower.heard.wait()
 
     async def _open_doors(self) -> None:
         settings, inheritance = self._settings, self._inheritance

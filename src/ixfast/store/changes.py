@@ -39,6 +39,8 @@ class ChangeFollower:
         self._generation: int | None = None
         self._heard_at = 0.0
         self._wake = asyncio.Event()
+        self.heard = asyncio.Event()
+        """Set once the database has been reached and is fit for us."""
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -91,6 +93,7 @@ class ChangeFollower:
             self._generation = rows[-1]["generation"]
         self._heard_at = asked_at
         self._catalogue.stale = None
+        self.heard.set()
 
     async def _listen(self) -> None:
         """Hold a listening connection; without one, polling goes on."""
