@@ -15,7 +15,7 @@ import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ixfast import meters
 from ixfast.errors import ConfigurationError, IxfastError
@@ -135,14 +135,16 @@ async def _in_thread(work: Callable[[], _T]) -> _T:
     """Run blocking work in a thread that nobody waits for at the end of the process."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()
+    lock = threading.Lock()
+    abandoned = False
 
-    def tell(result: _T | None, error: BaseException | None) -> None:
+    def tell(result: Any, error: BaseException | None) -> None:
         if future.done():
             return
         if error is not None:
             future.set_exception(error)
         else:
-            future.set_result(result)  # type: ignore[arg-type]
+            future.set_result(result)
 
     def run() -> None:
         result, failure = None, None
@@ -150,8 +152,13 @@ async def _in_thread(work: Callable[[], _T]) -> _T:
             result = work()
         except BaseException as error:
             failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, result, failure)
+        with lock:
+            if not abandoned:
+                loop.call_soon_threadsafe(tell, result, failure)
 
     threading.Thread(target=run, name="keys", daemon=True).start()
-    return await future
+    try:
+        return await future
+    finally:
+        with lock:
+            abandoned = True  # a loop that is being closed is not to be called by a thread any more
