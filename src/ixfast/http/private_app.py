@@ -1,21 +1,32 @@
-"""The private listener: health, metrics and versions. Never to be reached from outside; see docs/operating.md."""
+"""The private listener: health, metrics, versions and management. Never to be reached from outside; see docs/operating.md."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+import msgspec
 from aiohttp import web
 
+from ixfast import limits
 from ixfast.http import scan_app
+from ixfast.http.management import add_management
+from ixfast.http.management.description import description
 from ixfast.http.metrics import exposition
+from ixfast.keys import KeyEncryptionKeys
 from ixfast.meters import Meters
 from ixfast.versions import versions
 
 Readiness = Callable[[], Awaitable[dict[str, str]]]
 
 
-def make_private_app(gauges: Meters, readiness: Readiness) -> web.Application:
-    """`readiness` names what is not ready, and why; an empty answer is ready."""
+def make_private_app(
+    gauges: Meters, readiness: Readiness, pool: Any = None, keks: KeyEncryptionKeys | None = None
+) -> web.Application:
+    """`readiness` names what is not ready, and why; an empty answer is ready.
+
+    `pool` and `keks` are what management works with. Not given, they are those of the worker whose readiness this is.
+    """
 
     async def livez(_request: web.Request) -> web.Response:
         return web.json_response({"alive": True})
@@ -30,10 +41,22 @@ def make_private_app(gauges: Meters, readiness: Readiness) -> web.Application:
     async def version(_request: web.Request) -> web.Response:
         return web.json_response(versions())
 
-    app = web.Application(middlewares=[scan_app.problems])
-    app.router.add_get("/livez", livez)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", metrics)
-    app.router.add_get("/versions", version)
+    async def openapi(_request: web.Request) -> web.Response:
+        return web.Response(body=msgspec.json.encode(description()), content_type="application/json", charset="utf-8")
+
+    app = web.Application(middlewares=[scan_app.problems], client_max_size=limits.REQUEST_BODY_BYTES_MAX)
+    for path, handler in (
+        ("/livez", livez),
+        ("/readyz", readyz),
+        ("/metrics", metrics),
+        ("/versions", version),
+        ("/openapi.json", openapi),
+    ):
+        app.router.add_get(path, handler)
+    worker = getattr(readiness, "__self__", None)
+    if pool is None and worker is not None:
+        pool, keks = worker._pool, worker.custodian.keys
+    if pool is not None and keks is not None:
+        add_management(app, pool, keks)
     app.on_response_prepare.append(scan_app.strip)
     return app

@@ -1,29 +1,50 @@
 """Acts of management on the catalogue. Each runs in the caller's transaction and notes what it changed (`changed`), which is
 the transaction's last statement: its lock orders the commits.
+
+`transaction` is where the management API's acts run: with bounds, and with the database's errors in words of ours.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
 
+from ixfast import limits
 from ixfast.chips import compile_profile
-from ixfast.errors import InputError
+from ixfast.errors import InputError, UnavailableError
 from ixfast.keys import KeyEncryptionKeys, KeySlot, check_value, wrap
 from ixfast.model import EncodingProfile
+from ixfast.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, position
 from ixfast.store.queries import load
+from ixfast.store.session import borrowed
+from ixfast.store.trouble import Trouble, trouble_of
 
 SCOPES = ("scan", "manage", "keys")
 _TOKEN_PREFIX = "ixf_"  # noqa: S105 - lets secret scanners find a token that leaked
 _ROWS_WORTH_ROOM = 200  # About two pages.
 _TAG_COLUMNS = ("tag_id", "account_id", "group_id", "batch_id", "xuid", "cuid", "uid", "name")
 _KEY_COLUMNS = ("tag_id", "slot", "version", "kek_id", "wrapped", "check_value")
+_FIRST_VERSION = 1
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
+_DEADLINE_S = 15.0  # One act, with waiting for a connection.
+_STATEMENT_TIMEOUT_MS = 5000
+_LOCK_TIMEOUT_MS = 2000
+_UNIQUE = {
+    "tag_xuid": ("xuid", "A tag with the same xuid exists already."),
+    "tag_cuid": ("cuid", "A tag with the same cuid exists already."),
+    "tag_uid": ("uid", "A tag with the same uid exists already."),
+    "folder_account_id_name_key": ("name", "The account has a folder of this name already."),
+    "tag_group_folder_id_name_key": ("name", "The folder has a group of this name already."),
+    "batch_group_id_name_key": ("name", "The group has a batch of this name already."),
+}
+"""The field and the message of a violated unique constraint."""
 
 
 class NewTag(NamedTuple):
@@ -34,6 +55,79 @@ class NewTag(NamedTuple):
     file_key: bytes | None
     cuid: str | None = None
     name: str | None = None
+
+
+class Caller(NamedTuple):
+    """An API key that manages: whose it is and what it may."""
+
+    api_key_id: int
+    account_id: int
+    aid: str
+    scopes: frozenset[str]
+
+
+async def caller_of(connection: Any, token_sha256: bytes) -> Caller | None:
+    """The live API key behind a token's hash, read from the database itself: a revoked one manages nothing any more."""
+    row = await connection.fetchrow(load("management")["caller"], token_sha256)
+    return None if row is None else Caller(row["api_key_id"], row["account_id"], row["aid"], frozenset(row["scopes"]))
+
+
+@contextlib.asynccontextmanager
+async def transaction(pool: Any, *, readonly: bool, statement_timeout_ms: int = _STATEMENT_TIMEOUT_MS) -> AsyncIterator[Any]:
+    """A connection inside a transaction that commits at the end of the block, unless it raises.
+
+    Raises InputError for what a constraint refuses, UnavailableError for what the database cannot do now; its code is
+    `outcome_unknown` if the commit was sent and its reply lost.
+    """
+    committing = False
+    try:
+        async with borrowed(pool, _DEADLINE_S) as connection:
+            own = connection.transaction(readonly=readonly)
+            await own.start()
+            try:
+                bounds = str(statement_timeout_ms), str(_LOCK_TIMEOUT_MS)
+                await connection.execute(load("management")["bound_time"], *bounds)
+                yield connection
+            except Exception:
+                if not connection.is_closed():
+                    await own.rollback()
+                raise
+            committing = True
+            await own.commit()
+    except (InputError, UnavailableError):
+        raise
+    except asyncpg.UniqueViolationError as error:
+        field, message = _UNIQUE.get(error.constraint_name or "", (None, "There is one already."))
+        raise InputError("already_exists", message, field) from None
+    except asyncpg.ForeignKeyViolationError:
+        raise InputError("in_use", "Something hangs below it: delete or move that first.") from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
+        trouble = trouble_of(error)
+        lost = committing and trouble is Trouble.LOST
+        reason = "deadline" if isinstance(error, TimeoutError) else trouble.value
+        raise UnavailableError("outcome_unknown" if lost and not readonly else "unavailable", reason) from error
+
+
+def new_xuid(characters: int = 8) -> str:
+    """A tag code that nobody can guess: lower-case letters and digits."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(characters))
+
+
+async def record(
+    connection: Any,
+    account_id: int,
+    api_key_id: int | None,
+    act: str,
+    object_: str,
+    object_id: object,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+) -> None:
+    """Add an act to the audit log. `before` and `after` are the object as it is shown, which has no key and no token;
+    `api_key_id` is None for a command on a host."""
+    shown = (msgspec.json.encode(each).decode() if each is not None else None for each in (before, after))
+    sql = load("management")["add_audit"]
+    await connection.execute(sql, account_id, api_key_id, act, object_, str(object_id), *shown)
 
 
 async def changed(connection: Any, *changes: tuple[str, int | None, str | None]) -> int:
@@ -55,6 +149,7 @@ async def create_account(connection: Any, aid: str, *, name: str = "", is_open: 
         raise InputError("already_exists", f"There is an account {aid} already.", "aid") from None
     except asyncpg.CheckViolationError:
         raise InputError("invalid_parameter", "An account id has 1 to 64 letters, digits, - or _.", "aid") from None
+    await record(connection, account_id, None, "create", "account", aid, None, {"aid": aid, "name": name, "open": is_open})
     return account_id
 
 
@@ -121,8 +216,13 @@ async def add_tags(
 ) -> list[int]:
     """Add tags with their keys and counters, and return their ids in the same order.
 
-    Raises InputError if a tag code, or a CUID or UID of the account, exists already.
+    Raises InputError if a tag code, or a CUID or UID of the account, exists already, and `key_retired` if such a tag was
+    deleted after its key had been replaced. A tag that comes back with its key goes on from its last counter.
     """
+    held = await connection.fetchval(load("management")["hold_group"], group_id)
+    if held is None or (batch_id is not None and await connection.fetchval(load("management")["hold_batch"], batch_id) is None):
+        raise InputError("not_found", "The group or batch has just been deleted.", "group_id")
+    positions = await _known_positions(connection, account_id, tags)
     ids = [
         row["id"]
         for row in await connection.fetch(
@@ -137,22 +237,42 @@ async def add_tags(
             columns=_TAG_COLUMNS,
         )
     except asyncpg.UniqueViolationError as error:
-        field = {"tag_xuid": "xuid", "tag_cuid": "cuid", "tag_uid": "uid"}.get(error.constraint_name or "", "xuid")
-        raise InputError("already_exists", f"A tag with the same {field} exists already.", field) from None
+        field, message = _UNIQUE.get(error.constraint_name or "", _UNIQUE["tag_xuid"])
+        raise InputError("already_exists", message, field) from None
     await connection.copy_records_to_table("tag_key", records=_key_rows(keks, account_id, rows), columns=_KEY_COLUMNS)
-    await _add_counters(connection, ids)
+    await add_counters(connection, [(tag_id, positions.get(tag.xuid, 0)) for tag_id, tag in rows])
     return ids
 
 
-async def _add_counters(connection: Any, ids: Sequence[int]) -> None:
+async def _known_positions(connection: Any, account_id: int, tags: Sequence[NewTag]) -> dict[str, int]:
+    """Where the counters of tags begin that were there before, by tag code: an old tap must not pass again."""
+    uids = {tag.uid: tag for tag in tags if tag.uid is not None}
+    codes = {tag.xuid: tag for tag in tags}
+    found: dict[str, int] = {}
+    for row in await connection.fetch(load("management")["deleted_before"], account_id, list(uids), list(codes)):
+        for tag in filter(None, (uids.get(row["uid"]), codes.get(row["xuid"]))):
+            if tag.file_key is None:
+                continue
+            versions = dict(zip(row["check_values"], row["key_versions"], strict=True))
+            version = versions.get(check_value(tag.file_key))
+            used_last = row["last_position"] >> POSITION_COUNTER_BITS
+            if version is not None and version < used_last:
+                raise InputError("key_retired", f"Tag {tag.xuid} was deleted after this key of it had been replaced.", "file_key")
+            if version is not None and version == used_last:
+                counter = row["last_position"] & POSITION_COUNTER_MASK
+                found[tag.xuid] = max(found.get(tag.xuid, 0), position(_FIRST_VERSION, counter))
+    return found
+
+
+async def add_counters(connection: Any, rows: Sequence[tuple[int, int]]) -> None:
     """Add counter rows, in pages with room for their updates; a few rows find that room elsewhere.
 
     The lock of ALTER TABLE lets scans pass and lasts until the commit, so this comes last.
     """
-    many = len(ids) >= _ROWS_WORTH_ROOM
+    many = len(rows) >= _ROWS_WORTH_ROOM
     if many:
         await connection.execute("ALTER TABLE tag_counter SET (fillfactor = 70)")
-    await connection.copy_records_to_table("tag_counter", records=((i,) for i in ids), columns=("tag_id",))
+    await connection.copy_records_to_table("tag_counter", records=rows, columns=("tag_id", "last_position"))
     if many:
         await connection.execute("ALTER TABLE tag_counter RESET (fillfactor)")
 
@@ -160,27 +280,74 @@ async def _add_counters(connection: Any, ids: Sequence[int]) -> None:
 def _key_rows(
     keks: KeyEncryptionKeys, account_id: int, rows: Iterable[tuple[int, NewTag]]
 ) -> Iterable[tuple[int, int, int, str, bytes, bytes]]:
-    kek, slot, version = keks.current, int(KeySlot.FILE), 1
+    kek, slot, version = keks.current, int(KeySlot.FILE), _FIRST_VERSION
     for tag_id, tag in rows:
         if tag.file_key is not None:
             wrapped = wrap(kek, tag.file_key, account_id=account_id, tag_id=tag_id, slot=slot, version=version)
             yield tag_id, slot, version, kek.id, wrapped, check_value(tag.file_key)
 
 
+async def add_tag_key(connection: Any, keks: KeyEncryptionKeys, account_id: int, tag_id: int, value: bytes) -> int:
+    """Add a live file key of 16 bytes as the tag's next version, and return that. Its counter begins anew: positions of a
+    newer version lie above all of the older ones, which stay live until they are retired.
+
+    Raises InputError if the tag had this very key before, or has had as many as it can.
+    """
+    sql, slot = load("management"), KeySlot.FILE
+    await connection.fetchval(sql["hold_tag"], tag_id)
+    known = await connection.fetch(sql["tag_keys"], tag_id, slot)
+    version = _next_version(known, value)
+    wrapped = wrap(keks.current, value, account_id=account_id, tag_id=tag_id, slot=slot, version=version)
+    await connection.execute(sql["add_tag_key"], tag_id, slot, version, keks.current.id, wrapped, check_value(value))
+    return version
+
+
+async def add_next_meta_key(connection: Any, keks: KeyEncryptionKeys, account_id: int, value: bytes) -> int:
+    """Add a live meta key of 16 bytes as the account's next version, and return that. Raises InputError as `add_tag_key`."""
+    await connection.fetchval(load("management")["hold_account"], account_id)
+    known = await connection.fetch(load("management")["meta_keys"], account_id)
+    if sum(row["live"] for row in known) >= limits.META_KEYS_MAX:
+        raise InputError("limit_reached", f"An account has at most {limits.META_KEYS_MAX} live meta keys: retire one.", "key")
+    version = _next_version(known, value)
+    await add_meta_key(connection, keks, account_id, version, value)
+    return version
+
+
+def _next_version(known: Sequence[Any], value: bytes) -> int:
+    version: int = max((row["version"] for row in known), default=_FIRST_VERSION - 1) + 1
+    if version > limits.KEY_VERSIONS_MAX:
+        raise InputError("limit_reached", f"There were {limits.KEY_VERSIONS_MAX} versions of the key already.", "key")
+    if check_value(value) in {bytes(row["check_value"]) for row in known}:
+        raise InputError("already_exists", "This key is, or was, one of its versions: old taps would pass again.", "key")
+    return version
+
+
 async def create_api_key(
-    connection: Any, account_id: int, scopes: Sequence[str], *, label: str = "", expires_at: dt.datetime | None = None
+    connection: Any,
+    account_id: int,
+    scopes: Sequence[str],
+    *,
+    label: str = "",
+    expires_at: dt.datetime | None = None,
+    by: int | None = None,
 ) -> str:
-    """Make an API key and return its token, which is stored nowhere. Raises InputError for an unknown scope."""
+    """Make an API key and return its token, which is stored nowhere. Raises InputError for an unknown scope.
+
+    `by` is the API key of who asked for it, None for a command on a host.
+    """
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown or not scopes:
         raise InputError("invalid_parameter", f"Scopes are {', '.join(SCOPES)}; one at least.", "scopes")
     token = _TOKEN_PREFIX + secrets.token_urlsafe(24)
-    await connection.execute(
-        "INSERT INTO api_key (account_id, token_sha256, label, scopes, expires_at) VALUES ($1, $2, $3, $4, $5)",
+    api_key_id = await connection.fetchval(
+        "INSERT INTO api_key (account_id, token_sha256, label, scopes, expires_at) VALUES ($1, $2, $3, $4, $5) "
+        "RETURNING api_key_id",
         account_id,
         sha256(token.encode()).digest(),
         label,
         sorted(set(scopes)),
         expires_at,
     )
+    after = {"id": api_key_id, "label": label, "scopes": sorted(set(scopes)), "expires_at": expires_at}
+    await record(connection, account_id, by, "create", "api_key", api_key_id, None, after)
     return token

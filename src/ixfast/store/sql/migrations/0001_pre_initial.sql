@@ -64,6 +64,26 @@ CREATE TABLE tag (
 CREATE UNIQUE INDEX tag_xuid ON tag (xuid);
 CREATE UNIQUE INDEX tag_cuid ON tag (account_id, cuid) WHERE cuid IS NOT NULL;
 CREATE UNIQUE INDEX tag_uid ON tag (account_id, uid) WHERE uid IS NOT NULL;
+-- Lists in the order of their ids, and whether anything hangs below a group or batch.
+CREATE INDEX tag_by_account ON tag (account_id, tag_id);
+CREATE INDEX tag_by_group ON tag (group_id, tag_id);
+CREATE INDEX tag_by_batch ON tag (batch_id, tag_id) WHERE batch_id IS NOT NULL;
+
+-- What stays of a deleted tag: whose it was, so that its scans can be read, and which of its keys were used how far, so
+-- that no old tap passes when the same chip is added again. `check_values` stand beside `key_versions`.
+CREATE TABLE deleted_tag (
+    tag_id bigint PRIMARY KEY,
+    account_id bigint NOT NULL,
+    group_id bigint NOT NULL,
+    xuid text NOT NULL,
+    uid bytea,
+    last_position int NOT NULL,
+    key_versions smallint[] NOT NULL,
+    check_values bytea[] NOT NULL,
+    deleted_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX deleted_tag_xuid ON deleted_tag (account_id, xuid);
+CREATE INDEX deleted_tag_uid ON deleted_tag (account_id, uid) WHERE uid IS NOT NULL;
 
 -- Keys exist here only inside AES-256-GCM envelopes (keys/envelope.py). A version that is not live verifies nothing.
 CREATE TABLE tag_key (
@@ -140,3 +160,26 @@ CREATE TABLE catalogue_change (
     at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX catalogue_change_generation ON catalogue_change (generation);
+
+-- Acts of management: who, when, what, and the object before and after, without keys and tokens. `api_key_id` is null for
+-- a command on a host. Rows are added and never changed.
+CREATE TABLE audit_log (
+    audit_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    account_id bigint NOT NULL,
+    at timestamptz NOT NULL DEFAULT now(),
+    api_key_id bigint,
+    act text NOT NULL,
+    object text NOT NULL,
+    object_id text NOT NULL,
+    before jsonb,
+    after jsonb
+);
+CREATE INDEX audit_log_account ON audit_log (account_id, audit_id);
+
+CREATE FUNCTION audit_log_stays() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'audit_log is append-only';
+END
+$$;
+CREATE TRIGGER audit_log_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON audit_log
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_log_stays();

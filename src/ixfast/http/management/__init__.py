@@ -1,0 +1,37 @@
+"""The management API: accounts, folders, groups, batches, tags, keys and rules, and what happened to them.
+
+It lives on the private listener, beside health and metrics. Its objects are those of the caller's account alone; what belongs
+to another account is, in every word of the answer, what does not exist. Each act is one transaction that ends with the note
+of what changed, by which every worker serves it within a second. See docs/management.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from ixfast.errors import InputError, UnavailableError
+from ixfast.http.management.office import Office, Route, problem
+from ixfast.http.management.routes import ROUTES
+from ixfast.keys import KeyEncryptionKeys
+
+__all__ = ["ROUTES", "Office", "Route", "add_management"]
+
+
+def add_management(app: web.Application, pool: Any, keks: KeyEncryptionKeys) -> None:
+    """Add the routes. `pool` is shared with the worker's look-ups; half of it at most is used here."""
+    office = Office(pool, keks)
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, _handler(office, route))
+
+
+def _handler(office: Office, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            return await office.serve(route, request)
+        except (InputError, UnavailableError) as error:
+            return problem(route, request, error)
+
+    return handle

@@ -1,0 +1,333 @@
+-- name: caller
+-- Whose token it is, unless it is revoked or expired. A key of an inactive account still manages it: who else could switch
+-- it on again. $1 SHA-256 of the token.
+SELECT k.api_key_id, k.account_id, a.aid, k.scopes
+FROM api_key AS k
+JOIN account AS a ON a.account_id = k.account_id
+WHERE k.token_sha256 = $1 AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > now());
+
+-- name: bound_time
+-- Bounds for this transaction. $1 milliseconds a statement, $2 milliseconds to wait for a lock.
+SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true);
+
+-- name: plan_by_values
+-- A long range and a short one want different plans.
+SELECT set_config('plan_cache_mode', 'force_custom_plan', true);
+
+-- name: add_audit
+-- $1 account, $2 API key or null, $3 act, $4 kind of object, $5 its id, $6 before, $7 after.
+INSERT INTO audit_log (account_id, api_key_id, act, object, object_id, before, after)
+VALUES ($1, $2, $3, $4, $5, $6, $7);
+
+-- name: audit
+-- Newest first. $1 account, $2 the id before which the page begins, $3 kind of object or null, $4 its id or null, $5 rows.
+SELECT audit_id, at, api_key_id, act, object, object_id, before, after
+FROM audit_log
+WHERE account_id = $1 AND audit_id < $2 AND ($3::text IS NULL OR object = $3) AND ($4::text IS NULL OR object_id = $4)
+ORDER BY audit_id DESC
+LIMIT $5;
+
+-- name: account
+SELECT account_id, aid, name, open, active, cors, created_at FROM account WHERE account_id = $1;
+
+-- name: update_account
+UPDATE account SET name = $2, open = $3, active = $4, cors = $5 WHERE account_id = $1;
+
+-- name: folders
+-- $1 account, $2 the id after which the page begins, $3 rows.
+SELECT folder_id, name, active, fields, created_at
+FROM folder
+WHERE account_id = $1 AND folder_id > $2
+ORDER BY folder_id
+LIMIT $3;
+
+-- name: folder
+SELECT folder_id, name, active, fields, created_at FROM folder WHERE account_id = $1 AND folder_id = $2;
+
+-- name: add_folder
+INSERT INTO folder (account_id, name, active, fields) VALUES ($1, $2, $3, $4) RETURNING folder_id;
+
+-- name: update_folder
+UPDATE folder SET name = $2, active = $3, fields = $4 WHERE folder_id = $1;
+
+-- name: delete_folder
+DELETE FROM folder WHERE folder_id = $1;
+
+-- name: groups_of_folder
+SELECT group_id FROM tag_group WHERE folder_id = $1;
+
+-- name: groups
+-- $1 account, $2 the id after which the page begins, $3 rows, $4 folder or null.
+SELECT g.group_id, g.folder_id, g.name, g.kind, g.active, g.profile, g.rule_set, g.fields, g.retry_window_s, g.created_at
+FROM tag_group AS g
+JOIN folder AS f ON f.folder_id = g.folder_id
+WHERE f.account_id = $1 AND g.group_id > $2 AND ($4::bigint IS NULL OR g.folder_id = $4)
+ORDER BY g.group_id
+LIMIT $3;
+
+-- name: tag_group
+SELECT g.group_id, g.folder_id, g.name, g.kind, g.active, g.profile, g.rule_set, g.fields, g.retry_window_s, g.created_at,
+       f.fields AS definitions
+FROM tag_group AS g
+JOIN folder AS f ON f.folder_id = g.folder_id
+WHERE f.account_id = $1 AND g.group_id = $2;
+
+-- name: add_group
+INSERT INTO tag_group (folder_id, name, kind, active, profile, rule_set, fields, retry_window_s)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+RETURNING group_id;
+
+-- name: update_group
+UPDATE tag_group
+SET name = $2, kind = $3, active = $4, profile = $5, rule_set = $6, fields = $7, retry_window_s = $8
+WHERE group_id = $1;
+
+-- name: delete_group
+DELETE FROM tag_group WHERE group_id = $1;
+
+-- name: group_has_tags
+SELECT EXISTS (SELECT FROM tag WHERE group_id = $1);
+
+-- name: batches
+-- $1 account, $2 the id after which the page begins, $3 rows, $4 group or null.
+SELECT b.batch_id, b.group_id, b.name, b.active, b.created_at
+FROM batch AS b
+JOIN tag_group AS g ON g.group_id = b.group_id
+JOIN folder AS f ON f.folder_id = g.folder_id
+WHERE f.account_id = $1 AND b.batch_id > $2 AND ($4::bigint IS NULL OR b.group_id = $4)
+ORDER BY b.batch_id
+LIMIT $3;
+
+-- name: batch
+SELECT b.batch_id, b.group_id, b.name, b.active, b.created_at
+FROM batch AS b
+JOIN tag_group AS g ON g.group_id = b.group_id
+JOIN folder AS f ON f.folder_id = g.folder_id
+WHERE f.account_id = $1 AND b.batch_id = $2;
+
+-- name: add_batch
+INSERT INTO batch (group_id, name, active) VALUES ($1, $2, $3) RETURNING batch_id;
+
+-- name: update_batch
+UPDATE batch SET name = $2, active = $3 WHERE batch_id = $1;
+
+-- name: delete_batch
+DELETE FROM batch WHERE batch_id = $1;
+
+-- name: batch_has_tags
+SELECT EXISTS (SELECT FROM tag WHERE batch_id = $1);
+
+-- name: hold_group
+-- Keeps a group from being deleted until the commit; everything else of it may change. $1 group.
+SELECT group_id FROM tag_group WHERE group_id = $1 FOR KEY SHARE;
+
+-- name: hold_batch
+SELECT batch_id FROM batch WHERE batch_id = $1 FOR KEY SHARE;
+
+-- name: tags_of_account
+-- $1 account, $2 the id after which the page begins, $3 rows.
+SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, created_at
+FROM tag
+WHERE account_id = $1 AND tag_id > $2
+ORDER BY tag_id
+LIMIT $3;
+
+-- name: tags_of_group
+-- The same, $4 group.
+SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, created_at
+FROM tag
+WHERE account_id = $1 AND group_id = $4 AND tag_id > $2
+ORDER BY tag_id
+LIMIT $3;
+
+-- name: tags_of_batch
+-- The same, $4 batch.
+SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, created_at
+FROM tag
+WHERE account_id = $1 AND batch_id = $4 AND tag_id > $2
+ORDER BY tag_id
+LIMIT $3;
+
+-- name: tag_by_xuid
+SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, created_at
+FROM tag
+WHERE account_id = $1 AND xuid = $2;
+
+-- name: tag_by_cuid
+SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, created_at
+FROM tag
+WHERE account_id = $1 AND cuid = $2;
+
+-- name: tag_by_uid
+SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, created_at
+FROM tag
+WHERE account_id = $1 AND uid = $2;
+
+-- name: update_tag
+UPDATE tag
+SET uid = $2, cuid = $3, name = $4, group_id = $5, batch_id = $6, active = $7, assigned_at = $8, rule_set = $9, fields = $10
+WHERE tag_id = $1;
+
+-- name: delete_tag
+-- Removes a tag with its keys and counter, and keeps whose it was and how far its keys were used. $1 tag.
+-- The counter's row is locked until the commit: no tap passes beside it.
+WITH counter AS (
+    DELETE FROM tag_counter WHERE tag_id = $1 RETURNING last_position
+), keys AS (
+    DELETE FROM tag_key WHERE tag_id = $1 AND slot = 2 RETURNING version, check_value
+), gone AS (
+    DELETE FROM tag WHERE tag_id = $1 RETURNING tag_id, account_id, group_id, xuid, uid
+)
+INSERT INTO deleted_tag (tag_id, account_id, group_id, xuid, uid, last_position, key_versions, check_values)
+SELECT tag_id, account_id, group_id, xuid, uid, coalesce((SELECT last_position FROM counter), 0),
+       coalesce((SELECT array_agg(version ORDER BY version) FROM keys), '{}'),
+       coalesce((SELECT array_agg(check_value ORDER BY version) FROM keys), '{}')
+FROM gone;
+
+-- name: deleted_before
+-- What is known of tags like these. $1 account, $2 UIDs, $3 tag codes.
+SELECT xuid, uid, last_position, key_versions, check_values
+FROM deleted_tag
+WHERE account_id = $1 AND (uid = ANY ($2::bytea[]) OR xuid = ANY ($3::text[]));
+
+-- name: counter
+SELECT scan_count, last_position, last_at FROM tag_counter WHERE tag_id = $1;
+
+-- name: known_xuids
+SELECT xuid FROM tag WHERE xuid = ANY ($1::text[]);
+
+-- name: tag_keys
+-- File keys of a tag without what is sealed. $1 tag, $2 slot.
+SELECT version, live, check_value, created_at FROM tag_key WHERE tag_id = $1 AND slot = $2 ORDER BY version;
+
+-- name: add_tag_key
+INSERT INTO tag_key (tag_id, slot, version, kek_id, wrapped, check_value) VALUES ($1, $2, $3, $4, $5, $6);
+
+-- name: retire_tag_keys
+-- $1 tag, $2 slot, $3 versions.
+UPDATE tag_key SET live = false WHERE tag_id = $1 AND slot = $2 AND version = ANY ($3::smallint[]);
+
+-- name: hold_tag
+-- One act on a tag's keys at a time.
+SELECT tag_id FROM tag WHERE tag_id = $1 FOR NO KEY UPDATE;
+
+-- name: hold_account
+SELECT account_id FROM account WHERE account_id = $1 FOR NO KEY UPDATE;
+
+-- name: meta_keys
+SELECT version, live, check_value, created_at FROM meta_key WHERE account_id = $1 ORDER BY version;
+
+-- name: retire_meta_key
+UPDATE meta_key SET live = false WHERE account_id = $1 AND version = $2;
+
+-- name: api_keys
+-- $1 account, $2 the id after which the page begins, $3 rows.
+SELECT api_key_id, label, scopes, expires_at, revoked_at, created_at
+FROM api_key
+WHERE account_id = $1 AND api_key_id > $2
+ORDER BY api_key_id
+LIMIT $3;
+
+-- name: api_key
+SELECT api_key_id, label, scopes, expires_at, revoked_at, created_at FROM api_key WHERE account_id = $1 AND api_key_id = $2;
+
+-- name: live_api_keys
+SELECT count(*) FROM api_key WHERE account_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now());
+
+-- name: update_api_key
+UPDATE api_key SET label = $2, expires_at = $3 WHERE api_key_id = $1;
+
+-- name: revoke_api_key
+UPDATE api_key SET revoked_at = coalesce(revoked_at, now()) WHERE api_key_id = $1;
+
+-- name: tag_ids_of_xuid
+-- A tag code's tag, and those that had it before. $1 account, $2 tag code.
+SELECT tag_id FROM tag WHERE account_id = $1 AND xuid = $2
+UNION ALL
+SELECT tag_id FROM deleted_tag WHERE account_id = $1 AND xuid = $2;
+
+-- name: scans
+-- One window of the scan log, newest first. $1 account, $2 from, $3 to (before), $4 verdict letter or null, $5 to $7 the place
+-- before which the page begins (at, scan id, tag id), $8 rows, $9 tags or null.
+SELECT s.at, s.scan_id, s.tag_id, s.position, s.verdict, o.xuid
+FROM scan_log AS s
+CROSS JOIN LATERAL (
+    SELECT xuid FROM tag WHERE tag_id = s.tag_id AND account_id = $1
+    UNION ALL
+    SELECT xuid FROM deleted_tag WHERE tag_id = s.tag_id AND account_id = $1
+) AS o
+WHERE s.at >= $2 AND s.at < $3 AND (s.at, s.scan_id, s.tag_id) < ($5::timestamptz, $6::bigint, $7::bigint)
+  AND ($4::text IS NULL OR s.verdict = $4::text::"char")
+  AND ($9::bigint[] IS NULL OR s.tag_id = ANY ($9::bigint[]))
+ORDER BY s.at DESC, s.scan_id DESC, s.tag_id DESC
+LIMIT $8;
+
+-- name: counts_by_day
+-- Scans by UTC day and verdict. $1 account, $2 from, $3 to (before), $4 group or null, $5 tags or null, $6 objects.
+WITH owned AS (
+    SELECT tag_id, group_id, xuid FROM tag WHERE account_id = $1
+    UNION ALL
+    SELECT tag_id, group_id, xuid FROM deleted_tag WHERE account_id = $1
+), counted AS (
+    SELECT s.tag_id, s.verdict, date_trunc('day', s.at, 'UTC') AS day, count(*) AS scans
+    FROM scan_log AS s
+    WHERE s.at >= $2 AND s.at < $3 AND ($5::bigint[] IS NULL OR s.tag_id = ANY ($5::bigint[]))
+    GROUP BY s.tag_id, s.verdict, day
+)
+SELECT to_char(c.day AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS object, c.verdict, sum(c.scans)::bigint AS scans
+FROM counted AS c
+JOIN owned AS o ON o.tag_id = c.tag_id
+WHERE $4::bigint IS NULL OR o.group_id = $4
+GROUP BY object, c.verdict
+ORDER BY object, c.verdict
+LIMIT $6 * 7;
+
+-- name: counts_by_group
+-- The same by the group in which the tags are now, or were when they were deleted.
+WITH owned AS (
+    SELECT tag_id, group_id, xuid FROM tag WHERE account_id = $1
+    UNION ALL
+    SELECT tag_id, group_id, xuid FROM deleted_tag WHERE account_id = $1
+), counted AS (
+    SELECT s.tag_id, s.verdict, count(*) AS scans
+    FROM scan_log AS s
+    WHERE s.at >= $2 AND s.at < $3 AND ($5::bigint[] IS NULL OR s.tag_id = ANY ($5::bigint[]))
+    GROUP BY s.tag_id, s.verdict
+), summed AS (
+    SELECT o.group_id, c.verdict, sum(c.scans)::bigint AS scans
+    FROM counted AS c
+    JOIN owned AS o ON o.tag_id = c.tag_id
+    WHERE $4::bigint IS NULL OR o.group_id = $4
+    GROUP BY o.group_id, c.verdict
+), top AS (
+    SELECT group_id, sum(scans) AS scans FROM summed GROUP BY group_id ORDER BY scans DESC, group_id LIMIT $6
+)
+SELECT s.group_id::text AS object, s.verdict, s.scans
+FROM summed AS s
+JOIN top AS t ON t.group_id = s.group_id
+ORDER BY t.scans DESC, s.group_id, s.verdict;
+
+-- name: counts_by_tag
+-- The same by tag: those with the most scans.
+WITH owned AS (
+    SELECT tag_id, group_id, xuid FROM tag WHERE account_id = $1
+    UNION ALL
+    SELECT tag_id, group_id, xuid FROM deleted_tag WHERE account_id = $1
+), counted AS (
+    SELECT s.tag_id, s.verdict, count(*) AS scans
+    FROM scan_log AS s
+    WHERE s.at >= $2 AND s.at < $3 AND ($5::bigint[] IS NULL OR s.tag_id = ANY ($5::bigint[]))
+    GROUP BY s.tag_id, s.verdict
+), summed AS (
+    SELECT o.xuid, c.verdict, sum(c.scans)::bigint AS scans
+    FROM counted AS c
+    JOIN owned AS o ON o.tag_id = c.tag_id
+    WHERE $4::bigint IS NULL OR o.group_id = $4
+    GROUP BY o.xuid, c.verdict
+), top AS (
+    SELECT xuid, sum(scans) AS scans FROM summed GROUP BY xuid ORDER BY scans DESC, xuid LIMIT $6
+)
+SELECT s.xuid AS object, s.verdict, s.scans
+FROM summed AS s
+JOIN top AS t ON t.xuid = s.xuid
+ORDER BY t.scans DESC, s.xuid, s.verdict;

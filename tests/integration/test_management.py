@@ -1,0 +1,518 @@
+"""The management API on a real database: what it makes, changes, moves and deletes, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import io
+import re
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, NamedTuple
+
+import asyncpg
+import orjson
+import pytest
+from aiohttp import ClientSession, web
+
+from ixfast.http.handler import handlers
+from ixfast.http.private_app import make_private_app
+from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, check_value
+from ixfast.meters import Meters
+from ixfast.store import management, session
+
+KEY = bytes(range(16)).hex()
+OTHER_KEY = bytes(range(1, 17)).hex()
+RULES = {
+    "groups": [{"name": "first", "when": "authentication == pass and scan_count == 1", "response": "Welcome {cuid}"}],
+    "default": "No",
+}
+ROLES = {"scan": ["scan"], "manage": ["manage"], "keys": ["keys"], "both": ["manage", "keys", "scan"]}
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.body)
+
+    @property
+    def made(self) -> Any:
+        assert self.status == 201, self.text
+        return self.json
+
+    @property
+    def problem(self) -> tuple[int, str]:
+        """Status and code; the body has the one shape."""
+        assert set(self.json["error"]) - {"field", "reason"} == {"code", "message", "request_id"}, self.text
+        return self.status, self.json["error"]["code"]
+
+
+class House:
+    """The private listener over a database, with a client, and an account `mine` with a key of each role."""
+
+    def __init__(self, pool: Any, session: ClientSession, url: str) -> None:
+        self.pool = pool
+        self.session = session
+        self.url = url
+        self.tokens: dict[str, str] = {}
+        self.key_ids: dict[str, int] = {}
+
+    async def account(self, aid: str) -> dict[str, str]:
+        """Make an account; tokens by role."""
+        async with self.pool.acquire() as connection:
+            account_id = await management.create_account(connection, aid)
+            return {role: await management.create_api_key(connection, account_id, scopes) for role, scopes in ROLES.items()}
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, *, token: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        content = body if body is None or isinstance(body, bytes | io.BytesIO) else orjson.dumps(body)
+        given = {"X-API-Key": self.tokens["both"] if token is None else token, **(headers or {})}
+        given = {name: value for name, value in given.items() if value}
+        async with self.session.request(method, self.url + path, data=content, headers=given) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def all_of(self, path: str) -> list[Any]:
+        """Every item of a list, page by page."""
+        items: list[Any] = []
+        cursor = ""
+        while True:
+            page = (await self.ask("GET", path + cursor)).json
+            items += page["items"]
+            if page["next_cursor"] is None:
+                return items
+            cursor = f"{'&' if '?' in path else '?'}cursor={page['next_cursor']}"
+
+
+@contextlib.asynccontextmanager
+async def open_house(dsn: str) -> AsyncIterator[House]:
+    async def readiness() -> dict[str, str]:
+        return {}
+
+    pool = await session.make_pool(dsn, 4)
+    keks = KeyEncryptionKeys([KeyEncryptionKey(bytes(32))])
+    runner, _ = await handlers(make_private_app(Meters(), readiness, pool, keks), 10.0)
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    async with ClientSession() as client:
+        house = House(pool, client, f"http://127.0.0.1:{runner.addresses[0][1]}")
+        house.tokens = await house.account("mine")
+        rows = (await house.ask("GET", "/v2/api-keys")).json["items"]
+        house.key_ids = dict(zip(ROLES, (row["id"] for row in rows), strict=True))
+        yield house
+    await runner.cleanup()
+    if not pool._closed:
+        await pool.close()
+
+
+@pytest.fixture
+async def house(database: str) -> AsyncIterator[House]:
+    async with open_house(database) as house:
+        yield house
+
+
+async def shelf(house: House, **group: Any) -> tuple[int, int, int]:
+    """A folder, an authentication group and a batch."""
+    folder = (await house.ask("POST", "/v2/folders", {"name": "Shoes", "fields": [{"name": "Colour", "in_reply": True}]})).made
+    group = {"folder_id": folder["id"], "name": "Left", "profile": "ixkio-plain", **group}
+    made = (await house.ask("POST", "/v2/groups", group)).made
+    batch = (await house.ask("POST", "/v2/batches", {"group_id": made["id"], "name": "First"})).made
+    return folder["id"], made["id"], batch["id"]
+
+
+async def test_the_life_of_everything(house: House) -> None:
+    folder, group, batch = await shelf(house, rules=RULES, fields={"Colour": "red"}, retry_window_s=5)
+    shown = (await house.ask("GET", f"/v2/groups/{group}")).json
+    assert shown["kind"] == "authentication" and shown["profile"]["name"] == "ixkio-plain"
+    assert shown["rules"] == RULES and shown["fields"] == {"Colour": "red"} and shown["retry_window_s"] == 5
+    answer = await house.ask("POST", "/v2/tags", {"batch_id": batch, "uid": "04AABBCCDDEEFF", "cuid": "A 1"})
+    tag = answer.made
+    assert answer.headers["Location"] == f"/v2/tags/{tag['xuid']}"
+    assert re.fullmatch("[a-z0-9]{8}", tag["xuid"]) and tag["group_id"] == group and tag["batch_id"] == batch
+    assert (await house.ask("GET", f"/v2/tags/{tag['xuid']}")).json == tag
+    assert (await house.ask("GET", "/v2/tags?cuid=A%201")).json["items"] == [tag]
+    assert (await house.ask("GET", "/v2/tags?uid=04AABBCCDDEEFF")).json["items"] == [tag]
+    for path in (f"/v2/folders/{folder}", f"/v2/groups/{group}", f"/v2/batches/{batch}"):
+        assert (await house.ask("DELETE", path)).problem == (409, "in_use")
+    patched = await house.ask("PATCH", f"/v2/tags/{tag['xuid']}", {"cuid": None, "name": "N", "assigned": True, "active": False})
+    assert patched.status == 200 and patched.json["assigned_at"] is not None
+    assert {n: patched.json[n] for n in ("cuid", "name", "assigned", "active")} == {
+        "cuid": None, "name": "N", "assigned": True, "active": False,
+    }  # fmt: skip
+    for path in (f"/v2/tags/{tag['xuid']}", f"/v2/batches/{batch}", f"/v2/groups/{group}", f"/v2/folders/{folder}"):
+        assert (await house.ask("DELETE", path)).status == 204
+        assert (await house.ask("GET", path)).problem == (404, "not_found")
+    acts = (await house.ask("GET", "/v2/audit")).json["items"]
+    assert [(a["act"], a["object"]) for a in acts][:9] == [
+        ("delete", "folder"), ("delete", "group"), ("delete", "batch"), ("delete", "tag"), ("update", "tag"), ("create", "tag"),
+        ("create", "batch"), ("create", "group"), ("create", "folder"),
+    ]  # fmt: skip
+    assert acts[4]["before"]["cuid"] == "A 1" and acts[4]["after"]["cuid"] is None
+    assert acts[3]["before"] == patched.json and acts[3]["after"] is None
+    assert {a["api_key_id"] for a in acts[:9]} == {house.key_ids["both"]}
+
+
+async def test_names_are_taken_once(house: House) -> None:
+    folder, group, batch = await shelf(house)
+    assert (await house.ask("POST", "/v2/folders", {"name": "Shoes"})).problem == (409, "already_exists")
+    assert (await house.ask("POST", "/v2/groups", {"folder_id": folder, "name": "Left"})).problem == (409, "already_exists")
+    assert (await house.ask("POST", "/v2/batches", {"group_id": group, "name": "First"})).problem == (409, "already_exists")
+    tag = {"batch_id": batch, "xuid": "mine0001", "uid": "04AABBCCDDEEFF", "cuid": "one"}
+    assert (await house.ask("POST", "/v2/tags", tag)).status == 201
+    for field, value in (("xuid", "mine0001"), ("uid", "04AABBCCDDEEFF"), ("cuid", "one")):
+        answer = await house.ask("POST", "/v2/tags", {"batch_id": batch, field: value})
+        assert answer.problem == (409, "already_exists") and answer.json["error"]["field"] == field
+    other = (await house.ask("POST", "/v2/tags", {"batch_id": batch})).made
+    answer = await house.ask("PATCH", f"/v2/tags/{other['xuid']}", {"cuid": "one"})
+    assert answer.problem == (409, "already_exists") and answer.json["error"]["field"] == "cuid"
+
+
+async def test_lost_updates_are_refused(house: House) -> None:
+    folder, _, batch = await shelf(house)
+    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch})).made
+    for path, patch in (
+        ("/v2/accounts/mine", {"name": "x"}),
+        (f"/v2/folders/{folder}", {"name": "x"}),
+        (f"/v2/batches/{batch}", {"active": False}),
+        (f"/v2/tags/{tag['xuid']}", {"name": "x"}),
+    ):
+        seen = (await house.ask("GET", path)).headers["ETag"]
+        first = await house.ask("PATCH", path, patch, headers={"If-Match": seen})
+        assert first.status == 200 and first.headers["ETag"] != seen, first.json
+        assert (await house.ask("PATCH", path, patch, headers={"If-Match": seen})).problem == (412, "precondition_failed")
+        assert (await house.ask("DELETE", path, headers={"If-Match": seen})).status in (405, 412)
+        assert (await house.ask("PATCH", path, patch, headers={"If-Match": f'"a", {first.headers["ETag"]}'})).status == 200
+        assert (await house.ask("PATCH", path, patch, headers={"If-Match": "*"})).status == 200
+    acts = (await house.ask("GET", f"/v2/audit?object=tag&object_id={tag['xuid']}")).json["items"]
+    assert [a["act"] for a in acts] == ["update", "create"]  # what changes nothing is no act
+
+
+async def test_pages_have_everything_once(house: House) -> None:
+    _, group, batch = await shelf(house)
+    made = [(await house.ask("POST", "/v2/tags", {"group_id": group})).made["xuid"] for _ in range(7)]
+    made += [(await house.ask("POST", "/v2/tags", {"batch_id": batch})).made["xuid"] for _ in range(3)]
+    for query, expected in (("", made), (f"&group={group}", made), (f"&batch={batch}", made[7:])):
+        assert [tag["xuid"] for tag in await house.all_of(f"/v2/tags?limit=3{query}")] == expected
+    assert len(await house.all_of("/v2/audit?limit=4")) >= 13
+    for query in (
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "limit=1&limit=2",
+        "cursor=x",
+        "cursor=W10",
+        "cursor=é",
+        "group=0",
+        "uid=1",
+    ):
+        answer = await house.ask("GET", f"/v2/tags?{query}")
+        assert answer.problem == (400, "invalid_parameter"), query
+    assert (await house.ask("GET", "/v2/tags?group=1&batch=1")).problem == (400, "invalid_parameter")
+
+
+async def test_bodies_that_are_none(house: House) -> None:
+    bodies: Mapping[bytes, str | None] = {
+        b"": None, b"[]": None, b'{"name"': None, b'{"name":"\xff"}': None, b'{"name":7}': "name", b'{"name":""}': "name",
+        b'{"name":"a","more":1}': None, b'{"name":"a\\n"}': "name", b'{"name":"a\\u0000b"}': "name",
+        b'{"name":"a","fields":[{}]}': "fields[0]",
+    }  # fmt: skip
+    for body, field in bodies.items():
+        answer = await house.ask("POST", "/v2/folders", body)
+        assert answer.problem == (400, "invalid_request") and answer.json["error"].get("field") == field, body
+    large = io.BytesIO(b'{"name":"' + b"a" * (1 << 20) + b'"}')
+    assert (await house.ask("POST", "/v2/folders", large)).problem == (413, "too_large")
+    assert (await house.ask("GET", "/v2/nothing")).problem == (404, "no_such_route")
+    assert (await house.ask("PUT", "/v2/folders")).problem == (405, "method_not_allowed")
+
+
+async def test_rule_sets_are_taken_whole_or_not_at_all(house: House) -> None:
+    _, group, batch = await shelf(house, rules=RULES)
+    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch})).made
+    for document, code, field, message in (
+        ({"groups": [], "defautl": "x"}, "invalid_rule", "rules", "There is no member 'defautl'. Did you mean default?"),
+        (
+            {"groups": [{"name": "a", "when": "scan_cuont < 5", "response": ""}], "default": ""},
+            "invalid_rule", "rules.groups[0].when", "Did you mean scan_count? (at $.groups[0].when, column 1)",
+        ),
+        (
+            {"groups": [{"name": "a", "when": "first_scan", "response": "{xuid}" * 65}], "default": ""},
+            "invalid_response", "rules.groups[0].response", "at most 64 subtags",
+        ),
+        ({"groups": [], "default": "a\0b"}, "invalid_rule", "rules", "NUL"),
+    ):  # fmt: skip
+        for path in (f"/v2/groups/{group}", f"/v2/tags/{tag['xuid']}"):
+            answer = await house.ask("PATCH", path, {"rules": document, "active": False})
+            assert answer.problem == (422, code), answer.json
+            assert answer.json["error"]["field"] == field and message in answer.json["error"]["message"]
+        assert (await house.ask("POST", "/v2/rules/test", {"rules": document})).problem == (422, code)
+    assert (await house.ask("GET", f"/v2/groups/{group}")).json["active"] is True
+    own = {"groups": [], "default": "Mine"}
+    assert (await house.ask("PATCH", f"/v2/tags/{tag['xuid']}", {"rules": own})).json["rules"] == own
+    assert (await house.ask("PATCH", f"/v2/tags/{tag['xuid']}", {"rules": None})).json["rules"] is None
+    assert (await house.ask("PATCH", f"/v2/groups/{group}", {"rules": None})).json["rules"] is None
+
+
+async def test_a_trial_says_which_group_and_why(house: House) -> None:
+    facts = {"authentication": "pass", "scan_count": 1, "now": "2026-01-31T23:10:00+01:00"}
+    answer = (await house.ask("POST", "/v2/rules/test", {"rules": RULES, "facts": facts})).json
+    assert answer["group"] == "first" and answer["response"] == "Welcome {cuid}" and answer["warnings"] == []
+    assert answer["steps"][0] == {"step": "first", "depth": 0, "outcome": True, "found": ""}
+    assert {"step": "authentication == pass", "depth": 2, "outcome": True, "found": "pass"} in answer["steps"]
+    answer = (await house.ask("POST", "/v2/rules/test", {"rules": RULES})).json
+    assert answer["group"] is None and answer["response"] == "No" and answer["steps"][0]["outcome"] is None
+    for facts in ({"scan_cuont": 1}, {"scan_count": "x"}, {"authentication": "passed"}):
+        answer = await house.ask("POST", "/v2/rules/test", {"rules": RULES, "facts": facts})
+        assert answer.problem == (422, "invalid_rule") and answer.json["error"]["field"] == "facts"
+    assert "RuleSetDocument" in (await house.ask("GET", "/v2/rules/schema")).json["$defs"]
+
+
+async def test_profiles(house: House) -> None:
+    folder, group, _ = await shelf(house)
+    for profile in ("nobody's", {"name": "x"}, {"name": "x", "scheme": "ntag424-aes", "template": "{x"}, {"name": 1}):
+        answer = await house.ask("POST", "/v2/groups", {"folder_id": folder, "name": "n", "profile": profile})
+        assert answer.problem == (422, "invalid_profile"), profile
+    standard = (await house.ask("PATCH", f"/v2/groups/{group}", {"profile": None})).json
+    assert standard["kind"] == "standard" and standard["profile"] is None
+    again = await house.ask("PATCH", f"/v2/groups/{group}", {"profile": "ixkio-encrypted"})
+    assert again.status in (200, 422)
+
+
+async def test_extended_fields(house: House) -> None:
+    folder, group, batch = await shelf(house, fields={"Colour": "red"})
+    for fields, place in (
+        ([{"name": "XUID"}], "fields[0].name"), ([{"name": "a"}, {"name": "Response"}], "fields[1].name"),
+        ([{"name": "a b"}, {"name": "A_B"}], "fields[1].name"), ([{"name": "{a}"}], "fields[0].name"),
+        ([{"name": " a"}], "fields[0].name"), ([{"name": "error"}], "fields[0].name"),
+    ):  # fmt: skip
+        answer = await house.ask("PATCH", f"/v2/folders/{folder}", {"fields": fields})
+        assert answer.problem == (400, "invalid_parameter") and answer.json["error"]["field"] == place
+    many = [{"name": f"f{i}"} for i in range(51)]
+    assert (await house.ask("PATCH", f"/v2/folders/{folder}", {"fields": many})).problem == (400, "invalid_request")
+    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "fields": {"Colour": "blue"}})).made
+    path = f"/v2/tags/{tag['xuid']}"
+    answer = await house.ask("PATCH", path, {"fields": {"Size": "9"}})
+    assert answer.problem == (400, "invalid_parameter") and "Colour" in answer.json["error"]["message"]
+    both = [{"name": "Colour", "in_reply": True}, {"name": "Size"}]
+    assert (await house.ask("PATCH", f"/v2/folders/{folder}", {"fields": both})).json["fields"][1] == {
+        "name": "Size", "in_reply": False,
+    }  # fmt: skip
+    assert (await house.ask("PATCH", path, {"fields": {"Size": "9"}})).json["fields"] == {"Colour": "blue", "Size": "9"}
+    assert (await house.ask("PATCH", path, {"fields": {"Colour": None}})).json["fields"] == {"Size": "9"}
+    assert (await house.ask("PATCH", f"/v2/groups/{group}", {"fields": {"Size": "8"}})).json["fields"] == {
+        "Colour": "red", "Size": "8",
+    }  # fmt: skip
+
+
+async def test_tags_move_inside_the_account(house: House) -> None:
+    folder, group, batch = await shelf(house)
+    other = (await house.ask("POST", "/v2/groups", {"folder_id": folder, "name": "Right"})).made["id"]
+    second = (await house.ask("POST", "/v2/batches", {"group_id": other, "name": "Second"})).made["id"]
+    path = f"/v2/tags/{(await house.ask('POST', '/v2/tags', {'batch_id': batch})).made['xuid']}"
+
+    async def moved(patch: dict[str, Any]) -> tuple[Any, Any]:
+        shown = (await house.ask("PATCH", path, patch)).json
+        return shown["group_id"], shown["batch_id"]
+
+    assert await moved({"batch_id": second}) == (other, second)
+    assert await moved({"group_id": other}) == (other, second)
+    assert await moved({"group_id": group}) == (group, None)
+    assert await moved({"group_id": group, "batch_id": batch}) == (group, batch)
+    assert await moved({"batch_id": None}) == (group, None)
+    assert (await house.ask("PATCH", path, {"group_id": group, "batch_id": second})).problem == (400, "invalid_parameter")
+    assert (await house.ask("PATCH", path, {"group_id": 1 << 40})).problem == (404, "not_found")
+    assert (await house.ask("POST", "/v2/tags", {})).problem == (400, "missing_parameter")
+
+
+async def test_uids_are_given_once(house: House) -> None:
+    _, _, batch = await shelf(house)
+    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "xuid_length": 16})).made
+    assert re.fullmatch("[a-z0-9]{16}", tag["xuid"])
+    path = f"/v2/tags/{tag['xuid']}"
+    assert (await house.ask("PATCH", path, {"uid": "04AABBCCDDEEFF"})).json["uid"] == "04AABBCCDDEEFF"
+    assert (await house.ask("PATCH", path, {"uid": "04AABBCCDDEEFF"})).status == 200
+    assert (await house.ask("PATCH", path, {"uid": "04AABBCCDDEE00"})).problem == (400, "invalid_parameter")
+    assert (await house.ask("PATCH", path, {"uid": "04aabbccddeeff"})).problem == (400, "invalid_request")
+
+
+async def test_keys_go_in_and_never_come_out(house: House, database: str) -> None:
+    _, _, batch = await shelf(house)
+    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
+    path = f"/v2/tags/{tag['xuid']}/keys"
+    answer = await house.ask("POST", path, {"key": OTHER_KEY})
+    assert answer.status == 201
+    assert answer.json["version"] == 2 and answer.json["check_value"] == check_value(bytes.fromhex(OTHER_KEY)).hex().upper()
+    assert (await house.ask("POST", path, {"key": KEY})).problem == (409, "already_exists")
+    for bad in ("00" * 16, KEY[:-1], KEY + "00", "g" * 32, ""):
+        answer = await house.ask("POST", path, {"key": bad})
+        assert answer.problem == (400, "invalid_parameter") and (not bad or bad not in answer.text)
+    third = await house.ask("POST", path, {"key": "ff" * 16, "retire_others": True})
+    versions = (await house.ask("GET", path)).json["items"]
+    assert [(v["version"], v["live"]) for v in versions] == [(1, False), (2, False), (3, True)] and third.json == versions[2]
+    assert (await house.ask("DELETE", f"{path}/3")).problem == (409, "in_use")
+    assert (await house.ask("DELETE", f"{path}/2")).status == 204
+    assert (await house.ask("DELETE", f"{path}/4")).problem == (404, "not_found")
+    for meta in (KEY, OTHER_KEY):
+        assert (await house.ask("POST", "/v2/meta-keys", {"key": meta})).status == 201
+    assert (await house.ask("DELETE", "/v2/meta-keys/1")).status == 204
+    shown = (await house.ask("GET", "/v2/meta-keys")).json["items"]
+    assert [(v["version"], v["live"]) for v in shown] == [(1, False), (2, True)]
+    everything = [(await house.ask("GET", p)).text for p in ("/v2/audit?limit=1000", path, "/v2/meta-keys", path[:-5])]
+    assert not any(re.search(f"(?i){KEY}|{OTHER_KEY}|{'ff' * 16}|wrapped|sha256|ixf_", text) for text in everything)
+    connection = await asyncpg.connect(database)
+    rows = await connection.fetch("SELECT wrapped FROM tag_key UNION ALL SELECT wrapped FROM meta_key")
+    await connection.close()
+    assert len(rows) == 5 and not any(bytes.fromhex(key) in row["wrapped"] for key in (KEY, OTHER_KEY) for row in rows)
+
+
+async def test_versions_of_a_key_come_to_an_end(house: House, database: str) -> None:
+    _, _, batch = await shelf(house)
+    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
+    connection = await asyncpg.connect(database)
+    await connection.execute("UPDATE tag_key SET version = 127")
+    await connection.close()
+    assert (await house.ask("POST", f"/v2/tags/{tag['xuid']}/keys", {"key": OTHER_KEY})).problem == (409, "limit_reached")
+
+
+async def test_a_deleted_tag_comes_back_with_its_counter(house: House, database: str) -> None:
+    """A tap that passed before the deletion must not pass after it."""
+    _, _, batch = await shelf(house)
+    draft = {"batch_id": batch, "xuid": "back0001", "uid": "04AABBCCDDEEFF", "key": KEY}
+    connection = await asyncpg.connect(database)
+
+    async def counter() -> Any:
+        return (await house.ask("GET", "/v2/tags/back0001/counter")).json
+
+    assert (await house.ask("POST", "/v2/tags", draft)).status == 201
+    assert await counter() == {"scan_count": 0, "key_version": None, "counter": None, "last_at": None}
+    await connection.execute("UPDATE tag_counter SET last_position = (1 << 24) + 77, scan_count = 5, last_at = now()")
+    assert (await house.ask("DELETE", "/v2/tags/back0001")).status == 204
+    assert await connection.fetchval("SELECT count(*) FROM tag_counter") == 0
+    assert await connection.fetchval("SELECT count(*) FROM tag_key") == 0
+    for names in ({"xuid": "back0002", "uid": draft["uid"]}, {"xuid": "back0001", "uid": "04000000000000"}):
+        async with connection.transaction():
+            answer = await house.ask("POST", "/v2/tags", {**draft, **names})
+            shown = (await house.ask("GET", f"/v2/tags/{names['xuid']}/counter")).json
+            assert answer.status == 201 and (shown["key_version"], shown["counter"]) == (1, 77)
+        assert (await house.ask("DELETE", f"/v2/tags/{names['xuid']}")).status == 204
+    assert (await house.ask("POST", "/v2/tags", {**draft, "key": OTHER_KEY})).status == 201
+    assert (await counter())["counter"] is None
+    await house.ask("POST", "/v2/tags/back0001/keys", {"key": "ff" * 16})
+    await connection.execute("UPDATE tag_counter SET last_position = (2 << 24) + 3, scan_count = 1")
+    assert (await counter())["key_version"] == 2
+    assert (await house.ask("DELETE", "/v2/tags/back0001")).status == 204
+    assert (await house.ask("POST", "/v2/tags", {**draft, "key": OTHER_KEY})).problem == (409, "key_retired")
+    assert (await house.ask("POST", "/v2/tags", {**draft, "key": "ff" * 16})).status == 201
+    assert ((await counter())["key_version"], (await counter())["counter"]) == (1, 3)
+    await connection.close()
+
+
+async def test_api_keys_rotate_expire_and_are_revoked(house: House) -> None:
+    answer = await house.ask("POST", "/v2/api-keys", {"scopes": ["manage"], "label": "robot"})
+    first = answer.made
+    assert re.fullmatch(r"ixf_\S{32}", first["token"])
+    path = f"/v2/api-keys/{first['id']}"
+    shown = (await house.ask("GET", path)).json
+    assert shown == {name: value for name, value in first.items() if name != "token"} and shown["live"]
+    assert (await house.ask("GET", "/v2/accounts/mine", token=first["token"])).status == 200
+    second = (await house.ask("POST", f"{path}/rotate", {"overlap_s": 3600})).made
+    for token in (first["token"], second["token"]):
+        assert (await house.ask("GET", "/v2/accounts/mine", token=token)).status == 200
+    end = dt.datetime.fromisoformat((await house.ask("GET", path)).json["expires_at"])
+    assert dt.timedelta(minutes=59) < end - dt.datetime.now(dt.UTC) < dt.timedelta(minutes=61)
+    third = (await house.ask("POST", f"/v2/api-keys/{second['id']}/rotate", {"overlap_s": 0})).made
+    assert (await house.ask("GET", "/v2/accounts/mine", token=second["token"])).problem == (401, "unauthorised")
+    assert (await house.ask("POST", f"/v2/api-keys/{second['id']}/rotate")).problem == (404, "not_found")
+    assert (await house.ask("DELETE", path)).status == 204
+    assert (await house.ask("DELETE", path)).status == 204
+    assert (await house.ask("GET", "/v2/accounts/mine", token=first["token"])).problem == (401, "unauthorised")
+    assert not (await house.ask("GET", path)).json["live"]
+    assert (await house.ask("PATCH", path, {"label": "dead"})).json["label"] == "dead"
+    past = {"scopes": ["scan"], "expires_at": "2020-01-01T00:00:00Z"}
+    assert (await house.ask("POST", "/v2/api-keys", past)).problem == (400, "invalid_parameter")
+    assert (await house.ask("POST", "/v2/api-keys", {"scopes": []})).problem == (400, "invalid_request")
+    assert (await house.ask("GET", "/v2/accounts/mine", token=third["token"])).status == 200
+
+
+async def test_a_key_gives_away_no_scope_that_it_has_not(house: House) -> None:
+    manage = house.tokens["manage"]
+    for scopes, status in ((["scan"], 201), (["manage"], 201), (["keys"], 401), (["manage", "keys"], 401)):
+        assert (await house.ask("POST", "/v2/api-keys", {"scopes": scopes}, token=manage)).status == status
+    for way in ("rotate", ""):
+        path = f"/v2/api-keys/{house.key_ids['keys']}"
+        if way:
+            assert (await house.ask("POST", f"{path}/rotate", token=manage)).problem == (401, "unauthorised")
+        else:
+            assert (await house.ask("PATCH", path, {"expires_at": None}, token=manage)).problem == (401, "unauthorised")
+    _, _, batch = await shelf(house)
+    answer = await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY}, token=manage)
+    assert answer.problem == (401, "unauthorised")
+
+
+async def test_an_inactive_account_can_be_switched_on_again(house: House) -> None:
+    for active in (False, True):
+        assert (await house.ask("PATCH", "/v2/accounts/mine", {"active": active})).json["active"] is active
+    assert (await house.ask("PATCH", "/v2/accounts/mine", {"aid": "other"})).problem == (400, "invalid_request")
+
+
+async def test_each_act_tells_the_workers_what_changed(house: House, database: str) -> None:
+    folder, group, batch = await shelf(house)
+    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
+    path = f"/v2/tags/{tag['xuid']}"
+    connection, off = await asyncpg.connect(database), {"active": False}
+    for method, where, body, kind in (
+        ("PATCH", "/v2/accounts/mine", {"cors": False}, "account"), ("PATCH", f"/v2/folders/{folder}", off, "group"),
+        ("PATCH", f"/v2/groups/{group}", off, "group"), ("PATCH", f"/v2/batches/{batch}", off, "batch"),
+        ("PATCH", path, off, "tag"), ("POST", f"{path}/keys", {"key": OTHER_KEY}, "tag"),
+        ("DELETE", f"{path}/keys/1", None, "tag"), ("POST", "/v2/meta-keys", {"key": KEY}, "account"),
+        ("DELETE", "/v2/meta-keys/1", None, "account"), ("POST", "/v2/tags", {"batch_id": batch}, "tags_added"),
+        ("PATCH", f"/v1/x/{tag['xuid']}", {"ix_dr": "x"}, "tag"), ("DELETE", path, None, "tag"),
+        ("DELETE", f"/v2/api-keys/{house.key_ids['scan']}", None, "api_key"),
+    ):  # fmt: skip
+        before = await connection.fetchval("SELECT generation FROM catalogue_generation")
+        acts = await connection.fetchval("SELECT count(*) FROM audit_log")
+        assert (await house.ask(method, where, body)).status < 300, where
+        rows = await connection.fetch("SELECT kind FROM catalogue_change WHERE generation > $1", before)
+        assert [row["kind"] for row in rows] == [kind], where
+        assert await connection.fetchval("SELECT count(*) FROM audit_log") == acts + 1
+    for statement in ("UPDATE audit_log SET act = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"):
+        with pytest.raises(asyncpg.RaiseError, match="append-only"):
+            await connection.execute(statement)
+    await connection.close()
+
+
+async def test_a_refused_act_leaves_nothing(house: House, database: str) -> None:
+    folder, _, _ = await shelf(house)
+    connection = await asyncpg.connect(database)
+    count = "SELECT (SELECT count(*) FROM audit_log) + (SELECT generation FROM catalogue_generation)"
+    before = await connection.fetchval(count)
+    assert (await house.ask("DELETE", f"/v2/folders/{folder}")).problem == (409, "in_use")
+    assert (await house.ask("POST", "/v2/folders", {"name": "Shoes"})).problem == (409, "already_exists")
+    assert await connection.fetchval(count) == before
+    await connection.close()
+
+
+async def test_what_cannot_be_done_now_is_503(house: House, database: str) -> None:
+    folder, _, _ = await shelf(house)
+    connection = await asyncpg.connect(database)
+    async with connection.transaction():
+        await connection.execute("SELECT FROM folder FOR UPDATE")
+        answer = await house.ask("PATCH", f"/v2/folders/{folder}", {"name": "x"})
+    await connection.close()
+    assert answer.problem == (503, "unavailable") and answer.json["error"]["reason"] == "row_held"
+    assert answer.headers["Retry-After"] == "1"
+    await house.pool.close()
+    answer = await house.ask("GET", "/v2/folders")
+    assert answer.problem == (503, "unavailable") and answer.json["error"]["reason"] == "connection_lost"
+
+
+async def test_commands_are_in_the_audit_log_too(house: House) -> None:
+    acts = await house.all_of("/v2/audit")
+    assert {(a["act"], a["object"], a["api_key_id"]) for a in acts} == {("create", "account", None), ("create", "api_key", None)}
+    assert management.SCOPES == ("scan", "manage", "keys")
