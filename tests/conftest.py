@@ -9,15 +9,14 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
 import pytest
 import uvloop
+from support import administer, in_own_loop
 
 from ixfast.embedded import EmbeddedPostgres
 
@@ -87,30 +86,6 @@ class ExternalPostgres:
         if port is not None:
             place = f"{place.rpartition('@')[0]}@127.0.0.1:{port}"
         return urlunsplit(parts._replace(path=f"/{database}", netloc=place))
-
-
-def in_own_loop(work: Callable[[], Awaitable[object]]) -> None:
-    """Run a coroutine in a thread with a loop of its own, so that no test's loop is touched."""
-
-    async def main() -> None:
-        await work()
-
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, main()).result()
-
-
-def administer(dsn: str, *statements: str) -> None:
-    """Run statements one by one, each in its own transaction."""
-
-    async def work() -> None:
-        connection = await asyncpg.connect(dsn)
-        try:
-            for statement in statements:
-                await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    in_own_loop(work)
 
 
 @pytest.fixture(scope="session")

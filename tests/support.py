@@ -1,10 +1,13 @@
-"""Waiting for a state without sleeping for a fixed time."""
+"""What several test modules need: waiting for a state without a fixed sleep, and work in a loop of its own."""
 
 import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+import asyncpg
 
 T = TypeVar("T")
 
@@ -35,3 +38,27 @@ def eventually_sync(predicate: Callable[[], T], deadline_s: float = 5.0) -> T:
             return value
         assert time.monotonic() < deadline, f"not reached within {deadline_s} s; the last value was {value!r}"
         time.sleep(POLL_S)
+
+
+def in_own_loop(work: Callable[[], Awaitable[object]]) -> None:
+    """Run a coroutine in a thread with a loop of its own, so that no test's loop is touched."""
+
+    async def main() -> None:
+        await work()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, main()).result()
+
+
+def administer(dsn: str, *statements: str) -> None:
+    """Run statements one by one, each in its own transaction."""
+
+    async def work() -> None:
+        connection = await asyncpg.connect(dsn)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    in_own_loop(work)

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-from conftest import in_own_loop
-from support import eventually_sync
+from support import eventually_sync, in_own_loop
 
 from ixfast.embedded import EmbeddedPostgres, EmbeddedPostgresError, binaries, default_data_dir, wheel_folder
 from ixfast.embedded.binaries import ServerUser
