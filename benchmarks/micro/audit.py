@@ -3,7 +3,8 @@
 Prints taps a second (the whole command with its start, and the judging alone as the command reports it) and a hash of the
 verdicts; all rows of one file must have the same hash, otherwise the exit status is 1. Files: plain mirrors and encrypted
 ones as CSV with URLs, plain ones in columns `x,n,e`, JSON lines, a plain file out of order, and tags that are judged one by one
-(tamper state). One tap in 16 is forged, one in 16 replayed. `--smoke` runs a size that only shows that it works; `--core` adds
+(tamper state). One tap in 64 is forged and one in 16 replayed, in one file a quarter is forged, because what is not authentic is
+judged one by one. `--smoke` runs a size that only shows that it works; `--core` adds
 what the core alone does with the same plain taps in one thread.
 """
 
@@ -37,16 +38,16 @@ START_S = 1_767_225_600  # 2026-01-01
 Tap = tuple[str, str]  # time, URL
 
 
-def plain_taps(count: int) -> Iterator[tuple[str, str, str, str]]:
+def plain_taps(count: int, forged_of_64: int = 1) -> Iterator[tuple[str, str, str, str]]:
     """Time, code, counter and MAC, in order of time."""
     fleet, dice = VirtualFleet(SEED, TAGS), random.Random(SEED)
     counters = [0] * TAGS
     for number in range(count):
-        index, fate = dice.randrange(TAGS), dice.randrange(16)
-        if fate != 1 or not counters[index]:
+        index, fate = dice.randrange(TAGS), dice.randrange(64)
+        if fate < 60 or not counters[index]:
             counters[index] += 1
         x, n, e = fleet.plain_tap(index, counters[index])
-        if fate == 0:
+        if fate < forged_of_64:
             e = f"{int(e, 16) ^ 1 << dice.randrange(64):016X}"
         yield _time(number), x, n, e
 
@@ -60,7 +61,7 @@ def profile_taps(profile: str, count: int) -> Iterator[Tap]:
         if number < DISTINCT_MAX:
             index = dice.randrange(TAGS)
             tag = tags.setdefault(index, fleet[index])
-            urls.append(tag.forged() if dice.randrange(16) == 0 else tag.tap())
+            urls.append(tag.forged() if dice.randrange(64) == 0 else tag.tap())
         yield _time(number), urls[number % len(urls)]
 
 
@@ -74,8 +75,8 @@ def csv_of_urls(taps: Iterator[Tap]) -> Iterator[str]:
         yield f"{at},{url}\n"
 
 
-def plain_urls(count: int) -> Iterator[Tap]:
-    for at, x, n, e in plain_taps(count):
+def plain_urls(count: int, forged_of_64: int = 1) -> Iterator[Tap]:
+    for at, x, n, e in plain_taps(count, forged_of_64):
         yield at, f"https://tag.example/t?x={x}&n={n}&e={e}"
 
 
@@ -103,6 +104,7 @@ FILES: dict[str, tuple[str, Callable[[int], Iterator[str]]]] = {
     "plain, CSV of x,n,e": ("ixkio-plain", columns),
     "plain, JSON lines": ("ixkio-plain", json_lines),
     "plain, out of order": ("ixkio-plain", shuffled),
+    "plain, 1/4 forged": ("ixkio-plain", lambda count: csv_of_urls(plain_urls(count, 16))),
     "encrypted mirror": ("encrypted", lambda count: csv_of_urls(profile_taps("encrypted", count))),
     "encrypted file data": ("encrypted-file", lambda count: csv_of_urls(profile_taps("encrypted-file", count))),
     "tamper, one by one": ("encrypted-tamper", lambda count: csv_of_urls(profile_taps("encrypted-tamper", count))),

@@ -152,6 +152,16 @@ def test_a_batch_that_believes_too_much_is_caught() -> None:
     assert list(auditor.judge_chunk(chunk, TapFormat("urls"), header=False).codes) == [GENUINE, GENUINE]
 
 
+def test_no_other_character_passes_for_one_of_the_layout() -> None:
+    tag = VirtualFleet(17, 1)[0]
+    catalogue = catalogue_of(VirtualFleet(17, 1))
+    first, second, third = tag.tap(), tag.tap(), tag.tap()
+    texts = [first, second.replace("?", "\u00e9"), third.replace("?", "\0"), tag.tap().replace("tag.", "t\u00e4g."), tag.tap()]
+    judged = Auditor(catalogue).judge_chunk("\n".join(texts).encode(), TapFormat("urls"), header=False)
+    assert [OUTCOMES[code][0] for code in judged.codes] == [OUTCOMES[judge(catalogue, text).code][0] for text in texts]
+    assert [code == GENUINE for code in judged.codes] == [True, False, False, False, True]
+
+
 @pytest.mark.parametrize("name", BATCHED)
 def test_nearly_all_taps_of_a_usual_file_are_judged_in_batches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = VirtualFleet(4, 5, name)

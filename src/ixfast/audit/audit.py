@@ -60,11 +60,11 @@ class Auditor:
         rest = taps
         for layout in self._layouts.get(length, ()):
             rest = self._judge_batch(layout, rest, judged)
-        for count, (place, text) in enumerate(zip(*rest, strict=True), start=1):
+        for count, (place, text) in enumerate(zip(rest.places, rest.texts, strict=True), start=1):
             line = judge(self._catalogue, text)
             judged.put(place, line)
             if line.code == GENUINE and self._lessons < LESSONS_MAX and self._learn(line.tag, text):
-                self._judge(length, Taps(rest.places[count:], rest.texts[count:]), judged)
+                self._judge(length, rest.after(count), judged)
                 return
 
     def _judge_batch(self, layout: Layout, taps: Taps, judged: Judged) -> Taps:
@@ -99,13 +99,11 @@ def _by_length(texts: list[str | None]) -> dict[int, Taps]:
     lengths = {*map(len, whole)}
     if len(lengths) == 1:
         return {lengths.pop(): Taps([place for place, text in enumerate(texts) if text is not None], whole)}
-    found = {length: Taps([], []) for length in lengths}
+    places: dict[int, list[int]] = {length: [] for length in lengths}
     for place, text in enumerate(texts):
         if text is not None:
-            taps = found[len(text)]
-            taps.places.append(place)
-            taps.texts.append(text)
-    return found
+            places[len(text)].append(place)
+    return {length: Taps(own, [texts[place] or "" for place in own]) for length, own in places.items()}
 
 
 class Audit:

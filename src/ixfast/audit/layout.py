@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from binascii import unhexlify
 from collections.abc import Iterable, Sequence
 from itertools import compress, repeat
 from typing import NamedTuple
@@ -38,11 +39,17 @@ _BLOCK = 16
 Span = tuple[int, int]
 
 
-class Taps(NamedTuple):
-    """Texts of one length with their places in the chunk."""
+class Taps:
+    """Texts of one length with their places in the chunk, and columns of them."""
 
-    places: list[int]
-    texts: list[str]
+    __slots__ = ("_columns", "_joined", "_length", "places", "texts")
+
+    def __init__(self, places: list[int], texts: list[str]) -> None:
+        self.places = places
+        self.texts = texts
+        self._length = len(texts[0]) if texts else 1
+        self._joined: bytes | None = None
+        self._columns: dict[Span, bytes] = {}
 
     def __len__(self) -> int:
         return len(self.places)
@@ -50,6 +57,35 @@ class Taps(NamedTuple):
     def only(self, kept: Sequence[object]) -> Taps:
         """Those for which `kept` is true."""
         return Taps([*compress(self.places, kept)], [*compress(self.texts, kept)])
+
+    def after(self, count: int) -> Taps:
+        """Without the first `count`."""
+        return Taps(self.places[count:], self.texts[count:])
+
+    def all_have(self, start: int, literal: str) -> bool:
+        """Whether all texts have `literal` at `start`: a slice with a step is a column of characters, 1 ns each."""
+        joined, length, count = self._all(), self._length, len(self.texts)
+        return all(joined[start + i :: length] == bytes((ord(mark),)) * count for i, mark in enumerate(literal))
+
+    def unhexed(self, span: Span) -> bytes:
+        """The bytes behind the digits of all texts at this span. ValueError if they are not all hex digits."""
+        found = self._columns.get(span)
+        if found is None:
+            start, end = span
+            width = end - start
+            joined, digits = self._all(), bytearray(width * len(self.texts))
+            for i in range(width):
+                digits[i::width] = joined[start + i :: self._length]
+            found = self._columns[span] = unhexlify(digits)
+        return found
+
+    def _all(self) -> bytes:
+        if self._joined is None:
+            joined = "".join(self.texts)
+            if not joined.isascii():  # one byte a character, or the columns would shift; no tap of a layout is all zeros
+                joined = "".join([text if text.isascii() else "\0" * len(text) for text in self.texts])
+            self._joined = joined.encode()
+        return self._joined
 
 
 class Found(NamedTuple):
@@ -95,9 +131,8 @@ class Layout:
     def fitting(self, taps: Taps) -> Taps:
         """The taps whose literal texts are those of the layout."""
         for start, end, literal in self._literals:
-            cut = [text[start:end] == literal for text in taps.texts]
-            if not all(cut):
-                taps = taps.only(cut)
+            if not taps.all_have(start, literal):
+                taps = taps.only([text[start:end] == literal for text in taps.texts])
         return taps
 
     def verify(self, catalogue: TagCatalogue, taps: Taps) -> Found:
@@ -222,21 +257,17 @@ class Layout:
         return [tag >= 0 and profile_of[tag] == place and keys[tag] for tag in tags]
 
     def _bytes(self, slot: str, taps: Taps) -> bytes:
-        start, end = self._slots[slot]
-        return bytes.fromhex("".join([text[start:end] for text in taps.texts]))
+        return taps.unhexed(self._slots[slot])
 
     def _of_hex_digits(self, taps: Taps) -> Taps:
-        """The taps whose mirrors are hex digits. `fromhex` skips white space, which a length gives away."""
+        """The taps whose mirrors are hex digits."""
         spans = [self._slots[name] for name in _HEX_SLOTS if name in self._slots]
         try:
-            if all(
-                2 * len(bytes.fromhex("".join([text[start:end] for text in taps.texts]))) == (end - start) * len(taps)
-                for start, end in spans
-            ):
-                return taps
+            for span in spans:
+                taps.unhexed(span)
         except ValueError:
-            pass
-        return taps.only([all(_is_hex(text[start:end]) for start, end in spans) for text in taps.texts])
+            return taps.only([all(_is_hex(text[start:end]) for start, end in spans) for text in taps.texts])
+        return taps
 
 
 def learn(profile: CompiledProfile, profile_place: int, text: str) -> Layout | None:
@@ -293,6 +324,7 @@ def _is_own(part: Part) -> bool:
 
 def _is_hex(digits: str) -> bool:
     try:
-        return 2 * len(bytes.fromhex(digits)) == len(digits)
+        unhexlify(digits)
     except ValueError:
         return False
+    return True
