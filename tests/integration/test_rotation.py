@@ -157,28 +157,25 @@ async def test_imports_under_the_old_key_are_found_too(connection: Any, database
     account_id = await connection.fetchval("SELECT account_id FROM account")
     group_id = await connection.fetchval("SELECT min(group_id) FROM tag_group")
     importer = await asyncpg.connect(database)
-    added = 0
+    tags = [NewTag(fleet.xuid(i), fleet.uid(i), fleet.file_key(i)) for i in range(len(fleet))]
 
-    async def import_some() -> None:
-        nonlocal added
-        tags = [NewTag(fleet.xuid(i), fleet.uid(i), fleet.file_key(i)) for i in range(added, added + 20)]
-        added += 20
-        async with importer.transaction():
-            await management.add_tags(importer, BEFORE, account_id, group_id, tags)
+    async def add_all() -> None:
+        for start in range(0, len(tags), 20):
+            async with importer.transaction():
+                await management.add_tags(importer, BEFORE, account_id, group_id, tags[start : start + 20])
 
-    pending: list[asyncio.Task[None]] = []
-
-    def advanced(_count: int) -> None:
-        if len(pending) < 10 and (not pending or pending[-1].done()):
-            pending.append(asyncio.create_task(import_some()))
-
-    await rotation.reseal_all(connection, DURING, advanced=advanced, batch_rows=5)
-    await asyncio.gather(*pending)
-    assert added > 20
-    await rotation.reseal_all(connection, DURING, advanced=nothing)
+    importing = asyncio.create_task(add_all())
+    try:
+        while not importing.done():
+            await rotation.reseal_all(connection, DURING, advanced=nothing, batch_rows=5)
+        await importing
+        await rotation.reseal_all(connection, DURING, advanced=nothing)
+    finally:
+        importing.cancel()
+        await asyncio.gather(importing, return_exceptions=True)
+        importer.terminate()
     assert await ids_in(connection) == {NEW.id}
-    assert len(await held_keys(connection, KeyEncryptionKeys([NEW]))) == 67 + added
-    await importer.close()
+    assert len(await held_keys(connection, KeyEncryptionKeys([NEW]))) == 67 + len(fleet)
 
 
 async def test_only_one_rotation_at_a_time(connection: Any, database: str) -> None:
