@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import orjson
 
-from ixfast.audit.judged import EMPTY, GENUINE, NO_TAG, OUTCOMES, Judged, tamper_text
+from ixfast.audit.judged import EMPTY, GENUINE, NO_TAG, OUTCOMES, REPLAYED, Judged, tamper_text
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.scan import POSITION_COUNTER_MASK
 
@@ -16,39 +16,55 @@ _LINES_A_WRITE = 8192
 
 def json_lines(judged: Judged, catalogue: TagCatalogue, first_line: int, *, refused_only: bool = False) -> Iterator[bytes]:
     """The report on each tap, some thousand lines at a time; `first_line` is the number of the first line of `judged`."""
-    codes, problems = catalogue.codes, judged.problems
-    beginnings = [_beginning(code) for code in range(len(OUTCOMES))]
-    out: list[str] = []
-    columns = zip(judged.codes, judged.tags, judged.positions, judged.tampers, strict=True)
-    for line, (code, tag, position, tamper) in enumerate(columns, start=first_line):
+    codes, mask = catalogue.codes, POSITION_COUNTER_MASK
+    refused_from = REPLAYED if refused_only else GENUINE
+
+    def other(place: int, code: int) -> str:
         if code == EMPTY or (refused_only and OUTCOMES[code][0] == "genuine"):
-            continue
-        if code == GENUINE and not tamper:
-            out.append(
-                f'{{"line":{line},"verdict":"genuine","tag":"{codes[tag]}","counter":{position & POSITION_COUNTER_MASK}}}\n'
-            )
-        else:
-            text = f'{{"line":{line},{beginnings[code]}'
-            if tag != NO_TAG:
-                text += f',"tag":"{codes[tag]}"'
-            if position:
-                text += f',"counter":{position & POSITION_COUNTER_MASK}'
-            if tamper:
-                text += f',"tamper":"{tamper_text(tamper)}"'
-            problem = problems.get(line - first_line)
-            if problem is not None:
-                text += f',"problem":{orjson.dumps(problem).decode()}'
-            out.append(text + "}\n")
-        if len(out) >= _LINES_A_WRITE:
-            yield "".join(out).encode()
-            out.clear()
-    if out:
-        yield "".join(out).encode()
+            return ""
+        return _other_line(judged, catalogue, place, f'{{"line":{first_line + place},{_BEGINNINGS[code]}')
+
+    for start in range(0, len(judged), _LINES_A_WRITE):
+        end = start + _LINES_A_WRITE
+        columns = zip(
+            range(start, end),
+            judged.codes[start:end],
+            judged.tags[start:end],
+            judged.positions[start:end],
+            judged.tampers[start:end],
+            strict=False,
+        )
+        yield "".join(
+            [
+                f'{{"line":{first_line + place},{_BEGINNINGS[code]},"tag":"{codes[tag]}","counter":{position & mask}}}\n'
+                if refused_from <= code <= REPLAYED and not tamper
+                else other(place, code)
+                for place, code, tag, position, tamper in columns
+            ]
+        ).encode()
+
+
+def _other_line(judged: Judged, catalogue: TagCatalogue, place: int, text: str) -> str:
+    """A line that has not exactly a tag and a counter."""
+    tag, position, tamper = judged.tags[place], judged.positions[place], judged.tampers[place]
+    if tag != NO_TAG:
+        text += f',"tag":"{catalogue.codes[tag]}"'
+    if position:
+        text += f',"counter":{position & POSITION_COUNTER_MASK}'
+    if tamper:
+        text += f',"tamper":"{tamper_text(tamper)}"'
+    problem = judged.problems.get(place)
+    if problem is not None:
+        text += f',"problem":{orjson.dumps(problem).decode()}'
+    return text + "}\n"
 
 
 def _beginning(code: int) -> str:
     verdict, reason = OUTCOMES[code]
     return f'"verdict":"{verdict}"' + (f',"reason":"{reason}"' if reason is not None else "")
+
+
+_BEGINNINGS = tuple(map(_beginning, range(len(OUTCOMES))))
 
 
 def count(judged: Judged) -> Counter[int]:
