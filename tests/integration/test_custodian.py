@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import secrets
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from key_services import Vault
 from support import eventually
 
 from ixfast import meters
-from ixfast.keys import Custodian, KeyUnavailableError, custodian, key_file, sealing
+from ixfast.keys import Custodian, KeyEncryptionKey, KeyUnavailableError, custodian, key_file, sealing
 from ixfast.keys.key_file import KeyFile, KeyLine, plain_line
 
 REFERENCE = "transit/ixfast"
@@ -137,6 +138,32 @@ async def test_a_look_up_finds_a_key_that_came_a_moment_ago(
         await asyncio.gather(*(holder.keys.look_for([second.id]) for _ in range(20)))
         assert holder.keys.by_id(second.id)
         assert len(reads) == 1
+
+
+async def test_a_look_up_waits_for_a_reading_that_has_the_file_but_not_yet_its_keys(
+    tmp_path: Path, gauges: meters.Meters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(custodian, "_POLL_S", 3600.0)
+    path, first, second = tmp_path / "kek", plain(), plain()
+    key_file.create(path, first)
+    async with kept(path, gauges) as holder:
+        opening, may_open = threading.Event(), threading.Event()
+
+        def open_line(line: KeyLine) -> KeyEncryptionKey:
+            opening.set()
+            assert may_open.wait(5)
+            return sealing.open_line(line)
+
+        monkeypatch.setattr(custodian, "open_line", open_line)
+        key_file.edit(path, lambda file: file.with_line(second, current=True))
+        early = asyncio.create_task(holder.keys.look_for([second.id]))
+        await eventually(opening.is_set)
+        late = asyncio.create_task(holder.keys.look_for([second.id]))
+        done, _ = await asyncio.wait([early, late], timeout=0.1)
+        assert not done
+        may_open.set()
+        await asyncio.gather(early, late)
+        assert holder.keys.current.id == second.id
 
 
 async def test_a_service_that_hangs_holds_up_neither_start_nor_stop(

@@ -30,6 +30,7 @@ _POLL_S = 1.0  # How soon a changed file is noticed without a signal.
 _START_PATIENCE_S = 3.0  # A provider that takes longer is waited for while the worker serves already.
 _RETRY_S = 1.0
 _RETRY_S_MAX = 30.0
+_READINGS_MAX = 3  # Waited for by one look-up: one that may have read the file before, one that did not, and a spare.
 _T = TypeVar("_T")
 
 
@@ -71,10 +72,14 @@ class Custodian:
         self._wake.set()
 
     async def _look(self) -> None:
-        """For a look-up that met an unknown key. It waits for a reading only if the file is another one by now."""
-        signature = signature_of(self._path)
-        if signature is not None and signature != self._signature:
-            await asyncio.wait([self._read()])
+        """For a look-up that met an unknown key: wait for a reading that is under way, and for one of a changed file."""
+        for _ in range(_READINGS_MAX):
+            if self._reading is not None and not self._reading.done():
+                await asyncio.wait([self._reading])
+            signature = signature_of(self._path)
+            if signature is None or signature == self._signature:
+                return
+            self._read()
 
     async def _keep(self) -> None:
         retry_at = self._loop.time() + _RETRY_S
