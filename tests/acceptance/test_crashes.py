@@ -73,11 +73,13 @@ class Load:
 
     def violations(self) -> list[str]:
         """What no right server would have answered, once all that was under way has ended."""
-        fetch = self.server.fetch
-        final = fetch("SELECT tag_id, last_position FROM tag_counter")
-        logged = fetch("SELECT tag_id, position FROM scan_log WHERE verdict = 'g'")
+        rows = self.server.fetch(  # one statement, one snapshot: a scan without a client may still become durable
+            "SELECT tag_id, last_position,"
+            " ARRAY(SELECT position FROM scan_log AS l WHERE l.tag_id = c.tag_id AND verdict = 'g') AS logged"
+            " FROM tag_counter AS c"
+        )
         return violations(
-            self.history, {r["tag_id"]: r["last_position"] for r in final}, [(r["tag_id"], r["position"]) for r in logged]
+            self.history, {r["tag_id"]: r["last_position"] for r in rows}, [(r["tag_id"], p) for r in rows for p in r["logged"]]
         )
 
 

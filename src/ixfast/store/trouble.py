@@ -22,7 +22,7 @@ class Trouble(enum.Enum):
 
 _BY_SQLSTATE = (
     ("55P03", Trouble.HELD), ("57014", Trouble.HELD), ("40", Trouble.HELD),
-    ("22", Trouble.BAD_VALUE), ("23", Trouble.BAD_VALUE), ("23514", Trouble.NO_PARTITION),
+    ("22", Trouble.BAD_VALUE), ("23", Trouble.BAD_VALUE),
     ("25006", Trouble.READ_ONLY), ("53", Trouble.DISK_FULL), ("42", Trouble.SCHEMA),
     ("08", Trouble.LOST), ("57P", Trouble.LOST), ("40003", Trouble.LOST),
 )  # fmt: skip
@@ -33,5 +33,7 @@ def trouble_of(error: BaseException) -> Trouble:
     sqlstate = getattr(error, "sqlstate", None)
     if not isinstance(error, asyncpg.PostgresError) or sqlstate is None:
         return Trouble.LOST
+    if sqlstate == "23514" and error.constraint_name is None:
+        return Trouble.NO_PARTITION  # a check constraint has a name, a missing partition has none
     matching = [(len(prefix), trouble) for prefix, trouble in _BY_SQLSTATE if sqlstate.startswith(prefix)]
     return max(matching, key=lambda m: m[0])[1] if matching else Trouble.REFUSED
