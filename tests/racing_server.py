@@ -24,8 +24,8 @@ async def advance(session: LedgerSession, tag_ids: Sequence[int], positions: Seq
         row = before[tag_id]
         if row["last_position"] < position:
             await connection.execute(
-                "UPDATE tag_counter SET last_position = greatest(last_position, $2), previous_position = last_position, last_scan_id = $3, "
-                "scan_count = scan_count + 1, last_at = now() WHERE tag_id = $1",
+                "UPDATE tag_counter SET last_position = greatest(last_position, $2), previous_position = last_position, "
+                "last_scan_id = $3, scan_count = scan_count + 1, last_at = now() WHERE tag_id = $1",
                 *(tag_id, position, scan_id),
             )
             await connection.execute("INSERT INTO scan_log VALUES (now(), $3, $1, $2, 'g')", tag_id, position, scan_id)
