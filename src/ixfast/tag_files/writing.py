@@ -1,0 +1,76 @@
+"""Tags to lines of a file that can be read again: CSV or JSON lines, without keys."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+from collections.abc import Mapping, Sequence
+
+import orjson
+
+from ixfast.tag_files.columns import FIELD_PREFIX, is_built_in
+
+FORMATS = ("csv", "jsonl")
+_COLUMNS = ("XUID", "UID", "CUID", "TAGNAME", "RESPONSE", "STATUS", "ASSIGNED", "KEY_VERSION", "KEY_CHECK_VALUE")
+
+
+class TagWriter:
+    """Lines of one file, encoded. `fields` are the extended fields that become columns."""
+
+    def __init__(self, format_: str, fields: Sequence[str]) -> None:
+        """`ValueError` for a format that is none of FORMATS."""
+        if format_ not in FORMATS:
+            raise ValueError(f"a format is one of {', '.join(FORMATS)}")
+        self._as_csv = format_ == "csv"
+        self._fields = tuple(fields)
+        self._names = (*_COLUMNS, *(FIELD_PREFIX + name if is_built_in(name) else name for name in fields))
+        self._buffer = io.StringIO(newline="")
+        self._csv = csv.writer(self._buffer, lineterminator="\r\n")
+
+    def header(self) -> bytes:
+        """The first line of CSV; JSON lines have none."""
+        return self._csv_lines([self._names]) if self._as_csv else b""
+
+    def lines(self, rows: Sequence[Sequence[str | None]]) -> bytes:
+        """Lines of tags, each as `values_of` makes it."""
+        if self._as_csv:
+            return self._csv_lines([[value or "" for value in row] for row in rows])
+        return b"".join(
+            orjson.dumps({name: value for name, value in zip(self._names, row, strict=True) if value}) + b"\n" for row in rows
+        )
+
+    def values_of(
+        self,
+        *,
+        xuid: str,
+        uid: bytes | None,
+        cuid: str | None,
+        name: str | None,
+        response: str | None,
+        active: bool,
+        assigned_at: dt.datetime | None,
+        key_version: int | None,
+        key_check_value: bytes | None,
+        fields: Mapping[str, str],
+    ) -> list[str | None]:
+        """A tag's cells in the order of the columns."""
+        return [
+            xuid,
+            uid.hex().upper() if uid is not None else None,
+            cuid,
+            name,
+            response,
+            "active" if active else "inactive",
+            assigned_at.astimezone(dt.UTC).isoformat().replace("+00:00", "Z") if assigned_at is not None else "no",
+            str(key_version) if key_version is not None else None,
+            key_check_value.hex().upper() if key_check_value is not None else None,
+            *(fields.get(field) for field in self._fields),
+        ]
+
+    def _csv_lines(self, rows: Sequence[Sequence[str | None]]) -> bytes:
+        self._csv.writerows(rows)
+        text = self._buffer.getvalue()
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        return text.encode()

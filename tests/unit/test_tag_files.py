@@ -1,0 +1,333 @@
+"""Tag files: every way to write one, every mistake with its place and remedy, and nothing of a cell in any message."""
+
+import csv
+import datetime as dt
+import gzip
+import io
+import json
+import pickle
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ixfast.keys import check_value
+from ixfast.tag_files import PRESETS, PROBLEMS, Layout, Problem, Problems, TagFile, TagRow, TagWriter
+from ixfast.tag_files.problems import LINE_BYTES_MAX
+from ixfast.tag_files.rows import NOT_ASSIGNED, NOW
+
+UID = bytes.fromhex("04AABBCC112233")
+KEY = bytes.fromhex("00112233445566778899AABBCCDDEEFF")
+FIELDS = ("Colour", "Product Name")
+
+
+def read(
+    encoded: bytes, layout: Layout | None = None, piece: int = 1 << 20, bound: int = 100
+) -> tuple[list[TagRow], list[Problem]]:
+    problems = Problems(bound)
+    file = TagFile(layout or Layout(fields=FIELDS), problems)
+    rows = []
+    for start in range(0, len(encoded), piece):
+        for block in file.feed(encoded[start : start + piece]):
+            rows += block
+    for block in file.finish():
+        rows += block
+    return rows, problems.found
+
+
+def good(encoded: bytes | str, layout: Layout | None = None) -> list[TagRow]:
+    encoded = encoded.encode() if isinstance(encoded, str) else encoded
+    rows, problems = read(encoded, layout)
+    assert problems == []
+    for piece in (1, 7):  # the same in pieces of any size
+        again, _ = read(encoded, layout, piece)
+        assert [values(row) for row in again] == [values(row) for row in rows]
+    return rows
+
+
+def values(row: TagRow) -> tuple[object, ...]:
+    return tuple(getattr(row, name) for name in sorted(TagRow.__slots__))
+
+
+# How files are written.
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("before", ["", "\ufeff", "\n \n"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lambda b: gzip.compress(b[:20]) + gzip.compress(b[20:])])
+def test_csv_of_every_kind(separator: str, end: str, before: str, pack: Callable[[bytes], bytes]) -> None:
+    lines = [("cuid", "UID", "Response"), ("12345", "04AABBCC112233", f'"A {separator} ""B"""'), ("", "", ""), ("1", "", "")]
+    text = before + "".join(separator.join(line) + end for line in lines)
+    rows = good(pack(text.encode()))
+    assert [(row.cuid, row.uid, row.response) for row in rows] == [("12345", UID, f'A {separator} "B"'), ("1", None, None)]
+    first = 2 + before.count("\n")
+    assert [row.line for row in rows] == [first, first + 2]
+
+
+def test_the_last_line_needs_no_end_and_cells_may_have_lines() -> None:
+    rows = good('XUID,RESPONSE\r\nab1,"first\r\nsecond"\r\nab2,"x"\r\nab3,y')
+    assert [(row.line, row.xuid, row.response) for row in rows] == [
+        (2, "ab1", "first\r\nsecond"),
+        (4, "ab2", "x"),
+        (5, "ab3", "y"),
+    ]
+
+
+def test_the_separator_line_of_spreadsheets() -> None:
+    assert [(row.line, row.cuid) for row in good("sep=;\r\nUID;CUID\r\n;7,5\r\n")] == [(3, "7,5")]
+
+
+def test_a_comma_at_the_end_of_each_line() -> None:
+    assert [row.cuid for row in good("UID,CUID,\r\n,7,\r\n")] == ["7"]
+
+
+def test_json_lines() -> None:
+    lines: list[dict[str, object]] = [
+        {"uid": "04:aa:bb:cc:11:22:33", "key": KEY.hex(), "assigned": True, "status": None},
+        {"Product Name": "Vase", "XUID": "ab1", "ASSIGNED": False},
+    ]
+    rows = good("\n".join(map(json.dumps, lines)) + "\n\n")
+    assert [(row.uid, row.key, row.assigned) for row in rows] == [(UID, KEY, NOW), (None, None, NOT_ASSIGNED)]
+    assert rows[1].fields == {"Product Name": "Vase"}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "04AABBCC112233",
+        "04aabbcc112233",
+        "04:AA:BB:CC:11:22:33",
+        " 04 aa bb cc 11 22 33 ",
+        "04-AA-BB-CC-11-22-33",
+        "0x04AABBCC112233",
+    ],
+)
+def test_uids(written: str) -> None:
+    assert good(f"UID\n{written}\n")[0].uid == UID
+
+
+@pytest.mark.parametrize("name", ["KEY", "key", "sdm_mac_key", "app_read_key", "File Key", "SDM-File-Read-Key"])
+def test_names_of_the_key(name: str) -> None:
+    row = good(f"UID,{name}\n04AABBCC112233,{KEY.hex()}\n")[0]
+    assert (row.key, row.check_value) == (KEY, check_value(KEY))
+
+
+@pytest.mark.parametrize("name", ["META_KEY", "picc_master_key", "SDM Meta Read Key"])
+def test_names_of_the_meta_key(name: str) -> None:
+    assert good(f"UID,{name}\n04AABBCC112233,{KEY.hex(' ')}\n")[0].meta_key == KEY
+
+
+def test_presets() -> None:
+    layout = Layout(preset="sdm-keys")
+    head = "uid,picc_master_key,app_read_key,sdm_mac_key,outcome,coin_name,provisioned_date,status,notes,last_used_date"
+    line = f"04AABBCC112233,{'1' * 32},{'2' * 32},{KEY.hex()},heads,COIN,2026-01-27T10:00:00,provisioned,,"
+    row = good(f"{head}\n{line}\n", layout)[0]
+    assert (row.key, row.meta_key, row.active) == (KEY, None, None)
+    row = good(f"UID,K0,K1,K2,K3,K4\n04AABBCC112233,x,{'11' * 16},{KEY.hex()},x,x\n", Layout(preset="bolt-card"))[0]
+    assert (row.key, row.meta_key) == (KEY, b"\x11" * 16)
+    row = good("XUID,UID,CUID,TAGNAME,RESPONSE,STATUS,ASSIGNED,NFTOWNER\nq8w3sbcz,,5,,Hi,active,,x\n", Layout(preset="ixkio"))[0]
+    assert (row.xuid, row.cuid, row.response, row.active) == ("q8w3sbcz", "5", "Hi", True)
+    assert set(PRESETS) == {"ixkio", "sdm-keys", "bolt-card"}
+
+
+def test_ignored_columns_and_fields() -> None:
+    row = good("cuid,Colour,field.product_name,Batch No\n1,red,Vase,9\n", Layout(fields=FIELDS, ignored=["batch no"]))[0]
+    assert row.fields == {"Colour": "red", "Product Name": "Vase"}
+
+
+@pytest.mark.parametrize(
+    ("written", "moment"),
+    [
+        ("2026-01-31", "2026-01-31T00:00:00+00:00"),
+        ("2026-01-31T09:30:00Z", "2026-01-31T09:30:00+00:00"),
+        ("2026-01-31 10:30:00.25+01:00", "2026-01-31T09:30:00.250000+00:00"),
+    ],
+)
+def test_dates(written: str, moment: str) -> None:
+    assigned = good(f"CUID,ASSIGNED\n1,{written}\n")[0].assigned
+    assert not isinstance(assigned, str) and assigned is not None
+    assert assigned.isoformat() == moment
+
+
+def test_blank_means_leave() -> None:
+    row = good("XUID,UID,CUID,TAGNAME,RESPONSE,STATUS,ASSIGNED,KEY,META_KEY,KCV,Colour\nab1,, ,,,,,,\t,,\n")[0]
+    names = set(TagRow.__slots__) - {"line", "xuid", "fields"}
+    assert (row.xuid, {getattr(row, name) for name in names}, row.fields) == ("ab1", {None}, {})
+
+
+# What is refused.
+
+ZEROS = "0" * 32
+MISTAKES: Sequence[tuple[str, bytes | str, int, str | None]] = [
+    ("empty_file", "\n\n", 1, None),
+    ("bad_encoding", b"CUID\nab\xff\n", 2, None),
+    ("bad_encoding", "CUID\n1\n".encode("utf-16"), 1, None),
+    ("bad_gzip", gzip.compress(b"CUID\n1\n")[:-6], 3, None),
+    ("bad_gzip", b"\x1f\x8b\x08damaged", 1, None),
+    ("bad_csv", 'CUID,UID\n1,"abc"d\n', 2, None),
+    ("bad_csv", 'CUID,UID\n1,\n2,"left open\n3,\n', 3, None),
+    ("bad_json", '{"CUID": "1"}\n{"CUID": "1"\n', 2, None),
+    ("bad_json", '{"CUID": "1"}\n["1"]\n', 2, None),
+    ("line_too_long", b"CUID\n1\n" + b"x" * (LINE_BYTES_MAX + 2), 3, None),
+    ("no_header", f"04AABBCC112233,{KEY.hex()}\n", 1, None),
+    ("unknown_column", "CUID,TAGNMAE\n1,a\n", 1, "TAGNMAE"),
+    ("unknown_column", "CUID,field.Size\n1,a\n", 1, "field.Size"),
+    ("duplicate_column", "UID,KEY,app_read_key\n", 1, "app_read_key"),
+    ("no_identity_column", "TAGNAME\na\n", 1, None),
+    ("wrong_cell_count", "CUID,UID\n1\n", 2, None),
+    ("wrong_cell_count", "CUID,UID\n1,,\n", 2, None),
+    ("not_text", '{"CUID": 12}\n', 1, "CUID"),
+    ("no_identity", "CUID,TAGNAME\n,a\n", 2, None),
+    ("bad_text", "CUID,TAGNAME\n1,a\tb\n", 2, "TAGNAME"),
+    ("bad_text", '{"CUID": "1", "RESPONSE": "a\\u0000b"}\n', 1, "RESPONSE"),
+    ("bad_text", '{"CUID": "1", "Colour": "a\\nb"}\n', 1, "Colour"),
+    ("bad_xuid", "XUID\nab-1\n", 2, "XUID"),
+    ("bad_xuid", f"XUID\n{'a' * 65}\n", 2, "XUID"),
+    ("bad_hex", "UID\n04AABBCC1122GG\n", 2, "UID"),
+    ("bad_hex", "UID\n4,23E+13\n".replace(",", "_"), 2, "UID"),
+    ("bad_hex", f"UID,KEY\n04AABBCC112233,{'xy' * 16}\n", 2, "KEY"),
+    ("uid_4_bytes", "UID\n04AABBCC\n", 2, "UID"),
+    ("uid_length", "UID\n4AABBCC112233\n", 2, "UID"),
+    ("uid_length", "UID\n04AABBCC112233445566\n", 2, "UID"),
+    ("key_length", f"UID,KEY\n04AABBCC112233,{'1' * 31}\n", 2, "KEY"),
+    ("key_length", f"UID,META_KEY\n04AABBCC112233,{'11' * 24}\n", 2, "META_KEY"),
+    ("zero_key", f"UID,KEY\n04AABBCC112233,{ZEROS}\n", 2, "KEY"),
+    ("zero_key", f"UID,META_KEY\n04AABBCC112233,{ZEROS}\n", 2, "META_KEY"),
+    ("bad_check_value", f"UID,KEY,KCV\n04AABBCC112233,{KEY.hex()},12\n", 2, "KCV"),
+    ("check_value_differs", f"UID,KEY,KCV\n04AABBCC112233,{KEY.hex()},123456\n", 2, "KEY_CHECK_VALUE"),
+    ("bad_cuid", f"CUID\n{'a' * 129}\n", 2, "CUID"),
+    ("bad_cuid", "CUID,UID\n a,\n", 2, "CUID"),
+    ("bad_name", f"CUID,TAGNAME\n1,{'a' * 256}\n", 2, "TAGNAME"),
+    ("bad_status", "CUID,STATUS\n1,on\n", 2, "STATUS"),
+    ("bad_assigned", "CUID,ASSIGNED\n1,31.01.2026\n", 2, "ASSIGNED"),
+    ("bad_response", f"CUID,RESPONSE\n1,{'a' * 4097}\n", 2, "RESPONSE"),
+    ("bad_field", f"CUID,Colour\n1,{'{uid}' * 65}\n", 2, "Colour"),
+]  # fmt: skip
+AGAINST_WHAT_IS_STORED = {
+    "duplicate", "two_keys", "xuid_taken", "uid_taken", "uid_differs", "cuid_taken", "key_used_before", "key_versions_full",
+    "meta_keys_full", "other_folder",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "content", "line", "column"), MISTAKES)
+def test_mistakes(code: str, content: bytes | str, line: int, column: str | None) -> None:
+    _, problems = read(content.encode() if isinstance(content, str) else content)
+    first = problems[0]
+    assert (first.code, first.line, first.column) == (code, line, column), problems
+    assert first.message.startswith(PROBLEMS[code][0])
+    assert first.remedy == PROBLEMS[code][1]
+    assert str(first).startswith(f"line {line}")
+
+
+def test_every_mistake_is_tried() -> None:
+    assert {code for code, *_ in MISTAKES} | AGAINST_WHAT_IS_STORED == set(PROBLEMS)
+
+
+def test_zero_keys_if_allowed() -> None:
+    row = good(f"UID,KEY\n04AABBCC112233,{ZEROS}\n", Layout(allow_zero_keys=True))[0]
+    assert row.key == bytes(16)
+
+
+def test_all_mistakes_are_told_up_to_a_bound() -> None:
+    text = "UID,KEY,STATUS\n" + "04AABBCC,12,on\n" * 50
+    rows, problems = read(text.encode())
+    assert [(p.line, p.column) for p in problems[:3]] == [(2, "UID"), (2, "KEY"), (2, "STATUS")]
+    assert (len(problems), rows) == (100, [])
+    assert len(read(text.encode(), bound=10)[1]) == 10
+
+
+def test_a_suggestion() -> None:
+    assert "Did you mean TAGNAME?" in read(b"CUID,TAGNMAE\n")[1][0].message
+    assert "Did you mean Colour?" in read(b"CUID,colur\n")[1][0].message
+
+
+@pytest.mark.parametrize("content", [text for _, text, _, _ in MISTAKES] + [
+    f"{KEY.hex()}\n", f"CUID,{KEY.hex()}\n1,2\n", f"UID;{KEY.hex(':')}\n", f'{{"CUID": "1", "{KEY.hex()}": "2"}}\n',
+    f'{{"{KEY.hex()}": ', f"UID\n{KEY.hex()}\n", f"CUID,STATUS,ASSIGNED,KEY\n1,{KEY.hex()},{KEY.hex()},{KEY.hex()}0\n",
+])  # fmt: skip
+def test_no_message_has_a_cell(content: bytes | str) -> None:
+    _, problems = read(content.encode() if isinstance(content, str) else content)
+    told = repr(problems).lower()
+    for form in (KEY.hex(), KEY.hex(":"), KEY.hex()[:12], "04aabbcc", "left open", "4_23"):
+        assert form not in told
+
+
+def test_a_row_does_not_show_its_key() -> None:
+    row = good(f"UID,KEY\n04AABBCC112233,{KEY.hex()}\n")[0]
+    assert KEY.hex() not in repr(row) and str(KEY) not in repr(row)
+    with pytest.raises(TypeError, match="pickled"):
+        pickle.dumps(row)
+
+
+def test_a_bomb_is_inflated_in_blocks() -> None:
+    encoded = gzip.compress(b"CUID\n" + b"\n" * 5_000_000)
+    problems = Problems()
+    file = TagFile(Layout(), problems)
+    blocks = list(file.feed(encoded))
+    assert len(blocks) > 15 and not any(blocks) and not problems.found
+
+
+# Round trips.
+
+texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20).filter(
+    lambda t: t == t.strip()
+)
+responses = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20).filter(
+    lambda t: not t.isspace()
+)
+tags = st.fixed_dictionaries(
+    {
+        "xuid": st.from_regex(r"[a-z0-9]{8}", fullmatch=True),
+        "uid": st.none() | st.binary(min_size=7, max_size=7),
+        "cuid": st.none() | texts,
+        "name": st.none() | texts,
+        "response": st.none() | responses,
+        "active": st.booleans(),
+        "assigned_at": st.none() | st.datetimes(timezones=st.just(dt.UTC)),
+        "key_version": st.none() | st.integers(1, 127),
+        "key_check_value": st.none() | st.binary(min_size=3, max_size=3),
+        "fields": st.dictionaries(st.sampled_from(["Colour", "KEY"]), texts),
+    }
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(tags, min_size=1, max_size=4), st.sampled_from(["csv", "jsonl"]), st.integers(1, 50))
+def test_what_is_written_is_read(written: list[dict[str, object]], format_: str, piece: int) -> None:
+    writer = TagWriter(format_, ["Colour", "KEY"])
+    encoded = writer.header() + writer.lines([writer.values_of(**tag) for tag in written])  # type: ignore[arg-type]
+    rows, problems = read(encoded, Layout(fields=["Colour", "KEY"]), piece)
+    assert problems == []
+    for row, tag in zip(rows, written, strict=True):
+        assigned = tag["assigned_at"] if tag["assigned_at"] is not None else NOT_ASSIGNED
+        assert (row.xuid, row.uid, row.cuid, row.name, row.response, row.active, row.assigned, row.fields, row.key) == (
+            tag["xuid"], tag["uid"], tag["cuid"], tag["name"], tag["response"], tag["active"], assigned, tag["fields"], None,
+        )  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.lists(responses | st.just(""), min_size=2, max_size=2), max_size=5),
+    st.sampled_from(",;\t"),
+    st.sampled_from(["\n", "\r\n"]),
+    st.integers(1, 50),
+)
+def test_any_csv_is_read_as_the_csv_module_means(cells: list[list[str]], separator: str, end: str, piece: int) -> None:
+    buffer = io.StringIO(newline="")
+    writer = csv.writer(buffer, delimiter=separator, lineterminator=end, quoting=csv.QUOTE_ALL)
+    writer.writerows([["CUID", "RESPONSE"], *([f"c{place}", cell[1]] for place, cell in enumerate(cells))])
+    rows, problems = read(buffer.getvalue().encode(), piece=piece)
+    assert problems == []
+    assert [row.response for row in rows] == [cell[1] if cell[1].strip() else None for cell in cells]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300), st.integers(1, 50))
+def test_any_bytes_are_rows_or_problems(encoded: bytes, piece: int) -> None:
+    for start in (b"", b"CUID,UID,KEY\n", b'{"CUID": "1"}\n', b"\x1f\x8b\x08"):
+        whole, pieces = read(start + encoded), read(start + encoded, piece=piece)
+        assert bool(whole[1]) == bool(pieces[1])
+        if not start.startswith(b"\x1f"):  # of a damaged block, all that came before the damage is lost
+            assert sorted(map(str, pieces[1])) == sorted(map(str, whole[1]))
