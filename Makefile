@@ -5,7 +5,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SOURCES = setup.py pyproject.toml $(wildcard src/ixfast/*.pyx src/ixfast/*.pxd src/ixfast/native/*)
 
-.PHONY: serve test check bench dev clean
+RUNS ?= 1000000
+
+.PHONY: serve test check bench dev fuzz clean
 
 serve: $(VENV)/.installed
 	$(BIN)/ixfast serve --demo
@@ -22,6 +24,11 @@ check: $(VENV)/.with-dev
 
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks
+
+# Needs Debian's clang and libclang-rt-14-dev.
+fuzz: $(VENV)/.with-fuzz
+	tests/fuzz/run_core.sh $(RUNS)
+	$(BIN)/python tests/fuzz/run_parsers.py --runs $(RUNS)
 
 dev: $(VENV)/.with-dev $(VENV)/.with-bench
 
@@ -41,6 +48,10 @@ $(VENV)/.with-tests: $(VENV)/.installed
 
 $(VENV)/.with-bench: $(VENV)/.with-tests
 	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+$(VENV)/.with-fuzz: $(VENV)/.with-tests
+	$(BIN)/python -m pip install --quiet --group fuzz
 	@touch $@
 
 $(VENV)/.with-dev: $(VENV)/.with-tests

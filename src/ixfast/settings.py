@@ -112,7 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             1,
             64,
         ),
-    ] = 2
+    ] = 1
     ledger_batch_max: Annotated[
         int, Rule("Scans committed by one statement; beyond 1024 the rate hardly rises.", "scans", 1, 8192)
     ] = 1024

@@ -38,7 +38,7 @@ def test_flags_outrank_the_environment_which_outranks_the_file(tmp_path: Path) -
     path = config(tmp_path, "port = 1\nworkers = 1\npool_size = 1\n")
     environ = {"IXFAST_PORT": "2", "IXFAST_WORKERS": "2"}
     settings = load({"port": 3, "workers": None}, environ, path)
-    assert (settings.port, settings.workers, settings.pool_size, settings.committers) == (3, 2, 1, 2)
+    assert (settings.port, settings.workers, settings.pool_size, settings.committers) == (3, 2, 1, 1)
 
 
 def test_the_environment_may_name_the_file_and_a_flag_outranks_it(tmp_path: Path) -> None:

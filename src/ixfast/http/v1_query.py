@@ -62,7 +62,7 @@ def _decode(text: str, name: str | None) -> str:
         return text
     try:
         decoded = unquote_to_bytes(text.replace("+", " ")).decode()
-    except UnicodeDecodeError:
+    except UnicodeError:  # lone surrogates, too: an argument of the command line may have them
         raise InputError("invalid_parameter", "The parameter is not UTF-8.", _printable(name)) from None
     if not decoded.isprintable():
         raise InputError("invalid_parameter", "The parameter has control characters.", _printable(name))
