@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import io
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -16,7 +15,7 @@ from aiohttp import ClientSession, web
 
 from ixfast.http.handler import handlers
 from ixfast.http.private_app import make_private_app
-from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, check_value
+from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
 from ixfast.meters import Meters
 from ixfast.store import management, session
 
@@ -57,8 +56,9 @@ class Answer(NamedTuple):
 class House:
     """The private listener over a database, with a client, and an account `mine` with a key of each role."""
 
-    def __init__(self, pool: Any, session: ClientSession, url: str) -> None:
+    def __init__(self, pool: Any, app: web.Application, session: ClientSession, url: str) -> None:
         self.pool = pool
+        self.app = app
         self.session = session
         self.url = url
         self.tokens: dict[str, str] = {}
@@ -98,11 +98,12 @@ async def open_house(dsn: str) -> AsyncIterator[House]:
 
     pool = await session.make_pool(dsn, 4)
     keks = KeyEncryptionKeys([KeyEncryptionKey(bytes(32))])
-    runner, _ = await handlers(make_private_app(Meters(), readiness, pool, keks), 10.0)
+    app = make_private_app(Meters(), readiness, pool, keks)
+    runner, _ = await handlers(app, 10.0)
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     async with ClientSession() as client:
-        house = House(pool, client, f"http://127.0.0.1:{runner.addresses[0][1]}")
+        house = House(pool, app, client, f"http://127.0.0.1:{runner.addresses[0][1]}")
         house.tokens = await house.account("mine")
         rows = (await house.ask("GET", "/v2/api-keys")).json["items"]
         house.key_ids = dict(zip(ROLES, (row["id"] for row in rows), strict=True))
@@ -341,131 +342,17 @@ async def test_uids_are_given_once(house: House) -> None:
     assert (await house.ask("PATCH", path, {"uid": "04aabbccddeeff"})).problem == (400, "invalid_request")
 
 
-async def test_keys_go_in_and_never_come_out(house: House, database: str) -> None:
-    _, _, batch = await shelf(house)
-    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
-    path = f"/v2/tags/{tag['xuid']}/keys"
-    answer = await house.ask("POST", path, {"key": OTHER_KEY})
-    assert answer.status == 201
-    assert answer.json["version"] == 2 and answer.json["check_value"] == check_value(bytes.fromhex(OTHER_KEY)).hex().upper()
-    assert (await house.ask("POST", path, {"key": KEY})).problem == (409, "already_exists")
-    for bad in ("00" * 16, KEY[:-1], KEY + "00", "g" * 32, ""):
-        answer = await house.ask("POST", path, {"key": bad})
-        assert answer.problem == (400, "invalid_parameter") and (not bad or bad not in answer.text)
-    third = await house.ask("POST", path, {"key": "ff" * 16, "retire_others": True})
-    versions = (await house.ask("GET", path)).json["items"]
-    assert [(v["version"], v["live"]) for v in versions] == [(1, False), (2, False), (3, True)] and third.json == versions[2]
-    assert (await house.ask("DELETE", f"{path}/3")).problem == (409, "in_use")
-    assert (await house.ask("DELETE", f"{path}/2")).status == 204
-    assert (await house.ask("DELETE", f"{path}/4")).problem == (404, "not_found")
-    for meta in (KEY, OTHER_KEY):
-        assert (await house.ask("POST", "/v2/meta-keys", {"key": meta})).status == 201
-    assert (await house.ask("DELETE", "/v2/meta-keys/1")).status == 204
-    shown = (await house.ask("GET", "/v2/meta-keys")).json["items"]
-    assert [(v["version"], v["live"]) for v in shown] == [(1, False), (2, True)]
-    everything = [(await house.ask("GET", p)).text for p in ("/v2/audit?limit=1000", path, "/v2/meta-keys", path[:-5])]
-    assert not any(re.search(f"(?i){KEY}|{OTHER_KEY}|{'ff' * 16}|wrapped|sha256|ixf_", text) for text in everything)
-    connection = await asyncpg.connect(database)
-    rows = await connection.fetch("SELECT wrapped FROM tag_key UNION ALL SELECT wrapped FROM meta_key")
-    await connection.close()
-    assert len(rows) == 5 and not any(bytes.fromhex(key) in row["wrapped"] for key in (KEY, OTHER_KEY) for row in rows)
-
-
-async def test_versions_of_a_key_come_to_an_end(house: House, database: str) -> None:
-    _, _, batch = await shelf(house)
-    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
-    connection = await asyncpg.connect(database)
-    await connection.execute("UPDATE tag_key SET version = 127")
-    await connection.close()
-    assert (await house.ask("POST", f"/v2/tags/{tag['xuid']}/keys", {"key": OTHER_KEY})).problem == (409, "limit_reached")
-
-
-async def test_a_deleted_tag_comes_back_with_its_counter(house: House, database: str) -> None:
-    """A tap that passed before the deletion must not pass after it."""
-    _, _, batch = await shelf(house)
-    draft = {"batch_id": batch, "xuid": "back0001", "uid": "04AABBCCDDEEFF", "key": KEY}
-    connection = await asyncpg.connect(database)
-
-    async def counter() -> Any:
-        return (await house.ask("GET", "/v2/tags/back0001/counter")).json
-
-    assert (await house.ask("POST", "/v2/tags", draft)).status == 201
-    assert await counter() == {"scan_count": 0, "key_version": None, "counter": None, "last_at": None}
-    await connection.execute("UPDATE tag_counter SET last_position = (1 << 24) + 77, scan_count = 5, last_at = now()")
-    assert (await house.ask("DELETE", "/v2/tags/back0001")).status == 204
-    assert await connection.fetchval("SELECT count(*) FROM tag_counter") == 0
-    assert await connection.fetchval("SELECT count(*) FROM tag_key") == 0
-    for names in ({"xuid": "back0002", "uid": draft["uid"]}, {"xuid": "back0001", "uid": "04000000000000"}):
-        async with connection.transaction():
-            answer = await house.ask("POST", "/v2/tags", {**draft, **names})
-            shown = (await house.ask("GET", f"/v2/tags/{names['xuid']}/counter")).json
-            assert answer.status == 201 and (shown["key_version"], shown["counter"]) == (1, 77)
-        assert (await house.ask("DELETE", f"/v2/tags/{names['xuid']}")).status == 204
-    assert (await house.ask("POST", "/v2/tags", {**draft, "key": OTHER_KEY})).status == 201
-    assert (await counter())["counter"] is None
-    await house.ask("POST", "/v2/tags/back0001/keys", {"key": "ff" * 16})
-    await connection.execute("UPDATE tag_counter SET last_position = (2 << 24) + 3, scan_count = 1")
-    assert (await counter())["key_version"] == 2
-    assert (await house.ask("DELETE", "/v2/tags/back0001")).status == 204
-    assert (await house.ask("POST", "/v2/tags", {**draft, "key": OTHER_KEY})).problem == (409, "key_retired")
-    assert (await house.ask("POST", "/v2/tags", {**draft, "key": "ff" * 16})).status == 201
-    assert ((await counter())["key_version"], (await counter())["counter"]) == (1, 3)
-    await connection.close()
-
-
-async def test_api_keys_rotate_expire_and_are_revoked(house: House) -> None:
-    answer = await house.ask("POST", "/v2/api-keys", {"scopes": ["manage"], "label": "robot"})
-    first = answer.made
-    assert re.fullmatch(r"ixf_\S{32}", first["token"])
-    path = f"/v2/api-keys/{first['id']}"
-    shown = (await house.ask("GET", path)).json
-    assert shown == {name: value for name, value in first.items() if name != "token"} and shown["live"]
-    assert (await house.ask("GET", "/v2/accounts/mine", token=first["token"])).status == 200
-    second = (await house.ask("POST", f"{path}/rotate", {"overlap_s": 3600})).made
-    for token in (first["token"], second["token"]):
-        assert (await house.ask("GET", "/v2/accounts/mine", token=token)).status == 200
-    end = dt.datetime.fromisoformat((await house.ask("GET", path)).json["expires_at"])
-    assert dt.timedelta(minutes=59) < end - dt.datetime.now(dt.UTC) < dt.timedelta(minutes=61)
-    third = (await house.ask("POST", f"/v2/api-keys/{second['id']}/rotate", {"overlap_s": 0})).made
-    assert (await house.ask("GET", "/v2/accounts/mine", token=second["token"])).problem == (401, "unauthorised")
-    assert (await house.ask("POST", f"/v2/api-keys/{second['id']}/rotate")).problem == (404, "not_found")
-    assert (await house.ask("DELETE", path)).status == 204
-    assert (await house.ask("DELETE", path)).status == 204
-    assert (await house.ask("GET", "/v2/accounts/mine", token=first["token"])).problem == (401, "unauthorised")
-    assert not (await house.ask("GET", path)).json["live"]
-    assert (await house.ask("PATCH", path, {"label": "dead"})).json["label"] == "dead"
-    past = {"scopes": ["scan"], "expires_at": "2020-01-01T00:00:00Z"}
-    assert (await house.ask("POST", "/v2/api-keys", past)).problem == (400, "invalid_parameter")
-    assert (await house.ask("POST", "/v2/api-keys", {"scopes": []})).problem == (400, "invalid_request")
-    assert (await house.ask("GET", "/v2/accounts/mine", token=third["token"])).status == 200
-
-
-async def test_a_key_gives_away_no_scope_that_it_has_not(house: House) -> None:
-    manage = house.tokens["manage"]
-    for scopes, status in ((["scan"], 201), (["manage"], 201), (["keys"], 401), (["manage", "keys"], 401)):
-        assert (await house.ask("POST", "/v2/api-keys", {"scopes": scopes}, token=manage)).status == status
-    for way in ("rotate", ""):
-        path = f"/v2/api-keys/{house.key_ids['keys']}"
-        if way:
-            assert (await house.ask("POST", f"{path}/rotate", token=manage)).problem == (401, "unauthorised")
-        else:
-            assert (await house.ask("PATCH", path, {"expires_at": None}, token=manage)).problem == (401, "unauthorised")
-    _, _, batch = await shelf(house)
-    answer = await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY}, token=manage)
-    assert answer.problem == (401, "unauthorised")
-
-
 async def test_an_inactive_account_can_be_switched_on_again(house: House) -> None:
     for active in (False, True):
         assert (await house.ask("PATCH", "/v2/accounts/mine", {"active": active})).json["active"] is active
     assert (await house.ask("PATCH", "/v2/accounts/mine", {"aid": "other"})).problem == (400, "invalid_request")
 
 
-async def test_each_act_tells_the_workers_what_changed(house: House, database: str) -> None:
+async def test_each_act_tells_the_workers_what_changed(house: House) -> None:
     folder, group, batch = await shelf(house)
     tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
     path = f"/v2/tags/{tag['xuid']}"
-    connection, off = await asyncpg.connect(database), {"active": False}
+    connection, off = house.pool, {"active": False}
     for method, where, body, kind in (
         ("PATCH", "/v2/accounts/mine", {"cors": False}, "account"), ("PATCH", f"/v2/folders/{folder}", off, "group"),
         ("PATCH", f"/v2/groups/{group}", off, "group"), ("PATCH", f"/v2/batches/{batch}", off, "batch"),
@@ -484,27 +371,23 @@ async def test_each_act_tells_the_workers_what_changed(house: House, database: s
     for statement in ("UPDATE audit_log SET act = 'x'", "DELETE FROM audit_log", "TRUNCATE audit_log"):
         with pytest.raises(asyncpg.RaiseError, match="append-only"):
             await connection.execute(statement)
-    await connection.close()
 
 
-async def test_a_refused_act_leaves_nothing(house: House, database: str) -> None:
+async def test_a_refused_act_leaves_nothing(house: House) -> None:
     folder, _, _ = await shelf(house)
-    connection = await asyncpg.connect(database)
+    connection = house.pool
     count = "SELECT (SELECT count(*) FROM audit_log) + (SELECT generation FROM catalogue_generation)"
     before = await connection.fetchval(count)
     assert (await house.ask("DELETE", f"/v2/folders/{folder}")).problem == (409, "in_use")
     assert (await house.ask("POST", "/v2/folders", {"name": "Shoes"})).problem == (409, "already_exists")
     assert await connection.fetchval(count) == before
-    await connection.close()
 
 
-async def test_what_cannot_be_done_now_is_503(house: House, database: str) -> None:
+async def test_what_cannot_be_done_now_is_503(house: House) -> None:
     folder, _, _ = await shelf(house)
-    connection = await asyncpg.connect(database)
-    async with connection.transaction():
+    async with house.pool.acquire() as connection, connection.transaction():
         await connection.execute("SELECT FROM folder FOR UPDATE")
         answer = await house.ask("PATCH", f"/v2/folders/{folder}", {"name": "x"})
-    await connection.close()
     assert answer.problem == (503, "unavailable") and answer.json["error"]["reason"] == "row_held"
     assert answer.headers["Retry-After"] == "1"
     await house.pool.close()

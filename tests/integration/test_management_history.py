@@ -1,0 +1,173 @@
+"""What happened, read over the management API: the scan log and counts of scans; and whether the description has every route."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import pytest
+from test_management import House, open_house, shelf
+
+from ixfast.http.desk import Desk
+from ixfast.http.management.description import description
+from ixfast.http.scan_app import make_scan_app
+from ixfast.store import stats
+from ixfast.store.queries import load
+
+NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
+DAY = NOW.replace(hour=0, minute=0, second=0)
+
+
+@pytest.fixture
+async def house(database: str) -> AsyncIterator[House]:
+    async with open_house(database) as house:
+        yield house
+
+
+class Log:
+    """Scans of two groups of mine and of a neighbour's tag, at random moments of the last hours of today."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[dt.datetime, int, str, str]] = []  # moment, scan id, tag code, verdict letter
+        self.groups: dict[str, int] = {}
+
+    async def fill(self, house: House) -> None:
+        random_ = random.Random(7)
+        _, first, batch = await shelf(house)
+        folder = (await house.ask("GET", f"/v2/groups/{first}")).json["folder_id"]
+        second = (await house.ask("POST", "/v2/groups", {"folder_id": folder, "name": "Right"})).made["id"]
+        for number in range(4):
+            place = {"batch_id": batch} if number < 3 else {"group_id": second}
+            xuid = (await house.ask("POST", "/v2/tags", {**place, "xuid": f"tag{number}"})).made["xuid"]
+            self.groups[xuid] = first if number < 3 else second
+        ids = {row["xuid"]: row["tag_id"] for row in await house.pool.fetch("SELECT xuid, tag_id FROM tag")}
+        since_midnight = max(1.0, (NOW - DAY).total_seconds())
+        for scan_id in range(1, 301):
+            # Mostly far apart, some in the same moment, as the scans of one statement are.
+            at = DAY + dt.timedelta(seconds=round(random_.random() * since_midnight, random_.choice((0, 6)))) / (scan_id % 3 + 1)
+            self.rows.append((at, scan_id, random_.choice(list(ids)), random_.choice(list(stats.WORDS))))
+        values = [(at, scan_id, ids[xuid], (1 << 24) + scan_id, letter) for at, scan_id, xuid, letter in self.rows]
+        values += [(at, scan_id, 987_654, 1, "g") for at, scan_id, _, _ in self.rows]  # of nobody's tag
+        insert = 'INSERT INTO scan_log (at, scan_id, tag_id, position, verdict) VALUES ($1, $2, $3, $4, $5::text::"char")'
+        async with house.pool.acquire() as connection:
+            await connection.executemany(insert, values)
+        self.rows.sort(reverse=True)
+
+    def shown(self, *, tag: str | None = None, verdict: str | None = None) -> list[tuple[str, str, str]]:
+        return [
+            (f"{scan_id:016x}", xuid, stats.WORDS[letter])
+            for _, scan_id, xuid, letter in self.rows
+            if tag in (None, xuid) and verdict in (None, stats.WORDS[letter])
+        ]
+
+
+RANGE = f"from={quote(DAY.isoformat())}&to={quote((NOW + dt.timedelta(seconds=2)).isoformat())}"
+
+
+async def scans(house: House, query: str) -> list[tuple[str, str, str]]:
+    return [(s["scan_id"], s["tag"], s["verdict"]) for s in await house.all_of(f"/v2/scans?{RANGE}{query}")]
+
+
+async def test_scans_are_paged_newest_first_without_loss_or_repetition(house: House) -> None:
+    log = Log()
+    await log.fill(house)
+    assert await scans(house, "&limit=1000") == log.shown()
+    assert await scans(house, "&limit=17") == log.shown()
+    assert await scans(house, "&limit=1&tag=tag3&verdict=genuine") == log.shown(tag="tag3", verdict="genuine")
+    one = (await house.ask("GET", f"/v2/scans?{RANGE}&limit=1")).json["items"][0]
+    assert one["key_version"] == 1 and one["counter"] == int(one["scan_id"], 16)
+    assert dt.datetime.fromisoformat(one["at"]) == log.rows[0][0]
+    assert await house.all_of("/v2/scans?from=2020-01-01&to=2020-01-02") == []
+
+
+async def test_a_page_that_takes_too_long_ends_early_and_goes_on(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    await log.fill(house)
+    monkeypatch.setattr(stats, "_PAGE_S", -1.0)
+    monkeypatch.setattr(stats, "_FIRST_WINDOW", (NOW - DAY) / 20)
+    page = (await house.ask("GET", f"/v2/scans?{RANGE}&limit=1000")).json
+    assert len(page["items"]) < 300 and page["next_cursor"] is not None
+    assert await scans(house, "&limit=1000") == log.shown()
+
+
+async def test_a_deleted_tags_scans_stay(house: House) -> None:
+    log = Log()
+    await log.fill(house)
+    assert (await house.ask("DELETE", "/v2/tags/tag1")).status == 204
+    assert await scans(house, "&limit=50") == log.shown()
+    assert await scans(house, "&tag=tag1") == log.shown(tag="tag1")
+    by_tag = {c["object"]: c["total"] for c in (await house.ask("GET", f"/v2/stats?{RANGE}&by=tag")).json["counts"]}
+    assert by_tag["tag1"] == len(log.shown(tag="tag1"))
+
+
+async def test_counts(house: House) -> None:
+    log = Log()
+    await log.fill(house)
+
+    async def counted(query: str) -> dict[str, Any]:
+        found = (await house.ask("GET", f"/v2/stats?{RANGE}{query}")).json
+        assert all(count["total"] == sum(count["verdicts"].values()) for count in found["counts"])
+        return {count["object"]: count["verdicts"] for count in found["counts"]}
+
+    assert await counted("") == {f"{DAY:%Y-%m-%d}": Counter(verdict for _, _, verdict in log.shown())}
+    by_tag = await counted("&by=tag")
+    assert by_tag == {x: Counter(verdict for _, _, verdict in log.shown(tag=x)) for x in log.groups}
+    totals = [sum(by_tag[xuid].values()) for xuid in by_tag]
+    assert totals == sorted(totals, reverse=True)
+    assert list(await counted("&by=tag&limit=1")) == list(by_tag)[:1]
+    by_group = await counted("&by=group")
+    assert by_group[str(log.groups["tag3"])] == by_tag["tag3"] and len(by_group) == 2
+    assert await counted(f"&by=tag&group={log.groups['tag3']}") == {"tag3": by_tag["tag3"]}
+    assert await counted("&tag=tag2") == {f"{DAY:%Y-%m-%d}": by_tag["tag2"]}
+
+
+async def test_ranges_have_bounds(house: House) -> None:
+    for path in ("/v2/scans", "/v2/stats"):
+        for query, problem in (
+            ("from=2026-01-02&to=2026-01-01", (400, "invalid_parameter")),
+            ("from=yesterday", (400, "invalid_parameter")),
+            ("from=0001-01-01", (400, "invalid_parameter")),
+            ("from=2025-01-01&to=2026-01-01", (422, "range_too_wide")),
+            ("tag=nosuch", (404, "not_found")),
+            ("limit=1001", (400, "invalid_parameter")),
+            ("by=month&verdict=x", (400, "invalid_parameter")),
+        ):
+            assert (await house.ask("GET", f"{path}?{query}")).problem == problem, (path, query)
+    foreign = await house.ask("GET", f"/v2/scans?{RANGE}&limit=1&cursor=WzEsMSwxXQ")
+    assert foreign.problem == (400, "invalid_parameter")
+
+
+async def test_counting_too_much_is_said(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a statement timeout raises is told as what it means for the caller."""
+    raises = "CREATE FUNCTION cancelled() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE query_canceled; END $$"
+    await house.pool.execute(raises)
+    given = {"counts_by_day": "bigint timestamptz timestamptz bigint bigint[] bigint"}
+    given["scans"] = "bigint timestamptz timestamptz text timestamptz bigint bigint bigint bigint[]"
+    for statement, kinds in given.items():
+        parameters = ", ".join(f"${i}::{kind} AS p{i}" for i, kind in enumerate(kinds.split(), 1))
+        monkeypatch.setitem(load("management"), statement, f"SELECT cancelled() FROM (SELECT {parameters}) AS given")
+    for path in ("/v2/stats", "/v2/scans"):
+        assert (await house.ask("GET", path)).problem == (422, "range_too_wide")
+
+
+async def test_the_description_has_every_route(house: House) -> None:
+    shown = (await house.ask("GET", "/openapi.json", token="")).json
+    assert shown == msgspec.json.decode(msgspec.json.encode(description())) and shown["openapi"] == "3.1.0"
+    described = {(method.upper(), path) for path, methods in shown["paths"].items() for method in methods}
+    public = {(route.method, route.resource.canonical) for route in make_scan_app(object.__new__(Desk)).router.routes()}
+    private = {
+        (route.method, route.resource.canonical)
+        for route in house.app.router.routes()
+        if route.method != "HEAD"  # aiohttp's own, beside a GET
+    }
+    assert described == public | private
+    names = [operation["operationId"] for methods in shown["paths"].values() for operation in methods.values()]
+    assert len(names) == len(set(names))
+    text = msgspec.json.encode(shown).decode()
+    referenced = {piece.split('"')[0] for piece in text.split('"$ref":"#/components/schemas/')[1:]}
+    assert referenced <= set(shown["components"]["schemas"])
