@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -13,8 +15,11 @@ import msgspec
 import pytest
 from test_management import House, open_house, shelf
 
+from ixfast import reply
 from ixfast.http.desk import Desk
+from ixfast.http.management import ROUTES
 from ixfast.http.management.description import description
+from ixfast.http.management.office import STATUS
 from ixfast.http.scan_app import make_scan_app
 from ixfast.store import stats
 from ixfast.store.queries import load
@@ -171,3 +176,12 @@ async def test_the_description_has_every_route(house: House) -> None:
     text = msgspec.json.encode(shown).decode()
     referenced = {piece.split('"')[0] for piece in text.split('"$ref":"#/components/schemas/')[1:]}
     assert referenced <= set(shown["components"]["schemas"])
+
+
+def test_the_document_has_every_route_and_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "management.md").read_text()
+    rows = re.findall(r"^\| `([A-Z]+) (/\S+)` \| ([^|]+) \|", text, re.MULTILINE)
+    documented = [(method, path, re.findall(r"`(\w+)`", scopes)) for method, path, scopes in rows]
+    assert sorted(documented) == sorted((route.method, route.path, list(route.scopes)) for route in ROUTES)
+    codes = {code: int(status) for code, status in re.findall(r"^\| `(\w+)` \| (\d+) \|", text, re.MULTILINE)}
+    assert codes == {code: status for code, status in STATUS.items() if code not in reply.STATUS}

@@ -7,7 +7,7 @@ or in the query. Replies are flat and all values strings, as on `/v1/t`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -120,5 +120,9 @@ def _members(call: Call) -> list[tuple[str, Any]]:
         raise InputError("invalid_request", "The body is neither a form nor JSON, in UTF-8.") from None
 
 
-FORM = msgspec.defstruct("CompatiblePatch", [(name, str | msgspec.UnsetType, msgspec.UNSET) for name in _NAMES])
-"""What a body may have, for the description."""
+class CompatiblePatch(msgspec.Struct):
+    """One of the three at least; words in any case of letters. For the description: bodies are read more leniently."""
+
+    ix_dr: str | msgspec.UnsetType = msgspec.UNSET
+    ix_status: Literal["Active", "Inactive"] | msgspec.UnsetType = msgspec.UNSET
+    ix_assigned: Literal["Assigned", "Unassigned"] | msgspec.UnsetType = msgspec.UNSET

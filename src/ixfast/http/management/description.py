@@ -144,7 +144,7 @@ def _headers(route: Route) -> list[dict[str, Any]]:
     if route.path == "/v1/a/{aid}":
         return [_header("ix_c", "The tag's CUID."), _header("ix_u", "The tag's UID, unless ix_c is given.")]
     if "precondition_failed" in route.errors:
-        return [_header("If-Match", "The ETag of the object as the caller has seen it; else 412.")]
+        return [_header("If-Match", "The ETag of the object as the caller has seen it, or *; else 412.")]
     return []
 
 

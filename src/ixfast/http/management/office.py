@@ -186,7 +186,7 @@ class Call:
     def cursor(self, numbers: int = 1) -> tuple[int, ...] | None:
         """The place after which a page begins, as `next_cursor` of the page before had it."""
         text = self.parameter("cursor")
-        if text is None:
+        if not text:
             return None
         try:
             found = msgspec.json.decode(base64.urlsafe_b64decode(text.encode() + b"=" * (-len(text) % 4)), type=tuple[int, ...])

@@ -9,14 +9,14 @@ from ixfast.http.management.office import PAGE_ROWS, PAGE_ROWS_MAX, Parameter, R
 from ixfast.store import stats
 
 _ID: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": shapes.ID_MAX}
-_TEXT: dict[str, Any] = {"type": "string", "minLength": 1, "pattern": "^[^\\u0000]*$"}
+_TEXT: dict[str, Any] = {"type": "string", "pattern": "^[^\\u0000]*$"}
 _MOMENT: dict[str, Any] = {"type": "string", "format": "date-time"}
 LIMIT = Parameter(
     "limit",
     {"type": "integer", "minimum": 1, "maximum": PAGE_ROWS_MAX, "default": PAGE_ROWS},
     "Items of a page.",
 )
-CURSOR = Parameter("cursor", {"type": "string", "format": "cursor"}, "`next_cursor` of the page before.")
+CURSOR = Parameter("cursor", {"type": "string", "pattern": "^[A-Za-z0-9_-]*$"}, "`next_cursor` of the page before.")
 _TAG = Parameter("tag", _TEXT, "A tag code.")
 _RANGE = (
     Parameter("from", _MOMENT, "The first moment, or a day (UTC)."),
@@ -52,7 +52,7 @@ def _delete(path: str, act: Any, summary: str, *errors: str, **more: Any) -> Rou
 
 
 _ACCOUNTS = (
-    _list("/v2/accounts", owners.list_accounts, "The caller's account.", shapes.Account),
+    Route("GET", "/v2/accounts", owners.list_accounts, "The caller's account.", shapes.Account, paged=True, writes=False),
     _read("/v2/accounts/{aid}", owners.read_account, "An account.", shapes.Account),
     _patch("/v2/accounts/{aid}", owners.patch_account, "Change an account.", shapes.Account, shapes.AccountPatch),
     _list("/v2/api-keys", owners.list_api_keys, "API keys, the dead ones too.", shapes.ApiKey),
@@ -170,7 +170,7 @@ _OTHERS = (
 
 _COMPATIBLE = tuple(
     Route(
-        "PATCH", path, act, summary, dict[str, str], compatible.FORM,
+        "PATCH", path, act, summary, dict[str, str], compatible.CompatiblePatch,
         errors=("not_found", "missing_parameter", "invalid_parameter", "invalid_request", "invalid_response"),
         compatible=True,
     )
