@@ -56,8 +56,9 @@ class Answer(NamedTuple):
 class House:
     """The private listener over a database, with a client, and an account `mine` with a key of each role."""
 
-    def __init__(self, pool: Any, app: web.Application, session: ClientSession, url: str) -> None:
+    def __init__(self, pool: Any, keks: KeyEncryptionKeys, app: web.Application, session: ClientSession, url: str) -> None:
         self.pool = pool
+        self.keks = keks
         self.app = app
         self.session = session
         self.url = url
@@ -103,7 +104,7 @@ async def open_house(dsn: str) -> AsyncIterator[House]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     async with ClientSession() as client:
-        house = House(pool, app, client, f"http://127.0.0.1:{runner.addresses[0][1]}")
+        house = House(pool, keks, app, client, f"http://127.0.0.1:{runner.addresses[0][1]}")
         house.tokens = await house.account("mine")
         rows = (await house.ask("GET", "/v2/api-keys")).json["items"]
         house.key_ids = dict(zip(ROLES, (row["id"] for row in rows), strict=True))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from test_management import KEY, OTHER_KEY, House, open_house, shelf
 
-from ixfast.keys import check_value
+from ixfast.keys import KeyEncryptionKey, check_value
 
 
 @pytest.fixture
@@ -127,3 +127,19 @@ async def test_a_key_gives_away_no_scope_that_it_has_not(house: House) -> None:
     _, _, batch = await shelf(house)
     answer = await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY}, token=manage)
     assert answer.problem == (401, "unauthorised")
+
+
+async def test_what_is_sealed_is_sealed_under_the_key_that_the_file_has_now(house: House) -> None:
+    """A worker that has not noticed yet that its key file was changed looks before it seals."""
+    _, _, batch = await shelf(house)
+    new = KeyEncryptionKey(bytes(range(32)))
+
+    async def look() -> None:
+        house.keks.adopt([new.id], {new.id: new})
+
+    house.keks._look = look
+    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
+    await house.ask("POST", f"/v2/tags/{tag['xuid']}/keys", {"key": OTHER_KEY})
+    await house.ask("POST", "/v2/meta-keys", {"key": KEY})
+    rows = await house.pool.fetch("SELECT kek_id FROM tag_key UNION ALL SELECT kek_id FROM meta_key")
+    assert [row["kek_id"] for row in rows] == [new.id] * 3

@@ -223,6 +223,8 @@ async def add_tags(
     if held is None or (batch_id is not None and await connection.fetchval(load("management")["hold_batch"], batch_id) is None):
         raise InputError("not_found", "The group or batch has just been deleted.", "group_id")
     positions = await _known_positions(connection, account_id, tags)
+    if any(tag.file_key is not None for tag in tags):
+        await _announce_keys(connection, keks)
     ids = [
         row["id"]
         for row in await connection.fetch(
@@ -294,6 +296,7 @@ async def add_tag_key(connection: Any, keks: KeyEncryptionKeys, account_id: int,
     Raises InputError if the tag had this very key before, or has had as many as it can.
     """
     sql, slot = load("management"), KeySlot.FILE
+    await _announce_keys(connection, keks)
     await connection.fetchval(sql["hold_tag"], tag_id)
     known = await connection.fetch(sql["tag_keys"], tag_id, slot)
     version = _next_version(known, value)
@@ -304,6 +307,7 @@ async def add_tag_key(connection: Any, keks: KeyEncryptionKeys, account_id: int,
 
 async def add_next_meta_key(connection: Any, keks: KeyEncryptionKeys, account_id: int, value: bytes) -> int:
     """Add a live meta key of 16 bytes as the account's next version, and return that. Raises InputError as `add_tag_key`."""
+    await _announce_keys(connection, keks)
     await connection.fetchval(load("management")["hold_account"], account_id)
     known = await connection.fetch(load("management")["meta_keys"], account_id)
     if sum(row["live"] for row in known) >= limits.META_KEYS_MAX:
@@ -311,6 +315,13 @@ async def add_next_meta_key(connection: Any, keks: KeyEncryptionKeys, account_id
     version = _next_version(known, value)
     await add_meta_key(connection, keks, account_id, version, value)
     return version
+
+
+async def _announce_keys(connection: Any, keks: KeyEncryptionKeys) -> None:
+    """Before anything is sealed: from here on no key-encryption key can be taken out of the file (`rotation.while_unused`), and
+    one that was taken out before is not used any more, because the file is looked at once again."""
+    await connection.execute(load("management")["announce_keys"])
+    await keks.look_for(("",))
 
 
 def _next_version(known: Sequence[Any], value: bytes) -> int:

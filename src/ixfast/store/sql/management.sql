@@ -200,6 +200,10 @@ SELECT xuid FROM tag WHERE xuid = ANY ($1::text[]);
 -- File keys of a tag without what is sealed. $1 tag, $2 slot.
 SELECT version, live, check_value, created_at FROM tag_key WHERE tag_id = $1 AND slot = $2 ORDER BY version;
 
+-- name: announce_keys
+-- What writing keys would take anyway, taken before they are sealed.
+LOCK TABLE tag_key, meta_key IN ROW EXCLUSIVE MODE;
+
 -- name: add_tag_key
 INSERT INTO tag_key (tag_id, slot, version, kek_id, wrapped, check_value) VALUES ($1, $2, $3, $4, $5, $6);
 
