@@ -140,7 +140,8 @@ class Worker:
     async def _open_doors(self) -> None:
         settings, inheritance = self._settings, self._inheritance
         self._scans, make_handler = await handlers(make_scan_app(self.desk), settings.idle_timeout_s)
-        self._private, make_private = await handlers(make_private_app(self.meters, self.readiness), settings.idle_timeout_s)
+        private_app = make_private_app(self.meters, self.readiness, self._pool, self.custodian.keys)
+        self._private, make_private = await handlers(private_app, settings.idle_timeout_s)
         self.house = House(
             self.desk,
             make_handler,

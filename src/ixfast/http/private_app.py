@@ -53,9 +53,6 @@ def make_private_app(
         ("/openapi.json", openapi),
     ):
         app.router.add_get(path, handler)
-    worker = getattr(readiness, "__self__", None)
-    if pool is None and worker is not None:
-        pool, keks = worker._pool, worker.custodian.keys
     if pool is not None and keks is not None:
         add_management(app, pool, keks)
     app.on_response_prepare.append(scan_app.strip)
