@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -92,7 +93,7 @@ class Stage:
         try:
             yield self._postgres.dsn_of(name)
         finally:
-            self.run(self._postgres.dsn, lambda connection: connection.execute(f"DROP DATABASE {name} WITH (FORCE)"))
+            self.run(self._postgres.dsn, partial(_drop, name=name))
 
     def settings(self) -> dict[str, str]:
         """PostgreSQL's version, and its settings that are not the default; no paths."""
@@ -120,6 +121,14 @@ class Stage:
                 await connection.close()
 
         return asyncio.run(main())
+
+
+async def _drop(connection: Any, name: str) -> None:
+    """Without FORCE, which only a superuser may use while autovacuum is at work there."""
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'", name
+    )
+    await connection.execute(f"DROP DATABASE {name}")
 
 
 async def _of(work: Awaitable[None]) -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import uvloop
-from support import administer, in_own_loop
+from support import administer, drop_database, in_own_loop
 
 from ixfast.embedded import EmbeddedPostgres
 
@@ -128,7 +128,7 @@ def template(postgres: Postgres) -> Iterator[str]:
         administer(postgres.dsn, f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
         yield name
     finally:
-        administer(postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
+        drop_database(postgres.dsn, name)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def database(postgres: Postgres, template: str) -> Iterator[str]:
     name = f"ixfast_test_{secrets.token_hex(6)}"
     administer(postgres.dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
     yield postgres.dsn_of(name)
-    administer(postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
+    drop_database(postgres.dsn, name)
 
 
 @pytest.fixture

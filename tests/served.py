@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode
 
 import asyncpg
-from support import eventually_sync
+from support import administer, drop_database, eventually_sync
 
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.provision import provision
@@ -222,19 +222,7 @@ def own_database(postgres: Any, template: str) -> Iterator[str]:
     try:
         yield postgres.dsn_of(name)
     finally:
-        administer(postgres.dsn, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-def administer(dsn: str, statement: str) -> None:
-    async def work() -> None:
-        connection = await asyncpg.connect(dsn)
-        try:
-            await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, work()).result()
+        drop_database(postgres.dsn, name)
 
 
 def children_of(pid: int) -> list[int]:

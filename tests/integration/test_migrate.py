@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 from ledger_kit import ADVANCED, open_ledger, open_truth
+from support import drop_database
 
 from ixfast.store import migrate, partitions
 from ixfast.store.migrate import Migration, SchemaMismatchError
@@ -48,8 +49,8 @@ async def empty(postgres: Any) -> AsyncIterator[str]:
     administration = await asyncpg.connect(postgres.dsn)
     await administration.execute(f"CREATE DATABASE {name}")
     yield postgres.dsn_of(name)
-    await administration.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await administration.close()
+    drop_database(postgres.dsn, name)
 
 
 @pytest.fixture
