@@ -106,7 +106,7 @@ class Plan:
             if known is None:
                 known = self._heads[tag] = self._make_head(tag)
             head, uid, key = known
-        mac = self._fleet.profile.scheme.mac(key, uid, counter, b"")
+        mac = self._fleet.profile.scheme.simulated_mac(key, uid, counter, b"")
         if kind == FORGED:
             mac = (int.from_bytes(mac) ^ 1 << counter % _MAC_BITS).to_bytes(len(mac))
         elif kind == GENUINE:

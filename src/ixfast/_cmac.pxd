@@ -23,6 +23,8 @@ cdef extern from "native/aes128.h" nogil:
 
     void ix_cmac_init(ix_cmac_key *ready, const uint8_t *key)
     void ix_cmac(const ix_cmac_key *ready, const uint8_t *message, size_t size, uint8_t *mac)
+    uint64_t ix_mact(const uint8_t *key, const uint8_t *message, size_t size)
+    bint ix_mact_verify(const uint8_t *key, const uint8_t *message, size_t size, const uint8_t *mac)
     void ix_cmac_subkeys(const ix_cmac_key *ready, uint8_t *l, uint8_t *k1, uint8_t *k2)
 
 

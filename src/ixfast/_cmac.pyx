@@ -10,7 +10,8 @@ Invariants:
 1. Lengths are checked in the public functions; inner functions trust them, hold no GIL and raise nothing.
 2. Messages of exceptions name the argument and the length it should have, never its value.
 3. Running time depends on lengths and on what is mirrored, never on keys, MACs or contents.
-4. Expanded keys and session keys are wiped on every way out. An expected MAC leaves only through `sdm_mac`.
+4. Expanded keys and session keys are wiped on every way out. The MAC that a tag would send leaves only through `mact`
+   and `sdm_mac`, which are for simulated tags; whoever judges a tap calls a function that verifies.
 
 Everywhere: `file_key`, `meta_key` and `key` are 16 bytes; `uid` is b"" (not mirrored) or 7 bytes as printed;
 `counter` is -1 (not mirrored) or 0 to 0xFFFFFF; `window` is what the tag MACed, 0 to 4,096 bytes. Sources:
@@ -150,6 +151,23 @@ def aes_cmac_verify(bytes key not None, bytes message not None, bytes mac not No
     ix_wipe(&ready, sizeof(ready))
     ix_wipe(expected, sizeof(expected))
     return equal
+
+
+def mact(bytes key not None, bytes message not None):
+    """The 8 bytes of MACt(CMAC(key, message)), as a tag without session keys sends it. For simulated tags and tests;
+    the engine only verifies.
+    """
+    cdef uint64_t mac
+    check_size(key, 16, "key")
+    mac = ix_mact(pointer(key), pointer(message), len(message))
+    return PyBytes_FromStringAndSize(<const char *>&mac, 8)
+
+
+def mact_verify(bytes key not None, bytes message not None, bytes mac not None):
+    """Whether `mac` (8 bytes) is MACt(CMAC(key, message)) of a message of any length, compared in constant time."""
+    check_size(key, 16, "key")
+    check_size(mac, 8, "mac")
+    return ix_mact_verify(pointer(key), pointer(message), len(message), pointer(mac))
 
 
 # --- Secure Dynamic Messaging, AES mode -----------------------------------------------------------

@@ -119,6 +119,20 @@ def aes_cmac_verify(key: bytes, message: bytes, mac: bytes) -> bool:
     return compare_digest(aes_cmac(key, message), mac)
 
 
+def mact(key: bytes, message: bytes) -> bytes:
+    """The 8 bytes of MACt(CMAC(key, message)), as a tag without session keys sends it. For simulated tags and tests;
+    the engine only verifies.
+    """
+    return aes_cmac(key, message)[1::2]
+
+
+def mact_verify(key: bytes, message: bytes, mac: bytes) -> bool:
+    """Whether `mac` (8 bytes) is MACt(CMAC(key, message)) of a message of any length, compared in constant time."""
+    expected = mact(key, message)
+    _check_size(mac, 8, "mac")
+    return compare_digest(expected, mac)
+
+
 def sdm_session_keys(file_key: bytes, uid: bytes, counter: int) -> tuple[bytes, bytes]:
     """The session keys (k_enc, k_mac), for diagnosis and tests; k_enc is b"" unless both mirrors are there."""
     _check_size(file_key, 16, "file_key")

@@ -166,7 +166,7 @@ class VirtualTag:
         tamper = self.stored + self.current
         tt = tamper + self.status.hex().upper()
         message = Message(b"", uid or None, counter, picc, enc, tamper, tt)
-        mac = scheme.mac(file_key, uid, number, self.profile.window_text(message, uid, self.statics))
+        mac = scheme.simulated_mac(file_key, uid, number, self.profile.window_text(message, uid, self.statics))
         texts = {"uid": self.uid.hex(), "counter": f"{counter:06x}", "tamper": tamper, "tt": tt, "mac": mac.hex()}
         texts |= {name: block.hex() for name, block in (("picc", picc), ("enc", enc)) if block is not None}
         return {name: text.upper() for name, text in texts.items() if name in slots} | self.statics
@@ -268,7 +268,7 @@ class VirtualFleet:
             raise ValueError(f"profile {self.profile.name!r} is no plain mirror with a counter")
         uid = self.uid(index) if self.profile.uid_in_session else b""
         window = self.profile.window_text(Message(b"", counter=counter), uid, {}) if self.profile.template.window else b""
-        mac = self.profile.scheme.mac(self.file_key(index), uid, counter, window)
+        mac = self.profile.scheme.simulated_mac(self.file_key(index), uid, counter, window)
         return self.xuid(index), f"{counter:06X}", mac.hex().upper()
 
 

@@ -32,6 +32,8 @@ def published() -> Iterator[str]:
                     yield f"aes {case['key']} {case['plaintext']} {case['ciphertext']}"
                 case "cmac":
                     yield f"aes_cmac {case['key']} {case['message'] or '-'} {case['mac']}"
+                    truncated = bytes.fromhex(case["mac"])[1::2].hex()
+                    yield f"mact {case['key']} {case['message'] or '-'} {truncated} 1"
                 case "mac":
                     window = case["window"].encode().hex() or "-"
                     yield f"sdm {case['file_key']} {case['uid']} {case['counter']:08x} {window} {case['mac']} 1"
@@ -52,16 +54,26 @@ def published_lrp() -> Iterator[str]:
                 yield f"lrp_sdm {given['file_key']} {given['uid']} {counter:08x} - {expected['mac']} 1"
 
 
+def sent(dice: random.Random, right: bytes) -> tuple[bytes, bool]:
+    """A MAC (8 bytes) as it stands in a message, half of them with one wrong bit, and whether it is right."""
+    mac, valid = bytearray(right), dice.random() < 0.5
+    if not valid:
+        mac[dice.randrange(8)] ^= 1 << dice.randrange(8)
+    return bytes(mac), valid
+
+
 def generated_tap(dice: random.Random, operation: str, mac_of: Callable[[bytes, bytes, int, bytes], bytes]) -> str:
     key, uid = dice.randbytes(16), dice.choice((b"", dice.randbytes(7)))
     counter = dice.choice((-1, 0, 0xFFFFFF, dice.randrange(1 << 24)))
     window = dice.randbytes(dice.choice((0, 0, 15, 16, 17, 32, 38, dice.randrange(200))))
-    mac = bytearray(mac_of(key, uid, counter, window))
-    valid = dice.random() < 0.5
-    if not valid:
-        mac[dice.randrange(8)] ^= 1 << dice.randrange(8)
-    sent = f"{counter:08x}" if counter >= 0 else "-"
-    return f"{operation} {key.hex()} {uid.hex() or '-'} {sent} {window.hex() or '-'} {mac.hex()} {valid:d}"
+    mac, valid = sent(dice, mac_of(key, uid, counter, window))
+    mirrored = f"{counter:08x}" if counter >= 0 else "-"
+    return f"{operation} {key.hex()} {uid.hex() or '-'} {mirrored} {window.hex() or '-'} {mac.hex()} {valid:d}"
+
+
+def generated_mact(dice: random.Random, key: bytes, message: bytes) -> str:
+    mac, valid = sent(dice, twin.mact(key, message))
+    return f"mact {key.hex()} {message.hex() or '-'} {mac.hex()} {valid:d}"
 
 
 def generated() -> Iterator[str]:
@@ -71,13 +83,15 @@ def generated() -> Iterator[str]:
         key, window = dice.randbytes(16), dice.randbytes(dice.choice((0, 0, 15, 16, 17, 32, 38, dice.randrange(200))))
         yield f"aes {key.hex()} {(block := dice.randbytes(16)).hex()} {twin.aes_encrypt_block(key, block).hex()}"
         yield f"aes_cmac {key.hex()} {window.hex() or '-'} {twin.aes_cmac(key, window).hex()}"
+        yield generated_mact(dice, key, window)
     for _ in range(LRP_CASES):
         yield generated_tap(dice, "lrp_sdm", lrp_twin.lrp_sdm_mac)
         key, counter, text = dice.randbytes(16), dice.randbytes(dice.randrange(1, 17)), dice.randbytes(48)
         updated_key = dice.randrange(4)
         encrypted = lrp_twin.lricb_encrypt(key, updated_key, counter, text)
         yield f"lricb {key.hex()} {updated_key} {counter.hex()} {text.hex()} {encrypted.hex()}"
-    # Random and with both mirrors: the one whose stack is searched.
+    # Random and whole: the ones whose stacks are searched.
+    yield generated_mact(dice, dice.randbytes(16), dice.randbytes(15))
     key, uid = dice.randbytes(16), dice.randbytes(7)
     yield f"lrp_sdm {key.hex()} {uid.hex()} 00abcdef {b'A1&cmac='.hex() * 3} {'00' * 8} 0"
 

@@ -3,6 +3,7 @@
  * A line is an operation and its arguments in hex, "-" standing for nothing:
  *   aes key plaintext ciphertext     aes_cmac key message mac     sdm key uid counter window mac valid
  *   lricb key updated-key first-counter plaintext ciphertext      lrp_cmac key message mac
+ *   mact key message mac valid
  *   lrp_sdm as sdm, in LRP mode
  * (the counter of a tap is 8 hex digits, most significant first). Every sdm line also takes part in one batch, run by
  * every variant that this CPU has. At the end the stack of a verification is searched for round keys, and that of one in
@@ -71,6 +72,24 @@ static void check_cmac(const char *key_hex, const char *message_hex, const char 
     expect(ix_equal(out, mac, 16), "AES-CMAC", line);
     out[line % 16] ^= (uint8_t)(1u << line % 8);
     expect(!ix_equal(out, mac, 16), "comparison of a changed AES-CMAC", line);
+}
+
+/* The last one, whose keys are searched for. */
+static struct {
+    uint8_t key[16], message[HEX_MAX / 2], mac[8];
+    size_t size;
+} mact;
+
+static void check_mact(char field[][HEX_MAX], unsigned long line)
+{
+    uint64_t made;
+    unhex(field[0], mact.key);
+    mact.size = unhex(field[1], mact.message);
+    unhex(field[2], mact.mac);
+    expect(ix_mact_verify(mact.key, mact.message, mact.size, mact.mac) == (field[3][0] == '1'),
+           "verification of a truncated AES-CMAC", line);
+    made = ix_mact(mact.key, mact.message, mact.size);
+    expect((memcmp(&made, mact.mac, 8) == 0) == (field[3][0] == '1'), "truncated AES-CMAC", line);
 }
 
 static void check_lrp_cmac(const char *key_hex, const char *message_hex, const char *mac_hex, unsigned long line)
@@ -159,7 +178,7 @@ static void check_batch(const ix_variant *variant)
 static uint8_t searched[STACK_SEARCHED] __attribute__((aligned(64)));
 static ucontext_t here, there;
 /* 1 and more is a batch by that variant. */
-enum { LEAVES_LRP = -3, LRP = -2, LEAVES_KEYS = -1, ONE_MESSAGE = 0 };
+enum { MACT = -4, LEAVES_LRP = -3, LRP = -2, LEAVES_KEYS = -1, ONE_MESSAGE = 0 };
 static int work;
 
 static void leave_lrp(void)
@@ -186,6 +205,8 @@ static void run_work(void)
     (void)ix_variants_of_this_cpu(variants);
     if (work == LEAVES_LRP)
         leave_lrp();
+    else if (work == MACT)
+        (void)ix_mact_verify(mact.key, mact.message, mact.size, mact.mac);
     else if (work == LRP)
         (void)ix_lrp_sdm_verify(lrp.key, lrp.uid, lrp.counter, lrp.form, lrp.window, lrp.size, lrp.mac);
     else if (work == LEAVES_KEYS)
@@ -248,10 +269,20 @@ static int leaves_lrp(int which)
     return lies_on_the_stack(made, sizeof made / 16) || lies_on_the_stack(master, 1);
 }
 
+static int leaves_mact(int which)
+{
+    ix_cmac_key made;
+    run(which);
+    ix_cmac_init(&made, mact.key);
+    return lies_on_the_stack(&made, sizeof made / 16);
+}
+
 static int fields_of(const char *operation)
 {
     if (strcmp(operation, "sdm") == 0 || strcmp(operation, "lrp_sdm") == 0)
         return 6;
+    if (strcmp(operation, "mact") == 0)
+        return 4;
     return strcmp(operation, "lricb") == 0 ? 5 : 3;
 }
 
@@ -265,6 +296,8 @@ static void check(const char *operation, char field[][HEX_MAX], unsigned long li
         check_lrp_cmac(field[0], field[1], field[2], line);
     else if (strcmp(operation, "lricb") == 0)
         check_lricb(field, line);
+    else if (strcmp(operation, "mact") == 0)
+        check_mact(field, line);
     else if (strcmp(operation, "lrp_sdm") == 0)
         check_lrp_sdm(field, line);
     else if (strcmp(operation, "sdm") == 0)
@@ -293,6 +326,8 @@ int main(void)
         for (int v = 0; v <= count; v++)
             expect(!leaves_keys(v), v ? "wiping after a batch" : "wiping after one message", (unsigned long)v);
     }
+    if (mact.size)
+        expect(!leaves_mact(MACT), "wiping after one message without a session key", 0);
     if (lrp.form) {
         expect(leaves_lrp(LEAVES_LRP), "finding plaintexts that were left on purpose", 0);
         expect(!leaves_lrp(LRP), "wiping after one message in LRP mode", 0);

@@ -18,13 +18,14 @@ CONSTANT_TIME = (
     "comparison",
     "aes",
     "aes_cmac",
+    "mact_verify",
     "aes_verify",
     "aes_verify_batch",
     "lrp_cmac",
     "lrp_verify",
     "lrp_mirror_and_file",
 )
-CONTROLS = ("control_memcmp", "control_early_exit", "control_table_index")
+CONTROLS = ("control_memcmp", "control_early_exit", "control_early_exit_mact", "control_table_index")
 
 
 def why_not() -> str | None:

@@ -81,11 +81,15 @@ def oracle_cmac(key: bytes, message: bytes) -> bytes:
     return Cipher(AES128(key), CBC(bytes(16))).encryptor().update(padded[:-16] + last)[-16:]
 
 
+def oracle_mact(key: bytes, message: bytes) -> bytes:
+    return bytes(oracle_cmac(key, message)[i] for i in range(1, 16, 2))
+
+
 def oracle_mac(message: Message) -> bytes:
     counter = message.counter.to_bytes(3, "little") if message.counter >= 0 else b""
     vector = bytes([0x3C, 0xC3, 0x00, 0x01, 0x00, 0x80]) + message.uid + counter
     session_key = oracle_cmac(message.file_key, vector + bytes(16 - len(vector)))
-    return bytes(oracle_cmac(session_key, message.window)[i] for i in range(1, 16, 2))
+    return oracle_mact(session_key, message.window)
 
 
 def random_message(dice: random.Random) -> Message:
@@ -126,6 +130,15 @@ def test_cmac_agrees(key: bytes, message: bytes) -> None:
     assert native.aes_cmac(key, message) == twin.aes_cmac(key, message) == mac
     assert native.aes_cmac_verify(key, message, mac) is twin.aes_cmac_verify(key, message, mac) is True
     assert native.aes_cmac_subkeys(key) == twin.aes_cmac_subkeys(key)
+    assert native.mact(key, message) == twin.mact(key, message) == oracle_mact(key, message)
+
+
+@given(key=keys, message=st.binary(max_size=300), mac=st.binary(min_size=8, max_size=8), bit=st.integers(0, 63))
+def test_truncated_macs_agree(key: bytes, message: bytes, mac: bytes, bit: int) -> None:
+    native = native_core()
+    right = oracle_mact(key, message)
+    for sent in (right, flipped(right, bit), mac):
+        assert native.mact_verify(key, message, sent) is twin.mact_verify(key, message, sent) is (sent == right)
 
 
 @given(key=keys, block=keys)
@@ -172,6 +185,9 @@ def test_random_messages_agree() -> None:
         macs = [oracle_mac(message) for message in messages]
         assert [native.sdm_mac(*message) for message in messages] == macs
         assert [twin.sdm_mac(*message) for message in messages] == macs
+        for key, _, _, text in messages:
+            mac = oracle_mact(key, text)
+            assert native.mact_verify(key, text, mac) is twin.mact_verify(key, text, mac) is True
         forged = [dice.random() < 0.3 for _ in messages]
         sent = [flipped(mac, dice.randrange(64)) if bad else mac for mac, bad in zip(macs, forged, strict=True)]
         verdicts = [not bad for bad in forged]
@@ -287,6 +303,18 @@ def test_every_flipped_bit_is_rejected_in_a_batch(batch_core: Any) -> None:
     assert batch_core.sdm_verify_batch(*packed([message] * 66, sent)) == b"\1" + bytes(64) + b"\1"
 
 
+@pytest.mark.parametrize("size", [0, 1, 10, 15, 16, 17, 32, 33])
+def test_every_flipped_bit_is_rejected_without_a_session_key(core: Any, size: int) -> None:
+    message = random.Random(SEED + size).randbytes(size)
+    mac = oracle_mact(KEY, message)
+    assert core.mact(KEY, message) == mac
+    assert core.mact_verify(KEY, message, mac) is True
+    assert not any(core.mact_verify(KEY, message, flipped(mac, bit)) for bit in range(64))
+    assert not any(core.mact_verify(flipped(KEY, bit), message, mac) for bit in range(128))
+    assert not any(core.mact_verify(KEY, flipped(message, bit), mac) for bit in range(8 * size))
+    assert core.mact_verify(KEY, message + b"\0", mac) is False
+
+
 def test_a_changed_cmac_is_rejected(core: Any) -> None:
     mac = oracle_cmac(KEY, b"message")
     assert not any(core.aes_cmac_verify(KEY, b"message", flipped(mac, bit)) for bit in range(128))
@@ -314,6 +342,8 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "aes_cmac": (KEY, b"message"),
     "aes_cmac_subkeys": (KEY,),
     "aes_cmac_verify": (KEY, b"message", bytes(16)),
+    "mact": (KEY, b"message"),
+    "mact_verify": (KEY, b"message", bytes(8)),
     "sdm_session_keys": (KEY, UID, 1),
     "sdm_mac": (KEY, UID, 1, b""),
     "sdm_verify": (KEY, UID, 1, b"", bytes(8)),
@@ -332,6 +362,8 @@ SECRET = bytes.fromhex("c0ffee5ec4e7c0ffee5ec4e7c0ffee5e")
         ("aes_encrypt_block", 1, SECRET + b"x", "block must be 16 bytes, got 17"),
         ("aes_decrypt_block", 1, b"", "block must be 16 bytes, got 0"),
         ("aes_cmac_verify", 2, SECRET[:8], "mac must be 16 bytes, got 8"),
+        ("mact_verify", 2, SECRET[:7], "mac must be 8 bytes, got 7"),
+        ("mact_verify", 2, SECRET, "mac must be 8 bytes, got 16"),
         ("sdm_session_keys", 1, SECRET[:4], "uid must be 7 bytes, or empty if not mirrored, got 4"),
         ("sdm_mac", 1, SECRET[:8], "uid must be 7 bytes, or empty if not mirrored, got 8"),
         ("sdm_verify", 2, -2, "counter must be 0 to 16777215, or -1 if not mirrored"),

@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ixfast import cmac
 from ixfast.chips import PRESETS, Message, compile_profile, find_scheme, preset, scheme_names
+from ixfast.chips.ntag22x import Ntag22xScheme
+from ixfast.chips.scheme import Scheme
 from ixfast.chips.template import Slot
 from ixfast.errors import InputError, ProfileError
 from ixfast.limits import COUNTER_MAX
@@ -62,6 +65,42 @@ def test_an_unknown_preset_is_refused_with_a_suggestion() -> None:
 def test_only_the_preset_that_says_so_does_without_a_counter() -> None:
     assert [name for name, profile in PRESETS.items() if not compile_profile(profile).counter_expected] == ["plain-uid-only"]
     assert PRESETS["plain-uid-only"].allow_without_counter
+
+
+MAC_MAKERS = "mact", "sdm_mac", "lrp_sdm_mac", "aes_cmac", "lrp_cmac", "sdm_session_keys", "lrp_session_master"
+
+
+def assert_judging_makes_no_mac(name: str, patch: pytest.MonkeyPatch, scheme: Scheme | None = None) -> None:
+    tag, profile = tag_of(name), compile_profile(preset(name), scheme=scheme)
+    taps = (tag.tap_at(9), True), (tag.forged(), False)
+    file_keys, meta_keys = tag.file_keys(), tag.meta_keys()
+
+    def refuse(*_: object) -> bytes:
+        raise AssertionError("the MAC that a tap should have has left the core")
+
+    for maker in MAC_MAKERS:
+        patch.setattr(cmac, maker, refuse)
+    if scheme is None:
+        patch.setattr(profile.scheme, "simulated_mac", refuse)
+    for url, authentic in taps:
+        message = profile.read_url(url)
+        assert isinstance(message, Message)
+        evidence = profile.examine(message, uid=UID, file_keys=file_keys, meta_keys=meta_keys, statics=tag.statics)
+        assert evidence.authentic is authentic
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_mac_that_a_tap_should_have_never_leaves_the_core(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_judging_makes_no_mac(name, monkeypatch)
+
+
+def test_control_a_comparison_outside_the_core_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Comparing(Ntag22xScheme):
+        def verify(self, file_key: bytes, uid: bytes, counter: int, window: bytes, mac: bytes, /) -> bool:
+            return self.simulated_mac(file_key, uid, counter, window) == mac
+
+    with pytest.raises(AssertionError, match="has left the core"):
+        assert_judging_makes_no_mac("ntag223", monkeypatch, Comparing("ntag223", detects_status=False))
 
 
 def test_the_hot_presets() -> None:

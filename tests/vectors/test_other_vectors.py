@@ -136,22 +136,22 @@ def test_no_bit_of_an_ntag22x_message_can_be_changed(vector: Vector) -> None:
 class WithCounterReversed(Ntag22xScheme):
     """Takes the counter with its least significant byte first, as an NTAG 424 DNA does."""
 
-    def mac(self, file_key: bytes, uid: bytes, counter: int, window: bytes, /) -> bytes:
-        return super().mac(file_key, uid, int.from_bytes(counter.to_bytes(3), "little"), window)
+    def verify(self, file_key: bytes, uid: bytes, counter: int, window: bytes, mac: bytes, /) -> bool:
+        return super().verify(file_key, uid, int.from_bytes(counter.to_bytes(3), "little"), window, mac)
 
 
 class WithSessionKey(Ntag22xScheme):
     """Derives a session key, as an NTAG 424 DNA does."""
 
-    def mac(self, file_key: bytes, uid: bytes, counter: int, window: bytes, /) -> bytes:
-        return _cmac_py.sdm_mac(file_key, uid, counter, b"")
+    def verify(self, file_key: bytes, uid: bytes, counter: int, window: bytes, mac: bytes, /) -> bool:
+        return _cmac_py.sdm_verify(file_key, uid, counter, b"", mac)
 
 
 class WithoutTt(Ntag22xScheme):
     """Leaves TT out of the MAC."""
 
-    def mac(self, file_key: bytes, uid: bytes, counter: int, window: bytes, /) -> bytes:
-        return super().mac(file_key, uid, counter, b"")
+    def verify(self, file_key: bytes, uid: bytes, counter: int, window: bytes, mac: bytes, /) -> bool:
+        return super().verify(file_key, uid, counter, b"", mac)
 
 
 @pytest.mark.parametrize(

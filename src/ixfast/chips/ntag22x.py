@@ -17,7 +17,6 @@ not count, and their taps are alike for ever. That is genuine and cannot be repl
 
 from __future__ import annotations
 
-from hmac import compare_digest
 from typing import NoReturn, Protocol
 
 from ixfast import cmac
@@ -25,13 +24,13 @@ from ixfast.limits import COUNTER_MAX, UID_BYTES
 
 TT_CHARS = 10
 _STATES = {"C": 0x3, "O": 0xF, "I": 0x9, "0": 0x0}
-_MAC_BYTES = 8
 
 
 class Core(Protocol):
     """What is used of the core: the native one or its twin."""
 
-    def aes_cmac(self, key: bytes, message: bytes, /) -> bytes: ...
+    def mact(self, key: bytes, message: bytes, /) -> bytes: ...
+    def mact_verify(self, key: bytes, message: bytes, mac: bytes, /) -> bool: ...
 
 
 def pack_tt(text: bytes) -> bytes:
@@ -57,18 +56,22 @@ class Ntag22xScheme:
         self.mirrors = frozenset(("uid", "counter", "mac", *status))
         self._core = core
 
-    def mac(self, file_key: bytes, uid: bytes, counter: int, window: bytes, /) -> bytes:
-        """MACt, 8 bytes. Both `uid` (7 bytes) and `counter` (0 to 0xFFFFFF) are always mirrored: ValueError otherwise."""
+    def verify(self, file_key: bytes, uid: bytes, counter: int, window: bytes, mac: bytes, /) -> bool:
+        """Whether `mac` (8 bytes) is the MACt of these fields, compared in constant time by the core.
+
+        Both `uid` (7 bytes) and `counter` (0 to 0xFFFFFF) are always mirrored: ValueError otherwise.
+        """
+        return self._core.mact_verify(file_key, self._signed(uid, counter, window), mac)
+
+    def simulated_mac(self, file_key: bytes, uid: bytes, counter: int, window: bytes, /) -> bytes:
+        """MACt, 8 bytes, of a simulated tag; fields as for `verify`."""
+        return self._core.mact(file_key, self._signed(uid, counter, window))
+
+    def _signed(self, uid: bytes, counter: int, window: bytes) -> bytes:
+        """What the MAC covers, 10 bytes or 15 with TT."""
         if len(uid) != UID_BYTES or not 0 <= counter <= COUNTER_MAX:
             raise ValueError(f"uid must be {UID_BYTES} bytes and counter 0 to {COUNTER_MAX}: this chip mirrors both")
-        signed = uid + counter.to_bytes(3, "big") + (pack_tt(window) if window else b"")
-        return self._core.aes_cmac(file_key, signed)[1::2]
-
-    def verify(self, file_key: bytes, uid: bytes, counter: int, window: bytes, mac: bytes, /) -> bool:
-        """Whether `mac` (8 bytes) is the MACt of these fields, compared in constant time."""
-        if len(mac) != _MAC_BYTES:
-            raise ValueError(f"mac must be {_MAC_BYTES} bytes")
-        return compare_digest(self.mac(file_key, uid, counter, window), mac)
+        return uid + counter.to_bytes(3, "big") + (pack_tt(window) if window else b"")
 
     def read_picc(self, meta_key: bytes, picc: bytes, /) -> None:
         """No meta key reads anything: this chip has no encrypted mirror."""

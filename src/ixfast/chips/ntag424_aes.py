@@ -36,7 +36,7 @@ class AesScheme:
         self._core = core
         # Bound once: these are called for every scan.
         self.verify = core.sdm_verify
-        self.mac = core.sdm_mac
+        self.simulated_mac = core.sdm_mac
         self.decrypt_file = core.sdm_decrypt_file
         self.encrypt_file = core.sdm_encrypt_file
 

@@ -42,7 +42,7 @@ class LrpScheme:
         self._core = core
         # Bound once: these are called for every scan.
         self.verify = core.lrp_sdm_verify
-        self.mac = core.lrp_sdm_mac
+        self.simulated_mac = core.lrp_sdm_mac
         self.decrypt_file = core.lrp_sdm_decrypt_file
         self.encrypt_file = core.lrp_sdm_encrypt_file
 

@@ -28,7 +28,7 @@ class Scheme(Protocol):
     picc_chars: int  # width of `{picc}` in hex digits; 0: no encrypted mirror
     mirrors: frozenset[str]  # the placeholders that the chip can write
     # None: the MAC covers a window of the URL. Otherwise it covers UID, counter and those of these mirrors that are
-    # there, as fields: the profile has no window, and `verify` and `mac` get the mirrors' characters in its place.
+    # there, as fields: the profile has no window, and `verify` and `simulated_mac` get the mirrors' characters in its place.
     signed_fields: tuple[str, ...] | None
     counter_can_be_off: bool  # a mirrored counter of 0 is genuine and means that the chip does not count
 
@@ -41,7 +41,7 @@ class Scheme(Protocol):
     def verify(self, file_key: bytes, uid: bytes, counter: int, window: bytes, mac: bytes, /) -> bool:
         """Whether the tag that holds `file_key` made `mac` over `window`, compared in constant time."""
 
-    def mac(self, file_key: bytes, uid: bytes, counter: int, window: bytes, /) -> bytes:
+    def simulated_mac(self, file_key: bytes, uid: bytes, counter: int, window: bytes, /) -> bytes:
         """The MAC of a simulated tag."""
 
     def decrypt_file(self, file_key: bytes, uid: bytes, counter: int, ciphertext: bytes, /) -> bytes:

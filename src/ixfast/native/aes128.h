@@ -176,6 +176,26 @@ IX_FUNCTION void ix_cmac_subkeys(const ix_cmac_key *ready, uint8_t *l, uint8_t *
     ix1_store(k2, ready->k2);
 }
 
+/* MACt(CMAC(key, message)): bytes 1, 3, ..., 15 of the 16; the first of them in memory is the first one sent. */
+IX_FUNCTION uint64_t ix_mact(const uint8_t *key, const uint8_t *message, size_t size)
+{
+    ix_cmac_key ready;
+    uint64_t mac;
+    ix_cmac_ready(&ready, ix1_load(key));
+    mac = ix1_odd_bytes(ix_cmac_of(&ready, message, size));
+    ix_wipe_cmac_key(&ready);
+    return mac;
+}
+
+/* 1 if the 8 bytes at `mac` are the message's MACt, 0 otherwise; compared as one integer, so no byte decides
+ * earlier. */
+IX_FUNCTION int ix_mact_verify(const uint8_t *key, const uint8_t *message, size_t size, const uint8_t *mac)
+{
+    uint64_t given;
+    memcpy(&given, mac, sizeof given);
+    return ix_mact(key, message, size) == given;
+}
+
 /* 1 if the `size` bytes are equal, 0 otherwise; looks at all of them whatever they are. */
 static inline int ix_equal(const uint8_t *a, const uint8_t *b, size_t size)
 {

@@ -91,16 +91,37 @@ IX_BATCH_INLINE void IX_BATCH(group_windows)(IX_BATCH(group) *g, const ix_sdm_me
     }
 }
 
-static __attribute__((unused)) IX_BATCH_TARGET void IX_BATCH(sdm_verify_batch)(const ix_sdm_messages *m, uint8_t
-*verdicts) { IX_BATCH(group) g; uint64_t macs[IX_GROUP]; memset(g.block, 0, sizeof g.block); for (size_t first = 0;
-first < m->count; first += IX_GROUP) { size_t lanes = m->count - first < IX_GROUP ? m->count - first : IX_GROUP; for
-(size_t l = 0; l < lanes; l++) ix1_store(g.block[l], ix1_load(m->file_keys + 16 * (first + l)));
-IX_BATCH(group_ready)(&g); for (size_t l = 0; l < lanes; l++) { size_t i = first + l; ix1_vec vector =
-ix_session_vector(IX_SV2, m->uids + 7 * i, ix_u32(m->counters, i), m->forms[i]); ix1_store(g.block[l],
-ix1_xor(vector, ix1_load(g.k1[l]))); } IX_BATCH(group_encrypt)(&g); IX_BATCH(group_ready)(&g); if (m->offsets)
-IX_BATCH(group_windows)(&g, m, first, lanes, macs); else IX_BATCH(group_empty_windows)(&g, macs); for (size_t l = 0;
-l < lanes; l++) { uint64_t given; memcpy(&given, m->macs + 8 * (first + l), sizeof given); verdicts[first + l] =
-macs[l] == given; } } ix_wipe(&g, sizeof g); ix_wipe(macs, sizeof macs); }
+static __attribute__((unused)) IX_BATCH_TARGET void
+IX_BATCH(sdm_verify_batch)(const ix_sdm_messages *m, uint8_t *verdicts)
+{
+    IX_BATCH(group) g;
+    uint64_t macs[IX_GROUP];
+    memset(g.block, 0, sizeof g.block);
+    for (size_t first = 0; first < m->count; first += IX_GROUP) {
+        size_t lanes = m->count - first < IX_GROUP ? m->count - first : IX_GROUP;
+        for (size_t l = 0; l < lanes; l++)
+            ix1_store(g.block[l], ix1_load(m->file_keys + 16 * (first + l)));
+        IX_BATCH(group_ready)(&g);
+        for (size_t l = 0; l < lanes; l++) {
+            size_t i = first + l;
+            ix1_vec vector = ix_session_vector(IX_SV2, m->uids + 7 * i, ix_u32(m->counters, i), m->forms[i]);
+            ix1_store(g.block[l], ix1_xor(vector, ix1_load(g.k1[l])));
+        }
+        IX_BATCH(group_encrypt)(&g);
+        IX_BATCH(group_ready)(&g);
+        if (m->offsets)
+            IX_BATCH(group_windows)(&g, m, first, lanes, macs);
+        else
+            IX_BATCH(group_empty_windows)(&g, macs);
+        for (size_t l = 0; l < lanes; l++) {
+            uint64_t given;
+            memcpy(&given, m->macs + 8 * (first + l), sizeof given);
+            verdicts[first + l] = macs[l] == given;
+        }
+    }
+    ix_wipe(&g, sizeof g);
+    ix_wipe(macs, sizeof macs);
+}
 
 #undef IX_GROUP
 #undef IX_BATCH_INLINE
