@@ -7,7 +7,7 @@ SOURCES = setup.py pyproject.toml $(wildcard src/ixfast/*.pyx src/ixfast/*.pxd s
 
 RUNS ?= 1000000
 
-.PHONY: serve test check bench dev fuzz clean
+.PHONY: serve test check bench dev fuzz openapi clean
 
 serve: $(VENV)/.installed
 	$(BIN)/ixfast serve --demo
@@ -29,6 +29,9 @@ bench: $(VENV)/.with-bench
 fuzz: $(VENV)/.with-fuzz
 	tests/fuzz/run_core.sh $(RUNS)
 	$(BIN)/python tests/fuzz/run_parsers.py --runs $(RUNS)
+
+openapi: $(VENV)/.with-tests
+	$(BIN)/python tests/openapi_document.py
 
 dev: $(VENV)/.with-dev $(VENV)/.with-bench
 

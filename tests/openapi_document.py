@@ -1,0 +1,27 @@
+"""docs/openapi.yaml: the description that a server gives of itself, as a file. `make openapi` writes it, a test compares it."""
+
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from ixfast.http.management.description import description
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.yaml"
+_HEAD = "# Made from the routes by `make openapi`; a server has the same at /openapi.json on its private listener.\n"
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what stands in several places in each of them, without anchors."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+def text() -> str:
+    plain = msgspec.json.decode(msgspec.json.encode(description()))
+    return _HEAD + yaml.dump(plain, Dumper=_Plain, sort_keys=False, width=120, allow_unicode=True)
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(text())
