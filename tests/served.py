@@ -362,6 +362,16 @@ async def once(port: int, path: str, headers: Mapping[str, str] | None = None, *
         return await connection.get(path, headers, method=method)
 
 
+async def manage(server: Served, token: str, method: str, path: str, body: Any = None) -> Any:
+    """The JSON answer of a request of management that succeeds; None if it has no body."""
+    content = json.dumps(body).encode() if body is not None else None
+    async with await Connection.open(server.private_port) as connection:
+        connection.writer.write(request(method, path, {"X-API-Key": token}, content))
+        answer = await connection.answer()
+    assert answer.status < 300, answer
+    return answer.json if answer.body else None
+
+
 async def all_of(port: int, paths: Sequence[str], connections: int) -> list[Answer]:
     """Ask everything at once over so many connections; answers in the order of `paths`."""
     answers: list[Answer | None] = [None] * len(paths)

@@ -109,6 +109,7 @@ def compile_response(text: str, *, merges: bool = True) -> Response:
         subtags.add(match[1].lower())
     parts.append(text[place:])
     pieces = tuple(part for part in parts if part != "")
+    visitors.prepare(subtags)
     return Response(text, pieces, frozenset(subtags), is_url=_URL.match(text) is not None, merges=merges)
 
 

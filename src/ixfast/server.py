@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from ixfast import logs, meters
+from ixfast import logs, meters, visitors
 from ixfast.engine import Engine
 from ixfast.http.desk import Desk
 from ixfast.http.front_door import FrontDoor, House
@@ -86,6 +86,7 @@ class Worker:
         """Open the sockets. Neither the database nor a provider of keys need be there yet: until they are, scans are 503
         and readiness says why."""
         settings, dsn = self._settings, self._inheritance.dsn
+        self._open_addresses()
         deadline_s = settings.deadline_ms / 1000
         self.custodian = Custodian(Path(self._inheritance.kek_file), self.meters)
         await self.custodian.start()
@@ -130,6 +131,17 @@ class Worker:
         await self._await_catalogue()
         await self._open_doors()
         self._tasks = [self._loop.create_task(self._beat()), self._loop.create_task(self._upkeep())]
+
+    def _open_addresses(self) -> None:
+        """Serve without what tells countries rather than not at all: rules that ask for one do not match then."""
+        reason = visitors.open_addresses(self._settings.addresses_file)
+        if reason is not None:
+            log.error("addresses_file: %s", reason)
+
+    def reload(self) -> None:
+        """Read the files again that may have been replaced."""
+        self.custodian.reload()
+        self._open_addresses()
 
     async def _await_catalogue(self) -> None:
         """Let the first connections wait in their sockets for a moment rather than answer them that we are starting."""
@@ -253,7 +265,7 @@ async def _main(inheritance: Inheritance) -> None:
     loop.add_signal_handler(signal.SIGTERM, worker.leave)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # the terminal's; the supervisor decides
     await worker.start()
-    loop.add_signal_handler(signal.SIGHUP, worker.custodian.reload)
+    loop.add_signal_handler(signal.SIGHUP, worker.reload)
     await worker.run()
 
 

@@ -215,6 +215,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     scan_log_retention_days: Annotated[
         int, Rule("Partitions of the scan log older than this are dropped for good.", "days", 1, 36_500)
     ] = 400
+    addresses_file: Annotated[
+        Path | None,
+        Rule(
+            "MaxMind DB file by which rules and responses know a visitor's country and time zone; needs ixfast[visitors]. "
+            "Replace it by renaming another one over it, then SIGHUP.",
+            "file",
+            default="country never known",
+        ),
+    ] = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Rule("Messages below this level are not written.")] = (
         "info"
     )

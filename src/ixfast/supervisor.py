@@ -85,7 +85,7 @@ class Supervisor:
         self._meters = [meters.Meters(self._memory, index) for index in range(self._count)]
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. SIGHUP makes the workers read the key file again."""
+        """Serve until SIGTERM or SIGINT. SIGHUP makes the workers read their files again."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(self, "_leaving", True))
         signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reloading", True))
@@ -177,7 +177,7 @@ class Supervisor:
     def _reload(self) -> None:
         """Workers that have not got so far as to hear a signal read the file anyway."""
         self._reloading = False
-        log.info("reloading keys")
+        log.info("reloading")
         for slot in self._slots:
             if slot.process is not None and self._meters[slot.index].slots[meters.HEARTBEAT]:
                 slot.process.send_signal(signal.SIGHUP)

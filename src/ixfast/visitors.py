@@ -68,23 +68,32 @@ _addresses = _Addresses()
 
 
 def open_addresses(path: Path | None) -> str | None:
-    """Map a MaxMind DB file for this process, instead of the one before; None closes it. The reason if it cannot be used."""
-    before, _addresses.reader = _addresses.reader, None
-    if before is not None:
-        before.close()
-    _addresses.reason = "no file of addresses is configured"
+    """Map a MaxMind DB file for this process, instead of the one before; None closes it.
+
+    If it cannot be used, the reason is returned, and one that is open stays open.
+    """
     if path is None:
+        _replace(None, "no file of addresses is configured")
         return None
     try:
         library = importlib.import_module("maxminddb")
         _addresses.errors = (ValueError, library.InvalidDatabaseError)
-        _addresses.reader = library.open_database(str(path))
-        _addresses.reason = None
+        _replace(library.open_database(str(path)), None)
     except ImportError:
-        _addresses.reason = "the library maxminddb is not installed; it comes with ixfast[visitors]"
+        reason = "the library maxminddb is not installed; it comes with ixfast[visitors]"
     except Exception as error:  # the library's own kinds are known only if it is there
-        _addresses.reason = f"{path} cannot be read as a MaxMind DB file: {type(error).__name__}"
-    return _addresses.reason
+        reason = f"{path} cannot be read as a MaxMind DB file: {type(error).__name__}"
+    else:
+        return None
+    if _addresses.reader is None:
+        _addresses.reason = reason
+    return reason
+
+
+def _replace(reader: Any, reason: str | None) -> None:
+    before, _addresses.reader, _addresses.reason = _addresses.reader, reader, reason
+    if before is not None:
+        before.close()
 
 
 def lacking(names: Collection[str]) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ def environment_of_image(image: Path) -> dict[str, str]:
 
 def test_the_image_holds_the_native_core_and_nothing_to_build_with(image: Path) -> None:
     python = image / "opt" / "bin" / "python"
-    script = "from ixfast import cmac; import ixfast; print(cmac.IMPLEMENTATION, ixfast.__file__)"
+    script = "from ixfast import cmac; import ixfast, maxminddb, ua_parser; print(cmac.IMPLEMENTATION, ixfast.__file__)"
     environ = environment_of_image(image)
     core, place = subprocess.run([python, "-c", script], env=environ, capture_output=True, text=True, check=True).stdout.split()
     assert core.startswith("native")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import pytest
-from served import Connection, Served, request
+from served import Connection, Served, manage
 from support import eventually
 
 from ixfast.testing import VirtualFleet, VirtualTag
@@ -64,13 +63,7 @@ def busy(server: Served) -> Served:
 
 
 async def ask(server: Served, method: str, path: str, body: Any = None) -> Any:
-    headers = {"X-API-Key": server.management_token}  # type: ignore[attr-defined]
-    content = json.dumps(body).encode() if body is not None else None
-    async with await Connection.open(server.private_port) as connection:
-        connection.writer.write(request(method, path, headers, content))
-        answer = await connection.answer()
-    assert answer.status < 300, answer
-    return answer.json if answer.body else None
+    return await manage(server, server.management_token, method, path, body)  # type: ignore[attr-defined]
 
 
 def taps(index: int, first: int) -> Callable[[], str]:

@@ -6,7 +6,7 @@ import pytest
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
-from ixfast import rules, visitors
+from ixfast import dynamic, rules, visitors
 from ixfast.limits import USER_AGENT_CHARS_MAX
 from ixfast.scan import Extras, Scan, Visitor
 
@@ -66,6 +66,31 @@ def test_another_file_takes_the_place_of_the_first(addresses: Path, tmp_path: Pa
     assert visitors.open_addresses(other) is None
     assert visitors.place_of("192.0.2.7").country == "AT"
     assert visitors.place_of("2001:db8::1") == visitors.NOWHERE  # the file has no addresses of this kind
+
+
+def test_a_file_that_cannot_be_used_does_not_close_the_one_that_is_open(addresses: Path, tmp_path: Path) -> None:
+    assert "cannot be read" in str(visitors.open_addresses(tmp_path / "missing.mmdb"))
+    assert visitors.place_of("192.0.2.7").country == "DE"
+    assert visitors.lacking({"country"}) == ()
+
+
+def test_nobody_is_looked_up_unless_a_rule_or_a_response_asks(addresses: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    looked_up, parsed = visitors.place_of, visitors.device_of
+    monkeypatch.setattr(visitors, "place_of", lambda address: asked.append(address) or looked_up(address))
+    monkeypatch.setattr(visitors, "device_of", lambda agent: asked.append(agent) or parsed(agent))
+    scan = visited("192.0.2.7", PHONE)
+    for condition, response, count in (
+        ("verdict == forged", "{randnum}", 0),
+        ("country == DE", "{randnum}", 1),
+        ("verdict == forged", "{countrycode}", 1),
+        ("os == ios", "{browser}", 2),
+    ):
+        asked.clear()
+        document = {"groups": [{"name": "g", "when": condition, "response": "r"}], "default": response}
+        rules.load_rules(document).decide(scan)
+        dynamic.compile_response(response).render(scan)
+        assert len(asked) == count, condition
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no database"])

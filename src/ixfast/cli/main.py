@@ -57,6 +57,7 @@ def serve(demo: bool, config: Path | None, **flags: object) -> None:
     place = resolve(flags, config)
     settings = place.settings
     logs.configure(settings, "supervisor")
+    place.check_addresses()
     with contextlib.ExitStack() as stack:
         postgres = None
         dsn = settings.dsn

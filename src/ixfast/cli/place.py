@@ -13,6 +13,7 @@ import asyncpg
 import click
 
 from ixfast import settings as settings_module
+from ixfast import visitors
 from ixfast.embedded import EmbeddedPostgres, default_data_dir
 from ixfast.errors import ConfigurationError
 from ixfast.keys import KeyEncryptionKeys, check_file
@@ -46,6 +47,13 @@ class Place:
         if not self.kek_file.exists():
             self.keys()
         check_file(self.kek_file)
+
+    def check_addresses(self) -> None:
+        """Raise ConfigurationError for a file of addresses that no worker could use."""
+        reason = visitors.open_addresses(self.settings.addresses_file)
+        visitors.open_addresses(None)
+        if reason is not None:
+            raise ConfigurationError(f"addresses_file: {reason}.")
 
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:
