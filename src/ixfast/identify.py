@@ -12,6 +12,7 @@ from typing import Protocol
 from ixfast import refs
 from ixfast.chips import CompiledProfile, Message
 from ixfast.errors import InputError
+from ixfast.model import EncodingProfile, Key
 from ixfast.records import Account, Group
 from ixfast.scan import Extras
 
@@ -28,25 +29,31 @@ async def identify(accounts: Accounts, aid: str, extras: Extras) -> list[bytes]:
     known = await accounts.account(aid)
     if known is None:
         return []
-    account, groups = known
+    _, groups = known
     found: dict[bytes, None] = {}
     error: InputError | None = None
-    for profile in _distinct_profiles(groups):
+    for profile, meta_keys in _distinct_profiles(groups):
         try:
             message = _read(profile, extras)
         except InputError as problem:
             error = error or problem
             continue
         if message is not None:
-            found.update(dict.fromkeys(_claims(profile, message, account)))
+            found.update(dict.fromkeys(_claims(profile, message, aid, meta_keys)))
     if not found and error is not None:
         raise error
     return list(found)
 
 
-def _distinct_profiles(groups: Iterable[Group]) -> list[CompiledProfile]:
-    by_content = {group.profile.profile: group.profile for group in groups if group.profile is not None}
-    return list(by_content.values())
+def _distinct_profiles(groups: Iterable[Group]) -> list[tuple[CompiledProfile, tuple[Key, ...]]]:
+    """Each profile once, with the meta keys of all groups that have it, each once. All of them are tried, whichever opens the
+    mirror."""
+    found: dict[EncodingProfile, tuple[CompiledProfile, dict[bytes, Key]]] = {}
+    for group in groups:
+        if group.profile is not None:
+            _, keys = found.setdefault(group.profile.profile, (group.profile, {}))
+            keys.update((key.value, key) for key in group.meta_keys)
+    return [(profile, tuple(keys.values())) for profile, keys in found.values()]
 
 
 def _read(profile: CompiledProfile, extras: Extras) -> Message | None:
@@ -55,13 +62,13 @@ def _read(profile: CompiledProfile, extras: Extras) -> Message | None:
     return message if isinstance(message, Message) else None
 
 
-def _claims(profile: CompiledProfile, message: Message, account: Account) -> list[bytes]:
+def _claims(profile: CompiledProfile, message: Message, aid: str, meta_keys: tuple[Key, ...]) -> list[bytes]:
     claims = []
     if message.xuid is not None:
         claims.append(message.xuid.encode())
     if message.cuid is not None:
-        claims.append(refs.by_cuid(account.aid, message.cuid))
+        claims.append(refs.by_cuid(aid, message.cuid))
     if message.uid is not None:
-        claims.append(refs.by_uid(account.aid, message.uid))
-    claims.extend(refs.by_uid(account.aid, uid) for uid, _, _ in profile.find_uid(message, account.meta_keys))
+        claims.append(refs.by_uid(aid, message.uid))
+    claims.extend(refs.by_uid(aid, uid) for uid, _, _ in profile.find_uid(message, meta_keys))
     return claims

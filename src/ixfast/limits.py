@@ -27,6 +27,7 @@ IDEMPOTENCY_KEY_CHARS_MAX = 255
 COUNTER_MAX = 0xFFFFFF  # SDMReadCtr is 24 bit and stops there (NT4H2421Gx §9.3.2).
 KEY_VERSIONS_MAX = 127  # A ledger position holds the key version in the 7 bits above the counter's 24.
 META_KEYS_MAX = 16  # Candidates tried for one encrypted mirror; one AES block each.
+GROUP_MASTERS_MAX = 4  # Live masters of a group: each is one more key that every tap of its tags is tried with.
 FILE_DATA_BYTES_MAX = 256  # The NDEF file of an NTAG 424 DNA (NT4H2421Gx §8.2.3.1).
 WINDOW_BYTES_MAX = 1024  # No MAC window is longer than the NDEF file in its printed form.
 

@@ -8,6 +8,7 @@ from typing import Any
 from ixfast.chips import PRESETS, preset
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKeys
+from ixfast.keys.diversify import scheme_of
 from ixfast.store import management
 from ixfast.store.management import NewTag
 from ixfast.testing import VirtualFleet
@@ -40,7 +41,7 @@ async def provision(connection: Any, keks: KeyEncryptionKeys, fleets: Sequence[V
         await connection.execute("SET LOCAL statement_timeout = 0")
         account_id = await management.create_account(connection, aid, name=aid, is_open=is_open)
         folder_id = await management.create_folder(connection, account_id, "Demo")
-        encrypted = [fleet for fleet in fleets if fleet.profile.encrypted]
+        encrypted = [fleet for fleet in fleets if fleet.profile.encrypted and not fleet.derives_meta_key]
         for version, fleet in enumerate(encrypted, start=1):
             await management.add_meta_key(connection, keks, account_id, version, fleet.meta_key)
         for fleet in fleets:
@@ -50,12 +51,21 @@ async def provision(connection: Any, keks: KeyEncryptionKeys, fleets: Sequence[V
 
 
 async def _add_fleet(connection: Any, keks: KeyEncryptionKeys, account_id: int, folder_id: int, fleet: VirtualFleet) -> None:
-    name = fleet.profile.name
-    group_id = await management.create_group(connection, folder_id, name, fleet.profile.profile)
+    name, derivation = fleet.profile.name, fleet.derivation
+    if derivation is not None:
+        name = f"{name}-{scheme_of(derivation)}"
+    group_id = await management.create_group(
+        connection, folder_id, name, fleet.profile.profile, derivation=derivation, enrols=fleet.enrols
+    )
     batch_id = await management.create_batch(connection, group_id, "First")
+    if derivation is not None:
+        await management.add_master(connection, keks, account_id, group_id, fleet.master)
+    if fleet.enrols:
+        return
     for start in range(0, len(fleet), _CHUNK_TAGS):
         indices = range(start, min(start + _CHUNK_TAGS, len(fleet)))
-        tags = [NewTag(fleet.xuid(i), fleet.uid(i), fleet.file_key(i), cuid=f"{name}-{i}") for i in indices]
+        keys = ((i, fleet.file_key(i) if derivation is None else None) for i in indices)
+        tags = [NewTag(fleet.xuid(i), fleet.uid(i), key, cuid=f"{name}-{i}") for i, key in keys]
         await management.add_tags(connection, keks, account_id, group_id, tags, batch_id=batch_id)
 
 

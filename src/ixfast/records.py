@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ixfast.answers import BUILT_IN, Answers
 from ixfast.model import Key
@@ -46,6 +46,17 @@ class Account(Shared):
         self.meta_keys = meta_keys  # newest version first
 
 
+class KeySource(Protocol):
+    """Where the tags of a group have their keys from that does not store them; see `keys.derived`."""
+
+    @property
+    def meta_keys(self) -> tuple[Key, ...] | None: ...
+    @property
+    def slow(self) -> bool: ...
+    def file_keys(self, uid: bytes) -> tuple[Key, ...]: ...
+    async def derive(self, uid: bytes) -> tuple[Key, ...]: ...
+
+
 class Batch(Shared):
     __slots__ = ("active", "batch_id", "name")
 
@@ -59,12 +70,12 @@ class Group(Shared):
     """A tag group with what it inherits.
 
     `fields` are the values of the extended fields that its folder defines, for tags without own ones; `reply_names` the
-    fields that are switched on to be members of the reply.
+    fields that are switched on to be members of the reply. `enrols` says that a genuine tap may make its tag.
     """
 
     __slots__ = (
-        "account", "active", "answers", "fields", "folder_active", "folder_name", "group_id", "name", "profile",
-        "reply_names", "retry_window_ms",
+        "account", "active", "answers", "derived", "enrols", "fields", "folder_active", "folder_name", "group_id", "name",
+        "profile", "reply_names", "retry_window_ms",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +92,8 @@ class Group(Shared):
         fields: Mapping[str, str] = _NO_FIELDS,
         reply_names: tuple[str, ...] = (),
         retry_window_ms: int = 0,
+        derived: KeySource | None = None,
+        enrols: bool = False,
     ) -> None:
         self.group_id = group_id
         self.name = name
@@ -93,6 +106,17 @@ class Group(Shared):
         self.fields = fields
         self.reply_names = reply_names
         self.retry_window_ms = retry_window_ms
+        self.derived = derived  # None: its tags have stored keys
+        self.enrols = enrols
+
+    @property
+    def meta_keys(self) -> tuple[Key, ...]:
+        """What may open an encrypted mirror of its tags: derived keys, then the account's. Without its masters none, which
+        proves nothing against a tap."""
+        if self.derived is None:
+            return self.account.meta_keys
+        own = self.derived.meta_keys
+        return () if own is None else own + self.account.meta_keys
 
 
 class Own:
@@ -147,10 +171,27 @@ class TagRecord:
         self.assigned = assigned
         self.own = own
         self.floor = 0
+        self.take_keys(keys)
+
+    def take_keys(self, keys: tuple[Key, ...]) -> None:
+        """Set the live file keys, newest first."""
         # The one live key of nearly every tag, unpacked for the hot path; `keys` is None then.
         self.key: bytes | None = keys[0].value if len(keys) == 1 else None
         self.key_version = keys[0].version if keys else 0
         self.keys = keys if len(keys) != 1 else None
+
+    @property
+    def awaits_keys(self) -> bool:
+        """Whether its keys are still to be derived, which takes milliseconds: then no scan of it can be judged yet."""
+        derived = self.group.derived
+        return self.keys == () and self.uid is not None and derived is not None and derived.slow
+
+    async def derive_keys(self) -> None:
+        """Derive the keys that it awaits. Raises what `KeySource` raises."""
+        if self.awaits_keys:
+            assert self.group.derived is not None
+            assert self.uid is not None
+            self.take_keys(await self.group.derived.derive(self.uid))
 
     def file_keys(self, check_value: bytes = b"\0\0\0") -> tuple[Key, ...]:
         """The live file keys, newest first; a sole key is packed anew, with `check_value` as its check value."""

@@ -14,16 +14,16 @@ from hashlib import blake2b
 from typing import Literal, overload
 from urllib.parse import quote
 
-from ixfast import cmac
 from ixfast.chips import CompiledProfile, Message, compile_profile, preset
 from ixfast.chips.template import STANDARD_NAMES, STATICS, Part
+from ixfast.keys import check_value
+from ixfast.keys.diversify import Derivation
 from ixfast.limits import COUNTER_MAX, UID_BYTES
 from ixfast.model import EncodingProfile, Key
 
 Forgery = Literal["flipped_bit", "wrong_key"]
 
 _KEY_BYTES = 16
-_CHECK_VALUE_BYTES = 3
 _CODE_CHARS = 8
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
@@ -191,7 +191,8 @@ class VirtualFleet:
     for.
 
     Tag codes are 8 lower-case alphanumerics, UIDs 7 bytes that begin with 04; no two are alike inside a fleet.
-    `account` is the AID. One fleet has one meta key, as real fleets do.
+    `account` is the AID. One fleet has one meta key, as real fleets do. With a `derivation` all keys follow from `master`;
+    `enrols` says that its tags are not registered before they are tapped.
     """
 
     def __init__(
@@ -200,6 +201,9 @@ class VirtualFleet:
         count: int,
         profile: EncodingProfile | CompiledProfile | str = "ixkio-plain",
         account: str = "acme",
+        *,
+        derivation: Derivation | None = None,
+        enrols: bool = False,
     ) -> None:
         if not 0 <= count <= _CODES:
             raise ValueError(f"count must be 0 to {_CODES}")
@@ -210,7 +214,12 @@ class VirtualFleet:
         self._root = blake2b(f"ixfast virtual fleet {seed}".encode(), digest_size=32).digest()
         self._code_start = int.from_bytes(self._root[:8]) % _CODES
         self._serial_start = int.from_bytes(self._root[8:16]) % _SERIALS
-        self.meta_key = blake2b(b"meta key", key=self._root, digest_size=_KEY_BYTES).digest()
+        self.derivation = derivation
+        self.enrols = enrols
+        self.master = blake2b(b"master", key=self._root, digest_size=_KEY_BYTES).digest()
+        derived = derivation.derive_meta_key(self.master) if derivation is not None else None
+        self.derives_meta_key = derived is not None
+        self.meta_key = derived or blake2b(b"meta key", key=self._root, digest_size=_KEY_BYTES).digest()
 
     def __len__(self) -> int:
         return self.count
@@ -257,6 +266,8 @@ class VirtualFleet:
 
     def file_key(self, index: int) -> bytes:
         """The file key (16 bytes) of the tag at `index`."""
+        if self.derivation is not None:
+            return self.derivation.derive_file_key(self.master, self.uid(index))
         return blake2b(index.to_bytes(8), key=self._root, digest_size=_KEY_BYTES).digest()
 
     def plain_tap(self, index: int, counter: int) -> tuple[str, str, str]:
@@ -279,7 +290,7 @@ def _compiled(profile: EncodingProfile | CompiledProfile | str) -> CompiledProfi
 
 
 def _key(version: int, value: bytes) -> Key:
-    return Key(version, value, cmac.aes_cmac(value, bytes(16))[:_CHECK_VALUE_BYTES])
+    return Key(version, value, check_value(value))
 
 
 def _fill(parts: tuple[Part, ...], texts: dict[str, str]) -> str:

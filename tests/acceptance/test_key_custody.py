@@ -53,7 +53,7 @@ def metric(server: Served, name: str) -> float:
 
 def dump(server: Served) -> str:
     """Everything that the database holds about keys, as text."""
-    rows = [*server.fetch("SELECT t::text FROM tag_key AS t"), *server.fetch("SELECT m::text FROM meta_key AS m")]
+    rows = [row for table in ("tag_key", "meta_key", "group_key") for row in server.fetch(f"SELECT t::text FROM {table} AS t")]
     return "\n".join(row[0] for row in rows)
 
 

@@ -141,5 +141,9 @@ async def test_what_is_sealed_is_sealed_under_the_key_that_the_file_has_now(hous
     tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
     await house.ask("POST", f"/v2/tags/{tag['xuid']}/keys", {"key": OTHER_KEY})
     await house.ask("POST", "/v2/meta-keys", {"key": KEY})
-    rows = await house.pool.fetch("SELECT kek_id FROM tag_key UNION ALL SELECT kek_id FROM meta_key")
-    assert [row["kek_id"] for row in rows] == [new.id] * 3
+    group = (await house.ask("GET", "/v2/groups")).json["items"][0]["id"]
+    await house.ask("PATCH", f"/v2/groups/{group}", {"derivation": {"scheme": "boltcard"}})
+    await house.ask("POST", f"/v2/groups/{group}/keys", {"key": KEY})
+    tables = ("tag_key", "meta_key", "group_key")
+    rows = await house.pool.fetch(" UNION ALL ".join(f"SELECT kek_id FROM {table}" for table in tables))
+    assert [row["kek_id"] for row in rows] == [new.id] * 4

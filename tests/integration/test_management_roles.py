@@ -30,9 +30,10 @@ class Objects(NamedTuple):
     cuid: str
     uid: str
     api_key: int
+    masters: int  # a group that derives keys
 
 
-NOTHING = Objects("nobody", NOBODYS, NOBODYS, NOBODYS, "nosuchtg", "nosuch", "04FFFFFFFFFFFF", NOBODYS)
+NOTHING = Objects("nobody", NOBODYS, NOBODYS, NOBODYS, "nosuchtg", "nosuch", "04FFFFFFFFFFFF", NOBODYS, NOBODYS)
 
 
 @pytest.fixture
@@ -55,7 +56,11 @@ async def furnish(house: House, aid: str, token: str) -> Objects:
     xuid = (await made("/v2/tags", {"batch_id": batch, "cuid": cuid, "uid": uid, "key": KEY}))["xuid"]
     await made(f"/v2/tags/{xuid}/keys", {"key": OTHER_KEY})
     api_key = (await made("/v2/api-keys", {"scopes": ["scan"]}))["id"]
-    return Objects(aid, folder, group, batch, xuid, cuid, uid, api_key)
+    derived = {"folder_id": folder, "name": "D", "profile": "ixkio-plain", "derivation": {"scheme": "an10922"}}
+    masters = (await made("/v2/groups", derived))["id"]
+    for key in (KEY, OTHER_KEY):
+        await made(f"/v2/groups/{masters}/keys", {"key": key})
+    return Objects(aid, folder, group, batch, xuid, cuid, uid, api_key, masters)
 
 
 BODIES: Mapping[tuple[str, str], Any] = {
@@ -67,6 +72,7 @@ BODIES: Mapping[tuple[str, str], Any] = {
     ("PATCH", "/v2/folders/{id}"): lambda o: {"active": False},
     ("POST", "/v2/groups"): lambda o: {"folder_id": o.folder, "name": f"N{next(_serial)}"},
     ("PATCH", "/v2/groups/{id}"): lambda o: {"active": False},
+    ("POST", "/v2/groups/{id}/keys"): lambda o: {"key": "ab" * 16},
     ("POST", "/v2/batches"): lambda o: {"group_id": o.group, "name": f"N{next(_serial)}"},
     ("PATCH", "/v2/batches/{id}"): lambda o: {"active": False},
     ("POST", "/v2/tags"): lambda o: {"batch_id": o.batch},
@@ -93,6 +99,7 @@ NAMES_NOBODY = (
 def target(route: Route, o: Objects) -> tuple[str, dict[str, str]]:
     """The path of a route for these objects, with a filter by them where it has one, and its headers."""
     own = next((getattr(o, kind) for kind in ("folder", "group", "batch") if route.path.startswith(f"/v2/{kind}")), o.api_key)
+    own = o.masters if route.path.startswith("/v2/groups/{id}/keys") else own
     path = route.path.format(aid=o.aid, id=own, xuid=o.xuid, version=1)
     queries = {
         "/v2/groups": f"folder={o.folder}", "/v2/batches": f"group={o.group}", "/v2/tags": f"cuid={o.cuid.replace(' ', '%20')}",
@@ -161,8 +168,8 @@ async def test_every_route_for_every_caller(house: House) -> None:
 
 async def empty(house: House, route: Route, o: Objects) -> None:
     """Delete what hangs below the object that is to be deleted."""
-    below = [f"/v2/tags/{o.xuid}", f"/v2/batches/{o.batch}", f"/v2/groups/{o.group}"]
-    depth = {"/v2/batches/{id}": 1, "/v2/groups/{id}": 2, "/v2/folders/{id}": 3}.get(route.path, 0)
+    below = [f"/v2/tags/{o.xuid}", f"/v2/batches/{o.batch}", f"/v2/groups/{o.group}", f"/v2/groups/{o.masters}"]
+    depth = {"/v2/batches/{id}": 1, "/v2/groups/{id}": 2, "/v2/folders/{id}": 4}.get(route.path, 0)
     for path in below[:depth]:
         assert (await house.ask("DELETE", path)).status == 204
 

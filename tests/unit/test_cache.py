@@ -69,3 +69,13 @@ def test_what_was_used_among_the_last_half_is_still_there(entries_max: int, keys
             cache.put(key, key)
         recent = list(dict.fromkeys(reversed(keys[: number + 1])))[: entries_max // 2]
         assert all(recent_key in cache._young or recent_key in cache._old for recent_key in recent)
+
+
+def test_all_keys_can_be_looked_through_without_using_any() -> None:
+    cache: TwoGenerations[int] = TwoGenerations(4)
+    for n in range(4):
+        cache.put(KEYS[n], n + 1)
+    assert sorted(cache.keys()) == KEYS[:4]
+    assert [cache.peek(key) for key in KEYS[:5]] == [1, 2, 3, 4, None]
+    cache.put(KEYS[4], 5)
+    assert sorted(cache.keys()) == KEYS[2:5]  # peeking has saved nobody

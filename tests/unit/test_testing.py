@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ixfast import cmac
 from ixfast.chips import PRESETS, CompiledProfile, Message, compile_profile, preset
+from ixfast.keys.diversify import An10922, BoltCard, BoltCardKeys
 from ixfast.limits import COUNTER_MAX
 from ixfast.model import EncodingProfile, Evidence
 from ixfast.testing import VirtualFleet, VirtualTag
@@ -199,3 +200,11 @@ def test_the_fast_tap_with_a_window() -> None:
 def test_the_fast_tap_is_only_for_bare_plain_profiles(name: str) -> None:
     with pytest.raises(ValueError, match="no plain mirror with a counter"):
         VirtualFleet(3, 20, preset(name)).plain_tap(0, 1)
+
+
+def test_a_derived_fleet_has_keys_of_its_scheme() -> None:
+    plain, derived = VirtualFleet(3, 5, "encrypted"), VirtualFleet(3, 5, "encrypted", derivation=BoltCard())
+    keys = BoltCardKeys(derived.master, derived.uid(2), 1)
+    assert (derived.file_key(2), derived.meta_key) == (keys.k2, keys.k1) and derived.derives_meta_key
+    assert derived.uid(2) == plain.uid(2) and derived.file_key(2) != plain.file_key(2)
+    assert not plain.derives_meta_key and not VirtualFleet(3, 5, "encrypted", derivation=An10922()).derives_meta_key

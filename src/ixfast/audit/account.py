@@ -25,8 +25,10 @@ async def read_account(connection: Any, keks: KeyEncryptionKeys, aid: str) -> Ta
         known = await loader.account_and_groups(connection, aid)
         if known is None:
             raise InputError("not_found", f"There is no account {aid!r}.", "account")
-        account, _ = known
+        account, groups = known
         catalogue.add_meta_keys(account.meta_keys)
+        for group in groups:
+            catalogue.add_meta_keys(group.meta_keys)
         last = ""
         while codes := [row["xuid"] for row in await connection.fetch(_CODES, account.account_id, last, _CHUNK_TAGS)]:
             last = codes[-1]
@@ -34,6 +36,7 @@ async def read_account(connection: Any, keks: KeyEncryptionKeys, aid: str) -> Ta
             for code, error in failed.items():
                 raise InputError("unavailable", f"Tag {code.decode()} cannot be read: {type(error).__name__}.") from error
             for record in found.values():
+                await record.derive_keys()
                 catalogue.add(
                     record.xuid.decode(),
                     record.group.profile,

@@ -126,7 +126,7 @@ async def _usage(dsn: str) -> dict[str, Usage]:
 
 def _show(file: KeyFile, used: dict[str, Usage]) -> None:
     click.echo(f"key file {file.path}; the key marked * seals")
-    click.echo(f"  {'id':16}  {'tag keys':>12}  {'meta keys':>9}  {'opens':5}  provider")
+    click.echo(f"  {'id':16}  {'tag keys':>12}  {'meta keys':>9}  {'masters':>7}  {'opens':5}  provider")
     problems = []
     for line in file.lines:
         rows = used.pop(line.id, _NOTHING)
@@ -137,9 +137,8 @@ def _show(file: KeyFile, used: dict[str, Usage]) -> None:
             opens = "no"
             problems.append(f"{line.id} does not open: {error}")
         mark = "*" if line is file.lines[0] else " "
-        click.echo(
-            f"{mark} {line.id}  {rows.tag_keys:12}  {rows.meta_keys:9}  {opens:5}  {line.provider} {line.reference}".rstrip()
-        )
+        counts = f"{rows.tag_keys:12}  {rows.meta_keys:9}  {rows.group_keys:7}"
+        click.echo(f"{mark} {line.id}  {counts}  {opens:5}  {line.provider} {line.reference}".rstrip())
     problems += [f"{rows.rows} rows are sealed under {id_}, which is not in the key file" for id_, rows in used.items()]
     for problem in problems:
         click.echo(problem, err=True)

@@ -98,7 +98,7 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> list[Step]:
     known: dict[str, Any] = {
         "uid": record.uid,
         "file_keys": record.file_keys(check_value(record.key) if record.key is not None else b""),
-        "meta_keys": group.account.meta_keys,
+        "meta_keys": group.meta_keys,
         "statics": record.statics(),
     }
     steps += profile.explain(message, **known)

@@ -18,6 +18,7 @@ from ixfast.errors import InputError, UnavailableError
 from ixfast.http.rates import Limiter
 from ixfast.http.v1_query import V1Query
 from ixfast.identify import identify
+from ixfast.keys import KeyUnavailableError
 from ixfast.records import ApiKey
 from ixfast.scan import Extras, Scan
 from ixfast.store.catalogue import Catalogue
@@ -114,6 +115,8 @@ class Desk:
         except InputError as error:
             scan.error_field = error.field
             self.engine.fail(scan, error.code)
+        except KeyUnavailableError:
+            self.engine.fail(scan, "unavailable", "key_unavailable")
         except Exception:  # every kind that a database can raise; no answer is no verdict
             self.engine.fail(scan, "unavailable", "lookup_failed")
         else:

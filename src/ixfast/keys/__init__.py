@@ -9,6 +9,7 @@ that it was sealed for (account, tag, slot, version); a failure to open one is a
 """
 
 from ixfast.keys.custodian import Custodian
+from ixfast.keys.derived import DerivedKeys
 from ixfast.keys.envelope import ENVELOPE_BYTES, KeySlot, check_value, unwrap, wrap
 from ixfast.keys.kek import KekFileError, KeyEncryptionKey, KeyEnvelopeError, KeyUnavailableError, UnknownKekError
 from ixfast.keys.key_set import KeyEncryptionKeys
@@ -18,6 +19,7 @@ from ixfast.keys.sealing import check_file
 __all__ = [
     "ENVELOPE_BYTES",
     "Custodian",
+    "DerivedKeys",
     "KekFileError",
     "KeyEncryptionKey",
     "KeyEncryptionKeys",

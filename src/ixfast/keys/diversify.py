@@ -221,6 +221,12 @@ class SdmBackendLegacy(_SdmBackend, frozen=True, tag="sdm-backend-legacy"):
 Derivation = An10922 | BoltCard | SdmBackend | SdmBackendLegacy
 """A tagged union: as JSON an object whose `scheme` says which one it is."""
 
+
+def scheme_of(derivation: Derivation) -> str:
+    """The scheme's name, as JSON has it."""
+    return str(derivation.__struct_config__.tag)
+
+
 USUAL_DERIVATIONS: tuple[Derivation, ...] = (
     An10922(),
     *(An10922(input="{uid}{key_number}", key_number=number) for number in range(5)),

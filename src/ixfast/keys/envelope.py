@@ -5,7 +5,7 @@ place is bound as associated data of 27 bytes, big-endian and of fixed width so 
 
     bytes  0-7   label "ixfkey01"
     bytes  8-15  account id, signed 64 bit (the database's bigint)
-    bytes 16-23  tag id, signed 64 bit; 0 for a key of the whole account
+    bytes 16-23  tag id, signed 64 bit; 0 for a key of the whole account, the group's id for a master
     byte  24     slot, see `KeySlot`
     bytes 25-26  key version, unsigned 16 bit
 
@@ -40,6 +40,7 @@ class KeySlot(IntEnum):
 
     META = 1  # SDMMetaReadKey of an account: opens encrypted PICC data. Its tag id is 0.
     FILE = 2  # SDMFileReadKey of a tag: signs the tap and encrypts file data.
+    MASTER = 3  # Of a group: the keys of its tags are derived from it. Its tag id is the group's id.
 
 
 def wrap(kek: KeyEncryptionKey, key16: bytes, *, account_id: int, tag_id: int, slot: int, version: int) -> bytes:

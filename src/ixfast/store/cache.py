@@ -36,6 +36,14 @@ class TwoGenerations(Generic[V]):
                 self.put(key, value)
         return value
 
+    def peek(self, key: bytes) -> V | None:
+        """The value without taking this for a use."""
+        return self._young.get(key) or self._old.get(key)
+
+    def keys(self) -> list[bytes]:
+        """All keys now; a management act, which may take its time."""
+        return [*self._young, *self._old]
+
     def put(self, key: bytes, value: V) -> None:
         if key in self._young:
             self._young[key] = value

@@ -25,6 +25,7 @@ from ixfast.store.trouble import trouble_of
 log = logging.getLogger("ixfast.catalogue")
 
 _CONCURRENT_ROUNDS = 2  # One round's rows are turned into records while the other waits for the database.
+_SLICE_TAGS = 5000  # About a millisecond.
 Found = Callable[[Scan, Any], None]
 
 
@@ -57,6 +58,7 @@ class Catalogue:
         self._waiting: dict[bytes, list[tuple[Scan, Found]]] = {}
         self._waiting_count = 0
         self._rounds: set[asyncio.Task[None]] = set()
+        self._derivings: set[asyncio.Task[None]] = set()
         self._renewals: set[asyncio.Task[None]] = set()
         self._changes_applied = 0
         self._loop = asyncio.get_running_loop()
@@ -64,7 +66,7 @@ class Catalogue:
 
     @property
     def idle(self) -> bool:
-        return not self._rounds
+        return not (self._rounds or self._derivings)
 
     def find(self, ref: bytes) -> TagRecord | None:
         """The cached record behind a tag reference."""
@@ -115,19 +117,47 @@ class Catalogue:
             wanted = dict(list(self._waiting.items())[: limits.LOOKUP_BATCH_MAX])
             for ref in wanted:
                 del self._waiting[ref]
+            applied = self._changes_applied
             try:
                 records, failed = await self._look_up(wanted)
             except Exception as error:  # of every kind: an unanswered look-up is 503 and never an absent tag
                 reason = "deadline" if isinstance(error, TimeoutError) else trouble_of(error).value
                 log.warning("look-up of %d references failed: %s", len(wanted), reason)
                 records, failed = {}, dict.fromkeys(wanted, reason)
+            slow: dict[bytes, list[tuple[Scan, Found]]] = {}
             for ref, waiters in wanted.items():
-                self._waiting_count -= len(waiters)
-                for scan, found in waiters:
-                    if ref in failed:
-                        _fail(scan, found, "unavailable", failed[ref])
-                    else:
-                        found(scan, records.get(ref))
+                record = records.get(ref)
+                if isinstance(record, TagRecord) and record.awaits_keys:
+                    slow.setdefault(record.xuid, []).extend(waiters)
+                else:
+                    self._answer(waiters, record, failed.get(ref))
+            if slow:
+                task = self._loop.create_task(self._derive([(records[code], slow[code]) for code in slow], applied))
+                self._derivings.add(task)
+                task.add_done_callback(self._derivings.discard)
+
+    def _answer(self, waiters: list[tuple[Scan, Found]], record: Any, failure: str | None) -> None:
+        self._waiting_count -= len(waiters)
+        for scan, found in waiters:
+            if failure is not None:
+                _fail(scan, found, "unavailable", failure)
+            else:
+                found(scan, record)
+
+    async def _derive(self, slow: list[tuple[TagRecord, list[tuple[Scan, Found]]]], applied: int) -> None:
+        """Answer for tags whose keys take milliseconds to derive, one after the other beside the scans of all other tags."""
+        for record, waiters in slow:
+            failure = None
+            if self._loop.time() > max(scan.arrived for scan, _ in waiters) + self._deadline_s:
+                failure = "deadline"  # nobody waits any more; what is not derived costs nothing
+            else:
+                try:
+                    await record.derive_keys()
+                except Exception as error:  # of every kind, as in a look-up
+                    failure = self._reason(record.xuid, error)
+            if failure is None and applied == self._changes_applied:
+                self._keep(record)
+            self._answer(waiters, record, failure)
 
     async def _look_up(self, wanted: dict[bytes, list[tuple[Scan, Found]]]) -> tuple[dict[bytes, Any], dict[bytes, str]]:
         """One round: records by reference, and reasons for those that exist but cannot be used."""
@@ -160,11 +190,9 @@ class Catalogue:
         api_keys: dict[bytes, ApiKey],
         failed: dict[bytes, str],
     ) -> None:
-        for code, record in tags.items():
-            known = self._tags.get(code)
-            if known is not None:  # two rounds at once: the floor that was learnt must not be lost
-                record.floor = max(record.floor, known.floor)
-            self._tags.put(code, record)
+        for record in tags.values():
+            if not record.awaits_keys:
+                self._keep(record)
         for alias, code in codes.items():
             if code in tags:
                 self._aliases.put(alias, tags[code].xuid)
@@ -175,6 +203,12 @@ class Catalogue:
             if ref not in tags and ref not in codes and ref not in api_keys and ref not in failed:
                 self._absent.put(ref, until)
         self._meters.slots[meters.CATALOGUE_TAGS] = len(self._tags)
+
+    def _keep(self, record: TagRecord) -> None:
+        known = self._tags.get(record.xuid)
+        if known is not None:  # two rounds at once: the floor that was learnt must not be lost
+            record.floor = max(record.floor, known.floor)
+        self._tags.put(record.xuid, record)
 
     def _reason(self, code: bytes, error: Exception) -> str:
         if isinstance(error, KeyUnavailableError):
@@ -196,16 +230,21 @@ class Catalogue:
         return known
 
     def keys_opened(self) -> None:
-        """Key-encryption keys are open that were not: accounts whose meta keys waited for them are read again."""
-        if self._loader.lacking:
+        """Key-encryption keys are open that were not: accounts and groups whose keys waited for them are read again."""
+        if self._loader.lacking or self._loader.lacking_groups:
             task = self._loop.create_task(self._renew_lacking())
             self._renewals.add(task)
             task.add_done_callback(self._renewals.discard)
 
     async def _renew_lacking(self) -> None:
-        while lacking := self._loader.lacking & self._loader.accounts.keys():
+        loader = self._loader
+        while True:
+            lacking = [Change("account", i, None) for i in loader.lacking & loader.accounts.keys()]
+            lacking += [Change("group", i, None) for i in loader.lacking_groups & loader.groups.keys()]
+            if not lacking:
+                return
             try:
-                await self.apply([Change("account", account_id, None) for account_id in lacking])
+                await self.apply(lacking)
             except Exception as error:  # tried until the database answers
                 log.warning("renewing accounts failed: %s", trouble_of(error).value)
                 await asyncio.sleep(limits.RECONNECT_DELAY_MS_MAX / 1000)
@@ -231,7 +270,21 @@ class Catalogue:
             self._aliases.clear()
             self._api_keys.clear()
         await self._renew_shared(by_kind)
+        await self._forget_rekeyed()
         self._changes_applied += 1
+
+    async def _forget_rekeyed(self) -> None:
+        """Forget the tags of groups whose keys have changed, a slice at a time: there may be a million others."""
+        rekeyed, self._loader.rekeyed = self._loader.rekeyed, set()
+        if not rekeyed:
+            return
+        codes = self._tags.keys()
+        for start in range(0, len(codes), _SLICE_TAGS):
+            for code in codes[start : start + _SLICE_TAGS]:
+                record = self._tags.peek(code)
+                if record is not None and record.group.group_id in rekeyed:
+                    self._tags.pop(code)
+            await asyncio.sleep(0)
 
     async def _renew_shared(self, by_kind: dict[str, set[int]]) -> None:
         loader = self._loader

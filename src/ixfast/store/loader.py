@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection, Iterable
 from itertools import groupby
@@ -13,12 +14,14 @@ from ixfast import refs
 from ixfast.answers import BUILT_IN, Answers, field_text
 from ixfast.chips import compile_profile
 from ixfast.errors import InputError, ProfileError
-from ixfast.keys import KeyEncryptionKeys, KeySlot, KeyUnavailableError, unwrap
+from ixfast.keys import DerivedKeys, KeyEncryptionKeys, KeySlot, KeyUnavailableError, unwrap
+from ixfast.keys.diversify import Derivation
 from ixfast.model import EncodingProfile, FieldDefinition, Key
 from ixfast.records import Account, ApiKey, Batch, Group, Own, TagRecord
 from ixfast.rules import load_rules
 from ixfast.store.queries import load
 
+_DERIVED_WITHOUT_PAUSE = 32  # Some 30 us each.
 _DATES = frozenset(("dtcreated", "dtassigned"))
 
 log = logging.getLogger("ixfast.catalogue")
@@ -35,24 +38,34 @@ class Loader:
         self.batches: dict[int, Batch] = {}
         self.lacking: set[int] = set()
         """Accounts with a meta key that cannot be opened now."""
+        self.lacking_groups: set[int] = set()
+        """Groups with a master that cannot be opened now."""
+        self.rekeyed: set[int] = set()
+        """Groups whose tags have other keys than they had when they were loaded; for whoever keeps tags, to be emptied by him."""
         self.changes = 0
         """Raised when a change arrives. What was asked for before may be the state before, so it is asked for again: shared
         records are kept for good, and a deactivated group must not be kept as an active one."""
 
     async def tags(self, connection: Any, codes: Collection[bytes]) -> tuple[dict[bytes, TagRecord], dict[bytes, Exception]]:
-        """Records by tag code, and the errors of those that exist but cannot be made into one."""
+        """Records by tag code, and the errors of those that exist but cannot be made into one. Those that await their keys
+        (`TagRecord.awaits_keys`) are among the records."""
         rows = await connection.fetch(self._sql["tags_by_xuid"], [code.decode() for code in codes], KeySlot.FILE)
         await self._keks.look_for({r["kek_id"] for r in rows if r["kek_id"] is not None})
         await self._load_shared(connection, rows)
         found: dict[bytes, TagRecord] = {}
         failed: dict[bytes, Exception] = {}
+        derived = 0
         for _, versions in groupby(rows, key=lambda row: row["tag_id"]):
             tag_rows = list(versions)
             code = tag_rows[0]["xuid"].encode()
             try:
                 found[code] = self._tag(tag_rows)
+                derived += found[code].group.derived is not None
             except Exception as error:  # one bad record must not spoil its neighbours' look-up
                 failed[code] = error
+            if derived >= _DERIVED_WITHOUT_PAUSE:
+                derived = 0
+                await asyncio.sleep(0)
         return found, failed
 
     def _tag(self, rows: list[Any]) -> TagRecord:
@@ -76,6 +89,8 @@ class Loader:
             if r["version"] is not None
         )
         group = self.groups[row["group_id"]]
+        if not keys and group.derived is not None and row["uid"] is not None and not group.derived.slow:
+            keys = group.derived.file_keys(row["uid"])
         return TagRecord(
             row["tag_id"],
             row["xuid"].encode(),
@@ -138,6 +153,7 @@ class Loader:
         while asked != self.changes:
             asked = self.changes
             rows = await connection.fetch(self._sql["groups_by_id"], list(group_ids))
+            derived = await self._derived_of(connection, [row for row in rows if row["derivation"] is not None])
             missing = {r["account_id"] for r in rows} - self.accounts.keys()
             if missing:
                 await self.load_accounts(connection, missing)
@@ -145,7 +161,10 @@ class Loader:
             if row["account_id"] not in self.accounts and row["account_id"] in self.lacking:
                 continue  # its tags say so
             try:
-                _keep(self.groups, row["group_id"], self._group(row))
+                group, known = self._group(row, derived.get(row["group_id"])), self.groups.get(row["group_id"])
+                if known is not None and _identity(known.derived) != _identity(group.derived):
+                    self.rekeyed.add(row["group_id"])
+                _keep(self.groups, row["group_id"], group)
             except (InputError, ProfileError, msgspec.MsgspecError) as error:
                 # Management stores no such group, but that of a later release may; what cannot be used never replaces what
                 # could. That it was deactivated is heard all the same.
@@ -154,7 +173,41 @@ class Loader:
                 if known is not None:
                     known.active, known.folder_active = row["group_active"], row["folder_active"]
 
-    def _group(self, row: Any) -> Group:
+    async def _derived_of(self, connection: Any, rows: list[Any]) -> dict[int, DerivedKeys]:
+        """What derives the keys of these groups. One with a master that cannot be opened is `lacking_groups` and has what it
+        had, if that is what is wanted, or a source without keys."""
+        if not rows:
+            return {}
+        key_rows = await connection.fetch(self._sql["keys_of_groups"], [row["group_id"] for row in rows])
+        await self._keks.look_for({row["kek_id"] for row in key_rows})
+        found = {}
+        for row in rows:
+            group_id = row["group_id"]
+            try:
+                derivation = msgspec.json.decode(row["derivation"], type=Derivation)
+            except msgspec.MsgspecError as error:
+                log.error("group %d: a derivation of another release (%s)", group_id, error)
+                self.lacking_groups.add(group_id)
+                continue
+            masters = self._masters(group_id, [key for key in key_rows if key["group_id"] == group_id])
+            found[group_id] = await DerivedKeys.make(derivation, masters)
+        return found
+
+    def _masters(self, group_id: int, rows: list[Any]) -> tuple[Key, ...] | None:
+        try:
+            masters = tuple(self._opened(row, KeySlot.MASTER, group_id) for row in rows)
+        except KeyUnavailableError as error:
+            self.lacking_groups.add(group_id)
+            log.error("group %d: a master cannot be opened (%s)", group_id, type(error).__name__)
+        else:
+            self.lacking_groups.discard(group_id)
+            return masters
+        known = self.groups.get(group_id)
+        held = known.derived if known is not None else None
+        wanted = [(row["version"], bytes(row["check_value"])) for row in rows]
+        return held.masters_like(wanted) if isinstance(held, DerivedKeys) else None
+
+    def _group(self, row: Any, derived: DerivedKeys | None) -> Group:
         """Raises `ProfileError` or `InputError` for a profile or a rule set that cannot be."""
         profile = row["profile"]
         definitions = msgspec.json.decode(row["field_definitions"], type=list[FieldDefinition])
@@ -171,6 +224,8 @@ class Loader:
             fields={field.name: values.get(field.name, "") for field in definitions},
             reply_names=tuple(field.name for field in definitions if field.in_reply),
             retry_window_ms=row["retry_window_s"] * 1000,
+            derived=derived,
+            enrols=row["enrols"] and derived is not None,
         )
 
     async def load_accounts(self, connection: Any, account_ids: Collection[int]) -> None:
@@ -200,7 +255,7 @@ class Loader:
     def _meta_keys(self, rows: list[Any], account_id: int) -> tuple[Key, ...] | None:
         self.lacking.discard(account_id)
         try:
-            return tuple(self._meta_key(row) for row in rows)
+            return tuple(self._opened(row, KeySlot.META, 0) for row in rows)
         except KeyUnavailableError as error:
             self.lacking.add(account_id)
             log.error("account %d: a meta key cannot be opened (%s)", account_id, type(error).__name__)
@@ -211,13 +266,13 @@ class Loader:
         wanted = [(row["version"], bytes(row["check_value"])) for row in rows]
         return tuple(held[each] for each in wanted) if held.keys() >= set(wanted) else ()
 
-    def _meta_key(self, row: Any) -> Key:
+    def _opened(self, row: Any, slot: KeySlot, tag_id: int) -> Key:
         value = unwrap(
             self._keks.by_id(row["kek_id"]),
             row["wrapped"],
             account_id=row["account_id"],
-            tag_id=0,
-            slot=KeySlot.META,
+            tag_id=tag_id,
+            slot=slot,
             version=row["version"],
         )
         return Key(row["version"], value, row["check_value"])
@@ -228,14 +283,18 @@ class Loader:
         if account_id is None:
             return None
         group_ids = [r["group_id"] for r in await connection.fetch(self._sql["groups_of_account"], account_id)]
-        missing = set(group_ids) - self.groups.keys()
+        missing = (set(group_ids) - self.groups.keys()) | (set(group_ids) & self.lacking_groups)
         if missing:
             await self.load_groups(connection, missing)
         if account_id not in self.accounts or account_id in self.lacking:
             await self.load_accounts(connection, {account_id})
         if account_id in self.lacking:
             raise KeyUnavailableError("A meta key of the account cannot be opened.")
-        return self.accounts[account_id], [self.groups[group_id] for group_id in group_ids]
+        groups = [self.groups[group_id] for group_id in group_ids]
+        wanting = (group.derived for group in groups if group.group_id in self.lacking_groups)
+        if any(derived is None or derived.meta_keys is None for derived in wanting):
+            raise KeyUnavailableError("A master of a group of the account cannot be opened.")
+        return self.accounts[account_id], groups
 
 
 def _own(row: Any, group: Group) -> Own | None:
@@ -247,6 +306,10 @@ def _own(row: Any, group: Group) -> Own | None:
     if answers is None and not fields and not dated:
         return None
     return Own(answers, fields, row["created_at"] if dated else None, row["assigned_at"] if dated else None)
+
+
+def _identity(derived: Any) -> Any:
+    return derived.identity if derived is not None else None
 
 
 def _keep(shared: dict[int, Any], own_id: int, record: Any) -> None:

@@ -20,6 +20,7 @@ from ixfast import limits
 from ixfast.chips import compile_profile
 from ixfast.errors import InputError, UnavailableError
 from ixfast.keys import KeyEncryptionKeys, KeySlot, check_value, wrap
+from ixfast.keys.diversify import Derivation
 from ixfast.model import EncodingProfile
 from ixfast.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, position
 from ixfast.store.queries import load
@@ -169,18 +170,31 @@ async def create_folder(connection: Any, account_id: int, name: str) -> int:
 
 
 async def create_group(
-    connection: Any, folder_id: int, name: str, profile: EncodingProfile | None, *, retry_window_s: int = 0
+    connection: Any,
+    folder_id: int,
+    name: str,
+    profile: EncodingProfile | None,
+    *,
+    retry_window_s: int = 0,
+    derivation: Derivation | None = None,
+    enrols: bool = False,
 ) -> int:
-    """A group; with a profile it authenticates, without one it is a standard group. Raises ProfileError."""
+    """A group; with a profile it authenticates, without one it is a standard group. With a derivation its tags store no keys:
+    give it a master (`add_master`). Raises ProfileError."""
     if profile is not None:
         compile_profile(profile)
     group_id: int = await connection.fetchval(
-        "INSERT INTO tag_group (folder_id, name, kind, profile, retry_window_s) VALUES ($1, $2, $3, $4, $5) RETURNING group_id",
+        load("management")["add_group"],
         folder_id,
         name,
         "standard" if profile is None else "authentication",
+        True,
         None if profile is None else msgspec.json.encode(profile).decode(),
+        None,
+        "{}",
         retry_window_s,
+        None if derivation is None else msgspec.json.encode(derivation).decode(),
+        enrols,
     )
     return group_id
 
@@ -219,11 +233,18 @@ async def add_tags(
     Raises InputError if a tag code, or a CUID or UID of the account, exists already, and `key_retired` if such a tag was
     deleted after its key had been replaced. A tag that comes back with its key goes on from its last counter.
     """
-    held = await connection.fetchval(load("management")["hold_group"], group_id)
+    held = await connection.fetchrow(load("management")["hold_group"], group_id)
     if held is None or (batch_id is not None and await connection.fetchval(load("management")["hold_batch"], batch_id) is None):
         raise InputError("not_found", "The group or batch has just been deleted.", "group_id")
-    positions = await _known_positions(connection, account_id, tags)
+    masters = None
+    if held["derives"]:
+        masters = {
+            row["check_value"]: row["version"] for row in await connection.fetch(load("management")["group_keys"], group_id)
+        }
+    positions = await _known_positions(connection, account_id, tags, masters)
     if any(tag.file_key is not None for tag in tags):
+        if held["derives"]:
+            raise InputError("invalid_parameter", "The group derives the keys of its tags: they have none of their own.", "key")
         await _announce_keys(connection, keks)
     ids = [
         row["id"]
@@ -246,23 +267,32 @@ async def add_tags(
     return ids
 
 
-async def _known_positions(connection: Any, account_id: int, tags: Sequence[NewTag]) -> dict[str, int]:
-    """Where the counters of tags begin that were there before, by tag code: an old tap must not pass again."""
+async def _known_positions(
+    connection: Any, account_id: int, tags: Sequence[NewTag], masters: Mapping[bytes, int] | None
+) -> dict[str, int]:
+    """Where the counters of tags begin that were there before, by tag code: an old tap must not pass again.
+
+    `masters` are those of a group that derives keys, versions by check value: what was used under one of them, stays used.
+    """
     uids = {tag.uid: tag for tag in tags if tag.uid is not None}
     codes = {tag.xuid: tag for tag in tags}
     found: dict[str, int] = {}
     for row in await connection.fetch(load("management")["deleted_before"], account_id, list(uids), list(codes)):
         for tag in filter(None, (uids.get(row["uid"]), codes.get(row["xuid"]))):
-            if tag.file_key is None:
-                continue
-            versions = dict(zip(row["check_values"], row["key_versions"], strict=True))
-            version = versions.get(check_value(tag.file_key))
-            used_last = row["last_position"] >> POSITION_COUNTER_BITS
-            if version is not None and version < used_last:
-                raise InputError("key_retired", f"Tag {tag.xuid} was deleted after this key of it had been replaced.", "file_key")
-            if version is not None and version == used_last:
-                counter = row["last_position"] & POSITION_COUNTER_MASK
-                found[tag.xuid] = max(found.get(tag.xuid, 0), position(_FIRST_VERSION, counter))
+            keys = masters
+            if tag.file_key is not None:
+                keys = {check_value(tag.file_key): _FIRST_VERSION}
+            used_last, counter = row["last_position"] >> POSITION_COUNTER_BITS, row["last_position"] & POSITION_COUNTER_MASK
+            for value, version in zip(row["check_values"], row["key_versions"], strict=True):
+                successor = (keys or {}).get(value)
+                if successor is None or version > used_last:
+                    continue
+                if version < used_last and masters is None:
+                    raise InputError(
+                        "key_retired", f"Tag {tag.xuid} was deleted after this key of it had been replaced.", "file_key"
+                    )
+                used = position(successor, counter if version == used_last else limits.COUNTER_MAX)
+                found[tag.xuid] = max(found.get(tag.xuid, 0), used)
     return found
 
 
@@ -310,11 +340,36 @@ async def add_next_meta_key(connection: Any, keks: KeyEncryptionKeys, account_id
     await _announce_keys(connection, keks)
     await connection.fetchval(load("management")["hold_account"], account_id)
     known = await connection.fetch(load("management")["meta_keys"], account_id)
-    if sum(row["live"] for row in known) >= limits.META_KEYS_MAX:
-        raise InputError("limit_reached", f"An account has at most {limits.META_KEYS_MAX} live meta keys: retire one.", "key")
     version = _next_version(known, value)
     await add_meta_key(connection, keks, account_id, version, value)
+    await check_meta_keys(connection, account_id)
     return version
+
+
+async def add_master(connection: Any, keks: KeyEncryptionKeys, account_id: int, group_id: int, value: bytes) -> int:
+    """Add a live master of 16 bytes as the next version of a group that derives keys, and return that. What is derived from it
+    has its version, so counters begin anew as with a tag's next key. Raises InputError as `add_tag_key`."""
+    sql, slot = load("management"), KeySlot.MASTER
+    await _announce_keys(connection, keks)
+    await connection.fetchval(sql["hold_account"], account_id)
+    known = await connection.fetch(sql["group_keys"], group_id)
+    if sum(row["live"] for row in known) >= limits.GROUP_MASTERS_MAX:
+        raise InputError("limit_reached", f"A group has at most {limits.GROUP_MASTERS_MAX} live masters: retire one.", "key")
+    version = _next_version(known, value)
+    wrapped = wrap(keks.current, value, account_id=account_id, tag_id=group_id, slot=slot, version=version)
+    await connection.execute(sql["add_group_key"], group_id, version, keks.current.id, wrapped, check_value(value))
+    await check_meta_keys(connection, account_id)
+    return version
+
+
+async def check_meta_keys(connection: Any, account_id: int) -> None:
+    """All that may open an encrypted mirror of an account, stored or derived, is tried for each; raises InputError if that is
+    more than may be. The account is held."""
+    if await connection.fetchval(load("management")["meta_keys_in_use"], account_id) > limits.META_KEYS_MAX:
+        most = limits.META_KEYS_MAX
+        raise InputError(
+            "limit_reached", f"An account has at most {most} live meta keys, derived ones included: retire one.", "key"
+        )
 
 
 async def _announce_keys(connection: Any, keks: KeyEncryptionKeys) -> None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from ixfast.errors import ConfigurationError
-from ixfast.keys import KekFileError, KeyEncryptionKeys, KeyUnavailableError, check_value, unwrap, wrap
+from ixfast.keys import KekFileError, KeyEncryptionKeys, KeySlot, KeyUnavailableError, check_value, unwrap, wrap
 from ixfast.store.queries import load
 
 BATCH_ROWS = 500  # Some 20 ms of one core, half of it the database's.
@@ -25,7 +25,7 @@ HOLD_MS_MAX = 10_000  # Writers of keys queue behind a removal for so long.
 SPOILT_SHOWN_MAX = 1000
 Advanced = Callable[[int], None]
 
-_TABLES = ("tag_keys", "meta_keys")
+_TABLES = ("tag_keys", "meta_keys", "group_keys")
 _BEFORE_ALL = (-(1 << 63), 0, 0)
 
 
@@ -34,14 +34,15 @@ class Usage(NamedTuple):
 
     tag_keys: int
     meta_keys: int
+    group_keys: int = 0
 
     @property
     def rows(self) -> int:
-        return self.tag_keys + self.meta_keys
+        return sum(self)
 
 
 class Spoilt(NamedTuple):
-    """An envelope that was left as it is. `tag_id` is 0 for a meta key of the account."""
+    """An envelope that was left as it is. `tag_id` is 0 for a meta key of the account, and a group's id for a master of it."""
 
     account_id: int | None
     tag_id: int
@@ -51,6 +52,8 @@ class Spoilt(NamedTuple):
 
     def __str__(self) -> str:
         owner = f"tag {self.tag_id}" if self.tag_id else f"meta key of account {self.account_id}"
+        if self.slot == KeySlot.MASTER:
+            owner = f"master of group {self.tag_id}"
         return f"{owner}, slot {self.slot}, version {self.version}: {self.reason}"
 
 
@@ -72,7 +75,8 @@ class Report:
 
 async def usage(connection: Any) -> dict[str, Usage]:
     """How many rows there are under each key-encryption key."""
-    return {row["kek_id"]: Usage(row["tag_keys"], row["meta_keys"]) for row in await connection.fetch(load("rotation")["usage"])}
+    rows = await connection.fetch(load("rotation")["usage"])
+    return {row["kek_id"]: Usage(row["tag_keys"], row["meta_keys"], row["group_keys"]) for row in rows}
 
 
 async def be_only_one(connection: Any) -> None:

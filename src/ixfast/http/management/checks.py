@@ -16,6 +16,7 @@ from ixfast import dynamic
 from ixfast.chips import compile_profile, preset
 from ixfast.errors import InputError, ProfileError
 from ixfast.http.management.shapes import Definition, FieldsPatch
+from ixfast.keys.diversify import Derivation
 from ixfast.model import EncodingProfile
 from ixfast.rules import RuleError, Rules, read_rules
 from ixfast.rules.facts import field_key
@@ -102,6 +103,22 @@ def profile(given: str | dict[str, Any] | None) -> EncodingProfile | None:
     if "\0" in found.name + found.template + found.window:
         raise InputError("invalid_profile", "A profile has no NUL in its texts.", "profile")
     return found
+
+
+def derivation(profile: EncodingProfile | None, given: Derivation | None, *, enrols: bool) -> None:
+    """Whether a group of this profile can derive keys, and enrol tags by what their taps say."""
+    if given is not None and profile is None:
+        raise InputError("invalid_parameter", "A standard group has no keys to derive: give it a profile.", "derivation")
+    if not enrols:
+        return
+    if given is None or profile is None:
+        raise InputError("invalid_parameter", "Only a group that derives keys can enrol: give it a derivation.", "enrols")
+    compiled = compile_profile(profile)
+    if not compiled.counter_expected or not (compiled.encrypted or "uid" in compiled.template.slots):
+        raise InputError("invalid_parameter", "To enrol, taps must have a UID and a counter: the profile has not both.", "enrols")
+    if {"xuid", "cuid"} & set(compiled.window_statics):
+        message = "To enrol, the MAC window must not have the tag's code or CUID, which nobody knows before."
+        raise InputError("invalid_parameter", message, "enrols")
 
 
 def key(text: str) -> bytes:

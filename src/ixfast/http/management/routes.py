@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ixfast.http.management import compatible, history, owners, shapes, shelves, tags, trials
+from ixfast.http.management import compatible, history, masters, owners, shapes, shelves, tags, trials
 from ixfast.http.management.office import PAGE_ROWS, PAGE_ROWS_MAX, Parameter, Route
 from ixfast.store import stats
 
@@ -92,9 +92,21 @@ _SHELVES = (
     _read("/v2/groups/{id}", shelves.read_group, "A group.", shapes.Group),
     _patch(
         "/v2/groups/{id}", shelves.patch_group, "Change a group.", shapes.Group, shapes.GroupPatch, "invalid_parameter",
-        "invalid_profile", *_RULES, *_OWN_NAME,
+        "invalid_profile", "limit_reached", *_RULES, *_OWN_NAME,
     ),
     _delete("/v2/groups/{id}", shelves.delete_group, "Delete an empty group.", "in_use", *_MATCH),
+    _read(
+        "/v2/groups/{id}/keys", masters.list_masters, "Versions of a group's master.", shapes.KeyVersion, scopes=_KEY_SCOPES,
+        paged=True,
+    ),
+    _create(
+        "/v2/groups/{id}/keys", masters.add_master, "Add a master to a group that derives keys.", shapes.KeyVersion,
+        shapes.KeyDraft, "not_found", "invalid_parameter", "already_exists", "limit_reached", scopes=("keys",),
+    ),
+    _delete(
+        "/v2/groups/{id}/keys/{version}", masters.retire_master, "Retire a version of a group's master.", "in_use",
+        scopes=("keys",),
+    ),
     _list("/v2/batches", shelves.list_batches, "Batches.", shapes.Batch, Parameter("group", _ID, "Those of a group.")),
     _create(
         "/v2/batches", shelves.create_batch, "Make a batch.", shapes.Batch, shapes.BatchDraft, "not_found", *_OWN_NAME

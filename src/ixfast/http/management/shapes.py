@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from ixfast import limits
+from ixfast.keys.diversify import Derivation
 from ixfast.model import EncodingProfile
 
 NAME_CHARS_MAX = 128
@@ -88,7 +89,8 @@ class FolderPatch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Group(msgspec.Struct):
-    """`profile` null is a standard group; `rules` null answers Pass and Fail."""
+    """`profile` null is a standard group; `rules` null answers Pass and Fail; `derivation` null stores a key for each tag.
+    `enrols` says that a genuine tap of an unknown chip makes its tag."""
 
     id: int
     folder_id: int
@@ -99,6 +101,8 @@ class Group(msgspec.Struct):
     rules: RuleSetBody | None
     fields: dict[str, str]
     retry_window_s: int
+    derivation: Derivation | None
+    enrols: bool
     created_at: dt.datetime
 
 
@@ -117,6 +121,8 @@ class GroupDraft(msgspec.Struct, forbid_unknown_fields=True):
     rules: RuleSetBody | None = None
     fields: Fields = {}
     retry_window_s: RetryWindow = 0
+    derivation: Derivation | None = None
+    enrols: bool = False
 
 
 class GroupPatch(msgspec.Struct, forbid_unknown_fields=True):
@@ -126,6 +132,8 @@ class GroupPatch(msgspec.Struct, forbid_unknown_fields=True):
     rules: RuleSetBody | UnsetType | None = UNSET
     fields: FieldsPatch | UnsetType = UNSET
     retry_window_s: RetryWindow | UnsetType = UNSET
+    derivation: Derivation | UnsetType | None = UNSET
+    enrols: bool | UnsetType = UNSET
 
 
 class Batch(msgspec.Struct):

@@ -28,7 +28,9 @@ from ixfast.http.management.shapes import (
     GroupDraft,
     GroupPatch,
 )
+from ixfast.keys.diversify import Derivation
 from ixfast.model import EncodingProfile
+from ixfast.store import management
 
 
 def to_json(value: Any) -> str | None:
@@ -94,6 +96,8 @@ def _group(row: Any) -> Group:
         msgspec.json.decode(row["rule_set"]) if row["rule_set"] is not None else None,
         msgspec.json.decode(row["fields"]),
         row["retry_window_s"],
+        msgspec.json.decode(row["derivation"], type=Derivation) if row["derivation"] is not None else None,
+        row["enrols"],
         row["created_at"],
     )
 
@@ -114,6 +118,7 @@ async def read_group(call: Call) -> web.Response:
 async def create_group(call: Call) -> web.Response:
     draft = call.body(GroupDraft)
     profile = checks.profile(draft.profile)
+    checks.derivation(profile, draft.derivation, enrols=draft.enrols)
     if draft.rules is not None:
         checks.rule_set(draft.rules)
     folder = _folder(await call.row("folder", "folder", draft.folder_id, lock="KEY SHARE"))
@@ -128,6 +133,8 @@ async def create_group(call: Call) -> web.Response:
         to_json(draft.rules),
         to_json(draft.fields),
         draft.retry_window_s,
+        to_json(draft.derivation),
+        draft.enrols,
     )
     made = _group(await call.row("group", "tag_group", group_id))
     await call.note("create", "group", group_id, None, made, ("group", group_id, None))
@@ -149,6 +156,7 @@ async def patch_group(call: Call) -> web.Response:
         checks.values(patch.fields, defined(row))
         changes["fields"] = checks.merged(before.fields, patch.fields)
     after = msgspec.structs.replace(before, **changes)
+    checks.derivation(after.profile, after.derivation, enrols=after.enrols)
     if after != before:
         await call.connection.execute(
             call.sql["update_group"],
@@ -160,7 +168,12 @@ async def patch_group(call: Call) -> web.Response:
             to_json(after.rules),
             to_json(after.fields),
             after.retry_window_s,
+            to_json(after.derivation),
+            after.enrols,
         )
+        if after.derivation != before.derivation:
+            await call.connection.fetchval(call.sql["hold_account"], call.account_id)
+            await management.check_meta_keys(call.connection, call.account_id)
         await call.note("update", "group", after.id, before, after, ("group", after.id, None))
     return shown(after)
 
@@ -170,6 +183,7 @@ async def delete_group(call: Call) -> web.Response:
     call.match(before)
     if await call.connection.fetchval(call.sql["group_has_tags"], before.id):
         raise InputError("in_use", "There are tags in the group: delete or move them first.")
+    await call.connection.execute(call.sql["delete_group_keys"], before.id)
     await call.connection.execute(call.sql["delete_group"], before.id)
     await call.note("delete", "group", before.id, before, None, ("group", before.id, None))
     return gone()

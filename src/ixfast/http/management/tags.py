@@ -195,13 +195,14 @@ async def read_counter(call: Call) -> web.Response:
     return answered(Counter(row["scan_count"], version, counter, None if never else row["last_at"]))
 
 
-def _key_version(row: Any) -> KeyVersion:
+def key_version(row: Any) -> KeyVersion:
+    """A key as it is shown."""
     return KeyVersion(row["version"], row["live"], row["check_value"].hex().upper(), row["created_at"])
 
 
 async def _versions(call: Call, tag_id: int) -> list[KeyVersion]:
     rows = await call.connection.fetch(call.sql["tag_keys"], tag_id, KeySlot.FILE)
-    return [_key_version(row) for row in rows]
+    return [key_version(row) for row in rows]
 
 
 async def list_keys(call: Call) -> web.Response:
@@ -214,6 +215,9 @@ async def add_key(call: Call) -> web.Response:
     value = checks.key(draft.key)
     row = await call.row("tag", "tag_by_xuid", call.xuid(), lock="NO KEY UPDATE")
     tag_id, xuid = row["tag_id"], row["xuid"]
+    group = await call.row("group", "tag_group", row["group_id"])
+    if group["derivation"] is not None:
+        raise InputError("invalid_parameter", "The tag's group derives keys: add a master to the group.", "key")
     before = await _versions(call, tag_id)
     version = await management.add_tag_key(call.connection, call.office.keks, call.account_id, tag_id, value)
     if draft.retire_others:
@@ -221,7 +225,7 @@ async def add_key(call: Call) -> web.Response:
         await call.connection.execute(call.sql["retire_tag_keys"], tag_id, KeySlot.FILE, older)
     after = await _versions(call, tag_id)
     await call.note("add_key", "tag", xuid, {"keys": before}, {"keys": after}, ("tag", tag_id, xuid))
-    made = next(key for key in after if key.version == version)
+    made = version_among(after, version)
     return answered(made, 201, location=f"/v2/tags/{xuid}/keys/{version}")
 
 
@@ -229,7 +233,7 @@ async def retire_key(call: Call) -> web.Response:
     row = await call.row("tag", "tag_by_xuid", call.xuid(), lock="NO KEY UPDATE")
     tag_id, xuid, version = row["tag_id"], row["xuid"], call.id("key version", "version")
     before = await _versions(call, tag_id)
-    found = _found(before, version)
+    found = version_among(before, version)
     if found.live:
         if sum(key.live for key in before) == 1:
             raise InputError("in_use", "It is the tag's only live key: add another one first, or make the tag inactive.")
@@ -239,7 +243,8 @@ async def retire_key(call: Call) -> web.Response:
     return gone()
 
 
-def _found(keys: list[KeyVersion], version: int) -> KeyVersion:
+def version_among(keys: list[KeyVersion], version: int) -> KeyVersion:
+    """The key of this version; `not_found` if there is none."""
     found = next((key for key in keys if key.version == version), None)
     if found is None:
         raise unknown("key version")
@@ -247,7 +252,7 @@ def _found(keys: list[KeyVersion], version: int) -> KeyVersion:
 
 
 async def _meta_versions(call: Call) -> list[KeyVersion]:
-    return [_key_version(row) for row in await call.connection.fetch(call.sql["meta_keys"], call.account_id)]
+    return [key_version(row) for row in await call.connection.fetch(call.sql["meta_keys"], call.account_id)]
 
 
 async def list_meta_keys(call: Call) -> web.Response:
@@ -265,7 +270,7 @@ async def add_meta_key(call: Call) -> web.Response:
     after = await _meta_versions(call)
     change = ("account", call.account_id, None)
     await call.note("add_key", "account", call.caller.aid, {"meta_keys": before}, {"meta_keys": after}, change)
-    made = next(key for key in after if key.version == version)
+    made = version_among(after, version)
     return answered(made, 201, location=f"/v2/meta-keys/{version}")
 
 
@@ -273,7 +278,7 @@ async def retire_meta_key(call: Call) -> web.Response:
     version = call.id("key version", "version")
     await call.connection.fetchval(call.sql["hold_account"], call.account_id)
     before = await _meta_versions(call)
-    if _found(before, version).live:
+    if version_among(before, version).live:
         await call.connection.execute(call.sql["retire_meta_key"], call.account_id, version)
         after = await _meta_versions(call)
         change = ("account", call.account_id, None)

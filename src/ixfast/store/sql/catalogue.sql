@@ -33,6 +33,7 @@ WHERE k.token_sha256 = ANY ($1::bytea[]) AND k.revoked_at IS NULL AND a.active;
 -- name: groups_by_id
 -- Groups with what they inherit. $1 group ids.
 SELECT g.group_id, g.name AS group_name, g.kind, g.active AS group_active, g.profile, g.rule_set, g.retry_window_s,
+       g.derivation, g.enrols,
        g.fields AS field_values, f.fields AS field_definitions,
        f.name AS folder_name, f.active AS folder_active, f.account_id
 FROM tag_group AS g
@@ -60,6 +61,15 @@ SELECT account_id, version, kek_id, wrapped, check_value
 FROM meta_key
 WHERE account_id = ANY ($1::bigint[]) AND live
 ORDER BY account_id, version DESC;
+
+-- name: keys_of_groups
+-- Live masters. $1 group ids. Newest version first.
+SELECT k.group_id, f.account_id, k.version, k.kek_id, k.wrapped, k.check_value
+FROM group_key AS k
+JOIN tag_group AS g ON g.group_id = k.group_id
+JOIN folder AS f ON f.folder_id = g.folder_id
+WHERE k.group_id = ANY ($1::bigint[]) AND k.live
+ORDER BY k.group_id, k.version DESC;
 
 -- name: batches_by_id
 -- $1 batch ids.

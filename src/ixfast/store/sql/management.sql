@@ -58,7 +58,8 @@ SELECT group_id FROM tag_group WHERE folder_id = $1;
 
 -- name: groups
 -- $1 account, $2 the id after which the page begins, $3 rows, $4 folder or null.
-SELECT g.group_id, g.folder_id, g.name, g.kind, g.active, g.profile, g.rule_set, g.fields, g.retry_window_s, g.created_at
+SELECT g.group_id, g.folder_id, g.name, g.kind, g.active, g.profile, g.rule_set, g.fields, g.retry_window_s,
+       g.derivation, g.enrols, g.created_at
 FROM tag_group AS g
 JOIN folder AS f ON f.folder_id = g.folder_id
 WHERE f.account_id = $1 AND g.group_id > $2 AND ($4::bigint IS NULL OR g.folder_id = $4)
@@ -66,24 +67,50 @@ ORDER BY g.group_id
 LIMIT $3;
 
 -- name: tag_group
-SELECT g.group_id, g.folder_id, g.name, g.kind, g.active, g.profile, g.rule_set, g.fields, g.retry_window_s, g.created_at,
+SELECT g.group_id, g.folder_id, g.name, g.kind, g.active, g.profile, g.rule_set, g.fields, g.retry_window_s,
+       g.derivation, g.enrols, g.created_at,
        f.fields AS definitions
 FROM tag_group AS g
 JOIN folder AS f ON f.folder_id = g.folder_id
 WHERE f.account_id = $1 AND g.group_id = $2;
 
 -- name: add_group
-INSERT INTO tag_group (folder_id, name, kind, active, profile, rule_set, fields, retry_window_s)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+INSERT INTO tag_group (folder_id, name, kind, active, profile, rule_set, fields, retry_window_s, derivation, enrols)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 RETURNING group_id;
 
 -- name: update_group
 UPDATE tag_group
-SET name = $2, kind = $3, active = $4, profile = $5, rule_set = $6, fields = $7, retry_window_s = $8
+SET name = $2, kind = $3, active = $4, profile = $5, rule_set = $6, fields = $7, retry_window_s = $8, derivation = $9,
+    enrols = $10
 WHERE group_id = $1;
 
 -- name: delete_group
 DELETE FROM tag_group WHERE group_id = $1;
+
+-- name: delete_group_keys
+DELETE FROM group_key WHERE group_id = $1;
+
+-- name: group_keys
+-- Masters of a group without what is sealed.
+SELECT version, live, check_value, created_at FROM group_key WHERE group_id = $1 ORDER BY version;
+
+-- name: add_group_key
+INSERT INTO group_key (group_id, version, kek_id, wrapped, check_value) VALUES ($1, $2, $3, $4, $5);
+
+-- name: retire_group_keys
+-- $1 group, $2 versions.
+UPDATE group_key SET live = false WHERE group_id = $1 AND version = ANY ($2::smallint[]);
+
+-- name: meta_keys_in_use
+-- Live meta keys of an account, stored and derived; one master in several groups derives one. $1 account.
+SELECT (SELECT count(*) FROM meta_key WHERE account_id = $1 AND live) + (
+    SELECT count(DISTINCT (g.derivation, k.check_value))
+    FROM group_key AS k
+    JOIN tag_group AS g ON g.group_id = k.group_id
+    JOIN folder AS f ON f.folder_id = g.folder_id
+    WHERE f.account_id = $1 AND k.live AND g.derivation IS NOT NULL AND g.derivation ->> 'scheme' <> 'an10922'
+);
 
 -- name: group_has_tags
 SELECT EXISTS (SELECT FROM tag WHERE group_id = $1);
@@ -119,7 +146,7 @@ SELECT EXISTS (SELECT FROM tag WHERE batch_id = $1);
 
 -- name: hold_group
 -- Keeps a group from being deleted until the commit; everything else of it may change. $1 group.
-SELECT group_id FROM tag_group WHERE group_id = $1 FOR KEY SHARE;
+SELECT group_id, derivation IS NOT NULL AS derives FROM tag_group WHERE group_id = $1 FOR KEY SHARE;
 
 -- name: hold_batch
 SELECT batch_id FROM batch WHERE batch_id = $1 FOR KEY SHARE;
@@ -169,12 +196,20 @@ SET uid = $2, cuid = $3, name = $4, group_id = $5, batch_id = $6, active = $7, a
 WHERE tag_id = $1;
 
 -- name: delete_tag
--- Removes a tag with its keys and counter, and keeps whose it was and how far its keys were used. $1 tag.
+-- Removes a tag with its keys and counter, and keeps whose it was and how far its keys were used: its own, or its group's
+-- masters. $1 tag.
 -- The counter's row is locked until the commit: no tap passes beside it.
 WITH counter AS (
     DELETE FROM tag_counter WHERE tag_id = $1 RETURNING last_position
-), keys AS (
+), own AS (
     DELETE FROM tag_key WHERE tag_id = $1 AND slot = 2 RETURNING version, check_value
+), keys AS (
+    SELECT version, check_value FROM own
+    UNION ALL
+    SELECT k.version, k.check_value
+    FROM group_key AS k
+    JOIN tag AS t ON t.group_id = k.group_id
+    WHERE t.tag_id = $1 AND NOT EXISTS (SELECT FROM own)
 ), gone AS (
     DELETE FROM tag WHERE tag_id = $1 RETURNING tag_id, account_id, group_id, xuid, uid
 )
@@ -202,7 +237,7 @@ SELECT version, live, check_value, created_at FROM tag_key WHERE tag_id = $1 AND
 
 -- name: announce_keys
 -- What writing keys would take anyway, taken before they are sealed.
-LOCK TABLE tag_key, meta_key IN ROW EXCLUSIVE MODE;
+LOCK TABLE tag_key, meta_key, group_key IN ROW EXCLUSIVE MODE;
 
 -- name: add_tag_key
 INSERT INTO tag_key (tag_id, slot, version, kek_id, wrapped, check_value) VALUES ($1, $2, $3, $4, $5, $6);

@@ -1,10 +1,12 @@
 -- name: usage
 -- Rows by key-encryption key.
-SELECT kek_id, sum(tag_keys)::bigint AS tag_keys, sum(meta_keys)::bigint AS meta_keys
+SELECT kek_id, sum(tag_keys)::bigint AS tag_keys, sum(meta_keys)::bigint AS meta_keys, sum(group_keys)::bigint AS group_keys
 FROM (
-    SELECT kek_id, count(*) AS tag_keys, 0 AS meta_keys FROM tag_key GROUP BY kek_id
+    SELECT kek_id, count(*) AS tag_keys, 0 AS meta_keys, 0 AS group_keys FROM tag_key GROUP BY kek_id
     UNION ALL
-    SELECT kek_id, 0, count(*) FROM meta_key GROUP BY kek_id
+    SELECT kek_id, 0, count(*), 0 FROM meta_key GROUP BY kek_id
+    UNION ALL
+    SELECT kek_id, 0, 0, count(*) FROM group_key GROUP BY kek_id
 ) AS counted
 GROUP BY kek_id
 ORDER BY kek_id;
@@ -27,6 +29,16 @@ WHERE (account_id, 1::smallint, version) > ($2::bigint, $3::smallint, $4::smalli
 ORDER BY account_id, version
 LIMIT $5;
 
+-- name: group_keys
+-- The same for groups, whose masters have slot 3 and the group's id in the place of a tag's.
+SELECT k.group_id AS id, k.group_id AS tag_id, f.account_id, 3::smallint AS slot, k.version, k.kek_id, k.wrapped, k.check_value
+FROM group_key AS k
+JOIN tag_group AS g ON g.group_id = k.group_id
+JOIN folder AS f ON f.folder_id = g.folder_id
+WHERE (k.group_id, 3::smallint, k.version) > ($2::bigint, $3::smallint, $4::smallint) AND k.kek_id <> $1
+ORDER BY k.group_id, k.version
+LIMIT $5;
+
 -- name: replace_tag_keys
 -- Put new envelopes in the place of those that were read; a row that is another by now stays. $1 the key-encryption key of
 -- the new ones, $2 tag ids, $3 slots, $4 versions, $5 envelopes read, $6 new envelopes, side by side.
@@ -44,6 +56,14 @@ FROM unnest($2::bigint[], $3::smallint[], $4::smallint[], $5::bytea[], $6::bytea
 WHERE k.account_id = n.id AND n.slot = 1 AND k.version = n.version AND k.wrapped = n.found
 RETURNING k.account_id;
 
+-- name: replace_group_keys
+-- The same for groups.
+UPDATE group_key AS k
+SET kek_id = $1, wrapped = n.successor
+FROM unnest($2::bigint[], $3::smallint[], $4::smallint[], $5::bytea[], $6::bytea[]) AS n (id, slot, version, found, successor)
+WHERE k.group_id = n.id AND n.slot = 3 AND k.version = n.version AND k.wrapped = n.found
+RETURNING k.group_id;
+
 -- name: only_one
 -- Whether nobody else rotates now. Held until the connection ends.
 SELECT pg_try_advisory_lock(7884103350513296235);
@@ -57,4 +77,4 @@ ORDER BY address;
 
 -- name: hold_keys
 -- Waits for writers of keys and keeps others out until the transaction ends; readers pass.
-LOCK TABLE tag_key, meta_key IN SHARE MODE;
+LOCK TABLE tag_key, meta_key, group_key IN SHARE MODE;

@@ -41,10 +41,15 @@ CREATE TABLE tag_group (
     rule_set jsonb,
     fields jsonb NOT NULL DEFAULT '{}',
     retry_window_s int NOT NULL DEFAULT 0 CHECK (retry_window_s BETWEEN 0 AND 3600),
+    derivation jsonb,
+    enrols boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (folder_id, name),
-    CHECK ((kind = 'authentication') = (profile IS NOT NULL))
+    CHECK ((kind = 'authentication') = (profile IS NOT NULL)),
+    CHECK (derivation IS NULL OR profile IS NOT NULL),
+    CHECK (NOT enrols OR derivation IS NOT NULL)
 );
+CREATE INDEX tag_group_enrols ON tag_group (folder_id) WHERE enrols;
 
 CREATE TABLE batch (
     batch_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -116,6 +121,18 @@ CREATE TABLE meta_key (
     check_value bytea NOT NULL CHECK (length(check_value) = 3),
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (account_id, version)
+);
+
+-- Masters of groups that derive the keys of their tags (keys/diversify.py). Such a tag has no row in `tag_key`.
+CREATE TABLE group_key (
+    group_id bigint NOT NULL REFERENCES tag_group,
+    version smallint NOT NULL CHECK (version BETWEEN 0 AND 127),
+    live boolean NOT NULL DEFAULT true,
+    kek_id text NOT NULL,
+    wrapped bytea NOT NULL,
+    check_value bytea NOT NULL CHECK (length(check_value) = 3),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (group_id, version)
 );
 
 CREATE TABLE api_key (

@@ -1,0 +1,238 @@
+"""Groups that derive the keys of their tags: what passes, what the database holds, and what happens without a master."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from ixfast import refs
+from ixfast.engine import Engine
+from ixfast.errors import InputError
+from ixfast.http.desk import Desk
+from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, KeySlot, unwrap
+from ixfast.keys.diversify import An10922, BoltCard, Derivation, SdmBackend, SdmBackendLegacy, scheme_of
+from ixfast.meters import Meters
+from ixfast.provision import provision
+from ixfast.scan import Extras, Scan, position
+from ixfast.store import management, rotation, session
+from ixfast.store.catalogue import Catalogue, Change
+from ixfast.store.ledger import Ledger
+from ixfast.store.management import NewTag
+from ixfast.testing import VirtualFleet, VirtualTag
+
+OLD, NEW = KeyEncryptionKey(bytes([1]) * 32), KeyEncryptionKey(bytes([2]) * 32)
+DERIVATIONS: tuple[Derivation, ...] = (
+    An10922(input="{uid}{system_id}", system_id="4e585020"), BoltCard(), SdmBackend(), SdmBackendLegacy(),
+)  # fmt: skip
+FLEETS = {
+    f"{profile}-{scheme_of(derivation)}": VirtualFleet(place, 4, profile, account="shop", derivation=derivation)
+    for place, (profile, derivation) in enumerate((p, d) for p in ("plain-uid-counter", "encrypted") for d in DERIVATIONS)
+}
+PLAIN, LEGACY = FLEETS["plain-uid-counter-boltcard"], FLEETS["plain-uid-counter-sdm-backend-legacy"]
+
+
+class House:
+    """A worker's rooms on a real database, without sockets."""
+
+    def __init__(self, dsn: str, pool: Any) -> None:
+        self.keks = KeyEncryptionKeys([OLD])
+        self.pool = pool
+        self.meters = Meters()
+        self.catalogue = Catalogue(pool, self.keks, self.meters, tags_max=100, absent_max=100, deadline_s=10.0)
+        self.catalogue.stale = None
+        self.engine = Engine(self.catalogue, self.meters)
+        self.ledger = Ledger(dsn, pool, self.engine.settled, self.meters, deadline_s=10.0)
+        self.engine.use(self.ledger)
+        self.ledger.start()
+        self.desk = Desk(self.engine, self.catalogue, self.meters, asyncio.get_running_loop())
+
+    def start(self, url: str, aid: str = "shop") -> asyncio.Future[Scan]:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Scan] = loop.create_future()
+        scan = Scan(done.set_result, b"", -1, None, None, self.desk.next_scan_id(), loop.time(), Extras(url=url))
+        self.desk.spawn(self.desk.identify(scan, aid))
+        return done
+
+    async def verdict(self, url: str) -> str | None:
+        scan = await self.start(url)
+        return scan.verdict.value if scan.verdict is not None else f"{scan.error} {scan.error_detail}"
+
+    async def group_of(self, tag: VirtualTag) -> int:
+        group_id: int = await self.pool.fetchval("SELECT group_id FROM tag WHERE uid = $1", tag.uid)
+        return group_id
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[Any]:
+    opened = await asyncpg.connect(database)
+    await provision(opened, KeyEncryptionKeys([OLD]), list(FLEETS.values()))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def house(database: str, connection: Any) -> AsyncIterator[House]:
+    pool = await session.make_pool(database, 4)
+    house = House(database, pool)
+    yield house
+    await house.ledger.stop()
+    await pool.close()
+
+
+@pytest.mark.parametrize("name", FLEETS)
+async def test_each_scheme_has_genuine_replayed_and_forged_taps(house: House, name: str) -> None:
+    tag = FLEETS[name][1]
+    url = tag.tap()
+    assert [await house.verdict(url) for _ in range(2)] == ["genuine", "replayed"]
+    assert await house.verdict(tag.forged("flipped_bit")) == "forged"
+    assert await house.verdict(tag.forged("wrong_key")) == "forged"
+    assert await house.verdict(tag.tap()) == "genuine"
+
+
+async def test_a_dump_holds_no_secret_of_any_tag(connection: Any) -> None:
+    assert await connection.fetchval("SELECT count(*) FROM tag") == 4 * len(FLEETS)
+    assert await connection.fetchval("SELECT count(*) FROM tag_key") == 0
+    assert await connection.fetchval("SELECT count(*) FROM group_key") == len(FLEETS)
+    tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    rows = [await connection.fetch(f'SELECT t::text AS row FROM "{table["tablename"]}" AS t') for table in tables]
+    dump = "\n".join(row["row"] for table_rows in rows for row in table_rows)
+    assert FLEETS["encrypted-boltcard"].uid(0).hex() in dump  # a control: bytes would be found
+    secrets = [fleet.file_key(i) for fleet in FLEETS.values() for i in range(len(fleet))]
+    secrets += [key for fleet in FLEETS.values() for key in (fleet.master, fleet.meta_key)]
+    assert [secret for secret in secrets if secret.hex() in dump.lower()] == []
+
+
+async def test_a_master_opens_only_for_its_own_group(connection: Any) -> None:
+    rows = await connection.fetch(
+        "SELECT k.*, f.account_id FROM group_key k JOIN tag_group g USING (group_id) JOIN folder f USING (folder_id) ORDER BY 1"
+    )
+    place = {"account_id": rows[0]["account_id"], "tag_id": rows[0]["group_id"], "slot": KeySlot.MASTER, "version": 1}
+    assert unwrap(OLD, rows[0]["wrapped"], **place) in {fleet.master for fleet in FLEETS.values()}
+    for wrong in ({"tag_id": rows[1]["group_id"]}, {"slot": KeySlot.FILE}, {"version": 2}):
+        with pytest.raises(Exception, match="does not open"):
+            unwrap(OLD, rows[0]["wrapped"], **{**place, **wrong})
+
+
+async def test_rotation_seals_masters_anew(connection: Any, house: House) -> None:
+    assert (await rotation.usage(connection))[OLD.id].group_keys == len(FLEETS)
+    both = KeyEncryptionKeys([NEW, OLD])
+    await connection.execute(
+        "UPDATE group_key SET check_value = '\\x000000' WHERE group_id = (SELECT min(group_id) FROM group_key)"
+    )
+    report = await rotation.reseal_all(connection, both, advanced=lambda _count: None, batch_rows=3)
+    (spoilt,) = report.spoilt
+    assert str(spoilt).startswith(f"master of group {spoilt.tag_id}, slot 3, version 1: ")
+    assert (await rotation.usage(connection))[NEW.id].group_keys == len(FLEETS) - 1
+    house.keks.adopt([NEW.id], {NEW.id: NEW})
+    assert (await ask_by_code(house, FLEETS["plain-uid-counter-sdm-backend"][0])).authentic
+
+
+async def test_without_its_master_only_what_is_not_loaded_is_unanswered(house: House, connection: Any) -> None:
+    tags = PLAIN[0], PLAIN[1]
+    assert await house.verdict(tags[0].tap()) == "genuine"
+    other = FLEETS["plain-uid-counter-sdm-backend"][0]
+    house.keks.adopt([NEW.id], {NEW.id: NEW})  # a key file without the key that opens
+    assert await house.verdict(tags[0].tap()) == "genuine"
+    assert await house.verdict(tags[1].tap()) == "genuine"  # the master of a group in use stays in memory
+    house.catalogue._loader.groups.clear()
+    house.catalogue._tags.clear()
+    house.catalogue._accounts.clear()
+    url = other.tap()
+    assert await house.verdict(url) == "unavailable key_unavailable"
+    scan = await ask_by_code(house, FLEETS["plain-uid-counter-an10922"][0])
+    assert (scan.error, scan.error_detail) == ("unavailable", "key_unavailable")
+    house.keks.adopt([OLD.id], {OLD.id: OLD})
+    house.catalogue.keys_opened()
+    assert await house.verdict(url) == "genuine"
+    assert (await ask_by_code(house, FLEETS["plain-uid-counter-an10922"][0])).authentic
+
+
+async def ask_by_code(house: House, tag: VirtualTag) -> Scan:
+    """A scan by a tag's code in the database, with its next tap."""
+    loop = asyncio.get_running_loop()
+    code = await house.pool.fetchval("SELECT xuid FROM tag WHERE uid = $1", tag.uid)
+    done: asyncio.Future[Scan] = loop.create_future()
+    extras = Extras(url=tag.tap())
+    house.engine.submit(Scan(done.set_result, code.encode(), -1, None, None, house.desk.next_scan_id(), loop.time(), extras))
+    return await done
+
+
+async def test_a_further_master_begins_above_the_first(house: House, connection: Any) -> None:
+    tag = PLAIN[0]
+    assert await house.verdict(tag.tap_at(900)) == "genuine"
+    group_id = await house.group_of(tag)
+    account_id = await management.account_id_of(connection, "shop")
+    successor = bytes(range(16))
+    async with connection.transaction():
+        assert await management.add_master(connection, house.keks, account_id, group_id, successor) == 2
+    await house.catalogue.apply([Change("group", group_id, None)])
+    assert await house.verdict(tag.tap_at(901)) == "genuine"  # not re-programmed yet
+    renewed = VirtualTag(
+        "plain-uid-counter", xuid=tag.xuid, uid=tag.uid, file_key=BoltCard().derive_file_key(successor, tag.uid), aid="shop"
+    )
+    scan = await house.start(renewed.tap_at(1))
+    assert (scan.verdict, scan.position) == ("genuine", position(2, 1))
+    assert await house.verdict(tag.tap_at(902)) == "replayed"
+    await connection.execute("UPDATE group_key SET live = false WHERE group_id = $1 AND version = 1", group_id)
+    await house.catalogue.apply([Change("group", group_id, None)])
+    assert await house.verdict(tag.tap_at(903)) == "forged"
+
+
+async def test_tags_in_the_cache_hear_of_another_derivation(house: House) -> None:
+    tag = PLAIN[2]
+    assert await house.verdict(tag.tap()) == "genuine"
+    group_id = await house.group_of(tag)
+    kept = refs.by_uid("shop", LEGACY.uid(0))
+    assert await house.verdict(LEGACY[0].tap()) == "genuine"
+    await house.pool.execute(
+        'UPDATE tag_group SET derivation = \'{"scheme": "boltcard", "version": 7}\' WHERE group_id = $1', group_id
+    )
+    await house.catalogue.apply([Change("group", group_id, None)])
+    assert await house.verdict(tag.tap()) == "forged"
+    other = VirtualFleet(PLAIN.seed, 4, "plain-uid-counter", account="shop", derivation=BoltCard(version=7))[2]
+    assert await house.verdict(other.tap_at(50)) == "genuine"
+    assert house.catalogue.find(kept) is not None  # tags of other groups stay
+
+
+async def test_a_slow_derivation_holds_up_nobody_else(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_go_on, threads = threading.Event(), set()
+    derive = SdmBackendLegacy.derive_file_key
+
+    def held(self: SdmBackendLegacy, master: bytes, uid: bytes) -> bytes:
+        threads.add(threading.current_thread())
+        assert may_go_on.wait(30)
+        return derive(self, master, uid)
+
+    urls = [LEGACY[i].tap_at(5) for i in range(3)]
+    monkeypatch.setattr(SdmBackendLegacy, "derive_file_key", held)
+    slow = [house.start(url) for url in urls]
+    again = [house.start(urls[0]) for _ in range(20)]
+    assert await house.verdict(PLAIN[3].tap()) == "genuine"
+    assert not any(each.done() for each in slow)
+    may_go_on.set()
+    outcomes = [scan.verdict for scan in await asyncio.gather(*slow, *again)]
+    assert sorted(filter(None, outcomes)) == ["genuine"] * 3 + ["replayed"] * 20
+    assert threading.main_thread() not in threads
+    assert house.catalogue.idle
+
+
+async def test_a_tag_that_comes_back_goes_on_from_its_last_counter(house: House, connection: Any) -> None:
+    tag = PLAIN[1]
+    assert await house.verdict(tag.tap_at(40)) == "genuine"
+    group_id = await house.group_of(tag)
+    tag_id = await connection.fetchval("SELECT tag_id FROM tag WHERE uid = $1", tag.uid)
+    account_id = await management.account_id_of(connection, "shop")
+    await connection.execute(management.load("management")["delete_tag"], tag_id)
+    with pytest.raises(InputError, match="derives the keys"):
+        async with connection.transaction():
+            await management.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, bytes(16))])
+    async with connection.transaction():
+        await management.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, None)])
+    await house.catalogue.apply([Change("tag", tag_id, tag.xuid)])
+    assert await house.verdict(tag.tap_at(40)) == "replayed"
+    assert await house.verdict(tag.tap_at(41)) == "genuine"
