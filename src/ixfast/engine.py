@@ -93,12 +93,10 @@ class Engine:
         account = group.account
         scan.record = record
         api_key = scan.api_key
-        if api_key is not None:
-            if api_key.account_id != account.account_id:
-                self.unknown(scan)
-                return
-        elif not account.open:
-            self.fail(scan, "unauthorised", None)
+        # A closed account's tag is to a caller without a token what it is to a caller of another account: none. Were it
+        # refused as such, whoever leaves his token out could tell which codes there are.
+        if not account.open if api_key is None else api_key.account_id != account.account_id:
+            self.unknown(scan)
             return
         batch = record.batch
         if not (record.active and group.active and group.folder_active and account.active and (batch is None or batch.active)):

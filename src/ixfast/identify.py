@@ -21,13 +21,14 @@ class Accounts(Protocol):
     async def account(self, aid: str) -> tuple[Account, list[Group]] | None: ...
 
 
-async def identify(accounts: Accounts, aid: str, extras: Extras) -> list[bytes]:
+async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bool) -> list[bytes]:
     """References under which the tap's tag may be found, most telling first; empty if the account has no such tag.
 
+    `is_owner` is whether a key of the account was shown: without one a closed account has no tags, and its profiles are not told.
     Raises InputError if the tap looks like one of the account's profiles and like none of them in good form.
     """
     known = await accounts.account(aid)
-    if known is None:
+    if known is None or not (is_owner or known[0].open):
         return []
     _, groups = known
     found: dict[bytes, None] = {}

@@ -63,7 +63,7 @@ async def _find(catalogue: Catalogue, url: str, aid: str | None) -> TagRecord | 
     if code is not None and refs.CODE.fullmatch(code):
         claims.append(code.encode())
     if aid is not None:
-        claims += await identify(catalogue, aid, Extras(url=url))
+        claims += await identify(catalogue, aid, Extras(url=url), is_owner=True)
     for ref in claims:
         record = await _fetch(catalogue, ref)
         if record is not None:

@@ -106,7 +106,7 @@ class Desk:
         """Find the reference of a scan that names no tag, and submit it."""
         assert scan.extras is not None
         try:
-            claims = await identify(self.catalogue, aid, scan.extras)
+            claims = await identify(self.catalogue, aid, scan.extras, is_owner=scan.api_key is not None)
             for ref in claims:
                 if ref is claims[-1] or await self._exists(ref):
                     scan.ref = ref

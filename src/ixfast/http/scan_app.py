@@ -73,7 +73,7 @@ def problem(request: web.BaseRequest, status: int, code: str, message: str, **mo
     if status in (429, 503):
         headers["Retry-After"] = str(limits.RETRY_AFTER_S)
     if status == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="ixfast"'
+        headers["WWW-Authenticate"] = wire.CHALLENGE
     body = reply.v2_error(code, message, _request_id(request), **more)
     return web.Response(body=body, status=status, content_type="application/json", charset="utf-8", headers=headers)
 
@@ -118,7 +118,7 @@ async def _v1_scan(request: web.Request) -> web.Response:
         return _v1_response(reply.STATUS[error.code], reply.v1_error(error.code, parameter=error.field))
     token = _token(request)
     scan = await desk.ask(lambda answer: desk.submit_v1(query, token, answer, _address(request)))
-    return _v1_response(reply.status(scan), reply.v1_body(scan), cors=wire.allows_cors(scan))
+    return _v1_response(reply.status(scan), reply.v1_body(scan), cors=wire.allows_cors(scan), challenged=wire.challenged(scan))
 
 
 async def _v1_head(request: web.Request) -> web.Response:
@@ -141,14 +141,14 @@ async def _v1_options(_request: web.Request) -> web.Response:
     return web.Response(status=204, headers=headers)
 
 
-def _v1_response(status: int, body: bytes, *, cors: bool = True) -> web.Response:
+def _v1_response(status: int, body: bytes, *, cors: bool = True, challenged: bool = False) -> web.Response:
     headers = {"Content-Type": wire.CONTENT_TYPE, "Cache-Control": "no-store"}
     if cors:
         headers["Access-Control-Allow-Origin"] = "*"
     if status in (429, 503):
         headers["Retry-After"] = str(limits.RETRY_AFTER_S)
-    if status == 401:
-        headers["WWW-Authenticate"] = 'Bearer realm="ixfast"'
+    if challenged:
+        headers["WWW-Authenticate"] = wire.CHALLENGE
     return web.Response(status=status, body=body, headers=headers)
 
 
@@ -176,7 +176,10 @@ async def _v2_scan(request: web.Request) -> web.Response:
         return problem(
             request, reply.status(scan), scan.error, MESSAGES[scan.error], field=scan.error_field, reason=scan.error_detail
         )
-    return _json(reply.v2_scan(scan))
+    response = _json(reply.v2_scan(scan))
+    if wire.challenged(scan):
+        response.headers["WWW-Authenticate"] = wire.CHALLENGE
+    return response
 
 
 async def _v2_batch(request: web.Request) -> web.Response:

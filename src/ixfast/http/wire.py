@@ -12,25 +12,30 @@ _CORS = b"Access-Control-Allow-Origin: *\r\n"
 _RETRY = (429, 503)
 
 
-def _prefix(status: int, *, cors: bool, closing: bool) -> bytes:
+CHALLENGE = 'Bearer realm="ixfast"'
+"""`WWW-Authenticate` of 401, and of what may not be found for want of a token (RFC 9110 section 11.6.1)."""
+
+
+def _prefix(status: int, *, cors: bool, closing: bool, challenged: bool) -> bytes:
     return b"".join((
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n".encode(),
         f"Content-Type: {CONTENT_TYPE}\r\nCache-Control: no-store\r\n".encode(),
         _CORS if cors else b"",
         f"Retry-After: {limits.RETRY_AFTER_S}\r\n".encode() if status in _RETRY else b"",
-        b'WWW-Authenticate: Bearer realm="ixfast"\r\n' if status == 401 else b"",
+        f"WWW-Authenticate: {CHALLENGE}\r\n".encode() if challenged else b"",
         b"Connection: close\r\n" if closing else b"",
         b"Content-Length: ",
     ))  # fmt: skip
 
 
 _PREFIXES = {
-    (status, cors, closing): _prefix(status, cors=cors, closing=closing)
+    (status, cors, closing, challenged): _prefix(status, cors=cors, closing=closing, challenged=challenged)
     for status in (200, 400, 401, 404, 429, 503)
     for cors in (True, False)
     for closing in (True, False)
+    for challenged in (True, False)
 }
-_OK = _PREFIXES[200, True, False]
+_OK = _PREFIXES[200, True, False, False]
 
 
 def allows_cors(scan: Scan) -> bool:
@@ -38,13 +43,18 @@ def allows_cors(scan: Scan) -> bool:
     return scan.record is None or scan.record.group.account.cors
 
 
+def challenged(scan: Scan) -> bool:
+    """Might a token have made the answer another one? Said of every tag that is not found without one, there or not."""
+    return scan.error == "unauthorised" or (scan.error == "not_found" and scan.api_key is None)
+
+
 def v1_response(scan: Scan, *, closing: bool = False) -> bytes:
     """The whole response to a hot request."""
     body = reply.v1_body(scan)
     if scan.error is None and not closing and allows_cors(scan):
         return b"%b%d\r\n\r\n%b" % (_OK, len(body), body)
-    return response(reply.status(scan), body, cors=allows_cors(scan), closing=closing)
+    return response(reply.status(scan), body, cors=allows_cors(scan), closing=closing, challenge=challenged(scan))
 
 
-def response(status: int, body: bytes, *, cors: bool = True, closing: bool = False) -> bytes:
-    return b"%b%d\r\n\r\n%b" % (_PREFIXES[status, cors, closing], len(body), body)
+def response(status: int, body: bytes, *, cors: bool = True, closing: bool = False, challenge: bool = False) -> bytes:
+    return b"%b%d\r\n\r\n%b" % (_PREFIXES[status, cors, closing, challenge], len(body), body)
