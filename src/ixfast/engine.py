@@ -17,7 +17,7 @@ from ixfast.chips import UNDECIDED_REASONS, Missing
 from ixfast.errors import InputError
 from ixfast.model import Evidence, Verdict
 from ixfast.records import ApiKey, TagRecord
-from ixfast.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, Extras, Outcome, Scan
+from ixfast.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, Extras, Outcome, Scan, parameters_of
 
 log = logging.getLogger("ixfast.engine")
 
@@ -43,6 +43,7 @@ class Engine:
         self._catalogue = catalogue
         self._find = catalogue.find
         self._slots = gauges.slots
+        self._enrols: Callable[[Scan], bool] = lambda _scan: False
         self._ledger: Ledger
         self._commit: Callable[[Scan], None]
 
@@ -50,6 +51,10 @@ class Engine:
         """Set the ledger, which is made with our `settled` and so comes later."""
         self._ledger = ledger
         self._commit = ledger.submit
+
+    def enrol_by(self, takes: Callable[[Scan], bool]) -> None:
+        """Ask `takes` about scans whose tag is absent; it answers those of which it says True."""
+        self._enrols = takes
 
     def submit_with_token(self, scan: Scan, token_sha256: bytes) -> None:
         """Find out who asks, then `submit`. A token that is not good for scanning is refused before any tag is looked for."""
@@ -80,6 +85,11 @@ class Engine:
             self._admit(scan, record)
 
     def _found(self, scan: Scan, record: TagRecord | None) -> None:
+        if record is not None or scan.error is not None or not self._enrols(scan):
+            self.found(scan, record)
+
+    def found(self, scan: Scan, record: TagRecord | None) -> None:
+        """Go on with what the catalogue has; a scan whose tag is absent ends here."""
         if record is not None:
             self._admit(scan, record)
         elif scan.error is not None:
@@ -149,7 +159,7 @@ class Engine:
             if extras is not None and extras.url is not None:
                 message = profile.read_url(extras.url)
             else:
-                message = profile.read_parameters(_parameters(scan))
+                message = profile.read_parameters(parameters_of(scan))
         except InputError as error:
             scan.error_field = error.field
             self.fail(scan, error.code, None)
@@ -260,13 +270,3 @@ class Engine:
 def may_scan(api_key: ApiKey) -> bool:
     """Has the key the scope, and has it not expired?"""
     return "scan" in api_key.scopes and (api_key.expires_at is None or api_key.expires_at > time.time())
-
-
-def _parameters(scan: Scan) -> dict[str, str]:
-    """The scan's parameters by name, with those that the edge had already read in their standard names."""
-    parameters = dict(scan.extras.parameters) if scan.extras is not None and scan.extras.parameters is not None else {}
-    if scan.counter >= 0:
-        parameters.setdefault("n", f"{scan.counter:06X}")
-    if scan.mac is not None:
-        parameters.setdefault("e", scan.mac.hex().upper())
-    return parameters

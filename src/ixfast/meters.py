@@ -51,6 +51,7 @@ CATALOGUE_ABSENT = _meter("ixfast_catalogue_absent_hits_total", "counter", "Scan
 CATALOGUE_TAGS = _meter("ixfast_catalogue_cached_tags", "gauge", "Tags in the cache.")
 CATALOGUE_CHANGES = _meter("ixfast_catalogue_changes_total", "counter", "Management changes taken over.")
 KEY_UNWRAP_FAILURES = _meter("ixfast_key_unwrap_failures_total", "counter", "Envelopes that could not be opened: an alarm.")
+TAGS_ENROLLED = _meter("ixfast_tags_enrolled_total", "counter", "Tags made by their first genuine tap.")
 LEDGER_BATCHES = _meter("ixfast_ledger_batches_total", "counter", "Ledger statements answered.")
 LEDGER_ROWS = _meter("ixfast_ledger_rows_total", "counter", "Scans in these statements.")
 LEDGER_WAITING = _meter("ixfast_ledger_waiting", "gauge", "Scans waiting for a ledger statement.")

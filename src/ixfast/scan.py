@@ -115,6 +115,16 @@ class Scan(msgspec.Struct, gc=False, eq=False):
     error_field: str | None = None  # the parameter that an `invalid_parameter` is about
 
 
+def parameters_of(scan: Scan) -> dict[str, str]:
+    """The scan's parameters by name, with those that the edge had already read in their standard names."""
+    parameters = dict(scan.extras.parameters) if scan.extras is not None and scan.extras.parameters is not None else {}
+    if scan.counter >= 0:
+        parameters.setdefault("n", f"{scan.counter:06X}")
+    if scan.mac is not None:
+        parameters.setdefault("e", scan.mac.hex().upper())
+    return parameters
+
+
 def position(key_version: int, counter: int) -> int:
     """The place of a tap in the life of its tag: newer keys above older ones, counters rising inside each."""
     return key_version << POSITION_COUNTER_BITS | counter

@@ -24,6 +24,7 @@ import uvloop
 
 from ixfast import logs, meters, visitors
 from ixfast.engine import Engine
+from ixfast.enrolment import Enrolment
 from ixfast.http.desk import Desk
 from ixfast.http.front_door import FrontDoor, House
 from ixfast.http.handler import handlers
@@ -35,6 +36,7 @@ from ixfast.settings import Settings
 from ixfast.store import partitions, session
 from ixfast.store.catalogue import Catalogue
 from ixfast.store.changes import ChangeFollower
+from ixfast.store.enrolment import TagRegister
 from ixfast.store.ledger import Ledger
 from ixfast.store.trouble import trouble_of
 
@@ -112,6 +114,8 @@ class Worker:
             deadline_s=deadline_s,
         )
         engine.use(self.ledger)
+        register = TagRegister(self._pool, self.meters, deadline_s=deadline_s)
+        engine.enrol_by(Enrolment(engine, self.catalogue, register).takes)
         self.ledger.start()
         self._follower = ChangeFollower(dsn, self._pool, self.catalogue, poll_interval_s=settings.poll_interval_ms / 1000)
         self._follower.start()

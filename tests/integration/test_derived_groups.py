@@ -12,15 +12,18 @@ import pytest
 
 from ixfast import refs
 from ixfast.engine import Engine
+from ixfast.enrolment import Enrolment
 from ixfast.errors import InputError
 from ixfast.http.desk import Desk
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, KeySlot, unwrap
 from ixfast.keys.diversify import An10922, BoltCard, Derivation, SdmBackend, SdmBackendLegacy, scheme_of
 from ixfast.meters import Meters
 from ixfast.provision import provision
+from ixfast.records import ApiKey
 from ixfast.scan import Extras, Scan, position
 from ixfast.store import management, rotation, session
 from ixfast.store.catalogue import Catalogue, Change
+from ixfast.store.enrolment import TagRegister
 from ixfast.store.ledger import Ledger
 from ixfast.store.management import NewTag
 from ixfast.testing import VirtualFleet, VirtualTag
@@ -48,18 +51,21 @@ class House:
         self.engine = Engine(self.catalogue, self.meters)
         self.ledger = Ledger(dsn, pool, self.engine.settled, self.meters, deadline_s=10.0)
         self.engine.use(self.ledger)
+        self.register = TagRegister(pool, self.meters, deadline_s=10.0)
+        self.enrolment = Enrolment(self.engine, self.catalogue, self.register)
+        self.engine.enrol_by(self.enrolment.takes)
         self.ledger.start()
         self.desk = Desk(self.engine, self.catalogue, self.meters, asyncio.get_running_loop())
 
-    def start(self, url: str, aid: str = "shop") -> asyncio.Future[Scan]:
+    def start(self, url: str, *, peek: bool = False, api_key: ApiKey | None = None) -> asyncio.Future[Scan]:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Scan] = loop.create_future()
-        scan = Scan(done.set_result, b"", -1, None, None, self.desk.next_scan_id(), loop.time(), Extras(url=url))
-        self.desk.spawn(self.desk.identify(scan, aid))
+        scan = Scan(done.set_result, b"", -1, None, api_key, self.desk.next_scan_id(), loop.time(), Extras(url=url, peek=peek))
+        self.desk.spawn(self.desk.identify(scan, "shop"))
         return done
 
-    async def verdict(self, url: str) -> str | None:
-        scan = await self.start(url)
+    async def verdict(self, url: str, *, peek: bool = False, api_key: ApiKey | None = None) -> str:
+        scan = await self.start(url, peek=peek, api_key=api_key)
         return scan.verdict.value if scan.verdict is not None else f"{scan.error} {scan.error_detail}"
 
     async def group_of(self, tag: VirtualTag) -> int:

@@ -94,6 +94,7 @@ def unavailable_reasons() -> set[str]:
     found = {trouble.value for trouble in Trouble} | UNDECIDED_REASONS
     for file in [
         SOURCES / "engine.py",
+        SOURCES / "enrolment.py",
         SOURCES / "server.py",
         *(SOURCES / "store").glob("*.py"),
         *(SOURCES / "http").glob("*.py"),

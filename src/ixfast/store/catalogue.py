@@ -55,6 +55,7 @@ class Catalogue:
         self._api_keys: TwoGenerations[ApiKey] = TwoGenerations(10_000)
         self._absent: TwoGenerations[float] = TwoGenerations(absent_max)
         self._accounts: dict[str, tuple[Account, list[Group]]] = {}
+        self._enrolling: frozenset[str] | None = None  # Accounts (AID) with a group that enrols; None: to be asked for
         self._waiting: dict[bytes, list[tuple[Scan, Found]]] = {}
         self._waiting_count = 0
         self._rounds: set[asyncio.Task[None]] = set()
@@ -171,6 +172,9 @@ class Catalogue:
             codes = await self._loader.codes_of(connection, aliases) if aliases else {}
             plain = {ref for ref in wanted if refs.kind(ref) == refs.XUID} | set(codes.values())
             tags, errors = await self._loader.tags(connection, plain) if plain else ({}, {})
+            enrolling = self._enrolling
+            if aliases and enrolling is None:
+                enrolling = await self._loader.enrolling(connection)
         failed = {code: self._reason(code, error) for code, error in errors.items()}
         records: dict[bytes, Any] = {**api_keys, **tags}
         for alias, code in codes.items():
@@ -179,6 +183,7 @@ class Catalogue:
             elif code in tags:
                 records[alias] = tags[code]
         if applied == self._changes_applied:
+            self._enrolling = enrolling
             self._remember(wanted, tags, codes, api_keys, failed)
         return records, failed
 
@@ -229,6 +234,14 @@ class Catalogue:
                 self._accounts[aid] = known
         return known
 
+    def may_enrol(self, aid: str) -> bool:
+        """Whether the account may have a group that enrols; True if that is not known now."""
+        return self._enrolling is None or aid in self._enrolling
+
+    def forget_absent(self, ref: bytes) -> None:
+        """Ask for this reference again: what was absent may be there."""
+        self._absent.pop(ref)
+
     def keys_opened(self) -> None:
         """Key-encryption keys are open that were not: accounts and groups whose keys waited for them are read again."""
         if self._loader.lacking or self._loader.lacking_groups:
@@ -263,6 +276,7 @@ class Catalogue:
                 self._tags.pop(change.xuid.encode())
         self._absent.clear()
         self._accounts.clear()
+        self._enrolling = None
         if "api_key" in by_kind or "account" in by_kind:
             self._api_keys.clear()
         if "all" in by_kind:

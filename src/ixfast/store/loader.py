@@ -130,6 +130,10 @@ class Loader:
             for r in rows
         }
 
+    async def enrolling(self, connection: Any) -> frozenset[str]:
+        """Accounts (AID) with a group that enrols."""
+        return frozenset(row["aid"] for row in await connection.fetch(self._sql["enrolling_accounts"]))
+
     async def _load_shared(self, connection: Any, rows: list[Any]) -> None:
         group_ids = {r["group_id"] for r in rows} - self.groups.keys()
         if group_ids:

@@ -52,6 +52,13 @@ ORDER BY g.group_id;
 -- $1 account ids.
 SELECT account_id, aid, name, open, active, cors FROM account WHERE account_id = ANY ($1::bigint[]);
 
+-- name: enrolling_accounts
+SELECT DISTINCT a.aid
+FROM tag_group AS g
+JOIN folder AS f ON f.folder_id = g.folder_id
+JOIN account AS a ON a.account_id = f.account_id
+WHERE g.enrols;
+
 -- name: account_id_by_aid
 SELECT account_id FROM account WHERE aid = $1;
 
