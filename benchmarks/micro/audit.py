@@ -1,10 +1,13 @@
 """How fast `ixfast audit` is: the whole command in a fresh process, over files of simulated taps made beforehand.
 
-Prints taps a second (the whole command with its start, and the judging alone as the command reports it) and a hash of the
-verdicts; all rows of one file must have the same hash, otherwise the exit status is 1. Files: plain mirrors and encrypted
-ones as CSV with URLs, plain ones in columns `x,n,e`, JSON lines, a plain file out of order, and tags that are judged one by one
-(tamper state). One tap in 64 is forged and one in 16 replayed, in one file a quarter is forged, because what is not authentic is
-judged one by one. `--smoke` runs a size that only shows that it works; `--core` adds
+Prints taps a second (the whole command with its start, and the judging alone as the command reports it), the seconds of
+processor time that the whole command takes for a million taps, which other work on the machine changes least, and a hash of
+the verdicts; all rows of one file must have the same hash, otherwise the exit status is 1. Two files are also audited without
+a report.
+
+Files: plain mirrors and encrypted ones as CSV with URLs, plain ones in columns `x,n,e`, JSON lines, a plain file out of order,
+and tags that are judged one by one (tamper state). One tap in 64 is forged and one in 16 replayed, in one file a quarter is
+forged, because what is not authentic is judged one by one. `--smoke` runs a size that only shows that it works; `--core` adds
 what the core alone does with the same plain taps in one thread.
 """
 
@@ -16,6 +19,7 @@ import os
 import platform
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +27,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 
@@ -111,6 +116,9 @@ FILES: dict[str, tuple[str, Callable[[int], Iterator[str]]]] = {
 }
 
 
+WITHOUT_REPORT = ("plain, CSV of URLs", "plain, JSON lines")
+
+
 def write_keys(path: Path, profile: str) -> None:
     fleet = VirtualFleet(SEED, TAGS, profile)
     meta_key = fleet.meta_key.hex() if fleet.profile.encrypted else ""
@@ -118,18 +126,33 @@ def write_keys(path: Path, profile: str) -> None:
     path.write_text("xuid,uid,file_key,meta_key,profile\n" + "".join(rows))
 
 
-def audit(taps: Path, keys: Path, jobs: int) -> tuple[float, float, str]:
-    """Seconds of the whole command, seconds of judging as it says itself, and the hash of the verdicts."""
+class Run(NamedTuple):
+    """Seconds of the whole command, of judging as it says itself, and of processors; the hash of the verdicts."""
+
+    spent_s: float
+    judging_s: float
+    processor_s: float
+    digest: str
+
+
+def audit(taps: Path, keys: Path, jobs: int, show: str = "all") -> Run:
     out = taps.with_suffix(".verdicts")
     command = [sys.executable, "-m", "ixfast", "audit", str(taps), "--keys", str(keys), "--out", str(out), "--jobs", str(jobs)]
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True)
-    spent_s = time.perf_counter() - started
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run([*command, "--show", show], capture_output=True, text=True)
+    spent_s, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode not in (0, 3):
         raise SystemExit(done.stderr)
     judged = re.search(r"in ([\d.]+) s", done.stderr)
     assert judged is not None
-    return spent_s, float(judged[1]), hashlib.sha256(out.read_bytes()).hexdigest()[:16]
+    processor_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Run(spent_s, float(judged[1]), processor_s, hashlib.sha256(out.read_bytes()).hexdigest()[:16])
+
+
+def row(name: str, jobs: int, count: int, run: Run) -> None:
+    judging = f"{count / run.judging_s:,.0f}" if run.judging_s else "-"
+    processor = f"{run.processor_s * 1e6 / count:.2f}"
+    print(f"{name:<22} {jobs:>4} {count / run.spent_s:>10,.0f} {judging:>10} {processor:>7}  {run.digest}", flush=True)
 
 
 def core_alone(count: int) -> float:
@@ -158,7 +181,7 @@ def main() -> int:
     load = ", ".join(f"{each:.2f}" for each in os.getloadavg())
     print(f"{cmac.IMPLEMENTATION}, {os.cpu_count()} cores, Python {platform.python_version()}, {count:,} taps of {TAGS:,} tags")
     print(f"seed {SEED}; load before: {load} (anything above 0 is others' work)\n")
-    print(f"{'file':<22} {'jobs':>4} {'taps/s':>10} {'judging':>10}  verdicts")
+    print(f"{'file':<22} {'jobs':>4} {'taps/s':>10} {'judging':>10} {'cpu s/M':>7}  verdicts")
     agree = True
     with tempfile.TemporaryDirectory() as folder:
         for name, (profile, lines) in FILES.items():
@@ -168,11 +191,13 @@ def main() -> int:
                 file.writelines(lines(count))
             hashes = set()
             for jobs in (1, 2):
-                spent_s, judging_s, digest = audit(taps, keys, jobs)
-                judged = f"{count / judging_s:,.0f}" if judging_s else "-"
-                print(f"{name:<22} {jobs:>4} {count / spent_s:>10,.0f} {judged:>10}  {digest}", flush=True)
-                hashes.add(digest)
+                run = audit(taps, keys, jobs)
+                row(name, jobs, count, run)
+                hashes.add(run.digest)
             agree = agree and len(hashes) == 1
+            if name in WITHOUT_REPORT:
+                for jobs in (1, 2):
+                    row("the same, no report", jobs, count, audit(taps, keys, jobs, "none"))
     if asked.core or asked.smoke:
         print(f"{'core alone':<22} {1:>4} {core_alone(count):>10,.0f}")
     if not agree:

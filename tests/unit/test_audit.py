@@ -16,7 +16,8 @@ from ixfast.audit.judge import judge
 from ixfast.audit.judged import EMPTY, GENUINE, NO_TAG, OUTCOMES, REPLAYED, Judged, Line
 from ixfast.audit.layout import batchable, learn
 from ixfast.audit.order import Order
-from ixfast.audit.tap_lines import CHUNK_BYTES, TapFormat, chunks, detect_format, read_rows, read_times
+from ixfast.audit.tap_lines import CHUNK_BYTES, TapFormat, chunks, detect_format, read_rows
+from ixfast.audit.tap_times import read_times
 from ixfast.chips import PRESETS, compile_profile, preset
 from ixfast.errors import InputError
 from ixfast.model import Key

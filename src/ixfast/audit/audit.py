@@ -1,25 +1,27 @@
 """An audit from one end to the other: chunks of lines in, judged columns out, over one process or several.
 
-Memory: 26 bytes for each line of input, 12 for each tag beside the catalogue, and a few chunks of half a megabyte under way;
-with `in_order` nothing is kept of a line once it has been reported. Taps of tags that are not in order of time cost up to 40
-bytes more each while they are sorted.
+Memory: 26 bytes for each line of input, 12 for each tag beside the catalogue (50 while the taps of a file in order of time are
+settled), and a few chunks of half a megabyte under way; with `in_order` nothing is kept of a line once it has been reported.
+Taps of tags that are not in order of time cost up to 40 bytes more each while they are sorted.
 """
 
 from __future__ import annotations
 
 import gc
 import multiprocessing
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from ixfast.audit.judge import judge
-from ixfast.audit.judged import EMPTY, GENUINE, MALFORMED, Judged, Line
+from ixfast.audit.judged import GENUINE, MALFORMED, Judged, Line
 from ixfast.audit.layout import Layout, Taps, batchable, learn
 from ixfast.audit.order import Order
 from ixfast.audit.tag_catalogue import TagCatalogue
-from ixfast.audit.tap_lines import TapFormat, detect_format, read_rows, read_times
+from ixfast.audit.tap_lines import TapFormat, detect_format, read_rows
+from ixfast.audit.tap_times import read_times
 from ixfast.errors import IxfastError
 
 LESSONS_MAX = 64
@@ -41,17 +43,17 @@ class Auditor:
         rows = read_rows(chunk, form)
         texts, problems = rows.texts, rows.problems
         judged = Judged(len(texts))
+        first = 1 if header else 0
         if header:
-            texts[0] = rows.times[0] = None
             problems.pop(0, None)
-        seconds, wrong = read_times(rows.times)
+        seconds, wrong = read_times(rows.times[first:])
         for place in wrong:
-            texts[place] = None
-            problems.setdefault(place, "at: neither ISO 8601 nor a Unix time")
-        judged.times = type(judged.times)("d", seconds)
+            texts[first + place] = None
+            problems.setdefault(first + place, "at: neither ISO 8601 nor a Unix time")
+        judged.times[first:] = array("d", seconds)
         for place, problem in problems.items():
             judged.put(place, Line(MALFORMED, problem=problem))
-        for length, taps in _by_length(texts).items():
+        for length, taps in _by_length(texts, first).items():
             self._judge(length, taps, judged)
         return judged
 
@@ -72,13 +74,9 @@ class Auditor:
         fitting = layout.fitting(taps)
         if not fitting.places:
             return taps
-        places, tags, positions = layout.verify(self._catalogue, fitting)
-        codes, tag_column, position_column = judged.codes, judged.tags, judged.positions
-        for place, tag, position in zip(places, tags, positions, strict=True):
-            codes[place], tag_column[place], position_column[place] = GENUINE, tag, position
-        if len(places) == len(taps):
-            return Taps([], [])
-        return taps.only([codes[place] == EMPTY for place in taps.places])
+        for found in layout.verify(self._catalogue, fitting):
+            judged.put_authentic(*found)
+        return taps.at(judged.empty_among(taps.places))
 
     def _learn(self, tag: int, text: str) -> bool:
         """Learn the layout of a genuine tap that no known layout judged, if it has one that would have judged it."""
@@ -87,20 +85,23 @@ class Auditor:
             return False
         self._lessons += 1
         layout = learn(profile, self._catalogue.profile_of[tag], text)
-        if layout is None or layout.verify(self._catalogue, Taps([0], [text])).tags != [tag]:
+        if layout is None or not any(
+            found.holds == b"\1" and found.tags[0] == tag for found in layout.verify(self._catalogue, Taps([0], [text]))
+        ):
             return False
         self._layouts.setdefault(len(text), []).append(layout)
         return True
 
 
-def _by_length(texts: list[str | None]) -> dict[int, Taps]:
-    """The taps of a chunk by the length of their texts, which is nearly always one."""
-    whole = [text for text in texts if text is not None]
+def _by_length(texts: list[str | None], first: int) -> dict[int, Taps]:
+    """The taps of a chunk from the `first` on, by the length of their texts, which is nearly always one."""
+    own = texts[first:]
+    whole = [text for text in own if text is not None]
     lengths = {*map(len, whole)}
-    if len(lengths) == 1:
-        return {lengths.pop(): Taps([place for place, text in enumerate(texts) if text is not None], whole)}
+    if len(lengths) == 1 and len(whole) == len(own):
+        return {lengths.pop(): Taps(range(first, len(texts)), whole)}
     places: dict[int, list[int]] = {length: [] for length in lengths}
-    for place, text in enumerate(texts):
+    for place, text in enumerate(own, start=first):
         if text is not None:
             places[len(text)].append(place)
     return {length: Taps(own, [texts[place] or "" for place in own]) for length, own in places.items()}

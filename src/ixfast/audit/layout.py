@@ -11,6 +11,7 @@ a MAC that does not hold) sends it back, and `judge` says what it is.
 
 from __future__ import annotations
 
+import struct
 import sys
 from array import array
 from binascii import unhexlify
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from ixfast import cmac, refs
 from ixfast.audit.judge import CODE_NAMES
+from ixfast.audit.judged import each
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.chips import CompiledProfile
 from ixfast.chips.ntag424_aes import AesScheme
@@ -44,7 +46,7 @@ class Taps:
 
     __slots__ = ("_columns", "_joined", "_length", "places", "texts")
 
-    def __init__(self, places: list[int], texts: list[str]) -> None:
+    def __init__(self, places: Sequence[int], texts: list[str]) -> None:
         self.places = places
         self.texts = texts
         self._length = len(texts[0]) if texts else 1
@@ -57,6 +59,10 @@ class Taps:
     def only(self, kept: Sequence[object]) -> Taps:
         """Those for which `kept` is true."""
         return Taps([*compress(self.places, kept)], [*compress(self.texts, kept)])
+
+    def at(self, indexes: list[int]) -> Taps:
+        """Those with these numbers among them."""
+        return Taps([self.places[index] for index in indexes], [self.texts[index] for index in indexes])
 
     def after(self, count: int) -> Taps:
         """Without the first `count`."""
@@ -89,14 +95,12 @@ class Taps:
 
 
 class Found(NamedTuple):
-    """Taps whose MAC holds: their places in the chunk, their tags and their positions."""
+    """Taps that were verified, each with its tag and its position; `holds` has a byte for each, 1 if it is authentic."""
 
-    places: list[int]
-    tags: list[int]
-    positions: list[int]
-
-
-_NOTHING = Found([], [], [])
+    places: Sequence[int]
+    tags: array[int]
+    positions: array[int]
+    holds: bytes
 
 
 def batchable(profile: CompiledProfile) -> bool:
@@ -121,6 +125,7 @@ class Layout:
         self._profile = profile
         self._profile_place = profile_place
         self._slots = slots
+        self._eligible = b""
         self._literals: list[tuple[int, int, str]] = []
         end = 0
         for start, slot_end in (*sorted(slots.values()), (len(text), len(text))):
@@ -135,89 +140,85 @@ class Layout:
                 taps = taps.only([text[start:end] == literal for text in taps.texts])
         return taps
 
-    def verify(self, catalogue: TagCatalogue, taps: Taps) -> Found:
-        """Those of `fitting` taps that are authentic for certain."""
+    def verify(self, catalogue: TagCatalogue, taps: Taps) -> list[Found]:
+        """What `fitting` taps prove. A tap is in one of the answers at most; only those that hold are of any meaning."""
         taps = self._of_hex_digits(taps)
         if not taps.places:
-            return _NOTHING
+            return []
         if self._profile.encrypted:
             return self._verify_encrypted(catalogue, taps)
         tags = self._named(catalogue, taps)
         if tags is None:
-            uids = self._bytes("uid", taps)
-            get = catalogue.by_uid.get
-            tags = [get(uids[at : at + UID_BYTES], -1) for at in range(0, len(uids), UID_BYTES)]
+            tags = _found(catalogue.by_uid, struct.iter_unpack(f"{UID_BYTES}s", self._bytes("uid", taps)))
         taps, tags = self._of_this_profile(catalogue, taps, tags)
-        digits = self._bytes("counter", taps)
-        counters = bytearray(4 * len(taps))
-        counters[0::4], counters[1::4], counters[2::4] = digits[2::3], digits[1::3], digits[0::3]
-        uids = b"".join([catalogue.uids[tag] or bytes(UID_BYTES) for tag in tags])
+        if not tags:
+            return []
+        uids = b"".join(each(catalogue.uids, tags)) if self._needs_uid() else bytes(UID_BYTES * len(tags))
         if "uid" in self._slots:
             mirrored = self._bytes("uid", taps)
             if mirrored != uids:
                 kept = [mirrored[at : at + UID_BYTES] == uids[at : at + UID_BYTES] for at in range(0, len(uids), UID_BYTES)]
                 return self.verify(catalogue, taps.only(kept))
-        elif self._profile.uid_in_session and not all(map(catalogue.uids.__getitem__, tags)):
-            return self.verify(catalogue, taps.only([catalogue.uids[tag] for tag in tags]))
-        return self._verified(catalogue, taps, tags, uids, bytes(counters))
+        digits = self._bytes("counter", taps)
+        return [self._verified(catalogue, taps, tags, uids, (digits[2::3], digits[1::3], digits[0::3]))]
 
-    def _verify_encrypted(self, catalogue: TagCatalogue, taps: Taps) -> Found:
+    def _verify_encrypted(self, catalogue: TagCatalogue, taps: Taps) -> list[Found]:
         """The mirrors of all taps under one meta key after the other; a tap leaves with the first that reads a known UID."""
-        found = Found([], [], [])
-        get, named = catalogue.by_uid.get, self._named(catalogue, taps)
+        found: list[Found] = []
+        named = self._named(catalogue, taps)
         for key in catalogue.meta_keys:
             decryptor = Cipher(AES(key.value), ECB()).decryptor()  # noqa: S305 - single blocks, as the chip writes them
             blocks = decryptor.update(self._bytes("picc", taps))
-            starts = range(0, len(blocks), _BLOCK)
-            tags = [
-                get(blocks[at + 1 : at + 1 + UID_BYTES], -1) if tag_byte == _BOTH_MIRRORED else -1
-                for at, tag_byte in zip(starts, blocks[::_BLOCK], strict=True)
-            ]
+            tags = _found(catalogue.by_uid, struct.iter_unpack(f"x{UID_BYTES}s{_BLOCK - UID_BYTES - 1}x", blocks))
+            if blocks[::_BLOCK].count(_BOTH_MIRRORED) < len(tags):
+                tags = [tag if mark == _BOTH_MIRRORED else -1 for tag, mark in zip(tags, blocks[::_BLOCK], strict=True)]
             if named is not None:  # another tag's mirror behind this tag's name is for `judge` to refuse
                 tags = [tag if tag == name else -1 for tag, name in zip(tags, named, strict=True)]
             read = [tag >= 0 for tag in tags]
-            own, own_tags = taps.only(read), [*compress(tags, read)]
-            own_blocks = blocks if len(own) == len(taps) else b"".join(blocks[at : at + _BLOCK] for at in compress(starts, read))
-            for column, part in zip(found, self._verified_blocks(catalogue, own, own_tags, own_blocks), strict=True):
-                column.extend(part)
+            if all(read):
+                return [*found, *self._verified_blocks(catalogue, taps, tags, blocks)]
+            own_blocks = b"".join(blocks[at : at + _BLOCK] for at in compress(range(0, len(blocks), _BLOCK), read))
+            found += self._verified_blocks(catalogue, taps.only(read), [*compress(tags, read)], own_blocks)
             rest = [not each for each in read]
-            if not any(rest):
-                break
             taps = taps.only(rest)
             named = None if named is None else [*compress(named, rest)]
         return found
 
-    def _verified_blocks(self, catalogue: TagCatalogue, taps: Taps, tags: list[int], blocks: bytes) -> Found:
+    def _verified_blocks(self, catalogue: TagCatalogue, taps: Taps, tags: list[int], blocks: bytes) -> list[Found]:
         kept = self._kept(catalogue, tags)
         if not all(kept):
             blocks = b"".join(blocks[_BLOCK * at : _BLOCK * (at + 1)] for at, keep in enumerate(kept) if keep)
             taps, tags = taps.only(kept), [*compress(tags, kept)]
-        counters = bytearray(4 * len(taps))
-        counters[0::4], counters[1::4], counters[2::4] = blocks[8::_BLOCK], blocks[9::_BLOCK], blocks[10::_BLOCK]
-        uids = b"".join([catalogue.uids[tag] for tag in tags])
-        return self._verified(catalogue, taps, tags, uids, bytes(counters))
+        if not tags:
+            return []
+        uids = b"".join(each(catalogue.uids, tags))
+        return [self._verified(catalogue, taps, tags, uids, (blocks[8::_BLOCK], blocks[9::_BLOCK], blocks[10::_BLOCK]))]
 
-    def _verified(self, catalogue: TagCatalogue, taps: Taps, tags: list[int], uids: bytes, counters: bytes) -> Found:
-        if not taps.places:
-            return _NOTHING
+    def _verified(
+        self, catalogue: TagCatalogue, taps: Taps, tags: list[int], uids: bytes, counter: tuple[bytes, bytes, bytes]
+    ) -> Found:
+        """`counter` has a column for each byte, the least significant first."""
         form = _COUNTER | (_UID if self._profile.encrypted or self._profile.uid_in_session else 0)
-        numbers = array("I", counters)
-        if sys.byteorder == "big":
-            numbers.byteswap()
+        packed = bytearray(4 * len(tags))
+        packed[0::4], packed[1::4], packed[2::4] = counter
+        numbers = array("I", bytes(packed))
         holds = cmac.sdm_verify_batch(
-            b"".join([catalogue.keys[tag] for tag in tags]),
+            b"".join(each(catalogue.keys, tags)),
             uids,
-            counters,
+            bytes(packed),
             self._windows(taps, uids),
             self._bytes("mac", taps),
-            bytes((form,)) * len(taps),
+            bytes((form,)) * len(tags),
         )
-        versions = catalogue.versions
-        positions = [versions[tag] << POSITION_COUNTER_BITS | number for tag, number in zip(tags, numbers, strict=True)]
-        if holds.count(1) == len(holds) and all(numbers):
-            return Found(taps.places, tags, positions)
-        genuine = [held and number for held, number in zip(holds, numbers, strict=True)]
-        return Found([*compress(taps.places, genuine)], [*compress(tags, genuine)], [*compress(positions, genuine)])
+        # A position is a counter with the key's version above it, so the version goes where the packed counter has its zero.
+        assert 8 * len(counter) == POSITION_COUNTER_BITS
+        packed[3::4] = bytes(each(catalogue.versions, tags))
+        positions = array("I", bytes(packed))
+        if sys.byteorder == "big":
+            positions.byteswap()
+        if 0 in numbers:  # no tap of a tag that counts
+            holds = bytes(held if number else 0 for held, number in zip(holds, numbers, strict=True))
+        return Found(taps.places, array("I", tags), positions, holds)
 
     def _windows(self, taps: Taps, uids: bytes) -> tuple[bytes, bytes] | None:
         """The authenticated texts as `sdm_verify_batch` takes them: all of one length."""
@@ -244,17 +245,28 @@ class Layout:
         if span is None:
             return None
         start, end = span
-        get = catalogue.by_code.get
-        return [get(text[start:end], -1) for text in taps.texts]
+        codes = [text[start:end] for text in taps.texts]
+        try:
+            return [*each(catalogue.by_code, codes)]
+        except KeyError:
+            get = catalogue.by_code.get
+            return [get(code, -1) for code in codes]
 
     def _of_this_profile(self, catalogue: TagCatalogue, taps: Taps, tags: list[int]) -> tuple[Taps, list[int]]:
         kept = self._kept(catalogue, tags)
         return (taps, tags) if all(kept) else (taps.only(kept), [*compress(tags, kept)])
 
-    def _kept(self, catalogue: TagCatalogue, tags: list[int]) -> Sequence[object]:
-        """Whether the taps are of known tags of this profile with one key."""
-        place, profile_of, keys = self._profile_place, catalogue.profile_of, catalogue.keys
-        return [tag >= 0 and profile_of[tag] == place and keys[tag] for tag in tags]
+    def _kept(self, catalogue: TagCatalogue, tags: list[int]) -> Sequence[int]:
+        """Whether the taps are of known tags of this profile with one key and, where the MAC covers it, a known UID."""
+        if not self._eligible:  # found out once, because the catalogue is whole when the first tap is judged
+            place, needs_uid = self._profile_place, self._needs_uid()
+            columns = zip(catalogue.profile_of, catalogue.keys, catalogue.uids, strict=True)
+            eligible = bytes(own == place and bool(key and (uid or not needs_uid)) for own, key, uid in columns)
+            self._eligible = eligible + b"\0"  # the last one for -1
+        return each(self._eligible, tags)
+
+    def _needs_uid(self) -> bool:
+        return self._profile.encrypted or self._profile.uid_in_session or "uid" in self._slots
 
     def _bytes(self, slot: str, taps: Taps) -> bytes:
         return taps.unhexed(self._slots[slot])
@@ -316,6 +328,12 @@ def _places(parts: tuple[Part, ...], at: int, text: str) -> list[tuple[str, Span
             placed.append((part.name, (at, at + width)))
         at += width
     return placed
+
+
+def _found(places: dict[bytes, int], uids: Iterable[tuple[bytes]]) -> list[int]:
+    """The places of UIDs, -1 for unknown ones."""
+    get = places.get
+    return [get(uid, -1) for (uid,) in uids]
 
 
 def _is_own(part: Part) -> bool:

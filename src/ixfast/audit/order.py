@@ -14,6 +14,19 @@ from ixfast.errors import InputError
 
 _LATE = float("inf")  # the newest time of a tag that is out of order: each further tap of it is earlier
 
+_SLICE = 1 << 14
+
+
+def _never_earlier(times: array[float]) -> bool:
+    """Whether no time is before the one before it. Sorting what is sorted costs less than comparing pair by pair."""
+    latest = float("-inf")
+    for start in range(0, len(times), _SLICE):
+        some = times[start : start + _SLICE].tolist()
+        if some[0] < latest or some != sorted(some):
+            return False
+        latest = some[-1]
+    return True
+
 
 class Order:
     """Positions and times of the newest taps of `tags` tags, 12 bytes each."""
@@ -24,9 +37,10 @@ class Order:
 
     def settle(self, judged: Judged) -> None:
         """Tell replays among all taps of a file. Takes some 40 bytes for each tap of the tags that are out of order."""
-        late = self._settle_in_order(judged)
-        if not late:
+        if _never_earlier(judged.times):
+            self._settle_by_line(judged)
             return
+        late = self._settle_in_order(judged)
         tags, codes, positions, floors = judged.tags, judged.codes, judged.positions, self._floors
         out_of_order = {tags[place] for place in late}
         places = [place for place, code in enumerate(codes) if code in (GENUINE, REPLAYED) and tags[place] in out_of_order]
@@ -48,6 +62,22 @@ class Order:
         if late:
             line = first_line + late[0]
             raise InputError("invalid_parameter", f"line {line} is earlier than one before it; audit without --in-order.", "at")
+
+    def _settle_by_line(self, judged: Judged) -> None:
+        """The taps of all tags together are in order of time: no tag's own times need to be looked at.
+
+        Takes 40 bytes a tag for the while: an element of an array is made anew whenever it is looked at, that of a list is not.
+        """
+        codes, floors = judged.codes, [0] * len(self._floors)
+        for start in range(0, len(judged), _SLICE):
+            own = slice(start, start + _SLICE)
+            columns = zip(judged.tags[own].tolist(), judged.positions[own].tolist(), codes[own], strict=True)
+            for place, (tag, position, code) in enumerate(columns, start):
+                if code == GENUINE:
+                    if position > floors[tag]:
+                        floors[tag] = position
+                    else:
+                        codes[place] = REPLAYED
 
     def _settle_in_order(self, judged: Judged) -> list[int]:
         """Go through the taps as they stand; the places of those that are earlier than the one before, at most one a tag."""

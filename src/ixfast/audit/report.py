@@ -2,50 +2,73 @@
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 
 import orjson
 
-from ixfast.audit.judged import EMPTY, GENUINE, NO_TAG, OUTCOMES, REPLAYED, Judged, tamper_text
+from ixfast.audit.judged import EMPTY, GENUINE, NO_TAG, OUTCOMES, REPLAYED, Judged, each, places_of, tamper_text
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.scan import POSITION_COUNTER_MASK
 
 _LINES_A_WRITE = 8192
+_PIECES = 7
+_NO_PIECES = ("",) * (_PIECES - 1)
+_UNUSUAL = bytes(code not in (GENUINE, REPLAYED) for code in range(256))
+_VERSION_BYTE = 3 if sys.byteorder == "little" else 0  # of a position, whose other three are the counter
+_EMPTY = frozenset((EMPTY,))
+_GENUINE_OR_EMPTY = frozenset((EMPTY, *(code for code, (verdict, _) in enumerate(OUTCOMES) if verdict == "genuine")))
 
 
 def json_lines(judged: Judged, catalogue: TagCatalogue, first_line: int, *, refused_only: bool = False) -> Iterator[bytes]:
     """The report on each tap, some thousand lines at a time; `first_line` is the number of the first line of `judged`."""
-    codes, mask = catalogue.codes, POSITION_COUNTER_MASK
-    refused_from = REPLAYED if refused_only else GENUINE
-
-    def other(place: int, code: int) -> str:
-        if code == EMPTY or (refused_only and OUTCOMES[code][0] == "genuine"):
-            return ""
-        return _other_line(judged, catalogue, place, f'{{"line":{first_line + place},{_BEGINNINGS[code]}')
-
+    skipped = _GENUINE_OR_EMPTY if refused_only else _EMPTY
     for start in range(0, len(judged), _LINES_A_WRITE):
-        end = start + _LINES_A_WRITE
-        columns = zip(
-            range(start, end),
-            judged.codes[start:end],
-            judged.tags[start:end],
-            judged.positions[start:end],
-            judged.tampers[start:end],
-            strict=False,
-        )
-        yield "".join(
-            [
-                f'{{"line":{first_line + place},{_BEGINNINGS[code]},"tag":"{codes[tag]}","counter":{position & mask}}}\n'
-                if refused_from <= code <= REPLAYED and not tamper
-                else other(place, code)
-                for place, code, tag, position, tamper in columns
-            ]
-        ).encode()
+        places = range(start, min(start + _LINES_A_WRITE, len(judged)))
+        codes = judged.codes[start : places.stop]
+        unusual = codes.translate(_UNUSUAL)
+        if any(judged.tampers[start : places.stop]) or refused_only:
+            unusual = bytearray(b"\1") * len(codes)
+        pieces = [] if all(unusual) else _usual_lines(judged, catalogue, first_line, places)
+        for at in places_of(1, unusual):
+            place = start + at
+            text = "" if codes[at] in skipped else _line(judged, catalogue, place, first_line + place)
+            pieces[_PIECES * at : _PIECES * (at + 1)] = (text, *_NO_PIECES)
+        yield "".join(pieces).encode()
 
 
-def _other_line(judged: Judged, catalogue: TagCatalogue, place: int, text: str) -> str:
-    """A line that has not exactly a tag and a counter."""
+def _usual_lines(judged: Judged, catalogue: TagCatalogue, first_line: int, places: range) -> list[str]:
+    """The pieces of lines with a verdict, a tag and a counter, `_PIECES` a line; those of other lines are there for nothing.
+
+    Columns of pieces put side by side and joined once take half the time of one formatted text a line.
+    """
+    own = slice(places.start, places.stop)
+    codes, tags, count = judged.codes[own], judged.tags[own].tolist(), len(places)
+    for at in places_of(1, codes.translate(_UNUSUAL)):
+        codes[at], tags[at] = GENUINE, 0
+    positions = bytearray(judged.positions[own].tobytes())
+    positions[_VERSION_BYTE::4] = bytes(count)
+    pieces = [""] * (_PIECES * count)
+    pieces[0::_PIECES] = ['{"line":'] * count
+    pieces[1::_PIECES] = _decimals([*range(first_line + places.start, first_line + places.stop)])
+    pieces[2::_PIECES] = each(_TO_THE_TAG, codes)
+    pieces[3::_PIECES] = each(catalogue.codes, tags)
+    pieces[4::_PIECES] = ['","counter":'] * count
+    pieces[5::_PIECES] = _decimals(array("I", bytes(positions)).tolist())
+    pieces[6::_PIECES] = ["}\n"] * count
+    return pieces
+
+
+def _decimals(numbers: list[int]) -> list[str]:
+    """Many integers as texts, in half the time of `str` for each."""
+    return orjson.dumps(numbers)[1:-1].decode().split(",")
+
+
+def _line(judged: Judged, catalogue: TagCatalogue, place: int, number: int) -> str:
+    """The line of any tap."""
+    text = f'{{"line":{number},{_BEGINNINGS[judged.codes[place]]}'
     tag, position, tamper = judged.tags[place], judged.positions[place], judged.tampers[place]
     if tag != NO_TAG:
         text += f',"tag":"{catalogue.codes[tag]}"'
@@ -65,13 +88,12 @@ def _beginning(code: int) -> str:
 
 
 _BEGINNINGS = tuple(map(_beginning, range(len(OUTCOMES))))
+_TO_THE_TAG = tuple(f',{beginning},"tag":"' for beginning in _BEGINNINGS)
 
 
 def count(judged: Judged) -> Counter[int]:
     """Taps by their code."""
-    counts = Counter(judged.codes)
-    del counts[EMPTY]
-    return counts
+    return Counter({code: judged.codes.count(code) for code in range(len(OUTCOMES)) if code in judged.codes})
 
 
 def summary_lines(counts: Counter[int], seconds: float) -> list[str]:

@@ -8,13 +8,11 @@ file can be judged in pieces: a quoted field never goes over the end of a line.
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from operator import methodcaller
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import quote
 
+import msgspec
 import orjson
 
 from ixfast.errors import InputError
@@ -27,11 +25,7 @@ LINE_BYTES_MAX = 1 << 20
 
 TIME = "at"
 _TAPS = ("url", "query")
-_COMMAS_IN = methodcaller("count", ",")
 _NOT_PARAMETERS = frozenset((TIME, *_TAPS, "expected"))
-# Numbers from here on are milliseconds, and a thousand times as large microseconds: 1e11 seconds is the year 5138.
-_MILLISECONDS_FROM = 1e11
-_MICROSECONDS_FROM = 1e14
 
 
 class TapFormat(NamedTuple):
@@ -83,37 +77,63 @@ def chunks(source: BinaryIO) -> Iterator[bytes]:
 
 def read_rows(chunk: bytes, form: TapFormat) -> Rows:
     """The lines of a chunk, in their order."""
-    text = chunk.decode(errors="replace")  # U+FFFD is in no tap, so such a line is malformed by itself
-    lines = text.removesuffix("\n").split("\n")
+    text = chunk.decode(errors="replace").removesuffix("\n")  # U+FFFD is in no tap, so such a line is malformed by itself
     if "\r" in text:
-        lines = [line.removesuffix("\r") for line in lines]
+        text = text.replace("\r\n", "\n").removesuffix("\r")
     if form.kind == "jsonl":
-        return _read_objects(lines)
+        return _read_objects(text)
     if form.kind == "urls":
+        lines = text.split("\n")
         return Rows([line.strip() or None for line in lines], [None] * len(lines), {})
-    return _read_columns(lines, form.names, quoted='"' in text)
+    return _read_columns(text, form.names)
 
 
-def _read_columns(lines: list[str], names: tuple[str, ...], *, quoted: bool) -> Rows:
-    width = len(names)
+def _read_columns(text: str, names: tuple[str, ...]) -> Rows:
     problems: dict[int, str] = {}
-    if not quoted and {*map(_COMMAS_IN, lines)} == {width - 1}:
-        fields = ",".join(lines).split(",")  # a list for each line would take three times as long
-        columns = {name: fields[place::width] for place, name in enumerate(names)}
-    else:
-        columns = _columns_one_by_one(lines, names, problems)
-    times: list[Any] = columns.get(TIME) or [None] * len(lines)
-    texts: list[str | None] = next(([*columns[name]] for name in _TAPS if name in columns), [])
-    if not texts:
-        own = {name: column for name, column in columns.items() if name not in _NOT_PARAMETERS}
-        texts = [_query(dict(zip(own, row, strict=True))) for row in zip(*own.values(), strict=True)]
-    if None in texts or "" in texts:
-        for place, line in enumerate(lines):
+    columns = _columns_of_even_lines(text, names)
+    if columns is None:
+        columns = _columns_one_by_one(text.split("\n"), names, problems)
+    own = next(([*columns[name]] for name in _TAPS if name in columns), None)
+    texts: list[str | None] = [*own] if own is not None else _queries(columns)
+    if not all(texts):
+        for place, line in enumerate(text.split("\n")):
             if not texts[place]:
                 texts[place] = None
                 if line.strip():
                     problems.setdefault(place, "no tap in this line")
-    return Rows(texts, times, problems)
+    return Rows(texts, [*columns[TIME]] if TIME in columns else [None] * len(texts), problems)
+
+
+def _columns_of_even_lines(text: str, names: tuple[str, ...]) -> dict[str, list[str]] | None:
+    """The columns of lines that all have as many fields as the header and no quotes; None for others.
+
+    All is split at once, the ends of the lines being fields of their own: if each stands where it must, so does the rest.
+    A list for each line would take three times as long.
+    """
+    if '"' in text:
+        return None
+    width, lines = len(names), text.count("\n") + 1
+    fields = text.replace("\n", ",\n,").split(",")
+    if len(fields) != (width + 1) * lines - 1 or fields[width :: width + 1].count("\n") != lines - 1:
+        return None
+    return {name: fields[place :: width + 1] for place, name in enumerate(names)}
+
+
+def _queries(columns: dict[str, list[str]]) -> list[str | None]:
+    """The query strings of taps whose parameters have columns of their own."""
+    own = {name: column for name, column in columns.items() if name not in _NOT_PARAMETERS}
+    if own and all(all(column) and _needs_no_quotes("".join(column)) for column in own.values()):
+        lines = len(next(iter(own.values())))
+        pieces = [""] * (2 * len(own) * lines)
+        for place, (name, column) in enumerate(own.items()):
+            pieces[2 * place :: 2 * len(own)] = [f"&{name}=" if place else f"\n{name}="] * lines
+            pieces[2 * place + 1 :: 2 * len(own)] = column
+        return [*"".join(pieces).split("\n")[1:]]
+    return [_query(dict(zip(own, row, strict=True))) for row in zip(*own.values(), strict=True)]
+
+
+def _needs_no_quotes(text: str) -> bool:
+    return text.isascii() and text.encode().isalnum()
 
 
 def _columns_one_by_one(lines: list[str], names: tuple[str, ...], problems: dict[int, str]) -> dict[str, list[str]]:
@@ -138,17 +158,27 @@ def _unquoted(line: str) -> list[str]:
         return []
 
 
-def _read_objects(lines: list[str]) -> Rows:
+class _UsualObject(msgspec.Struct):
+    at: str | float | None = None
+    url: str | None = None
+    query: str | None = None
+
+
+_USUAL_OBJECT = msgspec.json.Decoder(_UsualObject)
+
+
+def _read_objects(text: str) -> Rows:
+    lines = text.split("\n")
+    usual = _usual_objects(text, len(lines))
+    if usual is not None:
+        return usual
     texts: list[str | None] = []
     times: list[Any] = []
     problems: dict[int, str] = {}
     for place, line in enumerate(lines):
         tap = None
         at = None
-        try:
-            found = orjson.loads(line)
-        except orjson.JSONDecodeError:
-            found = None
+        found = _object(line)
         if isinstance(found, dict):
             at = found.get(TIME)
             tap = found.get("url") or found.get("query") or _query(found)
@@ -161,50 +191,30 @@ def _read_objects(lines: list[str]) -> Rows:
     return Rows(texts, times, problems)
 
 
+def _usual_objects(text: str, lines: int) -> Rows | None:
+    """Lines each of which is an object with a tap in one text, read together in a third of the time; None for others."""
+    try:
+        objects = _USUAL_OBJECT.decode_lines(text)
+    except msgspec.DecodeError:
+        return None
+    texts = [each.url or each.query for each in objects]
+    if len(texts) != lines or not all(texts):
+        return None
+    return Rows(texts, [each.at for each in objects], {})
+
+
+def _object(line: str) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+
+
 def _query(parameters: Mapping[str, Any]) -> str | None:
     """Parameters of their own as a query string; None if there are none."""
     pairs = [
-        f"{name}={value if value.isalnum() and value.isascii() else quote(value, safe='')}"
+        f"{name}={value if _needs_no_quotes(value) else quote(value, safe='')}"
         for name, value in parameters.items()
         if value and isinstance(value, str) and name not in _NOT_PARAMETERS
     ]
     return "&".join(pairs) or None
-
-
-def read_times(times: list[Any]) -> tuple[list[float], list[int]]:
-    """Unix times in seconds, and the places of those that are none. A tap without a time has 0: its line is its order."""
-    try:
-        return _times_of_one_kind(times), []
-    except (TypeError, ValueError, OverflowError):
-        pass
-    seconds, wrong = [0.0] * len(times), []
-    for place, at in enumerate(times):
-        if at is None or at == "":
-            continue
-        try:
-            seconds[place] = _times_of_one_kind([at])[0]
-        except (TypeError, ValueError, OverflowError):
-            wrong.append(place)
-    return seconds, wrong
-
-
-def _times_of_one_kind(times: list[Any]) -> list[float]:
-    """ISO 8601 (UTC unless it says so), or Unix time in seconds, milliseconds or microseconds. Raises for anything else."""
-    if not times or (times[0] is None and not any(at is not None for at in times)):
-        return [0.0] * len(times)
-    try:
-        seconds = [*map(float, times)]
-    except ValueError:
-        moments = [*map(datetime.fromisoformat, times)]
-        return [(m if m.tzinfo is not None else m.replace(tzinfo=UTC)).timestamp() for m in moments]
-    if not all(map(math.isfinite, seconds)):
-        raise ValueError("no time")
-    if max(seconds) >= _MILLISECONDS_FROM:
-        seconds = [_in_seconds(number) for number in seconds]
-    return seconds
-
-
-def _in_seconds(number: float) -> float:
-    if number < _MILLISECONDS_FROM:
-        return number
-    return number / 1e3 if number < _MICROSECONDS_FROM else number / 1e6
