@@ -50,11 +50,14 @@ CHANGES_READ_MAX = 10_000  # Invalidation rows of one poll; more empty the whole
 LOST_REPLY_LOOKBACK_S = 60  # A lost reply is resolved within a scan's deadline; the rest is for clocks and stalls.
 IDEMPOTENCY_WINDOW_S = 600  # How far back a repeated Idempotency-Key finds a scan that others have overtaken.
 
-
 # Enrolment.
 ENROLMENTS_WAITING_MAX = 1024  # Scans of unknown chips, in accounts that enrol, that are being judged; more are 503 `overloaded`.
 ENROLMENT_DERIVATIONS_MAX = 32  # Of these, waiting for a key that takes 5 ms: tags that are loaded wait behind them.
 ENROLMENT_BATCH_MAX = 256  # Tags made in one transaction.
+
+# Tag files.
+TAG_FILE_BYTES_MAX = 4 << 30  # Text after decompression, some 70 million tags: a small compressed file may be an endless one.
+TAG_FILE_SILENCE_MS_MAX = 120_000  # A file that does not go on holds up vacuum, and is given up.
 
 # Rules and responses.
 RULE_SET_BYTES_MAX = 256 * 1024  # One rule set's JSON, before anything in it is looked at.

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ixfast.keys import check_value
-from ixfast.tag_files import PRESETS, PROBLEMS, Layout, Problem, Problems, TagFile, TagRow, TagWriter
+from ixfast.tag_files import PRESETS, PROBLEMS, Layout, Problem, Problems, TagFile, TagRow, TagWriter, reading
 from ixfast.tag_files.problems import LINE_BYTES_MAX
 from ixfast.tag_files.rows import NOT_ASSIGNED, NOW
 
@@ -205,9 +205,9 @@ MISTAKES: Sequence[tuple[str, bytes | str, int, str | None]] = [
     ("bad_response", f"CUID,RESPONSE\n1,{'a' * 4097}\n", 2, "RESPONSE"),
     ("bad_field", f"CUID,Colour\n1,{'{uid}' * 65}\n", 2, "Colour"),
 ]  # fmt: skip
-AGAINST_WHAT_IS_STORED = {
+NOT_OF_THE_FILE_ALONE = {
     "duplicate", "two_keys", "xuid_taken", "uid_taken", "uid_differs", "cuid_taken", "key_used_before", "key_versions_full",
-    "meta_keys_full", "other_folder",
+    "meta_keys_full", "other_folder", "keys_not_allowed", "file_too_long",
 }  # fmt: skip
 
 
@@ -222,12 +222,26 @@ def test_mistakes(code: str, content: bytes | str, line: int, column: str | None
 
 
 def test_every_mistake_is_tried() -> None:
-    assert {code for code, *_ in MISTAKES} | AGAINST_WHAT_IS_STORED == set(PROBLEMS)
+    assert {code for code, *_ in MISTAKES} | NOT_OF_THE_FILE_ALONE == set(PROBLEMS)
 
 
 def test_zero_keys_if_allowed() -> None:
     row = good(f"UID,KEY\n04AABBCC112233,{ZEROS}\n", Layout(allow_zero_keys=True))[0]
     assert row.key == bytes(16)
+
+
+def test_keys_of_who_may_not_write_them() -> None:
+    _, problems = read(f"UID,KEY,META_KEY,KCV\n04AABBCC112233,{KEY.hex()},,\n".encode(), Layout(allow_keys=False))
+    assert [(p.line, p.column, p.code) for p in problems] == [(1, "KEY", "keys_not_allowed"), (1, "META_KEY", "keys_not_allowed")]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_file_has_an_end(monkeypatch: pytest.MonkeyPatch, compressed: bool) -> None:
+    monkeypatch.setattr(reading, "TAG_FILE_BYTES_MAX", 1_000_000)
+    content = b"UID,CUID\n04AABBCC112233,a\n" + b"\n" * 1_000_000
+    rows, problems = read(gzip.compress(content) if compressed else content)
+    assert [p.code for p in problems] == ["file_too_long"]
+    assert len(rows) == 1
 
 
 def test_all_mistakes_are_told_up_to_a_bound() -> None:

@@ -13,7 +13,7 @@ import click
 
 from ixfast import __version__, logs
 from ixfast import settings as settings_module
-from ixfast.cli import audit, custody, keys, profiles, rules, simulate, taps, verify
+from ixfast.cli import audit, custody, imports, keys, profiles, rules, simulate, taps, verify
 from ixfast.cli.place import Place, connected, resolve
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.errors import IxfastError
@@ -137,5 +137,6 @@ custody.register(main, _with_settings)
 verify.register(main, _with_settings)
 profiles.register(main, _with_settings)
 rules.register(main, _with_settings)
+imports.register(main, _with_settings)
 audit.register(main, _with_settings)
 simulate.register(main, _with_settings)

@@ -245,7 +245,7 @@ async def add_tags(
     if any(tag.file_key is not None for tag in tags):
         if held["derives"]:
             raise InputError("invalid_parameter", "The group derives the keys of its tags: they have none of their own.", "key")
-        await _announce_keys(connection, keks)
+        await announce_keys(connection, keks)
     ids = [
         row["id"]
         for row in await connection.fetch(
@@ -326,7 +326,7 @@ async def add_tag_key(connection: Any, keks: KeyEncryptionKeys, account_id: int,
     Raises InputError if the tag had this very key before, or has had as many as it can.
     """
     sql, slot = load("management"), KeySlot.FILE
-    await _announce_keys(connection, keks)
+    await announce_keys(connection, keks)
     await connection.fetchval(sql["hold_tag"], tag_id)
     known = await connection.fetch(sql["tag_keys"], tag_id, slot)
     version = _next_version(known, value)
@@ -337,7 +337,7 @@ async def add_tag_key(connection: Any, keks: KeyEncryptionKeys, account_id: int,
 
 async def add_next_meta_key(connection: Any, keks: KeyEncryptionKeys, account_id: int, value: bytes) -> int:
     """Add a live meta key of 16 bytes as the account's next version, and return that. Raises InputError as `add_tag_key`."""
-    await _announce_keys(connection, keks)
+    await announce_keys(connection, keks)
     await connection.fetchval(load("management")["hold_account"], account_id)
     known = await connection.fetch(load("management")["meta_keys"], account_id)
     version = _next_version(known, value)
@@ -350,7 +350,7 @@ async def add_master(connection: Any, keks: KeyEncryptionKeys, account_id: int, 
     """Add a live master of 16 bytes as the next version of a group that derives keys, and return that. What is derived from it
     has its version, so counters begin anew as with a tag's next key. Raises InputError as `add_tag_key`."""
     sql, slot = load("management"), KeySlot.MASTER
-    await _announce_keys(connection, keks)
+    await announce_keys(connection, keks)
     await connection.fetchval(sql["hold_account"], account_id)
     known = await connection.fetch(sql["group_keys"], group_id)
     if sum(row["live"] for row in known) >= limits.GROUP_MASTERS_MAX:
@@ -372,7 +372,7 @@ async def check_meta_keys(connection: Any, account_id: int) -> None:
         )
 
 
-async def _announce_keys(connection: Any, keks: KeyEncryptionKeys) -> None:
+async def announce_keys(connection: Any, keks: KeyEncryptionKeys) -> None:
     """Before anything is sealed: from here on no key-encryption key can be taken out of the file (`rotation.while_unused`), and
     one that was taken out before is not used any more, because the file is looked at once again."""
     await connection.execute(load("management")["announce_keys"])

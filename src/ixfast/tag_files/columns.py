@@ -44,6 +44,7 @@ CONVERTERS: Mapping[str, Callable[[str], Any]] = {
 SLOTS = tuple(CONVERTERS)
 _FIELD_SLOT = len(SLOTS)
 _IDENTITIES = frozenset(("XUID", "UID", "CUID"))
+_KEYS = frozenset(("KEY", "META_KEY"))
 _LIKE_A_NAME = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{0,39}")
 _LIKE_A_VALUE = re.compile(r"(?:[0-9A-Fa-f]{2}[ :-]?){4,}")
 _FOLDED_AWAY = str.maketrans("", "", " _-")
@@ -100,6 +101,7 @@ class Layout:
         preset: str | None = None,
         ignored: Collection[str] = (),
         fields: Sequence[str] = (),
+        allow_keys: bool = True,
         allow_zero_keys: bool = False,
     ) -> None:
         """`KeyError` for an unknown preset."""
@@ -108,6 +110,7 @@ class Layout:
             self._meanings |= {_folded(name): meaning for name, meaning in PRESETS[preset].columns.items()}
         self._meanings |= {_folded(name): IGNORED for name in ignored}
         self._fields = {field_key(name): name for name in fields}
+        self._forbidden = _KEYS if not allow_keys else frozenset()
         self._converters = dict(CONVERTERS)
         if allow_zero_keys:
             self._converters |= {"KEY": cells.key_or_zeros, "META_KEY": cells.key_or_zeros}
@@ -125,6 +128,9 @@ class Layout:
                 continue  # spreadsheets like to end a line with a comma
             if meaning is None and field is None:
                 problems.add(line, _shown(name), "unknown_column", self._hint(name))
+                continue
+            if meaning in self._forbidden:
+                problems.add(line, _shown(name), "keys_not_allowed")
                 continue
             target = meaning or f"{FIELD_PREFIX}{field}"
             if target in taken:

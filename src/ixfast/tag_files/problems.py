@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ixfast.limits import CUSTOMER_ID_CHARS_MAX, KEY_VERSIONS_MAX, META_KEYS_MAX, TAG_CODE_CHARS_MAX
+from ixfast.limits import CUSTOMER_ID_CHARS_MAX, KEY_VERSIONS_MAX, META_KEYS_MAX, TAG_CODE_CHARS_MAX, TAG_FILE_BYTES_MAX
 
 PROBLEMS_MAX = 100  # Mistakes collected before the rest of a file is left unread.
 NAME_CHARS_MAX = 255  # TAGNAME
@@ -22,6 +22,7 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
     ),
     "bad_json": ("This is not one JSON object.", 'Write one object a line, as {"UID": "…", "KEY": "…"}.'),
     "line_too_long": (f"A line has more than {LINE_BYTES_MAX} bytes.", "End each tag's line with a line feed (LF or CRLF)."),
+    "file_too_long": (f"The file has more than {TAG_FILE_BYTES_MAX >> 30} GiB of text.", "Split it."),
     # The names of the columns.
     "no_header": ("The first line has no names of columns.", "Write a line such as XUID,UID,CUID,KEY above the tags."),
     "unknown_column": (
@@ -31,6 +32,10 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
     "duplicate_column": (
         "Another column means the same.",
         "Remove one of the two, have one ignored, or choose the preset of the tool that wrote the file.",
+    ),
+    "keys_not_allowed": (
+        "Who imports here may not write keys.",
+        "Use an API key with the scope keys, or have the column ignored.",
     ),
     "no_identity_column": ("There is no column that names a tag.", "Add XUID, UID or CUID."),
     # A line.

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import orjson
 
+from ixfast.limits import TAG_FILE_BYTES_MAX
 from ixfast.tag_files.columns import Cell, Layout
 from ixfast.tag_files.problems import LINE_BYTES_MAX, Problems
 from ixfast.tag_files.rows import TagRow, read_row
@@ -35,6 +36,7 @@ class TagFile:
         self._begun = False
         self._rest = b""
         self._line = 0  # lines handed on
+        self._length = 0
         self._records: _CsvRecords | _JsonRecords | None = None
         self._broken = False
 
@@ -76,6 +78,10 @@ class TagFile:
         try:
             for block in self._inflate.blocks(piece) if self._inflate is not None else _cut(piece):
                 if self.done:
+                    return
+                self._length += len(block)
+                if self._length > TAG_FILE_BYTES_MAX:
+                    self._break(self._line + 1, "file_too_long")
                     return
                 whole, newline, rest = (self._rest + block).rpartition(b"\n")
                 self._rest = rest

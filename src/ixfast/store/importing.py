@@ -1,0 +1,404 @@
+"""Import of tags: a file of any length into one transaction, or nothing of it.
+
+The file is read in blocks of some thousand lines. While the database writes one block, the keys of the next are sealed and the
+one after that is parsed: the database is what takes longest, and it hardly waits. A new tag goes by COPY into its tables, a
+changed one through a temporary table, and every good line into another, of which the report is made and in which lines that
+repeat each other are found. From the first problem on nothing is written any more and the rest of the file is only checked.
+
+Into an account without tags, a UID or CUID can only meet another line's: only those are looked up that may have been in the
+file before, which saves a quarter of the time.
+
+Held in memory: three blocks, a bit for each tag, eight bytes for each new one, and the CUIDs that were replaced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import asyncpg
+import msgspec
+
+from ixfast.errors import InputError
+from ixfast.keys import KeyEncryptionKeys, KeySlot
+from ixfast.limits import CHANGES_READ_MAX, TAG_FILE_SILENCE_MS_MAX
+from ixfast.model import FieldDefinition
+from ixfast.store import management
+from ixfast.store.importing_codes import CODE_CHARS, draw_codes
+from ixfast.store.importing_keys import MetaKeys, deleted_before, keys_of
+from ixfast.store.importing_plan import Context, Matcher, Meant, Plan, names_of, plan
+from ixfast.store.importing_seen import Names
+from ixfast.store.places import batch_named
+from ixfast.store.queries import load
+from ixfast.tag_files import PRESETS, PROBLEMS_MAX, Layout, Problem, Problems, TagFile, TagRow
+
+_TAGS_NOTED_MAX = CHANGES_READ_MAX // 2  # More changed tags empty the workers' caches instead.
+_REPORT_ROWS = 2000
+
+Pieces = AsyncIterable[bytes] | Iterable[bytes]
+LineSink = Callable[[Sequence[dict[str, Any]]], None]
+
+
+class Options(NamedTuple):
+    """How a file is read and what is done with it."""
+
+    preset: str | None = None
+    ignored: Sequence[str] = ()
+    allow_keys: bool = True
+    allow_zero_keys: bool = False
+    retire_old_keys: bool = False
+    code_chars: int = CODE_CHARS[-1]
+    dry_run: bool = False
+    problems_max: int = PROBLEMS_MAX
+
+
+class Report(msgspec.Struct):
+    """What was done, or with problems or in a dry run, would have been. It has no key."""
+
+    stored: bool = False
+    dry_run: bool = False
+    lines: int = 0
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    keys_added: int = 0
+    keys_replaced: int = 0
+    meta_keys_added: int = 0
+    batch_created: bool = False
+    problems: list[Problem] = []
+    more_problems: bool = False
+    """Whether the file was left unread after the last of `problems`."""
+
+
+class _RefusedError(Exception):
+    """Ends the transaction of a file with problems, and that of a dry run."""
+
+
+async def import_tags(
+    connection: Any,
+    keks: KeyEncryptionKeys,
+    pieces: Pieces,
+    *,
+    account_id: int,
+    group_id: int,
+    batch: int | str | None = None,
+    options: Options = Options(),  # noqa: B008 - immutable
+    on_lines: LineSink | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+    by: int | None = None,
+) -> Report:
+    """Import a tag file that comes in `pieces` of any size. New tags get into the group and batch; others stay where they are.
+
+    `batch` is an id, or a name that is made if the group has none. Mistakes of the file are in the report, and nothing is stored
+    then. `on_lines` is told what became of each line, just before the commit; `on_bytes` how many bytes of the file were
+    worked on. `by` is the API key of who asked, for the audit log. InputError: no such group or batch, an unknown preset,
+    another import into the account under way, or somebody else who has added or deleted such a tag meanwhile.
+    """
+    report = Report(dry_run=options.dry_run)
+    try:
+        async with connection.transaction():
+            work = await _begin(connection, keks, account_id, group_id, batch, options, report)
+            await work.read(pieces, on_bytes or (lambda count: None))
+            await work.finish(on_lines, by)
+    except _RefusedError:
+        pass
+    except asyncpg.UniqueViolationError as error:
+        field = (error.constraint_name or "tag").rpartition("_")[2].upper()
+        raise InputError(
+            "already_exists",
+            f"Somebody else added a tag with the same {field} meanwhile; nothing was imported. Try again.",
+            field,
+        ) from None
+    else:
+        report.stored = True
+    return report
+
+
+async def _begin(
+    connection: Any,
+    keks: KeyEncryptionKeys,
+    account_id: int,
+    group_id: int,
+    batch: int | str | None,
+    options: Options,
+    report: Report,
+) -> _Import:
+    sql = load("importing")
+    if options.preset is not None and options.preset not in PRESETS:
+        raise InputError("invalid_parameter", f"A preset is one of {', '.join(PRESETS)}.", "preset")
+    if options.code_chars not in CODE_CHARS:
+        raise InputError(
+            "invalid_parameter", f"A made tag code has {' or '.join(map(str, CODE_CHARS))} characters.", "code_chars"
+        )
+    if not await connection.fetchval(sql["only_one"], account_id):
+        raise InputError("import_running", "Another import into the account is under way; wait for it to end.")
+    await connection.execute(sql["bounds"], str(TAG_FILE_SILENCE_MS_MAX))
+    await management.announce_keys(connection, keks)
+    group = await connection.fetchrow(sql["group_held"], account_id, group_id)
+    if group is None:
+        raise InputError("not_found", "The account has no such group.", "group")
+    batch_id, report.batch_created = await _batch(connection, group_id, batch)
+    definitions = msgspec.json.decode(group["fields"], type=list[FieldDefinition])
+    layout = Layout(
+        preset=options.preset,
+        ignored=options.ignored,
+        fields=[each.name for each in definitions],
+        allow_keys=options.allow_keys,
+        allow_zero_keys=options.allow_zero_keys,
+    )
+    siblings = frozenset(row["group_id"] for row in await connection.fetch(sql["groups_of_folder"], group["folder_id"]))
+    now = await connection.fetchval("SELECT now()")
+    names = None if await connection.fetchval(sql["any_tags"], account_id) else Names()
+    await connection.execute(sql["stage"])
+    await connection.execute(sql["stage_changes"])
+    context = Context(account_id, group_id, batch_id, siblings, keks, now)
+    return _Import(connection, context, layout, options, report, names)
+
+
+async def _batch(connection: Any, group_id: int, batch: int | str | None) -> tuple[int | None, bool]:
+    """The id of the batch, which is kept from being deleted, and whether it was made now."""
+    if batch is None:
+        return None, False
+    batch_id = batch if isinstance(batch, int) else await batch_named(connection, group_id, batch)
+    if batch_id is None:
+        assert isinstance(batch, str)
+        return await management.create_batch(connection, group_id, batch), True
+    if await connection.fetchval(load("importing")["batch_held"], group_id, batch_id) is None:
+        raise InputError("not_found", "The group has no such batch.", "batch")
+    return batch_id, False
+
+
+class _Import:
+    """One import inside its transaction."""
+
+    def __init__(
+        self, connection: Any, context: Context, layout: Layout, options: Options, report: Report, names: Names | None
+    ) -> None:
+        self._connection = connection
+        self._context = context
+        self._options = options
+        self._report = report
+        self._names = names
+        self._sql = load("importing")
+        self._problems = Problems(options.problems_max)
+        self._file = TagFile(layout, self._problems)
+        self._matcher = Matcher(context.account_id, context.folder_groups, self._problems)
+        self._meta_keys = MetaKeys(connection, context.keks, context.account_id)
+        self._new_ids = array("q")
+        self._positions: dict[int, int] = {}
+        self._touched: dict[int, str] | None = {}  # None: too many to be named
+        self._storing: asyncio.Task[None] | None = None
+        self._planned: Plan | None = None  # the block to be written next
+
+    @property
+    def _writes(self) -> bool:
+        return not self._problems and not self._matcher.repeats
+
+    async def read(self, pieces: Pieces, on_bytes: Callable[[int], None]) -> None:
+        """Read the file to its end, or until there are too many problems. Parsing runs in a thread, beside the database."""
+        try:
+            async for piece in _asynchronous(pieces):
+                await self._pass_on(self._file.feed(piece))
+                on_bytes(len(piece))
+                if self._file.done:
+                    break
+            await self._pass_on(self._file.finish())
+            await self._stored()
+            await self._write_planned()
+        except BaseException:
+            if self._storing is not None:
+                self._storing.cancel()
+                await asyncio.gather(self._storing, return_exceptions=True)
+            raise
+
+    async def _pass_on(self, blocks: Iterator[list[TagRow]]) -> None:
+        while (rows := await asyncio.to_thread(next, blocks, None)) is not None:
+            await self._stored()
+            if rows and not self._problems.full:
+                self._storing = asyncio.create_task(self._store(rows))
+
+    async def _stored(self) -> None:
+        if self._storing is not None:
+            storing, self._storing = self._storing, None
+            try:
+                await storing
+            except asyncio.CancelledError:
+                storing.cancel()
+                await asyncio.gather(storing, return_exceptions=True)
+                raise
+
+    async def _store(self, rows: list[TagRow]) -> None:
+        connection, sql, context = self._connection, self._sql, self._context
+        self._report.lines += len(rows)
+        for row in rows:
+            if row.meta_key is not None and not await self._meta_keys.has(row.meta_key):
+                if self._meta_keys.full:
+                    self._problems.add(row.line, "META_KEY", "meta_keys_full")
+                elif self._writes:
+                    await self._meta_keys.add(row.meta_key)
+                    self._report.meta_keys_added += 1
+        xuids, uids, cuids = names_of(rows)
+        if self._names is not None:
+            uids, cuids = self._names.known(uids), self._names.known(cuids)
+        found = await connection.fetch(sql["found"], context.account_id, xuids, uids, cuids) if xuids or uids or cuids else []
+        meant = Meant(found, context.account_id)
+        stored = {row.line: found for row in rows if (found := meant.of(row)) is not None} if meant.by_xuid else {}
+        fresh = [row for row in rows if row.line not in stored] if stored else rows
+        keys = await keys_of(connection, context.keks, [stored[r.line]["tag_id"] for r in rows if r.key and r.line in stored])
+        deleted = await deleted_before(connection, context.account_id, fresh)
+        ids: list[int] = await connection.fetchval(sql["ids"], len(fresh))
+        codes = await self._fresh_codes(sum(row.xuid is None for row in fresh))
+
+        def settle() -> Plan:
+            matches = self._matcher.match(rows, meant)
+            self._matcher.saw(ids)
+            return plan(context, matches, keys, deleted, (ids, codes), self._problems)
+
+        planning = asyncio.create_task(asyncio.to_thread(settle))
+        try:
+            await self._write_planned()
+        finally:
+            self._planned = await planning
+
+    async def _write_planned(self) -> None:
+        """Write the block that was planned last. A block is looked up before the one before it is written: the matcher knows
+        what that one has."""
+        made, self._planned = self._planned, None
+        if made is None:
+            return
+        await self._connection.copy_records_to_table("import_line", records=made.lines, columns=Plan.LINE_COLUMNS)
+        if not self._writes:
+            return
+        await self._write(made)
+        self._count(made)
+
+    async def _write(self, made: Plan) -> None:
+        connection, sql = self._connection, self._sql
+        if made.tags:
+            await connection.copy_records_to_table("tag", records=made.tags, columns=Plan.TAG_COLUMNS)
+        if made.changes:
+            await connection.copy_records_to_table("import_change", records=made.changes, columns=Plan.CHANGE_COLUMNS)
+            changed = await connection.execute(sql["change"])
+            await connection.execute(sql["forget_changes"])
+            if changed != f"UPDATE {len(made.changes)}":
+                raise InputError("not_found", "A tag was deleted meanwhile; nothing was imported. Try again.")
+        if made.rekeyed and await connection.fetchval(sql["hold_tags"], made.rekeyed) != len(made.rekeyed):
+            raise InputError("not_found", "A tag was deleted meanwhile; nothing was imported. Try again.")
+        if made.keys:
+            await connection.copy_records_to_table("tag_key", records=made.keys, columns=Plan.KEY_COLUMNS)
+        if made.rekeyed and self._options.retire_old_keys:
+            await connection.execute(sql["retire_keys"], made.rekeyed, KeySlot.FILE)
+
+    def _count(self, made: Plan) -> None:
+        report = self._report
+        self._new_ids.extend(row[0] for row in made.tags)
+        self._positions |= made.positions
+        if self._touched is not None:
+            self._touched |= made.touched
+            if len(self._touched) > _TAGS_NOTED_MAX:
+                self._touched = None
+        report.added += len(made.tags)
+        report.changed += len(made.touched)
+        report.unchanged += len(made.lines) - len(made.tags) - len(made.touched)
+        replaced = sum(version > 1 for _, _, version, *_ in made.keys)
+        report.keys_replaced += replaced
+        report.keys_added += len(made.keys) - replaced
+
+    async def _fresh_codes(self, count: int) -> list[str]:
+        """Tag codes that no tag has. Of long ones that is certain enough; should one be taken, the unique index says so."""
+        length = self._options.code_chars
+        codes = set(draw_codes(count, length))
+        while length < CODE_CHARS[-1] and count:
+            codes.difference_update([row["xuid"] for row in await self._connection.fetch(self._sql["taken"], list(codes))])
+            if len(codes) == count:
+                break
+            codes.update(draw_codes(count - len(codes), length))
+        return list(codes)
+
+    async def finish(self, on_lines: LineSink | None, by: int | None) -> None:
+        """What comes last in the transaction. Raises `_RefusedError` if it must not be committed."""
+        report, connection = self._report, self._connection
+        if not self._writes and not self._problems.full:
+            await self._find_repeats()
+        report.problems = sorted(self._problems.found)
+        report.more_problems = self._problems.full
+        if self._problems:
+            raise _RefusedError
+        if self._matcher.repeats:
+            raise RuntimeError("lines repeat each other, and none was found that does")
+        if report.added:
+            await management.add_counters(connection, _Counters(self._new_ids, self._positions))
+        if on_lines is not None:
+            await self._tell(on_lines)
+        changes: list[tuple[str, int | None, str | None]] = []
+        if self._touched is None:
+            changes.append(("all", None, None))
+        else:
+            changes += [("tag", tag_id, xuid) for tag_id, xuid in self._touched.items()]
+        if report.added:
+            changes.append(("tags_added", None, None))
+        if report.meta_keys_added:
+            changes.append(("account", self._context.account_id, None))
+        if changes or report.batch_created:
+            counts = {
+                name: getattr(report, name) for name in ("lines", "added", "changed", "unchanged", "keys_added", "keys_replaced")
+            }
+            await management.record(
+                connection, self._context.account_id, by, "import", "group", self._context.group_id, None, counts
+            )
+        if changes:
+            await management.changed(connection, *changes)
+        if report.dry_run:
+            raise _RefusedError
+
+    async def _find_repeats(self) -> None:
+        connection = self._connection
+        await connection.execute("ANALYZE import_line")
+        for row in await connection.fetch(self._sql["repeated"], self._options.problems_max - len(self._problems)):
+            code = "two_keys" if row["two_keys"] else "duplicate"
+            self._problems.add(row["line"], row["field"], code, f"It stands in line {row['earlier']}.")
+
+    async def _tell(self, on_lines: LineSink) -> None:
+        cursor = await self._connection.cursor(self._sql["outcomes"])
+        while rows := await cursor.fetch(_REPORT_ROWS):
+            on_lines([_outcome(row) for row in rows])
+
+
+def _outcome(row: Any) -> dict[str, Any]:
+    told = {"line": row["line"], "outcome": row["outcome"], "xuid": row["xuid"]}
+    if row["uid"] is not None:
+        told["uid"] = row["uid"].hex().upper()
+    if row["cuid"] is not None:
+        told["cuid"] = row["cuid"]
+    if row["changed"] is not None:
+        told["changed"] = row["changed"]
+    return told
+
+
+class _Counters(Sequence[tuple[int, int]]):
+    """Rows of `tag_counter` for new tags, made one by one."""
+
+    def __init__(self, ids: array[int], positions: dict[int, int]) -> None:
+        self._ids = ids
+        self._positions = positions
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._ids[place], self._positions.get(self._ids[place], 0)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        positions = self._positions
+        return ((tag_id, positions.get(tag_id, 0)) for tag_id in self._ids)
+
+
+async def _asynchronous(pieces: Pieces) -> AsyncIterable[bytes]:
+    if isinstance(pieces, AsyncIterable):
+        async for piece in pieces:
+            yield piece
+    else:
+        for piece in pieces:
+            yield piece

@@ -1,0 +1,81 @@
+"""What an import asks of stored keys: versions of tags' keys, keys of deleted tags, and the account's meta keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from ixfast.keys import KeyEncryptionKeys, KeySlot, unwrap
+from ixfast.limits import KEY_VERSIONS_MAX, META_KEYS_MAX
+from ixfast.store import management
+from ixfast.store.importing_plan import Deleted, KeyVersion
+from ixfast.store.queries import load
+from ixfast.tag_files import TagRow
+
+
+async def keys_of(connection: Any, keks: KeyEncryptionKeys, ids: Sequence[int]) -> dict[int, list[KeyVersion]]:
+    """Versions of the stored keys of tags, newest first, by tag id."""
+    if not ids:
+        return {}
+    rows = await connection.fetch(load("importing")["keys"], ids, KeySlot.FILE)
+    await keks.look_for({row["kek_id"] for row in rows})
+    return {
+        tag_id: [KeyVersion(r["version"], r["live"], r["kek_id"], r["wrapped"], r["check_value"]) for r in versions]
+        for tag_id, versions in groupby(rows, key=lambda row: row["tag_id"])
+    }
+
+
+async def deleted_before(connection: Any, account_id: int, fresh: Sequence[TagRow]) -> dict[str | bytes, list[Deleted]]:
+    """What is known of deleted tags of the account that new ones may be, by tag code and UID."""
+    sql = load("importing")
+    if not fresh or not await connection.fetchval(sql["any_deleted"], account_id):
+        return {}
+    uids, codes = [r.uid for r in fresh if r.uid is not None], [r.xuid for r in fresh if r.xuid is not None]
+    found: dict[str | bytes, list[Deleted]] = {}
+    for row in await connection.fetch(sql["deleted"], account_id, uids, codes):
+        known = Deleted(dict(zip(row["check_values"], row["key_versions"], strict=True)), row["last_position"])
+        for name in {row["uid"], row["xuid"]} - {None}:
+            found.setdefault(name, []).append(known)
+    return found
+
+
+class MetaKeys:
+    """The account's live meta keys, read when a line has one. A file names few, each many times."""
+
+    def __init__(self, connection: Any, keks: KeyEncryptionKeys, account_id: int) -> None:
+        self._connection = connection
+        self._keks = keks
+        self._account_id = account_id
+        self._known: set[bytes] | None = None
+        self._version = 0
+        self._live = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no other can be added."""
+        return self._live >= META_KEYS_MAX or self._version >= KEY_VERSIONS_MAX
+
+    async def has(self, key16: bytes) -> bool:
+        if self._known is None:
+            self._known = await self._load()
+        return key16 in self._known
+
+    async def add(self, key16: bytes) -> None:
+        """Add one that the account does not have."""
+        assert self._known is not None
+        self._version += 1
+        self._live += 1
+        await management.add_meta_key(self._connection, self._keks, self._account_id, self._version, key16)
+        self._known.add(key16)
+
+    async def _load(self) -> set[bytes]:
+        rows = await self._connection.fetch(load("importing")["meta_keys"], self._account_id)
+        await self._keks.look_for({row["kek_id"] for row in rows})
+        live = [row for row in rows if row["live"]]
+        self._version, self._live = max((row["version"] for row in rows), default=0), len(live)
+        return {self._opened(row) for row in live}
+
+    def _opened(self, row: Any) -> bytes:
+        kek, version = self._keks.by_id(row["kek_id"]), row["version"]
+        return unwrap(kek, row["wrapped"], account_id=self._account_id, tag_id=0, slot=KeySlot.META, version=version)

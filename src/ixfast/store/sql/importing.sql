@@ -1,0 +1,187 @@
+-- name: only_one
+-- Whether nobody else imports into the account now. Held until the transaction ends. $1 account.
+SELECT pg_try_advisory_xact_lock(hashtextextended('ixfast import', $1));
+
+-- name: bounds
+-- For this transaction. A statement of an import takes as long as it takes; a sender who has fallen silent is cut off.
+-- $1 milliseconds of silence.
+SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '10s', true),
+       set_config('idle_in_transaction_session_timeout', $1, true),
+       set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true);
+
+-- name: groups_named
+-- $1 account, $2 name of the group, $3 name of its folder or null.
+SELECT g.group_id
+FROM tag_group AS g
+JOIN folder AS f ON f.folder_id = g.folder_id
+WHERE f.account_id = $1 AND g.name = $2 AND ($3::text IS NULL OR f.name = $3)
+ORDER BY g.group_id;
+
+-- name: batch_named
+SELECT batch_id FROM batch WHERE group_id = $1 AND name = $2;
+
+-- name: group_held
+-- A group's folder and the fields defined there; the group is kept from being deleted. $1 account, $2 group.
+SELECT g.folder_id, f.fields
+FROM tag_group AS g
+JOIN folder AS f ON f.folder_id = g.folder_id
+WHERE f.account_id = $1 AND g.group_id = $2
+FOR KEY SHARE OF g;
+
+-- name: batch_held
+-- $1 group, $2 batch.
+SELECT batch_id FROM batch WHERE group_id = $1 AND batch_id = $2 FOR KEY SHARE;
+
+-- name: meta_keys
+-- $1 account.
+SELECT version, live, kek_id, wrapped, check_value FROM meta_key WHERE account_id = $1 ORDER BY version DESC;
+
+-- name: stage
+-- Every good line with what becomes of it: the column by which it names its tag, and what names that tag afterwards.
+CREATE TEMPORARY TABLE import_line (
+    line bigint NOT NULL,
+    named_by text NOT NULL,
+    xuid text NOT NULL,
+    uid bytea,
+    cuid text,
+    check_value bytea,
+    outcome text NOT NULL,
+    changed text
+) ON COMMIT DROP;
+
+-- name: stage_changes
+-- Changed tags of one block; null leaves a column as it is.
+CREATE TEMPORARY TABLE import_change (
+    tag_id bigint NOT NULL,
+    uid bytea,
+    cuid text,
+    name text,
+    active boolean,
+    assigned_at timestamptz,
+    unassigned boolean NOT NULL,
+    rule_set jsonb,
+    fields jsonb
+) ON COMMIT DROP;
+
+-- name: found
+-- The tags that lines may mean: any account's of these tag codes, this account's of these UIDs and CUIDs. $1 account,
+-- $2 tag codes, $3 UIDs, $4 CUIDs.
+-- Each is looked up by itself, in its own index: left to itself the planner, which knows nothing of rows that were added by
+-- this very transaction, may read the whole account.
+WITH meant AS MATERIALIZED (
+    SELECT t.tag_id
+    FROM unnest($2::text[]) AS n (xuid), LATERAL (SELECT tag_id FROM tag WHERE xuid = n.xuid OFFSET 0) AS t
+    UNION
+    SELECT t.tag_id
+    FROM unnest($3::bytea[]) AS n (uid),
+         LATERAL (SELECT tag_id FROM tag WHERE account_id = $1 AND uid = n.uid AND uid IS NOT NULL OFFSET 0) AS t
+    UNION
+    SELECT t.tag_id
+    FROM unnest($4::text[]) AS n (cuid),
+         LATERAL (SELECT tag_id FROM tag WHERE account_id = $1 AND cuid = n.cuid AND cuid IS NOT NULL OFFSET 0) AS t
+)
+SELECT t.tag_id, t.account_id, t.group_id, t.xuid, t.uid, t.cuid, t.name, t.active, t.assigned_at, t.rule_set, t.fields
+FROM meant AS m, LATERAL (SELECT * FROM tag WHERE tag_id = m.tag_id OFFSET 0) AS t;
+
+-- name: any_tags
+-- $1 account.
+SELECT EXISTS (SELECT FROM tag WHERE account_id = $1);
+
+-- name: groups_of_folder
+SELECT group_id FROM tag_group WHERE folder_id = $1;
+
+-- name: keys
+-- All versions of tags' keys, newest first. $1 tag ids, $2 slot.
+SELECT tag_id, version, live, kek_id, wrapped, check_value
+FROM tag_key
+WHERE tag_id = ANY ($1::bigint[]) AND slot = $2
+ORDER BY tag_id, version DESC;
+
+-- name: any_deleted
+-- $1 account.
+SELECT EXISTS (SELECT FROM deleted_tag WHERE account_id = $1);
+
+-- name: deleted
+-- What is known of deleted tags like these. $1 account, $2 UIDs, $3 tag codes.
+SELECT xuid, uid, last_position, key_versions, check_values
+FROM deleted_tag
+WHERE account_id = $1 AND (uid = ANY ($2::bytea[]) OR xuid = ANY ($3::text[]));
+
+-- name: taken
+-- Which of these tag codes exist.
+SELECT t.xuid FROM unnest($1::text[]) AS n (xuid), LATERAL (SELECT xuid FROM tag WHERE xuid = n.xuid OFFSET 0) AS t;
+
+-- name: ids
+-- Fresh tag ids. The sequence is looked up once, not for each id, which took 6 us. $1 how many.
+WITH own AS MATERIALIZED (SELECT pg_get_serial_sequence('tag', 'tag_id')::regclass AS name)
+SELECT coalesce(array_agg(nextval(name)), '{}') FROM own, generate_series(1, $1);
+
+-- name: hold_tags
+-- Keeps tags from being deleted, and their keys from being changed by others. $1 tag ids.
+SELECT count(*) FROM (SELECT FROM tag WHERE tag_id = ANY ($1::bigint[]) ORDER BY tag_id FOR NO KEY UPDATE) AS held;
+
+-- name: change
+UPDATE tag AS t
+SET uid = coalesce(c.uid, t.uid),
+    cuid = coalesce(c.cuid, t.cuid),
+    name = coalesce(c.name, t.name),
+    active = coalesce(c.active, t.active),
+    assigned_at = CASE WHEN NOT c.unassigned THEN coalesce(c.assigned_at, t.assigned_at) END,
+    rule_set = coalesce(c.rule_set, t.rule_set),
+    fields = CASE WHEN c.fields IS NULL THEN t.fields ELSE coalesce(t.fields, '{}') || c.fields END
+FROM import_change AS c
+WHERE t.tag_id = c.tag_id;
+
+-- name: forget_changes
+TRUNCATE import_change;
+
+-- name: retire_keys
+-- $1 tag ids, $2 slot: versions before the newest verify nothing any more.
+UPDATE tag_key AS k
+SET live = false
+WHERE k.tag_id = ANY ($1::bigint[]) AND k.slot = $2 AND k.live
+  AND k.version < (SELECT max(n.version) FROM tag_key AS n WHERE n.tag_id = k.tag_id AND n.slot = k.slot);
+
+-- name: repeated
+-- Lines whose tag, UID or CUID stands in an earlier line, with that line. $1 rows at most.
+WITH placed AS (
+    SELECT line, 1 AS place, named_by AS field, first_value(line) OVER own AS earlier,
+           uid IS NOT NULL AND check_value <> first_value(check_value) OVER own AS two_keys
+    FROM import_line WINDOW own AS (PARTITION BY xuid ORDER BY line)
+    UNION ALL
+    SELECT line, 2, 'UID', first_value(line) OVER own, check_value <> first_value(check_value) OVER own
+    FROM import_line WHERE uid IS NOT NULL WINDOW own AS (PARTITION BY uid ORDER BY line)
+    UNION ALL
+    SELECT line, 3, 'CUID', first_value(line) OVER own, false
+    FROM import_line WHERE cuid IS NOT NULL WINDOW own AS (PARTITION BY cuid ORDER BY line)
+)
+SELECT DISTINCT ON (line) line, field, earlier, coalesce(two_keys, false) AS two_keys
+FROM placed
+WHERE line > earlier
+ORDER BY line, coalesce(two_keys, false) DESC, place
+LIMIT $1;
+
+-- name: outcomes
+SELECT line, xuid, uid, cuid, outcome, changed FROM import_line ORDER BY line;
+
+-- name: export_bounds
+-- $1 milliseconds for which a reader may be silent.
+SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', $1, true);
+
+-- name: export
+-- Tags with the newest live version of their key. $1 account, $2 group or null, $3 batch or null, $4 slot.
+SELECT t.tag_id, t.xuid, t.uid, t.cuid, t.name, t.active, t.assigned_at, t.rule_set, t.fields, k.version, k.check_value
+FROM tag AS t
+LEFT JOIN LATERAL (
+    SELECT version, check_value FROM tag_key WHERE tag_id = t.tag_id AND slot = $4 AND live ORDER BY version DESC LIMIT 1
+) AS k ON true
+WHERE t.account_id = $1 AND ($2::bigint IS NULL OR t.group_id = $2) AND ($3::bigint IS NULL OR t.batch_id = $3)
+ORDER BY t.tag_id;
+
+-- name: field_definitions
+-- $1 account, $2 group or null.
+SELECT DISTINCT f.folder_id, f.fields
+FROM folder AS f
+LEFT JOIN tag_group AS g ON g.folder_id = f.folder_id
+WHERE f.account_id = $1 AND ($2::bigint IS NULL OR g.group_id = $2)
+ORDER BY f.folder_id;

@@ -1,0 +1,708 @@
+"""Import on a real database: what is stored, what is refused, and that it is all or nothing whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import gzip
+import json
+import logging
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from click.testing import CliRunner
+from ledger_kit import ADVANCED, open_ledger
+from support import eventually
+
+from ixfast.cli import main
+from ixfast.errors import InputError
+from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, check_value, unwrap
+from ixfast.limits import KEY_VERSIONS_MAX, META_KEYS_MAX
+from ixfast.scan import position
+from ixfast.store import importing, management
+from ixfast.store.importing import Options, Report, import_tags
+from ixfast.store.importing_codes import draw_codes
+from ixfast.store.importing_plan import Names, TagIds
+from ixfast.store.places import group_named
+from ixfast.tag_files import PROBLEMS
+from ixfast.tag_files.columns import ALIASES
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "import.md").read_text()
+KEYS = [bytes([n]) * 16 for n in range(256)]
+TABLES = ("tag", "tag_key", "tag_counter", "meta_key", "batch", "catalogue_change", "audit_log", "deleted_tag")
+
+
+def uid(number: int) -> str:
+    return f"04{number:012X}"
+
+
+def csv_of(head: str, lines: Iterable[str]) -> bytes:
+    return "\n".join((head, *lines, "")).encode()
+
+
+class House:
+    """An account `acme` with a folder of two fields and two groups, one more folder, and another account."""
+
+    def __init__(self, connection: Any, dsn: str) -> None:
+        self.connection = connection
+        self.dsn = dsn
+        self.keks = KeyEncryptionKeys([KeyEncryptionKey(bytes(range(32)))])
+        self.account = self.group = 0
+        self.told: list[dict[str, Any]] = []
+
+    async def build(self) -> None:
+        c = self.connection
+        self.account = await management.create_account(c, "acme")
+        folder = await management.create_folder(c, self.account, "Shoes")
+        await c.execute("""UPDATE folder SET fields = '[{"name": "Colour"}, {"name": "Product Name"}]'""")
+        for name in ("Red", "Blue"):
+            await management.create_group(c, folder, name, None)
+        self.group = await group_named(c, self.account, "Red")
+        elsewhere = await management.create_folder(c, self.account, "Bags")
+        for name in ("Green", "Blue"):
+            await management.create_group(c, elsewhere, name, None)
+        other = await management.create_account(c, "other")
+        group = await management.create_group(c, await management.create_folder(c, other, "Theirs"), "Theirs", None)
+        theirs = management.NewTag("theirs01", bytes.fromhex(uid(1)), None, cuid="1")
+        await management.add_tags(c, self.keks, other, group, [theirs])
+
+    async def take(self, content: bytes | str, *, group: str = "Red", folder: str | None = None, **more: Any) -> Report:
+        """Import, in small pieces."""
+        encoded = content.encode() if isinstance(content, str) else content
+        self.told = []
+        group_id = await group_named(self.connection, self.account, group, folder)
+        options = Options(**{name: more.pop(name) for name in Options._fields if name in more})
+        pieces = (encoded[start : start + 1000] for start in range(0, len(encoded), 1000))
+        return await import_tags(
+            self.connection, self.keks, pieces, account_id=self.account, group_id=group_id, options=options,
+            on_lines=self.told.extend, **more,
+        )  # fmt: skip
+
+    async def taken(self, content: bytes | str, **more: Any) -> Report:
+        report = await self.take(content, **more)
+        assert report.stored and not report.problems, report.problems
+        return report
+
+    async def refused(self, content: bytes | str, *expected: tuple[int, str | None, str], **more: Any) -> Report:
+        """Line, column and code of every problem; nothing is stored."""
+        before = await self.everything()
+        report = await self.take(content, **more)
+        assert [(p.line, p.column, p.code) for p in report.problems] == list(expected)
+        for problem in report.problems:
+            assert (problem.message.startswith(PROBLEMS[problem.code][0]), problem.remedy) == (True, PROBLEMS[problem.code][1])
+        assert not report.stored
+        assert await self.everything() == before
+        return report
+
+    async def everything(self) -> dict[str, list[Any]]:
+        return {
+            table: [tuple(row) for row in await self.connection.fetch(f"SELECT t::text FROM {table} AS t ORDER BY 1")]
+            for table in TABLES
+        }
+
+    async def tag(self, xuid: str) -> Any:
+        return await self.connection.fetchrow("SELECT * FROM tag WHERE xuid = $1", xuid)
+
+    async def keys(self, xuid: str) -> list[tuple[int, bool, bytes]]:
+        """Version, whether it is live, and the key, newest first. Every check value is that of its key."""
+        rows = await self.connection.fetch(
+            "SELECT k.*, t.account_id FROM tag_key AS k JOIN tag AS t USING (tag_id) WHERE t.xuid = $1 ORDER BY version DESC",
+            xuid,
+        )
+        found = []
+        for row in rows:
+            place = {name: row[name] for name in ("account_id", "tag_id", "slot", "version")}
+            value = unwrap(self.keks.by_id(row["kek_id"]), row["wrapped"], **place)
+            assert check_value(value) == row["check_value"]
+            found.append((row["version"], row["live"], value))
+        return found
+
+
+@pytest.fixture
+async def house(database: str) -> AsyncIterator[House]:
+    connection = await asyncpg.connect(database)
+    house = House(connection, database)
+    await house.build()
+    yield house
+    await connection.close()
+
+
+# What is stored.
+
+
+async def test_new_tags(house: House) -> None:
+    head = "XUID,UID,CUID,TAGNAME,RESPONSE,STATUS,ASSIGNED,KEY,META_KEY,colour,Product Name"
+    line = f"q8w3sbcz,{uid(1)},1,A tag,Hi {{cuid}},inactive,2026-01-31,{KEYS[1].hex()},{KEYS[9].hex()},red,Vase"
+    report = await house.taken(csv_of(head, [line, f",{uid(2)}" + "," * 9]), batch="B")
+    assert (report.lines, report.added, report.keys_added, report.meta_keys_added, report.batch_created) == (2, 2, 1, 1, True)
+    row = await house.tag("q8w3sbcz")
+    assert (row["uid"].hex().upper(), row["cuid"], row["name"], row["active"]) == (uid(1), "1", "A tag", False)
+    assert row["assigned_at"] == dt.datetime(2026, 1, 31, tzinfo=dt.UTC)
+    assert json.loads(row["rule_set"]) == {"groups": [], "default": "Hi {cuid}"}
+    assert json.loads(row["fields"]) == {"Colour": "red", "Product Name": "Vase"}
+    assert await house.keys("q8w3sbcz") == [(1, True, KEYS[1])]
+    made = house.told[1]["xuid"]
+    assert re.fullmatch("[a-z0-9]{16}", made)
+    other = await house.tag(made)
+    assert (other["cuid"], other["active"], other["rule_set"], other["fields"], other["assigned_at"]) == (
+        None,
+        True,
+        None,
+        None,
+        None,
+    )
+    assert row["batch_id"] == other["batch_id"] is not None
+    assert (
+        await house.connection.fetchval(
+            "SELECT count(*) FROM tag_counter WHERE tag_id = ANY ($1)", [row["tag_id"], other["tag_id"]]
+        )
+        == 2
+    )
+    kinds = {r["kind"] for r in await house.connection.fetch("SELECT kind FROM catalogue_change")}
+    assert {"tags_added", "account"} <= kinds
+    audit = await house.connection.fetchrow("SELECT * FROM audit_log WHERE act = 'import'")
+    assert json.loads(audit["after"])["added"] == 2
+
+
+async def test_short_codes_are_asked_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A code that is taken is drawn again."""
+    drawn = iter([["theirs01", "fresh001"], ["fresh002"]])
+    monkeypatch.setattr("ixfast.store.importing.draw_codes", lambda count, chars: next(drawn))
+    await house.taken(csv_of("CUID", "ab"), code_chars=8)
+    assert {line["xuid"] for line in house.told} == {"fresh001", "fresh002"}
+
+
+def test_drawn_codes_are_fair() -> None:
+    codes = draw_codes(20_000, 16)
+    assert len(set(codes)) == 20_000
+    counts = [sum(code.count(letter) for code in codes) for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]
+    assert sum(counts) == 320_000
+    assert max(abs(count - 320_000 / 36) for count in counts) < 600  # more than six standard deviations
+
+
+def test_tag_ids() -> None:
+    dice = random.Random(7)
+    ids, known = TagIds(), set[int]()
+    for _ in range(5000):
+        tag_id = dice.randrange(20_000)
+        assert (tag_id in ids) == (tag_id in known)
+        assert ids.add(tag_id) == (tag_id not in known)
+        known.add(tag_id)
+
+
+def test_names_are_not_forgotten() -> None:
+    names = Names()
+    batches = [[f"a{n}".encode() for n in range(start, start + 1000)] for start in range(0, 20_000, 1000)]
+    taken_for_known = sum(len(names.known(batch)) for batch in batches)
+    assert taken_for_known < 100  # 20,000² / 2 / 2²⁷ are 1.5
+    assert [name for batch in batches for name in names.known(batch)] == [name for batch in batches for name in batch]
+
+
+async def test_the_same_again_changes_nothing(house: House) -> None:
+    lines = [
+        f"x{n},{uid(n)},c{n},Name {n},R{n},active,{'yes' if n % 2 else 'no'},{KEYS[n].hex()},{KEYS[3].hex()},red"
+        for n in range(1, 60)
+    ]
+    content = csv_of("XUID,UID,CUID,TAGNAME,RESPONSE,STATUS,ASSIGNED,KEY,META_KEY,Colour", lines)
+    await house.taken(content)
+    before = await house.everything()
+    report = await house.taken(content)
+    assert (report.unchanged, report.added, report.changed, report.keys_added, report.keys_replaced) == (59, 0, 0, 0, 0)
+    assert {line["outcome"] for line in house.told} == {"unchanged"}
+    assert await house.everything() == before
+
+
+async def test_a_tag_is_meant_by_xuid_else_uid_else_cuid(house: House) -> None:
+    await house.taken(csv_of("XUID,UID,CUID", [f"a1,{uid(1)},", "a2,,c2", f"a3,{uid(3)},c3"]))
+    report = await house.taken(csv_of("XUID,UID,CUID,TAGNAME", ["a1,,,one", f",{uid(5)},c2,two", f",{uid(3)},,three"]))
+    assert (report.changed, report.added) == (3, 0)
+    assert [(await house.tag(x))["name"] for x in ("a1", "a2", "a3")] == ["one", "two", "three"]
+    assert (await house.tag("a2"))["uid"].hex().upper() == uid(5)
+    assert [line.get("changed") for line in house.told] == ["name", "uid name", "name"]
+
+
+async def test_blank_leaves_and_the_rest_changes(house: House) -> None:
+    head = "XUID,UID,CUID,TAGNAME,RESPONSE,STATUS,ASSIGNED,Colour,Product Name"
+    await house.taken(csv_of(head, [f"a1,{uid(1)},c1,one,R,inactive,yes,red,Vase"]), batch="B")
+    before = dict(await house.tag("a1"))
+    await house.taken(csv_of(head, ["a1,,,,,,,,"]), group="Green", folder="Bags", ignored=["Colour", "Product Name"])
+    assert dict(await house.tag("a1")) == before
+    await house.taken(csv_of(head, ["a1,,c2,two,S,active,no,blue,"]), batch="C")
+    after = await house.tag("a1")
+    assert (after["cuid"], after["name"], after["active"], after["assigned_at"]) == ("c2", "two", True, None)
+    assert json.loads(after["fields"]) == {"Colour": "blue", "Product Name": "Vase"}
+    assert (after["uid"], after["group_id"], after["batch_id"]) == (before["uid"], before["group_id"], before["batch_id"])
+    noted = await house.connection.fetch("SELECT xuid FROM catalogue_change WHERE kind = 'tag'")
+    assert {row["xuid"] for row in noted} == {"a1"}
+
+
+async def test_a_changed_key_is_a_new_version_and_positions_stay(house: House) -> None:
+    await house.taken(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
+    tag_id = (await house.tag("a1"))["tag_id"]
+    await house.connection.execute("UPDATE tag_counter SET last_position = $1 WHERE tag_id = $2", position(1, 500), tag_id)
+    report = await house.taken(csv_of("XUID,KEY", [f"a1,{KEYS[2].hex()}"]))
+    assert (report.keys_added, report.keys_replaced, house.told[0]["changed"]) == (0, 1, "key")
+    assert await house.keys("a1") == [(2, True, KEYS[2]), (1, True, KEYS[1])]
+    await house.taken(csv_of("XUID,KEY", [f"a1,{KEYS[3].hex()}"]), retire_old_keys=True)
+    assert await house.keys("a1") == [(3, True, KEYS[3]), (2, False, KEYS[2]), (1, False, KEYS[1])]
+    assert await house.connection.fetchval("SELECT last_position FROM tag_counter WHERE tag_id = $1", tag_id) == position(1, 500)
+    await house.refused(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]), (2, "KEY", "key_used_before"))
+
+
+async def test_a_key_of_the_same_check_value_is_another_key(house: House) -> None:
+    await house.taken(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
+    await house.connection.execute("UPDATE tag_key SET check_value = $1", check_value(KEYS[2]))
+    report = await house.taken(csv_of("XUID,KEY", [f"a1,{KEYS[2].hex()}"]))
+    assert report.keys_replaced == 1
+
+
+async def test_a_deleted_tag_goes_on_from_its_last_counter(house: House) -> None:
+    c = house.connection
+    deleted = """
+        INSERT INTO deleted_tag (tag_id, account_id, group_id, xuid, uid, last_position, key_versions, check_values)
+        VALUES (999, $1, 1, 'a1', $2, $3, '{1,2}', $4)
+    """
+    values = [check_value(KEYS[1]), check_value(KEYS[2])]
+    await c.execute(deleted, house.account, bytes.fromhex(uid(1)), position(2, 77), values)
+    await house.refused(csv_of("UID,KEY", [f"{uid(1)},{KEYS[1].hex()}"]), (2, "KEY", "key_used_before"))
+    lines = [f"{uid(1)},{KEYS[2].hex()}", f"{uid(2)},{KEYS[2].hex()}"]
+    await house.taken(csv_of("UID,KEY", lines))
+    found = "SELECT last_position FROM tag_counter JOIN tag USING (tag_id) WHERE account_id = $1 ORDER BY uid"
+    assert [row["last_position"] for row in await c.fetch(found, house.account)] == [position(1, 77), 0]
+
+
+async def test_a_dry_run_stores_nothing(house: House) -> None:
+    content = csv_of("UID,KEY,META_KEY", [f"{uid(n)},{KEYS[n].hex()},{KEYS[0xAA].hex()}" for n in range(1, 9)])
+    before = await house.everything()
+    report = await house.take(content, dry_run=True, batch="B")
+    assert (report.stored, report.dry_run, report.added, report.keys_added, report.problems) == (False, True, 8, 8, [])
+    assert await house.everything() == before
+    assert (await house.taken(content)).added == 8
+
+
+async def test_many_changes_empty_the_caches(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ixfast.store.importing._TAGS_NOTED_MAX", 3)
+    await house.taken(csv_of("XUID", (f"a{n}" for n in range(5))))
+    await house.taken(csv_of("XUID,TAGNAME", (f"a{n},x" for n in range(5))))
+    assert await house.connection.fetchval("SELECT kind FROM catalogue_change ORDER BY generation DESC LIMIT 1") == "all"
+
+
+async def test_pieces_may_come_asynchronously_and_compressed(house: House) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        encoded = gzip.compress(csv_of("UID,CUID", (f"{uid(n)},{n}" for n in range(3000))))
+        for start in range(0, len(encoded), 777):
+            yield encoded[start : start + 777]
+            await asyncio.sleep(0)
+
+    counted: list[int] = []
+    report = await import_tags(
+        house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group, on_bytes=counted.append
+    )
+    assert (report.stored, report.added) == (True, 3000)
+    assert max(counted) == 777
+
+
+# What is refused.
+
+SEED = csv_of(
+    "XUID,UID,CUID,KEY", [f"a1,{uid(1)},c1,{KEYS[1].hex()}", f"a2,{uid(2)},c2,", "a3,,c3,", f"a4,{uid(4)},,{KEYS[4].hex()}"]
+)
+Case = tuple[str, str, list[str], list[tuple[int, str | None, str]]]
+REFUSALS: Sequence[Case] = [
+    ("another account's code", "XUID,TAGNAME", ["theirs01,x"], [(2, "XUID", "xuid_taken")]),
+    ("uid of another tag", "XUID,UID", [f"a3,{uid(1)}"], [(2, "UID", "uid_taken")]),
+    ("uid of a tag, with a new code", "XUID,UID", [f"new1,{uid(1)}"], [(2, "UID", "uid_taken")]),
+    ("another chip", "XUID,UID", [f"a1,{uid(9)}"], [(2, "UID", "uid_differs")]),
+    ("another chip under a cuid", "UID,CUID", [f"{uid(9)},c1"], [(2, "UID", "uid_differs")]),
+    ("cuid of another tag", "XUID,CUID", ["a1,c2"], [(2, "CUID", "cuid_taken")]),
+    ("cuid given away in the file", "XUID,CUID", ["a1,c9", "a4,c1"], [(3, "CUID", "cuid_taken")]),
+    ("same uid twice", "UID,TAGNAME", [f"{uid(7)},a", f"{uid(8)},b", f"{uid(7)},c"], [(4, "UID", "duplicate")]),
+    ("same xuid twice", "XUID", ["b1", "b2", "b1"], [(4, "XUID", "duplicate")]),
+    ("same cuid twice", "XUID,CUID", ["b1,k", "b2,k"], [(3, "CUID", "duplicate")]),
+    ("a stored tag twice", "XUID,UID", ["a1,", f",{uid(1)}"], [(3, "UID", "duplicate")]),
+    ("a new uid of a stored tag twice", "XUID,UID", [f"a3,{uid(7)}", f",{uid(7)}"], [(3, "UID", "duplicate")]),
+    ("its new uid under a new code", "XUID,UID", [f"a3,{uid(7)}", f"b7,{uid(7)}"], [(3, "UID", "duplicate")]),
+    ("two keys", "UID,KEY", [f"{uid(7)},{KEYS[7].hex()}", f"{uid(7)},{KEYS[8].hex()}"], [(3, "UID", "two_keys")]),
+    ("the same key twice", "UID,KEY", [f"{uid(7)},{KEYS[7].hex()}"] * 2, [(3, "UID", "duplicate")]),
+    ("two keys for a stored tag", "UID,KEY", [f"{uid(1)},{KEYS[n].hex()}" for n in (1, 8)], [(3, "UID", "two_keys")]),
+    (
+        "a bad line and a repeated one",
+        "UID,KEY",
+        [f"{uid(7)},", f"{uid(8)},12", f"{uid(7)},"],
+        [(3, "KEY", "key_length"), (4, "UID", "duplicate")],
+    ),
+    ("a field of another folder", "XUID,Colour", ["g1,red"], [(2, "Colour", "other_folder")]),
+    (
+        "too many meta keys",
+        "XUID,META_KEY",
+        [f"b{n},{KEYS[n + 1].hex()}" for n in range(META_KEYS_MAX + 1)],
+        [(META_KEYS_MAX + 2, "META_KEY", "meta_keys_full")],
+    ),
+    ("keys of who may not", "XUID,KEY", [f"a3,{KEYS[1].hex()}"], [(1, "KEY", "keys_not_allowed")]),
+]
+
+
+@pytest.mark.parametrize(("head", "lines", "expected"), [case[1:] for case in REFUSALS], ids=[case[0] for case in REFUSALS])
+@pytest.mark.parametrize("apart", [0, 9000], ids=["together", "blocks apart"])
+async def test_refusals(
+    house: House, head: str, lines: list[str], expected: list[tuple[int, str | None, str]], apart: int
+) -> None:
+    """Also with many good lines between those that contradict each other, so that they are not in one block."""
+    await house.taken(SEED)
+    await house.taken(csv_of("XUID", ["g1"]), group="Green")
+    commas = "," * head.count(",")
+    between = [f"f{n}{commas}" if head.startswith("XUID") else f"{uid(100_000 + n)}{commas}" for n in range(apart)]
+    content = csv_of(head, [*lines[:1], *between, *lines[1:]])
+    there = [(line if line < 3 else line + apart, column, code) for line, column, code in expected]
+    await house.refused(content, *there, allow_keys="keys_not_allowed" not in str(expected))
+
+
+@pytest.mark.parametrize("apart", [0, 9000], ids=["together", "blocks apart"])
+async def test_refusals_in_the_first_file_of_an_account(house: House, apart: int) -> None:
+    """Of UIDs and CUIDs only those are looked up there that may have been in the file before."""
+    between = [f"f{n},,," for n in range(apart)]
+    for line, again, expected in (
+        (f"b1,{uid(7)},,{KEYS[7].hex()}", f",{uid(7)},,{KEYS[7].hex()}", ("UID", "duplicate")),
+        (f",{uid(7)},,{KEYS[7].hex()}", f",{uid(7)},,{KEYS[8].hex()}", ("UID", "two_keys")),
+        (f",{uid(7)},k,", f",{uid(8)},k,", ("CUID", "duplicate")),
+        ("b1,,,", "b1,,k,", ("XUID", "duplicate")),
+        ("b1,,,", "theirs01,,,", ("XUID", "xuid_taken")),
+    ):
+        await house.refused(csv_of("XUID,UID,CUID,KEY", [line, *between, again]), (3 + apart, *expected))
+
+
+async def test_a_tag_has_so_many_keys(house: House) -> None:
+    await house.taken(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
+    await house.connection.execute("UPDATE tag_key SET version = $1", KEY_VERSIONS_MAX)
+    with pytest.raises(Exception, match="does not open"):  # the row was moved to another version
+        await house.take(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
+    await house.refused(csv_of("XUID,KEY", [f"a1,{KEYS[2].hex()}"]), (2, "KEY", "key_versions_full"))
+
+
+async def test_every_refusal_is_tried() -> None:
+    here = {code for *_, expected in REFUSALS for _, _, code in expected} | {"key_used_before", "key_versions_full"}
+    unit = (Path(__file__).parents[1] / "unit" / "test_tag_files.py").read_text()
+    tried = (here | {"file_too_long"}) - {"duplicate_column", "key_length"}
+    assert {code for code in PROBLEMS if f'("{code}", ' not in unit} == tried
+
+
+async def test_a_bad_line_at_the_end_of_a_large_file_leaves_nothing_behind(house: House) -> None:
+    lines = [f"{uid(n)},{n:032x}" for n in range(1, 20_000)]
+    await house.refused(csv_of("UID,KEY", [*lines, "04,"]), (20_001, "UID", "uid_length"))
+    assert await house.connection.fetchval("SELECT count(*) FROM pg_class WHERE relname LIKE 'import_%'") == 0
+    assert (await house.taken(csv_of("UID,KEY", lines))).added == 19_999
+
+
+async def test_problems_are_bounded(house: House) -> None:
+    report = await house.take(csv_of("UID", ["04"] * 5000))
+    assert (len(report.problems), report.more_problems) == (100, True)
+    report = await house.take(csv_of("XUID", ["a"] * 5000), problems_max=7)
+    assert (len(report.problems), report.more_problems) == (7, True)
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"group": "None"}, "not_found"), ({"group": "Blue"}, "ambiguous"), ({"preset": "x"}, "invalid_parameter"),
+        ({"code_chars": 9}, "invalid_parameter"),
+    ],
+)  # fmt: skip
+async def test_where_and_how(house: House, more: dict[str, Any], code: str) -> None:
+    with pytest.raises(InputError) as caught:
+        await house.take(b"CUID\n1\n", **more)
+    assert caught.value.code == code
+    await house.taken(b"CUID\n1\n", group="Blue", folder="Bags")
+
+
+# Beside others.
+
+
+async def test_two_imports_into_an_account(house: House) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        other = await asyncpg.connect(house.dsn)
+        stack.push_async_callback(other.close)
+        await stack.enter_async_context(other.transaction())
+        pieces = [b"CUID\n1\n"]
+        assert (await import_tags(other, house.keks, pieces, account_id=house.account, group_id=house.group)).stored
+        with pytest.raises(InputError, match="Another import"):
+            await house.take(b"CUID\n2\n")
+    await house.taken(b"CUID\n2\n")
+
+
+async def test_somebody_else_takes_the_code_meanwhile(house: House) -> None:
+    other = await asyncpg.connect(house.dsn)
+    group = await other.fetchval("SELECT group_id FROM tag_group WHERE name = 'Red'")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield csv_of("XUID", (f"x{n}" for n in range(10_000)))
+        await management.add_tags(other, house.keks, house.account, group, [management.NewTag("late", None, None)])
+        yield b"late\n"
+
+    before = await house.connection.fetchval("SELECT count(*) FROM tag")
+    report = await import_tags(house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group)
+    assert (report.stored, report.unchanged) == (True, 1)  # it was there when its line was read
+    await other.close()
+    assert await house.connection.fetchval("SELECT count(*) FROM tag") == before + 10_001
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+async def test_somebody_else_adds_the_chip_meanwhile(house: House, is_first: bool) -> None:
+    if not is_first:
+        await house.taken(b"XUID\nold1\n")
+    other = await asyncpg.connect(house.dsn)
+    group = await other.fetchval("SELECT group_id FROM tag_group WHERE name = 'Red'")
+
+    async def pieces() -> AsyncIterator[bytes]:
+        """The second line is looked up, and stored after the first one: in between somebody else adds its tag."""
+        yield csv_of("XUID,UID", [f"x1,{uid(1)}"])
+        yield csv_of(f"x2,{uid(2)}", [])
+        await eventually(lambda: lookups == [1, 1], 20)
+        await management.add_tags(
+            other, house.keks, house.account, group, [management.NewTag("late", bytes.fromhex(uid(2)), None)]
+        )
+
+    lookups: list[int] = []
+    import_plan = importing.plan
+
+    def plan(context: Any, matches: Any, *rest: Any) -> Any:
+        lookups.append(len(matches))
+        return import_plan(context, matches, *rest)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="Somebody else"):
+        patch.setattr(importing, "plan", plan)
+        await import_tags(house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group)
+    await other.close()
+    assert await house.tag("x1") is None
+
+
+async def test_a_sender_that_fails_leaves_nothing_behind(house: House) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield csv_of("XUID", (f"x{n}" for n in range(20_000)))
+        raise ConnectionResetError
+
+    before = await house.everything()
+    with pytest.raises(ConnectionResetError):
+        await import_tags(house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group)
+    assert await house.everything() == before
+
+
+async def test_a_cancelled_import_leaves_nothing_behind(house: House) -> None:
+    begun = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield csv_of("XUID", (f"x{n}" for n in range(20_000)))
+        begun.set()
+        await asyncio.Event().wait()
+
+    before = await house.everything()
+    task = asyncio.create_task(
+        import_tags(house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group)
+    )
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await house.everything() == before
+
+
+async def test_scans_of_existing_tags_go_on(house: House) -> None:
+    await house.taken(csv_of("XUID", (f"old{n}" for n in range(300))))
+    tag_ids = [row["tag_id"] for row in await house.connection.fetch("SELECT tag_id FROM tag WHERE xuid LIKE 'old%'")]
+    scanned = 0
+    done = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield csv_of("XUID,TAGNAME", (f"old{n},changed" for n in range(300)))
+        for start in range(0, 12_000, 3000):
+            yield "".join(f"x{n},\n" for n in range(start, start + 3000)).encode()
+            before = scanned
+            await eventually(lambda before=before: scanned >= before + 300, 20)
+
+    async with open_ledger(house.dsn) as ledger:
+
+        async def scan() -> None:
+            nonlocal scanned
+            counter = 0
+            while not done.is_set():
+                counter += 1
+                words = await asyncio.gather(*(ledger.word(tag_id, counter) for tag_id in tag_ids))
+                assert set(words) == {ADVANCED}
+                scanned += len(words)
+
+        scanning = asyncio.create_task(scan())
+        report = await import_tags(house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group)
+        done.set()
+        await scanning
+    assert (report.added, report.changed) == (12_000, 300)
+    assert scanned >= 1200
+
+
+# As a process.
+
+
+class Desk:
+    """The command line on the database, with a key file."""
+
+    def __init__(self, house: House, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {"IXFAST_DSN": house.dsn, "IXFAST_KEK_FILE": str(folder / "kek")}
+        self.keks = house.keks = KeyEncryptionKeys.create_file(folder / "kek")
+
+    def run(self, *arguments: str) -> Any:
+        return CliRunner().invoke(main, list(arguments), env=self.environment)
+
+
+@pytest.fixture
+def desk(house: House, tmp_path: Path) -> Desk:
+    return Desk(house, tmp_path)
+
+
+async def in_thread(desk: Desk, *arguments: str) -> Any:
+    return await asyncio.to_thread(desk.run, *arguments)
+
+
+async def test_kill_in_the_middle_leaves_nothing_behind(house: House, desk: Desk) -> None:
+    before = await house.everything()
+    place = ["--account", "acme", "--group", "Red"]
+    process = subprocess.Popen(  # noqa: ASYNC220
+        [sys.executable, "-m", "ixfast", "import", "-", *place, "--report", str(desk.folder / "report")],
+        stdin=subprocess.PIPE, env={**os.environ, **desk.environment}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdin is not None
+    try:
+        process.stdin.write(csv_of("UID,KEY", (f"{uid(n)},{n:032x}" for n in range(1, 30_000))))
+        process.stdin.flush()
+        watched = await asyncpg.connect(house.dsn)
+
+        async def has_rows() -> bool:
+            """Whether rows that nobody sees yet are in the table."""
+            return bool(await watched.fetchval("SELECT pg_relation_size('tag_key') > 100000"))
+
+        await eventually(has_rows, 60)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finally:
+        process.kill()
+        process.stdin.close()
+
+    async def gone() -> bool:
+        return not await watched.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'"
+        )
+
+    await eventually(gone, 20)
+    await watched.close()
+    assert await house.everything() == before
+    assert not (desk.folder / "report").exists()
+    assert (await house.taken(csv_of("UID,KEY", (f"{uid(n)},{n:032x}" for n in range(1, 3000))))).added == 2999
+
+
+async def test_no_key_is_seen_anywhere(house: House, desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither in what is printed, logged, reported or raised, nor in what the database sees and stores."""
+    caplog.set_level(logging.DEBUG)
+    canary = bytes.fromhex("ca9a47ca9a47ca9a47ca9a47ca9a47ca")
+    forms = [canary, canary.hex().encode(), canary.hex().upper().encode(), canary.hex(":").encode(), str(canary).encode()]
+    seen: list[bytes] = []
+    watched = await asyncpg.connect(house.dsn)
+    lines = [f"{uid(n)},{canary.hex()},{canary.hex()}" for n in range(1, 6000)]
+    files = {
+        "good": csv_of("UID,KEY,META_KEY", lines),
+        "bad": csv_of("UID,KEY,META_KEY", [*lines, f"{canary.hex()},{canary.hex()}0,{canary.hex()}"]),
+        "swapped": csv_of("UID,KEY,META_KEY", [f"{canary.hex()},{uid(1)},{canary.hex()}"]),
+        "headless": csv_of(f"{uid(1)},{canary.hex()}", [f"{uid(1)},{canary.hex()}"]),
+        "odd": csv_of("CUID,STATUS", [f"1,{canary.hex()}"]),
+    }
+    codes = []
+    for name, content in files.items():
+        (desk.folder / name).write_bytes(content)
+        report = desk.folder / f"{name}.report"
+        running = asyncio.create_task(
+            in_thread(desk, "import", str(desk.folder / name), "--account", "acme", "--group", "Red", "--report", str(report))
+        )
+        while not running.done():
+            seen += [str(dict(row)).encode() for row in await watched.fetch("SELECT * FROM pg_stat_activity")]
+            await asyncio.sleep(0.01)
+        done = running.result()
+        codes.append(done.exit_code)
+        seen += [done.output.encode(), repr(done.exception).encode(), report.read_bytes()]
+    assert codes == [0, 1, 1, 1, 1]
+    tables = await watched.fetch("SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
+    for table in tables:
+        seen += [str(row).encode() for row in await watched.fetch(f"SELECT t::text FROM {table['relname']} AS t")]
+    await watched.close()
+    seen += [record.getMessage().encode() for record in caplog.records]
+    everything = b"\n".join(seen).lower()
+    assert b"uid_length" in everything and b"import_line" in everything
+    for form in forms:
+        assert form.lower() not in everything
+
+
+async def test_command(house: House, desk: Desk) -> None:
+    path, report = desk.folder / "tags.csv", desk.folder / "report.jsonl"
+    path.write_bytes(csv_of("UID,KEY", [f"{uid(n)},{KEYS[n].hex()}" for n in (1, 2)]))
+    command = ["import", str(path), "--account", "acme", "--group", "Red", "--batch", "B", "--report", str(report)]
+    done = await in_thread(desk, *command, "--dry-run", "--code-length", "8")
+    assert done.output.endswith("batch B is new\nthis was a dry run: nothing was imported\n")
+    assert [len(json.loads(line)["xuid"]) for line in report.read_text().splitlines()] == [8, 8]
+    done = await in_thread(desk, *command)
+    assert done.output == "2 tags: 2 added, 0 changed, 0 unchanged; 2 keys added, 0 replaced\nbatch B is new\n"
+    assert [json.loads(line)["outcome"] for line in report.read_text().splitlines()] == ["added", "added"]
+    done = await in_thread(desk, *command)
+    assert done.output.endswith("everything was there already: nothing was changed\n")
+    path.write_text(f"UID,KEY\n04,\n{uid(3)},12\n")
+    done = await in_thread(desk, *command)
+    assert done.exit_code == 1
+    assert "line 3, KEY: key_length: A key has 16 bytes." in done.output and "2 problems. Nothing was imported." in done.output
+    refused = [json.loads(line) for line in report.read_text().splitlines()]
+    assert [(line["line"], line["code"], line["outcome"]) for line in refused] == [
+        (2, "uid_length", "refused"),
+        (3, "key_length", "refused"),
+    ]
+    assert not list(desk.folder.glob("*.part"))
+    done = await in_thread(desk, *command[:2], "--account", "nobody", "--group", "Red")
+    assert "There is no account nobody." in done.output
+
+
+# docs/import.md is true.
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(rf"(?ms)^```{language}\n(.*?)^```$", DOCUMENT)
+    assert found, language
+    return found
+
+
+def test_the_document_has_every_problem_and_alias() -> None:
+    rows = dict(re.findall(r"(?m)^\| `([a-z_0-9]+)` \| (.*?) \|$", DOCUMENT))
+    described = {code: tuple(cells.split(" | ")) for code, cells in rows.items() if code in PROBLEMS}
+    assert described == dict(PROBLEMS)
+    for meaning, aliases in ALIASES.items():
+        if meaning != "IGNORED":
+            row = re.search(rf"(?m)^\| `{meaning}` \|.*$", DOCUMENT)
+            assert row is not None, meaning
+            assert set(re.findall("`([A-Z_]+)`", row[0])) >= set(aliases), meaning
+
+
+async def test_the_document_s_commands(house: House, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(desk.folder)
+    for name, content in re.findall(r"(?ms)^`(\S+?)`:\n\n```(?:csv|jsonl)\n(.*?)^```$", DOCUMENT):
+        (desk.folder / name).write_text(content)
+    sessions = re.findall(r"(?ms)^\$ (.*?)\n(.*?)(?=^\$ |\Z)", "".join(blocks("console")))
+    assert len(sessions) > 4
+    for command, expected in sessions:
+        words = shlex.split(command)
+        shown = words[0] == "cat"
+        output = (desk.folder / words[1]).read_text() if shown else (await in_thread(desk, *words[1:])).output
+        made = re.sub(r'"xuid":"[a-z0-9]{16}"', '"xuid":"3k9w7zq1m5t8x2cd"', output)
+        assert made.replace("\r\n", "\n") == expected, command
