@@ -6,6 +6,7 @@ encoded by orjson. Both are described in docs/api.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -130,11 +131,21 @@ def _tamper(evidence: Any) -> dict[str, str] | None:
     }
 
 
-def v2_error(code: str, message: str, request_id: str, *, field: str | None = None, reason: str | None = None) -> bytes:
-    """The one shape of problem bodies outside `/v1`."""
-    error = {"code": code, "message": message, "request_id": request_id}
+def v2_error(
+    code: str,
+    message: str,
+    request_id: str,
+    *,
+    field: str | None = None,
+    reason: str | None = None,
+    problems: Sequence[Mapping[str, Any]] | None = None,
+) -> bytes:
+    """The one shape of problem bodies outside `/v1`. `problems` are those of the lines of a file."""
+    error: dict[str, Any] = {"code": code, "message": message, "request_id": request_id}
     if field is not None:
         error["field"] = field
     if reason is not None:
         error["reason"] = reason
+    if problems is not None:
+        error["problems"] = problems
     return orjson.dumps({"error": error})

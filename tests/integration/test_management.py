@@ -49,7 +49,7 @@ class Answer(NamedTuple):
     @property
     def problem(self) -> tuple[int, str]:
         """Status and code; the body has the one shape."""
-        assert set(self.json["error"]) - {"field", "reason"} == {"code", "message", "request_id"}, self.text
+        assert set(self.json["error"]) - {"field", "reason", "problems"} == {"code", "message", "request_id"}, self.text
         return self.status, self.json["error"]["code"]
 
 

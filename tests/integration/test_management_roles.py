@@ -79,6 +79,7 @@ BODIES: Mapping[tuple[str, str], Any] = {
     ("PATCH", "/v2/tags/{xuid}"): lambda o: {"name": "N"},
     ("POST", "/v2/tags/{xuid}/keys"): lambda o: {"key": "ab" * 16},
     ("POST", "/v2/meta-keys"): lambda o: {"key": f"{next(_serial):032x}"},
+    ("POST", "/v2/imports"): lambda o: f"CUID,TAGNAME\nnew {next(_serial)},N\n".encode(),
     ("POST", "/v2/rules/test"): lambda o: {"rules": {"groups": [], "default": ""}},
     ("PATCH", "/v1/x/{xuid}"): lambda o: {"ix_dr": "x"},
     ("PATCH", "/v1/a/{aid}"): lambda o: {"ix_status": "Inactive"},
@@ -103,9 +104,10 @@ def target(route: Route, o: Objects) -> tuple[str, dict[str, str]]:
     path = route.path.format(aid=o.aid, id=own, xuid=o.xuid, version=1)
     queries = {
         "/v2/groups": f"folder={o.folder}", "/v2/batches": f"group={o.group}", "/v2/tags": f"cuid={o.cuid.replace(' ', '%20')}",
-        "/v2/scans": f"tag={o.xuid}", "/v2/stats": f"group={o.group}",
+        "/v2/scans": f"tag={o.xuid}", "/v2/stats": f"group={o.group}", "/v2/exports": f"group={o.group}",
+        "/v2/imports": f"group={o.group}",
     }  # fmt: skip
-    if route.method == "GET" and path in queries:
+    if (route.method == "GET" or route.streams) and path in queries:
         path += f"?{queries[path]}"
     return path, {"ix_c": o.cuid} if route.path == "/v1/a/{aid}" else {}
 

@@ -5,7 +5,7 @@ The file is one moment's state. It is streamed through a cursor, so that its len
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -24,7 +24,7 @@ _ROWS = 2000
 
 async def export_tags(
     connection: Any, account_id: int, *, group_id: int | None = None, batch_id: int | None = None, format_: str = "csv"
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Lines of the account's tags, or of those in one of its groups or batches, in the order in which they were made, some
     thousand at a time.
 

@@ -160,8 +160,8 @@ class Matcher:
 
     def _compare_names(self, rows: Sequence[TagRow]) -> None:
         """Whether a name stands twice in the block, or in the one before."""
-        names = names_of(rows)
-        own = tuple(set[Any](each) for each in names)
+        names: tuple[list[Any], ...] = names_of(rows)
+        own = tuple(set(each) for each in names)
         for given, once, before in zip(names, own, self._before, strict=True):
             if len(once) < len(given) or not once.isdisjoint(before):
                 self.repeats = True

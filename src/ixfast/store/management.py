@@ -37,6 +37,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _DEADLINE_S = 15.0  # One act, with waiting for a connection.
 _STATEMENT_TIMEOUT_MS = 5000
 _LOCK_TIMEOUT_MS = 2000
+_TROUBLES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 _UNIQUE = {
     "tag_xuid": ("xuid", "A tag with the same xuid exists already."),
     "tag_cuid": ("cuid", "A tag with the same cuid exists already."),
@@ -102,11 +103,30 @@ async def transaction(pool: Any, *, readonly: bool, statement_timeout_ms: int = 
         raise InputError("already_exists", message, field) from None
     except asyncpg.ForeignKeyViolationError:
         raise InputError("in_use", "Something hangs below it: delete or move that first.") from None
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
-        trouble = trouble_of(error)
-        lost = committing and trouble is Trouble.LOST
-        reason = "deadline" if isinstance(error, TimeoutError) else trouble.value
-        raise UnavailableError("outcome_unknown" if lost and not readonly else "unavailable", reason) from error
+    except _TROUBLES as error:
+        raise _unavailable(error, may_have_committed=committing and not readonly) from error
+
+
+@contextlib.asynccontextmanager
+async def long_work(pool: Any, *, readonly: bool) -> AsyncIterator[Any]:
+    """A connection without a deadline, for files that are streamed; its transactions and bounds are the block's own.
+
+    Raises UnavailableError as `transaction` does; for a lost connection it is `outcome_unknown` wherever it was lost.
+    """
+    try:
+        async with borrowed(pool, None) as connection:
+            yield connection
+    except (InputError, UnavailableError):
+        raise
+    except _TROUBLES as error:
+        raise _unavailable(error, may_have_committed=not readonly) from error
+
+
+def _unavailable(error: Exception, *, may_have_committed: bool) -> UnavailableError:
+    trouble = trouble_of(error)
+    lost = may_have_committed and trouble is Trouble.LOST
+    reason = "deadline" if isinstance(error, TimeoutError) else trouble.value
+    return UnavailableError("outcome_unknown" if lost else "unavailable", reason)
 
 
 def new_xuid(characters: int = 8) -> str:

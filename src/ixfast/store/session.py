@@ -69,8 +69,8 @@ async def make_pool(dsn: str, size: int) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def borrowed(pool: Any, deadline_s: float) -> AsyncIterator[Any]:
-    """A connection of the pool for at most `deadline_s` seconds, waiting for it included; then TimeoutError.
+async def borrowed(pool: Any, deadline_s: float | None) -> AsyncIterator[Any]:
+    """A connection of the pool for at most `deadline_s` seconds, waiting for it included; then TimeoutError. None: no bound.
 
     A connection whose query was cut short is closed: giving it back, asyncpg waits without a bound until the server has
     acknowledged the cancellation, and a frozen one never does.

@@ -27,8 +27,8 @@ def add_management(app: web.Application, pool: Any, keks: KeyEncryptionKeys) -> 
         app.router.add_route(route.method, route.path, _handler(office, route))
 
 
-def _handler(office: Office, route: Route) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def handle(request: web.Request) -> web.Response:
+def _handler(office: Office, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
         try:
             return await office.serve(route, request)
         except (InputError, UnavailableError) as error:

@@ -32,16 +32,25 @@ _STATES = Literal["closed", "open", "not_enabled", "invalid"]
 _HEX_16 = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
 
+class LineProblem(msgspec.Struct):
+    line: int
+    column: str | None
+    code: str
+    message: str
+    remedy: str
+
+
 class ProblemBody(msgspec.Struct, omit_defaults=True):
     code: str
     message: str
     request_id: str
     field: str | None = None
     reason: str | None = None
+    problems: list[LineProblem] | None = None
 
 
 class Problem(msgspec.Struct):
-    """`field` names the place of a mistake, `reason` says why there is no answer."""
+    """`field` names the place of a mistake, `reason` says why there is no answer, `problems` are those of a file's lines."""
 
     error: ProblemBody
 

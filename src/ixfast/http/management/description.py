@@ -18,7 +18,6 @@ from ixfast.http.management.described import (
     FlatError,
     Problem,
     health_operations,
-    json_content,
     problems,
     public_operations,
     query_parameter,
@@ -78,7 +77,7 @@ def _operation(route: Route) -> dict[str, Any]:
     operation["description"] = f"Scope: {scopes}."
     if route.body is not None:
         schema = schema_of(route.body)
-        content = json_content(schema)
+        content = {kind: {"schema": schema} for kind in route.body_types}
         if route.compatible:
             content["application/x-www-form-urlencoded"] = {"schema": schema}
         optional = route.path.endswith("/rotate")
@@ -130,7 +129,7 @@ def _responses(route: Route) -> dict[str, Any]:
                 "properties": {"items": {"type": "array", "items": schema}, "next_cursor": {"type": ["string", "null"]}},
                 "required": ["items", "next_cursor"],
             }
-        good["content"] = json_content(schema)
+        good["content"] = {kind: {"schema": schema} for kind in route.answer_types}
     if headers:
         good["headers"] = headers
     codes = [*_ALWAYS, *route.errors]

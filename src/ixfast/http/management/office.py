@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -28,8 +29,8 @@ from ixfast.store.management import Caller
 from ixfast.store.queries import load
 
 STATUS = {
-    **reply.STATUS, "already_exists": 409, "in_use": 409, "limit_reached": 409, "key_retired": 409,
-    "precondition_failed": 412, "invalid_profile": 422, "range_too_wide": 422,
+    **reply.STATUS, "already_exists": 409, "in_use": 409, "limit_reached": 409, "key_retired": 409, "import_running": 409,
+    "precondition_failed": 412, "invalid_profile": 422, "range_too_wide": 422, "invalid_file": 422,
 }  # fmt: skip
 PAGE_ROWS = 100
 PAGE_ROWS_MAX = 1000
@@ -39,7 +40,7 @@ _ETAG_CHARS = 32
 _LISTED_ETAG = re.compile(r'(?:W/)?"[^"]*"')
 
 S = TypeVar("S")
-Act = Callable[["Call"], Awaitable[web.Response]]
+Act = Callable[["Call"], Awaitable[web.StreamResponse]]
 Change = tuple[str, int | None, str | None]
 
 
@@ -68,6 +69,9 @@ class Route(NamedTuple):
     writes: bool = True
     compatible: bool = False  # one of `/v1`, whose errors are flat
     statement_timeout_ms: int = 5000
+    body_types: tuple[str, ...] = ("application/json",)
+    answer_types: tuple[str, ...] = ("application/json",)
+    streams: bool = False  # Its act gets no connection, and reads the body itself.
 
 
 class Office:
@@ -77,38 +81,49 @@ class Office:
         self.pool = pool
         self.keks = keks
         self._seats = asyncio.Semaphore(max(1, pool.get_max_size() // 2))
+        self._stream = asyncio.Semaphore(1)
         self._waiting = 0
 
-    async def serve(self, route: Route, request: web.Request) -> web.Response:
+    async def serve(self, route: Route, request: web.Request) -> web.StreamResponse:
         """The answer to a request of this route. Raises InputError and UnavailableError."""
-        content = await request.read()
-        if self._waiting >= _WAITING_MAX:
-            raise UnavailableError("overloaded", "deadline")
-        self._waiting += 1
+        content = b"" if route.streams else await request.read()
         try:
-            async with asyncio.timeout(_SEAT_S):
-                await self._seats.acquire()
-        except TimeoutError:
-            raise UnavailableError("overloaded", "deadline") from None
-        finally:
-            self._waiting -= 1
-        try:
-            return await self._act(route, request, content)
-        finally:
-            self._seats.release()
-
-    async def _act(self, route: Route, request: web.Request, content: bytes) -> web.Response:
-        timeout_ms = route.statement_timeout_ms
-        token = _token(request)
-        try:
-            bounded = management.transaction(self.pool, readonly=not route.writes, statement_timeout_ms=timeout_ms)
-            async with bounded as connection:
-                caller = await management.caller_of(connection, hashlib.sha256(token).digest()) if token is not None else None
-                if caller is None or caller.scopes.isdisjoint(route.scopes):
-                    raise unauthorised(route.scopes)
-                return await route.act(Call(self, route, request, connection, caller, content))
+            async with self._seated(self._seats), self._asked(route, request) as (connection, caller):
+                if not route.streams:
+                    return await route.act(Call(self, route, request, connection, caller, content))
+            async with self._seated(self._stream, self._seats):
+                return await route.act(Call(self, route, request, None, caller, content))
         except KeyUnavailableError:
             raise UnavailableError("unavailable", "key_unavailable") from None
+
+    @contextlib.asynccontextmanager
+    async def _seated(self, *rooms: asyncio.Semaphore) -> AsyncIterator[None]:
+        """A seat in each room, if they come free soon."""
+        if self._waiting >= _WAITING_MAX:
+            raise UnavailableError("overloaded", "deadline")
+        async with contextlib.AsyncExitStack() as held:
+            self._waiting += 1
+            try:
+                async with asyncio.timeout(_SEAT_S):
+                    for room in rooms:
+                        await held.enter_async_context(room)
+            except TimeoutError:
+                raise UnavailableError("overloaded", "deadline") from None
+            finally:
+                self._waiting -= 1
+            yield
+
+    @contextlib.asynccontextmanager
+    async def _asked(self, route: Route, request: web.Request) -> AsyncIterator[tuple[Any, Caller]]:
+        """A transaction, and who asks in it. Raises InputError if the caller may not."""
+        token = _token(request)
+        readonly = route.streams or not route.writes
+        bounded = management.transaction(self.pool, readonly=readonly, statement_timeout_ms=route.statement_timeout_ms)
+        async with bounded as connection:
+            caller = await management.caller_of(connection, hashlib.sha256(token).digest()) if token is not None else None
+            if caller is None or caller.scopes.isdisjoint(route.scopes):
+                raise unauthorised(route.scopes)
+            yield connection, caller
 
 
 class Call:
@@ -208,6 +223,9 @@ class Call:
         rows = await self.connection.fetch(self.sql[statement], self.account_id, after, limit + 1, *more)
         last = (rows[limit - 1][id_column],) if len(rows) > limit else None
         return self.page([show(row) for row in rows[:limit]], last)
+
+    def flag(self, name: str) -> bool:
+        return self.word(name, ("true", "false")) == "true"
 
     async def row(self, kind: str, statement: str, key: Any, *, lock: str | None = None) -> Any:
         """An object of the caller's account; `not_found` if there is none. `lock` names what of it is held until the commit."""

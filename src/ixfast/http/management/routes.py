@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ixfast.http.management import compatible, history, masters, owners, shapes, shelves, tags, trials
+from ixfast.http.management import compatible, files, history, masters, owners, shapes, shelves, tags, trials
 from ixfast.http.management.office import PAGE_ROWS, PAGE_ROWS_MAX, Parameter, Route
 from ixfast.store import stats
+from ixfast.store.importing_codes import CODE_CHARS
+from ixfast.tag_files import FORMATS, PRESETS
 
 _ID: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": shapes.ID_MAX}
 _TEXT: dict[str, Any] = {"type": "string", "pattern": "^[^\\u0000]*$"}
@@ -23,6 +25,7 @@ _RANGE = (
     Parameter("to", _MOMENT, "The moment after the last one, or a day (UTC); now by default."),
 )
 _VERDICTS = {"type": "string", "enum": list(stats.WORDS.values())}
+_FLAG = {"type": "string", "enum": ["true", "false"]}
 _BY = {"type": "string", "enum": ["day", "group", "tag"], "default": "day"}
 _KEY_SCOPES = ("manage", "keys")
 _FORM = ("invalid_request",)
@@ -154,6 +157,32 @@ _TAGS = (
     _delete("/v2/meta-keys/{version}", tags.retire_meta_key, "Retire a meta key.", scopes=("keys",)),
 )  # fmt: skip
 
+_FILES = (
+    Route(
+        "POST", "/v2/imports", files.import_file, "Import a tag file, all of it or nothing.", shapes.Imported, str,
+        query=(
+            Parameter("group", _ID, "Where new tags get into."),
+            Parameter("batch", _ID, "A batch of the group for them."),
+            Parameter("dry_run", _FLAG, "Do everything but the commit."),
+            Parameter("preset", {"type": "string", "enum": list(PRESETS)}, "Names of columns as another program writes them."),
+            Parameter("ignore", _TEXT, "Columns that are not read, with commas between them."),
+            Parameter("allow_zero_keys", _FLAG, "Take keys of all zeros, which everybody knows."),
+            Parameter("retire_old_keys", _FLAG, "Keys that are replaced verify nothing any more."),
+            Parameter("code_length", {"type": "integer", "enum": list(CODE_CHARS)}, "Characters of a tag code that is made."),
+        ),
+        errors=("missing_parameter", "not_found", "already_exists", "import_running", "invalid_file"),
+        body_types=("text/csv", "application/x-ndjson"), streams=True,
+    ),
+    Route(
+        "GET", "/v2/exports", files.export_file, "Tags without their keys, as a file that can be imported.", str,
+        query=(
+            Parameter("group", _ID, "Those of a group."), Parameter("batch", _ID, "Those of a batch."),
+            Parameter("format", {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]}, "CSV or JSON lines."),
+        ),
+        errors=("not_found",), answer_types=("text/csv", "application/x-ndjson"), writes=False, streams=True,
+    ),
+)  # fmt: skip
+
 _OTHERS = (
     Route("GET", "/v2/rules/schema", trials.show_schema, "The JSON schema of rule sets.", dict[str, Any], writes=False),
     Route(
@@ -192,4 +221,4 @@ _COMPATIBLE = tuple(
     )
 )  # fmt: skip
 
-ROUTES: tuple[Route, ...] = (*_ACCOUNTS, *_SHELVES, *_TAGS, *_OTHERS, *_COMPATIBLE)
+ROUTES: tuple[Route, ...] = (*_ACCOUNTS, *_SHELVES, *_TAGS, *_FILES, *_OTHERS, *_COMPATIBLE)

@@ -317,6 +317,19 @@ class Count(msgspec.Struct):
     verdicts: dict[str, int]
 
 
+class Imported(msgspec.Struct):
+    """What an import did, or in a dry run would do."""
+
+    dry_run: bool
+    lines: int
+    added: int
+    changed: int
+    unchanged: int
+    keys_added: int
+    keys_replaced: int
+    meta_keys_added: int
+
+
 class Stats(msgspec.Struct, rename={"from_": "from"}):
     from_: dt.datetime
     to: dt.datetime
