@@ -28,7 +28,7 @@ from support import eventually
 from ixfast.cli import main
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, check_value, unwrap
-from ixfast.limits import KEY_VERSIONS_MAX, META_KEYS_MAX
+from ixfast.limits import COUNTER_MAX, KEY_VERSIONS_MAX, META_KEYS_MAX
 from ixfast.scan import position
 from ixfast.store import importing, management
 from ixfast.store.importing import Options, Report, import_tags
@@ -282,6 +282,54 @@ async def test_a_deleted_tag_goes_on_from_its_last_counter(house: House) -> None
     assert [row["last_position"] for row in await c.fetch(found, house.account)] == [position(1, 77), 0]
 
 
+async def deriving(house: House, *masters: bytes) -> None:
+    """Let the group Red derive the keys of its tags from these masters."""
+    c = house.connection
+    profile, derivation = '{"name": "x"}', '{"scheme": "boltcard", "version": 1}'
+    await c.execute(
+        "UPDATE tag_group SET kind = 'authentication', profile = $2, derivation = $3 WHERE group_id = $1",
+        house.group, profile, derivation,
+    )  # fmt: skip
+    for master in masters:
+        await management.add_master(c, house.keks, house.account, house.group, master)
+
+
+async def test_tags_of_a_group_that_derives_have_no_keys(house: House) -> None:
+    await house.taken(csv_of("XUID,KEY", ["a1,", f"a2,{KEYS[2].hex()}", f"g1,{KEYS[3].hex()}"]))
+    await deriving(house, KEYS[1])
+    for xuid in ("a1", "a2", "b1"):
+        await house.refused(csv_of("XUID,KEY", [f"{xuid},{KEYS[4].hex()}"]), (2, "KEY", "key_derived"))
+    await house.refused(csv_of("XUID,KEY", [f"a1,{KEYS[4].hex()}"]), (2, "KEY", "key_derived"), group="Green")
+    report = await house.taken(csv_of("XUID,UID,KEY", [f"a2,,{KEYS[2].hex()}", f"b1,{uid(1)},"]))
+    assert (report.unchanged, report.added, report.keys_added) == (1, 1, 0)
+
+
+async def test_a_deleted_tag_of_a_group_that_derives_goes_on(house: House) -> None:
+    """Under the same master its used taps stay used, also those of an older one."""
+    c = house.connection
+    await deriving(house, KEYS[7], KEYS[1], KEYS[2])
+    deleted = """
+        INSERT INTO deleted_tag (tag_id, account_id, group_id, xuid, uid, last_position, key_versions, check_values)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+    """
+    for n, used, masters in ((1, position(2, 77), (1, 2)), (2, position(2, 77), (2, 1)), (3, position(1, 5), (9,))):
+        values = [check_value(KEYS[each]) for each in masters]
+        versions = list(range(1, len(masters) + 1))
+        rows = (900 + n, house.account, house.group, f"a{n}", bytes.fromhex(uid(n)), used, versions, values)
+        await c.execute(deleted, *rows)
+    await house.taken(csv_of("UID", [uid(n) for n in (1, 2, 3)]))
+    found = "SELECT last_position FROM tag_counter JOIN tag USING (tag_id) WHERE account_id = $1 ORDER BY uid"
+    begins = [row["last_position"] for row in await c.fetch(found, house.account)]
+    assert begins == [position(3, 77), position(3, COUNTER_MAX), 0]
+
+
+async def test_meta_keys_that_are_derived_are_counted(house: House) -> None:
+    await deriving(house, KEYS[200])
+    lines = [f"b{n},{KEYS[n + 1].hex()}" for n in range(META_KEYS_MAX)]
+    await house.refused(csv_of("XUID,META_KEY", lines), (META_KEYS_MAX + 1, "META_KEY", "meta_keys_full"))
+    await house.taken(csv_of("XUID,META_KEY", lines[:-1]))
+
+
 async def test_a_dry_run_stores_nothing(house: House) -> None:
     content = csv_of("UID,KEY,META_KEY", [f"{uid(n)},{KEYS[n].hex()},{KEYS[0xAA].hex()}" for n in range(1, 9)])
     before = await house.everything()
@@ -391,7 +439,11 @@ async def test_a_tag_has_so_many_keys(house: House) -> None:
 
 
 async def test_every_refusal_is_tried() -> None:
-    here = {code for *_, expected in REFUSALS for _, _, code in expected} | {"key_used_before", "key_versions_full"}
+    here = {code for *_, expected in REFUSALS for _, _, code in expected} | {
+        "key_used_before",
+        "key_versions_full",
+        "key_derived",
+    }
     unit = (Path(__file__).parents[1] / "unit" / "test_tag_files.py").read_text()
     tried = (here | {"file_too_long"}) - {"duplicate_column", "key_length"}
     assert {code for code in PROBLEMS if f'("{code}", ' not in unit} == tried

@@ -148,12 +148,18 @@ async def _begin(
         allow_keys=options.allow_keys,
         allow_zero_keys=options.allow_zero_keys,
     )
-    siblings = frozenset(row["group_id"] for row in await connection.fetch(sql["groups_of_folder"], group["folder_id"]))
+    groups = await connection.fetch(sql["groups"], account_id)
+    siblings = frozenset(row["group_id"] for row in groups if row["folder_id"] == group["folder_id"])
+    deriving = frozenset(row["group_id"] for row in groups if row["derives"])
+    masters = None
+    if group_id in deriving:
+        rows = await connection.fetch(load("management")["group_keys"], group_id)
+        masters = {row["check_value"]: row["version"] for row in rows}
     now = await connection.fetchval("SELECT now()")
     names = None if await connection.fetchval(sql["any_tags"], account_id) else Names()
     await connection.execute(sql["stage"])
     await connection.execute(sql["stage_changes"])
-    context = Context(account_id, group_id, batch_id, siblings, keks, now)
+    context = Context(account_id, group_id, batch_id, siblings, deriving, masters, keks, now)
     return _Import(connection, context, layout, options, report, names)
 
 

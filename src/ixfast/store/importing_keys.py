@@ -9,7 +9,7 @@ from typing import Any
 from ixfast.keys import KeyEncryptionKeys, KeySlot, unwrap
 from ixfast.limits import KEY_VERSIONS_MAX, META_KEYS_MAX
 from ixfast.store import management
-from ixfast.store.importing_plan import Deleted, KeyVersion
+from ixfast.store.importing_plan import KeyVersion, names_of
 from ixfast.store.queries import load
 from ixfast.tag_files import TagRow
 
@@ -26,22 +26,21 @@ async def keys_of(connection: Any, keks: KeyEncryptionKeys, ids: Sequence[int]) 
     }
 
 
-async def deleted_before(connection: Any, account_id: int, fresh: Sequence[TagRow]) -> dict[str | bytes, list[Deleted]]:
-    """What is known of deleted tags of the account that new ones may be, by tag code and UID."""
-    sql = load("importing")
-    if not fresh or not await connection.fetchval(sql["any_deleted"], account_id):
+async def deleted_before(connection: Any, account_id: int, fresh: Sequence[TagRow]) -> dict[str | bytes, list[Any]]:
+    """Rows of deleted tags of the account that new ones may be, by tag code and UID."""
+    if not fresh or not await connection.fetchval(load("importing")["any_deleted"], account_id):
         return {}
-    uids, codes = [r.uid for r in fresh if r.uid is not None], [r.xuid for r in fresh if r.xuid is not None]
-    found: dict[str | bytes, list[Deleted]] = {}
-    for row in await connection.fetch(sql["deleted"], account_id, uids, codes):
-        known = Deleted(dict(zip(row["check_values"], row["key_versions"], strict=True)), row["last_position"])
+    codes, uids, _ = names_of(fresh)
+    found: dict[str | bytes, list[Any]] = {}
+    for row in await connection.fetch(load("management")["deleted_before"], account_id, uids, codes):
         for name in {row["uid"], row["xuid"]} - {None}:
-            found.setdefault(name, []).append(known)
+            found.setdefault(name, []).append(row)
     return found
 
 
 class MetaKeys:
-    """The account's live meta keys, read when a line has one. A file names few, each many times."""
+    """The account's live meta keys, read and held when a line has one. A file names few, each many times. Those that groups
+    derive are counted, too."""
 
     def __init__(self, connection: Any, keks: KeyEncryptionKeys, account_id: int) -> None:
         self._connection = connection
@@ -70,10 +69,13 @@ class MetaKeys:
         self._known.add(key16)
 
     async def _load(self) -> set[bytes]:
+        sql = load("management")
+        await self._connection.fetchval(sql["hold_account"], self._account_id)
         rows = await self._connection.fetch(load("importing")["meta_keys"], self._account_id)
         await self._keks.look_for({row["kek_id"] for row in rows})
         live = [row for row in rows if row["live"]]
-        self._version, self._live = max((row["version"] for row in rows), default=0), len(live)
+        self._version = max((row["version"] for row in rows), default=0)
+        self._live = await self._connection.fetchval(sql["meta_keys_in_use"], self._account_id)
         return {self._opened(row) for row in live}
 
     def _opened(self, row: Any) -> bytes:

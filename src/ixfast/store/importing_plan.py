@@ -16,7 +16,7 @@ import orjson
 
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, KeySlot, unwrap, wrap
 from ixfast.limits import KEY_VERSIONS_MAX
-from ixfast.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, position
+from ixfast.store.deleted import begins_at
 from ixfast.store.importing_seen import TagIds
 from ixfast.tag_files import NOT_ASSIGNED, Problems, TagRow
 from ixfast.tag_files.rows import NOW
@@ -78,13 +78,6 @@ class KeyVersion(NamedTuple):
     check_value: bytes
 
 
-class Deleted(NamedTuple):
-    """What is known of a tag that was deleted: its keys' check values with their versions, and how far it was used."""
-
-    versions: Mapping[bytes, int]
-    last_position: int
-
-
 class Context(NamedTuple):
     """What all blocks of an import share."""
 
@@ -92,6 +85,9 @@ class Context(NamedTuple):
     group_id: int
     batch_id: int | None
     folder_groups: Collection[int]
+    deriving_groups: Collection[int]
+    masters: Mapping[bytes, int] | None
+    """Versions of the group's masters by check value, if it derives the keys of its tags."""
     keks: KeyEncryptionKeys
     now: dt.datetime
 
@@ -197,7 +193,7 @@ def plan(
     context: Context,
     matches: Sequence[Match],
     keys: Mapping[int, Sequence[KeyVersion]],
-    deleted: Mapping[str | bytes, Sequence[Deleted]],
+    deleted: Mapping[str | bytes, Sequence[Any]],
     fresh: tuple[Iterable[int], Iterable[str]],
     problems: Problems,
 ) -> Plan:
@@ -208,7 +204,10 @@ def plan(
     for row, stored in matches:
         if stored is None:
             tag_id = next(fresh_ids)
-            if deleted and not _goes_on(made, row, tag_id, deleted, problems):
+            if row.key is not None and context.masters is not None:
+                problems.add(row.line, "KEY", "key_derived")
+                continue
+            if deleted and not _goes_on(context, made, row, tag_id, deleted, problems):
                 continue
             _add(context, made, row, tag_id, row.xuid if row.xuid is not None else next(fresh_codes))
         else:
@@ -216,20 +215,19 @@ def plan(
     return made
 
 
-def _goes_on(made: Plan, row: TagRow, tag_id: int, deleted: Mapping[str | bytes, Sequence[Deleted]], problems: Problems) -> bool:
+def _goes_on(
+    context: Context, made: Plan, row: TagRow, tag_id: int, deleted: Mapping[str | bytes, Sequence[Any]], problems: Problems
+) -> bool:
     """Let a tag that was deleted go on from its last counter, if it comes back with its last key; with one before that it
-    cannot, and False is returned: taps that were used would pass again."""
-    if row.check_value is None:
-        return True
+    cannot, and False is returned."""
+    keys = {row.check_value: FIRST_VERSION} if row.check_value is not None else context.masters or {}
     for name in (row.xuid, row.uid):
         for each in deleted.get(name, ()) if name is not None else ():
-            version, used_last = each.versions.get(row.check_value), each.last_position >> POSITION_COUNTER_BITS
-            if version is not None and version < used_last:
+            begin = begins_at(each, keys, derives=context.masters is not None)
+            if begin is None:
                 problems.add(row.line, "KEY", "key_used_before")
                 return False
-            if version is not None and version == used_last:
-                begin = position(FIRST_VERSION, each.last_position & POSITION_COUNTER_MASK)
-                made.positions[tag_id] = max(begin, made.positions.get(tag_id, 0))
+            made.positions[tag_id] = max(begin, made.positions.get(tag_id, 0))
     return True
 
 
@@ -269,6 +267,8 @@ def _change(
     version = None
     if row.key is not None:
         version, code = _next_version(context, row, tag_id, versions)
+        if version is not None and stored["group_id"] in context.deriving_groups:
+            code = "key_derived"
         if code is not None:
             problems.add(row.line, "KEY", code)
             return

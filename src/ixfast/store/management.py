@@ -22,7 +22,7 @@ from ixfast.errors import InputError, UnavailableError
 from ixfast.keys import KeyEncryptionKeys, KeySlot, check_value, wrap
 from ixfast.keys.diversify import Derivation
 from ixfast.model import EncodingProfile
-from ixfast.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, position
+from ixfast.store.deleted import begins_at
 from ixfast.store.queries import load
 from ixfast.store.session import borrowed
 from ixfast.store.trouble import Trouble, trouble_of
@@ -299,20 +299,11 @@ async def _known_positions(
     found: dict[str, int] = {}
     for row in await connection.fetch(load("management")["deleted_before"], account_id, list(uids), list(codes)):
         for tag in filter(None, (uids.get(row["uid"]), codes.get(row["xuid"]))):
-            keys = masters
-            if tag.file_key is not None:
-                keys = {check_value(tag.file_key): _FIRST_VERSION}
-            used_last, counter = row["last_position"] >> POSITION_COUNTER_BITS, row["last_position"] & POSITION_COUNTER_MASK
-            for value, version in zip(row["check_values"], row["key_versions"], strict=True):
-                successor = (keys or {}).get(value)
-                if successor is None or version > used_last:
-                    continue
-                if version < used_last and masters is None:
-                    raise InputError(
-                        "key_retired", f"Tag {tag.xuid} was deleted after this key of it had been replaced.", "file_key"
-                    )
-                used = position(successor, counter if version == used_last else limits.COUNTER_MAX)
-                found[tag.xuid] = max(found.get(tag.xuid, 0), used)
+            keys = {check_value(tag.file_key): _FIRST_VERSION} if tag.file_key is not None else masters or {}
+            begin = begins_at(row, keys, derives=masters is not None)
+            if begin is None:
+                raise InputError("key_retired", f"Tag {tag.xuid} was deleted after this key of it had been replaced.", "file_key")
+            found[tag.xuid] = max(found.get(tag.xuid, 0), begin)
     return found
 
 

@@ -90,6 +90,10 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
         "The tag had this key before and has a newer one.",
         "Program a new key: under the old one, taps that were used would pass again.",
     ),
+    "key_derived": (
+        "The tag's group derives the keys of its tags.",
+        "Have the column ignored, or import into a group that derives none.",
+    ),
     "key_versions_full": (f"The tag has had {KEY_VERSIONS_MAX} keys.", "Make a new tag for the chip."),
     "meta_keys_full": (
         f"The account would have more than {META_KEYS_MAX} meta keys.",

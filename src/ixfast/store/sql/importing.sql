@@ -87,8 +87,12 @@ FROM meant AS m, LATERAL (SELECT * FROM tag WHERE tag_id = m.tag_id OFFSET 0) AS
 -- $1 account.
 SELECT EXISTS (SELECT FROM tag WHERE account_id = $1);
 
--- name: groups_of_folder
-SELECT group_id FROM tag_group WHERE folder_id = $1;
+-- name: groups
+-- All groups of an account. $1 account.
+SELECT g.group_id, g.folder_id, g.derivation IS NOT NULL AS derives
+FROM tag_group AS g
+JOIN folder AS f ON f.folder_id = g.folder_id
+WHERE f.account_id = $1;
 
 -- name: keys
 -- All versions of tags' keys, newest first. $1 tag ids, $2 slot.
@@ -100,12 +104,6 @@ ORDER BY tag_id, version DESC;
 -- name: any_deleted
 -- $1 account.
 SELECT EXISTS (SELECT FROM deleted_tag WHERE account_id = $1);
-
--- name: deleted
--- What is known of deleted tags like these. $1 account, $2 UIDs, $3 tag codes.
-SELECT xuid, uid, last_position, key_versions, check_values
-FROM deleted_tag
-WHERE account_id = $1 AND (uid = ANY ($2::bytea[]) OR xuid = ANY ($3::text[]));
 
 -- name: taken
 -- Which of these tag codes exist.
