@@ -290,8 +290,9 @@ async def deriving(house: House, *masters: bytes) -> None:
         "UPDATE tag_group SET kind = 'authentication', profile = $2, derivation = $3 WHERE group_id = $1",
         house.group, profile, derivation,
     )  # fmt: skip
-    for master in masters:
-        await management.add_master(c, house.keks, house.account, house.group, master)
+    async with c.transaction():
+        for master in masters:
+            await management.add_master(c, house.keks, house.account, house.group, master)
 
 
 async def test_tags_of_a_group_that_derives_have_no_keys(house: House) -> None:
