@@ -141,8 +141,8 @@ class TagRecord:
     """A tag. `floor` is a position known to be durable: what is not above it is a replay, without asking again."""
 
     __slots__ = (
-        "active", "assigned", "batch", "cuid", "floor", "group", "key", "key_version", "keys", "name", "own", "tag_id", "uid",
-        "xuid",
+        "active", "assigned", "batch", "cuid", "floor", "group", "key", "key_version", "keys", "name", "originality", "own",
+        "tag_id", "uid", "xuid",
     )  # fmt: skip
 
     def __init__(
@@ -159,6 +159,7 @@ class TagRecord:
         assigned: bool,
         keys: tuple[Key, ...],
         own: Own | None = None,
+        originality: str | None = None,
     ) -> None:
         self.tag_id = tag_id
         self.xuid = xuid
@@ -170,6 +171,7 @@ class TagRecord:
         self.active = active
         self.assigned = assigned
         self.own = own
+        self.originality = originality  # what the chip's signature says: genuine, forged, or None if there is none here
         self.floor = 0
         self.take_keys(keys)
 

@@ -86,6 +86,9 @@ def v2_scan(scan: Scan) -> dict[str, Any]:
         "gap": counter - previous - 1 if counter is not None and previous is not None and counter > previous else None,
         "scan_count": scan.scan_count if decided and told else None,
         "tamper": _tamper(evidence) if scan.authentic or scan.verdict is Verdict.REPLAYED else None,
+        "originality": record.originality
+        if record is not None and (scan.authentic or scan.verdict is Verdict.REPLAYED)
+        else None,
         "file_data": evidence.file_data.hex() if evidence is not None and evidence.file_data is not None else None,
         "response": record.answers.text(scan) if record is not None and decided else None,
         "rule": record.answers.rules.name_of(scan.rule) if record is not None and decided else None,

@@ -123,6 +123,8 @@ UNSAID = (
     "fields",
     "derivation",
     "enrols",
+    "retry_window_s",
+    "originality_signature",
     "rules",
     "profile",
     "uid",

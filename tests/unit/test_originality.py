@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ixfast.chips.originality import NTAG424_PUBLIC_KEY, SIGNATURE_BYTES, _point, verify_originality
+from ixfast.chips.originality import NTAG424_PUBLIC_KEY, SIGNATURE_BYTES, _point, judge_originality, verify_originality
 
 UID = bytes.fromhex("04518dfaa96180")
 SIGNATURE = bytes.fromhex(
@@ -109,3 +109,11 @@ def test_a_signature_over_the_hash_is_none() -> None:
     key = generate_private_key(SECP224R1())
     signature = sign(key, hashlib.sha224(UID).digest())
     assert not verify_originality(public(key), UID, signature)
+
+
+def test_what_a_registered_signature_says() -> None:
+    assert judge_originality(UID, SIGNATURE) == "genuine"
+    assert judge_originality(UID[:-1] + b"\x81", SIGNATURE) == "forged"
+    assert judge_originality(UID, bytes(SIGNATURE_BYTES)) == "forged"
+    with pytest.raises(ValueError, match="56"):
+        judge_originality(UID, SIGNATURE[:-1])

@@ -44,6 +44,7 @@ def made_scan(**known: Any) -> Scan:
         cuid=known.get("cuid"),
         batch=SimpleNamespace(name=batch) if batch is not None else None,
         assigned=known.get("assigned", False),
+        originality=known.get("originality"),
         fields=known.get("fields"),
     )
     scan.record = record
@@ -140,6 +141,7 @@ def random_scan(chance: random.Random) -> Scan:
         cuid=pick((None, *NAMES)),
         batch=pick((None, *NAMES)),
         assigned=pick((True, False)),
+        originality=pick((None, *facts.ORIGINALITY_WORDS)),
         fields=pick((None, {}, {name: pick(NAMES) for name in FIELDS}, {FIELDS[0]: pick(NAMES)})),
     )
 
@@ -204,6 +206,7 @@ def test_no_text_of_the_owner_is_in_the_source(rule_set: Rules) -> None:
             assert node.value in (None, True, False, ..., *range(-1, 64), 0xFFFFFF), source
         assert not isinstance(node, (ast.Attribute,)) or node.attr in {
             "authentic", "scan_count", "verdict", "position", "record", "cuid", "batch", "name", "assigned", "startswith",
+            "originality",
         }  # fmt: skip
 
 
@@ -398,3 +401,16 @@ def test_a_decision_takes_microseconds_at_the_worst() -> None:
     for _ in range(100):
         rule_set.decide(scan)
     assert (time.perf_counter() - started) / 100 < 0.001
+
+
+@pytest.mark.parametrize("verdict", list(Verdict))
+@pytest.mark.parametrize("registered", [None, "genuine", "forged"])
+def test_originality_is_known_of_taps_whose_mac_was_right(verdict: Verdict, registered: str | None) -> None:
+    scan = made_scan(verdict=verdict, originality=registered)
+    known = registered if verdict in (Verdict.GENUINE, Verdict.REPEAT, Verdict.REPLAYED) else None
+    for word in facts.ORIGINALITY_WORDS:
+        for condition in (f"originality == {word}", {"fact": "originality", "op": "==", "value": word}):
+            assert matches(condition, scan) is (known == word)
+        assert matches(f"originality != {word}", scan) is (known not in (None, word))
+    assert matches("originality is known", scan) is (known is not None)
+    assert matches("not originality is known", scan) is (known is None)

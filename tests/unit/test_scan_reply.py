@@ -125,6 +125,7 @@ def test_v2_of_a_genuine_scan() -> None:
         "gap": 3,
         "scan_count": 12,
         "tamper": None,
+        "originality": None,
         "file_data": None,
         "response": "Pass",
         "rule": "authenticated",

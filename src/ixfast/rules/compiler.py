@@ -51,11 +51,13 @@ _CHEAP = {
     "c": ("    p = scan.position", "    c = -1 if p == -1 else p & 0xFFFFFF"),
     "g": ("    g = gap(scan)", "    if g is None: g = -1"),
     "t": ("    t, s = tamper_states(scan)",),
+    "q": (_AUTHENTIC, _RECORD, "    q = r.originality if a or scan.verdict is REPLAYED else None"),
     "cuid": (_RECORD, "    cuid = r.cuid"),
     "batch": (_RECORD, "    batch = r.batch", "    if batch is not None: batch = batch.name"),
 }
 _ARGUMENTS: dict[str, object] = {
     "PLAIN": Verdict.PLAIN,
+    "REPLAYED": Verdict.REPLAYED,
     "gap": readers.gap,
     "tamper_states": readers.tamper_states,
     "field_value": readers.field_value,
@@ -66,7 +68,10 @@ _ARGUMENTS: dict[str, object] = {
     "local": wall_clock.local,
 }
 _NUMBERS = {"scan_count": "n", "chip_count": "c", "gap": "g"}
-_TEXTS = {"tamper": ("t", "t"), "tamper.stored": ("t", "s"), "cuid": ("cuid", "cuid"), "batch": ("batch", "batch")}
+_TEXTS = {
+    "tamper": ("t", "t"), "tamper.stored": ("t", "s"), "originality": ("q", "q"), "cuid": ("cuid", "cuid"),
+    "batch": ("batch", "batch"),
+}  # fmt: skip
 _COSTLY = {"country": ("C", "country"), "os": ("O", "system"), "browser": ("B", "browser")}
 _PARTS = {Kind.TIME: 0, Kind.DATE: 1, Kind.WEEKDAY: 2}
 _OPPOSITES = {
@@ -110,7 +115,7 @@ class _Source:
         """Read a cheap fact at the beginning."""
         for statement in _CHEAP[variable]:
             self._statements[statement] = None
-            for name in ("PLAIN", "gap", "tamper_states"):
+            for name in ("PLAIN", "REPLAYED", "gap", "tamper_states"):
                 if name in statement:
                     self._arguments[name] = _ARGUMENTS[name]
         return variable

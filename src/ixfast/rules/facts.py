@@ -62,10 +62,11 @@ class Fact(NamedTuple):
     @property
     def operators(self) -> tuple[str, ...]:
         """Words that may be unknown can be asked for that, too."""
-        return (*OPERATORS[self.kind], *_KNOWN) if self.name.startswith("tamper") else OPERATORS[self.kind]
+        return (*OPERATORS[self.kind], *_KNOWN) if self.words in (_STATES, ORIGINALITY_WORDS) else OPERATORS[self.kind]
 
 
 TAMPER_WORDS = {"C": "closed", "O": "open", "I": "not_enabled"}
+ORIGINALITY_WORDS = ("genuine", "forged")
 _STATES = tuple(TAMPER_WORDS.values())
 _VERDICTS = tuple(v.value for v in Verdict if v not in (Verdict.INACTIVE, Verdict.UNKNOWN))
 
@@ -81,6 +82,7 @@ FACTS: Mapping[str, Fact] = MappingProxyType(
             Fact("gap", Kind.NUMBER, "taps that the chip counted since the last accepted one, and that never came here"),
             Fact("tamper", Kind.WORD, "the tamper wire now, as mirrored by the chip", _STATES),
             Fact("tamper.stored", Kind.WORD, "whether the tamper wire was ever found open", _STATES),
+            Fact("originality", Kind.WORD, "what NXP's signature says of the chip, if one was registered", ORIGINALITY_WORDS),
             Fact("time", Kind.TIME, "the time of day"),
             Fact("date", Kind.DATE, "the day"),
             Fact("weekday", Kind.WEEKDAY, "the day of the week"),
@@ -137,6 +139,12 @@ def tamper_states(scan: Scan) -> tuple[str | None, str | None]:
     return TAMPER_WORDS.get(tamper.current), TAMPER_WORDS.get(tamper.stored)
 
 
+def originality(scan: Scan) -> str | None:
+    """What the signature says that was registered for the chip, of a tap that the chip's key has made."""
+    proved = scan.authentic or scan.verdict is Verdict.REPLAYED
+    return getattr(scan.record, "originality", None) if proved else None
+
+
 def field_value(scan: Scan, name: str) -> str | None:
     """An extended field of the tag, by its own name or as a URL parameter is called (`field_key`)."""
     fields: Mapping[str, str] | None = getattr(scan.record, "fields", None)
@@ -183,6 +191,7 @@ _READERS: dict[str, Callable[[Scan], Any]] = {
     "gap": gap,
     "tamper": lambda scan: tamper_states(scan)[0],
     "tamper.stored": lambda scan: tamper_states(scan)[1],
+    "originality": originality,
     "country": visitors.country,
     "os": visitors.system,
     "browser": visitors.browser,

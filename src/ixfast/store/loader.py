@@ -103,6 +103,7 @@ class Loader:
             assigned=row["assigned"],
             keys=keys,
             own=_own(row, group),
+            originality=row["originality"],
         )
 
     async def codes_of(self, connection: Any, wanted: Iterable[bytes]) -> dict[bytes, bytes]:

@@ -14,6 +14,7 @@ import msgspec
 
 from ixfast import dynamic
 from ixfast.chips import compile_profile, preset
+from ixfast.chips.originality import judge_originality
 from ixfast.errors import InputError, ProfileError
 from ixfast.http.management.shapes import Definition, FieldsPatch
 from ixfast.keys.diversify import Derivation
@@ -119,6 +120,17 @@ def derivation(profile: EncodingProfile | None, given: Derivation | None, *, enr
     if {"xuid", "cuid"} & set(compiled.window_statics):
         message = "To enrol, the MAC window must not have the tag's code or CUID, which nobody knows before."
         raise InputError("invalid_parameter", message, "enrols")
+
+
+def originality(uid: str | None, signature: str, profile: str | None) -> str:
+    """What an originality signature says; `profile` is that of the tag's group as it is stored."""
+    place = "originality_signature"
+    if uid is None:
+        raise InputError("invalid_parameter", "A signature is one of the chip's UID: give that, too.", place)
+    scheme = msgspec.json.decode(profile, type=EncodingProfile).scheme if profile is not None else "ntag424"
+    if not scheme.startswith("ntag424"):
+        raise InputError("invalid_parameter", "Signatures are known of NTAG 424 DNA; the group's chips are others.", place)
+    return judge_originality(bytes.fromhex(uid), bytes.fromhex(signature))
 
 
 def key(text: str) -> bytes:

@@ -92,6 +92,7 @@ class ScanAnswer(msgspec.Struct, forbid_unknown_fields=True):
     gap: int | None
     scan_count: int | None
     tamper: TamperStates | None
+    originality: Literal["genuine", "forged"] | None
     file_data: str | None
     response: str | None
     rule: str | None

@@ -28,6 +28,9 @@ Label = Annotated[str, Meta(max_length=NAME_CHARS_MAX, pattern=_PRINTABLE)]
 Id = Annotated[int, Meta(ge=1, le=ID_MAX)]
 Xuid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]{1,64}$(?!\n)")]
 Uid = Annotated[str, Meta(pattern=r"^[0-9A-F]{14}$(?!\n)", description="7 bytes in hexadecimal, upper case.")]
+Signature = Annotated[
+    str, Meta(pattern=r"^[0-9A-Fa-f]{112}$(?!\n)", description="The 56 bytes of Read_Sig of an NTAG 424 DNA, in hexadecimal.")
+]
 Cuid = Annotated[str, Meta(min_length=1, max_length=limits.CUSTOMER_ID_CHARS_MAX, pattern=_PRINTABLE)]
 FieldName = Annotated[str, Meta(min_length=1, max_length=limits.FIELD_NAME_CHARS_MAX)]
 FieldValue = Annotated[str, Meta(max_length=FIELD_VALUE_CHARS_MAX)]
@@ -156,7 +159,8 @@ class BatchPatch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Tag(msgspec.Struct):
-    """`rules` and `fields` are the tag's own; null and what is absent come from its group."""
+    """`rules` and `fields` are the tag's own; null and what is absent come from its group. `originality` is what the chip's
+    signature says; null if none was given."""
 
     xuid: str
     uid: str | None
@@ -169,6 +173,7 @@ class Tag(msgspec.Struct):
     assigned_at: dt.datetime | None
     rules: RuleSetBody | None
     fields: dict[str, str]
+    originality: Literal["genuine", "forged"] | None
     created_at: dt.datetime
 
 
@@ -187,6 +192,7 @@ class TagDraft(msgspec.Struct, forbid_unknown_fields=True):
     rules: RuleSetBody | None = None
     fields: Fields = {}
     key: KeyText | None = None
+    originality_signature: Signature | None = None
 
 
 class TagPatch(msgspec.Struct, forbid_unknown_fields=True):
@@ -201,6 +207,7 @@ class TagPatch(msgspec.Struct, forbid_unknown_fields=True):
     assigned: bool | UnsetType = UNSET
     rules: RuleSetBody | UnsetType | None = UNSET
     fields: FieldsPatch | UnsetType = UNSET
+    originality_signature: Signature | UnsetType | None = UNSET
 
 
 class Counter(msgspec.Struct):

@@ -40,6 +40,7 @@ def tag_of(row: Any) -> Tag:
         row["assigned_at"],
         msgspec.json.decode(row["rule_set"]) if row["rule_set"] is not None else None,
         msgspec.json.decode(row["fields"]) if row["fields"] is not None else {},
+        row["originality"],
         row["created_at"],
     )
 
@@ -98,6 +99,8 @@ async def create_tag(call: Call) -> web.Response:
     )
     if wanted != plain:
         await _update(call, row["tag_id"], wanted)
+    if draft.originality_signature is not None:
+        await _set_originality(call, row["tag_id"], wanted, draft.originality_signature)
     made = tag_of(await call.row("tag", "tag_by_xuid", xuid))
     await call.note("create", "tag", xuid, None, made, ("tags_added", None, None))
     return created(made, f"/v2/tags/{xuid}")
@@ -138,6 +141,16 @@ async def _update(call: Call, tag_id: int, tag: Tag) -> None:
     )
 
 
+async def _set_originality(call: Call, tag_id: int, tag: Tag, signature: str | None) -> str | None:
+    """Keep the signature of a tag and what it says, or forget both."""
+    found = None
+    if signature is not None:
+        group = await call.row("group", "tag_group", tag.group_id)
+        found = checks.originality(tag.uid, signature, group["profile"])
+    await call.connection.execute(call.sql["set_originality"], tag_id, found, bytes.fromhex(signature) if signature else None)
+    return found
+
+
 async def change(call: Call, row: Any, changes: dict[str, Any]) -> Tag:
     """Give a tag, whose row is locked, these members, log it and tell the workers."""
     before = tag_of(row)
@@ -173,6 +186,12 @@ async def patch_tag(call: Call) -> web.Response:
         if patch.fields is not UNSET:
             checks.values(patch.fields, fields)
             changes["fields"] = checks.merged(before.fields, patch.fields)
+    if patch.originality_signature is not UNSET:
+        del changes["originality_signature"]
+        after = msgspec.structs.replace(before, **{name: changes[name] for name in ("uid", "group_id") if name in changes})
+        if after.uid != before.uid:
+            await _update(call, row["tag_id"], msgspec.structs.replace(before, uid=after.uid))
+        changes["originality"] = await _set_originality(call, row["tag_id"], after, patch.originality_signature)
     return shown(await change(call, row, changes))
 
 

@@ -153,7 +153,7 @@ SELECT batch_id FROM batch WHERE batch_id = $1 FOR KEY SHARE;
 
 -- name: tags_of_account
 -- $1 account, $2 the id after which the page begins, $3 rows.
-SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, created_at
+SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, originality, created_at
 FROM tag
 WHERE account_id = $1 AND tag_id > $2
 ORDER BY tag_id
@@ -161,7 +161,7 @@ LIMIT $3;
 
 -- name: tags_of_group
 -- The same, $4 group.
-SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, created_at
+SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, originality, created_at
 FROM tag
 WHERE account_id = $1 AND group_id = $4 AND tag_id > $2
 ORDER BY tag_id
@@ -169,24 +169,24 @@ LIMIT $3;
 
 -- name: tags_of_batch
 -- The same, $4 batch.
-SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, created_at
+SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, originality, created_at
 FROM tag
 WHERE account_id = $1 AND batch_id = $4 AND tag_id > $2
 ORDER BY tag_id
 LIMIT $3;
 
 -- name: tag_by_xuid
-SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, created_at
+SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, originality, created_at
 FROM tag
 WHERE account_id = $1 AND xuid = $2;
 
 -- name: tag_by_cuid
-SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, created_at
+SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, originality, created_at
 FROM tag
 WHERE account_id = $1 AND cuid = $2;
 
 -- name: tag_by_uid
-SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, created_at
+SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, originality, created_at
 FROM tag
 WHERE account_id = $1 AND uid = $2;
 
@@ -194,6 +194,10 @@ WHERE account_id = $1 AND uid = $2;
 UPDATE tag
 SET uid = $2, cuid = $3, name = $4, group_id = $5, batch_id = $6, active = $7, assigned_at = $8, rule_set = $9, fields = $10
 WHERE tag_id = $1;
+
+-- name: set_originality
+-- $1 tag, $2 what its signature says or null, $3 the signature or null.
+UPDATE tag SET originality = $2, originality_signature = $3 WHERE tag_id = $1;
 
 -- name: delete_tag
 -- Removes a tag with its keys and counter, and keeps whose it was and how far its keys were used: its own, or its group's

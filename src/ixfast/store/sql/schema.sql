@@ -74,7 +74,11 @@ CREATE TABLE tag (
     assigned_at timestamptz,
     rule_set jsonb,
     fields jsonb,
-    created_at timestamptz NOT NULL DEFAULT now()
+    originality text CHECK (originality IN ('genuine', 'forged')),
+    originality_signature bytea CHECK (length(originality_signature) = 56),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CHECK ((originality IS NULL) = (originality_signature IS NULL)),
+    CHECK (originality IS NULL OR uid IS NOT NULL)
 );
 CREATE UNIQUE INDEX tag_xuid ON tag (xuid);
 CREATE UNIQUE INDEX tag_cuid ON tag (account_id, cuid) WHERE cuid IS NOT NULL;
