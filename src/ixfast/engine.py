@@ -79,7 +79,9 @@ class Engine:
             self.fail(scan, "unavailable", self._catalogue.stale)
             return
         record = self._find(scan.ref)
-        if record is None:
+        # Another account's tag is looked up like one that does not exist. Were it refused at once because it is at hand, the
+        # time of the answer would tell everybody that there is such a tag, and that it is in use.
+        if record is None or not record.is_for(scan.api_key):
             self._catalogue.fetch(scan, scan.ref, self._found)
         else:
             self._admit(scan, record)
@@ -89,25 +91,21 @@ class Engine:
             self.found(scan, record)
 
     def found(self, scan: Scan, record: TagRecord | None) -> None:
-        """Go on with what the catalogue has; a scan whose tag is absent ends here."""
-        if record is not None:
-            self._admit(scan, record)
-        elif scan.error is not None:
+        """Go on with what the catalogue has; a scan whose tag is absent, or another account's, ends here."""
+        if scan.error is not None:
             self._answer(scan)
-        else:
+        # A closed account's tag is to a caller without a token what it is to a caller of another account: none. Were it
+        # refused as such, whoever leaves his token out could tell which codes there are.
+        elif record is None or not record.is_for(scan.api_key):
             self.unknown(scan)
+        else:
+            self._admit(scan, record)
 
     def _admit(self, scan: Scan, record: TagRecord) -> None:
-        """May this caller ask about this tag, and is it in use?"""
+        """Is the tag in use?"""
         group = record.group
         account = group.account
         scan.record = record
-        api_key = scan.api_key
-        # A closed account's tag is to a caller without a token what it is to a caller of another account: none. Were it
-        # refused as such, whoever leaves his token out could tell which codes there are.
-        if not account.open if api_key is None else api_key.account_id != account.account_id:
-            self.unknown(scan)
-            return
         batch = record.batch
         if not (record.active and group.active and group.folder_active and account.active and (batch is None or batch.active)):
             scan.verdict = Verdict.INACTIVE

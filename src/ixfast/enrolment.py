@@ -27,7 +27,7 @@ class Catalogue(Protocol):
     def may_enrol(self, aid: str) -> bool: ...
     async def account(self, aid: str) -> tuple[Account, list[Group]] | None: ...
     def fetch(self, scan: Scan, ref: bytes, found: Any) -> None: ...
-    def forget_absent(self, ref: bytes) -> None: ...
+    def forget_absent(self, scan: Scan) -> None: ...
 
 
 class Register(Protocol):
@@ -81,7 +81,7 @@ class Enrolment:
             self._engine.fail(scan, "unavailable", "lookup_failed")
         else:
             scan.ref = refs.by_uid(aid, uid)
-            self._catalogue.forget_absent(scan.ref)
+            self._catalogue.forget_absent(scan)
             self._catalogue.fetch(scan, scan.ref, self._engine.found)
 
     async def _owner(self, scan: Scan, aid: str) -> tuple[Group, bytes] | None:

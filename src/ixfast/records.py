@@ -182,6 +182,11 @@ class TagRecord:
         self.key_version = keys[0].version if keys else 0
         self.keys = keys if len(keys) != 1 else None
 
+    def is_for(self, api_key: ApiKey | None) -> bool:
+        """Whether the owner of this key, or whoever has none, may ask about it. For all others it does not exist."""
+        account = self.group.account
+        return account.open if api_key is None else api_key.account_id == account.account_id
+
     @property
     def awaits_keys(self) -> bool:
         """Whether its keys are still to be derived, which takes milliseconds: then no scan of it can be judged yet."""

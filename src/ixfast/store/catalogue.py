@@ -1,8 +1,11 @@
 """The catalogue: tags, API keys and what they inherit, from a bounded cache in front of PostgreSQL.
 
 Misses of one moment are resolved by one round of queries. An absent reference is remembered for a few seconds, within a
-bound. A management change drops or renews what it touched (`apply`); a look-up that was under way while a change arrived is
-answered but not remembered, because it may have read the state before.
+bound, for those who asked: a caller with a token asks within its account, where another account's tag is as absent as one that
+does not exist. It is looked up, not found and remembered in the same way and with the same work, even while it is cached.
+
+A management change drops or renews what it touched (`apply`); a look-up that was under way while a change arrived is answered
+but not remembered, because it may have read the state before.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from ixfast import limits, meters, refs
@@ -85,15 +88,17 @@ class Catalogue:
         return self._api_keys.get(refs.by_token(token_sha256))
 
     def fetch(self, scan: Scan, ref: bytes, found: Found) -> None:
-        """Look `ref` up and call `found(scan, record)`; None is proof of absence. The scan fails if nothing can be said."""
+        """Look `ref` up and call `found(scan, record)`; None is proof of absence, in the account of the scan's API key if it
+        has one. The scan fails if nothing can be said."""
         slots = self._meters.slots
-        until = self._absent.get(ref)
+        place = _absent_place(scan, ref)
+        until = self._absent.get(place)
         if until is not None:
             if until > self._loop.time():
                 slots[meters.CATALOGUE_ABSENT] += 1
                 found(scan, None)
                 return
-            self._absent.pop(ref)
+            self._absent.pop(place)
         slots[meters.CATALOGUE_MISSES] += 1
         if self._waiting_count >= limits.LOOKUP_QUEUE_MAX:
             _fail(scan, found, "overloaded", "lookup_queue_full")
@@ -171,7 +176,7 @@ class Catalogue:
             aliases = [ref for ref in wanted if refs.kind(ref) in (refs.CUID, refs.UID)]
             codes = await self._loader.codes_of(connection, aliases) if aliases else {}
             plain = {ref for ref in wanted if refs.kind(ref) == refs.XUID} | set(codes.values())
-            tags, errors = await self._loader.tags(connection, plain) if plain else ({}, {})
+            tags, errors = await self._loader.tags(connection, plain, _accounts_asking(wanted)) if plain else ({}, {})
             enrolling = self._enrolling
             if aliases and enrolling is None:
                 enrolling = await self._loader.enrolling(connection)
@@ -184,17 +189,11 @@ class Catalogue:
                 records[alias] = tags[code]
         if applied == self._changes_applied:
             self._enrolling = enrolling
-            self._remember(wanted, tags, codes, api_keys, failed)
+            self._remember(tags, codes, api_keys)
+            self._remember_absent(wanted, records, failed)
         return records, failed
 
-    def _remember(
-        self,
-        wanted: Iterable[bytes],
-        tags: dict[bytes, TagRecord],
-        codes: dict[bytes, bytes],
-        api_keys: dict[bytes, ApiKey],
-        failed: dict[bytes, str],
-    ) -> None:
+    def _remember(self, tags: dict[bytes, TagRecord], codes: dict[bytes, bytes], api_keys: dict[bytes, ApiKey]) -> None:
         for record in tags.values():
             if not record.awaits_keys:
                 self._keep(record)
@@ -203,11 +202,19 @@ class Catalogue:
                 self._aliases.put(alias, tags[code].xuid)
         for ref, api_key in api_keys.items():
             self._api_keys.put(ref, api_key)
-        until = self._loop.time() + limits.NEGATIVE_TTL_S
-        for ref in wanted:
-            if ref not in tags and ref not in codes and ref not in api_keys and ref not in failed:
-                self._absent.put(ref, until)
         self._meters.slots[meters.CATALOGUE_TAGS] = len(self._tags)
+
+    def _remember_absent(
+        self, wanted: dict[bytes, list[tuple[Scan, Found]]], records: dict[bytes, Any], failed: dict[bytes, str]
+    ) -> None:
+        until = self._loop.time() + limits.NEGATIVE_TTL_S
+        for ref, waiters in wanted.items():
+            record = records.get(ref)
+            if ref in failed or isinstance(record, ApiKey):
+                continue
+            for scan, _ in waiters:
+                if record is None or not record.is_for(scan.api_key):
+                    self._absent.put(_absent_place(scan, ref), until)
 
     def _keep(self, record: TagRecord) -> None:
         known = self._tags.get(record.xuid)
@@ -238,9 +245,9 @@ class Catalogue:
         """Whether the account may have a group that enrols; True if that is not known now."""
         return self._enrolling is None or aid in self._enrolling
 
-    def forget_absent(self, ref: bytes) -> None:
-        """Ask for this reference again: what was absent may be there."""
-        self._absent.pop(ref)
+    def forget_absent(self, scan: Scan) -> None:
+        """Ask for the scan's reference again: what was absent may be there."""
+        self._absent.pop(_absent_place(scan, scan.ref))
 
     def keys_opened(self) -> None:
         """Key-encryption keys are open that were not: accounts and groups whose keys waited for them are read again."""
@@ -315,6 +322,23 @@ class Catalogue:
                 await loader.load_groups(connection, groups)
             if batches:
                 await loader.load_batches(connection, batches)
+
+
+def _absent_place(scan: Scan, ref: bytes) -> bytes:
+    """Under what the absence of a reference is remembered: whoever has a token asks within an account."""
+    return ref if scan.api_key is None else b"\0%d\0%b" % (scan.api_key.account_id, ref)
+
+
+def _accounts_asking(wanted: dict[bytes, list[tuple[Scan, Found]]]) -> set[int] | None:
+    """The accounts whose tags those who wait may see; None if one of them has no token and may see those of all."""
+    accounts = set()
+    for ref, waiters in wanted.items():
+        for scan, _ in waiters:
+            if scan.api_key is not None:
+                accounts.add(scan.api_key.account_id)
+            elif refs.kind(ref) != refs.TOKEN:
+                return None
+    return accounts
 
 
 def _aliases_of(record: TagRecord) -> tuple[bytes, ...]:

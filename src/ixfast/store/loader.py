@@ -46,10 +46,13 @@ class Loader:
         """Raised when a change arrives. What was asked for before may be the state before, so it is asked for again: shared
         records are kept for good, and a deactivated group must not be kept as an active one."""
 
-    async def tags(self, connection: Any, codes: Collection[bytes]) -> tuple[dict[bytes, TagRecord], dict[bytes, Exception]]:
-        """Records by tag code, and the errors of those that exist but cannot be made into one. Those that await their keys
-        (`TagRecord.awaits_keys`) are among the records."""
-        rows = await connection.fetch(self._sql["tags_by_xuid"], [code.decode() for code in codes], KeySlot.FILE)
+    async def tags(
+        self, connection: Any, codes: Collection[bytes], accounts: Collection[int] | None = None
+    ) -> tuple[dict[bytes, TagRecord], dict[bytes, Exception]]:
+        """Records by tag code, of these `accounts` only if they are given, and the errors of those that exist but cannot be
+        made into one. Those that await their keys (`TagRecord.awaits_keys`) are among the records."""
+        own = list(accounts) if accounts is not None else None
+        rows = await connection.fetch(self._sql["tags_by_xuid"], [code.decode() for code in codes], KeySlot.FILE, own)
         await self._keks.look_for({r["kek_id"] for r in rows if r["kek_id"] is not None})
         await self._load_shared(connection, rows)
         found: dict[bytes, TagRecord] = {}
