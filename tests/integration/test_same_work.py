@@ -1,0 +1,196 @@
+"""What a caller may not know of costs the work of what does not exist: the same statements, which find the same nothing.
+
+The caller holds a token of one account. It asks for a code that nobody has (`unknown`), for another account's tag that the
+worker has cached because its owner's customers use it (`in use`), and for one that nobody has asked for yet (`idle`), each with
+a genuine tap and with a forged one. How long the answers take is measured by `python -m benchmarks timing`; here is counted
+what is done for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from ixfast import meters
+from ixfast.engine import Engine
+from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
+from ixfast.meters import Meters
+from ixfast.model import Verdict
+from ixfast.provision import provision
+from ixfast.records import ApiKey
+from ixfast.scan import Scan
+from ixfast.store import session
+from ixfast.store.catalogue import Catalogue
+from ixfast.testing import VirtualFleet
+
+OWN = VirtualFleet(11, 2, account="own-house")
+FOREIGN = VirtualFleet(12, 4, account="other-house")
+KEKS = KeyEncryptionKeys([KeyEncryptionKey(bytes(range(32)))])
+NOBODY = "nobodys0", "nobodys1"
+IN_USE, IDLE = 0, 2
+WORK = meters.CATALOGUE_QUERIES, meters.CATALOGUE_MISSES, meters.CATALOGUE_ABSENT, meters.CATALOGUE_TAGS
+
+
+class CountingPool:
+    """Notes each statement and how many rows it found."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self.statements: list[tuple[str, int]] = []
+
+    async def acquire(self) -> Any:
+        return _CountingConnection(self, await self._pool.acquire())
+
+    async def release(self, connection: Any) -> None:
+        await self._pool.release(connection.real)
+
+
+class _CountingConnection:
+    def __init__(self, pool: CountingPool, real: Any) -> None:
+        self._pool = pool
+        self.real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    async def fetch(self, query: str, *arguments: Any) -> Any:
+        rows = await self.real.fetch(query, *arguments)
+        self._pool.statements.append((query, len(rows)))
+        return rows
+
+
+class EarlyEngine(Engine):
+    """The control: refuses another account's tag as soon as it sees it."""
+
+    def submit(self, scan: Scan) -> None:
+        record = self._find(scan.ref)
+        if record is not None and not record.is_for(scan.api_key):
+            self.unknown(scan)
+        else:
+            super().submit(scan)
+
+
+class House:
+    def __init__(self, pool: Any, own_id: int, foreign_id: int, engine: type[Engine] = Engine) -> None:
+        self.meters = Meters()
+        self.pool = CountingPool(pool)
+        self.catalogue = Catalogue(self.pool, KEKS, self.meters, tags_max=100, absent_max=100, deadline_s=10.0)
+        self.catalogue.stale = None
+        self.engine = engine(self.catalogue, self.meters)
+        self.engine.use(Nothing())
+        self.own_key = ApiKey(1, own_id, OWN.account, frozenset(("scan",)), "", None)
+        self.foreign_key = ApiKey(2, foreign_id, FOREIGN.account, frozenset(("scan",)), "", None)
+
+    async def ask(self, code: str, api_key: ApiKey | None, counter: int = 1, mac: bytes = bytes(8)) -> Scan:
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Scan] = loop.create_future()
+        self.engine.submit(Scan(answer.set_result, code.encode(), counter, mac, api_key, 1, loop.time()))
+        return await answer
+
+    async def work_of(self, code: str, mac: bytes = bytes(8)) -> Any:
+        """What is said to the caller of the other account, and what was done for it."""
+        before, self.pool.statements = [self.meters.slots[slot] for slot in WORK], []
+        scan = await self.ask(code, self.own_key, 1, mac)
+        said = scan.verdict, scan.error, scan.reason, scan.record, scan.authentic
+        return said, self.pool.statements, [self.meters.slots[slot] - b for slot, b in zip(WORK, before, strict=True)]
+
+    async def use(self, index: int) -> None:
+        """The owner of the foreign tag asks, so that it is cached."""
+        scan = await self.ask(FOREIGN.xuid(index), self.foreign_key)
+        assert scan.verdict is Verdict.FORGED
+        assert self.catalogue.find(FOREIGN.xuid(index).encode()) is not None
+
+    async def all_work(self) -> dict[str, Any]:
+        """Twice each: the second answer is from memory."""
+        await self.ask(OWN.xuid(0), self.own_key)  # the caller's own account is known
+        for index in (IN_USE, IN_USE + 1):
+            await self.use(index)
+        found = {}
+        for again in ("first", "again"):
+            for tap, mac_of in (("forged", lambda _: bytes(8)), ("genuine", lambda i: bytes.fromhex(FOREIGN.plain_tap(i, 1)[2]))):
+                shift = tap == "genuine"
+                found[f"unknown, {tap}, {again}"] = await self.work_of(NOBODY[shift], mac_of(IN_USE))
+                found[f"in use, {tap}, {again}"] = await self.work_of(FOREIGN.xuid(IN_USE + shift), mac_of(IN_USE + shift))
+                found[f"idle, {tap}, {again}"] = await self.work_of(FOREIGN.xuid(IDLE + shift), mac_of(IDLE + shift))
+        return found
+
+
+class Nothing:
+    """A ledger that nobody should need."""
+
+    def submit(self, scan: Scan) -> None:
+        raise AssertionError("the tap was consumed")
+
+    read_state = submit
+
+    def log_refusal(self, scan: Scan) -> None:
+        assert scan.record is not None
+
+
+def assert_one_work(found: dict[str, Any]) -> None:
+    for again in ("first", "again"):
+        expected = found[f"unknown, forged, {again}"]
+        assert expected[0] == (Verdict.UNKNOWN, "not_found", None, None, False)
+        assert [rows for _, rows in expected[1]] == ([0] if again == "first" else [])
+        for name, work in found.items():
+            if name.endswith(again):
+                assert work == expected, name
+
+
+@pytest.fixture
+async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(database)
+    await provision(connection, KEKS, [OWN], is_open=False)
+    await provision(connection, KEKS, [FOREIGN], is_open=False)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def pool(database: str) -> AsyncIterator[Any]:
+    pool = await session.make_pool(database, 2)
+    yield pool
+    pool.terminate()
+
+
+async def house_of(pool: Any, connection: asyncpg.Connection, engine: type[Engine] = Engine) -> House:
+    ids = {row["aid"]: row["account_id"] for row in await connection.fetch("SELECT aid, account_id FROM account")}
+    return House(pool, ids[OWN.account], ids[FOREIGN.account], engine)
+
+
+async def test_another_accounts_tag_costs_what_no_tag_costs(pool: Any, connection: asyncpg.Connection) -> None:
+    house = await house_of(pool, connection)
+    assert_one_work(await house.all_work())
+
+
+async def test_control_a_tag_refused_at_once_is_caught(pool: Any, connection: asyncpg.Connection) -> None:
+    house = await house_of(pool, connection, EarlyEngine)
+    with pytest.raises(AssertionError, match="in use, forged, first"):
+        assert_one_work(await house.all_work())
+
+
+async def test_the_owner_finds_what_another_was_told_does_not_exist(pool: Any, connection: asyncpg.Connection) -> None:
+    house = await house_of(pool, connection)
+    code = FOREIGN.xuid(IDLE)
+    assert (await house.ask(code, house.own_key)).verdict is Verdict.UNKNOWN
+    assert (await house.ask(code, house.foreign_key)).verdict is Verdict.FORGED
+    assert (await house.ask(code, house.own_key)).verdict is Verdict.UNKNOWN
+    assert (await house.ask(code, None)).verdict is Verdict.UNKNOWN
+    # Together in one round, where the statement sees the tags of both.
+    other = FOREIGN.xuid(IDLE + 1)
+    scans = await asyncio.gather(*(house.ask(other, key) for key in (house.own_key, house.foreign_key, None, house.own_key)))
+    assert [scan.verdict for scan in scans] == [Verdict.UNKNOWN, Verdict.FORGED, Verdict.UNKNOWN, Verdict.UNKNOWN]
+    assert (await house.ask(other, house.foreign_key)).verdict is Verdict.FORGED
+
+
+async def test_an_open_accounts_tag_is_there_without_a_token(pool: Any, connection: asyncpg.Connection) -> None:
+    house = await house_of(pool, connection)
+    await connection.execute("UPDATE account SET open = true WHERE aid = $1", FOREIGN.account)
+    code = FOREIGN.xuid(IN_USE)
+    assert (await house.ask(code, house.own_key)).verdict is Verdict.UNKNOWN
+    assert (await house.ask(code, None)).verdict is Verdict.FORGED
+    assert (await house.ask(code, house.own_key)).verdict is Verdict.UNKNOWN
