@@ -22,8 +22,9 @@ check: $(VENV)/.with-dev
 	$(BIN)/lint-imports
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint src/ixfast
 
+# The one run, in a quarter of an hour; ARGS=--full takes an hour more, ARGS="--only scans latency" less.
 bench: $(VENV)/.with-bench
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks run $(ARGS)
 
 # Needs Debian's clang and libclang-rt-14-dev.
 fuzz: $(VENV)/.with-fuzz
@@ -50,7 +51,7 @@ $(VENV)/.with-tests: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.with-bench: $(VENV)/.with-tests
-	$(BIN)/python -m pip install --quiet --group bench
+	$(BIN)/python -m pip install --quiet --group bench --group bench-peers
 	@touch $@
 
 $(VENV)/.with-fuzz: $(VENV)/.with-tests

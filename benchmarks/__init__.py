@@ -1,1 +1,1 @@
-"""Benchmarks: what ixfast reaches beside others, with every answer checked. See docs/benchmarks.md."""
+"""Benchmarks: what ixfast reaches beside others, with every answer checked. See docs/performance.md."""

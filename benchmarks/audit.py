@@ -36,6 +36,7 @@ async def of_ixfast(connection: Any, traffic: Traffic, held: Held) -> Audit:
         "SELECT t.xuid, c.scan_count, count(l.*) AS logged,"
         " count(DISTINCT l.position) AS positions, count(DISTINCT l.scan_id) AS ids"
         " FROM tag_counter AS c JOIN tag AS t USING (tag_id) LEFT JOIN scan_log AS l ON l.tag_id = c.tag_id AND l.verdict = 'g'"
+        " WHERE c.scan_count > 0 OR l.tag_id IS NOT NULL"  # millions of tags may never have been tapped
         " GROUP BY t.xuid, c.scan_count HAVING count(l.*) <> c.scan_count"
         " OR count(DISTINCT l.position) <> c.scan_count OR count(DISTINCT l.scan_id) <> c.scan_count"
     )

@@ -10,14 +10,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks import audit
 from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS
 from benchmarks.load.lanes import Expected
 from benchmarks.processes import ContenderError, Processes, free_port, python
-from benchmarks.stage import IXFAST_DATABASE, PEER_DATABASE, Stage
+from benchmarks.stage import IXFAST_DATABASE, IXFAST_FULL_DATABASE, PEER_DATABASE, Stage
 
 _READY_S = 30.0
 _FLASK_NEEDS = ("flask", "gunicorn", "psycopg", "Crypto")
@@ -28,32 +28,49 @@ class Running(NamedTuple):
 
     processes: Processes
     observe: Callable[[], dict[str, float]]
+    stages: Callable[[], dict[str, tuple[float, float]]] = dict  # by stage the seconds spent and how often it was timed
 
 
 class Contender(NamedTuple):
     name: str
     title: str
-    database: str | None
+    template: str | None
     expected: Expected
     requests_per_s_max: int  # so many are prepared; a rate that uses them up is told and not believed
-    serve: Callable[[Stage, str | None, int, int], contextlib.AbstractContextManager[Running]]
+    serve: Callable[..., contextlib.AbstractContextManager[Running]]
     audit: Callable[..., Any] | None
+    headers: Callable[[Stage], bytes] = lambda _: b""  # further header fields of every request
 
 
-@contextlib.contextmanager
-def _ixfast(stage: Stage, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
-    private_port = free_port()
-    assert dsn is not None
-    command = python(
+def ixfast_command(port: int, private_port: int, workers: int, flags: Sequence[str] = ()) -> list[str]:
+    """`ixfast serve` on 127.0.0.1."""
+    return python(
         "ixfast", "serve", "--workers", workers, "--host", "127.0.0.1", "--port", port, "--private-port", private_port,
-        "--log-level", "warning",
+        "--log-level", "warning", *flags,
     )  # fmt: skip
-    environment = {"IXFAST_DSN": dsn, "IXFAST_KEK_FILE": str(stage.kek_file)}
-    base = f"http://127.0.0.1:{private_port}"
-    with Processes([command], environment) as processes:
-        processes.await_listeners(port, workers)
-        _await_readiness(processes, f"{base}/readyz")
-        yield Running(processes, lambda: _observe(base))
+
+
+def ixfast_with(flags: Sequence[str] = (), options: str = "") -> Callable[..., contextlib.AbstractContextManager[Running]]:
+    """ixfast with further flags; `options` are settings of its sessions, as `name=value`."""
+
+    @contextlib.contextmanager
+    def serve(stage: Stage, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
+        private_port = free_port()
+        assert dsn is not None
+        command = ixfast_command(port, private_port, workers, flags)
+        environment = {"IXFAST_DSN": f"{dsn}&{options}" if options else dsn, "IXFAST_KEK_FILE": str(stage.kek_file)}
+        base = f"http://127.0.0.1:{private_port}"
+        with Processes([command], environment) as processes:
+            processes.await_listeners(port, workers)
+            _await_readiness(processes, f"{base}/readyz")
+            yield Running(processes, lambda: _observe(base), lambda: stage_sums(_scrape(base)))
+
+    return serve
+
+
+def _with_token(stage: Stage) -> bytes:
+    stage.prepare(IXFAST_FULL_DATABASE)
+    return b"X-API-Key: %b\r\n" % stage.token.encode()
 
 
 def _await_readiness(processes: Processes, url: str) -> None:
@@ -68,17 +85,32 @@ def _await_readiness(processes: Processes, url: str) -> None:
         time.sleep(0.05)
 
 
+def _scrape(base: str) -> str:
+    with urllib.request.urlopen(f"{base}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def stage_sums(exposed: str) -> dict[str, tuple[float, float]]:
+    """Seconds and counts of `ixfast_stage_…{stage="…"}` in a scrape, of all workers together."""
+    units = {"seconds": 1.0, "us": 1e-6, "ns": 1e-9}
+    row = re.compile(r'^ixfast_stage_(seconds|us|ns)_(sum|count)(?:_total)?\{[^}]*stage="(\w+)"[^}]*\} (\S+)$', re.MULTILINE)
+    found: dict[str, list[float]] = {}
+    for unit, kind, name, value in row.findall(exposed):
+        both = found.setdefault(name, [0.0, 0.0])
+        both[kind == "count"] += float(value) * (units[unit] if kind == "sum" else 1.0)
+    return {name: (total_s, count) for name, (total_s, count) in found.items()}
+
+
 def _observe(base: str) -> dict[str, float]:
     """The product's own counters, of all workers together."""
-    with urllib.request.urlopen(f"{base}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
+    text = _scrape(base)
     found: dict[str, float] = {}
     for name, value in re.findall(r"^(ixfast_\w+)(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE):
         found[name] = found.get(name, 0.0) + float(value)
     shown = (
         "ixfast_ledger_batches_total", "ixfast_ledger_rows_total", "ixfast_ledger_statement_us_sum",
         "ixfast_catalogue_misses_total", "ixfast_handed_over_connections_total", "ixfast_hot_requests_total",
-        "ixfast_ledger_held_total", "ixfast_refusal_log_dropped_total",
+        "ixfast_ledger_held_total", "ixfast_refusal_log_dropped_total", "ixfast_connections", "ixfast_catalogue_cached_tags",
     )  # fmt: skip
     return {name: found.get(name, 0.0) for name in shown}
 
@@ -112,7 +144,11 @@ def _flask(interpreter: str) -> Callable[..., contextlib.AbstractContextManager[
 def http_contenders(*, flask_python: str | None = None) -> dict[str, Contender]:
     """By name, in the order of the table."""
     contenders = (
-        Contender("ixfast", "ixfast", IXFAST_DATABASE, SCAN_ANSWERS, 120_000, _ixfast, audit.of_ixfast),
+        Contender("ixfast", "ixfast", IXFAST_DATABASE, SCAN_ANSWERS, 120_000, ixfast_with(), audit.of_ixfast),
+        Contender(
+            "ixfast_full", "ixfast with rules, fields in the reply, and an API key", IXFAST_FULL_DATABASE, SCAN_ANSWERS, 120_000,
+            ixfast_with(), audit.of_ixfast, _with_token,
+        ),
         Contender(
             "aiohttp_constant", "aiohttp `Application`, constant answer, no database", None, CONSTANT_ANSWER, 120_000,
             _peer("benchmarks.peers.aiohttp_constant"), None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -12,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.load.traffic import Traffic
 from benchmarks.processes import ROOT
 from ixfast.versions import versions
 
@@ -55,18 +57,45 @@ def _commit() -> str:
         return "unknown"
 
 
+def plain(traffic: Traffic) -> dict[str, Any]:
+    """What was sent, as it is kept."""
+    return {**traffic._asdict(), "mix": dict(traffic.mix._asdict())}
+
+
 def load_average() -> list[float]:
     """Of the last 1, 5 and 15 minutes: was the machine ours?"""
     return [round(value, 2) for value in os.getloadavg()]
 
 
-def remember(file: str, record: Mapping[str, Any], folder: Path | None = None) -> Path:
+def folder(given: argparse.Namespace) -> Path:
+    """Where results go: what `--results` says, and what a smoke run finds never into the real history."""
+    if given.results is not None:
+        chosen: Path = given.results
+        return chosen
+    return RESULTS / "smoke" if given.smoke else RESULTS
+
+
+def remember(file: str, record: Mapping[str, Any], folder: Path) -> Path:
     """Append a record to a history file; where it is."""
-    path = (folder or RESULTS) / file
+    path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as history:
         history.write(json.dumps(record, default=str) + "\n")
     return path
+
+
+def history(file: str, folder: Path) -> list[dict[str, Any]]:
+    """The records of a history file, the oldest first; none if there is no such file."""
+    path = folder / file
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line]
+
+
+def newest(file: str, folder: Path) -> list[dict[str, Any]]:
+    """The records of the last session of a history file."""
+    records = history(file, folder)
+    return [record for record in records if record["session"] == records[-1]["session"]]
 
 
 def as_markdown(described: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class Point:
             "fraction": self.fraction,
             "rate_per_s": self.rate_per_s,
             "answered": result.answered,
+            "answered_per_s": result.requests_per_s,
             "not_sent": result.not_sent,
             "not_answered": result.not_answered,
             "flaws": result.flaws(),
@@ -75,12 +76,14 @@ class Point:
 
 def sweep(stage: Stage, contender: Contender, plan: Sweep) -> tuple[list[Point], dict[str, Any]]:
     """The points, and the audit of the database after the last of them."""
-    assert contender.database is not None and contender.audit is not None
+    assert contender.template is not None and contender.audit is not None
     check, port = contender.audit, free_port()
-    with stage.database(contender.database) as dsn:
+    with stage.database(contender.template) as dsn:
         with (
             contender.serve(stage, dsn, port, plan.size.workers) as running,
-            Load(stage.traffic, port, contender.expected, processes=plan.size.processes) as load,
+            Load(
+                stage.traffic, port, contender.expected, processes=plan.size.processes, headers=contender.headers(stage)
+            ) as load,
         ):
             load.connect()
             load.touch_each_tag()
@@ -99,17 +102,17 @@ def _point(load: Load, fraction: float, plan: Sweep) -> Point:
     return point
 
 
-def table(points: Sequence[Point]) -> str:
+def table(points: Sequence[Mapping[str, Any]]) -> str:
+    """The records of the points as markdown."""
     lines = [
         "| of capacity | due/s | answered/s | p50 ms | p99 ms | p99.9 ms | max ms | never sent | sent late, p99 ms |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for point in points:
-        times, late = point.latency, histogram.summary(point.result.lateness)
-        shown = [times.get(name, 0) for name in ("p50_us", "p99_us", "p99.9_us", "max_us")]
+        shown = [point["latency"].get(name, 0) for name in ("p50_us", "p99_us", "p99.9_us", "max_us")]
         cells = [
-            f"{point.fraction:.0%}", f"{point.rate_per_s:,.0f}", f"{point.result.requests_per_s:,.0f}",
-            *(f"{us / 1000:.2f}" for us in shown), f"{point.result.not_sent:,}", f"{late.get('p99_us', 0) / 1000:.2f}",
+            f"{point['fraction']:.0%}", f"{point['rate_per_s']:,.0f}", f"{point['answered_per_s']:,.0f}",
+            *(f"{us / 1000:.2f}" for us in shown), f"{point['not_sent']:,}", f"{point['lateness'].get('p99_us', 0) / 1000:.2f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -149,8 +152,11 @@ def main(arguments: list[str] | None = None) -> int:
     traffic = Traffic(given.seed, plan.size.tags, plan.size.connections, Mix(*given.mix))
     with Stage(traffic) as stage:
         described = environment.describe(
-            load_before=environment.load_average(), postgres=stage.settings(), traffic=traffic._asdict(), size=asdict(plan)
-        )
+            load_before=environment.load_average(),
+            postgres=stage.settings(),
+            traffic=environment.plain(traffic),
+            size=asdict(plan),
+        )  # fmt: skip
         if not plan.capacity:
             found = scans.measure(stage, contender, plan.size, 1)
             if not found.good:
@@ -159,12 +165,12 @@ def main(arguments: list[str] | None = None) -> int:
             plan = replace(plan, capacity=found.requests_per_s)
         points, audited = sweep(stage, contender, plan)
     session = time.strftime("%Y%m%dT%H%M%S")
-    record = {"session": session, "contender": contender.name, "capacity": plan.capacity, "audit": audited}
+    record: dict[str, Any] = {"session": session, "contender": contender.name, "capacity": plan.capacity, "audit": audited}
     record |= {"points": [point.record() for point in points], "environment": described}
-    folder = environment.remember(HISTORY, record, given.results).parent
+    folder = environment.remember(HISTORY, record, environment.folder(given)).parent
     for name, drawn in (("percentiles", percentile_chart(points)), ("rates", rate_chart(points))):
         (folder / f"latency-{session}-{contender.name}-{name}.svg").write_text(drawn)
-    print(f"{contender.title}: capacity {plan.capacity:,.0f} requests/s\n\n{table(points)}\n")
+    print(f"{contender.title}: capacity {plan.capacity:,.0f} requests/s\n\n{table(record['points'])}\n")
     good = not audited["problems"] and not any(point.result.flaws() for point in points)
     print("Every answer was the expected one, the audit clean." if good else f"NOT GOOD, see above. Audit: {audited['problems']}")
     print(f"\n{environment.as_markdown(described)}")
@@ -173,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks latency", description=__doc__.splitlines()[0])
-    durable = [name for name, contender in http_contenders().items() if contender.database is not None]
+    durable = [name for name, contender in http_contenders().items() if contender.template is not None]
     parser.add_argument("--contender", choices=durable, default="ixfast")
     parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works")
     parser.add_argument("--capacity", type=float, help="requests/s that are 100 %%; measured unless given")

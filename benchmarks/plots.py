@@ -13,10 +13,12 @@ Line = Sequence[tuple[float, float]]
 Ticks = Sequence[tuple[float, str]]
 
 
-def chart(title: str, x_label: str, y_label: str, lines: Mapping[str, Line], x_ticks: Ticks, y_ticks: Ticks) -> str:
-    """A chart of named lines. Both axes reach from their first to their last tick, y logarithmically."""
+def chart(
+    title: str, x_label: str, y_label: str, lines: Mapping[str, Line], x_ticks: Ticks, y_ticks: Ticks, *, linear: bool = False
+) -> str:
+    """A chart of named lines. Both axes reach from their first to their last tick, y logarithmically unless `linear`."""
     across = _scale(x_ticks, _LEFT, _WIDTH - _RIGHT, lambda value: value)
-    up = _scale(y_ticks, _HEIGHT - _BOTTOM, _TOP, math.log10)
+    up = _scale(y_ticks, _HEIGHT - _BOTTOM, _TOP, (lambda value: value) if linear else math.log10)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="12">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
@@ -35,6 +37,33 @@ def chart(title: str, x_label: str, y_label: str, lines: Mapping[str, Line], x_t
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts.append(_text(_WIDTH - _RIGHT + 12, _TOP + 14 + 18 * number, name, colour=colour))
     return "\n".join([*parts, "</svg>", ""])
+
+
+def bars(title: str, unit: str, values: Mapping[str, float]) -> str:
+    """Named values as bars from the left, each with its number behind it."""
+    row, left = 30, 130
+    height = _TOP + row * len(values) + 20
+    widest = max([*values.values(), 1e-9])
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
+        _text(20, 22, title, size=15),
+    ]
+    for number, (name, value) in enumerate(values.items()):
+        y, width = _TOP + row * number, (_WIDTH - left - 120) * value / widest
+        colour = _COLOURS[number % len(_COLOURS)]
+        parts += [_text(left - 8, y + 15, name, anchor="end")]
+        parts += [f'<rect x="{left}" y="{y}" width="{width:.1f}" height="20" fill="{colour}"/>']
+        parts += [_text(left + width + 6, y + 15, f"{value:.2f} {unit}")]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def steps(values: Sequence[float], count: int = 6) -> list[tuple[float, str]]:
+    """About `count` round ticks from 0 to beyond the largest value."""
+    top = max([*values, 1e-9])
+    size: float = 10 ** math.floor(math.log10(top / count))
+    size *= next(factor for factor in (1, 2, 5, 10) if top / (size * factor) <= count)
+    return [(size * i, f"{size * i:,g}") for i in range(math.ceil(top / size) + 1)]
 
 
 def decades(values: Sequence[float], unit: str = "") -> list[tuple[float, str]]:

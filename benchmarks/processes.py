@@ -110,11 +110,46 @@ def listeners(port: int) -> int:
     return sum(f[3] == "0A" and int(f[1].rpartition(":")[2], 16) == port for f in fields)
 
 
+def memory(pids: list[int], *, children: bool = False) -> list[dict[str, int]]:
+    """Resident memory of each process in bytes, by pid: all of it, and the anonymous part, which nobody else has.
+
+    `children`: of the processes' children instead, which do the work of a supervisor or postmaster (proc_pid_status(5)).
+    """
+    if children:
+        _, parents = _process_tree()
+        pids = sorted(child for pid in pids for child in parents[pid])
+    found = []
+    for pid in pids:
+        try:
+            lines = (Path("/proc") / str(pid) / "status").read_text().splitlines()
+        except OSError:
+            continue  # it ended while we looked
+        fields = dict(line.split(":", 1) for line in lines)
+        if "VmRSS" in fields:
+            found.append({"rss": _kib(fields["VmRSS"]), "anonymous": _kib(fields["RssAnon"])})
+    return found
+
+
+def _kib(text: str) -> int:
+    return int(text.split()[0]) * 1024
+
+
 def cpu_s(pids: list[int]) -> float:
     """Processor time of the processes, their living descendants and those that ended and were waited for, in seconds.
 
     It counts in steps of 10 ms; user and system time together (proc_pid_stat(5), fields 14 to 17).
     """
+    spent, parents = _process_tree()
+    total, todo = 0, list(pids)
+    while todo:
+        pid = todo.pop()
+        total += spent.get(pid, 0)
+        todo += parents[pid]
+    return total / _TICKS_PER_S
+
+
+def _process_tree() -> tuple[dict[int, int], defaultdict[int, list[int]]]:
+    """Clock ticks spent by each process, and the children of each."""
     parents: defaultdict[int, list[int]] = defaultdict(list)
     spent: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
@@ -126,9 +161,4 @@ def cpu_s(pids: list[int]) -> float:
             continue  # it ended while we looked
         spent[int(entry.name)] = sum(map(int, fields[11:15]))
         parents[int(fields[1])].append(int(entry.name))
-    total, todo = 0, list(pids)
-    while todo:
-        pid = todo.pop()
-        total += spent.get(pid, 0)
-        todo += parents[pid]
-    return total / _TICKS_PER_S
+    return spent, parents

@@ -16,8 +16,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,18 +78,29 @@ class Run:
         return not self.flaws and not self.audit.get("problems")
 
 
+def as_run(record: Mapping[str, Any]) -> Run:
+    """A run from its record in the history."""
+    return Run(**{each.name: record[each.name] for each in fields(Run) if each.name in record})
+
+
+def titles() -> dict[str, str]:
+    """What the contenders are called in tables."""
+    return {name: contender.title for name, contender in http_contenders().items()} | {LEDGER: LEDGER_TITLE}
+
+
 def measure(stage: Stage, contender: Contender, size: Size, repetition: int) -> Run:
     """One run over HTTP."""
-    if contender.database is None:
+    if contender.template is None:
         return _measure(stage, contender, size, repetition, None)
-    with stage.database(contender.database) as dsn:
+    with stage.database(contender.template) as dsn:
         return _measure(stage, contender, size, repetition, dsn)
 
 
 def _measure(stage: Stage, contender: Contender, size: Size, repetition: int, dsn: str | None) -> Run:
     port = free_port()
     with contender.serve(stage, dsn, port, size.workers) as running:
-        with Load(stage.traffic, port, contender.expected, processes=size.processes) as load:
+        headers = contender.headers(stage)
+        with Load(stage.traffic, port, contender.expected, processes=size.processes, headers=headers) as load:
             load.connect()
             warm = load.touch_each_tag()
             load.prepare(int(contender.requests_per_s_max * (size.settle_s + size.measure_s)))
@@ -128,7 +139,7 @@ def measure_ledger(stage: Stage, size: Size, repetition: int, rows: int) -> Run:
     """The ledger's statement driven alone at `rows` tags a statement."""
     with stage.database(IXFAST_DATABASE) as dsn:
         command = python(
-            "benchmarks.peers.ledger_sql", "--connections", size.ledger_connections, "--rows", rows,
+            "benchmarks.ledger.driver", "--connections", size.ledger_connections, "--rows", rows,
             "--seconds", size.measure_s, "--seed", stage.traffic.seed,
         )  # fmt: skip
         cpu = cpu_s(stage.postgres_pids)
@@ -173,7 +184,7 @@ def _tell(run: Run) -> None:
     print(f"  {run.repetition}  {run.contender:<17} {rates}  {state}", file=sys.stderr, flush=True)
 
 
-def table(runs: Sequence[Run], titles: dict[str, str]) -> str:
+def table(runs: Sequence[Run], names: Mapping[str, str]) -> str:
     """The good runs as markdown: a row a contender, then the ratios."""
     by_name: dict[str, list[Run]] = {}
     for run in runs:
@@ -185,13 +196,14 @@ def table(runs: Sequence[Run], titles: dict[str, str]) -> str:
     ]
     for name, own in by_name.items():
         cpu = [statistics.median(getattr(r, f"{part}_cpu_us") for r in own) for part in ("server", "postgres", "generator")]
-        rates = _spread([r.requests_per_s for r in own]), _spread([r.passes_per_s for r in own])
-        cells = [titles[name], str(len(own)), *rates, *(f"{value:.1f}" for value in cpu)]
+        rates = spread([r.requests_per_s for r in own]), spread([r.passes_per_s for r in own])
+        cells = [names[name], str(len(own)), *rates, *(f"{value:.1f}" for value in cpu)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", *ratios(by_name)])
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+    """The median, with the smallest and largest behind it."""
     median = statistics.median(values)
     if not median:
         return "-"
@@ -206,15 +218,15 @@ def ratios(by_name: dict[str, list[Run]]) -> list[str]:
     lines = ["| ixfast's durable passes/s ÷ | ratio | at least | aim |", "|---|---:|---:|---:|"]
     for name, title, measure_name, least, aim in (
         ("aiohttp_constant", "requests/s of aiohttp answering a constant", "requests_per_s", 0.75, 1.2),
-        ("aiohttp_asyncpg", "passes/s of aiohttp + asyncpg", "passes_per_s", 6, 10),
-        ("flask", "passes/s of Flask", "passes_per_s", None, None),
+        ("aiohttp_asyncpg", "passes/s of aiohttp + asyncpg", "passes_per_s", 8, 10),
+        ("flask", "passes/s of Flask", "passes_per_s", 20, None),
         (LEDGER, "rows/s of the SQL alone at the batch sizes seen", "passes_per_s", 0.5, 0.7),
     ):
         pairs = [(own[run.repetition].passes_per_s, getattr(run, measure_name)) for run in by_name.get(name, [])]
         found = [ours / theirs for ours, theirs in pairs if theirs]
         if found:
-            spread = f" ({min(found):.2f} to {max(found):.2f})" if len(found) > 1 else ""
-            lines.append(f"| {title} | {statistics.median(found):.2f}{spread} | {least or '-'} | {aim or '-'} |")
+            around = f" ({min(found):.2f} to {max(found):.2f})" if len(found) > 1 else ""
+            lines.append(f"| {title} | {statistics.median(found):.2f}{around} | {least or '-'} | {aim or '-'} |")
     rows = [run.rows_a_statement for run in own.values()]
     return [*lines, "", f"ixfast committed {statistics.median(rows):.1f} scans a statement."]
 
@@ -231,25 +243,23 @@ def main(arguments: list[str] | None = None) -> int:
         print(absent, file=sys.stderr)
         wanted = [name for name in wanted if name != "flask"]
     traffic = Traffic(given.seed, size.tags, size.connections, Mix(*given.mix))
-    session = time.strftime("%Y%m%dT%H%M%S")
+    session, folder = time.strftime("%Y%m%dT%H%M%S"), environment.folder(given)
     with Stage(traffic) as stage:
         described = environment.describe(
-            load_before=environment.load_average(), postgres=stage.settings(), traffic=_plain(traffic), size=asdict(size)
-        )
+            load_before=environment.load_average(),
+            postgres=stage.settings(),
+            traffic=environment.plain(traffic),
+            size=asdict(size),
+        )  # fmt: skip
         runs = []
         for run in run_all(stage, [contenders[n] for n in wanted if n in contenders], size, with_ledger=LEDGER in wanted):
             runs.append(run)
             _tell(run)
-            environment.remember(HISTORY, {"session": session, **asdict(run), "environment": described}, given.results)
-    titles = {name: contender.title for name, contender in contenders.items()} | {LEDGER: LEDGER_TITLE}
-    print(table(runs, titles))
+            environment.remember(HISTORY, {"session": session, **asdict(run), "environment": described}, folder)
+    print(table(runs, titles()))
     print("\nEvery answer was the expected one, every audit clean." if all(r.good for r in runs) else "\nNOT GOOD, see above.")
     print(f"\n{environment.as_markdown(described)}")
     return 0 if all(run.good for run in runs) else 1
-
-
-def _plain(traffic: Traffic) -> dict[str, Any]:
-    return {**traffic._asdict(), "mix": dict(traffic.mix._asdict())}
 
 
 def _parser() -> argparse.ArgumentParser:

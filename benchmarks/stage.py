@@ -9,41 +9,65 @@ import asyncio
 import contextlib
 import itertools
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import asyncpg
+import orjson
 
 from benchmarks.load.traffic import Traffic, fleet_of
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.provision import provision
+from ixfast.store import management
 from ixfast.store.migrate import migrate
 
 IXFAST_DATABASE = "bench_ixfast"
+IXFAST_FULL_DATABASE = "bench_ixfast_full"
 PEER_DATABASE = "bench_peer"
 T = TypeVar("T")
+_FILLED = "filled"
+
+FIELDS = {"Product Name": "Vase", "colour": "blue", "market": "DE", "size": "large", "season": "2026 summer"}
+FIELD_DEFINITIONS = [{"name": name, "in_reply": True} for name in FIELDS]
+RULES = {
+    "groups": [
+        {"name": "worn out", "when": "authentication == pass and scan_count > 10000000", "response": "Retired"},
+        {"name": "opened", "when": "tamper.stored == open or tamper == open", "response": "Opened"},
+        {"name": "elsewhere", "when": "field.market not in (DE, AT, CH)", "response": "Not sold here"},
+        {"name": "skipped", "when": "gap > 1000000 and chip_count > 10000000", "response": "Ask us"},
+        {"name": "genuine", "when": "authentication == pass and batch is known", "response": "Pass"},
+    ],
+    "default": "Fail",
+}
+"""Answered as the built-in rules would, so that the same verdicts can be expected; but a scan tries all groups before."""
 
 
 class Stage:
     """As a context manager it holds the server. `kek_file` opens the keys in `IXFAST_DATABASE`."""
 
-    def __init__(self, traffic: Traffic) -> None:
+    def __init__(self, traffic: Traffic, *, postgres: Mapping[str, str] | None = None, folder: Path | None = None) -> None:
+        """`postgres` are further settings of the server. What lies in `folder` stays there; without one nothing stays."""
         self.traffic = traffic
+        self.token = ""  # opens the account of IXFAST_FULL_DATABASE, as soon as that was asked for
+        self._settings = postgres
+        self._folder = folder
         self._stack = contextlib.ExitStack()
         self._numbers = itertools.count(1)
+        self._templates: set[str] = set()
 
     def __enter__(self) -> Self:
         with self._stack:
-            folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ixfast-bench-")))
+            folder = self._folder
+            if folder is None:
+                folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ixfast-bench-")))
             folder.chmod(0o711)  # started by root, PostgreSQL runs as another user, who has to pass through
             self.kek_file = folder / "kek"
-            self._keks = KeyEncryptionKeys.create_file(self.kek_file)
-            self._postgres = self._stack.enter_context(EmbeddedPostgres(folder / "postgres"))
-            self._make(IXFAST_DATABASE, self._provision)
-            self._make(PEER_DATABASE, self._provision_peer)
+            known = self.kek_file.exists()
+            self.keks = (KeyEncryptionKeys.load_file if known else KeyEncryptionKeys.create_file)(self.kek_file)
+            self._postgres = self._stack.enter_context(EmbeddedPostgres(folder / "postgres", settings=self._settings))
             self._stack = self._stack.pop_all()
         return self
 
@@ -56,16 +80,56 @@ class Stage:
         pid_file = self._postgres.cluster / "postmaster.pid"
         return [int(pid_file.read_text().splitlines()[0])]
 
-    def _make(self, name: str, fill: Callable[[str], Awaitable[None]]) -> None:
-        self.run(self._postgres.dsn, lambda connection: connection.execute(f"CREATE DATABASE {name}"))
-        asyncio.run(_of(fill(self._postgres.dsn_of(name))))
-        self.run(self._postgres.dsn_of(name), lambda connection: connection.execute("VACUUM (ANALYZE)"))
+    def prepare(self, template: str) -> None:
+        """Make a template unless it is there: each is made once, when somebody wants it."""
+        if template in self._templates:
+            return
+        fill = {
+            IXFAST_DATABASE: self._provision, IXFAST_FULL_DATABASE: self._provision_full, PEER_DATABASE: self._provision_peer,
+        }[template]  # fmt: skip
+        self.run(self._postgres.dsn, lambda connection: connection.execute(f"CREATE DATABASE {template}"))
+        asyncio.run(_of(fill(self._postgres.dsn_of(template))))
+        self.run(self._postgres.dsn_of(template), lambda connection: connection.execute("VACUUM (ANALYZE)"))
+        self._templates.add(template)
+
+    def make(self, name: str, fill: Callable[[str], None]) -> tuple[str, bool]:
+        """A database that `fill` fills, given its connection string; and whether it was made now. One that was filled in
+        another run is taken as it is, one that was cut short is made anew."""
+        root, dsn = self._postgres.dsn, self._postgres.dsn_of(name)
+        sql = "SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = $1"
+        state = self.run(root, lambda connection: connection.fetchval(sql, name))
+        if state == _FILLED:
+            return dsn, False
+        if state is not None:
+            self.run(root, partial(_drop, name=name))
+        self.run(root, lambda connection: connection.execute(f"CREATE DATABASE {name}"))
+        fill(dsn)
+        self.run(dsn, lambda connection: connection.execute("VACUUM (ANALYZE)"))
+        # Copying a database's files needs a checkpoint, which this role could not ask for otherwise.
+        with self._copy("template0"):
+            pass
+        self.run(root, lambda connection: connection.execute(f"COMMENT ON DATABASE {name} IS '{_FILLED}'"))
+        return dsn, True
 
     async def _provision(self, dsn: str) -> None:
         await migrate(dsn)
         connection = await asyncpg.connect(dsn)
         try:
-            await provision(connection, self._keks, [fleet_of(self.traffic)])
+            await provision(connection, self.keks, [fleet_of(self.traffic)])
+        finally:
+            await connection.close()
+
+    async def _provision_full(self, dsn: str) -> None:
+        """The same tags in a closed account, with extended fields in the reply and rules that try several groups first."""
+        await self._provision(dsn)
+        connection = await asyncpg.connect(dsn)
+        try:
+            account_id = await management.account_id_of(connection, fleet_of(self.traffic).account)
+            await connection.execute("UPDATE account SET open = false")
+            await connection.execute("UPDATE folder SET fields = $1", orjson.dumps(FIELD_DEFINITIONS).decode())
+            values = (orjson.dumps(FIELDS).decode(), orjson.dumps(RULES).decode())
+            await connection.execute("UPDATE tag_group SET fields = $1, rule_set = $2", *values)
+            self.token = await management.create_api_key(connection, account_id, ["scan"])
         finally:
             await connection.close()
 
@@ -82,7 +146,13 @@ class Stage:
     @contextlib.contextmanager
     def database(self, template: str) -> Iterator[str]:
         """The connection string of a fresh copy, with a checkpoint behind it; dropped afterwards."""
-        name = f"{template}_{next(self._numbers)}"
+        self.prepare(template)
+        with self._copy(template) as dsn:
+            yield dsn
+
+    @contextlib.contextmanager
+    def _copy(self, template: str) -> Iterator[str]:
+        name = f"{template}_copy_{next(self._numbers)}"
 
         async def create(connection: Any) -> None:
             # Copying the files, and not their content through the log, makes a checkpoint before and after.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Self
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple, Self
 from benchmarks.load import histogram
 from benchmarks.load.lanes import Expected
 from benchmarks.load.station import Phase, Post, obey
+from benchmarks.load.stream import Slice
 from benchmarks.load.traffic import Traffic
 
 SCAN_ANSWERS: Expected = (
@@ -71,14 +73,57 @@ class Result(NamedTuple):
         return flaws
 
 
+class Interval(NamedTuple):
+    """What all stations saw in one interval of a stream. Latencies are histograms, from when a request was due."""
+
+    number: int
+    seconds: float
+    due: int
+    sent: int
+    served: int
+    passes: int
+    refused: dict[str, int]
+    wrong: dict[str, int]
+    gave_up: int
+    latency: Any  # of what was served
+    refusal_latency: Any
+    cpu_s: float
+
+    @classmethod
+    def of(cls, slices: list[Slice]) -> Self:
+        def total(name: str) -> Any:
+            return sum(getattr(each, name) for each in slices)
+
+        def merged(name: str) -> dict[str, int]:
+            counted: Counter[str] = Counter()
+            for each in slices:
+                counted.update(getattr(each, name))
+            return dict(counted)
+
+        def times(name: str) -> Any:
+            return histogram.of_us(array("I", b"".join(getattr(each, name) for each in slices)))
+
+        return cls(
+            slices[0].number, max(each.seconds for each in slices), total("due"), total("sent"), total("served"), total("passes"),
+            merged("refused"), merged("wrong"), total("gave_up"), times("latency_us"), times("refused_us"), total("cpu_s"),
+        )  # fmt: skip
+
+    @property
+    def passes_per_s(self) -> float:
+        return self.passes / self.seconds
+
+
 class Load:
     """The generator. Use it as a context manager; a phase is measured by `closed` or `open`, as often as wanted."""
 
-    def __init__(self, traffic: Traffic, port: int, expected: Expected, *, processes: int = 2, host: str = "127.0.0.1") -> None:
+    def __init__(self, traffic: Traffic, port: int, expected: Expected, *, processes: int = 2, headers: bytes = b"") -> None:
         self.traffic = traffic
         self.processes = processes
-        self._posts = [Post(traffic, range(i, traffic.plans, processes), host, port, expected) for i in range(processes)]
+        self._posts = [
+            Post(traffic, range(i, traffic.plans, processes), "127.0.0.1", port, expected, headers) for i in range(processes)
+        ]
         self._stations: list[tuple[BaseProcess, Connection]] = []
+        self.unanswered = 0  # at the end of the last stream
 
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
@@ -155,6 +200,35 @@ class Load:
         shares = ({"share": i, "shares": self.processes} for i in range(self.processes))
         rate = rate_per_s / self.processes
         return _sum(self._order("open", shares, start_ns=start_ns, rate_per_s=rate, seconds=seconds, poisson=poisson))
+
+    def stream(
+        self, rate_per_s: float, seconds: float, interval_s: float, *, patience_s: float = 1.0, ready: int = 0
+    ) -> Iterator[Interval]:
+        """An open loop that lasts, in bounded memory; what was seen comes an interval at a time, while it goes on.
+
+        `ready` taps in all are made beforehand, the others while it runs.
+        """
+        self._order("prepare_stream", ready=-(-ready // self.traffic.plans))
+        start_ns = time.monotonic_ns() + int(_START_DELAY_S * 1e9)
+        rate, count = rate_per_s / self.processes, self.processes
+        order = {"start_ns": start_ns, "rate_per_s": rate, "seconds": seconds, "interval_s": interval_s}
+        for share, (_, pipe) in enumerate(self._stations):
+            pipe.send(("stream", {**order, "patience_s": patience_s, "share": share, "shares": count}))
+        for _ in range(max(1, round(seconds / interval_s))):
+            yield Interval.of([self._heard(process, pipe) for process, pipe in self._stations])
+        self.unanswered = sum(self._heard(process, pipe) for process, pipe in self._stations)
+
+    @staticmethod
+    def _heard(process: BaseProcess, pipe: Connection) -> Any:
+        if not pipe.poll(_ORDER_S):
+            raise LoadError(f"a process of the generator (pid {process.pid}) is silent")
+        try:
+            told = pipe.recv()
+        except (EOFError, OSError):
+            raise LoadError("a process of the generator ended in a stream; its message is above") from None
+        if isinstance(told, Exception):
+            raise LoadError(f"stream: {told!r}") from told
+        return told
 
     def finish(self) -> dict[int, tuple[int, int, int]]:
         """Close the connections; what the database must hold by tag: passes, last counter, taps of uncertain fate."""

@@ -19,10 +19,14 @@ def empty() -> Any:
 
 
 def encode(latencies_ns: Iterable[int]) -> bytes:
+    return bytes(of_us(ns // 1000 for ns in latencies_ns).encode())
+
+
+def of_us(latencies_us: Iterable[int]) -> Any:
     histogram = empty()
-    for us, count in Counter(ns // 1000 for ns in latencies_ns).items():
+    for us, count in Counter(latencies_us).items():
         histogram.record_value(min(max(us, 1), _MAX_US), count)
-    return bytes(histogram.encode())
+    return histogram
 
 
 def encode_histogram(histogram: Any) -> str:

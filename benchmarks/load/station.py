@@ -12,6 +12,7 @@ import gc
 import signal
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from random import Random
@@ -21,6 +22,7 @@ import uvloop
 
 from benchmarks.load.histogram import encode
 from benchmarks.load.lanes import ClosedLane, Expected, Lane, OpenLane
+from benchmarks.load.stream import Order, Sink, Slice, Stream, StreamLane
 from benchmarks.load.ticker import Ticker
 from benchmarks.load.traffic import KINDS, Plan, Traffic, tail_of, with_strangers
 
@@ -37,6 +39,7 @@ class Post(NamedTuple):
     host: str
     port: int
     expected: Expected
+    headers: bytes = b""  # further header fields of every request, each with its line end
 
 
 class Phase(NamedTuple):
@@ -63,9 +66,11 @@ class Station:
         asyncio.set_event_loop(self._loop)
         fleet = with_strangers(post.traffic)
         self._plans = [Plan(post.traffic, index, fleet) for index in post.plans]
-        self._tail = tail_of(post.host, post.port)
+        self._tail = tail_of(post.host, post.port, post.headers)
         self._transports: list[asyncio.Transport] = []
         self._lanes: list[Lane] = []
+        self._stream: Stream | None = None
+        self.tell: Callable[[Slice], None] = lambda _: None  # where the intervals of a stream go
 
     def prepare(self, requests: int) -> int:
         """Have at least so many requests ready in every plan; how many are ready in all."""
@@ -189,10 +194,7 @@ class Station:
         cpu = time.process_time() - cpu
         gone_ns = [clock() - due_ns for due_ns in overdue]
         overdue.clear()
-        grace_ns = clock() + int(_GRACE_S * 1e9)
-        # An event instead would cost every answer a question.
-        while any(lane.in_flight for lane in lanes) and clock() < grace_ns:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await self._answered()
         exhausted = sum(lane.at >= len(lane.plan.requests) for lane in lanes)
         not_answered = self._settle()
         latencies_ns = [ns for lane in lanes for ns in lane.latencies_ns]
@@ -203,6 +205,38 @@ class Station:
             seconds, start, end, latencies_ns, cpu, lateness_ns=lateness_ns, not_sent=len(gone_ns),
             not_answered=not_answered, exhausted=exhausted, sent=sum(end) - sum(start),
         )  # fmt: skip
+
+    def prepare_stream(self, ready: int) -> int:
+        """Give the connections to the lanes of a stream, with `ready` taps for each; how many connections there are."""
+        idle: deque[StreamLane] = deque()
+        overdue: deque[int] = deque()
+        sink = Sink()
+        expected, tail = self._post.expected, self._tail
+        lanes = [StreamLane(plan, expected, idle, overdue, sink, tail, ready) for plan in self._plans]
+        self._occupy(lanes)
+        self._forget_garbage()
+        self._stream = Stream(lanes, sink, idle, overdue)
+        return len(lanes)
+
+    def stream(self, **order: Any) -> int:
+        """An open loop that tells what it sees at every interval (`stream.py`); how many taps got no answer at its end."""
+        return self._loop.run_until_complete(self._run_stream(Order(**order)))
+
+    async def _run_stream(self, order: Order) -> int:
+        assert self._stream is not None
+        await self._stream.run(order, self.tell)
+        await self._answered()
+        unanswered = self._settle()
+        for plan in self._plans:
+            plan.settle(plan.answered)
+        return unanswered
+
+    async def _answered(self) -> None:
+        """Wait for the answers still to come, for a while."""
+        grace_ns = time.monotonic_ns() + int(_GRACE_S * 1e9)
+        # An event instead would cost every answer a question.
+        while any(lane.in_flight for lane in self._lanes) and time.monotonic_ns() < grace_ns:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
     def _occupy(self, lanes: list[Any]) -> None:
         """Give every connection to a lane of the coming phase."""
@@ -271,6 +305,7 @@ def obey(pipe: Connection, post: Post) -> None:
     """The process: carry out orders until there is None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's; who gives the orders decides
     station = Station(post)
+    station.tell = pipe.send
     while (order := _next_order(pipe)) is not None:
         name, arguments = order
         try:

@@ -9,6 +9,7 @@ becomes. One message in eight is forged. `--smoke` runs a size that only shows t
 import argparse
 import ctypes
 import hashlib
+import json
 import os
 import platform
 import random
@@ -181,12 +182,13 @@ def measure(run: Callable[[], bytes], count: int, rounds: int) -> tuple[float, f
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works")
-    smoke = parser.parse_args(arguments).smoke
-    count, rounds, twin_rounds = (SMOKE_COUNT, 1, 1) if smoke else (COUNT, 51, 3)
+    parser.add_argument("--json", type=Path, help="a file that the figures go to as well")
+    given = parser.parse_args(arguments)
+    count, rounds, twin_rounds = (SMOKE_COUNT, 1, 1) if given.smoke else (COUNT, 51, 3)
     reason = f" ({cmac.REASON})" if cmac.REASON else ""
     print(f"{cmac.IMPLEMENTATION}{reason}, {processor()}, Linux {platform.release()}, Python {platform.python_version()},")
     print(f"cryptography {version('cryptography')}, {count} taps, {rounds} rounds (the twin {twin_rounds}), seed {SEED}")
-    agree = True
+    agree, kept = True, []
     with tempfile.TemporaryDirectory() as folder:
         for operation, rows in operations(count, None if cmac.REASON else compiled(folder)):
             print(f"\n{operation:<45} us fastest  us median  results")
@@ -195,7 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 fastest, median, digest = measure(run, count, twin_rounds if name == "twin" else rounds)
                 print(f"{name:<45} {fastest:>10.2f} {median:>10.2f}  {digest}")
                 hashes.add(digest)
+                kept.append({"operation": operation, "name": name, "us_fastest": fastest, "us_median": median, "digest": digest})
             agree = agree and len(hashes) == 1
+    if given.json is not None:
+        given.json.write_text(json.dumps(kept))
     if not agree:
         print("the implementations disagree", file=sys.stderr)
     return 0 if agree else 1

@@ -13,7 +13,7 @@ import click
 
 from ixfast import __version__, logs
 from ixfast import settings as settings_module
-from ixfast.cli import audit, custody, imports, keys, profiles, rules, simulate, taps, verify
+from ixfast.cli import audit, bench, custody, imports, keys, profiles, rules, simulate, taps, verify
 from ixfast.cli.place import Place, connected, resolve
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.errors import IxfastError
@@ -140,3 +140,4 @@ rules.register(main, _with_settings)
 imports.register(main, _with_settings)
 audit.register(main, _with_settings)
 simulate.register(main, _with_settings)
+bench.register(main)

@@ -1,0 +1,183 @@
+"""The figures to reach, each with what the newest results say about it.
+
+A figure that no result has is shown as not measured, and one that was missed as missed: nothing is left out. Absolute rates
+depend on the machine, ratios much less; the first row says how fast aiohttp alone is here, against which to read them.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import environment, latency, overload, scans, soak
+
+AIOHTTP_WHERE_THEY_WERE_SET = 52_000  # Requests/s of its constant answer on the machine for which the rates were set.
+MICRO = "micro.jsonl"
+SCALE = "scale.jsonl"
+
+
+class Figure(NamedTuple):
+    """`values` are one a repetition. `higher`: more is better."""
+
+    name: str
+    unit: str
+    least: float | None
+    aim: float | None
+    higher: bool
+    values: list[float]
+
+    @property
+    def median(self) -> float | None:
+        return statistics.median(self.values) if self.values else None
+
+    @property
+    def state(self) -> str:
+        if self.median is None:
+            return "not measured"
+        for limit, word in ((self.aim, "aim reached"), (self.least, "reached")):
+            if limit is not None and (self.median >= limit if self.higher else self.median <= limit):
+                return word
+        return "**missed**" if self.least is not None or self.aim is not None else ""
+
+    def row(self) -> str:
+        shown = "-" if self.median is None else _number(self.median)
+        if len(self.values) > 1:
+            shown += f" ({_number(min(self.values))} to {_number(max(self.values))})"
+        limits = ("-" if limit is None else _number(limit) for limit in (self.least, self.aim))
+        return f"| {self.name} | {shown} {self.unit}".rstrip() + f" | {' | '.join(limits)} | {self.state} |"
+
+
+def _number(value: float) -> str:
+    size = abs(value)
+    return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.3g}"
+
+
+class Results:
+    """The newest session of every experiment."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def records(self, history: str) -> list[dict[str, Any]]:
+        return environment.newest(history, self._folder)
+
+    def record(self, history: str) -> dict[str, Any] | None:
+        found = self.records(history)
+        return found[-1] if found else None
+
+    def runs(self) -> list[scans.Run]:
+        return [run for run in map(scans.as_run, self.records(scans.HISTORY)) if run.good]
+
+
+def all_figures(folder: Path) -> list[Figure]:
+    """Every figure, in the order of the table."""
+    results = Results(folder)
+    return [*_rates(results), *_latency(results), *_core(results), *_scale(results), *_overload(results), *_soak(results)]
+
+
+def _rates(results: Results) -> Iterable[Figure]:
+    runs = results.runs()
+    own = {run.repetition: run.passes_per_s for run in runs if run.contender == "ixfast"}
+
+    def over(contender: str, rate: Callable[[scans.Run], float]) -> list[float]:
+        return [own[r.repetition] / rate(r) for r in runs if r.contender == contender and r.repetition in own and rate(r)]
+
+    def passes(run: scans.Run) -> float:
+        return run.passes_per_s
+
+    constant = [run.requests_per_s for run in runs if run.contender == "aiohttp_constant"]
+    full = [run.passes_per_s / own[run.repetition] for run in runs if run.contender == "ixfast_full" and run.repetition in own]
+    yield Figure(
+        f"aiohttp answering a constant here; {AIOHTTP_WHERE_THEY_WERE_SET:,} where the rates below were set",
+        "requests/s",
+        None,
+        None,
+        True,
+        constant,
+    )
+    yield Figure("durable genuine scans through HTTP", "/s", 40_000, 65_000, True, list(own.values()))
+    yield Figure("÷ aiohttp answering a constant", "", 0.75, 1.2, True, over("aiohttp_constant", lambda run: run.requests_per_s))
+    yield Figure("÷ aiohttp + asyncpg, one guarded UPDATE a scan", "", 8, 10, True, over("aiohttp_asyncpg", passes))
+    yield Figure("÷ Flask + gunicorn + pycryptodome + psycopg", "", 20, None, True, over("flask", passes))
+    yield Figure("÷ the same SQL without HTTP at the batch sizes seen", "", 0.5, 0.7, True, over(scans.LEDGER, passes))
+    yield Figure("with rules, fields in the reply and an API key ÷ without", "", 0.85, None, True, full)
+
+
+def _latency(results: Results) -> Iterable[Figure]:
+    records = [record for record in results.records(latency.HISTORY) if record["contender"] == "ixfast"]
+    half = [
+        point["latency"]["p99_us"] / 1000
+        for record in records
+        for point in record["points"]
+        if point["fraction"] == 0.5 and point["latency"]
+    ]
+    yield Figure("p99 at half the capacity, open loop", "ms", 5, 2, False, half)
+
+
+def _core(results: Results) -> Iterable[Figure]:
+    record = results.record(MICRO) or {}
+
+    def fastest(rows: str, unit: str, **wanted: Any) -> list[float]:
+        found = [row for row in record.get(rows, []) if all(row[name] == value for name, value in wanted.items())]
+        return [row[f"{unit}_median"] for row in found]
+
+    single = fastest("core", "ns", window_bytes=0, name="C loop, one at a time")
+    batch = fastest("core", "ns", window_bytes=0, name="C, batch")
+    lrp = fastest("lrp", "us", operation="verification, window of 0 bytes", name="native")
+    yield Figure("verify one message from C", "ns", 150, 110, False, single)
+    yield Figure("verify in a batch of 1,024, a message", "ns", 80, 40, False, batch)
+    yield Figure("LRP verify", "µs", 25, 8, False, lrp)
+
+
+def _scale(results: Results) -> Iterable[Figure]:
+    record = results.record(SCALE) or {"sizes": {}}
+    sizes: dict[str, dict[str, Any]] = record["sizes"]
+
+    def of(tags: int, name: str) -> list[float]:
+        found = sizes.get(str(tags), {}).get(name, [])
+        return list(found) if isinstance(found, list) else [found]
+
+    small, large = of(10_000, "warm_passes_per_s"), of(10_000_000, "warm_passes_per_s")
+    cached = [each["cached_tag_bytes"] for each in sizes.values() if "cached_tag_bytes" in each]
+    yield Figure("memory a cached tag, 1,000,000 cached", "B", 600, 250, False, cached[-1:])
+    yield Figure("cold tags, 10,000,000 registered", "/s", 15_000, 30_000, True, of(10_000_000, "cold_passes_per_s"))
+    ratios = [b / a for a, b in zip(small, large, strict=False) if a]
+    yield Figure("rate with 10,000,000 registered ÷ with 10,000, warm", "", 0.85, 0.95, True, ratios)
+    yield Figure("import", "tags/s", 30_000, 80_000, True, record.get("import_tags_per_s", []))
+    start = of(1_000_000, "start_s")
+    yield Figure("start to first answered scan, 1,000,000 tags", "s", 2, 0.7, False, start)
+
+
+def _overload(results: Results) -> Iterable[Figure]:
+    record = results.record(overload.HISTORY)
+    found = overload.figures(record) if record is not None else {}
+    for fraction in (1.5, 3.0):
+        goodput, slower = found.get(fraction, (None, None))
+        name = f"{fraction:.0%} of capacity offered"
+        yield Figure(f"goodput with {name} ÷ the peak", "", 0.9, None, True, [] if goodput is None else [goodput])
+        yield Figure(f"p99 of admitted scans with {name} ÷ with 100 %", "", 2, None, False, [slower] if slower else [])
+
+
+def _soak(results: Results) -> Iterable[Figure]:
+    record = results.record(soak.HISTORY)
+    found = record["samples"] if record is not None else []
+    hot = [soak.hot_share(found[-1]) * 100] if len(found) > 1 else []
+    yield Figure("heap-only updates in the soak", "%", 99.5, None, True, hot)
+    grown = soak.growth(found)
+    yield Figure(
+        "growth of a worker between the 5th and the 10th million of scans",
+        "MiB",
+        1,
+        None,
+        False,
+        [] if grown is None else [grown],
+    )
+    drift = soak.drift(found).get("p99")
+    yield Figure("p99 of the soak's last quarter ÷ its second", "", 1.2, None, False, [] if drift is None else [drift])
+
+
+def table(figures: Iterable[Figure]) -> str:
+    lines = ["| figure | measured | at least | aim | |", "|---|---:|---:|---:|---|"]
+    return "\n".join([*lines, *(figure.row() for figure in figures)])

@@ -1,0 +1,81 @@
+"""The ledger's SQL alone at several batch sizes: what the database could carry. `python -m benchmarks ledger`
+
+One statement of so many tags on each of two connections, without HTTP, cryptography and cache, over a fresh copy of the database
+for each size. The sizes are 16, 64, 256 and 1,024 tags, and the mean that ixfast had in the newest `scans` of the history.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import environment, scans
+from benchmarks.experiment import Experiment
+from benchmarks.load.traffic import Traffic
+from benchmarks.stage import Stage
+
+HISTORY = "ledger.jsonl"
+ROWS = (16, 64, 256, 1024)
+
+
+def rows_seen(results: Path) -> float:
+    """Scans a statement in the newest session of `scans`; 0 if there is none."""
+    found = [scans.as_run(record) for record in environment.newest(scans.HISTORY, results)]
+    seen = [run.rows_a_statement for run in found if run.contender == "ixfast" and run.good]
+    return statistics.median(seen) if seen else 0.0
+
+
+def table(record: Mapping[str, Any]) -> str:
+    lines = ["| tags a statement | runs | rows/s | CPU µs a row: PostgreSQL |", "|---:|---:|---:|---:|"]
+    by_rows: dict[int, list[Mapping[str, Any]]] = {}
+    for point in record["points"]:
+        by_rows.setdefault(point["rows"], []).append(point)
+    for rows, own in sorted(by_rows.items()):
+        name = f"{rows} (as ixfast had)" if rows == record["rows_seen"] else str(rows)
+        cpu = statistics.median(point["postgres_cpu_us"] for point in own)
+        lines.append(f"| {name} | {len(own)} | {scans.spread([point['rows_per_s'] for point in own])} | {cpu:.1f} |")
+    return "\n".join(lines)
+
+
+def measure(stage: Stage, size: scans.Size, rows: int, repetition: int) -> dict[str, Any]:
+    run = scans.measure_ledger(stage, size, repetition, rows)
+    return {
+        "rows": rows, "repetition": repetition, "rows_per_s": run.passes_per_s, "postgres_cpu_us": run.postgres_cpu_us,
+        "flaws": [*run.flaws, *run.audit.get("problems", [])],
+    }  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks ledger", description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, nargs="*", help="other batch sizes")
+    parser.add_argument("--repetitions", type=int, help="3 unless given")
+    experiment = Experiment(parser, HISTORY, list(arguments) if arguments is not None else None)
+    given = experiment.given
+    size = scans.SMOKE if given.smoke else scans.Size(measure_s=3.0, repetitions=3)
+    size = replace(size, repetitions=given.repetitions or size.repetitions)
+    seen = round(rows_seen(experiment.folder))
+    wanted = sorted({*(given.rows or ((16,) if given.smoke else ROWS)), *([seen] if seen else [])})
+    experiment.plan("stage 20 s", f"{len(wanted)} sizes x {size.repetitions} runs of {size.measure_s:g} s, 10 s in all each")
+    with Stage(Traffic(given.seed, size.tags, size.connections)) as stage:
+        record = experiment.begin(stage, points=[], rows_seen=seen)
+        with experiment.interruptible():
+            for repetition in range(1, size.repetitions + 1):
+                for rows in wanted:
+                    try:
+                        point = measure(stage, size, rows, repetition)
+                    except subprocess.SubprocessError as error:
+                        point = {"rows": rows, "rows_per_s": 0.0, "postgres_cpu_us": 0.0, "flaws": [str(error)]}
+                    record["points"].append(point)
+                    experiment.say(f"{rows} tags a statement: {point['rows_per_s']:,.0f} rows/s {'; '.join(point['flaws'])}")
+    print(table(record))
+    return experiment.end(record, [flaw for point in record["points"] for flaw in point["flaws"]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

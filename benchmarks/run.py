@@ -1,0 +1,77 @@
+"""The one run: every figure that fits into a quarter of an hour, three times, and a report. `make bench`, `ixfast bench`
+
+In turn: the cores and the steps alone, scans beside the peers (three repetitions), the SQL alone at the batch sizes that
+were seen, latency from 10 % to 110 % of capacity, cost by stage, report. `--full` adds overload, scale and soak, which take
+another hour. `--only` and `--without` choose parts. Each part is a process of its own, writes its results when it ends, and
+can be run alone; one that fails leaves the others their turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import environment, report
+from benchmarks.processes import ROOT, child_environment, python
+
+
+class Part(NamedTuple):
+    name: str
+    arguments: tuple[str, ...]
+    minutes: float  # on two cores that nobody else uses
+    full: bool = False
+
+
+PARTS = (
+    Part("micro", ("--cores",), 1),
+    Part("scans", ("--repetitions", "3"), 9),
+    Part("ledger", ("--repetitions", "3"), 2.5),
+    Part("latency", (), 3),
+    Part("stages", (), 1),
+    Part("overload", (), 5, full=True),
+    Part("scale", (), 20, full=True),
+    Part("soak", (), 25, full=True),
+)
+
+
+def chosen(given: argparse.Namespace) -> list[Part]:
+    names = set(given.only or [part.name for part in PARTS if given.full or not part.full]) - set(given.without)
+    return [part for part in PARTS if part.name in names]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks run", description=__doc__.splitlines()[0])
+    names = [part.name for part in PARTS]
+    parser.add_argument("--smoke", action="store_true", help="sizes that only show that everything works")
+    parser.add_argument("--full", action="store_true", help="also overload, scale and soak")
+    parser.add_argument("--only", nargs="+", choices=names, help="these parts alone")
+    parser.add_argument("--without", nargs="+", choices=names, default=[], help="all parts but these")
+    parser.add_argument("--results", type=Path, help="folder of the history; benchmarks/results unless given")
+    given = parser.parse_args(arguments)
+    parts = chosen(given)
+    for part in parts:
+        print(f"  {part.name:<10} about {part.minutes:g} minutes", file=sys.stderr)
+    print(f"about {sum(part.minutes for part in parts):g} minutes in all; leave the machine alone", file=sys.stderr, flush=True)
+    folder = ["--results", str(environment.folder(given))]
+    failed, begun = [], time.monotonic()
+    for part in parts:
+        minutes = (time.monotonic() - begun) / 60
+        print(f"\n=== {part.name}, after {minutes:.1f} minutes", file=sys.stderr, flush=True)
+        extra = ("--smoke", *(word for word in part.arguments if word == "--cores")) if given.smoke else part.arguments
+        command = python("benchmarks", part.name, *extra, *folder)
+        if subprocess.run(command, cwd=ROOT, env=child_environment()).returncode:
+            failed.append(part.name)
+    print(f"\n=== report, after {(time.monotonic() - begun) / 60:.1f} minutes\n", file=sys.stderr, flush=True)
+    report.main(folder)
+    if failed:
+        print(f"\nNOT GOOD: {', '.join(failed)}; their messages are above", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

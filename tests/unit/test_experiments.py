@@ -1,0 +1,375 @@
+"""The longer experiments in their smallest size, the stream that drives them, and the report; no test looks at a time."""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from array import array
+from collections import deque
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from click.testing import CliRunner
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+pytest.importorskip("hdrh", reason="hdrhistogram is not installed: it is in the dependency group `bench`")
+
+from benchmarks import __main__ as front_page  # noqa: E402
+from benchmarks import audit, environment, figures, knobs, overload, plots, report, run, scans, soak, stages  # noqa: E402
+from benchmarks.contenders import http_contenders, stage_sums  # noqa: E402
+from benchmarks.experiment import Experiment  # noqa: E402
+from benchmarks.ledger import sweep  # noqa: E402
+from benchmarks.load import check  # noqa: E402
+from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS, Load  # noqa: E402
+from benchmarks.load.stream import Sink, StreamLane  # noqa: E402
+from benchmarks.load.traffic import GENUINE, REPLAYED, Mix, Plan, Traffic, fleet_of, with_strangers  # noqa: E402
+from benchmarks.processes import memory  # noqa: E402
+from benchmarks.scale import filler, sizes  # noqa: E402
+from benchmarks.stage import Stage  # noqa: E402
+from ixfast.cli import bench, main  # noqa: E402
+from ixfast.keys import KeyEncryptionKeys, KeySlot, unwrap  # noqa: E402
+
+MIX, ALL_GENUINE = Mix(0.4, 0.2, 0.2, 0.2), Mix(1, 0, 0, 0)
+PASS = b'HTTP/1.1 200 OK\r\n\r\n{"xuid":"a","response":"Pass"}'
+OVERLOADED = b'HTTP/1.1 503 Service Unavailable\r\n\r\n{"error":"overloaded"}'
+UNKNOWN_FATE = b'HTTP/1.1 503 Service Unavailable\r\n\r\n{"error":"outcome_unknown"}'
+
+
+class Wire:
+    """A transport that keeps what was written."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, sent: bytes) -> None:
+        self.written.append(sent)
+
+
+def stream_lane(mix: Mix = ALL_GENUINE) -> tuple[StreamLane, Wire, Sink]:
+    traffic = Traffic(4, 20, 1, mix)
+    sink, wire = Sink(), Wire()
+    lane = StreamLane(Plan(traffic, 0, with_strangers(traffic)), SCAN_ANSWERS, deque(), deque(), sink, b"\n", 0)
+    lane.connection_made(wire)  # type: ignore[arg-type]
+    return lane, wire, sink
+
+
+class TestStream:
+    def test_forgets_what_was_answered_and_remembers_what_it_comes_to(self) -> None:
+        lane, wire, sink = stream_lane()
+        for _ in range(1000):
+            lane.send(0)
+            lane.data_received(PASS)
+        lane.settle()
+        assert len(set(wire.written)) == 1000 == len(sink.served_ns) == sink.passes
+        assert len(lane.plan.requests) < 100
+        held = lane.plan.accepted()
+        assert sum(passes for passes, _, _ in held.values()) == 1000
+        assert all(passes == last for passes, last, _ in held.values())
+
+    def test_repeats_only_what_passed(self) -> None:
+        """Half of the taps are refused; none of those may come again as a replay, or a right answer would look wrong."""
+        lane, wire, _ = stream_lane(Mix(0.5, 0.5, 0, 0))
+        passed: set[bytes] = set()
+        replays = 0
+        for number in range(2000):
+            lane.send(0)
+            request, kind = wire.written[-1], lane.plan.kinds[lane.at]
+            if kind == REPLAYED:
+                replays += 1
+                assert request in passed
+                lane.data_received(PASS.replace(b"Pass", b"Fail"))
+            elif number % 2:
+                lane.data_received(OVERLOADED)
+            else:
+                assert kind == GENUINE
+                passed.add(request)
+                lane.data_received(PASS)
+        assert replays > 500
+
+    def test_counts_answers_without_a_verdict_apart(self) -> None:
+        lane, _, sink = stream_lane()
+        for answer in (PASS, OVERLOADED, UNKNOWN_FATE, PASS.replace(b"Pass", b"Fail")):
+            lane.send(0)
+            lane.data_received(answer)
+        lane.settle()
+        taken = sink.drain(0, 1.0, 4, 0, 0.0)
+        assert (taken.sent, taken.served, taken.passes) == (4, 1, 1)
+        assert taken.refused == {"overloaded": 1, "outcome_unknown": 1}
+        assert taken.wrong == {"genuine: 200 Fail": 1}
+        assert len(array("I", taken.latency_us)) == 1 and len(array("I", taken.refused_us)) == 2
+        # What was overloaded was surely not consumed; of the other nobody knows.
+        assert sum(uncertain for _, _, uncertain in lane.plan.accepted().values()) == 1
+
+    def test_tells_every_interval_and_all_arrivals(self) -> None:
+        with check.constant() as (port, counted), Load(Traffic(8, 40, 4), port, CONSTANT_ANSWER, processes=2) as load:
+            load.connect()
+            seen = list(load.stream(400.0, 1.0, 0.25))
+            load.finish()
+        assert [each.number for each in seen] == [0, 1, 2, 3]
+        sent = sum(each.sent for each in seen)
+        assert 0 < sent <= counted["answered"] <= 400
+        assert sum(each.served for each in seen) <= sent
+        assert not any(each.wrong or each.refused for each in seen)
+
+    def test_arrivals_that_find_no_connection_give_up(self) -> None:
+        """A server that stops for longer than their patience: they are told, not sent late."""
+        with check.constant(stall_ms=600, stall_after=20) as (port, _), Load(Traffic(8, 40, 2), port, CONSTANT_ANSWER) as load:
+            load.connect()
+            seen = list(load.stream(300.0, 1.5, 0.5, patience_s=0.1))
+            load.finish()
+        assert sum(each.gave_up for each in seen) > 20
+
+    def test_a_wrong_answer_is_found(self) -> None:
+        """The control: a server that passes everything."""
+        with check.constant() as (port, _), Load(Traffic(8, 40, 4, MIX), port, SCAN_ANSWERS) as load:
+            load.connect()
+            seen = list(load.stream(400.0, 0.5, 0.5))
+            load.finish()
+        assert seen[0].wrong["forged: 200 Pass"] > 0
+
+
+class TestTraffic:
+    def test_tags_are_spread_and_begin_where_they_stopped(self) -> None:
+        traffic = Traffic(3, 10, 2, Mix(1, 0, 0, 1), stride=100, registered=5000, first_counter=50, offset=7)
+        fleet = with_strangers(traffic)
+        made = [Plan(traffic, index, fleet) for index in range(2)]
+        for plan in made:
+            plan.append_each_tag_once(b"\n")
+            plan.append(50, b"\n")
+        genuine = {(tag, n) for p in made for tag, n, k in zip(p.tags, p.counters, p.kinds, strict=True) if k == GENUINE}
+        assert {tag for tag, _ in genuine} == {7 + 100 * i for i in range(10)}
+        assert min(counter for _, counter in genuine) == 51
+        strangers = [tag for p in made for tag, k in zip(p.tags, p.kinds, strict=True) if k != GENUINE]
+        assert min(strangers) >= 5000 == len(fleet_of(traffic))
+
+
+class TestExperiments:
+    def test_overload(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert overload.main(["--smoke", "--results", str(tmp_path)]) == 0
+        assert "the audit clean" in capsys.readouterr().out
+        (record,) = environment.newest(overload.HISTORY, tmp_path)
+        assert [point["fraction"] for point in record["points"]] == list(overload.SMOKE.fractions)
+        assert record["audit"]["passes_in_database"] >= record["audit"]["passes_acknowledged"] > overload.SMOKE.tags
+        assert overload.table(record).count("\n") >= 4
+        assert list(tmp_path.glob("overload-*-timeline.svg"))
+
+    def test_soak_keeps_every_sample(self, tmp_path: Path) -> None:
+        assert soak.main(["--smoke", "--results", str(tmp_path)]) == 0
+        (record,) = environment.newest(soak.HISTORY, tmp_path)
+        (kept,) = tmp_path.glob("soak-*.jsonl")
+        lines = [json.loads(line) for line in kept.read_text().splitlines()]
+        assert lines[:-1] == record["samples"] and "audit" in lines[-1]
+        last = record["samples"][-1]
+        assert last["hot_updates"] <= last["updates"] and last["counter_table"] > 0
+        assert len(last["worker_rss"]) == soak.SMOKE.workers and min(last["worker_rss"]) > 1 << 20
+        assert last["http_connections"] == soak.SMOKE.connections
+        assert record["audit"]["passes_in_database"] == last["passes"]
+        for drawn in tmp_path.glob("soak-*.svg"):
+            assert ElementTree.fromstring(drawn.read_text()).tag.endswith("svg")
+
+    def test_scale_measures_every_size_and_keeps_it(self, tmp_path: Path) -> None:
+        with tempfile.TemporaryDirectory() as kept:  # pytest's own folders are closed to the user who runs PostgreSQL
+            Path(kept).chmod(0o711)
+            arguments = ["--smoke", "--results", str(tmp_path), "--keep", str(Path(kept) / "here"), "--sizes", "1500"]
+            assert sizes.main(arguments) == 0
+            assert sizes.main(arguments) == 0  # the databases are as at the beginning, so the audit is clean again
+        first, second = environment.history(figures.SCALE, tmp_path)
+        assert first["sizes"]["1500"]["filled_s"] > 0 and "filled_s" not in second["sizes"]["1500"]
+        for record in (first, second):
+            found = record["sizes"]["1500"]
+            assert {"start_s", "cold_passes_per_s", "warm_passes_per_s", "cached_tag_bytes"} <= found.keys()
+        assert "1,500" in sizes.table(second)
+
+    def test_ledger_and_knobs(self, tmp_path: Path) -> None:
+        assert sweep.main(["--smoke", "--results", str(tmp_path)]) == 0
+        assert "| 16 |" in sweep.table(environment.newest(sweep.HISTORY, tmp_path)[-1])
+        assert knobs.main(["--smoke", "--results", str(tmp_path), "--only", "2 committers"]) == 0
+        (record,) = environment.newest(knobs.HISTORY, tmp_path)
+        assert [point["knob"] for point in record["points"]] == ["default", "2 committers"]
+        assert "| 2 committers | 1 |" in knobs.table(record)
+
+    def test_an_interruption_keeps_what_was_found(self, tmp_path: Path) -> None:
+        experiment = Experiment(argparse.ArgumentParser(), "trial.jsonl", ["--results", str(tmp_path)])
+        record: dict[str, Any] = {"session": experiment.session, "environment": {}, "samples": []}
+        with experiment.interruptible():
+            record["samples"].append(1)
+            raise KeyboardInterrupt
+        assert experiment.end(record, ["it was interrupted"]) == 1
+        (kept,) = environment.newest("trial.jsonl", tmp_path)
+        assert kept["samples"] == [1] and kept["interrupted"] is True
+
+    def test_smoke_results_stay_out_of_the_history(self) -> None:
+        folders = [environment.folder(argparse.Namespace(results=None, smoke=smoke)) for smoke in (False, True)]
+        assert folders == [environment.RESULTS, environment.RESULTS / "smoke"]
+
+
+class TestFullContender:
+    def test_every_verdict_with_rules_and_a_token(self) -> None:
+        size = scans.SMOKE
+        with Stage(Traffic(12, size.tags, size.connections, MIX)) as stage:
+            contender = http_contenders()["ixfast_full"]
+            done = scans.measure(stage, contender, size, 1)
+            assert done.flaws == [] and done.good
+            # The control: without the token nothing is answered, so it is really asked for.
+            closed = scans.measure(stage, contender._replace(headers=lambda _: b""), size, 1)
+            assert any("unauthorised" in flaw for flaw in closed.flaws)
+
+
+class TestFiller:
+    def test_rows_are_those_of_the_product(self, tmp_path: Path) -> None:
+        """The last tag, which COPY made, against the first, which the product made; and the same indexes as before."""
+        count = filler.FIRST_TAGS + 300
+
+        async def rows(connection: Any) -> Any:
+            shape = await connection.fetch(
+                "SELECT t.tag_id, t.xuid, t.uid, t.account_id, t.group_id, t.batch_id, t.active, k.live, k.slot, k.version,"
+                " k.kek_id, k.wrapped, k.check_value, c.last_position, c.scan_count"
+                " FROM tag AS t JOIN tag_key AS k USING (tag_id) JOIN tag_counter AS c USING (tag_id)"
+                " WHERE t.tag_id IN (1, $1) ORDER BY t.tag_id",
+                count,
+            )
+            total = await connection.fetchval("SELECT count(*) FROM tag JOIN tag_counter USING (tag_id)")
+            following = await connection.fetchval("SELECT nextval(pg_get_serial_sequence('tag', 'tag_id'))")
+            return shape, total, following
+
+        async def indexes(connection: Any) -> set[str]:
+            return {
+                row["indexdef"] for row in await connection.fetch("SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'")
+            }
+
+        with Stage(Traffic(5, 10, 1)) as stage:
+            said: list[str] = []
+
+            def fill(dsn: str) -> None:
+                filler.fill(dsn, stage.kek_file, 5, count, processes=1, say=said.append)
+
+            def fill_few(dsn: str) -> None:
+                filler.fill(dsn, stage.kek_file, 5, 10, processes=1, say=said.append)
+
+            dsn, made = stage.make("filled", fill)
+            few, _ = stage.make("few", fill_few)
+            assert made and stage.make("filled", fill) == (dsn, False)
+            (first, last), total, following = stage.run(dsn, rows)
+            assert (total, following) == (count, count + 1)
+            assert stage.run(dsn, indexes) == stage.run(few, indexes)
+            tags, kek = filler.fleet(5, count), KeyEncryptionKeys.load_file(stage.kek_file).current
+        for row, place in ((first, 0), (last, count - 1)):
+            assert (row["xuid"], row["uid"]) == (tags.xuid(place), tags.uid(place))
+            opened = unwrap(
+                kek, row["wrapped"], account_id=row["account_id"], tag_id=row["tag_id"], slot=KeySlot.FILE, version=row["version"]
+            )
+            assert opened == tags.file_key(place)
+        own = {"tag_id", "xuid", "uid", "wrapped", "check_value"}
+        assert {k: v for k, v in first.items() if k not in own} == {k: v for k, v in last.items() if k not in own}
+
+
+def test_the_audit_of_many_tags_finds_a_pass_too_much_in_the_log() -> None:
+    """A control: a tag whose scans were never counted, with a row in the log."""
+    size = scans.SMOKE
+    with Stage(Traffic(13, size.tags, size.connections)) as stage, stage.database("bench_ixfast") as dsn:
+        spoil = "INSERT INTO scan_log SELECT now(), 1, tag_id, 7, 'g' FROM tag_counter ORDER BY tag_id LIMIT 1"
+        partition = (
+            "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = 'scan_log'::regclass) THEN"
+            " CREATE TABLE scan_log_all PARTITION OF scan_log DEFAULT; END IF; END $$"
+        )
+        stage.run(dsn, lambda connection: connection.execute(f"{partition}; {spoil}"))
+        found = stage.run(dsn, lambda connection: audit.of_ixfast(connection, stage.traffic, {}))
+        assert "0 passes counted, 1 logged" in found.problems[-1]
+
+
+class TestReport:
+    def test_figures_say_what_was_missed_and_what_is_unknown(self, tmp_path: Path) -> None:
+        machine = {"cpus": 2, "cpu": "c", "kernel": "k", "python": "p", "core": "native"}
+        made = {"session": "1", "environment": {"at": "now", "commit": "abc", **machine}}
+        for repetition, ours, constant in ((1, 20_000.0, 10_000.0), (2, 30_000.0, 10_000.0)):
+            for name, requests, passes in (("ixfast", ours, ours), ("aiohttp_constant", constant, 0.0)):
+                record = {**made, "contender": name, "repetition": repetition, "requests_per_s": requests, "passes_per_s": passes}
+                environment.remember(scans.HISTORY, record, tmp_path)
+        rows = {each.name: each.row() for each in figures.all_figures(tmp_path)}
+        assert rows["durable genuine scans through HTTP"].endswith(
+            "| 25,000 (20,000 to 30,000) /s | 40,000 | 65,000 | **missed** |"
+        )
+        assert rows["÷ aiohttp answering a constant"].endswith("| 2.5 (2 to 3) | 0.75 | 1.2 | aim reached |")
+        assert rows["LRP verify"].endswith("not measured |")
+        tables = report.told(tmp_path)
+        document = "a\n<!-- benchmark figures -->\nstale\n<!-- end -->\nb\n<!-- benchmark soak -->\nkept\n<!-- end -->\n"
+        filled = report.into(document, tables)
+        assert "stale" not in filled and "**missed**" in filled and "kept" in filled
+        assert report.into(filled, tables) == filled
+        assert report.main(["--results", str(tmp_path)]) == 0
+        assert "## Durable scans a second" in (tmp_path / "report.md").read_text()
+
+    def test_the_best_for_little_is_the_least(self) -> None:
+        fast, slow = (figures.Figure("p99", "ms", 5, 2, False, [value]) for value in (1.9, 5.1))
+        assert (fast.state, slow.state) == ("aim reached", "**missed**")
+
+    def test_growth_and_drift_of_a_soak(self) -> None:
+        steady = {"postgres_anonymous": 1, "database_connections": 4, "http_connections": 8, "counter_table": 5}
+        samples: list[dict[str, Any]] = [
+            {
+                "passes": million * 1_000_000,
+                "worker_rss": [60 << 20, (60 << 20) + (million << 20)],
+                "latency": {"p50_us": 1, "p99_us": 9 + million},
+                "counter_indexes": 2,
+                **steady,
+            }
+            for million in range(1, 13)
+        ]
+        assert soak.growth(samples) == 5.0 and soak.growth(samples[:8]) is None
+        drift = soak.drift(samples)
+        assert drift["p99"] == 20 / 14 and drift["database connections"] == 1
+
+    def test_overload_against_its_peak(self) -> None:
+        points = [
+            {"fraction": fraction, "goodput_per_s": goodput, "latency": {"p99_us": p99}}
+            for fraction, goodput, p99 in ((1.0, 100.0, 10), (1.5, 80.0, 15), (3.0, 120.0, 30))
+        ]
+        assert overload.figures({"points": points}) == {1.5: (80 / 120, 1.5), 3.0: (1.0, 3.0)}
+
+    def test_parts_of_the_one_run(self) -> None:
+        assert {part.name for part in run.PARTS} <= front_page.BENCHMARKS.keys()
+        assert run.main(["--only", "micro", "--without", "micro", "--smoke"]) == 0
+
+    def test_bars_and_steps(self) -> None:
+        assert plots.steps([0.0, 57.0])[-1][0] >= 57
+        drawn = ElementTree.fromstring(plots.bars("<t>", "us", {"parse": 1.5, "core & co": 3.0}))
+        assert sum(each.tag.endswith("rect") for each in drawn) == 3
+
+
+class TestStages:
+    def test_sums_of_all_workers(self) -> None:
+        text = (
+            'ixfast_stage_ns_sum{stage="core",worker="0"} 1000.0\nixfast_stage_ns_count{stage="core",worker="0"} 2.0\n'
+            'ixfast_stage_ns_sum{stage="core",worker="1"} 3000.0\nixfast_stage_ns_count{stage="core",worker="1"} 2.0\n'
+        )
+        assert stage_sums(text) == {"core": (pytest.approx(4e-6), 4.0)}
+
+    def test_stages_stand_in_the_order_of_a_scan(self) -> None:
+        assert stages.in_order({"write": 1, "another": 1, "parse": 1}) == ["parse", "write", "another"]
+
+
+class TestCommand:
+    def test_hands_its_words_on(self) -> None:
+        shown = subprocess.run([sys.executable, "-m", "ixfast", "bench", "--help"], cwd=ROOT, capture_output=True, text=True)
+        assert shown.returncode == 0 and re.search(r"^  overload ", shown.stdout, re.MULTILINE)
+        shown = subprocess.run(
+            [sys.executable, "-m", "ixfast", "bench", "--stages", "--help"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert "benchmarks stages" in shown.stdout
+
+    def test_says_where_the_benchmarks_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(bench, "checkout", lambda: None)
+        told = CliRunner().invoke(main, ["bench"])
+        assert told.exit_code == 1 and "Clone it" in told.output
+
+
+def test_memory_of_processes() -> None:
+    (own,) = memory([os.getpid()])
+    assert own["rss"] > own["anonymous"] > 1 << 20
