@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ixfast.chips import PRESETS, preset
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKeys
-from ixfast.keys.diversify import scheme_of
+from ixfast.keys.diversify import DEFAULT_DERIVATIONS, scheme_of
 from ixfast.store import management
 from ixfast.store.management import NewTag
 from ixfast.testing import VirtualFleet
@@ -21,6 +21,15 @@ _DEMO_TAGS_OF_OTHERS = 10
 _CHUNK_TAGS = 20_000
 
 
+DEMO_DERIVED: Mapping[str, str] = {
+    "an10922": "plain-uid-counter",
+    "boltcard": "boltcard",
+    "sdm-backend": "encrypted",
+    "sdm-backend-legacy": "encrypted-file",
+}
+"""The demo account's groups that derive keys: presets by scheme. Their tags are not registered, the first tap makes each."""
+
+
 def demo_fleet(profile: str = DEMO_PROFILE) -> VirtualFleet:
     """The demo account's simulated tags of one preset: the same on every machine, so that tapping them needs no key file.
 
@@ -31,10 +40,24 @@ def demo_fleet(profile: str = DEMO_PROFILE) -> VirtualFleet:
     return VirtualFleet(_DEMO_SEED + place, count, profile, account=DEMO_AID)
 
 
+def derived_demo_fleet(scheme: str) -> VirtualFleet:
+    """The demo account's simulated tags whose keys are derived by this scheme, one of `DEMO_DERIVED`."""
+    place = len(PRESETS) + list(DEMO_DERIVED).index(scheme)
+    return VirtualFleet(
+        _DEMO_SEED + place,
+        _DEMO_TAGS_OF_OTHERS,
+        DEMO_DERIVED[scheme],
+        account=DEMO_AID,
+        derivation=DEFAULT_DERIVATIONS[scheme],
+        enrols=True,
+    )
+
+
 async def provision(connection: Any, keks: KeyEncryptionKeys, fleets: Sequence[VirtualFleet], *, is_open: bool = True) -> int:
     """Create the account of the fleets, a group and a batch for each, and all tags, or nothing; return the number of tags.
 
-    Raises InputError if the account exists already. Each fleet with an encrypted mirror adds its meta key to the account.
+    Raises InputError if the account exists already. Each fleet with an encrypted mirror adds its meta key to the account, unless
+    it is derived. A fleet that enrols gets its group alone.
     """
     aid = fleets[0].account
     async with connection.transaction():
@@ -47,7 +70,7 @@ async def provision(connection: Any, keks: KeyEncryptionKeys, fleets: Sequence[V
         for fleet in fleets:
             await _add_fleet(connection, keks, account_id, folder_id, fleet)
         await management.changed(connection, ("account", account_id, None), ("tags_added", None, None))
-    return sum(map(len, fleets))
+    return sum(len(fleet) for fleet in fleets if not fleet.enrols)
 
 
 async def _add_fleet(connection: Any, keks: KeyEncryptionKeys, account_id: int, folder_id: int, fleet: VirtualFleet) -> None:
@@ -72,7 +95,7 @@ async def _add_fleet(connection: Any, keks: KeyEncryptionKeys, account_id: int, 
 async def ensure_demo(connection: Any, keks: KeyEncryptionKeys) -> bool:
     """Provision the demo account unless it is there; tell whether it was made now."""
     try:
-        await provision(connection, keks, [demo_fleet(name) for name in PRESETS])
+        await provision(connection, keks, [*map(demo_fleet, PRESETS), *map(derived_demo_fleet, DEMO_DERIVED)])
     except InputError as error:
         if error.code != "already_exists":
             raise

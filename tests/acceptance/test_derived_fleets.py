@@ -161,3 +161,25 @@ async def test_a_worker_killed_between_enrolment_and_pass(database: str, tmp_pat
         answers = await all_of(server.port, [request] * 8, 4)
         assert sum(answer.passed for answer in answers) == 1 and sum(answer.failed for answer in answers) == 7
         assert [row[1:] for row in rows_of(server, tag)] == [(1, 1)]
+
+
+async def test_a_bolt_cards_code_is_not_taken_for_a_customers_id(fresh: Served) -> None:
+    fleet = VirtualFleet(90, 3, "boltcard", account="bolt", derivation=BoltCard())
+    fresh.provision(fleet)
+    taps = [named(fleet[0], "bolt", counter) for counter in (1, 1, 2)]
+    answers = [await once(fresh.port, target(tap)) for tap in taps]
+    assert [answer.json["response"] for answer in answers] == ["Pass", "Fail", "Pass"]
+    code = named(fleet[0], "bolt", 3)["c"]
+    fresh.in_database(lambda c: c.execute("UPDATE tag SET cuid = $1 WHERE uid = $2", code, fleet.uid(1)))
+    answer = await once(fresh.port, target(named(fleet[1], "bolt", 1) | {"c": code}))  # an id goes before what the tap says
+    assert answer.json == {"xuid": fleet.xuid(1), "cuid": code, "response": "Fail"}
+    assert (await once(fresh.port, target({"a": "bolt", "c": "0" * 16, "p": "no hex"}))).json == {"error": "not_found"}
+
+
+async def test_a_url_may_say_itself_whose_tap_it_is(fresh: Served) -> None:
+    tag = REGISTERED[-2][5]
+    url = tag.tap_at(1)
+    assert (await v2(fresh.port, {"url": url})).json["error"]["code"] == "missing_parameter"
+    assert (await v2(fresh.port, {"url": url + "&a=kept", "account": "fresh"})).json["verdict"] == "unknown"
+    assert (await v2(fresh.port, {"url": url + "&aid=kept"})).json["verdict"] == "genuine"
+    assert (await v2(fresh.port, {"query": "a=kept&" + tag.tap_at(2).partition("?")[2]})).json["verdict"] == "genuine"

@@ -15,6 +15,7 @@ from support import eventually, eventually_sync
 from ixfast.chips import PRESETS
 from ixfast.cli import main
 from ixfast.limits import BATCH_SCANS_MAX
+from ixfast.provision import DEMO_DERIVED
 from ixfast.testing import VirtualFleet
 
 OPEN = VirtualFleet(71, 60, account="open-house")
@@ -39,7 +40,8 @@ def fleets(server: Served) -> Served:
 
 
 def test_the_printed_curl_line_passes_once(demo: Served) -> None:
-    line = next(line for line in demo.output.splitlines() if "curl" in line)
+    # It is printed after the lines that tell a test that the server is there.
+    line = eventually_sync(lambda: next((line for line in demo.output.splitlines() if "curl" in line), None), 10)
     bodies = [subprocess.run([*shlex.split(line), "-sS"], capture_output=True, text=True, timeout=20).stdout for _ in "12"]
     assert [re.search(r'"response":"(\w+)"', body)[1] for body in bodies] == ["Pass", "Fail"]  # type: ignore[index]
 
@@ -72,6 +74,18 @@ async def test_every_presets_tap_passes_once_and_its_url_too(demo: Served) -> No
             scans = [(await connection.post("/v2/scans", {"url": url, "account": "demo"})).json for _ in "12"]
         assert scans[0]["verdict"] == "genuine" and scans[0]["response"] == "Pass", (name, scans[0])
         assert scans[1]["verdict"] == ("genuine" if profile.allow_without_counter else "replayed"), name
+
+
+@pytest.mark.parametrize("scheme", DEMO_DERIVED)
+async def test_the_first_tap_of_a_derived_tag_makes_it(demo: Served, scheme: str) -> None:
+    line = demo.cli("tap", "--derivation", scheme, "--tag", "3").strip()
+    assert "x=" not in line.replace("picc", "") and f"{demo.base_url}/v1/t?a=demo" in line
+    answers = [await once(demo.port, line.removeprefix(demo.base_url)) for _ in "12"]
+    assert [answer.json["response"] for answer in answers] == ["Pass", "Fail"], answers
+    url = demo.cli("tap", "--derivation", scheme, "--tag", "4", "--url").strip()
+    async with await Connection.open(demo.port) as connection:
+        scans = [(await connection.post("/v2/scans", {"url": url, "account": "demo"})).json for _ in "12"]
+    assert [scan["verdict"] for scan in scans] == ["genuine", "replayed"]
 
 
 def test_the_twin_is_reported(open_scratch: Any, postgres: Any, database: str, server_dir: Any) -> None:

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from ixfast.chips import PRESETS, scheme_names
 from ixfast.cli import audit, simulate
+from ixfast.keys.diversify import DEFAULT_DERIVATIONS
 
 
 @click.group()
@@ -122,3 +123,26 @@ def test_the_owners_own_texts_are_in_the_key_file(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_is_refused(arguments: tuple[str, ...]) -> None:
     assert CliRunner().invoke(main, ["simulate", *arguments]).exit_code == 2
+
+
+@pytest.mark.parametrize("scheme", DEFAULT_DERIVATIONS)
+def test_keys_of_a_derived_fleet_follow_from_its_master(scheme: str, tmp_path: Path) -> None:
+    keys, masters = tmp_path / "keys.csv", tmp_path / "masters.csv"
+    made = run(
+        "simulate", "--profile", "encrypted", "--derivation", scheme, "--tags", "2", "--taps", "60", "--labels",
+        "--keys-out", str(keys), "--masters-out", str(masters),
+    )  # fmt: skip
+    assert [report["verdict"] for report in audited(made.stdout, keys)] == [
+        row["expected"] for row in csv.DictReader(io.StringIO(made.stdout))
+    ]
+    (master,) = csv.DictReader(masters.read_text().splitlines())
+    assert stat.S_IMODE(masters.stat().st_mode) == 0o600 and (master["profile"], master["scheme"]) == ("encrypted", scheme)
+    derivation, value = DEFAULT_DERIVATIONS[scheme], bytes.fromhex(master["master"])
+    for row in csv.DictReader(keys.read_text().splitlines()):
+        assert derivation.derive_file_key(value, bytes.fromhex(row["uid"])).hex() == row["file_key"]
+        assert (derivation.derive_meta_key(value) or bytes.fromhex(row["meta_key"])).hex() == row["meta_key"]
+
+
+def test_without_a_derivation_there_is_no_master(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["simulate", "--masters-out", str(tmp_path / "m.csv")])
+    assert result.exit_code == 2 and "--derivation" in result.output

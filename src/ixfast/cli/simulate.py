@@ -13,7 +13,7 @@ import random
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import orjson
 
 from ixfast.audit import find_profile, read_profile_file
 from ixfast.chips import PRESETS, CompiledProfile, compile_profile
+from ixfast.keys.diversify import DEFAULT_DERIVATIONS, scheme_of
 from ixfast.testing import VirtualFleet, VirtualTag
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -69,11 +70,15 @@ def register(main: click.Group, with_settings: Decorator) -> None:
     @click.option(
         "--gaps", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Part after taps that were never sent."
     )
+    @click.option(
+        "--derivation", type=click.Choice(list(DEFAULT_DERIVATIONS)), help="Derive all keys of a profile's tags from one master."
+    )
     @click.option("--format", "form", type=click.Choice(["csv", "jsonl", "urls"]), default="csv", show_default=True)
     @click.option("--start", type=click.DateTime(), default="2026-01-01", show_default=True, help="When the first tap is, UTC.")
     @click.option("--every", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds between taps, on average.")
     @click.option("--shuffle", is_flag=True, help="Print taps out of order, as logs of many hosts are.")
     @click.option("--labels", is_flag=True, help="Print also the verdict that is expected, as `expected`.")
+    @click.option("--masters-out", type=click.Path(path_type=Path), help="Where the masters go, as CSV, mode 0600.")
     @click.option("--keys-out", type=click.Path(path_type=Path), help="Where the tags with their keys go, as CSV, mode 0600.")
     def simulate(
         profiles: tuple[str, ...],
@@ -83,11 +88,13 @@ def register(main: click.Group, with_settings: Decorator) -> None:
         replayed: float,
         forged: float,
         gaps: float,
+        derivation: str | None,
         form: str,
         start: datetime,
         every: float,
         shuffle: bool,
         labels: bool,
+        masters_out: Path | None,
         keys_out: Path | None,
     ) -> None:
         """Print taps of simulated tags, genuine and not, and write the keys that belong to them.
@@ -99,9 +106,15 @@ def register(main: click.Group, with_settings: Decorator) -> None:
         if shuffle and form == "urls":
             raise click.UsageError("--shuffle needs times, which --format urls has none of.")
         fleets = [
-            VirtualFleet(seed * len(PRESETS) + place, tags, profile, account=_ACCOUNT)
+            VirtualFleet(
+                seed * len(PRESETS) + place, tags, profile, account=_ACCOUNT, derivation=DEFAULT_DERIVATIONS.get(derivation or "")
+            )
             for place, profile in enumerate(_profiles(profiles or ("ixkio-plain",)))
         ]
+        if masters_out is not None:
+            if derivation is None:
+                raise click.UsageError("--masters-out: without --derivation there is none.")
+            _write_rows(masters_out, "--masters-out", ["profile", "scheme", "master"], (_master_row(fleet) for fleet in fleets))
         if keys_out is not None:
             _write_keys(keys_out, fleets)
         dice = random.Random(seed)  # noqa: S311 - the same again from the same seed
@@ -195,25 +208,36 @@ def _profiles(notations: Sequence[str]) -> list[CompiledProfile]:
 
 
 def _write_keys(path: Path, fleets: Sequence[VirtualFleet]) -> None:
-    """A new file, or an old one of our own that is closed to others before anything is written into it."""
     slots = {slot for fleet in fleets for slot in fleet.profile.template.slots}
     more = [name for name in ("cuid", "aid") if name in slots]
+    rows = (_key_row(fleet, index, more) for fleet in fleets for index in range(len(fleet)))
+    _write_rows(path, "--keys-out", ["xuid", "uid", "file_key", "meta_key", "profile", *more], rows)
+
+
+def _key_row(fleet: VirtualFleet, index: int, more: Sequence[str]) -> list[str]:
+    meta_key = fleet.meta_key.hex() if fleet.profile.encrypted else ""
+    own = {"cuid": f"own-{index}", "aid": fleet.account}
+    key = fleet.file_key(index).hex()
+    return [fleet.xuid(index), fleet.uid(index).hex().upper(), key, meta_key, fleet.profile.name, *(own[name] for name in more)]
+
+
+def _master_row(fleet: VirtualFleet) -> list[str]:
+    assert fleet.derivation is not None
+    return [fleet.profile.name, scheme_of(fleet.derivation), fleet.master.hex()]
+
+
+def _write_rows(path: Path, option: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A new file, or an old one of our own that is closed to others before anything is written into it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, 0o600)
     except OSError as error:
-        raise click.UsageError(f"--keys-out: {path} cannot be written: {error.strerror}.") from None
+        raise click.UsageError(f"{option}: {path} cannot be written: {error.strerror}.") from None
     with os.fdopen(descriptor, "w", newline="") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise click.UsageError(f"--keys-out: {path} is no file.")
+            raise click.UsageError(f"{option}: {path} is no file.")
         os.fchmod(descriptor, 0o600)
         file.truncate()
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["xuid", "uid", "file_key", "meta_key", "profile", *more])
-        for fleet in fleets:
-            meta_key = fleet.meta_key.hex() if fleet.profile.encrypted else ""
-            for index in range(len(fleet)):
-                own = {"cuid": f"own-{index}", "aid": fleet.account}
-                key = fleet.file_key(index).hex()
-                row = [fleet.xuid(index), fleet.uid(index).hex().upper(), key, meta_key, fleet.profile.name]
-                rows.writerow([*row, *(own[name] for name in more)])
+        written = csv.writer(file, lineterminator="\n")
+        written.writerow(names)
+        written.writerows(rows)

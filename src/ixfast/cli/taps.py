@@ -16,8 +16,8 @@ import click
 from ixfast.chips import PRESETS
 from ixfast.cli.place import Place, connected, resolve
 from ixfast.keys import KeyEncryptionKeys
-from ixfast.provision import DEMO_AID, DEMO_PROFILE, demo_fleet, ensure_demo
-from ixfast.testing import VirtualTag
+from ixfast.provision import DEMO_AID, DEMO_DERIVED, DEMO_PROFILE, demo_fleet, derived_demo_fleet, ensure_demo
+from ixfast.testing import VirtualFleet, VirtualTag
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _COUNTERS = "simulated-tags.json"
@@ -25,7 +25,7 @@ _COUNTERS = "simulated-tags.json"
 __all__ = ["curl_line", "ensure_demo", "next_tap", "register"]
 
 
-def next_tap(place: Place, profile: str = DEMO_PROFILE, index: int = 0) -> VirtualTag:
+def next_tap(place: Place, fleet: VirtualFleet, index: int = 0) -> VirtualTag:
     """A simulated tag of the demo account with its counter raised: counters are kept in the data directory, as a
     chip keeps its own."""
     # Root's private PostgreSQL runs as another user, who has to pass through; what lies there is closed by itself.
@@ -34,7 +34,7 @@ def next_tap(place: Place, profile: str = DEMO_PROFILE, index: int = 0) -> Virtu
     with os.fdopen(descriptor, "r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         counters = json.loads(file.read() or "{}")
-        tag = demo_fleet(profile)[index]
+        tag = fleet[index]
         counters[tag.xuid] = tag.counter = counters.get(tag.xuid, 0) + 1
         file.seek(0)
         file.truncate()
@@ -42,13 +42,17 @@ def next_tap(place: Place, profile: str = DEMO_PROFILE, index: int = 0) -> Virtu
     return tag
 
 
-def parameters_of(tag: VirtualTag) -> dict[str, str]:
-    """What a web server passes on of this tap to `/v1/t`."""
-    return {"x": tag.xuid, **tag.parameters_at(tag.counter)}
+def parameters_of(tag: VirtualTag, *, enrols: bool = False) -> dict[str, str]:
+    """What a web server passes on of this tap to `/v1/t`. A tag that enrols has no code yet: its chip alone tells which it is."""
+    parameters = {"x": tag.xuid, **tag.parameters_at(tag.counter)}
+    if not enrols:
+        return parameters
+    uid = {} if tag.profile.encrypted else {"u": tag.uid.hex().upper()}
+    return {"a": DEMO_AID, **uid, **{name: value for name, value in parameters.items() if name != "x"}}
 
 
 def curl_line(place: Place, base_url: str) -> str:
-    return f"curl '{base_url}/v1/t?{urlencode(parameters_of(next_tap(place)))}'"
+    return f"curl '{base_url}/v1/t?{urlencode(parameters_of(next_tap(place, demo_fleet())))}'"
 
 
 def register(main: click.Group, with_settings: Decorator) -> None:
@@ -68,15 +72,18 @@ def register(main: click.Group, with_settings: Decorator) -> None:
 
     @main.command()
     @click.option("--profile", type=click.Choice(list(PRESETS)), default=DEMO_PROFILE, show_default=True)
+    @click.option(
+        "--derivation", type=click.Choice(list(DEMO_DERIVED)), help="A tag whose keys are derived, and which its first tap makes."
+    )
     @click.option("--tag", "index", type=click.IntRange(0), default=0, show_default=True, help="Which of the simulated tags.")
     @click.option("--url", "as_url", is_flag=True, help="Print the URL that the phone would open, not a request to the server.")
     @with_settings
-    def tap(profile: str, index: int, as_url: bool, config: Path | None, **flags: object) -> None:
+    def tap(profile: str, derivation: str | None, index: int, as_url: bool, config: Path | None, **flags: object) -> None:
         """Tap a simulated tag of the demo account and print what comes of it."""
         place = resolve(flags, config)
-        fleet = demo_fleet(profile)
+        fleet = demo_fleet(profile) if derivation is None else derived_demo_fleet(derivation)
         if index >= len(fleet):
-            raise click.UsageError(f"--tag: there are {len(fleet)} tags with this profile, 0 to {len(fleet) - 1}.")
-        tag = next_tap(place, profile, index)
+            raise click.UsageError(f"--tag: there are {len(fleet)} of these tags, 0 to {len(fleet) - 1}.")
+        tag = next_tap(place, fleet, index)
         base = f"http://{place.settings.host}:{place.settings.port}/v1/t"
-        click.echo(tag.tap_at(tag.counter) if as_url else f"{base}?{urlencode(parameters_of(tag))}")
+        click.echo(tag.tap_at(tag.counter) if as_url else f"{base}?{urlencode(parameters_of(tag, enrols=fleet.enrols))}")

@@ -9,10 +9,11 @@ import asyncio
 import hashlib
 import os
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
-from ixfast import meters
+from ixfast import meters, refs
 from ixfast.engine import Engine, may_scan
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http.rates import Limiter
@@ -24,6 +25,7 @@ from ixfast.scan import Extras, Scan
 from ixfast.store.catalogue import Catalogue
 
 _SCAN_ID_BITS = 63
+_CODE = re.compile(r"[0-9A-Fa-f]{16}", re.ASCII)
 
 
 class Desk:
@@ -73,7 +75,7 @@ class Desk:
         token = token or query.token
         if self.limiter is not None and not self.admits(address, token):
             self.engine.fail(scan, "rate_limited")
-        elif query.ref is None:
+        elif query.ref is None or _may_be_a_code(query):
             self.spawn(self._identify(scan, query.aid, token))
         elif token is None:
             self.engine.submit(scan)
@@ -103,10 +105,9 @@ class Desk:
         await self.identify(scan, aid)
 
     async def identify(self, scan: Scan, aid: str) -> None:
-        """Find the reference of a scan that names no tag, and submit it."""
-        assert scan.extras is not None
+        """Find the reference of a scan that names no tag, or none that is certain, and submit it."""
         try:
-            claims = await identify(self.catalogue, aid, scan.extras, is_owner=scan.api_key is not None)
+            claims = await self._claims(scan, aid)
             for ref in claims:
                 if ref is claims[-1] or await self._exists(ref):
                     scan.ref = ref
@@ -121,6 +122,17 @@ class Desk:
             self.engine.fail(scan, "unavailable", "lookup_failed")
         else:
             self.engine.unknown(scan)
+
+    async def _claims(self, scan: Scan, aid: str) -> list[bytes]:
+        """Under which references the tag may be found: the caller's, if he gave one, then those of the tap itself."""
+        assert scan.extras is not None
+        given = [scan.ref] if scan.ref else []
+        try:
+            return given + await identify(self.catalogue, aid, scan.extras, is_owner=scan.api_key is not None)
+        except InputError:
+            if not given:
+                raise
+            return given
 
     async def _exists(self, ref: bytes) -> bool:
         if self.catalogue.find(ref) is not None:
@@ -156,6 +168,14 @@ class Desk:
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _may_be_a_code(query: V1Query) -> bool:
+    """Whether `c` is perhaps no CUID but the code of an encrypted mirror, which Bolt Card calls so, too."""
+    extras = query.extras
+    if extras is None or query.ref is None or refs.kind(query.ref) != refs.CUID or extras.parameters is None:
+        return False
+    return _CODE.fullmatch(extras.parameters.get("c", "")) is not None
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:

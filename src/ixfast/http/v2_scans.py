@@ -7,6 +7,7 @@ the value, which may be an unused code.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -46,6 +47,8 @@ class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
 async def run(desk: Desk, body: ScanBody, api_key: ApiKey | None, *, peek: bool, idempotency_key: str | None) -> Scan:
     aid = api_key.aid if api_key is not None else body.account
     ref, parameters, url = _asked(body, aid)
+    if ref is None and aid is None and url is not None:
+        aid = _account_in(url)
     visitor = Visitor(body.visitor.ip, body.visitor.user_agent) if body.visitor is not None else None
     extras = Extras(parameters, url, peek=peek, idempotent=idempotency_key is not None, wants_state=not peek, visitor=visitor)
     scan_id = desk.next_scan_id() if idempotency_key is None else _derived_id(api_key, idempotency_key)
@@ -118,9 +121,18 @@ def _fields(body: ScanBody) -> dict[str, str]:
 
 def _code_in(text: str) -> str | None:
     """The tag code if a URL carries one under its usual names; others are read by the account's profiles."""
+    return _named(text, ("x", "xuid"), refs.CODE)
+
+
+def _account_in(text: str) -> str | None:
+    """The account id if a URL carries one under its usual names."""
+    return _named(text, ("a", "aid"), refs.AID)
+
+
+def _named(text: str, names: tuple[str, ...], form: re.Pattern[str]) -> str | None:
     for piece in text.partition("?")[2].split("&") if "?" in text else text.split("&"):
         name, _, value = piece.partition("=")
-        if name.lower() in ("x", "xuid") and refs.CODE.fullmatch(value):
+        if name.lower() in names and form.fullmatch(value):
             return value
     return None
 

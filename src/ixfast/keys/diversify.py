@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 import msgspec
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -226,6 +227,11 @@ def scheme_of(derivation: Derivation) -> str:
     """The scheme's name, as JSON has it."""
     return str(derivation.__struct_config__.tag)
 
+
+DEFAULT_DERIVATIONS: Mapping[str, Derivation] = MappingProxyType(
+    {scheme_of(derivation): derivation for derivation in (An10922(), BoltCard(), SdmBackend(), SdmBackendLegacy())}
+)
+"""Each scheme as it is unless told otherwise."""
 
 USUAL_DERIVATIONS: tuple[Derivation, ...] = (
     An10922(),

@@ -1,0 +1,146 @@
+"""Whose tap an encrypted mirror is, without any id in it: found by its decrypted UID, with the same work whatever matches."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from ixfast import refs
+from ixfast.chips import Message, compile_profile, preset
+from ixfast.chips.schemes import find_scheme
+from ixfast.errors import InputError
+from ixfast.identify import identify
+from ixfast.keys import DerivedKeys, check_value
+from ixfast.keys.diversify import BoltCard
+from ixfast.limits import META_KEYS_MAX
+from ixfast.model import Key
+from ixfast.records import Account, Group
+from ixfast.scan import Extras
+from ixfast.testing import VirtualTag
+
+UID = bytes.fromhex("04A1B2C3D4E5F6")
+FILE_KEY = bytes(range(16))
+MASTERS = [bytes([n]) * 16 for n in (101, 102)]
+
+
+def key(version: int, value: bytes) -> Key:
+    return Key(version, value, check_value(value))
+
+
+class CountingScheme:
+    """The real scheme; counts what is decrypted under which key."""
+
+    def __init__(self, name: str) -> None:
+        self._real = find_scheme(name)
+        self.read: Counter[bytes] = Counter()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def read_picc(self, meta_key: bytes, picc: bytes) -> Any:
+        self.read[meta_key] += 1
+        return self._real.read_picc(meta_key, picc)
+
+
+class OneAccount:
+    """An account with stored meta keys, and a group whose meta keys are derived, of one profile."""
+
+    def __init__(self, stored: int = 14) -> None:
+        self.scheme = CountingScheme("ntag424-aes")
+        profile = compile_profile(preset("encrypted"), scheme=self.scheme)  # type: ignore[arg-type]
+        keys = tuple(key(n, bytes([n]) * 16) for n in range(stored, 0, -1))
+        self.own = Account(1, "acme", "acme", is_open=True, active=True, cors=True, meta_keys=keys)
+        masters = tuple(key(n, value) for n, value in enumerate(MASTERS, start=1))
+        derived = DerivedKeys(BoltCard(), masters)
+        more: dict[str, Any] = {"folder_name": "F", "folder_active": True, "active": True, "profile": profile}
+        self.groups = [
+            Group(1, "A", self.own, **more),
+            Group(2, "B", self.own, derived=derived, **more),
+            Group(3, "C", self.own, **more),
+        ]
+        assert derived.meta_keys is not None
+        self.meta_keys = [each.value for each in (*keys, *derived.meta_keys)]
+
+    async def account(self, aid: str) -> tuple[Account, list[Group]] | None:
+        return (self.own, self.groups) if aid == "acme" else None
+
+    def find(self, extras: Extras, aid: str = "acme") -> list[bytes]:
+        self.scheme.read.clear()
+        return asyncio.run(identify(self, aid, extras, is_owner=False))
+
+
+def tap(meta_key: bytes) -> str:
+    return VirtualTag("encrypted", xuid="q8w3sbcz", uid=UID, file_key=FILE_KEY, meta_key=meta_key).tap()
+
+
+@pytest.fixture
+def account() -> OneAccount:
+    return OneAccount()
+
+
+def test_every_meta_key_is_tried_once_whichever_matches(account: OneAccount) -> None:
+    assert len(account.meta_keys) == META_KEYS_MAX
+    once = Counter(account.meta_keys)
+    for meta_key in account.meta_keys:
+        for extras in (Extras(url=tap(meta_key)), Extras(parameters(tap(meta_key)))):
+            assert refs.by_uid("acme", UID) in account.find(extras)
+            assert account.scheme.read == once
+    account.find(Extras(url=tap(b"\xff" * 16)))  # none matches: as much work
+    assert account.scheme.read == once
+
+
+def test_the_examination_tries_every_key_too(account: OneAccount) -> None:
+    group = account.groups[1]
+    profile = group.profile
+    assert profile is not None
+    for meta_key in (*account.meta_keys, b"\xff" * 16):
+        message = profile.read_url(tap(meta_key))
+        assert isinstance(message, Message)
+        account.scheme.read.clear()
+        evidence = profile.examine(message, uid=UID, file_keys=(key(1, FILE_KEY),), meta_keys=group.meta_keys)
+        assert evidence.authentic is (meta_key in account.meta_keys)
+        assert account.scheme.read == Counter(account.meta_keys)
+
+
+def test_stopping_at_the_first_match_would_be_seen(account: OneAccount, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A control of the two above."""
+    profile = account.groups[0].profile
+    assert profile is not None
+
+    def lazy(self: Any, message: Message, meta_keys: tuple[Key, ...]) -> list[Any]:
+        for each in meta_keys:
+            picc = self.scheme.read_picc(each.value, message.picc)
+            if picc is not None:
+                return [(picc, each)]
+        return []
+
+    monkeypatch.setattr(type(profile), "candidates", lazy)
+    works = set()
+    for meta_key in account.meta_keys:
+        account.find(Extras(url=tap(meta_key)))
+        works.add(sum(account.scheme.read.values()))
+    assert len(works) > 1
+
+
+def test_without_its_masters_a_group_offers_no_meta_key(account: OneAccount) -> None:
+    group = account.groups[1]
+    group.derived = DerivedKeys(BoltCard(), None)
+    assert group.meta_keys == () and account.groups[0].meta_keys == account.own.meta_keys
+
+
+def test_another_account_has_no_such_tag(account: OneAccount) -> None:
+    assert account.find(Extras(url=tap(account.meta_keys[0])), "other") == []
+    assert not account.scheme.read
+
+
+def test_what_looks_like_the_profile_and_is_malformed_is_told(account: OneAccount) -> None:
+    with pytest.raises(InputError) as told:
+        account.find(Extras({"picc_data": "00", "cmac": "0" * 16}))
+    assert told.value.field == "picc_data" and not account.scheme.read
+
+
+def parameters(url: str) -> dict[str, str]:
+    return dict(pair.split("=") for pair in url.partition("?")[2].split("&"))
