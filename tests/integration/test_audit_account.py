@@ -10,6 +10,7 @@ from ixfast.audit.judge import judge
 from ixfast.audit.judged import OUTCOMES
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKeys
+from ixfast.keys.diversify import DEFAULT_DERIVATIONS
 from ixfast.provision import provision
 from ixfast.testing import VirtualFleet
 
@@ -38,3 +39,22 @@ async def test_tags_of_an_account(database: str, tmp_path: Path, monkeypatch: py
             await read_account(connection, keks, "nobody")
     finally:
         await connection.close()
+
+
+async def test_tags_of_groups_that_derive_keys(database: str, tmp_path: Path) -> None:
+    keks = KeyEncryptionKeys.create_file(tmp_path / "kek")
+    fleets = [
+        VirtualFleet(seed, 3, "encrypted", account="acme", derivation=derivation)
+        for seed, derivation in enumerate(DEFAULT_DERIVATIONS.values())
+    ]
+    connection = await asyncpg.connect(database)
+    try:
+        await provision(connection, keks, fleets)
+        catalogue = await read_account(connection, keks, "acme")
+    finally:
+        await connection.close()
+    for fleet in fleets:
+        for tag in fleet:
+            line = judge(catalogue, tag.tap())
+            assert (OUTCOMES[line.code][0], catalogue.codes[line.tag]) == ("genuine", tag.xuid)
+            assert OUTCOMES[judge(catalogue, tag.forged()).code] == ("forged", "mac_mismatch")

@@ -205,6 +205,41 @@ async def test_tags_in_the_cache_hear_of_another_derivation(house: House) -> Non
     assert house.catalogue.find(kept) is not None  # tags of other groups stay
 
 
+async def test_a_tap_of_a_loaded_tag_derives_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheme that takes milliseconds would otherwise take them twice a tap: for the meta key and for the file key."""
+    fleet = FLEETS["encrypted-sdm-backend-legacy"]
+    derivation, tag = fleet.derivation, fleet[0]
+    assert await house.verdict(tag.tap()) == "genuine"
+    calls: list[str] = []
+    for name in ("derive_file_key", "derive_meta_key"):
+        monkeypatch.setattr(SdmBackendLegacy, name, lambda *_: calls.append("derived"))
+    assert [await house.verdict(url) for url in (tag.tap(), tag.tap(), tag.forged())] == ["genuine", "genuine", "forged"]
+    assert calls == [] and derivation is not None
+
+
+async def test_tags_that_are_being_loaded_while_keys_change_are_not_kept_with_the_old_ones(house: House) -> None:
+    tag = PLAIN[0]
+    assert await house.verdict(tag.tap()) == "genuine"
+    group_id, catalogue = await house.group_of(tag), house.catalogue
+    code = tag.xuid.encode()
+    record = catalogue._tags.get(code)
+    forget = catalogue._forget_rekeyed
+    applied: list[int] = []
+
+    async def slowly() -> None:
+        await forget()
+        applied.append(catalogue._changes_applied)
+
+    catalogue._forget_rekeyed = slowly  # type: ignore[method-assign]
+    before = catalogue._changes_applied
+    await house.pool.execute(
+        'UPDATE tag_group SET derivation = \'{"scheme": "boltcard", "version": 7}\' WHERE group_id = $1', group_id
+    )
+    await catalogue.apply([Change("group", group_id, None)])
+    assert record is not None and catalogue._tags.get(code) is None
+    assert applied == [before + 2]  # who began before may put nothing in any more when the tags are looked through
+
+
 async def test_a_slow_derivation_holds_up_nobody_else(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     may_go_on, threads = threading.Event(), set()
     derive = SdmBackendLegacy.derive_file_key

@@ -291,8 +291,8 @@ class Catalogue:
             self._aliases.clear()
             self._api_keys.clear()
         await self._renew_shared(by_kind)
+        self._changes_applied += 1  # from here on nothing is remembered that was made from the groups as they were
         await self._forget_rekeyed()
-        self._changes_applied += 1
 
     async def _forget_rekeyed(self) -> None:
         """Forget the tags of groups whose keys have changed, a slice at a time: there may be a million others."""
