@@ -62,7 +62,7 @@ def ixfast_with(flags: Sequence[str] = (), options: str = "") -> Callable[..., c
         base = f"http://127.0.0.1:{private_port}"
         with Processes([command], environment) as processes:
             processes.await_listeners(port, workers)
-            _await_readiness(processes, f"{base}/readyz")
+            await_readiness(processes, f"{base}/readyz")
             yield Running(processes, lambda: _observe(base), lambda: stage_sums(_scrape(base)))
 
     return serve
@@ -73,7 +73,7 @@ def _with_token(stage: Stage) -> bytes:
     return b"X-API-Key: %b\r\n" % stage.token.encode()
 
 
-def _await_readiness(processes: Processes, url: str) -> None:
+def await_readiness(processes: Processes, url: str) -> None:
     until = time.monotonic() + _READY_S
     while True:
         processes.check()

@@ -171,12 +171,12 @@ def core_alone(count: int) -> float:
     return len(taps) / best_s
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works")
     parser.add_argument("--taps", type=int, default=1_000_000, help="lines of each file")
     parser.add_argument("--core", action="store_true", help="also the core alone")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     count = 2000 if asked.smoke else asked.taps
     load = ", ".join(f"{each:.2f}" for each in os.getloadavg())
     print(f"{cmac.IMPLEMENTATION}, {os.cpu_count()} cores, Python {platform.python_version()}, {count:,} taps of {TAGS:,} tags")

@@ -2,10 +2,12 @@
 
 import json
 import math
+import random
 import re
 import shutil
 import subprocess
 import sys
+from array import array
 from collections import deque
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 pytest.importorskip("hdrh", reason="hdrhistogram is not installed: it is in the dependency group `bench`")
 
-from benchmarks import audit, latency, plots, scans, stage  # noqa: E402
+from benchmarks import audit, latency, plots, scans, stage, timing  # noqa: E402
 from benchmarks.contenders import http_contenders  # noqa: E402
 from benchmarks.load import check, histogram  # noqa: E402
 from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS, Load  # noqa: E402
@@ -36,6 +38,7 @@ from benchmarks.load.traffic import (  # noqa: E402
     fleet_of,
     with_strangers,
 )
+from benchmarks.micro import audit as audited_files  # noqa: E402
 from benchmarks.micro import everything  # noqa: E402
 from benchmarks.micro.scans import Bench  # noqa: E402
 from benchmarks.micro.timing import SMOKE, Size, Step, measure  # noqa: E402
@@ -315,6 +318,31 @@ class TestLatency:
         assert math.isclose(float(points[0][0]), 80)
 
 
+class TestTiming:
+    def test_every_kind_is_told_the_same(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """The server and its control, which is as silent in its bodies; how long they took is not asked of so few."""
+        assert timing.main(["--smoke"]) == 0
+        shown = capsys.readouterr().out
+        assert shown.count("answers: one and the same") == 2
+        assert shown.count("unknown / foreign") == 4
+
+    def test_a_difference_is_found_and_noise_is_none(self) -> None:
+        dice = random.Random(4)
+        noisy = {kind: array("q", [int(dice.gauss(500_000, 50_000)) for _ in range(4000)]) for kind in timing.KINDS}
+        samples = {(asked, kind): noisy[kind] for asked in timing.ASKED for kind in timing.KINDS}
+        assert timing.tell(samples) < timing.THRESHOLD
+        samples["again", "foreign"] = array("q", [value + 10_000 for value in noisy["foreign"]])
+        assert timing.tell(samples) > timing.THRESHOLD
+
+    def test_a_difference_that_rare_delays_hide_is_found(self) -> None:
+        dice = random.Random(5)
+        delays = [dice.choice([0] * 40 + [50_000_000]) for _ in range(8000)]
+        one = array("q", [int(dice.gauss(500_000, 20_000)) + delay for delay in delays[:4000]])
+        other = array("q", [int(dice.gauss(505_000, 20_000)) + delay for delay in delays[4000:]])
+        assert abs(timing.welch(one, other)) < timing.THRESHOLD
+        assert abs(timing.welch(*timing.cropped(one, other, 95))) > timing.THRESHOLD
+
+
 class TestMicro:
     @pytest.mark.parametrize("module", everything.MODULES.values(), ids=everything.MODULES.keys())
     def test_results_are_the_same_every_time(self, module: ModuleType) -> None:
@@ -325,6 +353,11 @@ class TestMicro:
         """Change these only together with what a scan answers: a faster build that ends in other hashes is no faster build."""
         found = {step.name: measure(step, SMOKE).digest for module in everything.MODULES.values() for step in module.STEPS}
         assert {name: found[name] for name in KNOWN} == KNOWN
+
+    def test_audits_by_one_process_and_by_two_agree(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert audited_files.main(["--smoke"]) == 0
+        shown = capsys.readouterr().out
+        assert all(shown.count(name) == 2 for name in audited_files.FILES)
 
     def test_a_step_that_changes_its_mind_is_refused(self) -> None:
         answers = iter(range(100))
@@ -345,4 +378,4 @@ KNOWN = {
 
 def test_front_page() -> None:
     shown = subprocess.run([sys.executable, "-m", "benchmarks", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert all(name in shown.stdout for name in ("scans", "latency", "generator", "micro"))
+    assert all(name in shown.stdout for name in ("scans", "latency", "generator", "timing", "micro"))

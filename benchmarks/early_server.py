@@ -1,0 +1,27 @@
+"""The control of the timing test: a server that refuses another account's tag as soon as it sees that it has it.
+
+Started like the right one, `python -m benchmarks.early_server serve ...`; its workers are then started from this file too.
+"""
+
+import sys
+
+from ixfast import cli, engine, server, supervisor
+from ixfast.scan import Scan
+
+
+class EarlyEngine(engine.Engine):
+    def submit(self, scan: Scan) -> None:
+        record = self._find(scan.ref)
+        if record is not None and not record.is_for(scan.api_key):
+            self.unknown(scan)
+        else:
+            super().submit(scan)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        supervisor._WORKER = ("-m", "benchmarks.early_server")
+        cli.main()
+    else:
+        server.Engine = EarlyEngine  # type: ignore[attr-defined]
+        server.main()

@@ -1,0 +1,259 @@
+"""Can a caller tell by the clock what it may not know? `python -m benchmarks timing`
+
+The caller holds a token of one account and asks `POST /v2/scans` about codes that are not its own:
+
+- `unknown`: a code that nobody has;
+- `foreign`: another account's tag, with the genuine tap of it that somebody has seen; its owner's customers use it, so the
+  worker has it cached;
+- `bad MAC`: another such tag, with a MAC that is not right.
+
+To this caller none of them exists: one verdict, `unknown`, byte for byte. (Of a tag of its own account it may know everything,
+and is told `forged` of a bad MAC.) Each is asked twice in a row, because a first answer needs the database and a second does
+not. The time of an answer is from before the request is written until its last byte is read, over one kept connection to one
+worker; a round asks all kinds in random order, so whatever else the machine does meets them alike.
+
+Welch's t compares the kinds in pairs, over all samples and over those below a percentile of them all (cropped), where a small
+difference shows that rare delays would hide. Beyond 4.5 a difference is taken for real. The exit status is 1 if one is found, if
+the answers differ in a byte, or if none is found in the control, a server that refuses a foreign tag as soon as it sees it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import math
+import random
+import re
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import asyncpg
+import orjson
+
+from benchmarks import environment
+from benchmarks.contenders import await_readiness
+from benchmarks.processes import Processes, free_port, python
+from ixfast import limits
+from ixfast.embedded import EmbeddedPostgres
+from ixfast.keys import KeyEncryptionKeys
+from ixfast.provision import provision
+from ixfast.store import management
+from ixfast.store.migrate import migrate
+from ixfast.testing import VirtualFleet
+
+PAIRS = 100_000
+CONTROL_PAIRS = 20_000
+SMOKE_PAIRS = 20
+CODES_MAX = 10_000
+"""Of each kind. They come again after as many rounds, when their absence has been forgotten (`limits.NEGATIVE_TTL_S`)."""
+
+THRESHOLD = 4.5
+CROPS = (100, 99, 95, 90, 75, 50)  # percentiles of all samples of both kinds
+KINDS = ("unknown", "foreign", "bad MAC")
+ASKED = ("first", "again")
+_VARYING = re.compile(rb'"scan_id":"[^"]*"|\r\n(?:[Dd]ate|[Xx]-[Rr]equest-[Ii]d): [^\r]*')
+_LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n", re.IGNORECASE)
+
+Samples = dict[tuple[str, str], "array[int]"]
+"""Nanoseconds by how it was asked and by kind."""
+
+
+class Stage(NamedTuple):
+    """A database with two accounts and their tokens; the second one's tags are foreign to the first."""
+
+    dsn: str
+    kek_file: Path
+    token: str
+    owners_token: str
+
+
+class Client:
+    """One kept connection; `ask` gives nanoseconds and the answer without what varies by itself."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), 10)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._socket.close()
+
+    def ask(self, request: bytes) -> tuple[int, bytes]:
+        read = self._socket.recv
+        started = time.perf_counter_ns()
+        self._socket.sendall(request)
+        answer = read(65536)
+        spent = time.perf_counter_ns() - started
+        while (length := _whole(answer)) is None or len(answer) < length:
+            more = read(65536)
+            spent = time.perf_counter_ns() - started
+            if not more:
+                raise ConnectionError("the server closed the connection")
+            answer += more
+        return spent, _VARYING.sub(b"", answer)
+
+
+def _whole(answer: bytes) -> int | None:
+    head = answer.find(b"\r\n\r\n")
+    found = _LENGTH.search(answer, 0, head + 2) if head >= 0 else None
+    return head + 4 + int(found[1]) if found is not None else None
+
+
+def request_of(token: str, code: str, mac: str) -> bytes:
+    body = orjson.dumps({"xuid": code, "counter": 1, "code": mac})
+    return (
+        b"POST /v2/scans HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer %b\r\nContent-Type: application/json\r\n"
+        b"Content-Length: %d\r\n\r\n%b" % (token.encode(), len(body), body)
+    )
+
+
+def requests_of(stage: Stage, fleet: VirtualFleet, seed: int) -> dict[str, list[bytes]]:
+    """By kind. MACs of bad taps and of unknown codes are as random as right ones look."""
+    dice, count = random.Random(seed), len(fleet) // 2
+    strangers = VirtualFleet(seed + 1, count, account="nobody")
+    bad = [request_of(stage.token, fleet.xuid(count + i), dice.randbytes(8).hex().upper()) for i in range(count)]
+    return {
+        "unknown": [request_of(stage.token, strangers.xuid(i), strangers.plain_tap(i, 1)[2]) for i in range(count)],
+        "foreign": [request_of(stage.token, fleet.xuid(i), fleet.plain_tap(i, 1)[2]) for i in range(count)],
+        "bad MAC": bad,
+    }
+
+
+def measure(client: Client, requests: dict[str, list[bytes]], rounds: int, seed: int) -> tuple[Samples, set[bytes]]:
+    """Samples, and the answers that were heard, which should be one."""
+    dice, order = random.Random(seed), list(KINDS)
+    samples: Samples = {(asked, kind): array("q") for asked in ASKED for kind in KINDS}
+    answers: set[bytes] = set()
+    for number in range(rounds):
+        for asked in ASKED:
+            dice.shuffle(order)
+            for kind in order:
+                spent, answer = client.ask(requests[kind][number % len(requests[kind])])
+                samples[asked, kind].append(spent)
+                answers.add(answer)
+    return samples, answers
+
+
+def welch(one: Sequence[float], other: Sequence[float]) -> float:
+    """Welch's t; 0 for samples without any variance or with less than two values."""
+    if min(len(one), len(other)) < 2:
+        return 0.0
+    error = math.sqrt(statistics.variance(one) / len(one) + statistics.variance(other) / len(other))
+    return (statistics.fmean(one) - statistics.fmean(other)) / error if error else 0.0
+
+
+def cropped(one: array[int], other: array[int], percentile: int) -> tuple[list[float], list[float]]:
+    """Both samples below this percentile of them together."""
+    together = sorted([*one, *other])
+    limit = together[min(len(together) - 1, len(together) * percentile // 100)]
+    return [float(value) for value in one if value <= limit], [float(value) for value in other if value <= limit]
+
+
+def tell(samples: Samples) -> float:
+    """Print the comparison; return the largest |t|."""
+    worst = 0.0
+    for asked in ASKED:
+        medians = ", ".join(f"{kind} {statistics.median(samples[asked, kind]) / 1000:.1f}" for kind in KINDS)
+        print(f"\nasked {asked:<20} medians in us: {medians}")
+        print(f"  {'t of samples up to':<22}" + "".join(f"{percentile:>6} %" for percentile in CROPS))
+        for one, other in itertools.combinations(KINDS, 2):
+            ts = [welch(*cropped(samples[asked, one], samples[asked, other], percentile)) for percentile in CROPS]
+            print(f"  {f'{one} / {other}':<22}" + "".join(f"{t:>8.2f}" for t in ts))
+            worst = max(worst, *map(abs, ts))
+    print(f"\nlargest |t| {worst:.2f}", flush=True)
+    return worst
+
+
+@contextlib.contextmanager
+def staged(fleet: VirtualFleet) -> Iterator[Stage]:
+    with tempfile.TemporaryDirectory(prefix="ixfast-timing-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # started by root, PostgreSQL runs as another user, who has to pass through
+        kek_file = folder / "kek"
+        keks = KeyEncryptionKeys.create_file(kek_file)
+        with EmbeddedPostgres(folder / "postgres") as postgres:
+            tokens = asyncio.run(_provision(postgres.dsn, keks, fleet))
+            yield Stage(postgres.dsn, kek_file, *tokens)
+
+
+async def _provision(dsn: str, keks: KeyEncryptionKeys, fleet: VirtualFleet) -> list[str]:
+    await migrate(dsn)
+    connection = await asyncpg.connect(dsn)
+    try:
+        tokens = []
+        for own in (VirtualFleet(1, 1, account="caller"), fleet):
+            await provision(connection, keks, [own], is_open=False)
+            account_id = await management.account_id_of(connection, own.account)
+            tokens.append(await management.create_api_key(connection, account_id, ("scan",)))
+        await connection.execute("VACUUM (ANALYZE)")
+        return tokens
+    finally:
+        await connection.close()
+
+
+@contextlib.contextmanager
+def served(stage: Stage, module: str) -> Iterator[int]:
+    """The port of a server with one worker."""
+    port, private_port = free_port(), free_port()
+    command = python(
+        module, "serve", "--workers", 1, "--host", "127.0.0.1", "--port", port, "--private-port", private_port,
+        "--log-level", "warning",
+    )  # fmt: skip
+    with Processes([command], {"IXFAST_DSN": stage.dsn, "IXFAST_KEK_FILE": str(stage.kek_file)}) as processes:
+        await_readiness(processes, f"http://127.0.0.1:{private_port}/readyz")
+        yield port
+
+
+def run(stage: Stage, fleet: VirtualFleet, module: str, pairs: int, seed: int) -> tuple[float, bool]:
+    """The largest |t|, and whether all answers were one."""
+    requests = requests_of(stage, fleet, seed)
+    with served(stage, module) as port, Client(port) as client:
+        for index in range(len(fleet)):
+            _, answer = client.ask(request_of(stage.owners_token, fleet.xuid(index), "0" * 16))
+            assert b'"verdict":"forged"' in answer, answer
+        samples, answers = measure(client, requests, pairs, seed)
+    same = len(answers) == 1 and b'"verdict":"unknown"' in next(iter(answers))
+    print(f"answers: {'one and the same' if same else f'{len(answers)} different ones'}")
+    return tell(samples), same
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--pairs", type=int, default=PAIRS, help=f"samples of each kind; default {PAIRS:,}")
+    parser.add_argument("--control-pairs", type=int, default=CONTROL_PAIRS, help="of the control; 0: none")
+    parser.add_argument("--seed", type=int, default=20_240)
+    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works: no t is believed")
+    asked = parser.parse_args(arguments)
+    pairs, control_pairs = (SMOKE_PAIRS, SMOKE_PAIRS) if asked.smoke else (asked.pairs, asked.control_pairs)
+    fleet = VirtualFleet(asked.seed, 2 * min(CODES_MAX, max(pairs, control_pairs)), account="other")
+    about: dict[str, Any] = environment.describe()
+    print(f"{about['cpu']}, {about['cpus']} cores, {about['core']}, commit {about['commit']}, seed {asked.seed}")
+    print(f"load before: {environment.load_average()} (what others do hides small differences)")
+    print(f"absence is remembered for {limits.NEGATIVE_TTL_S:g} s")
+    with staged(fleet) as stage:
+        print(f"\n== the server, {pairs:,} of each kind")
+        worst, same = run(stage, fleet, "ixfast", pairs, asked.seed)
+        caught = True
+        if control_pairs:
+            print(f"\n== the control, {control_pairs:,} of each kind")
+            caught = run(stage, fleet, "benchmarks.early_server", control_pairs, asked.seed)[0] >= THRESHOLD
+    if asked.smoke:
+        return 0 if same else 1
+    print(f"\n{'no difference found' if same and worst < THRESHOLD else 'THE KINDS CAN BE TOLD APART'}")
+    print(f"control: {'caught' if caught else 'NOT CAUGHT'}")
+    return 0 if same and worst < THRESHOLD and caught else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
