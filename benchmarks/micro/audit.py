@@ -6,7 +6,7 @@ the verdicts; all rows of one file must have the same hash, otherwise the exit s
 a report.
 
 Files: plain mirrors and encrypted ones as CSV with URLs, plain ones in columns `x,n,e`, JSON lines, a plain file out of order,
-and tags that are judged one by one (tamper state). One tap in 64 is forged and one in 16 replayed, in one file a quarter is
+and tags that are judged one by one (LRP mode). One tap in 64 is forged and one in 16 replayed, in one file a quarter is
 forged, because what is not authentic is judged one by one. `--smoke` runs a size that only shows that it works; `--core` adds
 what the core alone does with the same plain taps in one thread.
 """
@@ -112,7 +112,8 @@ FILES: dict[str, tuple[str, Callable[[int], Iterator[str]]]] = {
     "plain, 1/4 forged": ("ixkio-plain", lambda count: csv_of_urls(plain_urls(count, 16))),
     "encrypted mirror": ("encrypted", lambda count: csv_of_urls(profile_taps("encrypted", count))),
     "encrypted file data": ("encrypted-file", lambda count: csv_of_urls(profile_taps("encrypted-file", count))),
-    "tamper, one by one": ("encrypted-tamper", lambda count: csv_of_urls(profile_taps("encrypted-tamper", count))),
+    "tamper in file data": ("encrypted-tamper", lambda count: csv_of_urls(profile_taps("encrypted-tamper", count))),
+    "LRP, one by one": ("lrp-encrypted", lambda count: csv_of_urls(profile_taps("lrp-encrypted", count))),
 }
 
 
@@ -175,6 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works")
     parser.add_argument("--taps", type=int, default=1_000_000, help="lines of each file")
+    parser.add_argument("--file", dest="files", action="append", choices=FILES, help="only this one; may be given again")
     parser.add_argument("--core", action="store_true", help="also the core alone")
     asked = parser.parse_args(arguments)
     count = 2000 if asked.smoke else asked.taps
@@ -185,6 +187,8 @@ def main(arguments: list[str] | None = None) -> int:
     agree = True
     with tempfile.TemporaryDirectory() as folder:
         for name, (profile, lines) in FILES.items():
+            if asked.files and name not in asked.files:
+                continue
             keys, taps = Path(folder) / "keys.csv", Path(folder) / "taps"
             write_keys(keys, profile)
             with taps.open("w") as file:

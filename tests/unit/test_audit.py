@@ -145,7 +145,7 @@ def test_parameters_as_a_web_server_passes_them_on_are_batched_too(monkeypatch: 
     [
         ("ixkio-plain", "?x=q8w3sbcz&n=000001&e=%300112233445566"),
         ("ixkio-plain", "?x=q8w3sbcz&xuid=q8w3sbcz&n=000001&e=0011223344556677"),
-        ("encrypted-tamper", "?picc_data=" + 32 * "0" + "&enc=" + 32 * "0" + "&cmac=0011223344556677"),
+        ("lrp-tamper", "?picc_data=" + 48 * "0" + "&enc=" + 32 * "0" + "&cmac=0011223344556677"),
         ("lrp-encrypted", "?picc_data=" + 48 * "0" + "&cmac=0011223344556677"),
         ("plain-uid-only", "?uid=04A1B2C3D4E5F6&cmac=0011223344556677"),
         ("plain-joined", "?m=04A1B2C3D4E5F6x000001"),

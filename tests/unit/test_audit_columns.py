@@ -149,6 +149,39 @@ def test_taps_beside_each_other_are_judged_as_each_alone(name: str, wrong: int) 
     assert judged.codes.count(GENUINE) == 40 - wrong
 
 
+def test_a_letter_that_is_none_in_a_tag_code_spoils_no_other_tap() -> None:
+    fleet = VirtualFleet(3, 2)
+    catalogue = TagCatalogue()
+    for tag in fleet:
+        catalogue.add(tag.xuid, tag.profile, uid=tag.uid, keys=tag.file_keys())
+    urls = [fleet[0].tap_at(counter) for counter in range(1, 6)]
+    urls[3] = urls[3].replace(fleet.xuid(0), "\u00e9" + fleet.xuid(0)[1:])
+    judged = Auditor(catalogue).judge_chunk("\n".join(urls).encode(), TapFormat("urls"), header=False)
+    assert [OUTCOMES[code][0] for code in judged.codes] == ["genuine"] * 3 + [
+        OUTCOMES[judge(catalogue, urls[3]).code][0],
+        "genuine",
+    ]
+
+
+@pytest.mark.parametrize("name", ["plain-tamper", "encrypted-tamper"])
+def test_tamper_states_are_told_in_batches(name: str) -> None:
+    fleet = VirtualFleet(5, 1, name)
+    tag, catalogue = fleet[0], TagCatalogue()
+    catalogue.add_meta_keys(tag.meta_keys() if fleet.profile.encrypted else ())
+    catalogue.add(tag.xuid, tag.profile, uid=tag.uid, keys=tag.file_keys())
+    urls = []
+    for stored, current in ("CC", "CO", "OO", "II", "CC", "0X"):
+        tag.stored, tag.current = stored, current
+        urls.append(tag.tap())
+    auditor = Auditor(catalogue)
+    judged = auditor.judge_chunk("\n".join(urls).encode(), TapFormat("urls"), header=False)
+    alone = [judge(catalogue, url) for url in urls]
+    assert auditor._layouts
+    assert list(judged.codes) == [line.code for line in alone]
+    assert list(judged.tampers) == [line.tamper for line in alone]
+    assert len(set(judged.tampers)) == 5
+
+
 def test_what_is_left_over_keeps_its_places() -> None:
     taps = Taps(range(5, 9), ["a", "b", "c", "d"])
     assert (taps.at([1, 3]).places, taps.at([1, 3]).texts) == ([6, 8], ["b", "d"])

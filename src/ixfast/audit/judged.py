@@ -70,18 +70,18 @@ class Judged:
         if line.problem is not None:
             self.problems[place] = line.problem
 
-    def put_authentic(self, places: Sequence[int], tags: array[int], positions: array[int], holds: bytes) -> None:
+    def put_authentic(self, places: Sequence[int], tags: array[int], positions: array[int], holds: bytes, tampers: bytes) -> None:
         """Put those of these taps whose byte in `holds` is 1; what is there of the others, which is nothing yet, stays."""
         if isinstance(places, range) and places.step == 1:
             all_of_them = slice(places.start, places.stop)
             self.tags[all_of_them], self.positions[all_of_them] = tags, positions
-            self.codes[all_of_them] = holds.translate(_CODES_OF_HOLDS)
+            self.codes[all_of_them], self.tampers[all_of_them] = holds.translate(_CODES_OF_HOLDS), tampers
             for at in places_of(0, holds):
-                self.tags[places[at]], self.positions[places[at]] = NO_TAG, 0
+                self.tags[places[at]], self.positions[places[at]], self.tampers[places[at]] = NO_TAG, 0, 0
             return
-        for place, tag, position, held in zip(places, tags, positions, holds, strict=True):
+        for place, tag, position, held, tamper in zip(places, tags, positions, holds, tampers, strict=True):
             if held:
-                self.codes[place], self.tags[place], self.positions[place] = GENUINE, tag, position
+                self.put(place, Line(GENUINE, tag, position, tamper))
 
     def empty_among(self, places: Sequence[int]) -> list[int]:
         """The numbers of those of the places that hold nothing yet."""
@@ -116,6 +116,10 @@ def each(column: Any, places: Sequence[Any]) -> Sequence[Any]:
 def tamper_code(tamper: Tamper | None) -> int:
     """Stored and current state in a byte; 0 for none."""
     return 0 if tamper is None else 1 + 3 * _STATES.index(tamper.stored) + _STATES.index(tamper.current)
+
+
+TAMPER_CODES = {stored + current: tamper_code(Tamper(stored, current)) for stored in _STATES for current in _STATES}
+"""By the two characters that a tag mirrors."""
 
 
 def tamper_text(code: int) -> str:

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from ixfast import cmac, refs
 from ixfast.audit.judge import CODE_NAMES
-from ixfast.audit.judged import each
+from ixfast.audit.judged import TAMPER_CODES, each, places_of
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.chips import CompiledProfile
 from ixfast.chips.ntag424_aes import AesScheme
@@ -95,24 +95,26 @@ class Taps:
 
 
 class Found(NamedTuple):
-    """Taps that were verified, each with its tag and its position; `holds` has a byte for each, 1 if it is authentic."""
+    """Taps that were verified, each with its tag and its position, as `Judged.put_authentic` takes them; `holds` has a byte
+    for each, 1 if it is authentic, and `tampers` its `tamper_code`.
+    """
 
     places: Sequence[int]
     tags: array[int]
     positions: array[int]
     holds: bytes
+    tampers: bytes
 
 
 def batchable(profile: CompiledProfile) -> bool:
-    """Whether the taps of a profile can be verified in batches: AES mode with a counter, nothing to tell but the verdict.
+    """Whether the taps of a profile can be verified in batches: AES mode with a counter.
 
-    Tamper state and the owner's texts inside the window are read tap by tap.
+    The owner's texts inside the window are compared tap by tap, and so is tamper text that is not authenticated.
     """
     return (
         isinstance(profile.scheme, AesScheme)
         and (profile.encrypted or "counter" in profile.template.slots)
-        and not {"tamper", "tt"} & profile.template.slots.keys()
-        and profile.profile.tamper_offset is None
+        and (profile.tamper_in_window or "tamper" not in profile.template.slots)
         and not profile.window_statics
     )
 
@@ -218,7 +220,31 @@ class Layout:
             positions.byteswap()
         if 0 in numbers:  # no tap of a tag that counts
             holds = bytes(held if number else 0 for held, number in zip(holds, numbers, strict=True))
-        return Found(taps.places, array("I", tags), positions, holds)
+        holds, tampers = self._tampers(catalogue, taps, tags, uids, numbers, holds)
+        return Found(taps.places, array("I", tags), positions, holds, tampers)
+
+    def _tampers(
+        self, catalogue: TagCatalogue, taps: Taps, tags: list[int], uids: bytes, numbers: array[int], holds: bytes
+    ) -> tuple[bytes, bytes]:
+        """The taps that hold once more, and their `tamper_code`s, 0 for none. Those with other characters in the window than a
+        tag has for its state do not hold here: `judge` says what they are.
+        """
+        if self._profile.tamper_in_window:
+            start, end = self._slots["tamper"]
+            codes = bytes([TAMPER_CODES.get(text[start:end].upper(), 0) for text in taps.texts])
+            return bytes(map(min, holds, codes)) if 0 in codes else holds, codes
+        offset = self._profile.profile.tamper_offset
+        codes = bytes(len(holds))
+        if offset is None or "enc" not in self._slots:
+            return holds, codes
+        told = bytearray(codes)
+        blocks, decrypt, keys = self._bytes("enc", taps), self._profile.scheme.decrypt_file, catalogue.keys
+        size = len(blocks) // len(holds)
+        for at in places_of(1, holds):
+            uid = uids[UID_BYTES * at : UID_BYTES * (at + 1)]
+            content = decrypt(keys[tags[at]], uid, numbers[at], blocks[size * at : size * (at + 1)])
+            told[at] = TAMPER_CODES.get(content[offset : offset + 2].decode("latin-1"), 0)
+        return holds, bytes(told)
 
     def _windows(self, taps: Taps, uids: bytes) -> tuple[bytes, bytes] | None:
         """The authenticated texts as `sdm_verify_batch` takes them: all of one length."""
@@ -272,13 +298,13 @@ class Layout:
         return taps.unhexed(self._slots[slot])
 
     def _of_hex_digits(self, taps: Taps) -> Taps:
-        """The taps whose mirrors are hex digits."""
+        """The taps whose mirrors are hex digits, and which are ASCII elsewhere too, as `Taps._all` needs it."""
         spans = [self._slots[name] for name in _HEX_SLOTS if name in self._slots]
         try:
             for span in spans:
                 taps.unhexed(span)
         except ValueError:
-            return taps.only([all(_is_hex(text[start:end]) for start, end in spans) for text in taps.texts])
+            return taps.only([text.isascii() and all(_is_hex(text[start:end]) for start, end in spans) for text in taps.texts])
         return taps
 
 

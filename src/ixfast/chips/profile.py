@@ -59,7 +59,6 @@ class CompiledProfile:
     __slots__ = (
         "_counter_may_be_off",
         "_reader",
-        "_tamper_in_window",
         "_window_fixed",
         "counter_expected",
         "encrypted",
@@ -67,6 +66,7 @@ class CompiledProfile:
         "parameters",
         "profile",
         "scheme",
+        "tamper_in_window",
         "template",
         "uid_in_session",
         "verify_plain",
@@ -82,10 +82,10 @@ class CompiledProfile:
         self.uid_in_session = "uid" in template.slots
         self.counter_expected = "counter" in template.slots or (self.encrypted and not profile.allow_without_counter)
         self._counter_may_be_off = scheme.counter_can_be_off and profile.allow_without_counter
-        self._tamper_in_window = "tamper" in window_slots or "tt" in window_slots
+        self.tamper_in_window = "tamper" in window_slots or "tt" in window_slots
         self.window_statics = tuple(name for name in STATICS if name in window_slots)
         self._window_fixed = None if window_slots else "".join(map(str, template.window)).encode()
-        self._reader = Reader(template, self._tamper_in_window)
+        self._reader = Reader(template, self.tamper_in_window)
         self.parameters = self._reader.parameters
         self.is_bare_plain = "counter" in template.slots and "enc" not in template.slots and window_slots <= {"uid", "counter"}
         self.verify_plain: PlainVerifier | None = self._plain_verifier() if self.is_bare_plain else None
@@ -236,7 +236,7 @@ class CompiledProfile:
 
     def _tamper_of(self, message: Message, file_data: bytes | None) -> Tamper | None:
         """Tamper state from authenticated text only; the caller has seen the MAC hold."""
-        if self._tamper_in_window:
+        if self.tamper_in_window:
             text = (message.tamper or message.tt or "")[:2]
         elif self.profile.tamper_offset is not None and file_data is not None:
             text = file_data[self.profile.tamper_offset :][:2].decode("latin-1")
