@@ -35,6 +35,7 @@ from ixfast.store.importing import Options, Report, import_tags
 from ixfast.store.importing_codes import draw_codes
 from ixfast.store.importing_seen import Names, TagIds
 from ixfast.store.places import group_named
+from ixfast.store.queries import load
 from ixfast.tag_files import PROBLEMS
 from ixfast.tag_files.columns import ALIASES
 
@@ -360,6 +361,22 @@ async def test_pieces_may_come_asynchronously_and_compressed(house: House) -> No
     )
     assert (report.stored, report.added) == (True, 3000)
     assert max(counted) == 777
+
+
+async def test_tags_are_looked_up_in_their_own_indexes(house: House) -> None:
+    """Also while the statistics know nothing of the account, and take it for small."""
+    c = house.connection
+    columns = "INSERT INTO tag (account_id, group_id, xuid, uid, cuid)"
+    row = "1, $2 || n, decode('04' || lpad(to_hex(n), 12, '0'), 'hex'), n::text"
+    fill = f"{columns} SELECT $1, {row} FROM generate_series(1, 3000) AS n"
+    await c.execute(fill, 77, "known")
+    await c.execute("ANALYZE tag")
+    await c.execute(fill, house.account, "new")
+    async with c.transaction():
+        await c.execute(load("importing")["bounds"], "1000")
+        await c.execute(f"PREPARE found (bigint, text[], bytea[], text[]) AS {load('importing')['found']}")
+        plan = await c.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE found ({house.account}, '{{a}}', '{{\\\\x00}}', '{{a}}')")
+    assert set(re.findall(r'"Index Name": "(\w+)"', plan)) == {"tag_xuid", "tag_uid", "tag_cuid", "tag_pkey"}
 
 
 # What is refused.

@@ -67,18 +67,18 @@ CREATE TEMPORARY TABLE import_change (
 -- The tags that lines may mean: any account's of these tag codes, this account's of these UIDs and CUIDs. $1 account,
 -- $2 tag codes, $3 UIDs, $4 CUIDs.
 -- Each is looked up by itself, in its own index: left to itself the planner, which knows nothing of rows that were added by
--- this very transaction, may read the whole account.
+-- this very transaction, may read the whole account for each. `+ 0` keeps it from the index of an account's tags.
 WITH meant AS MATERIALIZED (
     SELECT t.tag_id
     FROM unnest($2::text[]) AS n (xuid), LATERAL (SELECT tag_id FROM tag WHERE xuid = n.xuid OFFSET 0) AS t
     UNION
     SELECT t.tag_id
     FROM unnest($3::bytea[]) AS n (uid),
-         LATERAL (SELECT tag_id FROM tag WHERE account_id = $1 AND uid = n.uid AND uid IS NOT NULL OFFSET 0) AS t
+         LATERAL (SELECT tag_id FROM tag WHERE uid = n.uid AND uid IS NOT NULL AND account_id + 0 = $1 OFFSET 0) AS t
     UNION
     SELECT t.tag_id
     FROM unnest($4::text[]) AS n (cuid),
-         LATERAL (SELECT tag_id FROM tag WHERE account_id = $1 AND cuid = n.cuid AND cuid IS NOT NULL OFFSET 0) AS t
+         LATERAL (SELECT tag_id FROM tag WHERE cuid = n.cuid AND cuid IS NOT NULL AND account_id + 0 = $1 OFFSET 0) AS t
 )
 SELECT t.tag_id, t.account_id, t.group_id, t.xuid, t.uid, t.cuid, t.name, t.active, t.assigned_at, t.rule_set, t.fields
 FROM meant AS m, LATERAL (SELECT * FROM tag WHERE tag_id = m.tag_id OFFSET 0) AS t;

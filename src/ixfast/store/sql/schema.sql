@@ -81,8 +81,10 @@ CREATE TABLE tag (
     CHECK (originality IS NULL OR uid IS NOT NULL)
 );
 CREATE UNIQUE INDEX tag_xuid ON tag (xuid);
-CREATE UNIQUE INDEX tag_cuid ON tag (account_id, cuid) WHERE cuid IS NOT NULL;
-CREATE UNIQUE INDEX tag_uid ON tag (account_id, uid) WHERE uid IS NOT NULL;
+-- The account comes second, so that a look-up can be written for which no other index will do (importing.sql): while the
+-- statistics do not know an account, the planner takes it for small, and one of all its tags for as good.
+CREATE UNIQUE INDEX tag_cuid ON tag (cuid, account_id) WHERE cuid IS NOT NULL;
+CREATE UNIQUE INDEX tag_uid ON tag (uid, account_id) WHERE uid IS NOT NULL;
 -- Lists in the order of their ids, and whether anything hangs below a group or batch.
 CREATE INDEX tag_by_account ON tag (account_id, tag_id);
 CREATE INDEX tag_by_group ON tag (group_id, tag_id);
