@@ -41,6 +41,7 @@ class CountingPool:
     def __init__(self, pool: Any) -> None:
         self._pool = pool
         self.statements: list[tuple[str, int]] = []
+        self.asked: list[str] = []
 
     async def acquire(self) -> Any:
         return _CountingConnection(self, await self._pool.acquire())
@@ -60,6 +61,7 @@ class _CountingConnection:
     async def fetch(self, query: str, *arguments: Any) -> Any:
         rows = await self.real.fetch(query, *arguments)
         self._pool.statements.append((query, len(rows)))
+        self._pool.asked += [name for names in arguments if isinstance(names, list) for name in names if isinstance(name, str)]
         return rows
 
 
@@ -171,6 +173,22 @@ async def test_control_a_tag_refused_at_once_is_caught(pool: Any, connection: as
     house = await house_of(pool, connection, EarlyEngine)
     with pytest.raises(AssertionError, match="in use, forged, first"):
         assert_one_work(await house.all_work())
+
+
+@pytest.mark.parametrize("token", [True, False])
+async def test_a_cached_tag_is_looked_up_under_a_name_that_no_row_has(
+    pool: Any, connection: asyncpg.Connection, token: bool
+) -> None:
+    """Leaving a row out would take the database longer than finding none. A closed account's tag is none without a token."""
+    house = await house_of(pool, connection)
+    await house.use(IN_USE)
+    house.pool.asked = []
+    code = FOREIGN.xuid(IN_USE)
+    assert (await house.ask(code, house.own_key if token else None)).verdict is Verdict.UNKNOWN
+    (name,) = house.pool.asked
+    assert len(name) == len(code)
+    assert not name.isalnum()
+    assert house.catalogue.find(code.encode()) is not None
 
 
 async def test_the_owner_finds_what_another_was_told_does_not_exist(pool: Any, connection: asyncpg.Connection) -> None:

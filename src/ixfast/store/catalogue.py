@@ -175,7 +175,7 @@ class Catalogue:
             api_keys = await self._loader.api_keys(connection, [t[2:] for t in tokens]) if tokens else {}
             aliases = [ref for ref in wanted if refs.kind(ref) in (refs.CUID, refs.UID)]
             codes = await self._loader.codes_of(connection, aliases) if aliases else {}
-            plain = {ref for ref in wanted if refs.kind(ref) == refs.XUID} | set(codes.values())
+            plain = {self._name_of(ref, wanted[ref]) for ref in wanted if refs.kind(ref) == refs.XUID} | set(codes.values())
             tags, errors = await self._loader.tags(connection, plain, _accounts_asking(wanted)) if plain else ({}, {})
             enrolling = self._enrolling
             if aliases and enrolling is None:
@@ -192,6 +192,16 @@ class Catalogue:
             self._remember(tags, codes, api_keys)
             self._remember_absent(wanted, records, failed)
         return records, failed
+
+    def _name_of(self, code: bytes, waiters: list[tuple[Scan, Found]]) -> bytes:
+        """What a tag code is looked up under: if it is known that none of those who wait may see the tag, a code that nobody has.
+
+        Finding the row and leaving it out takes PostgreSQL 5 us longer than finding none, and callers have clocks.
+        """
+        record = self._tags.peek(code)
+        if record is None or any(record.is_for(scan.api_key) for scan, _ in waiters):
+            return code
+        return b"\x01" + code[1:]
 
     def _remember(self, tags: dict[bytes, TagRecord], codes: dict[bytes, bytes], api_keys: dict[bytes, ApiKey]) -> None:
         for record in tags.values():
