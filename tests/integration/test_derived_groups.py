@@ -196,7 +196,7 @@ async def test_tags_in_the_cache_hear_of_another_derivation(house: House) -> Non
     kept = refs.by_uid("shop", LEGACY.uid(0))
     assert await house.verdict(LEGACY[0].tap()) == "genuine"
     await house.pool.execute(
-        'UPDATE tag_group SET derivation = \'{"scheme": "boltcard", "version": 7}\' WHERE group_id = $1', group_id
+        'UPDATE group_key SET derivation = \'{"scheme": "boltcard", "version": 7}\' WHERE group_id = $1', group_id
     )
     await house.catalogue.apply([Change("group", group_id, None)])
     assert await house.verdict(tag.tap()) == "forged"
@@ -233,11 +233,45 @@ async def test_tags_that_are_being_loaded_while_keys_change_are_not_kept_with_th
     catalogue._forget_rekeyed = slowly  # type: ignore[method-assign]
     before = catalogue._changes_applied
     await house.pool.execute(
-        'UPDATE tag_group SET derivation = \'{"scheme": "boltcard", "version": 7}\' WHERE group_id = $1', group_id
+        'UPDATE group_key SET derivation = \'{"scheme": "boltcard", "version": 7}\' WHERE group_id = $1', group_id
     )
     await catalogue.apply([Change("group", group_id, None)])
     assert record is not None and catalogue._tags.get(code) is None
     assert applied == [before + 2]  # who began before may put nothing in any more when the tags are looked through
+
+
+async def test_a_card_that_is_programmed_anew_with_its_next_version(house: House, connection: Any) -> None:
+    """The same master, derived in another way, is a further version: its counters begin above those of the one before."""
+    tag = PLAIN[1]
+    renewed = VirtualFleet(PLAIN.seed, 4, "plain-uid-counter", account="shop", derivation=BoltCard(version=2))[1]
+    assert await house.verdict(tag.tap_at(57)) == "genuine"
+    group_id = await house.group_of(tag)
+    account_id = await management.account_id_of(connection, "shop")
+
+    async def add() -> int:
+        async with connection.transaction():
+            return await management.add_master(connection, house.keks, account_id, group_id, PLAIN.master)
+
+    with pytest.raises(InputError, match="old taps would pass again"):
+        await add()
+    await connection.execute("UPDATE tag_group SET derivation = $1", '{"scheme": "boltcard", "version": 2}')
+    assert await add() == 2
+    await house.catalogue.apply([Change("group", group_id, None)])
+    assert await house.verdict(tag.tap_at(58)) == "genuine"  # not programmed anew yet
+    assert [await house.verdict(renewed.tap_at(1)) for _ in range(2)] == ["genuine", "replayed"]
+    assert await house.verdict(tag.tap_at(59)) == "replayed"
+    assert await house.verdict(PLAIN[3].tap_at(1)) == "genuine"
+    await connection.execute(management.load("management")["delete_tag"], await tag_id_of(connection, tag))
+    async with connection.transaction():
+        await management.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, None)])
+    await house.catalogue.apply([Change("all", None, None)])
+    assert [await house.verdict(each) for each in (renewed.tap_at(1), tag.tap_at(58))] == ["replayed", "replayed"]
+    assert await house.verdict(renewed.tap_at(2)) == "genuine"
+
+
+async def tag_id_of(connection: Any, tag: VirtualTag) -> int:
+    tag_id: int = await connection.fetchval("SELECT tag_id FROM tag WHERE uid = $1", tag.uid)
+    return tag_id
 
 
 async def test_a_slow_derivation_holds_up_nobody_else(house: House, monkeypatch: pytest.MonkeyPatch) -> None:

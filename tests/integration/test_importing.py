@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import gzip
+import hashlib
 import json
 import logging
 import os
@@ -314,8 +315,9 @@ async def test_a_deleted_tag_of_a_group_that_derives_goes_on(house: House) -> No
         INSERT INTO deleted_tag (tag_id, account_id, group_id, xuid, uid, last_position, key_versions, check_values)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
     """
+    way = hashlib.md5((await c.fetchval("SELECT derivation::text FROM group_key LIMIT 1")).encode()).digest()
     for n, used, masters in ((1, position(2, 77), (1, 2)), (2, position(2, 77), (2, 1)), (3, position(1, 5), (9,))):
-        values = [check_value(KEYS[each]) for each in masters]
+        values = [check_value(KEYS[each]) + way for each in masters]
         versions = list(range(1, len(masters) + 1))
         rows = (900 + n, house.account, house.group, f"a{n}", bytes.fromhex(uid(n)), used, versions, values)
         await c.execute(deleted, *rows)

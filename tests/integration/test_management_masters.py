@@ -108,7 +108,40 @@ async def test_live_masters_and_meta_keys_of_an_account_are_bounded(house: House
     assert (await house.ask("POST", "/v2/meta-keys", {"key": "bb" * 16})).problem == (409, "limit_reached")
     none = await group(house, derivation={"scheme": "an10922"})  # derives no meta key
     assert (await house.ask("POST", f"/v2/groups/{none['id']}/keys", {"key": "cc" * 16})).status == 201
-    patch = {"derivation": {"scheme": "sdm-backend"}}
-    assert (await house.ask("PATCH", f"/v2/groups/{none['id']}", patch)).problem == (409, "limit_reached")
+    derives_one = {"derivation": {"scheme": "sdm-backend"}}
+    path = f"/v2/groups/{none['id']}"
+    assert (await house.ask("PATCH", path, derives_one)).status == 200  # for masters that come later
+    assert (await house.ask("POST", f"{path}/keys", {"key": "dd" * 16})).problem == (409, "limit_reached")
     assert (await house.ask("DELETE", "/v2/meta-keys/1")).status == 204
-    assert (await house.ask("PATCH", f"/v2/groups/{none['id']}", patch)).status == 200
+    assert (await house.ask("POST", f"{path}/keys", {"key": "dd" * 16})).made["derivation"]["scheme"] == "sdm-backend"
+    keys = (await house.ask("GET", f"{path}/keys")).json["items"]
+    assert [key["derivation"]["scheme"] for key in keys] == ["an10922", "sdm-backend"]
+
+
+async def test_masters_that_are_used_again_count_again(house: House) -> None:
+    made = await group(house, derivation=None)
+    path = f"/v2/groups/{made['id']}"
+    for n in range(META_KEYS_MAX):
+        assert (await house.ask("POST", "/v2/meta-keys", {"key": f"{n + 100:032x}"})).status == 201
+    await house.pool.execute(  # as if the group had derived before
+        "INSERT INTO group_key (group_id, version, derivation, kek_id, wrapped, check_value)"
+        " VALUES ($1, 1, $2, '', '', '\\x010203')",
+        made["id"],
+        '{"scheme": "boltcard", "version": 1}',
+    )
+    assert (await house.ask("PATCH", path, {"derivation": BOLT})).problem == (409, "limit_reached")
+    assert (await house.ask("DELETE", "/v2/meta-keys/1")).status == 204
+    assert (await house.ask("PATCH", path, {"derivation": BOLT})).status == 200
+
+
+async def test_the_same_master_in_another_way_is_a_further_version(house: House) -> None:
+    made = await group(house)
+    path = f"/v2/groups/{made['id']}"
+    assert (await house.ask("POST", f"{path}/keys", {"key": KEY})).made["derivation"] == BOLT
+    assert (await house.ask("POST", f"{path}/keys", {"key": KEY})).problem == (409, "already_exists")
+    await house.ask("PATCH", path, {"derivation": {**BOLT, "version": 4}})
+    second = (await house.ask("POST", f"{path}/keys", {"key": KEY})).made
+    assert (second["version"], second["derivation"]["version"]) == (2, 4)
+    assert (await house.ask("POST", f"{path}/keys", {"key": KEY})).problem == (409, "already_exists")
+    await house.ask("PATCH", path, {"derivation": BOLT})
+    assert (await house.ask("POST", f"{path}/keys", {"key": KEY})).problem == (409, "already_exists")

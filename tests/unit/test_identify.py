@@ -14,6 +14,7 @@ from ixfast.chips.schemes import find_scheme
 from ixfast.errors import InputError
 from ixfast.identify import identify
 from ixfast.keys import DerivedKeys, check_value
+from ixfast.keys.derived import Master
 from ixfast.keys.diversify import BoltCard
 from ixfast.limits import META_KEYS_MAX
 from ixfast.model import Key
@@ -53,8 +54,7 @@ class OneAccount:
         profile = compile_profile(preset("encrypted"), scheme=self.scheme)  # type: ignore[arg-type]
         keys = tuple(key(n, bytes([n]) * 16) for n in range(stored, 0, -1))
         self.own = Account(1, "acme", "acme", is_open=True, active=True, cors=True, meta_keys=keys)
-        masters = tuple(key(n, value) for n, value in enumerate(MASTERS, start=1))
-        derived = DerivedKeys(BoltCard(), masters)
+        derived = DerivedKeys([Master(BoltCard(), key(n, value)) for n, value in enumerate(MASTERS, start=1)])
         more: dict[str, Any] = {"folder_name": "F", "folder_active": True, "active": True, "profile": profile}
         self.groups = [
             Group(1, "A", self.own, **more),
@@ -127,7 +127,7 @@ def test_stopping_at_the_first_match_would_be_seen(account: OneAccount, monkeypa
 
 def test_without_its_masters_a_group_offers_no_meta_key(account: OneAccount) -> None:
     group = account.groups[1]
-    group.derived = DerivedKeys(BoltCard(), None)
+    group.derived = DerivedKeys(None)
     assert group.meta_keys == () and account.groups[0].meta_keys == account.own.meta_keys
 
 

@@ -154,7 +154,7 @@ async def _begin(
     masters = None
     if group_id in deriving:
         rows = await connection.fetch(load("management")["group_keys"], group_id)
-        masters = {row["check_value"]: row["version"] for row in rows}
+        masters = {row["identity"]: row["version"] for row in rows}
     now = await connection.fetchval("SELECT now()")
     names = None if await connection.fetchval(sql["any_tags"], account_id) else Names()
     await connection.execute(sql["stage"])

@@ -87,7 +87,7 @@ class Context(NamedTuple):
     folder_groups: Collection[int]
     deriving_groups: Collection[int]
     masters: Mapping[bytes, int] | None
-    """Versions of the group's masters by check value, if it derives the keys of its tags."""
+    """Versions of the group's masters by identity, if it derives the keys of its tags."""
     keks: KeyEncryptionKeys
     now: dt.datetime
 

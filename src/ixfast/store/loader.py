@@ -15,6 +15,7 @@ from ixfast.answers import BUILT_IN, Answers, field_text
 from ixfast.chips import compile_profile
 from ixfast.errors import InputError, ProfileError
 from ixfast.keys import DerivedKeys, KeyEncryptionKeys, KeySlot, KeyUnavailableError, unwrap
+from ixfast.keys.derived import Master, MasterId
 from ixfast.keys.diversify import Derivation
 from ixfast.model import EncodingProfile, FieldDefinition, Key
 from ixfast.records import Account, ApiKey, Batch, Group, Own, TagRecord
@@ -191,29 +192,30 @@ class Loader:
         found = {}
         for row in rows:
             group_id = row["group_id"]
-            try:
-                derivation = msgspec.json.decode(row["derivation"], type=Derivation)
-            except msgspec.MsgspecError as error:
-                log.error("group %d: a derivation of another release (%s)", group_id, error)
-                self.lacking_groups.add(group_id)
-                continue
             masters = self._masters(group_id, [key for key in key_rows if key["group_id"] == group_id])
-            found[group_id] = await DerivedKeys.make(derivation, masters)
+            found[group_id] = await DerivedKeys.make(masters)
         return found
 
-    def _masters(self, group_id: int, rows: list[Any]) -> tuple[Key, ...] | None:
+    def _masters(self, group_id: int, rows: list[Any]) -> tuple[Master, ...] | None:
+        """Its live masters; None if one cannot be opened, or is used in a way of another release."""
+        wanted: list[MasterId] = []
         try:
-            masters = tuple(self._opened(row, KeySlot.MASTER, group_id) for row in rows)
-        except KeyUnavailableError as error:
+            for row in rows:
+                derivation = msgspec.json.decode(row["derivation"], type=Derivation)
+                wanted.append(MasterId(derivation, row["version"], bytes(row["check_value"])))
+            masters = tuple(
+                Master(each.derivation, self._opened(row, KeySlot.MASTER, group_id))
+                for each, row in zip(wanted, rows, strict=True)
+            )
+        except (KeyUnavailableError, msgspec.MsgspecError) as error:
             self.lacking_groups.add(group_id)
-            log.error("group %d: a master cannot be opened (%s)", group_id, type(error).__name__)
+            log.error("group %d: a master cannot be used (%s)", group_id, type(error).__name__)
         else:
             self.lacking_groups.discard(group_id)
             return masters
         known = self.groups.get(group_id)
         held = known.derived if known is not None else None
-        wanted = [(row["version"], bytes(row["check_value"])) for row in rows]
-        return held.masters_like(wanted) if isinstance(held, DerivedKeys) else None
+        return held.masters_like(wanted) if isinstance(held, DerivedKeys) and len(wanted) == len(rows) else None
 
     def _group(self, row: Any, derived: DerivedKeys | None) -> Group:
         """Raises `ProfileError` or `InputError` for a profile or a rule set that cannot be."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -258,9 +258,7 @@ async def add_tags(
         raise InputError("not_found", "The group or batch has just been deleted.", "group_id")
     masters = None
     if held["derives"]:
-        masters = {
-            row["check_value"]: row["version"] for row in await connection.fetch(load("management")["group_keys"], group_id)
-        }
+        masters = {row["identity"]: row["version"] for row in await connection.fetch(load("management")["group_keys"], group_id)}
     positions = await _known_positions(connection, account_id, tags, masters)
     if any(tag.file_key is not None for tag in tags):
         if held["derives"]:
@@ -366,7 +364,9 @@ async def add_master(connection: Any, keks: KeyEncryptionKeys, account_id: int, 
     known = await connection.fetch(sql["group_keys"], group_id)
     if sum(row["live"] for row in known) >= limits.GROUP_MASTERS_MAX:
         raise InputError("limit_reached", f"A group has at most {limits.GROUP_MASTERS_MAX} live masters: retire one.", "key")
-    version = _next_version(known, value)
+    derivation = await connection.fetchval(sql["derivation"], group_id)
+    same = {row["check_value"] for row in known if row["derivation"] == derivation}
+    version = _next_version(known, value, same)
     wrapped = wrap(keks.current, value, account_id=account_id, tag_id=group_id, slot=slot, version=version)
     await connection.execute(sql["add_group_key"], group_id, version, keks.current.id, wrapped, check_value(value))
     await check_meta_keys(connection, account_id)
@@ -390,11 +390,12 @@ async def announce_keys(connection: Any, keks: KeyEncryptionKeys) -> None:
     await keks.look_for(("",))
 
 
-def _next_version(known: Sequence[Any], value: bytes) -> int:
+def _next_version(known: Sequence[Any], value: bytes, same: Collection[bytes] | None = None) -> int:
+    """The version after all known ones. `same` are the check values of keys that this one must not be: all known by default."""
     version: int = max((row["version"] for row in known), default=_FIRST_VERSION - 1) + 1
     if version > limits.KEY_VERSIONS_MAX:
         raise InputError("limit_reached", f"There were {limits.KEY_VERSIONS_MAX} versions of the key already.", "key")
-    if check_value(value) in {bytes(row["check_value"]) for row in known}:
+    if check_value(value) in (same if same is not None else {row["check_value"] for row in known}):
         raise InputError("already_exists", "This key is, or was, one of its versions: old taps would pass again.", "key")
     return version
 

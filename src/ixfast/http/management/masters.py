@@ -1,22 +1,33 @@
 """Masters of groups that derive the keys of their tags. Like other keys they go in and never come out.
 
-A group must derive before it has masters; those of a group that stores keys again stay, and are not used.
+A group must derive before it has masters; those of a group that stores keys again stay, and are not used. A master is used as the
+group's derivation says when it is added: another derivation is for those that come later.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 from aiohttp import web
 
 from ixfast.errors import InputError
 from ixfast.http.management import checks
 from ixfast.http.management.office import Call, answered, gone
-from ixfast.http.management.shapes import KeyDraft, KeyVersion
+from ixfast.http.management.shapes import KeyDraft, MasterVersion
 from ixfast.http.management.tags import key_version, version_among
+from ixfast.keys.diversify import Derivation
 from ixfast.store import management
 
 
-async def _versions(call: Call, group_id: int) -> list[KeyVersion]:
-    return [key_version(row) for row in await call.connection.fetch(call.sql["group_keys"], group_id)]
+async def _versions(call: Call, group_id: int) -> list[MasterVersion]:
+    rows = await call.connection.fetch(call.sql["group_keys"], group_id)
+    return [_master_version(row) for row in rows]
+
+
+def _master_version(row: Any) -> MasterVersion:
+    derivation = msgspec.json.decode(row["derivation"], type=Derivation)
+    return MasterVersion(**msgspec.structs.asdict(key_version(row)), derivation=derivation)
 
 
 async def list_masters(call: Call) -> web.Response:

@@ -99,11 +99,11 @@ _SHELVES = (
     ),
     _delete("/v2/groups/{id}", shelves.delete_group, "Delete an empty group.", "in_use", *_MATCH),
     _read(
-        "/v2/groups/{id}/keys", masters.list_masters, "Versions of a group's master.", shapes.KeyVersion, scopes=_KEY_SCOPES,
+        "/v2/groups/{id}/keys", masters.list_masters, "Versions of a group's master.", shapes.MasterVersion, scopes=_KEY_SCOPES,
         paged=True,
     ),
     _create(
-        "/v2/groups/{id}/keys", masters.add_master, "Add a master to a group that derives keys.", shapes.KeyVersion,
+        "/v2/groups/{id}/keys", masters.add_master, "Add a master to a group that derives keys.", shapes.MasterVersion,
         shapes.KeyDraft, "not_found", "invalid_parameter", "already_exists", "limit_reached", scopes=("keys",),
     ),
     _delete(

@@ -228,6 +228,12 @@ class KeyVersion(msgspec.Struct):
     created_at: dt.datetime
 
 
+class MasterVersion(KeyVersion):
+    """A group's master as it is shown, with what is derived from it."""
+
+    derivation: Derivation
+
+
 class KeyDraft(msgspec.Struct, forbid_unknown_fields=True):
     key: KeyText
     retire_others: bool = False

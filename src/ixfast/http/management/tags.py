@@ -7,7 +7,8 @@ its keys were used (`management.add_tags`).
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -24,6 +25,7 @@ from ixfast.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK
 from ixfast.store import management
 from ixfast.store.management import NewTag
 
+V = TypeVar("V", bound=KeyVersion)
 _CODES_TRIED = 20  # Of eight random characters one in a million is taken in a fleet of millions.
 
 
@@ -262,7 +264,7 @@ async def retire_key(call: Call) -> web.Response:
     return gone()
 
 
-def version_among(keys: list[KeyVersion], version: int) -> KeyVersion:
+def version_among(keys: Sequence[V], version: int) -> V:
     """The key of this version; `not_found` if there is none."""
     found = next((key for key in keys if key.version == version), None)
     if found is None:

@@ -72,7 +72,7 @@ ORDER BY account_id, version DESC;
 
 -- name: keys_of_groups
 -- Live masters. $1 group ids. Newest version first.
-SELECT k.group_id, f.account_id, k.version, k.kek_id, k.wrapped, k.check_value
+SELECT k.group_id, f.account_id, k.version, k.derivation, k.kek_id, k.wrapped, k.check_value
 FROM group_key AS k
 JOIN tag_group AS g ON g.group_id = k.group_id
 JOIN folder AS f ON f.folder_id = g.folder_id

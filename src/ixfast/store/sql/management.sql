@@ -93,10 +93,18 @@ DELETE FROM group_key WHERE group_id = $1;
 
 -- name: group_keys
 -- Masters of a group without what is sealed.
-SELECT version, live, check_value, created_at FROM group_key WHERE group_id = $1 ORDER BY version;
+-- `identity` tells apart what is derived, also from one master in two ways.
+SELECT version, live, check_value, created_at, derivation, check_value || decode(md5(derivation::text), 'hex') AS identity
+FROM group_key
+WHERE group_id = $1
+ORDER BY version;
+
+-- name: derivation
+SELECT derivation FROM tag_group WHERE group_id = $1;
 
 -- name: add_group_key
-INSERT INTO group_key (group_id, version, kek_id, wrapped, check_value) VALUES ($1, $2, $3, $4, $5);
+INSERT INTO group_key (group_id, version, derivation, kek_id, wrapped, check_value)
+SELECT group_id, $2, derivation, $3, $4, $5 FROM tag_group WHERE group_id = $1;
 
 -- name: retire_group_keys
 -- $1 group, $2 versions.
@@ -105,11 +113,11 @@ UPDATE group_key SET live = false WHERE group_id = $1 AND version = ANY ($2::sma
 -- name: meta_keys_in_use
 -- Live meta keys of an account, stored and derived; one master in several groups derives one. $1 account.
 SELECT (SELECT count(*) FROM meta_key WHERE account_id = $1 AND live) + (
-    SELECT count(DISTINCT (g.derivation, k.check_value))
+    SELECT count(DISTINCT (k.derivation, k.check_value))
     FROM group_key AS k
     JOIN tag_group AS g ON g.group_id = k.group_id
     JOIN folder AS f ON f.folder_id = g.folder_id
-    WHERE f.account_id = $1 AND k.live AND g.derivation IS NOT NULL AND g.derivation ->> 'scheme' <> 'an10922'
+    WHERE f.account_id = $1 AND k.live AND g.derivation IS NOT NULL AND k.derivation ->> 'scheme' <> 'an10922'
 );
 
 -- name: group_has_tags
@@ -210,7 +218,7 @@ WITH counter AS (
 ), keys AS (
     SELECT version, check_value FROM own
     UNION ALL
-    SELECT k.version, k.check_value
+    SELECT k.version, k.check_value || decode(md5(k.derivation::text), 'hex')
     FROM group_key AS k
     JOIN tag AS t ON t.group_id = k.group_id
     WHERE t.tag_id = $1 AND NOT EXISTS (SELECT FROM own)

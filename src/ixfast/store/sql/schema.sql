@@ -91,7 +91,8 @@ CREATE INDEX tag_by_group ON tag (group_id, tag_id);
 CREATE INDEX tag_by_batch ON tag (batch_id, tag_id) WHERE batch_id IS NOT NULL;
 
 -- What stays of a deleted tag: whose it was, so that its scans can be read, and which of its keys were used how far, so
--- that no old tap passes when the same chip is added again. `check_values` stand beside `key_versions`.
+-- that no old tap passes when the same chip is added again. `check_values` stand beside `key_versions`; that of a group's
+-- master is followed by the MD5 of its derivation.
 CREATE TABLE deleted_tag (
     tag_id bigint PRIMARY KEY,
     account_id bigint NOT NULL,
@@ -130,10 +131,12 @@ CREATE TABLE meta_key (
     PRIMARY KEY (account_id, version)
 );
 
--- Masters of groups that derive the keys of their tags (keys/diversify.py). Such a tag has no row in `tag_key`.
+-- Masters of groups that derive the keys of their tags (keys/diversify.py), each with the group's derivation of its time: a
+-- chip that is re-programmed under another one has a further version. Such a tag has no row in `tag_key`.
 CREATE TABLE group_key (
     group_id bigint NOT NULL REFERENCES tag_group,
     version smallint NOT NULL CHECK (version BETWEEN 0 AND 127),
+    derivation jsonb NOT NULL,
     live boolean NOT NULL DEFAULT true,
     kek_id text NOT NULL,
     wrapped bytea NOT NULL,
