@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from ixfast import logs, meters, visitors
+from ixfast import logs, meters, secrecy, visitors
 from ixfast.engine import Engine
 from ixfast.enrolment import Enrolment
 from ixfast.http.desk import Desk
@@ -276,6 +276,7 @@ async def _main(inheritance: Inheritance) -> None:
 def main() -> None:
     """`python -m ixfast.server DESCRIPTOR PARENT`: the supervisor's way to start a worker."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload; ending is SIGTERM's
+    secrecy.forbid_core_dumps()
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     _die_with(parent)
     with os.fdopen(descriptor, "rb") as file:

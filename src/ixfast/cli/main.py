@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from ixfast import __version__, logs
+from ixfast import __version__, logs, secrecy
 from ixfast import settings as settings_module
 from ixfast.cli import audit, bench, custody, imports, keys, profiles, rules, simulate, taps, verify
 from ixfast.cli.place import Place, connected, resolve
@@ -46,6 +46,7 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.version_option(__version__, prog_name="ixfast")
 def main() -> None:
     """Verification engine for authentication NFC tags."""
+    secrecy.forbid_core_dumps()
 
 
 @main.command()

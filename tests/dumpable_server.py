@@ -1,0 +1,16 @@
+"""A server whose memory may be dumped: the control of test_core_dumps.py.
+
+Started like the right one, `python dumpable_server.py serve …`; it then starts its workers from this file too.
+"""
+
+import sys
+
+from ixfast import cli, secrecy, server, supervisor
+
+if __name__ == "__main__":
+    secrecy.forbid_core_dumps = lambda: None
+    if sys.argv[1] == "serve":
+        supervisor._WORKER = (__file__,)
+        cli.main()
+    else:
+        server.main()
