@@ -37,7 +37,7 @@ class ChangeFollower:
         self._poll_interval_s = poll_interval_s
         self._sql = load("catalogue")
         self._generation: int | None = None
-        self._heard_at = 0.0
+        self._staleness: asyncio.TimerHandle | None = None  # goes off unless something was read in time
         self._wake = asyncio.Event()
         self.heard = asyncio.Event()
         """Set once the database has been reached and is fit for us."""
@@ -49,6 +49,8 @@ class ChangeFollower:
         self._tasks = [self._loop.create_task(self._poll()), self._loop.create_task(self._listen())]
 
     async def stop(self) -> None:
+        if self._staleness is not None:
+            self._staleness.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -69,10 +71,21 @@ class ChangeFollower:
             reason = "schema_mismatch" if isinstance(error, SchemaMismatchError) else "unsafe_database"
             log.error("%s", error)
         else:
-            reason = trouble_of(error).value if self._generation is None else "catalogue_stale"
-            log.warning("changes unread: %s", trouble_of(error).value)
-        if self._generation is None or self._loop.time() - self._heard_at > STALE_AFTER_S:
+            reason = trouble_of(error).value
+            log.warning("changes unread: %s", reason)
+        if self._generation is None:
             self._catalogue.stale = reason
+
+    def _heard(self, asked_at: float) -> None:
+        """Everything committed before this moment is served. A timer ends that, not the next reading, which may hang."""
+        self._catalogue.stale = None
+        if self._staleness is not None:
+            self._staleness.cancel()
+        self._staleness = self._loop.call_at(asked_at + STALE_AFTER_S, self._be_stale)
+        self.heard.set()
+
+    def _be_stale(self) -> None:
+        self._catalogue.stale = "catalogue_stale"
 
     async def _catch_up(self) -> None:
         async with session.borrowed(self._pool, limits.STATEMENT_TIMEOUT_MS / 1000 * 2) as connection:
@@ -91,9 +104,7 @@ class ChangeFollower:
             await self._catalogue.apply([Change(r["kind"], r["id"], r["xuid"]) for r in rows])
         if rows:
             self._generation = rows[-1]["generation"]
-        self._heard_at = asked_at
-        self._catalogue.stale = None
-        self.heard.set()
+        self._heard(asked_at)
 
     async def _listen(self) -> None:
         """Hold a listening connection; without one, polling goes on."""

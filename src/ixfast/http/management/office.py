@@ -37,6 +37,7 @@ PAGE_ROWS_MAX = 1000
 _WAITING_MAX = 64  # Requests of a worker that wait for a connection; more are answered 503.
 _SEAT_S = 5.0  # How long one waits.
 _ETAG_CHARS = 32
+_ENUM_VALUE = re.compile(r"^(Invalid enum value) .*", re.DOTALL)  # The value is not quoted: it may be a token in the wrong place.
 _LISTED_ETAG = re.compile(r'(?:W/)?"[^"]*"')
 
 S = TypeVar("S")
@@ -152,6 +153,7 @@ class Call:
             return msgspec.json.decode(self.content, type=kind)
         except msgspec.ValidationError as error:
             reason, _, place = str(error).partition(" - at `$.")
+            reason = _ENUM_VALUE.sub(r"\1", reason)
             raise InputError("invalid_request", f"The body is not as expected: {reason}.", place.rstrip("`") or None) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise InputError("invalid_request", "The body is not JSON in UTF-8.") from None
