@@ -3,7 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-SOURCES = setup.py pyproject.toml $(wildcard src/ixfast/*.pyx src/ixfast/*.pxd src/ixfast/native/*)
+# Whatever is compiled: the native core, and the modules that have a .pxd beside them.
+PXD = $(wildcard src/ixfast/*.pxd src/ixfast/*/*.pxd)
+SOURCES = setup.py pyproject.toml src/ixfast/compiled.py $(PXD) $(wildcard $(PXD:.pxd=.py) $(PXD:.pxd=.pyx)) \
+	$(wildcard src/ixfast/*/*.pyx src/ixfast/native/*)
 
 RUNS ?= 1000000
 

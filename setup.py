@@ -5,9 +5,17 @@ A compiler that fails fails the build: whoever wants the plain twin asks for it.
 """
 
 import os
+import runpy
 from pathlib import Path
 
 from setuptools import Extension, setup
+
+# Plain Python that is compiled as it is, with types from a .pxd beside it.
+COMPILED = runpy.run_path("src/ixfast/compiled.py")["MODULES"]
+
+
+def _source(module: str, ending: str) -> str:
+    return f"src/ixfast/{module.replace('.', '/')}{ending}"
 
 
 def native_core() -> list[Extension]:
@@ -18,16 +26,26 @@ def native_core() -> list[Extension]:
     core = [
         Extension(
             f"ixfast.{name}",
-            [f"src/ixfast/{name}.pyx"],
+            [_source(name, ".pyx")],
             include_dirs=["src/ixfast"],
             # A source package carries what is named here; the .pyx would otherwise be missing from it.
-            depends=[f"src/ixfast/{name}.pyx", *sorted(map(str, Path("src/ixfast/native").glob("*.h")))],
+            depends=[_source(name, ".pyx"), *sorted(map(str, Path("src/ixfast/native").glob("*.h")))],
             extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra", *(checks if sanitize else [])],
             extra_link_args=checks if sanitize else [],
         )
-        for name in ("_cmac", "_lrp")
+        for name in ("_cmac", "_lrp", "http._usual")
     ]
-    return cythonize(core, build_dir="build/cython")
+    path = [
+        Extension(
+            f"ixfast.{name}",
+            [_source(name, ".py")],
+            depends=[_source(name, ".py"), *filter(os.path.exists, [_source(name, ".pxd")])],
+            extra_compile_args=["-O2"],
+        )
+        for name in COMPILED
+    ]
+    # Annotations are for mypy; what C may rely on is said in the .pxd alone.
+    return cythonize([*core, *path], build_dir="build/cython", compiler_directives={"annotation_typing": False})
 
 
 setup(ext_modules=[] if os.environ.get("IXFAST_NO_EXTENSIONS") == "1" else native_core())

@@ -35,6 +35,7 @@ def describe(**more: Any) -> dict[str, Any]:
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "core": running["core"],
         "core_reason": running["core_reason"],
+        "path": running["path"],
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         **more,
     }

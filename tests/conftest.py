@@ -18,6 +18,7 @@ import pytest
 import uvloop
 from support import administer, drop_database, in_own_loop
 
+from ixfast import compiled
 from ixfast.embedded import EmbeddedPostgres
 
 # Reasons that may skip a test where `CI` is set. Everything else there fails the run: a test that is never run
@@ -25,6 +26,16 @@ from ixfast.embedded import EmbeddedPostgres
 ALLOWED_SKIPS: tuple[str, ...] = ()
 
 _unexpected_skips: list[str] = []
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse to test what was compiled from an older source than the one that is read."""
+    folder = Path(compiled.__file__).parent
+    for module in compiled.MODULES if compiled.PLAIN is None else ():
+        source = folder.joinpath(*module.split(".")).with_suffix(".py")
+        (built,) = source.parent.glob(f"{source.stem}.*.so")
+        if source.stat().st_mtime > built.stat().st_mtime:
+            pytest.exit(f"{source.name} is newer than what was compiled of it; build it again: make dev", 3)
 
 
 def pytest_asyncio_loop_factories(

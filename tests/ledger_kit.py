@@ -63,7 +63,8 @@ class LedgerKit:
         scan.record, scan.tag_id, scan.position = self.record(tag_id), tag_id, position
         answer: asyncio.Future[Scan] = loop.create_future()
         self._answers[id(scan)] = answer
-        self.ledger.submit(scan)
+        peek = options is not None and options.peek
+        (self.ledger.read_state if peek else self.ledger.submit)(scan)  # as the engine sends them
         return answer
 
     async def word(self, tag_id: int, position: int = COUNTED_ONLY, scan_id: int | None = None, **extras: Any) -> str:

@@ -138,6 +138,7 @@ FIELDS = {
     "both lengths": b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
     "Expect": b"Expect: 100-continue\r\n",
     "Expect something else": b"Expect: wonders\r\n",
+    "Expect what is no UTF-8": b"Expect: \xff\r\n",
     "Upgrade": b"Connection: Upgrade\r\nUpgrade: websocket\r\n",
     "Upgrade alone": b"Upgrade: h2c\r\n",
     "h2c": b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n",

@@ -12,9 +12,10 @@ from typing import Any
 
 from served import plain_target
 
+from ixfast import refs
 from ixfast.chips import compile_profile, preset
 from ixfast.engine import Engine
-from ixfast.http.desk import Desk, token_sha256
+from ixfast.http.desk import Desk
 from ixfast.http.front_door import FrontDoor, House
 from ixfast.http.handler import handlers
 from ixfast.http.scan_app import make_scan_app
@@ -90,7 +91,7 @@ class World:
             catalogue.groups.append(group)
             for index, tag in enumerate(fleet):
                 ledger.add(catalogue.add_tag(group, tag.xuid, uid=tag.uid, cuid=f"{fleet.seed}-{index}", keys=tag.file_keys()))
-        catalogue.add_api_key("closed-house", token_sha256(TOKEN))
+        catalogue.add_api_key("closed-house", refs.token_sha256(TOKEN))
         self.desk = Desk(engine, catalogue, self.meters, asyncio.get_running_loop())  # type: ignore[arg-type]
         self.runner, self.make_handler = await handlers(make_scan_app(self.desk), 75)
         self.house = House(self.desk, self.make_handler, connections_max=1000, idle_timeout_s=75)

@@ -42,8 +42,8 @@ def _puts(count: int) -> Work:
     return work
 
 
-def _filled() -> TwoGenerations[int]:
-    cache: TwoGenerations[int] = TwoGenerations(2 * _TAGS_CACHED)
+def _filled() -> TwoGenerations:
+    cache = TwoGenerations(2 * _TAGS_CACHED)
     for number in range(_TAGS_CACHED):
         cache.put(b"tag%d" % number, number)
     return cache

@@ -11,7 +11,6 @@ from benchmarks.load.traffic import Mix
 from benchmarks.micro.scans import Bench, requests, taps
 from benchmarks.micro.timing import Step, Work, run
 from ixfast.http.hot_request import Recogniser
-from ixfast.http.v1_query import read_query
 from ixfast.http.wire import v1_response
 from ixfast.scan import Scan
 
@@ -47,9 +46,9 @@ def _whole(mix: Mix) -> Step:
         def work() -> list[bytes]:
             for scan_id, received in enumerate(made, start=1):
                 hot = recognise(received)
-                assert hot is not None
-                query = read_query(hot[0])
-                submit(Scan(answer, query.ref or b"", query.counter, query.mac, None, scan_id, 0.0, query.extras))
+                assert hot is not None and not isinstance(hot[0], str)
+                (ref, counter, mac), _, _ = hot
+                submit(Scan(answer, ref, counter, mac, None, scan_id, 0.0))
             return sent
 
         return work

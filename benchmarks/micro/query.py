@@ -16,8 +16,7 @@ def _recognise(count: int) -> Work:
     received, recognise = requests(count), Recogniser().recognise
 
     def work() -> list[object]:
-        found = [recognise(each) for each in received]
-        return [hot and (hot[0], hot[2]) for hot in found]
+        return [hot and (hot[0], hot[2]) for hot in [recognise(each) for each in received]]
 
     return work
 
@@ -30,8 +29,7 @@ def _refuse(count: int) -> Work:
 
 
 def _read(count: int) -> Work:
-    recognise = Recogniser().recognise
-    queries = [hot[0] for each in requests(count) if (hot := recognise(each)) is not None]
+    queries = [each.partition(b"?")[2].partition(b" ")[0].decode() for each in requests(count)]
     return lambda: [read_query(query)[:5] for query in queries]
 
 

@@ -21,6 +21,13 @@ from ixfast.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, Extras, Outcome, Sc
 
 log = logging.getLogger("ixfast.engine")
 
+# A member of an enumeration is looked up by its class, in Python: once here instead of for every scan.
+_ADVANCED, _REPEATED = Outcome.ADVANCED, Outcome.REPEATED
+_GENUINE, _PLAIN, _REPEAT, _REPLAYED, _FORGED = (
+    Verdict.GENUINE, Verdict.PLAIN, Verdict.REPEAT, Verdict.REPLAYED, Verdict.FORGED,
+)  # fmt: skip
+_GENUINE_SLOT = meters.SCANS[Verdict.GENUINE]
+
 
 class Catalogue(Protocol):
     stale: str | None
@@ -128,7 +135,7 @@ class Engine:
         verify = profile.verify_plain  # None unless the profile is plain in its mirror and its window
         if scan.extras is None and verify and key and uid and scan.mac and scan.counter > 0:
             if not verify(key, uid, scan.counter, scan.mac):
-                self._refuse(scan, Verdict.FORGED, "mac_mismatch")
+                self._refuse(scan, _FORGED, "mac_mismatch")
             else:
                 scan.position = record.key_version << POSITION_COUNTER_BITS | scan.counter
                 self._settle(scan, record)
@@ -140,7 +147,7 @@ class Engine:
             self.fail(scan, "unavailable", evidence.reason)
             return
         if not evidence.authentic:
-            self._refuse(scan, Verdict.FORGED, evidence.reason)
+            self._refuse(scan, _FORGED, evidence.reason)
             return
         if evidence.counter is None:
             scan.reason = "not_replay_checked"
@@ -185,7 +192,7 @@ class Engine:
         elif COUNTED_ONLY != scan.position <= record.floor and not (
             record.group.retry_window_ms or (extras is not None and (extras.idempotent or extras.wants_state))
         ):
-            self._refuse(scan, Verdict.REPLAYED, "counter_used")
+            self._refuse(scan, _REPLAYED, "counter_used")
         else:
             self._commit(scan)
 
@@ -201,21 +208,21 @@ class Engine:
             self._answer(scan)
             return
         outcome = scan.outcome
-        if outcome is Outcome.ADVANCED:
+        if outcome is _ADVANCED:
             record = scan.record
             assert record is not None
             if record.group.profile is None:
-                scan.verdict = Verdict.PLAIN
+                scan.verdict = _PLAIN
             else:
-                scan.verdict = Verdict.GENUINE
+                scan.verdict = _GENUINE
                 scan.authentic = True
             self._decide(scan)
-        elif outcome is Outcome.REPEATED:
-            scan.verdict = Verdict.REPEAT
+        elif outcome is _REPEATED:
+            scan.verdict = _REPEAT
             scan.authentic = True
             self._decide(scan)
         else:
-            self._refuse(scan, Verdict.REPLAYED, "counter_used")
+            self._refuse(scan, _REPLAYED, "counter_used")
 
     def _refuse(self, scan: Scan, verdict: Verdict, reason: str | None) -> None:
         scan.verdict = verdict
@@ -254,9 +261,11 @@ class Engine:
     def _answer(self, scan: Scan) -> None:
         scan.answered = True
         verdict = scan.verdict
-        if verdict is not None:
+        if verdict is _GENUINE:
+            self._slots[_GENUINE_SLOT] += 1
+        elif verdict is not None:
             self._slots[meters.SCANS[verdict]] += 1
-            if verdict is not Verdict.GENUINE and verdict is not Verdict.PLAIN and scan.record is not None:
+            if verdict is not _PLAIN and scan.record is not None:
                 extras = scan.extras
                 if extras is None or not extras.peek:
                     self._ledger.log_refusal(scan)

@@ -4,6 +4,7 @@ A tag code (XUID) stands for itself, so that the hot path looks it up with the v
 Everything else begins with a NUL and a letter; no tag code has a NUL.
 """
 
+import hashlib
 import re
 
 from ixfast import limits
@@ -28,6 +29,11 @@ def by_cuid(aid: str, cuid: str) -> bytes:
 def by_uid(aid: str, uid: bytes) -> bytes:
     """`uid` is 7 bytes."""
     return UID + aid.encode() + b"\0" + uid
+
+
+def token_sha256(token: str) -> bytes:
+    """What is stored of an API token and looked up by: 32 bytes."""
+    return hashlib.sha256(token.encode()).digest()
 
 
 def by_token(token_sha256: bytes) -> bytes:

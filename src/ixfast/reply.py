@@ -31,18 +31,23 @@ def v1_body(scan: Scan) -> bytes:
     """The flat body of `GET /v1/t`: `xuid` first, `cuid` if the tag was found by it, then `response` or `error`."""
     record = scan.record
     if scan.error is None and record is not None:
-        if record.own is None and not record.group.reply_names and scan.ref[:1] != b"\0":
-            answers = record.group.answers
+        group = record.group
+        if record.own is None and not group.reply_names and scan.ref[:1] != b"\0":
+            answers = group.answers
             fragment = answers.fragments[scan.rule] or answers.json(scan)
-            return b'{"xuid":"' + record.xuid + b'","response":' + fragment + b"}"
-        cuid = b""
-        if record.cuid is not None and kind(scan.ref) == CUID:
-            cuid = b',"cuid":' + orjson.dumps(record.cuid)
-        fields = b"".join(
-            b"," + orjson.dumps(name) + b":" + field_text(value).json(scan) for name, value in record.reply_fields.items()
-        )
-        return b'{"xuid":"' + record.xuid + b'"' + cuid + b',"response":' + record.answers.json(scan) + fields + b"}"
+            return b"".join((b'{"xuid":"', record.xuid, b'","response":', fragment, b"}"))
+        return _v1_body_with_members(scan)
     return v1_error(scan.error or "unavailable", _told_xuid(scan), parameter=scan.error_field, reason=scan.error_detail)
+
+
+def _v1_body_with_members(scan: Scan) -> bytes:
+    record = scan.record
+    assert record is not None
+    cuid = b""
+    if record.cuid is not None and kind(scan.ref) == CUID:
+        cuid = b',"cuid":' + orjson.dumps(record.cuid)
+    fields = [b"," + orjson.dumps(name) + b":" + field_text(value).json(scan) for name, value in record.reply_fields.items()]
+    return b"".join((b'{"xuid":"', record.xuid, b'"', cuid, b',"response":', record.answers.json(scan), *fields, b"}"))
 
 
 def v1_error(code: str, xuid: bytes | None = None, *, parameter: str | None = None, reason: str | None = None) -> bytes:

@@ -12,8 +12,6 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from ixfast.model import Evidence, Verdict
 
 if TYPE_CHECKING:
@@ -33,6 +31,9 @@ class Outcome(enum.IntEnum):
     ADVANCED = 1  # durably newer than everything before: the only one that may pass
     REPLAYED = 2  # durably not newer
     REPEATED = 3  # this very tap was the newest accepted one, inside the group's retry window
+
+
+_UNDECIDED = Outcome.UNDECIDED
 
 
 class Visitor:
@@ -79,40 +80,53 @@ class Extras:
         self.state_age_ms: int | None = None
 
 
-class Scan(msgspec.Struct, gc=False, eq=False):
-    """One scan; see the module's docstring for who fills in what.
+class Scan:
+    """One scan; see the module's docstring for who fills in what."""
 
-    A msgspec record, because making a plain object of this size takes twice as long. The garbage collector need not look at
-    it: nothing that a scan refers to refers back to the scan.
-    """
+    __slots__ = (
+        "answered", "api_key", "arrived", "authentic", "counter", "error", "error_detail", "error_field", "extras", "held_rounds",
+        "mac", "outcome", "position", "previous_position", "reason", "record", "ref", "reply", "rule", "scan_count", "scan_id",
+        "tag_id", "unresolved", "verdict",
+    )  # fmt: skip
 
-    reply: Callable[[Scan], None]
-    ref: bytes  # catalogue reference, see refs.py
-    counter: int  # as mirrored in the clear; -1: not given
-    mac: bytes | None  # SDMMAC, 8 bytes
-    api_key: ApiKey | None
-    scan_id: int  # 63 bit, unique; what a lost reply is resolved by
-    arrived: float  # loop time in seconds
-    extras: Extras | None = None
-    # Judged by the engine.
-    record: TagRecord | None = None
-    authentic: bool = False
-    reason: str | None = None
-    tag_id: int = 0
-    position: int = COUNTED_ONLY
-    # Settled by the ledger.
-    outcome: Outcome = Outcome.UNDECIDED
-    previous_position: int = 0  # 0: none
-    scan_count: int = 0
-    unresolved: bool = False  # an earlier attempt's reply was lost: it may have been accepted
-    held_rounds: int = 0
-    # Decided by the rules, or ended without a verdict.
-    verdict: Verdict | None = None
-    rule: int = -1  # index of the matched rule group, -1 for the default
-    answered: bool = False
-    error: str | None = None  # the wire's error code
-    error_detail: str | None = None  # the reason behind it
-    error_field: str | None = None  # the parameter that an `invalid_parameter` is about
+    def __init__(
+        self,
+        reply: Callable[[Scan], None],
+        ref: bytes,
+        counter: int,
+        mac: bytes | None,
+        api_key: ApiKey | None,
+        scan_id: int,
+        arrived: float,
+        extras: Extras | None = None,
+    ) -> None:
+        self.reply = reply
+        self.ref = ref  # catalogue reference, see refs.py
+        self.counter = counter  # as mirrored in the clear; -1: not given
+        self.mac = mac  # SDMMAC, 8 bytes
+        self.api_key = api_key
+        self.scan_id = scan_id  # 63 bit, unique; what a lost reply is resolved by
+        self.arrived = arrived  # loop time in seconds
+        self.extras = extras
+        # Judged by the engine.
+        self.record: TagRecord | None = None
+        self.authentic = False
+        self.reason: str | None = None
+        self.tag_id = 0
+        self.position = COUNTED_ONLY
+        # Settled by the ledger.
+        self.outcome = _UNDECIDED
+        self.previous_position = 0  # 0: none
+        self.scan_count = 0
+        self.unresolved = False  # an earlier attempt's reply was lost: it may have been accepted
+        self.held_rounds = 0
+        # Decided by the rules, or ended without a verdict.
+        self.verdict: Verdict | None = None
+        self.rule = -1  # index of the matched rule group, -1 for the default
+        self.answered = False
+        self.error: str | None = None  # the wire's error code
+        self.error_detail: str | None = None  # the reason behind it
+        self.error_field: str | None = None  # the parameter that an `invalid_parameter` is about
 
 
 def parameters_of(scan: Scan) -> dict[str, str]:

@@ -18,6 +18,7 @@ import socket
 import ssl
 import sys
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import uvloop
@@ -170,7 +171,7 @@ class Worker:
             tls.load_cert_chain(settings.tls_cert, settings.tls_key)
         house = self.house
         for factory, descriptor, context in (
-            (lambda: FrontDoor(house), inheritance.public, tls),
+            (lambda: cast(asyncio.Protocol, FrontDoor(house)), inheritance.public, tls),
             (make_private, inheritance.private, None),
         ):
             listener = socket.socket(fileno=descriptor)

@@ -366,7 +366,7 @@ class TestMicro:
 
 
 KNOWN = {
-    "recognise a hot request": "3aeeee4a769dcca6",
+    "recognise a hot request": "336b21e6d138d697",
     "read its query": "47ec593881edac09",
     "Catalogue.find by tag code": "bf654960e631da37",
     "1 rule": "e2bb9a686df134d0",

@@ -10,7 +10,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["put", "put", "get", "pop"]), st.sam
 
 
 def test_the_oldest_generation_is_forgotten_unless_it_was_asked_for() -> None:
-    cache: TwoGenerations[int] = TwoGenerations(4)
+    cache = TwoGenerations(4)
     for n in range(4):
         cache.put(KEYS[n], n)
     assert cache.get(KEYS[0]) == 0  # moves into the young generation
@@ -31,7 +31,7 @@ def test_what_is_forgotten_goes_a_few_entries_at_a_time() -> None:
         def __del__(self) -> None:
             Counted.alive -= 1
 
-    cache: TwoGenerations[Counted] = TwoGenerations(2000)
+    cache = TwoGenerations(2000)
     for n in range(5000):
         before = Counted.alive
         cache.put(n.to_bytes(4), Counted())
@@ -42,7 +42,7 @@ def test_what_is_forgotten_goes_a_few_entries_at_a_time() -> None:
 
 @given(entries_max=st.integers(1, 6), steps=STEPS)
 def test_it_answers_the_latest_value_or_nothing_within_its_bound(entries_max: int, steps: list[tuple[str, bytes]]) -> None:
-    cache: TwoGenerations[int] = TwoGenerations(entries_max)
+    cache = TwoGenerations(entries_max)
     latest: dict[bytes, int] = {}
     for number, (step, key) in enumerate(steps):
         if step == "put":
@@ -63,7 +63,7 @@ def test_it_answers_the_latest_value_or_nothing_within_its_bound(entries_max: in
 
 @given(entries_max=st.integers(2, 12), keys=st.lists(st.sampled_from(KEYS), max_size=60))
 def test_what_was_used_among_the_last_half_is_still_there(entries_max: int, keys: list[bytes]) -> None:
-    cache: TwoGenerations[bytes] = TwoGenerations(entries_max)
+    cache = TwoGenerations(entries_max)
     for number, key in enumerate(keys):
         if cache.get(key) is None:
             cache.put(key, key)

@@ -38,7 +38,7 @@ def made_scan(**known: Any) -> Scan:
     scan.authentic = known.get("authentic", scan.verdict in (Verdict.GENUINE, Verdict.REPEAT))
     scan.scan_count = known.get("scan_count", 1)
     scan.position = known.get("position", COUNTED_ONLY)
-    scan.previous_position = known.get("previous_position")
+    scan.previous_position = known.get("previous_position", 0)
     batch = known.get("batch")
     record: Any = SimpleNamespace(
         cuid=known.get("cuid"),
@@ -136,7 +136,7 @@ def random_scan(chance: random.Random) -> Scan:
         authentic=pick((True, False)),
         scan_count=chance.randint(0, 6),
         position=pick((COUNTED_ONLY, 0, 1, 3, 5, position(1, 0), position(1, 4))),
-        previous_position=pick((None, 0, 1, 4, position(1, 1))),
+        previous_position=pick((0, 1, 4, position(1, 1))),
         extras=extras,
         cuid=pick((None, *NAMES)),
         batch=pick((None, *NAMES)),

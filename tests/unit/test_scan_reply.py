@@ -93,7 +93,8 @@ def test_v1_of_a_scan_that_nobody_decided_is_no_verdict() -> None:
     assert reply.v1_body(scan()) == b'{"xuid":"q8w3sbcz","error":"unavailable"}'
 
 
-@given(st.text(max_size=20), st.text(min_size=1, max_size=20))
+# A brace begins a subtag, and no text of PostgreSQL has a NUL.
+@given(st.text(st.characters(codec="utf-8", exclude_characters="{\0"), max_size=20), st.text(min_size=1, max_size=20))
 def test_v1_escapes_what_owners_write(response: str, cuid: str) -> None:
     found = record(cuid, (response, "Fail"))
     body = orjson.loads(reply.v1_body(scan(refs.by_cuid("acme", cuid), found, rule=0)))

@@ -6,11 +6,11 @@ It gives scans their ids, finds out whose token was shown, and identifies taps t
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import random
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ixfast import meters, refs
@@ -21,6 +21,7 @@ from ixfast.http.v1_query import V1Query
 from ixfast.identify import identify
 from ixfast.keys import KeyUnavailableError
 from ixfast.records import ApiKey
+from ixfast.refs import by_token, token_sha256
 from ixfast.scan import Extras, Scan
 from ixfast.store.catalogue import Catalogue
 
@@ -45,6 +46,7 @@ class Desk:
         self.catalogue = catalogue
         self.meters = gauges
         self.loop = loop
+        self._now = loop.time
         self.limiter = limiter
         self._trust_forwarded_for = trust_forwarded_for
         self.draining = False
@@ -57,41 +59,51 @@ class Desk:
         """Whose requests are counted together: the peer, or whom a trusted balancer names."""
         return forwarded_for or peer if self._trust_forwarded_for else peer
 
-    def submit_v1(self, query: V1Query, token: str | None, reply: Callable[[Scan], None], address: str | None = None) -> None:
-        """Start a scan of `/v1/t`; `token` is that of a header, which goes before `r`, `address` the client's."""
+    def submit_v1(self, query: V1Query, digest: bytes | None, reply: Callable[[Scan], None], address: str | None = None) -> None:
+        """Start a scan of `/v1/t`. `digest` is the hash of a header's token, which goes before `r`; `address` the client's."""
         extras = query.extras
         if query.ref is None and extras is None:
             extras = Extras({})
-        scan = Scan(
-            reply,
-            query.ref or b"",
-            query.counter,
-            query.mac,
-            None,
-            self.next_scan_id(),
-            self.loop.time(),
-            extras,
-        )
-        token = token or query.token
-        if self.limiter is not None and not self.admits(address, token):
+        scan = Scan(reply, query.ref or b"", query.counter, query.mac, None, self.next_scan_id(), self._now(), extras)
+        if digest is None and query.token is not None:
+            digest = token_sha256(query.token)
+        if self.limiter is not None and not self._admits(address, digest):
             self.engine.fail(scan, "rate_limited")
         elif query.ref is None or _may_be_a_code(query):
-            self.spawn(self._identify(scan, query.aid, token))
-        elif token is None:
+            self.spawn(self._identify(scan, query.aid, digest))
+        else:
+            self._submit(scan, digest)
+
+    def submit_usual(
+        self, code: bytes, counter: int, mac: bytes, digest: bytes | None, reply: Callable[[Scan], None], address: str | None
+    ) -> None:
+        """Start a scan of `/v1/t` that says tag code, counter and MAC and nothing else, as nearly all do."""
+        scan = Scan(reply, code, counter, mac, None, self.next_scan_id(), self._now(), None)
+        if self.limiter is not None and not self._admits(address, digest):
+            self.engine.fail(scan, "rate_limited")
+        else:
+            self._submit(scan, digest)
+
+    def _submit(self, scan: Scan, digest: bytes | None) -> None:
+        if digest is None:
             self.engine.submit(scan)
         else:
-            self.engine.submit_with_token(scan, token_sha256(token))
+            self.engine.submit_with_token(scan, digest)
+
+    def _admits(self, address: str | None, digest: bytes | None) -> bool:
+        assert self.limiter is not None
+        return self.limiter.admits(address, digest, self._now(), 1)
 
     def admits(self, address: str | None, token: str | None, count: int = 1) -> bool:
         """Do the rate limits let `count` more scans of this caller in?"""
         digest = token_sha256(token) if token is not None else None
-        return self.limiter is None or self.limiter.admits(address, digest, self.loop.time(), count)
+        return self.limiter is None or self.limiter.admits(address, digest, self._now(), count)
 
-    async def _identify(self, scan: Scan, aid: str | None, token: str | None) -> None:
+    async def _identify(self, scan: Scan, aid: str | None, digest: bytes | None) -> None:
         api_key = None
-        if token is not None:
+        if digest is not None:
             try:
-                api_key = await self.api_key(token)
+                api_key = await self._api_key(digest)
             except UnavailableError as error:
                 self.engine.fail(scan, error.code, error.reason)
                 return
@@ -149,11 +161,13 @@ class Desk:
 
     async def api_key(self, token: str) -> ApiKey | None:
         """The key behind a token, whatever its scopes; None if there is none. Raises `UnavailableError` if nobody can say."""
-        digest = token_sha256(token)
+        return await self._api_key(token_sha256(token))
+
+    async def _api_key(self, digest: bytes) -> ApiKey | None:
         known = self.catalogue.find_api_key(digest)
         if known is not None:
             return known
-        probe, found = await self._fetched(b"\0k" + digest)
+        probe, found = await self._fetched(by_token(digest))
         if probe.error is not None:
             raise UnavailableError(probe.error, probe.error_detail or "")
         return found if isinstance(found, ApiKey) else None
@@ -183,11 +197,5 @@ def _resolve(future: asyncio.Future[Any], result: Any) -> None:
         future.set_result(result)
 
 
-def token_sha256(token: str) -> bytes:
-    """What is stored of a token and looked up by: 32 bytes."""
-    return hashlib.sha256(token.encode()).digest()
-
-
 def _scan_ids() -> Callable[[], int]:
-    source = random.Random(os.urandom(32))  # noqa: S311 - uniqueness, not secrecy
-    return lambda: source.getrandbits(_SCAN_ID_BITS)
+    return partial(random.Random(os.urandom(32)).getrandbits, _SCAN_ID_BITS)  # noqa: S311 - uniqueness, not secrecy

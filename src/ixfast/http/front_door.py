@@ -12,20 +12,22 @@ Rules of this class:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from ixfast import limits, meters, reply
 from ixfast.errors import InputError
 from ixfast.http import wire
-from ixfast.http.hot_request import Recogniser, may_become_hot
+from ixfast.http.hot_request import Head, Recogniser, may_become_hot
 from ixfast.http.v1_query import read_query
+from ixfast.http.wire import v1_response
 from ixfast.scan import Scan
 
 
-class FrontDoor(asyncio.Protocol):
-    """One connection. `house` is what all connections of the worker share."""
+class FrontDoor:
+    """One connection, an `asyncio.Protocol`. `house` is what all connections of the worker share."""
 
-    __slots__ = ("_busy", "_eof", "_handler", "_house", "_paused", "_received", "_transport", "active_at")
+    __slots__ = ("_busy", "_eof", "_handler", "_house", "_paused", "_received", "_reply", "_transport", "active_at")
 
     def __init__(self, house: House) -> None:
         self._house = house
@@ -35,22 +37,24 @@ class FrontDoor(asyncio.Protocol):
         self._eof = False
         self._paused = False
         self._handler: asyncio.Protocol | None = None  # aiohttp's, after the hand-over
+        self._reply: Callable[[Scan], None] = self._answer  # bound once, not for every scan
         self.active_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.active_at = self._house.loop.time()
+        self.active_at = self._house.now()
         if not self._house.admit(self):
             transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._house.connections.discard(self)
+        self._reply = _hung_up  # or the two would keep each other alive
         if self._handler is not None:
             self._handler.connection_lost(error)
 
     def data_received(self, received: bytes) -> None:
         house = self._house
-        self.active_at = house.loop.time()
+        self.active_at = house.now()
         if self._handler is not None:
             self._handler.data_received(received)
             return
@@ -75,25 +79,30 @@ class FrontDoor(asyncio.Protocol):
             else:
                 self._hand_over(received)
             return
-        query, head, end = hot
+        asked, head, end = hot
         self._received = received[end:]
         self._busy = True
         house = self._house
         house.slots[meters.HOT_REQUESTS] += 1
+        address = self._client_address(head) if house.limited else None
+        if not isinstance(asked, str):
+            code, counter, mac = asked
+            house.desk.submit_usual(code, counter, mac, head.token_sha256, self._reply, address)
+            return
         try:
-            if house.desk.limiter is None:
-                house.desk.submit_v1(read_query(query), head.token, self._answer)
-            else:
-                peer = self._transport.get_extra_info("peername")
-                address = house.desk.client_address(peer[0] if peer else None, head.forwarded_for)
-                house.desk.submit_v1(read_query(query), head.token, self._answer, address)
+            house.desk.submit_v1(read_query(asked), head.token_sha256, self._reply, address)
         except InputError as error:
             house.slots[meters.SCAN_ERRORS[error.code]] += 1
             body = reply.v1_error(error.code, parameter=error.field)
             self._write(wire.response(reply.STATUS[error.code], body, closing=house.desk.draining))
 
+    def _client_address(self, head: Head) -> str | None:
+        peer = self._transport.get_extra_info("peername")
+        address: str | None = self._house.desk.client_address(peer[0] if peer else None, head.forwarded_for)
+        return address
+
     def _answer(self, scan: Scan) -> None:
-        self._write(wire.v1_response(scan, closing=self._house.desk.draining))
+        self._write(v1_response(scan, self._house.desk.draining))
 
     def _write(self, response: bytes) -> None:
         self._busy = False
@@ -155,13 +164,19 @@ class FrontDoor(asyncio.Protocol):
         self._transport.close()
 
 
+def _hung_up(_scan: Scan) -> None:
+    """The reply of a connection that is gone."""
+
+
 class House:
     """What the connections of a worker share: the desk, the way to aiohttp, limits and the register of connections."""
 
     def __init__(self, desk: Any, make_handler: Any, *, connections_max: int, idle_timeout_s: float) -> None:
         self.desk = desk
         self.loop: asyncio.AbstractEventLoop = desk.loop
+        self.now = self.loop.time
         self.slots = desk.meters.slots
+        self.limited = desk.limiter is not None
         self.make_handler = make_handler
         self.recognise = Recogniser().recognise
         self.connections: set[FrontDoor] = set()

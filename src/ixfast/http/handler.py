@@ -30,9 +30,13 @@ class Handler(web.RequestHandler):  # type: ignore[misc,type-arg,unused-ignore]
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("a part of the answer is sent already")
-        if status < 500:
+        # aiohttp quotes an Expect field that it does not know, and breaks where that is no UTF-8.
+        unquotable = isinstance(exc, UnicodeEncodeError) and "Expect" in request.headers
+        if status < 500 or unquotable:
             log.debug("unreadable request: %s", type(exc).__name__)
-            response = problem(request, status, "invalid_request", "The request is no HTTP/1.1 that can be read.")
+            response = problem(
+                request, 400 if unquotable else status, "invalid_request", "The request is no HTTP/1.1 that can be read."
+            )
         else:
             log.error("a request broke", exc_info=exc)
             response = problem(request, 503, "unavailable", "The request cannot be answered now.", reason="internal_error")

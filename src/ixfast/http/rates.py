@@ -18,7 +18,7 @@ class Buckets:
     def __init__(self, rate_per_s: float) -> None:
         self._rate_per_s = rate_per_s
         self._capacity = max(1.0, rate_per_s)
-        self._buckets: TwoGenerations[list[float]] = TwoGenerations(limits.RATE_BUCKETS_MAX)
+        self._buckets = TwoGenerations(limits.RATE_BUCKETS_MAX)
 
     def take(self, name: bytes, now: float, count: int = 1) -> bool:
         """Take `count` tokens at the time `now` (seconds, monotonic); False if there are not as many."""

@@ -24,6 +24,7 @@ from ixfast.http.hot_request import header_token, last_forwarded
 from ixfast.http.v1_query import read_query
 from ixfast.http.v2_scans import BatchBody, ScanBody, run
 from ixfast.records import ApiKey
+from ixfast.refs import token_sha256
 
 MESSAGES = {
     "unauthorised": "An API key with the scope scan is needed: X-API-Key, or Authorization: Bearer.",
@@ -117,7 +118,8 @@ async def _v1_scan(request: web.Request) -> web.Response:
         desk.meters.slots[meters.SCAN_ERRORS[error.code]] += 1
         return _v1_response(reply.STATUS[error.code], reply.v1_error(error.code, parameter=error.field))
     token = _token(request)
-    scan = await desk.ask(lambda answer: desk.submit_v1(query, token, answer, _address(request)))
+    digest = token_sha256(token) if token else None
+    scan = await desk.ask(lambda answer: desk.submit_v1(query, digest, answer, _address(request)))
     return _v1_response(reply.status(scan), reply.v1_body(scan), cors=wire.allows_cors(scan), challenged=wire.challenged(scan))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from ixfast import limits, reply
+from ixfast.reply import v1_body
 from ixfast.scan import Scan
 
 CONTENT_TYPE = "application/json; charset=utf-8"
@@ -35,12 +36,14 @@ _PREFIXES = {
     for closing in (True, False)
     for challenged in (True, False)
 }
-_OK = _PREFIXES[200, True, False, False]
+_OK_HEADS = tuple(_PREFIXES[200, True, False, False] + b"%d\r\n\r\n" % length for length in range(512))
+"""Everything before a body of so many bytes in the usual response."""
 
 
 def allows_cors(scan: Scan) -> bool:
     """Browsers may read answers unless the account forbids it; what belongs to no account is open."""
-    return scan.record is None or scan.record.group.account.cors
+    record = scan.record
+    return record is None or record.group.account.cors
 
 
 def challenged(scan: Scan) -> bool:
@@ -48,11 +51,11 @@ def challenged(scan: Scan) -> bool:
     return scan.error == "unauthorised" or (scan.error == "not_found" and scan.api_key is None)
 
 
-def v1_response(scan: Scan, *, closing: bool = False) -> bytes:
+def v1_response(scan: Scan, closing: bool = False) -> bytes:
     """The whole response to a hot request."""
-    body = reply.v1_body(scan)
-    if scan.error is None and not closing and allows_cors(scan):
-        return b"%b%d\r\n\r\n%b" % (_OK, len(body), body)
+    body = v1_body(scan)
+    if scan.error is None and not closing and len(body) < len(_OK_HEADS) and allows_cors(scan):
+        return _OK_HEADS[len(body)] + body
     return response(reply.status(scan), body, cors=allows_cors(scan), closing=closing, challenge=challenged(scan))
 
 

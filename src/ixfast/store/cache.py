@@ -7,28 +7,26 @@ forgotten goes a few entries at a time, because freeing 250,000 records at once 
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
-
-V = TypeVar("V")
+from typing import Any
 
 _FORGET_PER_PUT = 3
 
 
-class TwoGenerations(Generic[V]):
+class TwoGenerations:
     """At most about `entries_max` live values by `bytes` key. None is not a value."""
 
     __slots__ = ("_dying", "_half", "_old", "_young")
 
     def __init__(self, entries_max: int) -> None:
         self._half = max(1, entries_max // 2)
-        self._young: dict[bytes, V] = {}
-        self._old: dict[bytes, V] = {}
-        self._dying: dict[bytes, V] = {}
+        self._young: dict[bytes, Any] = {}
+        self._old: dict[bytes, Any] = {}
+        self._dying: dict[bytes, Any] = {}
 
     def __len__(self) -> int:
         return len(self._young) + len(self._old)
 
-    def get(self, key: bytes) -> V | None:
+    def get(self, key: bytes) -> Any:
         value = self._young.get(key)
         if value is None and self._old:
             value = self._old.pop(key, None)
@@ -36,7 +34,7 @@ class TwoGenerations(Generic[V]):
                 self.put(key, value)
         return value
 
-    def peek(self, key: bytes) -> V | None:
+    def peek(self, key: bytes) -> Any:
         """The value without taking this for a use."""
         return self._young.get(key) or self._old.get(key)
 
@@ -44,7 +42,7 @@ class TwoGenerations(Generic[V]):
         """All keys now; a management act, which may take its time."""
         return [*self._young, *self._old]
 
-    def put(self, key: bytes, value: V) -> None:
+    def put(self, key: bytes, value: Any) -> None:
         if key in self._young:
             self._young[key] = value
             return
@@ -58,7 +56,7 @@ class TwoGenerations(Generic[V]):
             dying.popitem()
         self._young[key] = value
 
-    def pop(self, key: bytes) -> V | None:
+    def pop(self, key: bytes) -> Any:
         value = self._young.pop(key, None)
         return value if value is not None else self._old.pop(key, None)
 

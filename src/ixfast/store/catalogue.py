@@ -53,10 +53,10 @@ class Catalogue:
         self._meters = gauges
         self._deadline_s = deadline_s
         self._loader = Loader(keks)
-        self._tags: TwoGenerations[TagRecord] = TwoGenerations(tags_max)
-        self._aliases: TwoGenerations[bytes] = TwoGenerations(tags_max)
-        self._api_keys: TwoGenerations[ApiKey] = TwoGenerations(10_000)
-        self._absent: TwoGenerations[float] = TwoGenerations(absent_max)
+        self._tags = TwoGenerations(tags_max)  # TagRecord
+        self._aliases = TwoGenerations(tags_max)  # bytes
+        self._api_keys = TwoGenerations(10_000)  # ApiKey
+        self._absent = TwoGenerations(absent_max)  # float
         self._accounts: dict[str, tuple[Account, list[Group]]] = {}
         self._enrolling: frozenset[str] | None = None  # Accounts (AID) with a group that enrols; None: to be asked for
         self._waiting: dict[bytes, list[tuple[Scan, Found]]] = {}
@@ -74,7 +74,7 @@ class Catalogue:
 
     def find(self, ref: bytes) -> TagRecord | None:
         """The cached record behind a tag reference."""
-        record = self._tags.get(ref)
+        record: TagRecord | None = self._tags.get(ref)
         if record is None and ref[:1] == b"\0":
             code = self._aliases.get(ref)
             if code is not None:
@@ -85,7 +85,8 @@ class Catalogue:
 
     def find_api_key(self, token_sha256: bytes) -> ApiKey | None:
         """The cached API key behind a token's hash."""
-        return self._api_keys.get(refs.by_token(token_sha256))
+        known: ApiKey | None = self._api_keys.get(refs.by_token(token_sha256))
+        return known
 
     def fetch(self, scan: Scan, ref: bytes, found: Found) -> None:
         """Look `ref` up and call `found(scan, record)`; None is proof of absence, in the account of the scan's API key if it

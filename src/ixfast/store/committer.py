@@ -348,5 +348,10 @@ class Committer:
 def _columns(batch: dict[int, Scan]) -> tuple[list[int], list[int], list[int]]:
     """The statement's arrays, ascending by tag id: rows are locked in one order by everybody."""
     tag_ids = sorted(batch)
-    scans = [batch[tag_id] for tag_id in tag_ids]
-    return tag_ids, [s.position for s in scans], [s.scan_id for s in scans]
+    positions: list[int] = []
+    scan_ids: list[int] = []
+    for tag_id in tag_ids:
+        scan = batch[tag_id]
+        positions.append(scan.position)
+        scan_ids.append(scan.scan_id)
+    return tag_ids, positions, scan_ids

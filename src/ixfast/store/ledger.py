@@ -23,6 +23,7 @@ from ixfast.store.trouble import Trouble, trouble_of
 log = logging.getLogger("ixfast.ledger")
 
 _REFUSAL_FLUSH_S = 0.25
+_ADVANCED = Outcome.ADVANCED
 _LETTERS = {
     Verdict.REPLAYED: "r", Verdict.FORGED: "f", Verdict.INCOMPLETE: "i", Verdict.INACTIVE: "x", Verdict.REPEAT: "a",
 }  # fmt: skip
@@ -101,7 +102,7 @@ class Ledger:
     # What the committers call.
 
     def passed(self, scan: Scan) -> None:
-        scan.outcome = Outcome.ADVANCED
+        scan.outcome = _ADVANCED
         record = scan.record
         assert record is not None
         if scan.position > record.floor:

@@ -1,0 +1,15 @@
+# The desk's fields and its steps for every scan where desk.py is compiled.
+
+from ixfast.engine cimport Engine
+from ixfast.scan cimport Scan
+
+
+cdef class Desk:
+    cdef public Engine engine
+    cdef public object catalogue, meters, loop, limiter, next_scan_id, _now
+    cdef public bint draining, _trust_forwarded_for
+    cdef public set answering, _tasks
+
+    cpdef submit_usual(self, bytes code, long counter, bytes mac, bytes digest, reply, address)
+    cdef _submit(self, Scan scan, bytes digest)
+    cdef bint _admits(self, address, bytes digest)

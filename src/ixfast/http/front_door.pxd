@@ -1,0 +1,38 @@
+# The front door's fields and its steps for every request where front_door.py is compiled.
+
+cimport cython
+
+from ixfast.http.desk cimport Desk
+from ixfast.http.hot_request cimport Head
+from ixfast.http.wire cimport v1_response
+from ixfast.scan cimport Scan
+
+
+cdef class FrontDoor:
+    cdef object _transport, _handler, _reply
+    cdef House _house
+    cdef bytes _received
+    cdef bint _busy, _eof, _paused
+    cdef public double active_at
+
+    @cython.locals(house=House)
+    cpdef data_received(self, bytes received)
+
+    @cython.locals(house=House, head=Head)
+    cdef _serve(self, bytes received)
+    cdef _client_address(self, Head head)
+    cpdef _answer(self, Scan scan)
+    cdef _write(self, bytes response)
+    cdef _hand_over(self, bytes received)
+
+
+cdef class House:
+    cdef public Desk desk
+    cdef public object loop, now, make_handler, recognise, _sweeper
+    cdef public set connections
+    cdef public bint limited
+    cdef public long _connections_max
+    cdef public double _idle_timeout_s
+    cdef long long[::1] slots
+
+    cdef bint admit(self, FrontDoor connection)

@@ -1,0 +1,11 @@
+# Where hot_request.py is compiled: the recogniser's memo and its one method.
+
+cdef class Head:
+    cdef public object token_sha256, forwarded_for
+
+
+cdef class Recogniser:
+    cdef dict _heads
+
+    cpdef recognise(self, bytes received)
+    cdef _remember(self, bytes block)

@@ -1,0 +1,11 @@
+# A scan's fields, as they lie in memory where scan.py is compiled.
+
+cdef class Scan:
+    cdef public object reply
+    cdef public bytes ref, mac
+    cdef public long long scan_id, tag_id, scan_count
+    cdef public long counter, position, previous_position
+    cdef public int rule, held_rounds
+    cdef public double arrived
+    cdef public bint authentic, unresolved, answered
+    cdef public object api_key, extras, record, reason, outcome, verdict, error, error_detail, error_field

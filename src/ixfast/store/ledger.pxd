@@ -1,0 +1,27 @@
+# The ledger's fields and its steps for every scan where ledger.py is compiled.
+
+cimport cython
+
+from ixfast.records cimport TagRecord
+from ixfast.scan cimport Scan
+
+
+cdef class Ledger:
+    cdef public object _pool, _settled, _meters, _loop, _flusher
+    cdef public double _deadline_s
+    cdef public list _committers, _submits, _unproven, _refusals
+    cdef public long _groups
+    cdef public dict _sql
+    cdef public bint _reading
+    cdef public set _tasks
+
+    cpdef submit(self, Scan scan)
+
+    @cython.locals(record=TagRecord)
+    cpdef passed(self, Scan scan)
+
+    @cython.locals(record=TagRecord)
+    cpdef bint known_replay(self, Scan scan)
+    cpdef failed(self, Scan scan, code, reason)
+    cpdef read_state(self, Scan scan)
+    cpdef log_refusal(self, Scan scan)
