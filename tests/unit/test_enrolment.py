@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support import eventually
 
 from ixfast import refs
 from ixfast.chips import compile_profile, preset
@@ -102,7 +103,7 @@ async def test_a_genuine_tap_is_enrolled_and_goes_on_as_any_other(rooms: Rooms, 
     assert rooms.forgotten == [refs.by_uid("acme", tag.uid)]
     assert (await rooms.ask(tag, tag.tap_at(1))).verdict == "replayed"
     assert (await rooms.ask(tag, tag.tap())).verdict == "genuine" and len(rooms.made) == 1
-    assert rooms.enrolment.idle
+    await eventually(lambda: rooms.enrolment.idle, 5)
 
 
 async def test_an_encrypted_tap_is_enrolled_by_the_uid_that_is_inside(rooms: Rooms) -> None:
