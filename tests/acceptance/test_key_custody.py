@@ -18,6 +18,7 @@ from served import Connection, Served, once, plain_target
 from support import eventually, eventually_sync
 
 from ixfast.keys import key_file, sealing
+from ixfast.keys.diversify import BoltCard
 from ixfast.keys.key_file import KeyFile
 from ixfast.store import rotation
 from ixfast.testing import VirtualFleet
@@ -25,6 +26,7 @@ from ixfast.testing import VirtualFleet
 DEAF_SERVER = Path(__file__).parents[1] / "deaf_server.py"
 PLAIN = VirtualFleet(11, 3000, "ixkio-plain", account="acme")
 ENCRYPTED = VirtualFleet(12, 20, "encrypted", account="acme")
+DERIVED = VirtualFleet(86, 5, "boltcard", account="derived", derivation=BoltCard())
 WHO_READS_KEYS = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'UPDATE tag_key%' AND datname = current_database()"
 
 
@@ -199,6 +201,7 @@ def test_custody_moves_from_the_file_to_a_key_service(tmp_path: Path, database: 
     server.home.mkdir()
     assert "provider file" in server.cli("keys", "init")
     server.provision(ENCRYPTED)
+    server.provision(DERIVED)
     (first,) = kek_ids(server)
     server.cli("keys", "rotate", "--provider", "vault-transit", "--key-ref", "transit/ixfast")
     server.cli("keys", "remove", first)
@@ -206,7 +209,7 @@ def test_custody_moves_from_the_file_to_a_key_service(tmp_path: Path, database: 
     assert (line.provider, line.reference) == ("vault-transit", "transit/ixfast")
     assert line.sealed.startswith(b"vault:v1:")
     shown = server.cli("keys", "status")
-    assert re.search(rf"^\* {line.id} +20 +1 +yes +vault-transit transit/ixfast$", shown, re.MULTILINE)
+    assert re.search(rf"^\* {line.id} +20 +1 +1 +yes +vault-transit transit/ixfast$", shown, re.MULTILINE)
     again = server.cli("keys", "rotate")  # a key of the same provider
     assert KeyFile.read(server.kek_file).lines[0].provider == "vault-transit"
     assert VAULT_TOKEN not in shown + again
