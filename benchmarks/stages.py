@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks import plots, scans
-from benchmarks.contenders import Contender, http_contenders
+from benchmarks.contenders import Contender, http_contenders, ixfast_with
 from benchmarks.experiment import Experiment
 from benchmarks.load import histogram
 from benchmarks.load.drive import Load
@@ -35,9 +35,10 @@ class Size:
     seconds: float = 15.0
     rate_fraction: float = 0.5
     capacity: float = 0.0
+    trace_every: int = 16
 
 
-SMOKE = Size(tags=200, connections=8, seconds=0.5, capacity=300.0)
+SMOKE = Size(tags=200, connections=8, seconds=0.5, capacity=300.0, trace_every=1)
 
 
 def measure(stage: Stage, contender: Contender, size: Size) -> dict[str, Any]:
@@ -100,6 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     size = replace(size, **{name: getattr(given, name) for name in ("capacity", "seconds") if getattr(given, name)})
     experiment.plan("stage and capacity 1 minute", f"{size.seconds:g} s of load")
     contender = http_contenders()["ixfast"]
+    traced = contender._replace(serve=ixfast_with(("--trace-every", str(size.trace_every))))
     with Stage(Traffic(given.seed, size.tags, size.connections)) as stage:
         record = experiment.begin(stage, size=asdict(size))
         if not size.capacity:
@@ -107,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
             if not found.good:
                 return experiment.end({**record, "stages": {}}, [f"the capacity is not known: {found.flaws} {found.audit}"])
             size = replace(size, capacity=found.requests_per_s)
-        record |= measure(stage, contender, size)
+        record |= measure(stage, traced, size)
     if record["stages"]:
         values = {name: record["stages"][name]["us"] for name in in_order(record["stages"])}
         experiment.draw("stages", plots.bars("Time of a scan by stage", "µs", values))

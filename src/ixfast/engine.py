@@ -18,6 +18,7 @@ from ixfast.errors import InputError
 from ixfast.model import Evidence, Verdict
 from ixfast.records import ApiKey, TagRecord
 from ixfast.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, Extras, Outcome, Scan, parameters_of
+from ixfast.trace import CORE, LOOKUP, RULES, STATEMENT
 
 log = logging.getLogger("ixfast.engine")
 
@@ -126,6 +127,8 @@ class Engine:
 
     def _examine(self, scan: Scan, record: TagRecord) -> None:
         """Is the tap authentic? The hot form is judged here, every other by the profile."""
+        if scan.trace is not None:
+            scan.trace.ends(LOOKUP)
         scan.tag_id = record.tag_id
         profile = record.group.profile
         if profile is None:
@@ -187,6 +190,8 @@ class Engine:
     def _settle(self, scan: Scan, record: TagRecord) -> None:
         """Is it newer than everything accepted before? A counter that this worker knows to be used costs no statement."""
         extras = scan.extras
+        if scan.trace is not None:
+            scan.trace.ends(CORE)
         if extras is not None and extras.peek:
             self._ledger.read_state(scan)
         elif COUNTED_ONLY != scan.position <= record.floor and not (
@@ -198,6 +203,8 @@ class Engine:
 
     def settled(self, scan: Scan) -> None:
         """The ledger's word."""
+        if scan.trace is not None:
+            scan.trace.ends(STATEMENT)
         try:
             self._conclude(scan)
         except Exception:
@@ -236,6 +243,8 @@ class Engine:
         own = record.own
         answers = record.group.answers if own is None else record.answers
         scan.rule = answers.rules.decide(scan)
+        if scan.trace is not None:
+            scan.trace.ends(RULES)
         self._answer(scan)
 
     def unknown(self, scan: Scan) -> None:

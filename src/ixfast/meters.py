@@ -22,6 +22,10 @@ STATEMENT_BUCKETS_US = (250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 1
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
+STAGES = ("parse", "lookup", "core", "wait", "statement", "rules", "reply", "write")
+"""The stages of a scan that is traced, in their order (`trace.py`)."""
+
+
 class Meter(NamedTuple):
     name: str
     kind: str  # "counter" or "gauge"
@@ -73,6 +77,12 @@ _BATCH = "Scans of a ledger statement, cumulative buckets."
 BATCH_ROWS = [
     *(_meter("ixfast_ledger_batch_rows_bucket", "counter", _BATCH, le=str(le)) for le in BATCH_BUCKETS),
     _meter("ixfast_ledger_batch_rows_bucket", "counter", _BATCH, le="+Inf"),
+]
+STAGE_NS = [
+    _meter("ixfast_stage_ns_sum", "counter", "Nanoseconds that traced scans spent in a stage.", stage=stage) for stage in STAGES
+]
+STAGE_SCANS = [
+    _meter("ixfast_stage_ns_count", "counter", "Traced scans that went through a stage.", stage=stage) for stage in STAGES
 ]
 
 REGION_BYTES = len(METERS) * 8

@@ -16,6 +16,7 @@ from ixfast.model import Evidence, Verdict
 
 if TYPE_CHECKING:
     from ixfast.records import ApiKey, TagRecord
+    from ixfast.trace import Trace
 
 COUNTED_ONLY = -1
 """The position of a scan that has no counter to compare and is only counted."""
@@ -86,7 +87,7 @@ class Scan:
     __slots__ = (
         "answered", "api_key", "arrived", "authentic", "counter", "error", "error_detail", "error_field", "extras", "held_rounds",
         "mac", "outcome", "position", "previous_position", "reason", "record", "ref", "reply", "rule", "scan_count", "scan_id",
-        "tag_id", "unresolved", "verdict",
+        "tag_id", "trace", "unresolved", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +109,7 @@ class Scan:
         self.scan_id = scan_id  # 63 bit, unique; what a lost reply is resolved by
         self.arrived = arrived  # loop time in seconds
         self.extras = extras
+        self.trace: Trace | None = None
         # Judged by the engine.
         self.record: TagRecord | None = None
         self.authentic = False

@@ -164,6 +164,7 @@ class Worker:
             make_handler,
             connections_max=settings.max_connections,
             idle_timeout_s=settings.idle_timeout_s,
+            trace_every=settings.trace_every,
         )
         tls = None
         if settings.tls_cert is not None:

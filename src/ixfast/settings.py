@@ -182,6 +182,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             10_000_000,
         ),
     ] = 0
+    trace_every: Annotated[
+        int,
+        Rule(
+            "Of every so-many-th scan the time of each stage is measured and told by the metrics. 0: of none.",
+            "scans",
+            0,
+            1_000_000,
+        ),
+    ] = 0
     trust_forwarded_for: Annotated[
         bool, Rule("Take the client's address from the last entry of X-Forwarded-For. Only behind a balancer that sets it.")
     ] = False

@@ -15,6 +15,7 @@ from support import eventually, eventually_sync
 from ixfast.chips import PRESETS
 from ixfast.cli import main
 from ixfast.limits import BATCH_SCANS_MAX
+from ixfast.meters import STAGES
 from ixfast.provision import DEMO_DERIVED
 from ixfast.testing import VirtualFleet
 
@@ -102,6 +103,19 @@ def test_health_and_one_scrape_for_all_workers(fleets: Served) -> None:
     text = fleets.ask_private("/metrics")[1].decode()
     ready = re.findall(r'^ixfast_worker_ready\{worker="(\d)"\} (\S+)$', text, re.MULTILINE)
     assert ready == [("0", "1.0"), ("1", "1.0")]
+
+
+async def test_stages_are_told_of_every_so_many_th_scan(database: str, server_dir: Any) -> None:
+    with Served(server_dir, dsn=database, workers=1, trace_every=2) as served:
+        served.provision(OPEN)
+        async with await Connection.open(served.port) as connection:
+            answers = [await connection.get(plain_target(OPEN, 9, counter)) for counter in range(1, 5)]
+        assert [answer.json["response"] for answer in answers] == ["Pass"] * 4
+        counted = re.findall(
+            r'^ixfast_stage_ns_count\{stage="(\w+)",worker="0"\} (\S+)$', served.ask_private("/metrics")[1].decode(), re.MULTILINE
+        )
+    assert [stage for stage, _ in counted] == list(STAGES)
+    assert {count for _, count in counted} == {"2.0"}
 
 
 async def test_head_options_and_peek_consume_nothing(fleets: Served) -> None:

@@ -18,6 +18,7 @@ from ixfast.records import Batch, TagRecord
 from ixfast.rules import AUTHENTICATION_PASS, RuleSet
 from ixfast.scan import Extras, Scan
 from ixfast.testing import VirtualFleet, VirtualTag
+from ixfast.trace import Trace
 
 TOKEN = bytes(range(32))
 
@@ -51,9 +52,11 @@ class House:
         answers: list[Scan] = []
         api_key, token = options.pop("api_key", None), options.pop("token", None)
         scan_id = options.pop("scan_id", None) or next(self.ids)
-        extras = Extras(**options) if options else None
         ref = ref.encode() if isinstance(ref, str) else ref
+        trace = options.pop("trace", None)
+        extras = Extras(**options) if options else None
         scan = Scan(answers.append, ref, counter, mac, api_key, scan_id, self.now, extras)
+        scan.trace = trace
         if token is None:
             self.engine.submit(scan)
         else:
@@ -326,3 +329,20 @@ def test_a_reply_that_fails_stops_nobody_else(house: House, caplog: pytest.LogCa
     house.engine.submit(Scan(gone, record.xuid, 1, mac, None, 1, 0.0))
     assert told(house.tap(tag, 1)) == REPLAYED  # what was decided stays decided
     assert len(caplog.records) == 1
+
+
+def test_a_traced_scan_tells_of_the_stages_that_it_went_through() -> None:
+    house = House()
+    tag, record = house.tag()
+
+    def ask(counter: int, mac: bytes, trace: Trace | None) -> Verdict | None:
+        return house.scan(record.xuid, counter, mac, trace=trace).verdict
+
+    slots = house.meters.slots
+    mac = bytes.fromhex(tag.parameters_at(7)["e"])
+    assert ask(7, mac, Trace(slots)) is Verdict.GENUINE
+    assert ask(8, mac, Trace(slots)) is Verdict.FORGED
+    assert ask(8, mac, None) is Verdict.FORGED
+    counts = dict(zip(meters.STAGES, (slots[slot] for slot in meters.STAGE_SCANS), strict=True))
+    assert counts == {"parse": 0, "lookup": 2, "core": 1, "wait": 0, "statement": 1, "rules": 2, "reply": 0, "write": 0}
+    assert [slots[slot] > 0 for slot in meters.STAGE_NS] == [count > 0 for count in counts.values()]

@@ -10,6 +10,6 @@ cdef class Desk:
     cdef public bint draining, _trust_forwarded_for
     cdef public set answering, _tasks
 
-    cpdef submit_usual(self, bytes code, long counter, bytes mac, bytes digest, reply, address)
+    cpdef submit_usual(self, bytes code, long counter, bytes mac, bytes digest, reply, address, trace)
     cdef _submit(self, Scan scan, bytes digest)
     cdef bint _admits(self, address, bytes digest)

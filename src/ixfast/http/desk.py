@@ -24,6 +24,7 @@ from ixfast.records import ApiKey
 from ixfast.refs import by_token, token_sha256
 from ixfast.scan import Extras, Scan
 from ixfast.store.catalogue import Catalogue
+from ixfast.trace import PARSE, Trace
 
 _SCAN_ID_BITS = 63
 _CODE = re.compile(r"[0-9A-Fa-f]{16}", re.ASCII)
@@ -75,10 +76,20 @@ class Desk:
             self._submit(scan, digest)
 
     def submit_usual(
-        self, code: bytes, counter: int, mac: bytes, digest: bytes | None, reply: Callable[[Scan], None], address: str | None
+        self,
+        code: bytes,
+        counter: int,
+        mac: bytes,
+        digest: bytes | None,
+        reply: Callable[[Scan], None],
+        address: str | None,
+        trace: Trace | None,
     ) -> None:
         """Start a scan of `/v1/t` that says tag code, counter and MAC and nothing else, as nearly all do."""
         scan = Scan(reply, code, counter, mac, None, self.next_scan_id(), self._now(), None)
+        if trace is not None:
+            scan.trace = trace
+            trace.ends(PARSE)
         if self.limiter is not None and not self._admits(address, digest):
             self.engine.fail(scan, "rate_limited")
         else:

@@ -31,8 +31,11 @@ cdef class House:
     cdef public object loop, now, make_handler, recognise, _sweeper
     cdef public set connections
     cdef public bint limited
+    cdef public long trace_every, _untraced
+    cdef object _slots
     cdef public long _connections_max
     cdef public double _idle_timeout_s
     cdef long long[::1] slots
 
+    cdef next_trace(self)
     cdef bint admit(self, FrontDoor connection)

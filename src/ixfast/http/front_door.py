@@ -22,6 +22,7 @@ from ixfast.http.hot_request import Head, Recogniser, may_become_hot
 from ixfast.http.v1_query import read_query
 from ixfast.http.wire import v1_response
 from ixfast.scan import Scan
+from ixfast.trace import REPLY, WRITE, Trace
 
 
 class FrontDoor:
@@ -70,6 +71,7 @@ class FrontDoor:
 
     def _serve(self, received: bytes) -> None:
         """Serve the request that `received` begins with; what follows it waits."""
+        trace = self._house.next_trace() if self._house.trace_every else None
         hot = self._house.recognise(received)
         if hot is None:
             if self._eof:
@@ -87,7 +89,7 @@ class FrontDoor:
         address = self._client_address(head) if house.limited else None
         if not isinstance(asked, str):
             code, counter, mac = asked
-            house.desk.submit_usual(code, counter, mac, head.token_sha256, self._reply, address)
+            house.desk.submit_usual(code, counter, mac, head.token_sha256, self._reply, address, trace)
             return
         try:
             house.desk.submit_v1(read_query(asked), head.token_sha256, self._reply, address)
@@ -102,7 +104,14 @@ class FrontDoor:
         return address
 
     def _answer(self, scan: Scan) -> None:
-        self._write(v1_response(scan, self._house.desk.draining))
+        response = v1_response(scan, self._house.desk.draining)
+        trace = scan.trace
+        if trace is None:
+            self._write(response)
+        else:
+            trace.ends(REPLY)
+            self._write(response)
+            trace.ends(WRITE)
 
     def _write(self, response: bytes) -> None:
         self._busy = False
@@ -171,18 +180,31 @@ def _hung_up(_scan: Scan) -> None:
 class House:
     """What the connections of a worker share: the desk, the way to aiohttp, limits and the register of connections."""
 
-    def __init__(self, desk: Any, make_handler: Any, *, connections_max: int, idle_timeout_s: float) -> None:
+    def __init__(
+        self, desk: Any, make_handler: Any, *, connections_max: int, idle_timeout_s: float, trace_every: int = 0
+    ) -> None:
         self.desk = desk
         self.loop: asyncio.AbstractEventLoop = desk.loop
         self.now = self.loop.time
         self.slots = desk.meters.slots
         self.limited = desk.limiter is not None
+        self.trace_every = trace_every
+        self._untraced = 0
+        self._slots = desk.meters.slots  # for traces; `slots` may lie in C
         self.make_handler = make_handler
         self.recognise = Recogniser().recognise
         self.connections: set[FrontDoor] = set()
         self._connections_max = connections_max
         self._idle_timeout_s = idle_timeout_s
         self._sweeper = self.loop.call_later(1.0, self._sweep)
+
+    def next_trace(self) -> Trace | None:
+        """A trace for every so-many-th scan."""
+        self._untraced += 1
+        if self._untraced < self.trace_every:
+            return None
+        self._untraced = 0
+        return Trace(self._slots)
 
     def admit(self, connection: FrontDoor) -> bool:
         if len(self.connections) >= self._connections_max:

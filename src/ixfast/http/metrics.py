@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from ixfast.meters import METERS, Meters
 
 # Cumulative buckets are kept as plain counters; Prometheus joins them by these endings.
-_HISTOGRAM = ("_bucket", "_sum")
+_HISTOGRAM = ("_bucket", "_sum", "_count")
 
 
 class _Workers(Collector):

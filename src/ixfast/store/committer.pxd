@@ -11,7 +11,7 @@ cdef class Committer:
     cdef public double _deadline_s
     cdef public dict _waiting, _behind, _in_flight
     cdef public list _set_aside
-    cdef public bint _sent
+    cdef public bint _sent, _traced
 
     @cython.locals(waiting=dict, tag_id=object)
     cpdef submit(self, Scan scan)

@@ -22,6 +22,7 @@ from ixfast import limits, meters
 from ixfast.scan import Scan
 from ixfast.store.session import LedgerSession
 from ixfast.store.trouble import Trouble, trouble_of
+from ixfast.trace import WAIT
 
 log = logging.getLogger("ixfast.ledger")
 
@@ -69,6 +70,7 @@ class Committer:
         self._behind_count = 0
         self._in_flight: dict[int, Scan] = {}
         self._set_aside: list[dict[int, Scan]] = []  # halves of the batch in flight that wait for their turn
+        self._traced = False  # a scan that is traced waits, or has waited
         self._sent = False  # the batch in flight has reached a connection at least once
         self._session: LedgerSession | None = None
         self._trouble = "database_unreachable"  # why there is no session
@@ -114,6 +116,8 @@ class Committer:
             self._resolver.failed(scan, "overloaded", "ledger_queue_full")
         elif tag_id not in waiting:
             waiting[tag_id] = scan
+            if scan.trace is not None:
+                self._traced = True
             if self._wake is not None:
                 self._wake.set_result(None)
                 self._wake = None
@@ -178,6 +182,8 @@ class Committer:
         if session is None or not batch:
             return
         columns = _columns(batch)
+        if self._traced:
+            self._end_waits(batch)
         self._sent = True
         started = self._loop.time()
         try:
@@ -196,6 +202,12 @@ class Committer:
                 scan.scan_count = scan_count
                 passed(scan)
         self._unproven(batch)
+
+    def _end_waits(self, batch: dict[int, Scan]) -> None:
+        self._traced = False
+        for scan in batch.values():
+            if scan.trace is not None:
+                scan.trace.ends(WAIT)
 
     def _unproven(self, batch: dict[int, Scan]) -> None:
         while batch:
