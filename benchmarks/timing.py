@@ -257,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.smoke:
         return 0 if same else 1
     print(f"\n{'no difference found' if same and worst < THRESHOLD else 'THE KINDS CAN BE TOLD APART'}")
-    print(f"control: {'caught' if caught else 'NOT CAUGHT'}")
+    print(f"control: {'not run' if not control_pairs else 'caught' if caught else 'NOT CAUGHT'}")
     return 0 if same and worst < THRESHOLD and caught else 1
 
 
