@@ -512,6 +512,36 @@ async def test_two_imports_into_an_account(house: House) -> None:
     await house.taken(b"CUID\n2\n")
 
 
+async def test_imports_into_two_accounts_wait_for_each_other_at_their_ends(house: House) -> None:
+    other = await asyncpg.connect(house.dsn)
+    theirs = await other.fetchval("SELECT account_id FROM account WHERE aid = 'other'")
+    group = await group_named(other, theirs, "Theirs")
+    async with other.transaction():
+        await import_tags(other, house.keks, [csv_of("CUID", map(str, range(2, 999)))], account_id=theirs, group_id=group)
+        mine = asyncio.create_task(house.taken(csv_of("CUID", map(str, range(999)))))
+
+        async def waits() -> bool:
+            return bool(await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
+
+        await eventually(waits, 20)
+    assert (await mine).added == 999
+    await other.close()
+
+
+async def test_a_lost_connection_is_told_in_a_sentence(house: House, desk: Desk) -> None:
+    await house.connection.execute("CREATE FUNCTION off() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                                   "PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$")  # fmt: skip
+    await house.connection.execute("CREATE TRIGGER off BEFORE INSERT ON tag_counter FOR EACH ROW EXECUTE FUNCTION off()")
+    path = desk.folder / "tags.csv"
+    path.write_text("CUID\n1\n")
+    done = await in_thread(desk, "import", str(path), "--account", "acme", "--group", "Red")
+    assert done.exit_code == 1
+    assert done.output == (
+        "Error: It is not known whether the file was imported: connection_lost. Import it again; what is there already is not "
+        "imported twice.\n"
+    )
+
+
 async def test_somebody_else_takes_the_code_meanwhile(house: House) -> None:
     other = await asyncpg.connect(house.dsn)
     group = await other.fetchval("SELECT group_id FROM tag_group WHERE name = 'Red'")

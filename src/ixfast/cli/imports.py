@@ -14,13 +14,13 @@ import click
 import orjson
 
 from ixfast.cli.place import connected, resolve
-from ixfast.errors import InputError
+from ixfast.errors import InputError, UnavailableError
 from ixfast.store import management
 from ixfast.store.exporting import export_tags
 from ixfast.store.importing import Options, Report, import_tags
 from ixfast.store.importing_codes import CODE_CHARS
 from ixfast.store.places import batch_named, group_named
-from ixfast.tag_files import FORMATS, PRESETS
+from ixfast.tag_files import FORMATS, PRESETS, counted
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _PIECE_BYTES = 256 * 1024
@@ -80,7 +80,7 @@ def _register_import(main: click.Group, with_settings: Decorator) -> None:
                 return await import_tags(
                     connection,
                     place.keys(),
-                    iter(lambda: file.read(_PIECE_BYTES), b""),
+                    _pieces(file),
                     account_id=account_id,
                     group_id=await group_named(connection, account_id, group, folder),
                     batch=batch,
@@ -91,7 +91,8 @@ def _register_import(main: click.Group, with_settings: Decorator) -> None:
 
         sys.setswitchinterval(_SWITCH_S)
         with place.database() as dsn, _ReportFile(report_path) as lines, _progress(file) as progress:
-            report = asyncio.run(work(dsn, lines, progress))
+            with _broken_off():
+                report = asyncio.run(work(dsn, lines, progress))
             lines.finish(report)
         _tell(report, batch)
 
@@ -120,6 +121,34 @@ def _register_export(main: click.Group, with_settings: Decorator) -> None:
 
         with place.database() as dsn:
             asyncio.run(work(dsn))
+
+
+@contextlib.contextmanager
+def _file_errors(what: str) -> Iterator[None]:
+    """Errors of a file, which are not to be taken for the database's."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError("invalid_request", f"{what}: {error.strerror}. Nothing was imported.") from None
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with _file_errors("The file cannot be read"):
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
+
+
+@contextlib.contextmanager
+def _broken_off() -> Iterator[None]:
+    """The database's troubles as a sentence."""
+    try:
+        with management.troubles(readonly=False):
+            yield
+    except UnavailableError as error:
+        what = "It is not known whether the file was imported" if error.code == "outcome_unknown" else "Nothing was imported"
+        raise click.ClickException(
+            f"{what}: {error.reason}. Import it again; what is there already is not imported twice."
+        ) from None
 
 
 async def _group_and_batch(
@@ -164,7 +193,9 @@ class _ReportFile:
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         assert self._file is not None
-        self._file.writelines(orjson.dumps(row) + b"\n" for row in rows)
+        with _file_errors("The report cannot be written"):
+            self._file.writelines(orjson.dumps(row) + b"\n" for row in rows)
+            self._file.flush()  # A full disk is told before the commit.
 
     def finish(self, report: Report) -> None:
         if self._path is None or self._file is None:
@@ -194,7 +225,7 @@ def _tell(report: Report, batch: str | None) -> None:
         click.echo(str(problem), err=True)
     if report.problems:
         more = "; the rest of the file was not read" if report.more_problems else ""
-        raise click.ClickException(f"{len(report.problems)} problems{more}. Nothing was imported.")
+        raise click.ClickException(f"{counted(report.problems)}{more}. Nothing was imported.")
     keys = f"{report.keys_added} keys added, {report.keys_replaced} replaced"
     if report.meta_keys_added:
         keys += f", {report.meta_keys_added} meta keys added"

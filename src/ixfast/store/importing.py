@@ -335,6 +335,7 @@ class _Import:
         if self._matcher.repeats:
             raise RuntimeError("lines repeat each other, and none was found that does")
         if report.added:
+            await connection.execute(self._sql["wait_long"])
             await management.add_counters(connection, _Counters(self._new_ids, self._positions))
         if on_lines is not None:
             await self._tell(on_lines)

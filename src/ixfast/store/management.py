@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import secrets
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -113,11 +113,16 @@ async def long_work(pool: Any, *, readonly: bool) -> AsyncIterator[Any]:
 
     Raises UnavailableError as `transaction` does; for a lost connection it is `outcome_unknown` wherever it was lost.
     """
-    try:
+    with troubles(readonly=readonly):
         async with borrowed(pool, None) as connection:
             yield connection
-    except (InputError, UnavailableError):
-        raise
+
+
+@contextlib.contextmanager
+def troubles(*, readonly: bool) -> Iterator[None]:
+    """The database's errors as UnavailableError; a lost connection is `outcome_unknown` unless nothing is written."""
+    try:
+        yield
     except _TROUBLES as error:
         raise _unavailable(error, may_have_committed=not readonly) from error
 

@@ -8,7 +8,7 @@ any column of a file that was put together wrongly.
 from __future__ import annotations
 
 from ixfast.tag_files.columns import PRESETS, Layout, Preset
-from ixfast.tag_files.problems import PROBLEMS, PROBLEMS_MAX, Problem, Problems
+from ixfast.tag_files.problems import PROBLEMS, PROBLEMS_MAX, Problem, Problems, counted
 from ixfast.tag_files.reading import TagFile
 from ixfast.tag_files.rows import NO_CHANGE, NOT_ASSIGNED, TagRow
 from ixfast.tag_files.writing import FORMATS, TagWriter
@@ -27,4 +27,5 @@ __all__ = [
     "TagFile",
     "TagRow",
     "TagWriter",
+    "counted",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ixfast.limits import CUSTOMER_ID_CHARS_MAX, KEY_VERSIONS_MAX, META_KEYS_MAX, TAG_CODE_CHARS_MAX, TAG_FILE_BYTES_MAX
@@ -125,6 +125,10 @@ def problem(line: int, column: str | None, code: str, detail: str = "") -> Probl
     """A problem in the words of the table; `detail` follows what is wrong and has nothing of a cell."""
     message, remedy = PROBLEMS[code]
     return Problem(line, column, code, f"{message} {detail}" if detail else message, remedy)
+
+
+def counted(problems: Sequence[Problem]) -> str:
+    return f"{len(problems)} problem{'s' * (len(problems) != 1)}"
 
 
 class Problems:

@@ -22,7 +22,7 @@ from ixfast.store import management
 from ixfast.store.exporting import export_tags
 from ixfast.store.importing import Options, Report, import_tags
 from ixfast.store.importing_codes import CODE_CHARS
-from ixfast.tag_files import FORMATS, PRESETS
+from ixfast.tag_files import FORMATS, PRESETS, counted
 
 _PIECE_BYTES = 128 * 1024
 _SWITCH_S = 0.0005  # How long parsing in its thread may hold up scans of the worker; by default 5 ms.
@@ -94,9 +94,8 @@ def _imported(report: Report) -> Imported:
 
 
 def _refused(call: Call, report: Report) -> web.Response:
-    count = len(report.problems)
     more = "; the rest of the file was not read" if report.more_problems else ""
-    message = f"{count} problem{'s' * (count > 1)}{more}. Nothing was imported."
+    message = f"{counted(report.problems)}{more}. Nothing was imported."
     problems = [each._asdict() for each in report.problems]
     return scan_app.problem(call.request, STATUS["invalid_file"], "invalid_file", message, problems=problems)
 

@@ -9,6 +9,10 @@ SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '1
        set_config('idle_in_transaction_session_timeout', $1, true),
        set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true);
 
+-- name: wait_long
+-- Counters of two imports go in one after the other.
+SELECT set_config('lock_timeout', '10min', true);
+
 -- name: groups_named
 -- $1 account, $2 name of the group, $3 name of its folder or null.
 SELECT g.group_id
