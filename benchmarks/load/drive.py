@@ -86,6 +86,7 @@ class Interval(NamedTuple):
     wrong: dict[str, int]
     gave_up: int
     latency: Any  # of what was served
+    service: Any  # the same from when it was sent
     refusal_latency: Any
     cpu_s: float
 
@@ -105,7 +106,8 @@ class Interval(NamedTuple):
 
         return cls(
             slices[0].number, max(each.seconds for each in slices), total("due"), total("sent"), total("served"), total("passes"),
-            merged("refused"), merged("wrong"), total("gave_up"), times("latency_us"), times("refused_us"), total("cpu_s"),
+            merged("refused"), merged("wrong"), total("gave_up"), times("latency_us"), times("service_us"), times("refused_us"),
+            total("cpu_s"),
         )  # fmt: skip
 
     @property

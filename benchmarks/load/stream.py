@@ -37,7 +37,8 @@ class Slice(NamedTuple):
     refused: dict[str, int]  # answered without a verdict, by code
     wrong: dict[str, int]  # anything else: the figures are not good
     gave_up: int
-    latency_us: bytes
+    latency_us: bytes  # of what was served, from when it was due
+    service_us: bytes  # the same from when it was sent: without the wait for a connection
     refused_us: bytes
     cpu_s: float
 
@@ -50,6 +51,7 @@ class Sink:
 
     def __init__(self) -> None:
         self.served_ns: list[int] = []
+        self.service_ns: list[int] = []
         self.refused_ns: list[int] = []
         self.refused: Counter[str] = Counter()
         self.wrong: Counter[str] = Counter()
@@ -59,9 +61,9 @@ class Sink:
     def drain(self, number: int, seconds: float, due: int, gave_up: int, cpu_s: float) -> Slice:
         taken = Slice(
             number, seconds, due, self.sent, len(self.served_ns), self.passes, dict(self.refused), dict(self.wrong), gave_up,
-            _us(self.served_ns), _us(self.refused_ns), cpu_s,
+            _us(self.served_ns), _us(self.service_ns), _us(self.refused_ns), cpu_s,
         )  # fmt: skip
-        for kept in (self.served_ns, self.refused_ns, self.refused, self.wrong):
+        for kept in (self.served_ns, self.service_ns, self.refused_ns, self.refused, self.wrong):
             kept.clear()
         self.passes = self.sent = 0
         return taken
@@ -74,7 +76,7 @@ def _us(nanoseconds: list[int]) -> bytes:
 class StreamLane(Lane):
     """One connection of a stream; `at` is the place in the chunk that the plan has now."""
 
-    __slots__ = ("_idle", "_overdue", "_sink", "_tail")
+    __slots__ = ("_idle", "_overdue", "_sent_ns", "_sink", "_tail")
 
     def __init__(
         self, plan: Plan, expected: Expected, idle: deque[StreamLane], overdue: deque[int], sink: Sink, tail: bytes, ready: int
@@ -82,10 +84,12 @@ class StreamLane(Lane):
         plan.renew(plan.answered, max(_CHUNK, ready), tail)
         super().__init__(plan, expected)
         self._idle, self._overdue, self._sink, self._tail = idle, overdue, sink, tail
+        self._sent_ns = 0
 
     def send(self, due_ns: int) -> None:
         self._in_flight = True
         self._start_ns = due_ns
+        self._sent_ns = monotonic_ns()
         self._sink.sent += 1
         self._write(self._requests[self.at])
 
@@ -104,7 +108,9 @@ class StreamLane(Lane):
         kind = self._kinds[at]
         beginning, word = self._expected[kind]
         if word in received and received.startswith(beginning):
-            sink.served_ns.append(monotonic_ns() - self._start_ns)
+            now_ns = monotonic_ns()
+            sink.served_ns.append(now_ns - self._start_ns)
+            sink.service_ns.append(now_ns - self._sent_ns)
             if not kind:
                 sink.passes += 1
         else:

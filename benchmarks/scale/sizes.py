@@ -68,8 +68,9 @@ SMOKE = Size((300, 1500), 100, 200, 1000, 100, 8, settle_s=0.05, measure_s=0.3, 
 class Ground:
     """The server with a database for each size, and what must be in each."""
 
-    def __init__(self, stage: Stage, size: Size, seed: int) -> None:
+    def __init__(self, stage: Stage, size: Size, seed: int, *, kept: bool) -> None:
         self.stage = stage
+        self.kept = kept
         self.size = size
         self.seed = seed
         self.dsns: dict[int, str] = {}
@@ -101,12 +102,13 @@ class Ground:
             own[tag] = before[0] + passes, max(before[1], last), before[2] + uncertain
 
     def audit(self, tags: int) -> list[str]:
-        """What is wrong with a size; afterwards its counters and its log are as at the beginning."""
+        """What is wrong with a size. If it is kept, its counters and its log are as at the beginning afterwards."""
         traffic = Traffic(self.seed, tags, 1)
         held = self._held.get(tags, {})
         dsn = self.dsns[tags]
         found = self.stage.run(dsn, lambda connection: audit.of_ixfast(connection, traffic, held))
-        self.stage.run(dsn, _forget)
+        if self.kept:
+            self.stage.run(dsn, _forget)
         return [f"{tags:,} tags: {problem}" for problem in found.problems]
 
     def traffic(self, tags: int, tapped: int, room: int, *, offset: int = 0, mix: Mix | None = None) -> Traffic:
@@ -308,7 +310,7 @@ def main(arguments: list[str] | None = None) -> int:
         record = experiment.begin(stage, size=asdict(size), sizes={}, import_tags_per_s=[])
         flaws: list[str] = []
         with experiment.interruptible():
-            for tags, name, value, wrong in steps(Ground(stage, size, given.seed), experiment):
+            for tags, name, value, wrong in steps(Ground(stage, size, given.seed, kept=given.keep is not None), experiment):
                 _put(record, tags, name, value)
                 flaws += [f"{name} of {tags:,}: {each}" for each in wrong]
                 experiment.keep({"tags": tags, "name": name, "value": value, "flaws": wrong})
