@@ -50,15 +50,15 @@ def ixfast_command(port: int, private_port: int, workers: int, flags: Sequence[s
     )  # fmt: skip
 
 
-def ixfast_with(flags: Sequence[str] = (), options: str = "") -> Callable[..., contextlib.AbstractContextManager[Running]]:
-    """ixfast with further flags; `options` are settings of its sessions, as `name=value`."""
+def ixfast_with(flags: Sequence[str] = ()) -> Callable[..., contextlib.AbstractContextManager[Running]]:
+    """ixfast with further flags."""
 
     @contextlib.contextmanager
     def serve(stage: Stage, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
         private_port = free_port()
         assert dsn is not None
         command = ixfast_command(port, private_port, workers, flags)
-        environment = {"IXFAST_DSN": f"{dsn}&{options}" if options else dsn, "IXFAST_KEK_FILE": str(stage.kek_file)}
+        environment = {"IXFAST_DSN": dsn, "IXFAST_KEK_FILE": str(stage.kek_file)}
         base = f"http://127.0.0.1:{private_port}"
         with Processes([command], environment) as processes:
             processes.await_listeners(port, workers)

@@ -2,8 +2,7 @@
 
 Every repetition runs every variant once, over a fresh copy of the database, in a closed loop as `scans` does; the first is the
 default, and the table has each variant's durable passes a second over the default's of the same repetition. Variants of
-PostgreSQL have a server of their own. One marked `unsafe` loses scans in a crash of the machine: it is here to show what
-safety costs, never to be used.
+PostgreSQL have a server of their own. What `synchronous_commit` costs is in `ledger`, because ixfast lets nobody turn it off.
 """
 
 from __future__ import annotations
@@ -29,12 +28,11 @@ HISTORY = "knobs.jsonl"
 
 
 class Knob(NamedTuple):
-    """`flags` of `ixfast serve`, `postgres` settings of the server, `options` of ixfast's sessions."""
+    """`flags` of `ixfast serve`, and `postgres` settings of the server."""
 
     name: str
     flags: tuple[str, ...] = ()
     postgres: tuple[tuple[str, str], ...] = ()
-    options: str = ""
     workers: int | None = None
     connections: int | None = None
 
@@ -52,18 +50,17 @@ KNOBS = (
     Knob("cache of a fifth of the tags", ("--cache-tags", "20000")),
     Knob("64 connections", connections=64),
     Knob("1,024 connections", connections=1024),
-    Knob("synchronous_commit off (unsafe)", options="synchronous_commit=off"),
     Knob("wal_compression on", postgres=(("wal_compression", "on"),)),
     Knob("shared_buffers 1 GB", postgres=(("shared_buffers", "1GB"),)),
     Knob("commit_delay 100 us", postgres=(("commit_delay", "100"), ("commit_siblings", "1"))),
     Knob("wal_buffers 64 MB", postgres=(("wal_buffers", "64MB"),)),
 )
-SMOKE_KNOBS = ("default", "2 committers", "synchronous_commit off (unsafe)", "wal_compression on")
+SMOKE_KNOBS = ("default", "2 committers", "wal_compression on")
 
 
 def measure(stage: Stage, knob: Knob, size: scans.Size, repetition: int) -> scans.Run:
     """One run; its traffic has the knob's number of connections."""
-    contender = http_contenders()["ixfast"]._replace(serve=ixfast_with(knob.flags, knob.options))
+    contender = http_contenders()["ixfast"]._replace(serve=ixfast_with(knob.flags))
     own = replace(size, workers=knob.workers or size.workers)
     traffic = stage.traffic
     stage.traffic = traffic._replace(plans=knob.connections or traffic.plans)

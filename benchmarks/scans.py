@@ -135,12 +135,12 @@ def _spent(server: list[int], postgres: list[int]) -> tuple[float, float]:
     return cpu_s(server), cpu_s(postgres)
 
 
-def measure_ledger(stage: Stage, size: Size, repetition: int, rows: int) -> Run:
-    """The ledger's statement driven alone at `rows` tags a statement."""
+def measure_ledger(stage: Stage, size: Size, repetition: int, rows: int, *, unsafe: bool = False) -> Run:
+    """The ledger's statement driven alone at `rows` tags a statement; `unsafe` does not wait for the disk."""
     with stage.database(IXFAST_DATABASE) as dsn:
         command = python(
             "benchmarks.ledger.driver", "--connections", size.ledger_connections, "--rows", rows,
-            "--seconds", size.measure_s, "--seed", stage.traffic.seed,
+            "--seconds", size.measure_s, "--seed", stage.traffic.seed, *(["--unsafe"] if unsafe else []),
         )  # fmt: skip
         cpu = cpu_s(stage.postgres_pids)
         variables = child_environment({"BENCH_DSN": dsn})

@@ -64,11 +64,15 @@ async def drive(session: LedgerSession, batches: list[Batch], until: float) -> t
     return statements, advanced
 
 
-async def measure(dsn: str, connections: int, rows: int, seconds: float, rows_per_s_max: int, seed: int) -> dict[str, float]:
+async def measure(
+    dsn: str, connections: int, rows: int, seconds: float, rows_per_s_max: int, seed: int, *, unsafe: bool = False
+) -> dict[str, float]:
     sessions = [await LedgerSession.open(dsn) for _ in range(connections)]
     for session in sessions:
         # The product tries again after a stall of the disk; here nobody would.
         await session.connection.execute("SET statement_timeout = 0")
+        if unsafe:
+            await session.connection.execute("SET synchronous_commit = off")
     records = await sessions[0].connection.fetch("SELECT tag_id FROM tag_counter ORDER BY tag_id")
     tag_ids = [record["tag_id"] for record in records]
     count = max(1, int(rows_per_s_max * seconds / rows / connections))
@@ -96,8 +100,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rows-per-s-max", type=int, default=200_000, help="so many rows a second are prepared")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--unsafe", action="store_true", help="with synchronous_commit off, which forgets passes in a crash")
     given = parser.parse_args()
-    work = measure(os.environ["BENCH_DSN"], given.connections, given.rows, given.seconds, given.rows_per_s_max, given.seed)
+    work = measure(
+        os.environ["BENCH_DSN"], given.connections, given.rows, given.seconds, given.rows_per_s_max, given.seed,
+        unsafe=given.unsafe,
+    )  # fmt: skip
     print(json.dumps(uvloop.run(work)))
 
 

@@ -2,6 +2,8 @@
 
 One statement of so many tags on each of two connections, without HTTP, cryptography and cache, over a fresh copy of the database
 for each size. The sizes are 16, 64, 256 and 1,024 tags, and the mean that ixfast had in the newest `scans` of the history.
+One size comes again with `synchronous_commit` off, to show what waiting for the disk costs. ixfast itself overrides that
+setting: it would forget passes in a crash, and let those taps pass twice.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from benchmarks.stage import Stage
 
 HISTORY = "ledger.jsonl"
 ROWS = (16, 64, 256, 1024)
+_UNSAFE_ROWS = 64
 
 
 def rows_seen(results: Path) -> float:
@@ -33,22 +36,25 @@ def rows_seen(results: Path) -> float:
 
 def table(record: Mapping[str, Any]) -> str:
     lines = ["| tags a statement | runs | rows/s | CPU µs a row: PostgreSQL |", "|---:|---:|---:|---:|"]
-    by_rows: dict[int, list[Mapping[str, Any]]] = {}
+    by_rows: dict[tuple[int, bool], list[Mapping[str, Any]]] = {}
     for point in record["points"]:
-        by_rows.setdefault(point["rows"], []).append(point)
-    for rows, own in sorted(by_rows.items()):
+        by_rows.setdefault((point["rows"], point["unsafe"]), []).append(point)
+    for (rows, unsafe), own in sorted(by_rows.items()):
         name = f"{rows} (as ixfast had)" if rows == record["rows_seen"] else str(rows)
+        name += ", synchronous_commit off (unsafe)" if unsafe else ""
         cpu = statistics.median(point["postgres_cpu_us"] for point in own)
         lines.append(f"| {name} | {len(own)} | {scans.spread([point['rows_per_s'] for point in own])} | {cpu:.1f} |")
     return "\n".join(lines)
 
 
-def measure(stage: Stage, size: scans.Size, rows: int, repetition: int) -> dict[str, Any]:
-    run = scans.measure_ledger(stage, size, repetition, rows)
-    return {
-        "rows": rows, "repetition": repetition, "rows_per_s": run.passes_per_s, "postgres_cpu_us": run.postgres_cpu_us,
-        "flaws": [*run.flaws, *run.audit.get("problems", [])],
-    }  # fmt: skip
+def measure(stage: Stage, size: scans.Size, rows: int, repetition: int, *, unsafe: bool) -> dict[str, Any]:
+    asked = {"rows": rows, "unsafe": unsafe, "repetition": repetition}
+    try:
+        run = scans.measure_ledger(stage, size, repetition, rows, unsafe=unsafe)
+    except subprocess.SubprocessError as error:
+        return {**asked, "rows_per_s": 0.0, "postgres_cpu_us": 0.0, "flaws": [str(error)]}
+    flaws = [*run.flaws, *run.audit.get("problems", [])]
+    return {**asked, "rows_per_s": run.passes_per_s, "postgres_cpu_us": run.postgres_cpu_us, "flaws": flaws}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,19 +66,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     size = scans.SMOKE if given.smoke else scans.Size(measure_s=3.0, repetitions=3)
     size = replace(size, repetitions=given.repetitions or size.repetitions)
     seen = round(rows_seen(experiment.folder))
-    wanted = sorted({*(given.rows or ((16,) if given.smoke else ROWS)), *([seen] if seen else [])})
+    sizes = sorted({*(given.rows or ((16,) if given.smoke else ROWS)), *([seen] if seen else [])})
+    wanted = [*((rows, False) for rows in sizes), (_UNSAFE_ROWS if _UNSAFE_ROWS in sizes else sizes[0], True)]
     experiment.plan("stage 20 s", f"{len(wanted)} sizes x {size.repetitions} runs of {size.measure_s:g} s, 10 s in all each")
     with Stage(Traffic(given.seed, size.tags, size.connections)) as stage:
         record = experiment.begin(stage, points=[], rows_seen=seen)
         with experiment.interruptible():
             for repetition in range(1, size.repetitions + 1):
-                for rows in wanted:
-                    try:
-                        point = measure(stage, size, rows, repetition)
-                    except subprocess.SubprocessError as error:
-                        point = {"rows": rows, "rows_per_s": 0.0, "postgres_cpu_us": 0.0, "flaws": [str(error)]}
+                for rows, unsafe in wanted:
+                    point = measure(stage, size, rows, repetition, unsafe=unsafe)
                     record["points"].append(point)
-                    experiment.say(f"{rows} tags a statement: {point['rows_per_s']:,.0f} rows/s {'; '.join(point['flaws'])}")
+                    word = " (unsafe)" if unsafe else ""
+                    experiment.say(
+                        f"{rows} tags a statement{word}: {point['rows_per_s']:,.0f} rows/s {'; '.join(point['flaws'])}"
+                    )
     print(table(record))
     return experiment.end(record, [flaw for point in record["points"] for flaw in point["flaws"]])
 
