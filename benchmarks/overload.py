@@ -161,7 +161,7 @@ def table(record: Mapping[str, Any]) -> str:
     for point in record["points"]:
         times, refusal, cpu = point["latency"], point["refusal_latency"], point["cpu_s"]
         shown = [times.get("p50_us", 0), times.get("p99_us", 0), times.get("p99.9_us", 0)]
-        shown += [point["service"].get("p99_us", 0), refusal.get("p99_us", 0)]
+        shown += [point.get("service", {}).get("p99_us", 0), refusal.get("p99_us", 0)]
         cells = [
             f"{point['fraction']:.0%}", f"{point['wanted_per_s']:,.0f}", f"{point['offered_per_s']:,.0f}",
             f"{point['sent_per_s']:,.0f}", f"{point['goodput_per_s']:,.0f}", f"{point['goodput_per_s'] / peak:.0%}",
