@@ -8,6 +8,8 @@ needs a measurement or a datasheet.
 REQUEST_TARGET_BYTES_MAX = 4096  # A tap URL with 256 bytes of encrypted file data takes under 1,100.
 REQUEST_HEAD_BYTES_MAX = 8190  # aiohttp's own bound for a header line; the front door holds no more than this.
 REQUEST_BODY_BYTES_MAX = 1 << 20  # 1,000 scans of a batch at about 1 KB each.
+REQUEST_HEAD_S = 10.0  # From a head's first byte to its last; one of 8 KB is a few packets, and drips are an attack.
+REQUEST_BODY_S = 10.0  # The same for a body, at the public listener: 1 MiB in 10 s is a slow link between servers.
 HEADERS_MAX = 64  # Balancers and browsers together send under 30.
 PARAMETERS_MAX = 64  # Query parameters of one request; a tap has under 10.
 PARAMETER_BYTES_MAX = 2048  # One parameter's value; the longest real one is file data in hexadecimal.

@@ -23,7 +23,7 @@ from typing import cast
 import msgspec
 import uvloop
 
-from ixfast import logs, meters, secrecy, visitors
+from ixfast import limits, logs, meters, secrecy, visitors
 from ixfast.engine import Engine
 from ixfast.enrolment import Enrolment
 from ixfast.http.desk import Desk
@@ -176,7 +176,11 @@ class Worker:
             (make_private, inheritance.private, None),
         ):
             listener = socket.socket(fileno=descriptor)
-            self._servers.append(await self._loop.create_server(factory, sock=listener, backlog=_BACKLOG, ssl=context))
+            handshake_s = limits.REQUEST_HEAD_S if context is not None else None
+            server = await self._loop.create_server(
+                factory, sock=listener, backlog=_BACKLOG, ssl=context, ssl_handshake_timeout=handshake_s
+            )
+            self._servers.append(server)
 
     async def readiness(self) -> dict[str, str]:
         """What is not ready, and why."""

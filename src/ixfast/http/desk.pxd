@@ -9,6 +9,7 @@ cdef class Desk:
     cdef public object catalogue, meters, loop, limiter, next_scan_id, _now
     cdef public bint draining, _trust_forwarded_for
     cdef public set answering, _tasks
+    cdef public dict unread
 
     cpdef submit_usual(self, bytes code, long counter, bytes mac, bytes digest, reply, address, trace)
     cdef _submit(self, Scan scan, bytes digest)

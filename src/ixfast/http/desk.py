@@ -51,6 +51,7 @@ class Desk:
         self.limiter = limiter
         self._trust_forwarded_for = trust_forwarded_for
         self.draining = False
+        self.unread: dict[asyncio.Transport, float] = {}  # when the first byte came of a head that is not complete yet
         self.answering: set[asyncio.Transport] = set()  # connections on which aiohttp has a request under way
         # Unique is what a scan id must be, across workers and hosts; 63 random bits are, and cost 50 ns.
         self.next_scan_id = _scan_ids()

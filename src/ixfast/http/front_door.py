@@ -50,6 +50,7 @@ class FrontDoor:
     def connection_lost(self, error: Exception | None) -> None:
         self._house.connections.discard(self)
         self._reply = _hung_up  # or the two would keep each other alive
+        self._house.desk.unread.pop(self._transport, None)
         if self._handler is not None:
             self._handler.connection_lost(error)
 
@@ -57,6 +58,7 @@ class FrontDoor:
         house = self._house
         self.active_at = house.now()
         if self._handler is not None:
+            house.desk.unread.setdefault(self._transport, self.active_at)  # until a request is there
             self._handler.data_received(received)
             return
         if self._received:
@@ -78,6 +80,7 @@ class FrontDoor:
                 self._transport.close()
             elif may_become_hot(received):
                 self._received = received
+                self._house.desk.unread.setdefault(self._transport, self._house.now())
             else:
                 self._hand_over(received)
             return
@@ -85,6 +88,8 @@ class FrontDoor:
         self._received = received[end:]
         self._busy = True
         house = self._house
+        if house.desk.unread:
+            house.desk.unread.pop(self._transport, None)
         house.slots[meters.HOT_REQUESTS] += 1
         address = self._client_address(head) if house.limited else None
         if not isinstance(asked, str):
@@ -139,6 +144,7 @@ class FrontDoor:
         house = self._house
         house.slots[meters.HANDED_OVER] += 1
         self._received = b""
+        house.desk.unread.setdefault(self._transport, house.now())
         handler = self._handler = house.make_handler()
         handler.connection_made(self._transport)
         handler.data_received(received)
@@ -217,6 +223,13 @@ class House:
         self._sweeper = self.loop.call_later(1.0, self._sweep)
         self.slots[meters.CONNECTIONS] = len(self.connections)
         self.close_idle(self.loop.time() - self._idle_timeout_s)
+        self._close_dripping(self.loop.time() - limits.REQUEST_HEAD_S)
+
+    def _close_dripping(self, begun_before: float) -> None:
+        """Close connections whose request does not get on: a byte now and then keeps a connection from being idle for ever."""
+        for transport, begun_at in list(self.desk.unread.items()):
+            if begun_at < begun_before and transport not in self.desk.answering:  # there it is a body, or the next request
+                transport.close()
 
     def close_idle(self, idle_since: float) -> None:
         for connection in list(self.connections):

@@ -103,11 +103,14 @@ async def _under_way(request: web.Request, handler: Handler) -> web.StreamRespon
     answering, transport = request.app[DESK].answering, request.transport
     if transport is None:
         return await handler(request)
+    unread = request.app[DESK].unread
+    unread.pop(transport, None)
     answering.add(transport)
     try:
         return await handler(request)
     finally:
         answering.discard(transport)
+        unread.pop(transport, None)  # the body came meanwhile; what came of the next request is counted from its next byte
 
 
 async def _v1_scan(request: web.Request) -> web.Response:
@@ -246,7 +249,12 @@ async def _api_key(request: web.Request) -> ApiKey | None:
 async def _decoded(request: web.Request, kind: type[Any]) -> Any:
     """The body as a record. Raises InputError with the place of what is wrong with it."""
     try:
-        return msgspec.json.decode(await request.read(), type=kind)
+        async with asyncio.timeout(limits.REQUEST_BODY_S):
+            content = await request.read()
+    except TimeoutError:
+        raise InputError("invalid_request", f"The body did not come within {limits.REQUEST_BODY_S:g} s.") from None
+    try:
+        return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:
         raise InputError("invalid_request", f"The body is not as expected: {error}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError):
