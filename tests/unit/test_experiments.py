@@ -10,6 +10,7 @@ import tempfile
 from array import array
 from collections import deque
 from pathlib import Path
+from time import monotonic_ns
 from typing import Any
 from xml.etree import ElementTree
 
@@ -64,7 +65,7 @@ class TestStream:
     def test_forgets_what_was_answered_and_remembers_what_it_comes_to(self) -> None:
         lane, wire, sink = stream_lane()
         for _ in range(1000):
-            lane.send(0)
+            lane.send(monotonic_ns())
             lane.data_received(PASS)
         lane.settle()
         assert len(set(wire.written)) == 1000 == len(sink.served_ns) == sink.passes
@@ -79,7 +80,7 @@ class TestStream:
         passed: set[bytes] = set()
         replays = 0
         for number in range(2000):
-            lane.send(0)
+            lane.send(monotonic_ns())
             request, kind = wire.written[-1], lane.plan.kinds[lane.at]
             if kind == REPLAYED:
                 replays += 1
@@ -96,7 +97,7 @@ class TestStream:
     def test_counts_answers_without_a_verdict_apart(self) -> None:
         lane, _, sink = stream_lane()
         for answer in (PASS, OVERLOADED, UNKNOWN_FATE, PASS.replace(b"Pass", b"Fail")):
-            lane.send(0)
+            lane.send(monotonic_ns())
             lane.data_received(answer)
         lane.settle()
         taken = sink.drain(0, 1.0, 4, 0, 0.0)
