@@ -21,9 +21,9 @@ from benchmarks.load.drive import Load
 from benchmarks.load.traffic import Traffic
 from benchmarks.processes import free_port
 from benchmarks.stage import Stage
+from ixfast.meters import STAGES
 
 HISTORY = "stages.jsonl"
-STAGES = ("parse", "lookup", "core", "wait", "statement", "rules", "reply", "write")
 
 
 @dataclass(frozen=True)
