@@ -41,6 +41,9 @@ CONNECT_TIMEOUT_MS = 1000
 RECONNECT_DELAY_MS = 50  # Between attempts to reach a database that refuses connections.
 RECONNECT_DELAY_MS_MAX = 1000
 REFUSAL_QUEUE_ROWS_MAX = 10_000  # Best-effort log rows of refused scans waiting for their insert.
+LEDGER_ROOM_MIN = 256  # Scans that may always wait for a commit, however slow the last statements were.
+LEDGER_RATE_ROWS_MIN = 64  # A smaller statement is mostly its commit and tells little of the rate.
+LEDGER_RATE_DECAY = 1.05  # A statement that took long may be a checkpoint's; it lowers the rate by no more than this.
 TAG_WAITERS_MAX = 2048  # Scans of one tag waiting for their turn; more are answered 503 `overloaded`.
 FLOOR_QUERY_TAGS_MAX = 1024  # Tags of one query for the durable state behind a refusal.
 

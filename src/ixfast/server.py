@@ -112,6 +112,7 @@ class Worker:
             groups=settings.committers,
             batch_max=settings.ledger_batch_max,
             queue_max=settings.ledger_queue_max,
+            wait_max_s=settings.ledger_wait_max_ms / 1000,
             deadline_s=deadline_s,
         )
         engine.use(self.ledger)

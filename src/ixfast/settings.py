@@ -125,6 +125,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             1_000_000,
         ),
     ] = 20_000
+    ledger_wait_max_ms: Annotated[
+        int,
+        Rule(
+            "As many scans may wait as the worker has lately committed in this time, or 256; more are answered 503 at once.",
+            "ms",
+            1,
+            60_000,
+        ),
+    ] = 100
     pool_size: Annotated[
         int, Rule("Connections of a worker for look-ups and management, beside its committers.", "connections", 1, 256)
     ] = 4

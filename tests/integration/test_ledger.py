@@ -176,6 +176,23 @@ async def test_a_full_queue_ends_a_scan_at_once(database: str, truth: Truth, mon
         assert {word(scan) for scan in await asyncio.gather(*answers[:3])} == {ADVANCED}
 
 
+@pytest.mark.parametrize(("wait_max_s", "waiting"), [(1e-6, 10), (60.0, TAGS)])
+async def test_no_more_wait_than_are_committed_in_time(
+    database: str, truth: Truth, monkeypatch: pytest.MonkeyPatch, wait_max_s: float, waiting: int
+) -> None:
+    monkeypatch.setattr(limits, "LEDGER_ROOM_MIN", 10)
+    monkeypatch.setattr(limits, "LEDGER_RATE_ROWS_MIN", TAGS)
+    async with open_ledger(database, wait_max_s=wait_max_s) as kit:
+        tags = range(1, TAGS + 1)
+        first = await asyncio.gather(*(kit.submit(tag_id, 1) for tag_id in tags))
+        assert {word(scan) for scan in first} == {ADVANCED}  # nothing is known of the rate yet
+        second = [kit.submit(tag_id, 2) for tag_id in tags]
+        assert [answer.done() for answer in second] == [n >= waiting for n in range(TAGS)]
+        assert {word(answer.result()) for answer in second[waiting:]} <= {"overloaded:ledger_queue_full"}
+        assert {word(scan) for scan in await asyncio.gather(*second[:waiting])} == {ADVANCED}
+        assert await kit.word(TAGS, 3) == ADVANCED
+
+
 async def test_refusals_are_logged_beside_the_path_and_within_a_bound(
     kit: LedgerKit, truth: Truth, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,8 @@
 Rules of this class:
 1. One statement is in flight. Scans that arrive meanwhile form the next batch, which leaves as soon as the reply is there.
 2. A tag stands once in a batch. Further scans of it follow behind, in the order of their arrival.
-3. A scan leaves exactly once: settled by a statement's reply, by its deadline, or by a full queue.
+3. A scan leaves exactly once: settled by a statement's reply, by its deadline, or because there is no room to wait. Room is
+   for what the database has lately committed in `wait_max_s`: more would only grow old, so it is told at once.
 4. A batch whose reply was lost is sent again as it was, with the same scan ids, before anything else: the row locks of the
    first attempt, if it still runs, make the second one wait. Nothing is ever resolved by reading first.
 5. A tag that did not advance is not refused here: its durable state is read (`StateReader`), and that is the proof.
@@ -57,6 +58,7 @@ class Committer:
         batch_max: int,
         queue_max: int,
         deadline_s: float,
+        wait_max_s: float,
     ) -> None:
         self._open_session = open_session
         self._resolver = resolver
@@ -64,6 +66,9 @@ class Committer:
         self._batch_max = batch_max
         self._queue_max = queue_max
         self._deadline_s = deadline_s
+        self._wait_max_s = wait_max_s
+        self._row_s = 0.0  # seconds a scan of the last large statements; 0: none was seen yet
+        self._room = queue_max
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, Scan] = {}  # the next batch, by tag id, in order of arrival
         self._behind: dict[int, deque[Scan]] = {}  # further scans of tags that stand in the next batch
@@ -109,10 +114,10 @@ class Committer:
         return len(self._waiting) + self._behind_count
 
     def submit(self, scan: Scan) -> None:
-        """Queue a scan; a full queue ends it at once."""
+        """Queue a scan; one for which there is no room ends at once."""
         waiting = self._waiting
         tag_id = scan.tag_id
-        if len(waiting) + self._behind_count >= self._queue_max:
+        if len(waiting) + self._behind_count >= self._room:
             self._resolver.failed(scan, "overloaded", "ledger_queue_full")
         elif tag_id not in waiting:
             waiting[tag_id] = scan
@@ -193,7 +198,9 @@ class Committer:
         except Exception as error:  # every kind: asyncpg's failures of a broken server share no base class
             await self._recover(batch, session, error)
             return
-        self._meters.observe_statement(int((self._loop.time() - started) * 1e6), len(columns[0]))
+        seconds = self._loop.time() - started
+        self._meters.observe_statement(int(seconds * 1e6), len(columns[0]))
+        self._learn_rate(len(columns[0]), seconds)
         passed = self._resolver.passed
         for tag_id, previous_position, scan_count in rows:
             scan = batch.pop(tag_id, None)
@@ -202,6 +209,15 @@ class Committer:
                 scan.scan_count = scan_count
                 passed(scan)
         self._unproven(batch)
+
+    def _learn_rate(self, rows: int, seconds: float) -> None:
+        """Make room for as many scans as are committed in `wait_max_s` at the best rate of late."""
+        if rows < limits.LEDGER_RATE_ROWS_MIN:
+            return
+        row_s = seconds / rows
+        self._row_s = row_s if not self._row_s else min(row_s, self._row_s * limits.LEDGER_RATE_DECAY)
+        room = int(self._wait_max_s / self._row_s)
+        self._room = min(self._queue_max, max(limits.LEDGER_ROOM_MIN, room))
 
     def _end_waits(self, batch: dict[int, Scan]) -> None:
         self._traced = False

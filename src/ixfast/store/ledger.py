@@ -46,6 +46,7 @@ class Ledger:
         batch_max: int = 1024,
         queue_max: int = 20_000,
         deadline_s: float = 1.5,
+        wait_max_s: float = 0.1,
     ) -> None:
         self._pool = pool
         self._settled = settled
@@ -59,6 +60,7 @@ class Ledger:
                 batch_max=batch_max,
                 queue_max=max(1, queue_max // groups),
                 deadline_s=deadline_s,
+                wait_max_s=wait_max_s,
             )
             for _ in range(groups)
         ]
