@@ -8,14 +8,17 @@ import argparse
 import gc
 import hashlib
 import platform
+import resource
 import statistics
 import time
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from ixfast import rules
+from ixfast.answers import Answers
 from ixfast.model import Verdict
 from ixfast.scan import Extras, Scan, Visitor, position
 
@@ -66,23 +69,26 @@ def nanoseconds(decide: Callable[[Scan], int], scan: Scan, calls: int, rounds: i
     return min(times), statistics.median(times)
 
 
-def memory(count: int) -> tuple[float, float]:
-    """Bytes and microseconds a rule set, of `count` different ones of one shape."""
+def memory(count: int) -> tuple[float, float, float]:
+    """What a rule set with its responses takes, of `count` different ones of one shape: bytes as Python counts them, bytes by
+    which the process grew, and microseconds to load."""
 
-    def load(n: int) -> rules.RuleSet:
-        return rule_set(
-            (
-                ("few", f"authentication == pass and scan_count < {n}"),
-                ("batch", f"batch == B{n}"),
-                ("again", "verdict == replayed"),
-            )
-        )
+    def load(n: int) -> Answers:
+        conditions = (f"authentication == pass and scan_count < {n}", f"batch == B{n}", "verdict == replayed")
+        groups = [
+            {"name": name, "when": when, "response": f"{name} {n}"}
+            for name, when in zip(("few", "batch", "again"), conditions, strict=True)
+        ]
+        return Answers(rules.load_rules({"groups": groups, "default": f"Fail {n}"}))
 
     load(0)
     gc.collect()
+    resident = resident_bytes()
     started = time.perf_counter()
     untraced = [load(n) for n in range(1, count + 1)]
     took_us = (time.perf_counter() - started) / count * 1e6
+    gc.collect()
+    grown = resident_bytes() - resident
     del untraced
     gc.collect()
     tracemalloc.start()
@@ -91,7 +97,11 @@ def memory(count: int) -> tuple[float, float]:
     gc.collect()
     used = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    return used / len(loaded), took_us
+    return used / count, grown / count, took_us
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def main() -> None:
@@ -112,8 +122,11 @@ def main() -> None:
                 decisions.update(f"{name} {verdict} {decision}\n".encode())
             fastest, median = nanoseconds(loaded.decide, scan, calls, rounds)
             print(f"{name:12} {verdict:10} {decision:8} {fastest:11.0f} {median:10.0f}")
-    size, took_us = memory(sets)
-    print(f"{sets} different rule sets of three groups: {size:.0f} bytes and {took_us:.0f} us each")
+    size, grown, took_us = memory(sets)
+    print(
+        f"{sets} different rule sets of three groups, with their responses: {size:.0f} bytes ({grown:.0f} of the process)"
+        f" and {took_us:.0f} us each"
+    )
     print(f"decisions {decisions.hexdigest()[:16]}")
 
 

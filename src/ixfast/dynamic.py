@@ -57,7 +57,8 @@ class Response:
         self._parts = parts
         self._is_url = is_url
         self._merges = is_url and merges
-        self.constant: bytes | None = None if self._merges or subtags else orjson.dumps(text)
+        # Copied, because what orjson gives holds on to its buffer of 4 KB, and this is kept as long as the rule set.
+        self.constant: bytes | None = None if self._merges or subtags else bytes(memoryview(orjson.dumps(text)))
 
     def render(self, scan: Scan) -> str:
         """The text for this scan, at most RESPONSE_RENDERED_CHARS_MAX long: a value that does not fit is left out."""
