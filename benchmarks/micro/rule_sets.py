@@ -97,7 +97,7 @@ def memory(count: int) -> tuple[float, float, float]:
     gc.collect()
     used = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    return used / count, grown / count, took_us
+    return used / len(loaded), grown / count, took_us
 
 
 def resident_bytes() -> int:
