@@ -249,9 +249,11 @@ class Worker:
             await asyncio.sleep(_HEARTBEAT_S)
 
     async def _upkeep(self) -> None:
-        """Partitions ahead, and no older than the retention; every worker tries, the database's lock lets one do it."""
+        """Partitions ahead, and no older than the retention; every worker tries, the database's lock lets one do it.
+
+        At once and then every hour: a server that is restarted daily would otherwise never get to it.
+        """
         while True:
-            await asyncio.sleep(_UPKEEP_S)
             try:
                 connection = await session.connect(self._inheritance.dsn, statement_timeout="0", lock_timeout="5000")
                 try:
@@ -261,6 +263,7 @@ class Worker:
                     await connection.close()
             except Exception as error:  # tried again in an hour; months of partitions are ahead
                 log.warning("upkeep of the scan log failed: %s", trouble_of(error).value)
+            await asyncio.sleep(_UPKEEP_S)
 
 
 def _die_with(parent: int) -> None:
