@@ -51,6 +51,8 @@ class Limiter:
 
     def admits(self, address: str | None, token_sha256: bytes | None, now: float, count: int = 1) -> bool:
         """May `count` more scans come from this address and under this token? Either may be unknown."""
-        if self._by_address is not None and address is not None and not self._by_address.take(address.encode(), now, count):
-            return False
+        if self._by_address is not None and address is not None:
+            name = address.encode("utf-8", "surrogateescape")  # aiohttp's way with bytes of a header that are no text
+            if not self._by_address.take(name, now, count):
+                return False
         return self._by_key is None or token_sha256 is None or self._by_key.take(token_sha256, now, count)

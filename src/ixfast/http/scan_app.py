@@ -162,12 +162,16 @@ def _token(request: web.Request) -> str | None:
 
 
 def _address(request: web.Request) -> str | None:
-    return request.app[DESK].client_address(request.remote, last_forwarded(request.headers.get("X-Forwarded-For")))
+    # A balancer may add a field of its own after the client's instead of adding to it.
+    fields = request.headers.getall("X-Forwarded-For", ())
+    return request.app[DESK].client_address(request.remote, last_forwarded(fields[-1] if fields else None))
 
 
 def _check_rate(request: web.Request, count: int) -> None:
     """Raise InputError if the rate limits do not let `count` more scans of this caller in."""
-    if not request.app[DESK].admits(_address(request), _token(request) or request.query.get("r"), count):
+    desk = request.app[DESK]
+    if not desk.admits(_address(request), _token(request) or request.query.get("r"), count):
+        desk.meters.slots[meters.SCAN_ERRORS["rate_limited"]] += count
         raise InputError("rate_limited", MESSAGES["rate_limited"])
 
 
