@@ -5,7 +5,6 @@ A response that no scan can change is JSON already when its rule set is loaded; 
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 from ixfast import dynamic
@@ -13,8 +12,6 @@ from ixfast.rules import AUTHENTICATION_PASS, RuleSet
 
 if TYPE_CHECKING:
     from ixfast.scan import Scan
-
-_FIELD_TEXTS_REMEMBERED = 4096  # Defaults of groups; a tag's own text is split anew when it was forgotten.
 
 
 class Answers:
@@ -40,12 +37,6 @@ class Answers:
     def text(self, scan: Scan) -> str:
         """The response to a decided scan."""
         return self.responses[scan.rule].render(scan)
-
-
-@functools.lru_cache(_FIELD_TEXTS_REMEMBERED)
-def field_text(value: str) -> dynamic.Response:
-    """An extended field's value, which may have subtags like a response."""
-    return dynamic.compile_response(value, merges=False)
 
 
 BUILT_IN = Answers(AUTHENTICATION_PASS)

@@ -4,12 +4,16 @@ A text is split once, when it is loaded, into constant and variable parts; most 
 Names of subtags are read in any case; one that nobody knows stays as typed; a known one whose value is not known is empty.
 A value is put in as it is and never expanded again, whatever braces it has.
 
+Two kinds of values are texts of the owner's themselves, a tag's name and the value of an extended field: they are expanded once
+wherever they are shown, and in them `{tagname}` and `{meta:NAME}` are what was typed. So nothing is ever expanded twice.
+
 A response that begins with `http://` or `https://` is a URL: values are percent-encoded, and the extended fields that are
 switched on follow as query parameters, before a fragment, unless the URL has a parameter of that name.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -39,6 +43,8 @@ _SUBTAG = re.compile(rf"\{{([A-Za-z]+)(?::([^{{}}]{{1,{FIELD_NAME_CHARS_MAX}}}))
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _RANDOM_DIGITS = 8
 _META = "meta"
+_TAG_NAME = "tagname"
+_INNER_TEXTS_REMEMBERED = 4096  # Defaults of groups; a tag's own text is split anew when it was forgotten.
 
 
 class Response:
@@ -77,17 +83,19 @@ class Response:
                 space -= len(value)
                 pieces.append(value)
         text = "".join(pieces)
-        return merge_fields(text, facts.reply_fields(scan)) if self._merges else text
+        if not self._merges:
+            return text
+        return merge_fields(text, {name: expanded(value, scan) for name, value in facts.reply_fields(scan).items()})
 
     def json(self, scan: Scan) -> bytes:
         """The text for this scan as a JSON string."""
         return self.constant if self.constant is not None else orjson.dumps(self.render(scan))
 
 
-def compile_response(text: str, *, merges: bool = True) -> Response:
+def compile_response(text: str, *, inner: bool = False) -> Response:
     """Split a response text. InputError `invalid_response` if it is too long, has too many subtags, or is no text.
 
-    With `merges` false a URL gets no extended fields; a group that has none switched on saves the look.
+    `inner` is for a text that stands inside a response or beside it; a URL there gets no extended fields.
     """
     if len(text) > RESPONSE_CHARS_MAX:
         raise InputError("invalid_response", f"A response has at most {RESPONSE_CHARS_MAX} characters.", "response")
@@ -99,7 +107,7 @@ def compile_response(text: str, *, merges: bool = True) -> Response:
     subtags: set[str] = set()
     place = found = 0
     for match in _SUBTAG.finditer(text):
-        reader = _reader(match)
+        reader = _reader(match, inner=inner)
         if reader is None:
             continue
         found += 1
@@ -111,7 +119,20 @@ def compile_response(text: str, *, merges: bool = True) -> Response:
     parts.append(text[place:])
     pieces = tuple(part for part in parts if part != "")
     visitors.prepare(subtags)
-    return Response(text, pieces, frozenset(subtags), is_url=_URL.match(text) is not None, merges=merges)
+    return Response(text, pieces, frozenset(subtags), is_url=_URL.match(text) is not None, merges=not inner)
+
+
+@functools.lru_cache(_INNER_TEXTS_REMEMBERED)
+def inner_text(text: str) -> Response:
+    """A tag's name or an extended field's value, ready to be shown. Raises as `compile_response` does; no text that was checked
+    when it was stored does."""
+    return compile_response(text, inner=True)
+
+
+def expanded(text: str, scan: Scan) -> str:
+    """What a tag's name or an extended field's value shows for this scan."""
+    # Nearly all are constant, and a million names of tags would push the others out of what is remembered.
+    return inner_text(text).render(scan) if "{" in text else text
 
 
 def merge_fields(url: str, fields: Mapping[str, str]) -> str:
@@ -132,11 +153,23 @@ def merge_fields(url: str, fields: Mapping[str, str]) -> str:
     return f"{path}?{'&'.join(added)}{hash_sign}{fragment}" if added else url
 
 
-def _reader(match: re.Match[str]) -> Reader | None:
+def _reader(match: re.Match[str], *, inner: bool) -> Reader | None:
     name, field = match[1].lower(), match[2]
     if name == _META:
-        return (lambda scan: facts.field_value(scan, field)) if field is not None else None
-    return SUBTAGS.get(name) if field is None else None
+        if field is None:
+            return None
+        return _typed_field(field) if inner else _shown(_typed_field(field))
+    if field is not None:
+        return None
+    return _typed_name if inner and name == _TAG_NAME else SUBTAGS.get(name)
+
+
+def _typed_field(name: str) -> Reader:
+    return lambda scan: facts.field_value(scan, name)
+
+
+def _shown(typed: Reader) -> Reader:
+    return lambda scan: None if (text := typed(scan)) is None else expanded(text, scan)
 
 
 # Readers of single subtags. The record is always there when a scan has a response.
@@ -166,7 +199,7 @@ def _group(scan: Scan) -> str | None:
     return scan.record.group.name if scan.record is not None else None
 
 
-def _name(scan: Scan) -> str | None:
+def _typed_name(scan: Scan) -> str | None:
     return scan.record.name if scan.record is not None else None
 
 
@@ -211,7 +244,7 @@ SUBTAGS: Mapping[str, Reader] = {
     "folder": _folder,
     "batch": _batch,
     "taggroup": _group,
-    "tagname": _name,
+    _TAG_NAME: _shown(_typed_name),
     "dtcreated": _moment(facts.created_at),
     "dtassigned": _moment(facts.assigned_at),
     "randnum": _random_number,

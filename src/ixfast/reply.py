@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from ixfast.answers import field_text
+from ixfast.dynamic import expanded, inner_text
 from ixfast.model import Verdict
 from ixfast.refs import CUID, XUID, kind
 from ixfast.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Scan
@@ -46,7 +46,7 @@ def _v1_body_with_members(scan: Scan) -> bytes:
     cuid = b""
     if record.cuid is not None and kind(scan.ref) == CUID:
         cuid = b',"cuid":' + orjson.dumps(record.cuid)
-    fields = [b"," + orjson.dumps(name) + b":" + field_text(value).json(scan) for name, value in record.reply_fields.items()]
+    fields = [b"," + orjson.dumps(name) + b":" + inner_text(value).json(scan) for name, value in record.reply_fields.items()]
     return b"".join((b'{"xuid":"', record.xuid, b'"', cuid, b',"response":', record.answers.json(scan), *fields, b"}"))
 
 
@@ -103,7 +103,7 @@ def v2_scan(scan: Scan) -> dict[str, Any]:
 
 def _fields(scan: Scan) -> dict[str, str]:
     assert scan.record is not None
-    return {name: field_text(value).render(scan) for name, value in scan.record.reply_fields.items()}
+    return {name: expanded(value, scan) for name, value in scan.record.reply_fields.items()}
 
 
 def _previous_counter(scan: Scan) -> int | None:
@@ -122,7 +122,7 @@ def _tag(scan: Scan) -> dict[str, Any] | None:
         "xuid": record.xuid.decode(),
         "cuid": record.cuid,
         "uid": record.uid.hex().upper() if record.uid is not None else None,
-        "name": record.name,
+        "name": expanded(record.name, scan) if record.name is not None else None,
         "folder": record.group.folder_name,
         "group": record.group.name,
         "batch": record.batch.name if record.batch is not None else None,

@@ -93,6 +93,23 @@ async def test_group_rules_fields_and_own_rules_answer(house: House, database: s
     assert orjson.loads(await house.v1(fleet, 1, 6))["response"] == f"Scan 6 of {x}"
 
 
+async def test_names_and_fields_are_expanded_with_the_dates_they_ask_for(house: House, database: str) -> None:
+    fleet = VirtualFleet(1, 1)
+    connection = await asyncpg.connect(database)
+    await provision(connection, house.keks, [fleet])
+    await connection.close()
+    x = fleet.xuid(0)
+    definitions = orjson.dumps([{"name": "n", "in_reply": True}]).decode()
+    await house.change("UPDATE folder SET fields = $1", definitions, kind="group")
+    await house.change("UPDATE tag_group SET fields = $1", '{"n": "{scount} & {cuid}"}', kind="group")
+    own = orjson.dumps({"groups": [], "default": "https://example.org/{tagname}?m={meta:n}"}).decode()
+    await house.change("UPDATE tag SET rule_set = $2 WHERE xuid = $1", x, own, kind="tag", xuid=x)
+    sql = "UPDATE tag SET name = $2, created_at = '2026-01-31T09:30:00Z' WHERE xuid = $1"
+    await house.change(sql, x, "Chair {dtcreated}", kind="tag", xuid=x)
+    url = "https://example.org/Chair%202026-01-31T09%3A30%3A00Z?m=1%20%26%20ixkio-plain-0&n=1%20%26%20ixkio-plain-0"
+    assert orjson.loads(await house.v1(fleet, 0, 1)) == {"xuid": x, "response": url, "n": "1 & ixkio-plain-0"}
+
+
 async def test_a_broken_rule_set_never_replaces_a_good_one(house: House, database: str) -> None:
     fleet = VirtualFleet(1, 1)
     connection = await asyncpg.connect(database)

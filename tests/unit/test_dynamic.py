@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixfast import limits, visitors
-from ixfast.dynamic import SUBTAGS, Response, compile_response, merge_fields
+from ixfast import dynamic, limits, visitors
+from ixfast.dynamic import SUBTAGS, Response, compile_response, expanded, inner_text, merge_fields
 from ixfast.errors import InputError
+from ixfast.http.management import shapes as management_shapes
 from ixfast.model import Verdict
 from ixfast.rules import wall_clock
 from ixfast.scan import Extras, Scan, Visitor, position
+from ixfast.tag_files.problems import NAME_CHARS_MAX
 
 
 def tapped(**known: Any) -> Scan:
@@ -85,10 +87,54 @@ def test_visitor(monkeypatch: pytest.MonkeyPatch) -> None:
     assert response.subtags == {"timezone", "currency", "tzlocal", "os", "browser"}
 
 
-@pytest.mark.parametrize("value", ["{xuid}", "{meta:a}", "{{cuid}}"])
+@pytest.mark.parametrize("value", ["{xuid}", "{meta:a}", "{{cuid}}", "{tagname}"])
 def test_a_value_is_never_expanded(value: str) -> None:
     assert rendered("<{cuid}>", cuid=value) == f"<{value}>"
-    assert rendered("{meta:a}", fields={"a": value}) == value
+    # Nor is it inside a text that is expanded.
+    assert rendered("<{tagname}>", name="Chair {cuid}", cuid=value) == f"<Chair {value}>"
+    assert rendered("<{meta:a}>", fields={"a": "{cuid}"}, cuid=value) == f"<{value}>"
+
+
+@pytest.mark.parametrize(("typed", "shown"), [
+    ("Chair", "Chair"),
+    ("Chair {CUID}", "Chair Cust 1"),
+    ("{scount} of {nobody}", "12 of {nobody}"),
+    ("{tagname}", "{tagname}"),
+    ("{meta:a}{meta:none}", "{meta:a}{meta:none}"),
+    ("{meta:b}", "{meta:b}"),
+    ("https://example.org/{cuid}", "https://example.org/Cust%201"),
+])  # fmt: skip
+def test_names_and_fields_are_expanded_once(typed: str, shown: str) -> None:
+    """Alike in a response, in a URL and as members of the reply; what they show of each other is as it was typed."""
+    scan = tapped(name=typed, fields={"a": typed, "b": typed}, reply_fields={"n": typed})
+    assert expanded(typed, scan) == shown
+    assert compile_response("<{tagname}|{meta:a}>").render(scan) == f"<{shown}|{shown}>"
+    assert dict(parse_qsl(urlsplit(compile_response("https://example.org?t={tagname}").render(scan)).query)) == {
+        "t": shown, "n": shown,
+    }  # fmt: skip
+
+
+def test_control_a_text_that_is_expanded_twice_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison above fails where inner texts are taken for responses, which show the other one expanded."""
+    monkeypatch.setattr(dynamic, "inner_text", compile_response)
+    assert rendered("{tagname}", name="{meta:a}", fields={"a": "{scount}"}) == "12"
+    monkeypatch.undo()
+    assert rendered("{tagname}", name="{meta:a}", fields={"a": "{scount}"}) == "{scount}"
+
+
+def test_constant_names_are_not_remembered() -> None:
+    """Names are as many as tags: only those with a brace are split."""
+    before = inner_text.cache_info()
+    assert [expanded(f"Vase {n}", tapped()) for n in range(3)] == ["Vase 0", "Vase 1", "Vase 2"]
+    assert inner_text.cache_info() == before
+
+
+def test_any_name_that_is_taken_can_be_shown() -> None:
+    """No name has more subtags than a text may have, so none needs to be refused when it is stored."""
+    longest = max(NAME_CHARS_MAX, management_shapes.NAME_CHARS_MAX)
+    shortest = min(len(name) for name in SUBTAGS) + len("{}")
+    assert longest // shortest <= limits.RESPONSE_SUBTAGS_MAX
+    assert longest <= limits.SUBTAG_VALUE_CHARS_MAX
 
 
 @given(value=st.text())
@@ -110,14 +156,26 @@ def test_no_value_leaves_its_place(value: str) -> None:
     ("HTTP://example.org/{xuid}#", "HTTP://example.org/q8w3sbcz?product_name=Vase%20%26%20co&n=1#"),
     ("see https://example.org", "see https://example.org"),
     ("{meta:url}", "https://elsewhere.example"),
+    ("https://example.org?a={meta:url}", "https://example.org?a=https%3A%2F%2Felsewhere.example&product_name=Vase%20%26%20co&n=1"),
 ])  # fmt: skip
 def test_data_merge(url: str, expected: str) -> None:
     fields = {"url": "https://elsewhere.example"}
     assert rendered(url, fields=fields, reply_fields={"Product Name": "Vase & co", "N": "1"}) == expected
 
 
-def test_url_without_merge_is_constant() -> None:
-    assert compile_response("https://example.org", merges=False).constant == b'"https://example.org"'
+@pytest.mark.parametrize(("value", "merged"), [
+    ("{scount}", "12"),
+    ("{cuid}&x=1#top", "A%26b%3D%3F%23%20%7Bxuid%7D%26x%3D1%23top"),
+    ("{nobody} {timezone}", "%7Bnobody%7D%20"),
+    ("https://elsewhere.example/{cuid}", "https%3A%2F%2Felsewhere.example%2FA%2526b%253D%253F%2523%2520%257Bxuid%257D"),
+])  # fmt: skip
+def test_data_merge_expands_fields_once_and_encodes_them(value: str, merged: str) -> None:
+    url = rendered("https://example.org/p", cuid="A&b=?# {xuid}", reply_fields={"n": value})
+    assert url == f"https://example.org/p?n={merged}"
+
+
+def test_url_inside_is_constant() -> None:
+    assert compile_response("https://example.org", inner=True).constant == b'"https://example.org"'
     assert compile_response("https://example.org").constant is None
     assert compile_response("https://example.org").render(tapped()) == "https://example.org"
 

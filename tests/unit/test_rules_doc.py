@@ -53,7 +53,7 @@ def test_responses(text: str, expected: str) -> None:
     scan = Scan(lambda _scan: None, b"", -1, None, None, 1, 0.0)
     scan.authentic, scan.scan_count = True, 12
     fields = {"Product Name": "Vase & lid"}
-    record: Any = SimpleNamespace(cuid="A 1", fields=fields, reply_fields=fields)
+    record: Any = SimpleNamespace(cuid="A 1", name="Vase {cuid}", fields=fields, reply_fields=fields)
     scan.record = record
     assert compile_response(text).render(scan) == expected
 

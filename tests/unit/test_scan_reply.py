@@ -134,6 +134,18 @@ def test_v2_of_a_genuine_scan() -> None:
     }
 
 
+def test_names_and_fields_are_shown_with_their_subtags() -> None:
+    found = record()
+    found.name = "Chair {cuid} of {tagname}"
+    found.group.fields, found.group.reply_names = {"n": "{scount} {cuid}", "plain": "x"}, ("n", "plain")
+    answer = reply.v2_scan(genuine(record=found))
+    assert answer["tag"]["name"] == "Chair own-1 of Chair {cuid} of {tagname}"
+    assert answer["fields"] == {"n": "12 own-1", "plain": "x"}
+    assert reply.v1_body(genuine(record=found)) == b'{"xuid":"q8w3sbcz","response":"Pass","n":"12 own-1","plain":"x"}'
+    inactive = scan(found=found, verdict=Verdict.INACTIVE, error="tag_inactive")
+    assert reply.v2_scan(inactive)["tag"]["name"] == answer["tag"]["name"]
+
+
 def some(scan: Scan, *names: str) -> tuple[Any, ...]:
     answer = reply.v2_scan(scan)
     return tuple(answer[name] for name in names)

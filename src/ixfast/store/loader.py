@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from ixfast import refs
-from ixfast.answers import BUILT_IN, Answers, field_text
+from ixfast.answers import BUILT_IN, Answers
 from ixfast.chips import compile_profile
+from ixfast.dynamic import inner_text
 from ixfast.errors import InputError, ProfileError
 from ixfast.keys import DerivedKeys, KeyEncryptionKeys, KeySlot, KeyUnavailableError, unwrap
 from ixfast.keys.derived import Master, MasterId
@@ -311,8 +312,8 @@ def _own(row: Any, group: Group) -> Own | None:
     """What the tag has for itself; None for nearly every one. Raises `InputError` for a rule set that cannot be."""
     answers = Answers(load_rules(row["rule_set"])) if row["rule_set"] is not None else None
     fields = msgspec.json.decode(row["fields"], type=dict[str, str]) if row["fields"] is not None else {}
-    texts = (answers or group.answers).subtags.union(*(field_text(v).subtags for v in (*group.fields.values(), *fields.values())))
-    dated = not _DATES.isdisjoint(texts)
+    inner = [text for text in (row["name"] or "", *group.fields.values(), *fields.values()) if "{" in text]
+    dated = not _DATES.isdisjoint((answers or group.answers).subtags.union(*(inner_text(text).subtags for text in inner)))
     if answers is None and not fields and not dated:
         return None
     return Own(answers, fields, row["created_at"] if dated else None, row["assigned_at"] if dated else None)

@@ -101,7 +101,7 @@ def field(text: str) -> str:
     if _CONTROL.search(text) is not None:
         raise CellError("bad_text")
     try:
-        compile_response(text, merges=False)
+        compile_response(text, inner=True)
     except InputError:
         raise CellError("bad_field") from None
     return text

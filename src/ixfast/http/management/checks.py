@@ -56,7 +56,7 @@ def values(given: Mapping[str, str | None], known: Collection[str]) -> None:
         if "\0" in value:
             raise InputError("invalid_parameter", "A value is text without NUL.", "fields")
         try:
-            dynamic.compile_response(value, merges=False)
+            dynamic.compile_response(value, inner=True)
         except InputError as error:
             raise InputError(error.code, str(error), f"fields.{name}") from None
 
