@@ -50,7 +50,8 @@ _CHEAP = {
     "n": (_AUTHENTIC, "    n = scan.scan_count if a or scan.verdict is PLAIN else -1"),
     "c": ("    p = scan.position", "    c = -1 if p == -1 else p & 0xFFFFFF"),
     "g": ("    g = gap(scan)", "    if g is None: g = -1"),
-    "t": ("    t, s = tamper_states(scan)",),
+    # Most tags have no tamper wire, and their scans nothing beside: a call that finds nothing costs as much as all the rest.
+    "t": ("    t = s = None", "    if scan.extras is not None: t, s = tamper_states(scan)"),
     "q": (_AUTHENTIC, _RECORD, "    q = r.originality if a or scan.verdict is REPLAYED else None"),
     "cuid": (_RECORD, "    cuid = r.cuid"),
     "batch": (_RECORD, "    batch = r.batch", "    if batch is not None: batch = batch.name"),
