@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import environment, latency, overload, scans, soak
+from benchmarks.micro import rules
 
 AIOHTTP_WHERE_THEY_WERE_SET = 52_000  # Requests/s of its constant answer on the machine for which the rates were set.
 MICRO = "micro.jsonl"
@@ -129,6 +130,7 @@ def _core(results: Results) -> Iterable[Figure]:
     yield Figure("verify one message from C", "ns", 150, 110, False, single)
     yield Figure("verify in a batch of 1,024, a message", "ns", 80, 40, False, batch)
     yield Figure("LRP verify", "µs", 25, 8, False, lrp)
+    yield Figure("decide a typical rule set", "ns", None, 150, False, fastest("steps", "ns", name=rules.TYPICAL))
 
 
 def _scale(results: Results) -> Iterable[Figure]:

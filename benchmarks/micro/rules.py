@@ -23,16 +23,35 @@ def document(groups: int) -> dict[str, Any]:
     return {"groups": [*lines, {"name": "genuine", "response": "Pass", "when": "authentication == pass"}], "default": "Fail"}
 
 
-def _decide(rules: RuleSet) -> Step:
+TYPICAL = "a typical rule set"
+_TYPICAL_GROUPS = (
+    ("opened", "authentication == pass and tamper.stored == open"),
+    ("fresh", "authentication == pass and scan_count < 3"),
+    ("genuine", "authentication == pass"),
+)
+
+
+def typical() -> RuleSet:
+    """Three groups as owners write them: a seal that was opened, the first scans, every other genuine one."""
+    groups = [{"name": name, "response": name, "when": when} for name, when in _TYPICAL_GROUPS]
+    return load_rules({"groups": groups, "default": "Fail"})
+
+
+def _decide(rules: RuleSet, name: str | None = None) -> Step:
     def prepare(count: int) -> Work:
-        scans = [scan for scan in Bench().judged(count) if scan.record is not None]
+        known = [scan for scan in Bench().judged(count) if scan.record is not None]
+        scans = (known * 2)[:count]  # as many as the time is divided by; nothing is decided of strangers
         decide = rules.decide
         return lambda: [decide(scan) for scan in scans]
 
-    return Step(f"{len(rules.names)} rule{'s' if len(rules.names) > 1 else ''}", prepare)
+    return Step(name or f"{len(rules.names)} rule{'s' if len(rules.names) > 1 else ''}", prepare)
 
 
-STEPS = (_decide(AUTHENTICATION_PASS), *(_decide(load_rules(document(groups))) for groups in (2, 10, 50)))
+STEPS = (
+    _decide(AUTHENTICATION_PASS),
+    _decide(typical(), TYPICAL),
+    *(_decide(load_rules(document(groups))) for groups in (2, 10, 50)),
+)
 
 if __name__ == "__main__":
     sys.exit(run(TITLE, STEPS))

@@ -31,6 +31,7 @@ from benchmarks.load import check  # noqa: E402
 from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS, Load  # noqa: E402
 from benchmarks.load.stream import Sink, StreamLane  # noqa: E402
 from benchmarks.load.traffic import GENUINE, REPLAYED, Mix, Plan, Traffic, fleet_of, with_strangers  # noqa: E402
+from benchmarks.micro import rules, timing  # noqa: E402
 from benchmarks.processes import memory  # noqa: E402
 from benchmarks.scale import filler, sizes  # noqa: E402
 from benchmarks.stage import Stage  # noqa: E402
@@ -299,6 +300,12 @@ class TestReport:
         )
         assert rows["÷ aiohttp answering a constant"].endswith("| 2.5 (2 to 3) | 0.75 | 1.2 | aim reached |")
         assert rows["LRP verify"].endswith("not measured |")
+        assert rows["decide a typical rule set"].endswith("| - | 150 | not measured |")
+        size = timing.Size(50, 2)
+        steps = [{"title": rules.TITLE, **step._asdict()} for step in timing.report(rules.TITLE, rules.STEPS, size)]
+        environment.remember(figures.MICRO, {**made, "core": [], "lrp": [], "steps": steps}, tmp_path)
+        (decided,) = (each.values for each in figures.all_figures(tmp_path) if each.name == "decide a typical rule set")
+        assert decided == [step["ns_median"] for step in steps if step["name"] == rules.TYPICAL]
         tables = report.told(tmp_path)
         document = "a\n<!-- benchmark figures -->\nstale\n<!-- end -->\nb\n<!-- benchmark soak -->\nkept\n<!-- end -->\n"
         filled = report.into(document, tables)
