@@ -22,6 +22,14 @@ UID = b"\0u"
 TOKEN = b"\0k"
 
 
+_MIRROR_CHARS_MIN = 2 * limits.UID_BYTES
+
+
+def may_be_a_mirror(code: bytes) -> bool:
+    """Is what stands in the place of a tag code perhaps a mirror? The shortest that says whose it is, is a UID in hex."""
+    return len(code) >= _MIRROR_CHARS_MIN
+
+
 def by_cuid(aid: str, cuid: str) -> bytes:
     return CUID + aid.encode() + b"\0" + cuid.encode()
 

@@ -71,7 +71,7 @@ class Desk:
             digest = token_sha256(query.token)
         if self.limiter is not None and not self._admits(address, digest):
             self.engine.fail(scan, "rate_limited")
-        elif query.ref is None or _may_be_a_code(query):
+        elif query.ref is None or _may_be_a_mirror(query):
             self.spawn(self._identify(scan, query.aid, digest))
         else:
             self._submit(scan, digest)
@@ -124,7 +124,10 @@ class Desk:
                 return
             scan.api_key = api_key
         if aid is None or (api_key is not None and api_key.aid != aid):
-            self.engine.unknown(scan)
+            if scan.ref and refs.kind(scan.ref) == refs.XUID:
+                self.engine.submit(scan)  # a code needs no account, so a wrong one takes nothing from it
+            else:
+                self.engine.unknown(scan)
             return
         await self.identify(scan, aid)
 
@@ -133,7 +136,7 @@ class Desk:
         try:
             claims = await self._claims(scan, aid)
             for ref in claims:
-                if ref is claims[-1] or await self._exists(ref):
+                if ref is claims[-1] or await self._exists(ref, scan.api_key):
                     scan.ref = ref
                     self.engine.submit(scan)
                     return
@@ -152,22 +155,28 @@ class Desk:
         assert scan.extras is not None
         given = [scan.ref] if scan.ref else []
         try:
-            return given + await identify(self.catalogue, aid, scan.extras, is_owner=scan.api_key is not None)
+            found = await identify(self.catalogue, aid, scan.extras, is_owner=scan.api_key is not None)
         except InputError:
             if not given:
                 raise
             return given
+        if scan.ref in found and refs.kind(scan.ref) == refs.XUID:
+            return given  # a code in the profile's eyes, too
+        return given + found
 
-    async def _exists(self, ref: bytes) -> bool:
-        if self.catalogue.find(ref) is not None:
-            return True
-        probe = await self._fetched(ref)
-        return probe[1] is not None or probe[0].error is not None
+    async def _exists(self, ref: bytes, api_key: ApiKey | None) -> bool:
+        """Is there such a tag for this caller? Of another account's tag not even the work tells: it is looked up as none."""
+        record = self.catalogue.find(ref)
+        if record is None or not record.is_for(api_key):
+            probe, record = await self._fetched(ref, api_key)
+            if probe.error is not None:
+                return True  # nobody knows; who asks again is told so
+        return record is not None and record.is_for(api_key)
 
-    async def _fetched(self, ref: bytes) -> tuple[Scan, Any]:
+    async def _fetched(self, ref: bytes, api_key: ApiKey | None = None) -> tuple[Scan, Any]:
         """What the catalogue has under a reference, with the probe that carries the error if it cannot say."""
         future: asyncio.Future[tuple[Scan, Any]] = self.loop.create_future()
-        probe = Scan(lambda _scan: None, ref, -1, None, None, 0, self.loop.time())
+        probe = Scan(lambda _scan: None, ref, -1, None, api_key, 0, self.loop.time())
         self.catalogue.fetch(probe, ref, lambda scan, found: _resolve(future, (scan, found)))
         return await future
 
@@ -196,12 +205,16 @@ class Desk:
         task.add_done_callback(self._tasks.discard)
 
 
-def _may_be_a_code(query: V1Query) -> bool:
-    """Whether `c` is perhaps no CUID but the code of an encrypted mirror, which Bolt Card calls so, too."""
+def _may_be_a_mirror(query: V1Query) -> bool:
+    """Whether what names the tag is perhaps a mirror under that name: `x` no tag code, or `c` no CUID but the code of an
+    encrypted mirror, which Bolt Card calls so, too."""
     extras = query.extras
-    if extras is None or query.ref is None or refs.kind(query.ref) != refs.CUID or extras.parameters is None:
+    if extras is None or query.ref is None or query.aid is None or extras.parameters is None:
         return False
-    return _CODE.fullmatch(extras.parameters.get("c", "")) is not None
+    kind = refs.kind(query.ref)
+    if kind == refs.XUID:
+        return refs.may_be_a_mirror(query.ref)
+    return kind == refs.CUID and _CODE.fullmatch(extras.parameters.get("c", "")) is not None
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:

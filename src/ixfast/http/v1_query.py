@@ -2,7 +2,7 @@
 
 `x` names a tag by its code, `c` or `u` together with `a` by the customer's id or the chip's UID; `x` goes before `c`, `c` before
 `u`. `n` and `e` are the mirrored counter and MAC, `r` the API token, `ip` and `ua` the visitor. All other parameters are
-kept for the group's encoding profile and otherwise ignored.
+kept for the group's encoding profile and otherwise ignored. With `a`, an `x` that is no code may be a mirror of that account's.
 """
 
 from __future__ import annotations
@@ -118,9 +118,11 @@ def _reference(parameters: dict[str, str]) -> tuple[bytes | None, str | None]:
 
 
 def _extras(parameters: dict[str, str], *, has_mac: bool) -> Extras | None:
-    """None for the hot form. `e` that is no MAC may be a profile's own parameter of that name; the profile decides."""
+    """None for the hot form. `e` that is no MAC, and an `x` of an account that is perhaps no code, may be a profile's own
+    parameters of these names; the profile decides."""
     names = parameters.keys()
-    if names <= _HOT and (has_mac or "e" not in names) and not {"x", "u"} <= names:
+    is_hot = names <= _HOT and (has_mac or "e" not in names) and not {"x", "u"} <= names
+    if is_hot and not ("a" in names and refs.may_be_a_mirror(parameters.get("x", "").encode())):
         return None
     own = {name: value for name, value in parameters.items() if name not in ("r", "ip", "ua")}
     visitor = None

@@ -47,7 +47,7 @@ class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
 async def run(desk: Desk, body: ScanBody, api_key: ApiKey | None, *, peek: bool, idempotency_key: str | None) -> Scan:
     aid = api_key.aid if api_key is not None else body.account
     ref, parameters, url = _asked(body, aid)
-    if ref is None and aid is None and url is not None:
+    if aid is None and url is not None:
         aid = _account_in(url)
     visitor = Visitor(body.visitor.ip, body.visitor.user_agent) if body.visitor is not None else None
     extras = Extras(parameters, url, peek=peek, idempotent=idempotency_key is not None, wants_state=not peek, visitor=visitor)
@@ -57,7 +57,7 @@ async def run(desk: Desk, body: ScanBody, api_key: ApiKey | None, *, peek: bool,
 
     def start(answer: Callable[[Scan], None]) -> None:
         scan = Scan(answer, ref or b"", -1, None, api_key, scan_id, desk.loop.time(), extras)
-        if ref is not None:
+        if ref is not None and (aid is None or url is None or not refs.may_be_a_mirror(ref)):
             desk.engine.submit(scan)
         else:
             assert aid is not None
@@ -120,7 +120,7 @@ def _fields(body: ScanBody) -> dict[str, str]:
 
 
 def _code_in(text: str) -> str | None:
-    """The tag code if a URL carries one under its usual names; others are read by the account's profiles."""
+    """The tag code, or what may be one, if a URL has it under the usual names; others are read by the account's profiles."""
     return _named(text, ("x", "xuid"), refs.CODE)
 
 
