@@ -137,7 +137,7 @@ async def test_the_life_of_everything(house: House) -> None:
     answer = await house.ask("POST", "/v2/tags", {"batch_id": batch, "uid": "04AABBCCDDEEFF", "cuid": "A 1"})
     tag = answer.made
     assert answer.headers["Location"] == f"/v2/tags/{tag['xuid']}"
-    assert re.fullmatch("[a-z0-9]{8}", tag["xuid"]) and tag["group_id"] == group and tag["batch_id"] == batch
+    assert re.fullmatch("[a-z0-9]{16}", tag["xuid"]) and tag["group_id"] == group and tag["batch_id"] == batch
     assert (await house.ask("GET", f"/v2/tags/{tag['xuid']}")).json == tag
     assert (await house.ask("GET", "/v2/tags?cuid=A%201")).json["items"] == [tag]
     assert (await house.ask("GET", "/v2/tags?uid=04AABBCCDDEEFF")).json["items"] == [tag]
@@ -334,8 +334,8 @@ async def test_tags_move_inside_the_account(house: House) -> None:
 
 async def test_uids_are_given_once(house: House) -> None:
     _, _, batch = await shelf(house)
-    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "xuid_length": 16})).made
-    assert re.fullmatch("[a-z0-9]{16}", tag["xuid"])
+    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "xuid_length": 8})).made
+    assert re.fullmatch("[a-z0-9]{8}", tag["xuid"])
     path = f"/v2/tags/{tag['xuid']}"
     assert (await house.ask("PATCH", path, {"uid": "04AABBCCDDEEFF"})).json["uid"] == "04AABBCCDDEEFF"
     assert (await house.ask("PATCH", path, {"uid": "04AABBCCDDEEFF"})).status == 200

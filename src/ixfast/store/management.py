@@ -134,7 +134,7 @@ def _unavailable(error: Exception, *, may_have_committed: bool) -> UnavailableEr
     return UnavailableError("outcome_unknown" if lost else "unavailable", reason)
 
 
-def new_xuid(characters: int = 8) -> str:
+def new_xuid(characters: int) -> str:
     """A tag code that nobody can guess: lower-case letters and digits."""
     return "".join(secrets.choice(_LETTERS) for _ in range(characters))
 
