@@ -35,6 +35,7 @@ from ixfast.limits import (
 from ixfast.rules import facts, wall_clock
 
 if TYPE_CHECKING:
+    from ixfast.rules.document import Rules
     from ixfast.scan import Scan
 
 Reader = Callable[["Scan"], str | None]
@@ -133,6 +134,13 @@ def expanded(text: str, scan: Scan) -> str:
     """What a tag's name or an extended field's value shows for this scan."""
     # Nearly all are constant, and a million names of tags would push the others out of what is remembered.
     return inner_text(text).render(scan) if "{" in text else text
+
+
+def never_known(rules: Rules) -> tuple[str, ...]:
+    """Warnings, one a source, of the facts and subtags of a rule set that can never be known in this process, and why: no file of
+    addresses, a library that is not installed. Raises as `compile_response` does."""
+    texts = (*(group.response for group in rules.groups), rules.default)
+    return visitors.lacking(rules.facts.union(*(compile_response(text).subtags for text in texts)))
 
 
 def merge_fields(url: str, fields: Mapping[str, str]) -> str:

@@ -22,7 +22,7 @@ from ixfast.rules.document import RuleGroup
 from ixfast.rules.facts import FACTS, Kind
 from ixfast.scan import COUNTED_ONLY, Extras, Scan, Visitor, position
 
-CASES = int(os.environ.get("IXFAST_DIFFERENTIAL_CASES", "3200"))  # 100,000 take 20 seconds, see docs/rules.md
+CASES = int(os.environ.get("IXFAST_DIFFERENTIAL_CASES", "3200"))  # 100,000 take half a minute, see docs/rules.md
 SCANS_OF_A_SET = 32
 READINGS = max(100, CASES // 50)
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu")

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from mmdb_writer import MMDBWriter
 
-from ixfast import limits, rules
+from ixfast import limits, rules, visitors
 from ixfast.cli import main
 from ixfast.dynamic import SUBTAGS, compile_response
 from ixfast.rules import RuleError, facts, line
@@ -115,5 +116,33 @@ def test_command_warns_and_prints_the_schema(tmp_path: Path) -> None:
     path.write_text('{"groups": [{"name": "a", "when": "country == DE", "response": ""}], "default": ""}')
     done = CliRunner().invoke(main, ["rules", "explain", str(path)])
     assert "warning: never known: country; no file of addresses is configured" in done.output
+    done = CliRunner().invoke(main, ["rules", "explain", str(path), "--addresses-file", str(tmp_path / "none.mmdb")])
+    assert f"warning: never known: country; {tmp_path / 'none.mmdb'} cannot be read" in done.output
     done = CliRunner().invoke(main, ["rules", "schema"])
     assert '"title": "ixfast rule set"' in done.output
+
+
+@pytest.mark.parametrize("command", ["explain", "test"])
+def test_commands_warn_of_subtags_as_the_route_does(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "rules.json"
+    path.write_text('{"groups": [{"name": "a", "when": "first_scan", "response": "{TzLocal} {cuid}"}], "default": "{currency}"}')
+    done = CliRunner().invoke(main, ["rules", command, str(path)])
+    assert done.exit_code == 0
+    assert done.output.endswith("\nwarning: never known: currency, tzlocal; no file of addresses is configured\n")
+
+
+def test_commands_do_not_warn_of_what_the_file_knows(addresses: Path, tmp_path: Path) -> None:
+    path = tmp_path / "rules.json"
+    path.write_text('{"groups": [{"name": "a", "when": "country == DE", "response": "{tzlocal}"}], "default": ""}')
+    for given, environment in ((["--addresses-file", str(addresses)], {}), ([], {"IXFAST_ADDRESSES_FILE": str(addresses)})):
+        done = CliRunner().invoke(main, ["rules", "explain", str(path), *given], env=environment)
+        assert done.exit_code == 0
+        assert "warning" not in done.output
+    assert visitors.lacking({"country"}) != ()  # a command leaves no file open
+
+
+@pytest.fixture
+def addresses(tmp_path: Path) -> Path:
+    path = tmp_path / "city.mmdb"
+    MMDBWriter().to_db_file(str(path))
+    return path

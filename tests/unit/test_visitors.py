@@ -103,7 +103,7 @@ def test_file_that_cannot_be_used_is_told(content: bytes | None, tmp_path: Path)
     assert "cannot be read" in reason
     assert visitors.place_of("192.0.2.7") == visitors.NOWHERE
     document = {"groups": [{"name": "home", "when": "country == DE", "response": "h"}], "default": "d"}
-    (warning,) = rules.warnings_of(rules.load_rules(document))
+    (warning,) = dynamic.never_known(rules.read_rules(document))
     assert warning == f"never known: country; {reason}"
     visitors.open_addresses(None)
 

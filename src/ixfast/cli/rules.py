@@ -6,11 +6,12 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
 
-from ixfast import dynamic, rules
+from ixfast import dynamic, rules, visitors
 from ixfast.limits import RULE_SET_BYTES_MAX
 from ixfast.rules import RuleError, Rules, Step
 from ixfast.rules.check import check_fact, check_value
@@ -20,10 +21,17 @@ from ixfast.rules.line import print_line
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _WORDS = {True: "true", False: "false", None: "unknown"}
 _TRUTHS = {"true": True, "false": False}
+_with_addresses = click.option(
+    "--addresses-file",
+    "addresses",
+    type=click.Path(path_type=Path),
+    envvar="IXFAST_ADDRESSES_FILE",
+    help="The server's file of addresses: without it, whatever needs it is warned of.",
+)
 
 
 def register(main: click.Group, with_settings: Decorator) -> None:
-    """`with_settings` is not used: these commands read a file and nothing else."""
+    """`with_settings` is not used: these commands read their files and nothing else."""
 
     @main.group("rules")
     def group() -> None:
@@ -32,8 +40,9 @@ def register(main: click.Group, with_settings: Decorator) -> None:
     @group.command("test")
     @click.argument("file", type=click.File("rb"))
     @click.option("--fact", "given", multiple=True, metavar="NAME=VALUE", help="A fact of the scan; others are unknown.")
-    def test_command(file: BinaryIO, given: tuple[str, ...]) -> None:
-        """Say which group of the rule set in FILE a scan with these facts matches, and why.
+    @_with_addresses
+    def test_command(file: BinaryIO, given: tuple[str, ...], addresses: Path | None) -> None:
+        """Say which group of the rule set in FILE a scan with these facts matches, why, and what can never be known.
 
         Times of day, dates and weekdays are those of now, unless they are given or another moment is, as
         now=2026-01-31T09:30:00+01:00.
@@ -43,19 +52,20 @@ def register(main: click.Group, with_settings: Decorator) -> None:
         index = rules.decide(checked, _facts(given))
         name = checked.groups[index].name if index >= 0 else "default"
         click.echo(f"{name} answers: {checked.groups[index].response if index >= 0 else checked.default}")
+        _warn(checked, addresses)
 
     @group.command("explain")
     @click.argument("file", type=click.File("rb"))
-    def explain_command(file: BinaryIO) -> None:
-        """Show the rule set in FILE as it was understood, the facts it asks for, and what can never be known here."""
+    @_with_addresses
+    def explain_command(file: BinaryIO, addresses: Path | None) -> None:
+        """Show the rule set in FILE as it was understood, the facts it asks for, and what can never be known."""
         checked = _read(file)
         width = max([len("default"), *(len(member.name) for member in checked.groups)])
         for member in checked.groups:
             click.echo(f"{member.name:{width}}  if {print_line(member.when)}: {member.response}")
         click.echo(f"{'default':{width}}  {checked.default}")
         click.echo(f"facts: {', '.join(sorted(checked.facts)) or 'none'}; time zone: {checked.time_zone}")
-        for warning in rules.warnings_of(checked):
-            click.echo(f"warning: {warning}")
+        _warn(checked, addresses)
 
     @group.command("schema")
     def schema_command() -> None:
@@ -69,6 +79,16 @@ def _read(file: BinaryIO) -> Rules:
     for response in (*(group.response for group in checked.groups), checked.default):
         dynamic.compile_response(response)
     return checked
+
+
+def _warn(checked: Rules, addresses: Path | None) -> None:
+    """Tell what no scan could tell the rules or their responses, with this file of addresses."""
+    visitors.open_addresses(addresses)
+    try:
+        for warning in dynamic.never_known(checked):
+            click.echo(f"warning: {warning}")
+    finally:
+        visitors.open_addresses(None)
 
 
 def _facts(given: tuple[str, ...]) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ixfast import visitors
 from ixfast.rules.compiler import compile_rules
 from ixfast.rules.document import RuleGroup, Rules, read_rules, schema, to_document
 from ixfast.rules.interpreter import Step, decide, explain
@@ -33,15 +32,9 @@ __all__ = [
     "read_rules",
     "schema",
     "to_document",
-    "warnings_of",
 ]
 
 
 def load_rules(document: bytes | str | dict[str, Any]) -> RuleSet:
     """A rule set from its document, JSON text or decoded; RuleError if it is not one."""
     return compile_rules(read_rules(document))
-
-
-def warnings_of(rules: Rules | RuleSet) -> tuple[str, ...]:
-    """What of these rules can never be known in this process, and why: no file of addresses, a library that is not installed."""
-    return visitors.lacking(rules.facts)

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ixfast import dynamic, rules, visitors
+from ixfast import dynamic, rules
 from ixfast.errors import InputError
 from ixfast.http.management import checks
 from ixfast.http.management.office import Call, answered
@@ -28,9 +28,7 @@ async def try_rules(call: Call) -> web.Response:
     steps = [TrialStep(step.name, step.depth, step.outcome, step.found) for step in rules.explain(checked, facts)]
     group = checked.groups[index].name if index >= 0 else None
     response = checked.groups[index].response if index >= 0 else checked.default
-    texts = (*(group.response for group in checked.groups), checked.default)
-    subtags = {name for text in texts for name in dynamic.compile_response(text).subtags}
-    return answered(TrialResult(group, response, steps, list(visitors.lacking(checked.facts | subtags))))
+    return answered(TrialResult(group, response, steps, list(dynamic.never_known(checked))))
 
 
 def _facts(given: dict[str, Any]) -> dict[str, Any]:
