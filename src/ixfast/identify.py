@@ -1,15 +1,16 @@
 """Whose tap is this? For scans that name no tag: the URL's own texts, a mirrored UID, or a decrypted one.
 
-The account is known (from the API key or a parameter); its groups say how its tags write themselves. What is found here is a
-claim, enough to look a tag up; the engine then examines the tap with that tag's own profile and keys.
+The account is known (from the API key, a parameter or the path); its groups say how its tags write themselves. What is found
+here is a claim, enough to look a tag up; the engine then examines the tap with that tag's own profile and keys.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Protocol
 
-from ixfast import refs
+from ixfast import limits, refs
 from ixfast.chips import CompiledProfile, Message
 from ixfast.errors import InputError
 from ixfast.model import EncodingProfile, Key
@@ -44,6 +45,31 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
     if not found and error is not None:
         raise error
     return list(found)
+
+
+async def account_in_path(accounts: Accounts, url: str) -> str | None:
+    """The open account (AID) whose id stands in the path of a tap URL where one of its own profiles has `{aid}`; None if there is
+    none. A closed account is none, as for everybody who shows no key. Looks `limits.ACCOUNTS_IN_PATH_MAX` segments up at most.
+    """
+    place = url.partition("#")[0].partition("?")[0]
+    _, scheme, rest = place.partition("://")
+    segments = rest.split("/")[1:] if scheme else place.split("/")
+    aids = [segment for segment in segments if refs.AID.fullmatch(segment)]
+    for aid in aids[: limits.ACCOUNTS_IN_PATH_MAX]:
+        known = await accounts.account(aid)
+        if known is not None and known[0].open and any(_names(profile, url, aid) for profile, _ in _distinct_profiles(known[1])):
+            return aid
+    return None
+
+
+def _names(profile: CompiledProfile, url: str, aid: str) -> bool:
+    """Does the profile read this account out of the URL's path?"""
+    if not any("aid" in piece.slots for piece in profile.template.path):
+        return False
+    with contextlib.suppress(InputError):  # whose tap it is cannot be said of one in bad form
+        message = profile.read_url(url)
+        return isinstance(message, Message) and message.aid == aid
+    return False
 
 
 def _distinct_profiles(groups: Iterable[Group]) -> list[tuple[CompiledProfile, tuple[Key, ...]]]:

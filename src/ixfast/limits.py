@@ -13,6 +13,7 @@ REQUEST_BODY_S = 10.0  # The same for a body, at the public listener: 1 MiB in 1
 HEADERS_MAX = 64  # Balancers and browsers together send under 30.
 PARAMETERS_MAX = 64  # Query parameters of one request; a tap has under 10.
 PARAMETER_BYTES_MAX = 2048  # One parameter's value; the longest real one is file data in hexadecimal.
+ACCOUNTS_IN_PATH_MAX = 4  # Path segments of a tap URL that are looked up as an account's id, each by a query.
 BATCH_SCANS_MAX = 1000  # Scans of one `POST /v2/scans/batch`.
 PIPELINE_BYTES_MAX = 64 * 1024  # Unserved input of one connection before its reading is paused.
 HEADER_MEMO_ENTRIES_MAX = 2048  # Distinct header blocks remembered by the front door of a worker.

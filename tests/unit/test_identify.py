@@ -12,11 +12,11 @@ from ixfast import refs
 from ixfast.chips import Message, compile_profile, preset
 from ixfast.chips.schemes import find_scheme
 from ixfast.errors import InputError
-from ixfast.identify import identify
+from ixfast.identify import account_in_path, identify
 from ixfast.keys import DerivedKeys, check_value
 from ixfast.keys.derived import Master
 from ixfast.keys.diversify import BoltCard
-from ixfast.limits import META_KEYS_MAX
+from ixfast.limits import ACCOUNTS_IN_PATH_MAX, META_KEYS_MAX
 from ixfast.model import Key
 from ixfast.records import Account, Group
 from ixfast.scan import Extras
@@ -144,3 +144,17 @@ def test_what_looks_like_the_profile_and_is_malformed_is_told(account: OneAccoun
 
 def parameters(url: str) -> dict[str, str]:
     return dict(pair.split("=") for pair in url.partition("?")[2].split("&"))
+
+
+def test_no_more_than_a_few_segments_are_looked_up() -> None:
+    class Nobody:
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+
+        async def account(self, aid: str) -> None:
+            self.asked.append(aid)
+
+    url = "https://tag.example/" + "/".join(f"a{n}" for n in range(100))
+    nobody = Nobody()
+    assert asyncio.run(account_in_path(nobody, url)) is None
+    assert nobody.asked == [f"a{n}" for n in range(ACCOUNTS_IN_PATH_MAX)]

@@ -18,7 +18,7 @@ from ixfast.engine import Engine, may_scan
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http.rates import Limiter
 from ixfast.http.v1_query import V1Query
-from ixfast.identify import identify
+from ixfast.identify import account_in_path, identify
 from ixfast.keys import KeyUnavailableError
 from ixfast.records import ApiKey
 from ixfast.refs import by_token, token_sha256
@@ -149,6 +149,13 @@ class Desk:
             self.engine.fail(scan, "unavailable", "lookup_failed")
         else:
             self.engine.unknown(scan)
+
+    async def account_in_path(self, url: str) -> str | None:
+        """The account (AID) that a tap URL names in its path; None if none. Raises `UnavailableError` if nobody can say."""
+        try:
+            return await account_in_path(self.catalogue, url)
+        except Exception:  # every kind that a database can raise
+            raise UnavailableError("unavailable", "lookup_failed") from None
 
     async def _claims(self, scan: Scan, aid: str) -> list[bytes]:
         """Under which references the tag may be found: the caller's, if he gave one, then those of the tap itself."""

@@ -214,6 +214,8 @@ async def _item(
         scan = await run(desk, body, api_key, peek=peek, idempotency_key=idempotency_key)
     except InputError as error:
         return _item_problem(request, error.code, str(error), error.field, None)
+    except UnavailableError as error:
+        return _item_problem(request, error.code, MESSAGES[error.code], None, error.reason)
     if scan.error is not None and scan.error not in reply.INACTIVE and scan.error != "not_found":
         return _item_problem(request, scan.error, MESSAGES[scan.error], scan.error_field, scan.error_detail)
     return reply.v2_scan(scan)

@@ -49,6 +49,8 @@ async def run(desk: Desk, body: ScanBody, api_key: ApiKey | None, *, peek: bool,
     ref, parameters, url = _asked(body, aid)
     if aid is None and url is not None:
         aid = _account_in(url)
+        if aid is None and ref is None:
+            aid = await desk.account_in_path(url)
     visitor = Visitor(body.visitor.ip, body.visitor.user_agent) if body.visitor is not None else None
     extras = Extras(parameters, url, peek=peek, idempotent=idempotency_key is not None, wants_state=not peek, visitor=visitor)
     scan_id = desk.next_scan_id() if idempotency_key is None else _derived_id(api_key, idempotency_key)
