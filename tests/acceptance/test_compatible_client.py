@@ -54,11 +54,12 @@ class Client:
         assert status == 200, body
         return body
 
-    def patch(self, path: str, headers: dict[str, str] | None = None, **fields: str) -> Any:
+    def patch(self, path: str, headers: dict[str, str] | None = None, **fields: str) -> bytes:
+        """The body of a change that was made."""
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         status, body = self.ask("PATCH", path, urlencode(fields), **form, **(headers or {}))
         assert status == 200, body
-        return json.loads(body)
+        return body
 
     def v2(self, method: str, path: str, body: Any = None) -> Any:
         status, answer = self.ask(method, path, json.dumps(body) if body is not None else None)
@@ -163,14 +164,15 @@ def test_extended_data_is_added_to_the_response(shop: Shop) -> None:
 def test_a_default_response_is_set_and_reverted(shop: Shop) -> None:
     x = FLEET.xuid(4)
     told = shop.management.patch(f"/v1/x/{x}", ix_dr="Sold out, ask for {cuid}")
-    assert told == {
-        "xuid": x, "ix_dr": "Sold out, ask for {cuid}", "ix_status": "Active", "ix_assigned": "Unassigned",
-    }  # fmt: skip
+    assert told == body(4, ix_dr="Sold out, ask for {cuid}", ix_status="Active", ix_assigned="Unassigned")
     shop.until(body(4, response="Sold out, ask for ixkio-plain-4"), x=x)
     # Its own rule set has no groups, so that a genuine tap gets the default, too; it is consumed all the same.
     assert shop.public.scan(**shop.tap(4, 1)) == body(4, response="Sold out, ask for ixkio-plain-4")
     assert shop.public.scan(x=FLEET.xuid(5)) == body(5, response="Fail")
-    assert shop.management.patch(f"/v1/x/{x}", ix_dr="")["ix_dr"] == ""
+    assert shop.management.patch(f"/v1/x/{x}", ix_dr='Läßt "9" übrig') == body(
+        4, ix_dr='Läßt "9" übrig', ix_status="Active", ix_assigned="Unassigned"
+    )
+    assert shop.management.patch(f"/v1/x/{x}", ix_dr="") == body(4, ix_dr="", ix_status="Active", ix_assigned="Unassigned")
     shop.until(body(4, response="Fail"), x=x)
     assert shop.public.scan(**shop.tap(4, 1)) == body(4, response="Fail")
     assert shop.public.scan(**shop.tap(4, 2)) == body(4, response="Pass")
@@ -178,15 +180,17 @@ def test_a_default_response_is_set_and_reverted(shop: Shop) -> None:
 
 def test_a_tag_is_changed_by_its_cuid_and_uid(shop: Shop) -> None:
     x, cuid, uid = FLEET.xuid(6), "ixkio-plain-6", FLEET.uid(6).hex().upper()
-    assert shop.management.patch(f"/v1/a/{AID}", {"ix_c": cuid}, ix_status="Inactive", ix_assigned="Assigned") == {
-        "xuid": x, "cuid": cuid, "ix_dr": "", "ix_status": "Inactive", "ix_assigned": "Assigned",
-    }  # fmt: skip
+    told = shop.management.patch(f"/v1/a/{AID}", {"ix_c": cuid}, ix_status="Inactive", ix_assigned="Assigned")
+    assert told == body(6, cuid=cuid, ix_dr="", ix_status="Inactive", ix_assigned="Assigned")
     shop.until(body(6, error="tag_inactive"), x=x)
-    assert shop.management.patch(f"/v1/a/{AID}", {"ix_u": uid}, ix_status="active")["ix_status"] == "Active"
+    told = shop.management.patch(f"/v1/a/{AID}", {"ix_u": uid}, ix_status="active")
+    assert told == body(6, ix_dr="", ix_status="Active", ix_assigned="Assigned")
     shop.until(body(6, response="Fail"), x=x)
     # As JSON, and in the query.
-    assert shop.management.v2("PATCH", f"/v1/x/{x}", {"ix_dr": "Mine"})["ix_dr"] == "Mine"
-    assert shop.management.v2("PATCH", f"/v1/x/{x}?ix_dr=&ix_assigned=Unassigned")["ix_assigned"] == "Unassigned"
+    told = shop.management.ask("PATCH", f"/v1/x/{x}", '{"ix_dr": "Mine"}')[1]
+    assert told == body(6, ix_dr="Mine", ix_status="Active", ix_assigned="Assigned")
+    told = shop.management.ask("PATCH", f"/v1/x/{x}?ix_dr=&ix_assigned=Unassigned")[1]
+    assert told == body(6, ix_dr="", ix_status="Active", ix_assigned="Unassigned")
 
 
 def test_what_a_client_may_do_wrong(shop: Shop) -> None:
@@ -200,6 +204,9 @@ def test_what_a_client_may_do_wrong(shop: Shop) -> None:
         ("/v1/a/nobody", "ix_dr=a", 400, '{"error":"missing_parameter","parameter":"ix_c"}'),
     ):
         assert shop.management.ask("PATCH", path, fields) == (status, answer.encode())
-    assert shop.management.ask("PATCH", "/v1/a/nobody", "ix_dr=a", ix_c="ixkio-plain-7")[0] == 404
-    assert Client(shop.management.port).ask("PATCH", f"/v1/x/{x}", "ix_dr=a")[0] == 401
+    missing = shop.management.ask("PATCH", "/v1/a/nobody", "ix_dr=a", ix_c="ixkio-plain-7")
+    assert missing == (404, b'{"error":"not_found"}')
+    assert shop.management.ask("PATCH", f"/v1/a/{AID}", "ix_dr=a", ix_c="nobodys") == missing
+    refused = Client(shop.management.port).ask("PATCH", f"/v1/x/{x}", "ix_dr=a")
+    assert refused == (401, f'{{"xuid":"{x}","error":"unauthorised"}}'.encode())
     assert shop.public.ask("PATCH", f"/v1/x/{x}", "ix_dr=a")[0] == 404  # not on the public listener

@@ -177,11 +177,13 @@ async def test_names_are_taken_once(house: House) -> None:
 
 
 async def test_lost_updates_are_refused(house: House) -> None:
-    folder, _, batch = await shelf(house)
+    folder, group, batch = await shelf(house)
     tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch})).made
     for path, patch in (
         ("/v2/accounts/mine", {"name": "x"}),
         (f"/v2/folders/{folder}", {"name": "x"}),
+        (f"/v2/groups/{group}", {"retry_window_s": 5}),
+        (f"/v2/api-keys/{house.key_ids['keys']}", {"label": "x"}),
         (f"/v2/batches/{batch}", {"active": False}),
         (f"/v2/tags/{tag['xuid']}", {"name": "x"}),
     ):
@@ -194,6 +196,18 @@ async def test_lost_updates_are_refused(house: House) -> None:
         assert (await house.ask("PATCH", path, patch, headers={"If-Match": "*"})).status == 200
     acts = (await house.ask("GET", f"/v2/audit?object=tag&object_id={tag['xuid']}")).json["items"]
     assert [a["act"] for a in acts] == ["update", "create"]  # what changes nothing is no act
+
+
+async def test_who_has_seen_the_last_state_may_delete(house: House) -> None:
+    folder, group, batch = await shelf(house)
+    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch})).made
+    for path in (
+        f"/v2/tags/{tag['xuid']}", f"/v2/batches/{batch}", f"/v2/groups/{group}", f"/v2/folders/{folder}",
+        f"/v2/api-keys/{house.key_ids['keys']}",
+    ):  # fmt: skip
+        seen = (await house.ask("GET", path)).headers["ETag"]
+        assert (await house.ask("DELETE", path, headers={"If-Match": '"another"'})).problem == (412, "precondition_failed"), path
+        assert (await house.ask("DELETE", path, headers={"If-Match": seen})).status == 204, path
 
 
 async def test_pages_have_everything_once(house: House) -> None:
