@@ -110,6 +110,25 @@ async def test_names_and_fields_are_expanded_with_the_dates_they_ask_for(house: 
     assert orjson.loads(await house.v1(fleet, 0, 1)) == {"xuid": x, "response": url, "n": "1 & ixkio-plain-0"}
 
 
+async def test_tags_that_are_cached_know_the_dates_that_their_group_asks_for_later(house: House, database: str) -> None:
+    fleet = VirtualFleet(1, 1)
+    connection = await asyncpg.connect(database)
+    await provision(connection, house.keks, [fleet])
+    await connection.close()
+    await house.pool.execute("UPDATE tag SET created_at = '2026-01-31T09:30:00Z', assigned_at = '2026-02-01T00:00:00Z'")
+    assert orjson.loads(await house.v1(fleet, 0, 1)) == {"xuid": fleet.xuid(0), "response": "Pass"}
+    rules = orjson.dumps({"groups": [], "default": "{dtcreated}"}).decode()
+    await house.change("UPDATE tag_group SET rule_set = $1", rules, kind="group")
+    assert orjson.loads(await house.v1(fleet, 0, 2))["response"] == "2026-01-31T09:30:00Z"
+    await house.change("UPDATE tag_group SET rule_set = NULL", kind="group")
+    await house.change("UPDATE tag SET name = 'x'", kind="tag", xuid=fleet.xuid(0))
+    assert orjson.loads(await house.v1(fleet, 0, 3))["response"] == "Pass"
+    definitions = orjson.dumps([{"name": "n", "in_reply": True}]).decode()
+    await house.change("UPDATE folder SET fields = $1", definitions, kind="group")
+    await house.change("UPDATE tag_group SET fields = $1", '{"n": "{dtassigned}"}', kind="group")
+    assert orjson.loads(await house.v1(fleet, 0, 4))["n"] == "2026-02-01T00:00:00Z"
+
+
 async def test_a_broken_rule_set_never_replaces_a_good_one(house: House, database: str) -> None:
     fleet = VirtualFleet(1, 1)
     connection = await asyncpg.connect(database)

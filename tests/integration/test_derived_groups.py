@@ -223,14 +223,14 @@ async def test_tags_that_are_being_loaded_while_keys_change_are_not_kept_with_th
     group_id, catalogue = await house.group_of(tag), house.catalogue
     code = tag.xuid.encode()
     record = catalogue._tags.get(code)
-    forget = catalogue._forget_rekeyed
+    forget = catalogue._forget_outgrown
     applied: list[int] = []
 
     async def slowly() -> None:
         await forget()
         applied.append(catalogue._changes_applied)
 
-    catalogue._forget_rekeyed = slowly  # type: ignore[method-assign]
+    catalogue._forget_outgrown = slowly  # type: ignore[method-assign]
     before = catalogue._changes_applied
     await house.pool.execute(
         'UPDATE group_key SET derivation = \'{"scheme": "boltcard", "version": 7}\' WHERE group_id = $1', group_id

@@ -303,18 +303,18 @@ class Catalogue:
             self._api_keys.clear()
         await self._renew_shared(by_kind)
         self._changes_applied += 1  # from here on nothing is remembered that was made from the groups as they were
-        await self._forget_rekeyed()
+        await self._forget_outgrown()
 
-    async def _forget_rekeyed(self) -> None:
-        """Forget the tags of groups whose keys have changed, a slice at a time: there may be a million others."""
-        rekeyed, self._loader.rekeyed = self._loader.rekeyed, set()
-        if not rekeyed:
+    async def _forget_outgrown(self) -> None:
+        """Forget the tags of groups whose keys or dates have changed, a slice at a time: there may be a million others."""
+        outgrown, self._loader.outgrown = self._loader.outgrown, set()
+        if not outgrown:
             return
         codes = self._tags.keys()
         for start in range(0, len(codes), _SLICE_TAGS):
             for code in codes[start : start + _SLICE_TAGS]:
                 record = self._tags.peek(code)
-                if record is not None and record.group.group_id in rekeyed:
+                if record is not None and record.group.group_id in outgrown:
                     self._tags.pop(code)
             await asyncio.sleep(0)
 

@@ -42,8 +42,9 @@ class Loader:
         """Accounts with a meta key that cannot be opened now."""
         self.lacking_groups: set[int] = set()
         """Groups with a master that cannot be opened now."""
-        self.rekeyed: set[int] = set()
-        """Groups whose tags have other keys than they had when they were loaded; for whoever keeps tags, to be emptied by him."""
+        self.outgrown: set[int] = set()
+        """Groups whose tags have other keys than when they were loaded, or lack dates that the group shows now; for whoever keeps
+        tags, to be emptied by him."""
         self.changes = 0
         """Raised when a change arrives. What was asked for before may be the state before, so it is asked for again: shared
         records are kept for good, and a deactivated group must not be kept as an active one."""
@@ -172,8 +173,8 @@ class Loader:
                 continue  # its tags say so
             try:
                 group, known = self._group(row, derived.get(row["group_id"])), self.groups.get(row["group_id"])
-                if known is not None and _identity(known.derived) != _identity(group.derived):
-                    self.rekeyed.add(row["group_id"])
+                if known is not None and (_identity(known.derived) != _identity(group.derived) or _dates(group) - _dates(known)):
+                    self.outgrown.add(row["group_id"])
                 _keep(self.groups, row["group_id"], group)
             except (InputError, ProfileError, msgspec.MsgspecError) as error:
                 # Management stores no such group, but that of a later release may; what cannot be used never replaces what
@@ -312,11 +313,20 @@ def _own(row: Any, group: Group) -> Own | None:
     """What the tag has for itself; None for nearly every one. Raises `InputError` for a rule set that cannot be."""
     answers = Answers(load_rules(row["rule_set"])) if row["rule_set"] is not None else None
     fields = msgspec.json.decode(row["fields"], type=dict[str, str]) if row["fields"] is not None else {}
-    inner = [text for text in (row["name"] or "", *group.fields.values(), *fields.values()) if "{" in text]
-    dated = not _DATES.isdisjoint((answers or group.answers).subtags.union(*(inner_text(text).subtags for text in inner)))
+    own = answers.subtags if answers is not None else frozenset[str]()
+    dated = _dates(group) | _dates_in((row["name"] or "", *fields.values())) | (_DATES & own)
     if answers is None and not fields and not dated:
         return None
     return Own(answers, fields, row["created_at"] if dated else None, row["assigned_at"] if dated else None)
+
+
+def _dates(group: Group) -> frozenset[str]:
+    """The dates of a tag that the group's answers and fields show."""
+    return _DATES & group.answers.subtags | _dates_in(group.fields.values())
+
+
+def _dates_in(texts: Iterable[str]) -> frozenset[str]:
+    return _DATES & frozenset[str]().union(*(inner_text(text).subtags for text in texts if "{" in text))
 
 
 def _identity(derived: Any) -> Any:
