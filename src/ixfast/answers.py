@@ -5,7 +5,10 @@ A response that no scan can change is JSON already when its rule set is loaded; 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
+
+import orjson
 
 from ixfast import dynamic
 from ixfast.rules import AUTHENTICATION_PASS, RuleSet
@@ -37,6 +40,14 @@ class Answers:
     def text(self, scan: Scan) -> str:
         """The response to a decided scan."""
         return self.responses[scan.rule].render(scan)
+
+
+def members(fields: Mapping[str, str], names: Iterable[str]) -> bytes | None:
+    """The extended fields `names` as further members of a JSON object; None if one of them is another for every scan."""
+    texts = [(name, dynamic.inner_text(fields.get(name, "")).constant) for name in names]
+    if any(text is None for _, text in texts):
+        return None
+    return b"".join(b"," + orjson.dumps(name) + b":" + text for name, text in texts if text is not None)
 
 
 BUILT_IN = Answers(AUTHENTICATION_PASS)

@@ -2,7 +2,7 @@
 
 cimport cython
 
-from ixfast.records cimport Account, Batch, Group, TagRecord
+from ixfast.records cimport Account, ApiKey, Batch, Group, TagRecord
 from ixfast.scan cimport Scan
 
 cdef class Engine:
@@ -10,7 +10,7 @@ cdef class Engine:
     cdef long long[::1] _slots
 
     cpdef submit_with_token(self, Scan scan, bytes token_sha256)
-    cpdef _token_found(self, Scan scan, api_key)
+    cpdef _token_found(self, Scan scan, ApiKey api_key)
 
     @cython.locals(record=TagRecord)
     cpdef submit(self, Scan scan)
@@ -34,3 +34,6 @@ cdef class Engine:
     cpdef fail(self, Scan scan, code, reason=*)
     cdef _broken(self, Scan scan)
     cdef _answer(self, Scan scan)
+
+
+cpdef bint may_scan(ApiKey api_key)

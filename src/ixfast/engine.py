@@ -285,4 +285,4 @@ class Engine:
 
 def may_scan(api_key: ApiKey) -> bool:
     """Has the key the scope, and has it not expired?"""
-    return "scan" in api_key.scopes and (api_key.expires_at is None or api_key.expires_at > time.time())
+    return api_key.scans and (api_key.expires_at is None or api_key.expires_at > time.time())

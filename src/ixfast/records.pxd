@@ -24,6 +24,7 @@ cdef class Group(Shared):
     cdef public Account account
     cdef public bint active, folder_active, enrols
     cdef public object name, folder_name, profile, answers, fields, reply_names, derived
+    cdef public bytes reply_json
     cdef public long retry_window_ms
 
 
@@ -52,4 +53,5 @@ cdef class TagRecord:
 
 cdef class ApiKey:
     cdef public long long api_key_id, account_id
+    cdef public bint scans
     cdef public object aid, scopes, label, expires_at

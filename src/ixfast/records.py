@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from ixfast.answers import BUILT_IN, Answers
+from ixfast.answers import BUILT_IN, Answers, members
 from ixfast.model import Key
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Group(Shared):
 
     __slots__ = (
         "account", "active", "answers", "derived", "enrols", "fields", "folder_active", "folder_name", "group_id", "name",
-        "profile", "reply_names", "retry_window_ms",
+        "profile", "reply_json", "reply_names", "retry_window_ms",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +105,7 @@ class Group(Shared):
         self.answers = answers
         self.fields = fields
         self.reply_names = reply_names
+        self.reply_json = members(fields, reply_names)  # as JSON, for tags without own values; None if the scan decides
         self.retry_window_ms = retry_window_ms
         self.derived = derived  # None: its tags have stored keys
         self.enrols = enrols
@@ -259,7 +260,7 @@ class TagRecord:
 class ApiKey:
     """A token's rights. The token itself is nowhere: only its hash finds this record."""
 
-    __slots__ = ("account_id", "aid", "api_key_id", "expires_at", "label", "scopes")
+    __slots__ = ("account_id", "aid", "api_key_id", "expires_at", "label", "scans", "scopes")
 
     def __init__(
         self, api_key_id: int, account_id: int, aid: str, scopes: frozenset[str], label: str, expires_at: float | None
@@ -268,5 +269,6 @@ class ApiKey:
         self.account_id = account_id
         self.aid = aid
         self.scopes = scopes
+        self.scans = "scan" in scopes
         self.label = label
         self.expires_at = expires_at  # Unix time in seconds

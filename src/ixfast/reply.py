@@ -32,10 +32,10 @@ def v1_body(scan: Scan) -> bytes:
     record = scan.record
     if scan.error is None and record is not None:
         group = record.group
-        if record.own is None and not group.reply_names and scan.ref[:1] != b"\0":
+        if record.own is None and group.reply_json is not None and scan.ref[:1] != b"\0":
             answers = group.answers
             fragment = answers.fragments[scan.rule] or answers.json(scan)
-            return b"".join((b'{"xuid":"', record.xuid, b'","response":', fragment, b"}"))
+            return b"".join((b'{"xuid":"', record.xuid, b'","response":', fragment, group.reply_json, b"}"))
         return _v1_body_with_members(scan)
     return v1_error(scan.error or "unavailable", _told_xuid(scan), parameter=scan.error_field, reason=scan.error_detail)
 

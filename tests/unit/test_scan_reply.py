@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ixfast import meters, refs, reply
+from ixfast.answers import members
 from ixfast.chips import compile_profile, preset
 from ixfast.memory import MemoryCatalogue
 from ixfast.model import Evidence, Tamper, Verdict
@@ -138,12 +139,28 @@ def test_names_and_fields_are_shown_with_their_subtags() -> None:
     found = record()
     found.name = "Chair {cuid} of {tagname}"
     found.group.fields, found.group.reply_names = {"n": "{scount} {cuid}", "plain": "x"}, ("n", "plain")
+    found.group.reply_json = members(found.group.fields, found.group.reply_names)
     answer = reply.v2_scan(genuine(record=found))
     assert answer["tag"]["name"] == "Chair own-1 of Chair {cuid} of {tagname}"
     assert answer["fields"] == {"n": "12 own-1", "plain": "x"}
     assert reply.v1_body(genuine(record=found)) == b'{"xuid":"q8w3sbcz","response":"Pass","n":"12 own-1","plain":"x"}'
     inactive = scan(found=found, verdict=Verdict.INACTIVE, error="tag_inactive")
     assert reply.v2_scan(inactive)["tag"]["name"] == answer["tag"]["name"]
+
+
+def test_members_that_no_scan_changes_are_made_once() -> None:
+    found = record()
+    found.group.fields, found.group.reply_names = (
+        {'colour "ü"': "blue\n", "hidden": "{cuid}", "size": "40"},
+        ('colour "ü"', "size"),
+    )
+    found.group.reply_json = members(found.group.fields, found.group.reply_names)
+    assert found.group.reply_json is not None
+    bodies = [reply.v1_body(genuine(record=found))]
+    found.group.reply_json = None  # as if a scan could change them
+    bodies.append(reply.v1_body(genuine(record=found)))
+    assert bodies[0] == bodies[1]
+    assert orjson.loads(bodies[0]) == {"xuid": "q8w3sbcz", "response": "Pass", 'colour "ü"': "blue\n", "size": "40"}
 
 
 def some(scan: Scan, *names: str) -> tuple[Any, ...]:
