@@ -40,9 +40,9 @@ class Catalogue(MemoryCatalogue):
         super().__init__()
         self.groups: list[Group] = []
 
-    async def account(self, aid: str) -> tuple[Account, list[Group]] | None:
+    async def account(self, aid: str, *, is_owner: bool) -> tuple[Account, list[Group]] | None:
         groups = [group for group in self.groups if group.account.aid == aid]
-        return (groups[0].account, groups) if groups else None
+        return (groups[0].account, groups) if groups and (is_owner or groups[0].account.open) else None
 
 
 class Wire(asyncio.Transport):

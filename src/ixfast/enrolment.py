@@ -25,7 +25,7 @@ from ixfast.scan import Scan, parameters_of
 
 class Catalogue(Protocol):
     def may_enrol(self, aid: str) -> bool: ...
-    async def account(self, aid: str) -> tuple[Account, list[Group]] | None: ...
+    async def account(self, aid: str, *, is_owner: bool) -> tuple[Account, list[Group]] | None: ...
     def fetch(self, scan: Scan, ref: bytes, found: Any) -> None: ...
     def forget_absent(self, scan: Scan) -> None: ...
 
@@ -86,7 +86,7 @@ class Enrolment:
 
     async def _owner(self, scan: Scan, aid: str) -> tuple[Group, bytes] | None:
         """The group under whose derived keys the tap is genuine, and the chip's UID; the first of several groups."""
-        known = await self._catalogue.account(aid)
+        known = await self._catalogue.account(aid, is_owner=scan.api_key is not None and scan.api_key.aid == aid)
         if known is None:
             return None
         account, groups = known

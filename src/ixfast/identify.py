@@ -19,7 +19,8 @@ from ixfast.scan import Extras
 
 
 class Accounts(Protocol):
-    async def account(self, aid: str) -> tuple[Account, list[Group]] | None: ...
+    async def account(self, aid: str, *, is_owner: bool) -> tuple[Account, list[Group]] | None:
+        """An account with its groups; a closed one is none unless its owner asks."""
 
 
 async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bool) -> list[bytes]:
@@ -28,8 +29,8 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
     `is_owner` is whether a key of the account was shown: without one a closed account has no tags, and its profiles are not told.
     Raises InputError if the tap looks like one of the account's profiles and like none of them in good form.
     """
-    known = await accounts.account(aid)
-    if known is None or not (is_owner or known[0].open):
+    known = await accounts.account(aid, is_owner=is_owner)
+    if known is None:
         return []
     _, groups = known
     found: dict[bytes, None] = {}
@@ -56,8 +57,8 @@ async def account_in_path(accounts: Accounts, url: str) -> str | None:
     segments = rest.split("/")[1:] if scheme else place.split("/")
     aids = [segment for segment in segments if refs.AID.fullmatch(segment)]
     for aid in aids[: limits.ACCOUNTS_IN_PATH_MAX]:
-        known = await accounts.account(aid)
-        if known is not None and known[0].open and any(_names(profile, url, aid) for profile, _ in _distinct_profiles(known[1])):
+        known = await accounts.account(aid, is_owner=False)
+        if known is not None and any(_names(profile, url, aid) for profile, _ in _distinct_profiles(known[1])):
             return aid
     return None
 

@@ -158,13 +158,14 @@ async def test_without_its_master_only_what_is_not_loaded_is_unanswered(house: H
     assert (await ask_by_code(house, FLEETS["plain-uid-counter-an10922"][0])).authentic
 
 
-async def ask_by_code(house: House, tag: VirtualTag) -> Scan:
+async def ask_by_code(house: House, tag: VirtualTag, api_key: ApiKey | None = None) -> Scan:
     """A scan by a tag's code in the database, with its next tap."""
     loop = asyncio.get_running_loop()
     code = await house.pool.fetchval("SELECT xuid FROM tag WHERE uid = $1", tag.uid)
     done: asyncio.Future[Scan] = loop.create_future()
     extras = Extras(url=tag.tap())
-    house.engine.submit(Scan(done.set_result, code.encode(), -1, None, None, house.desk.next_scan_id(), loop.time(), extras))
+    scan_id = house.desk.next_scan_id()
+    house.engine.submit(Scan(done.set_result, code.encode(), -1, None, api_key, scan_id, loop.time(), extras))
     return await done
 
 
@@ -294,6 +295,28 @@ async def test_a_slow_derivation_holds_up_nobody_else(house: House, monkeypatch:
     assert sorted(filter(None, outcomes)) == ["genuine"] * 3 + ["replayed"] * 20
     assert threading.main_thread() not in threads
     assert house.catalogue.idle
+
+
+async def test_nobody_waits_for_the_keys_of_what_is_none_to_him(
+    house: House, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How long an answer takes would tell that there is such a tag. Together with its owner in one round, and alone."""
+    may_go_on, derive, tags = threading.Event(), SdmBackendLegacy.derive_file_key, LEGACY[:2]
+
+    def held(self: SdmBackendLegacy, master: bytes, uid: bytes) -> bytes:
+        assert may_go_on.wait(30)
+        return derive(self, master, uid)
+
+    await connection.execute("UPDATE account SET open = false")
+    account_id = await management.account_id_of(connection, "shop")
+    owner, stranger = ApiKey(1, account_id, "shop", frozenset(), "", None), ApiKey(2, 0, "other", frozenset(), "", None)
+    monkeypatch.setattr(SdmBackendLegacy, "derive_file_key", held)
+    own = asyncio.create_task(ask_by_code(house, tags[0], owner))
+    others = [ask_by_code(house, tag, api_key) for tag in tags for api_key in (None, stranger)]
+    assert [scan.error for scan in await asyncio.gather(*others)] == ["not_found"] * 4
+    assert not own.done()
+    may_go_on.set()
+    assert (await own).authentic
 
 
 async def test_a_tag_that_comes_back_goes_on_from_its_last_counter(house: House, connection: Any) -> None:

@@ -56,11 +56,24 @@ async def test_a_neighbour_in_the_same_look_up_is_not_touched(connection: Any, c
     codes = [ACME.xuid(0).encode(), BOLT.xuid(0).encode()]
     tags, errors = await catalogue._loader.tags(connection, codes)
     assert list(tags) == [codes[1]]
-    assert isinstance(errors[codes[0]], KeyUnavailableError)
+    assert isinstance(errors[codes[0]].error, KeyUnavailableError)
     with pytest.raises(KeyUnavailableError):
         await catalogue.account("acme")
     assert await catalogue.account("bolt") is not None
     assert await catalogue.account("nobody") is None
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_a_closed_account_in_trouble_is_none_to_others(connection: Any, catalogue: Catalogue, is_known: bool) -> None:
+    if is_known:
+        assert await catalogue.account("acme") is not None
+    await connection.execute("UPDATE account SET open = false WHERE aid = 'acme'")
+    await spoil(connection, "acme")
+    await catalogue.apply([Change("account", await account_id(connection, "acme"), None)])
+    assert await catalogue.account("acme", is_owner=False) is None
+    with pytest.raises(KeyUnavailableError):
+        await catalogue.account("acme", is_owner=True)
+    assert await catalogue.account("acme", is_owner=False) is None
 
 
 async def test_a_known_account_goes_on_and_still_hears_changes(connection: Any, catalogue: Catalogue) -> None:

@@ -24,7 +24,7 @@ from ixfast.model import Verdict
 from ixfast.provision import provision
 from ixfast.records import ApiKey
 from ixfast.scan import Scan
-from ixfast.store import session
+from ixfast.store import management, session
 from ixfast.store.catalogue import Catalogue
 from ixfast.testing import VirtualFleet
 
@@ -193,6 +193,46 @@ async def test_the_owner_finds_what_another_was_told_does_not_exist(pool: Any, c
     scans = await asyncio.gather(*(house.ask(other, key) for key in (house.own_key, house.foreign_key, None, house.own_key)))
     assert [scan.verdict for scan in scans] == [Verdict.UNKNOWN, Verdict.FORGED, Verdict.UNKNOWN, Verdict.UNKNOWN]
     assert (await house.ask(other, house.foreign_key)).verdict is Verdict.FORGED
+
+
+SPOIL = {
+    "its own key": "UPDATE tag_key AS k SET wrapped = set_byte(wrapped, 20, get_byte(wrapped, 20) # 1)"
+    " FROM tag AS t JOIN account AS a USING (account_id) WHERE k.tag_id = t.tag_id AND a.aid = $1",
+    "a meta key": "UPDATE meta_key AS k SET wrapped = set_byte(wrapped, 20, get_byte(wrapped, 20) # 1)"
+    " FROM account AS a WHERE k.account_id = a.account_id AND a.aid = $1",
+    "its group's profile": """UPDATE tag_group AS g SET profile = '{"name": "later", "scheme": "later", "template": ""}'"""
+    " FROM folder AS f JOIN account AS a USING (account_id) WHERE f.folder_id = g.folder_id AND a.aid = $1",
+}
+
+
+@pytest.mark.parametrize("what", SPOIL)
+@pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
+async def test_what_is_in_trouble_is_told_to_those_who_may_ask(
+    pool: Any, connection: asyncpg.Connection, what: str, is_open: bool
+) -> None:
+    """For all others it does not exist, alone and together with them in one round, at first and again."""
+    house = await house_of(pool, connection)
+    account_id = house.foreign_key.account_id
+    await management.add_meta_key(connection, KEKS, account_id, 1, bytes(16))
+    await connection.execute(SPOIL[what], FOREIGN.account)
+    await connection.execute("UPDATE account SET open = $1 WHERE account_id = $2", is_open, account_id)
+    code = FOREIGN.xuid(IDLE)
+    unknown, trouble = (Verdict.UNKNOWN, "not_found"), (None, "unavailable")
+    expected = {house.own_key: unknown, None: trouble if is_open else unknown, house.foreign_key: trouble}
+    for api_key, said in expected.items():
+        for _ in "12":
+            scan = await house.ask(code, api_key)
+            assert (scan.verdict, scan.error) == said, api_key
+    for index in (IDLE, IDLE + 1):
+        scans = await asyncio.gather(*(house.ask(FOREIGN.xuid(index), api_key) for api_key in expected))
+        assert [(scan.verdict, scan.error) for scan in scans] == list(expected.values())
+
+
+async def test_what_is_in_trouble_costs_a_stranger_what_no_tag_costs(pool: Any, connection: asyncpg.Connection) -> None:
+    house = await house_of(pool, connection)
+    await connection.execute(SPOIL["its own key"], FOREIGN.account)
+    for _ in "12":
+        assert await house.work_of(FOREIGN.xuid(IDLE)) == await house.work_of(NOBODY[0])
 
 
 async def test_an_open_accounts_tag_is_there_without_a_token(pool: Any, connection: asyncpg.Connection) -> None:

@@ -60,8 +60,8 @@ class Rooms:
     def may_enrol(self, aid: str) -> bool:
         return aid == "acme"
 
-    async def account(self, aid: str) -> tuple[Account, list[Group]] | None:
-        return (self.account_record, self.groups) if aid == "acme" else None
+    async def account(self, aid: str, *, is_owner: bool) -> tuple[Account, list[Group]] | None:
+        return (self.account_record, self.groups) if aid == "acme" and (is_owner or self.account_record.open) else None
 
     def fetch(self, scan: Scan, ref: bytes, found: Callable[[Scan, Any], None]) -> None:
         self.catalogue.fetch(scan, ref, found)

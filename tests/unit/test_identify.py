@@ -64,7 +64,7 @@ class OneAccount:
         assert derived.meta_keys is not None
         self.meta_keys = [each.value for each in (*keys, *derived.meta_keys)]
 
-    async def account(self, aid: str) -> tuple[Account, list[Group]] | None:
+    async def account(self, aid: str, *, is_owner: bool) -> tuple[Account, list[Group]] | None:
         return (self.own, self.groups) if aid == "acme" else None
 
     def find(self, extras: Extras, aid: str = "acme") -> list[bytes]:
@@ -151,7 +151,8 @@ def test_no_more_than_a_few_segments_are_looked_up() -> None:
         def __init__(self) -> None:
             self.asked: list[str] = []
 
-        async def account(self, aid: str) -> None:
+        async def account(self, aid: str, *, is_owner: bool) -> None:
+            assert not is_owner
             self.asked.append(aid)
 
     url = "https://tag.example/" + "/".join(f"a{n}" for n in range(100))

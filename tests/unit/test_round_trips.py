@@ -75,7 +75,7 @@ class Catalogue(MemoryCatalogue):
 
     groups: list[Group]
 
-    async def account(self, aid: str) -> tuple[Account, list[Group]] | None:
+    async def account(self, aid: str, *, is_owner: bool) -> tuple[Account, list[Group]] | None:
         return (self.groups[0].account, self.groups) if aid == AID else None
 
 

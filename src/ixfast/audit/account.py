@@ -33,7 +33,7 @@ async def read_account(connection: Any, keks: KeyEncryptionKeys, aid: str) -> Ta
         while codes := [row["xuid"] for row in await connection.fetch(_CODES, account.account_id, last, _CHUNK_TAGS)]:
             last = codes[-1]
             found, failed = await loader.tags(connection, [code.encode() for code in codes])
-            for code, error in failed.items():
+            for code, (error, *_) in failed.items():
                 raise InputError("unavailable", f"Tag {code.decode()} cannot be read: {type(error).__name__}.") from error
             for record in found.values():
                 await record.derive_keys()

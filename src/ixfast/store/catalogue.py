@@ -21,7 +21,7 @@ from ixfast.keys import KeyEncryptionKeys, KeyUnavailableError
 from ixfast.records import Account, ApiKey, Group, TagRecord
 from ixfast.scan import Scan
 from ixfast.store.cache import TwoGenerations
-from ixfast.store.loader import Loader
+from ixfast.store.loader import Loader, Unusable
 from ixfast.store.session import borrowed
 from ixfast.store.trouble import trouble_of
 
@@ -30,6 +30,7 @@ log = logging.getLogger("ixfast.catalogue")
 _CONCURRENT_ROUNDS = 2  # One round's rows are turned into records while the other waits for the database.
 _SLICE_TAGS = 5000  # About a millisecond.
 Found = Callable[[Scan, Any], None]
+Trouble = tuple[str, Unusable | None]  # Why a look-up cannot be answered, and the tag of which that is not everybody's business.
 
 
 class Change:
@@ -130,24 +131,27 @@ class Catalogue:
             except Exception as error:  # of every kind: an unanswered look-up is 503 and never an absent tag
                 reason = "deadline" if isinstance(error, TimeoutError) else trouble_of(error).value
                 log.warning("look-up of %d references failed: %s", len(wanted), reason)
-                records, failed = {}, dict.fromkeys(wanted, reason)
+                records, failed = {}, dict.fromkeys(wanted, (reason, None))
             slow: dict[bytes, list[tuple[Scan, Found]]] = {}
             for ref, waiters in wanted.items():
                 record = records.get(ref)
                 if isinstance(record, TagRecord) and record.awaits_keys:
-                    slow.setdefault(record.xuid, []).extend(waiters)
+                    slow.setdefault(record.xuid, []).extend(waiter for waiter in waiters if record.is_for(waiter[0].api_key))
+                    # For the others it does not exist, so they do not wait for its keys.
+                    self._answer([waiter for waiter in waiters if not record.is_for(waiter[0].api_key)], None, None)
                 else:
                     self._answer(waiters, record, failed.get(ref))
-            if slow:
-                task = self._loop.create_task(self._derive([(records[code], slow[code]) for code in slow], applied))
+            wanting = [(records[code], waiters) for code, waiters in slow.items() if waiters]
+            if wanting:
+                task = self._loop.create_task(self._derive(wanting, applied))
                 self._derivings.add(task)
                 task.add_done_callback(self._derivings.discard)
 
-    def _answer(self, waiters: list[tuple[Scan, Found]], record: Any, failure: str | None) -> None:
+    def _answer(self, waiters: list[tuple[Scan, Found]], record: Any, trouble: Trouble | None) -> None:
         self._waiting_count -= len(waiters)
         for scan, found in waiters:
-            if failure is not None:
-                _fail(scan, found, "unavailable", failure)
+            if trouble is not None and _concerns(trouble, scan):
+                _fail(scan, found, "unavailable", trouble[0])
             else:
                 found(scan, record)
 
@@ -164,9 +168,9 @@ class Catalogue:
                     failure = self._reason(record.xuid, error)
             if failure is None and applied == self._changes_applied:
                 self._keep(record)
-            self._answer(waiters, record, failure)
+            self._answer(waiters, record, (failure, None) if failure is not None else None)
 
-    async def _look_up(self, wanted: dict[bytes, list[tuple[Scan, Found]]]) -> tuple[dict[bytes, Any], dict[bytes, str]]:
+    async def _look_up(self, wanted: dict[bytes, list[tuple[Scan, Found]]]) -> tuple[dict[bytes, Any], dict[bytes, Trouble]]:
         """One round: records by reference, and reasons for those that exist but cannot be used."""
         self._meters.slots[meters.CATALOGUE_QUERIES] += 1
         applied = self._changes_applied
@@ -177,11 +181,11 @@ class Catalogue:
             aliases = [ref for ref in wanted if refs.kind(ref) in (refs.CUID, refs.UID)]
             codes = await self._loader.codes_of(connection, aliases) if aliases else {}
             plain = {self._name_of(ref, wanted[ref]) for ref in wanted if refs.kind(ref) == refs.XUID} | set(codes.values())
-            tags, errors = await self._loader.tags(connection, plain, _accounts_asking(wanted)) if plain else ({}, {})
+            tags, unusable = await self._loader.tags(connection, plain, _accounts_asking(wanted)) if plain else ({}, {})
             enrolling = self._enrolling
             if aliases and enrolling is None:
                 enrolling = await self._loader.enrolling(connection)
-        failed = {code: self._reason(code, error) for code, error in errors.items()}
+        failed: dict[bytes, Trouble] = {code: (self._reason(code, tag.error), tag) for code, tag in unusable.items()}
         records: dict[bytes, Any] = {**api_keys, **tags}
         for alias, code in codes.items():
             if code in failed:
@@ -216,12 +220,13 @@ class Catalogue:
         self._meters.slots[meters.CATALOGUE_TAGS] = len(self._tags)
 
     def _remember_absent(
-        self, wanted: dict[bytes, list[tuple[Scan, Found]]], records: dict[bytes, Any], failed: dict[bytes, str]
+        self, wanted: dict[bytes, list[tuple[Scan, Found]]], records: dict[bytes, Any], failed: dict[bytes, Trouble]
     ) -> None:
         until = self._loop.time() + limits.NEGATIVE_TTL_S
         for ref, waiters in wanted.items():
-            record = records.get(ref)
-            if ref in failed or isinstance(record, ApiKey):
+            _, unusable = failed.get(ref, (None, None))
+            record = unusable or records.get(ref)
+            if isinstance(record, ApiKey):
                 continue
             for scan, _ in waiters:
                 if record is None or not record.is_for(scan.api_key):
@@ -241,16 +246,17 @@ class Catalogue:
         log.error("tag %s: record cannot be made (%s: %s)", code.decode(), type(error).__name__, error)
         return "bad_record"
 
-    async def account(self, aid: str) -> tuple[Account, list[Group]] | None:
-        """An account with all its groups; off the hot path. None is proof of absence. Raises what the database raises."""
+    async def account(self, aid: str, *, is_owner: bool = True) -> tuple[Account, list[Group]] | None:
+        """An account with all its groups; off the hot path. None is proof of absence; a closed account is absent unless its
+        owner asks. Raises what the database raises, and `KeyUnavailableError`."""
         known = self._accounts.get(aid)
         if known is None:
             applied = self._changes_applied
             async with borrowed(self._pool, self._deadline_s) as connection:
-                known = await self._loader.account_and_groups(connection, aid)
+                known = await self._loader.account_and_groups(connection, aid, is_owner=is_owner)
             if known is not None and applied == self._changes_applied:
                 self._accounts[aid] = known
-        return known
+        return known if known is None or is_owner or known[0].open else None
 
     def may_enrol(self, aid: str) -> bool:
         """Whether the account may have a group that enrols; True if that is not known now."""
@@ -356,6 +362,10 @@ def _aliases_of(record: TagRecord) -> tuple[bytes, ...]:
     aid = record.group.account.aid
     by_cuid = (refs.by_cuid(aid, record.cuid),) if record.cuid is not None else ()
     return (*by_cuid, refs.by_uid(aid, record.uid)) if record.uid is not None else by_cuid
+
+
+def _concerns(trouble: Trouble, scan: Scan) -> bool:
+    return trouble[1] is None or trouble[1].is_for(scan.api_key)
 
 
 def _fail(scan: Scan, found: Found, code: str, reason: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterable
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -29,6 +29,18 @@ _DATES = frozenset(("dtcreated", "dtassigned"))
 log = logging.getLogger("ixfast.catalogue")
 
 
+class Unusable(NamedTuple):
+    """A tag that is there and cannot be made into a record: why, and whose it is."""
+
+    error: Exception
+    account_id: int
+    is_closed: bool
+
+    def is_for(self, api_key: ApiKey | None) -> bool:
+        """As `TagRecord.is_for`: for all others it does not exist, and what does not exist is in no trouble."""
+        return not self.is_closed if api_key is None else api_key.account_id == self.account_id
+
+
 class Loader:
     """Reads records. Shared ones are kept here and handed to every tag of theirs; see `records.Shared`."""
 
@@ -38,6 +50,7 @@ class Loader:
         self.accounts: dict[int, Account] = {}
         self.groups: dict[int, Group] = {}
         self.batches: dict[int, Batch] = {}
+        self._closed: set[int] = set()  # Accounts, also of those that are not kept because they are lacking
         self.lacking: set[int] = set()
         """Accounts with a meta key that cannot be opened now."""
         self.lacking_groups: set[int] = set()
@@ -51,15 +64,15 @@ class Loader:
 
     async def tags(
         self, connection: Any, codes: Collection[bytes], accounts: Collection[int] | None = None
-    ) -> tuple[dict[bytes, TagRecord], dict[bytes, Exception]]:
-        """Records by tag code, of these `accounts` only if they are given, and the errors of those that exist but cannot be
-        made into one. Those that await their keys (`TagRecord.awaits_keys`) are among the records."""
+    ) -> tuple[dict[bytes, TagRecord], dict[bytes, Unusable]]:
+        """Records by tag code, of these `accounts` only if they are given, and those that exist but cannot be made into
+        one. Those that await their keys (`TagRecord.awaits_keys`) are among the records."""
         own = list(accounts) if accounts is not None else None
         rows = await connection.fetch(self._sql["tags_by_xuid"], [code.decode() for code in codes], KeySlot.FILE, own)
         await self._keks.look_for({r["kek_id"] for r in rows if r["kek_id"] is not None})
         await self._load_shared(connection, rows)
         found: dict[bytes, TagRecord] = {}
-        failed: dict[bytes, Exception] = {}
+        failed: dict[bytes, Unusable] = {}
         derived = 0
         for _, versions in groupby(rows, key=lambda row: row["tag_id"]):
             tag_rows = list(versions)
@@ -68,7 +81,8 @@ class Loader:
                 found[code] = self._tag(tag_rows)
                 derived += found[code].group.derived is not None
             except Exception as error:  # one bad record must not spoil its neighbours' look-up
-                failed[code] = error
+                account_id = tag_rows[0]["account_id"]
+                failed[code] = Unusable(error, account_id, account_id in self._closed)
             if derived >= _DERIVED_WITHOUT_PAUSE:
                 derived = 0
                 await asyncio.sleep(0)
@@ -250,6 +264,7 @@ class Loader:
             key_rows = await connection.fetch(self._sql["meta_keys_of_accounts"], list(account_ids))
             await self._keks.look_for({r["kek_id"] for r in key_rows})
         for row in rows:
+            (self._closed.discard if row["open"] else self._closed.add)(row["account_id"])
             meta_keys = self._meta_keys([r for r in key_rows if r["account_id"] == row["account_id"]], row["account_id"])
             if meta_keys is None:
                 continue
@@ -289,11 +304,13 @@ class Loader:
         )
         return Key(row["version"], value, row["check_value"])
 
-    async def account_and_groups(self, connection: Any, aid: str) -> tuple[Account, list[Group]] | None:
-        """An account with all its groups, by AID; None if there is none."""
-        account_id = await connection.fetchval(self._sql["account_id_by_aid"], aid)
-        if account_id is None:
+    async def account_and_groups(self, connection: Any, aid: str, *, is_owner: bool = True) -> tuple[Account, list[Group]] | None:
+        """An account with all its groups, by AID; None if there is none. A closed one is none unless its owner asks, and its
+        keys are not tried then."""
+        row = await connection.fetchrow(self._sql["account_by_aid"], aid)
+        if row is None or not (row["open"] or is_owner):
             return None
+        account_id = row["account_id"]
         group_ids = [r["group_id"] for r in await connection.fetch(self._sql["groups_of_account"], account_id)]
         missing = (set(group_ids) - self.groups.keys()) | (set(group_ids) & self.lacking_groups)
         if missing:

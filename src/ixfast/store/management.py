@@ -181,7 +181,7 @@ async def create_account(connection: Any, aid: str, *, name: str = "", is_open: 
 
 async def account_id_of(connection: Any, aid: str) -> int:
     """The id behind an AID. Raises InputError if there is no such account."""
-    account_id: int | None = await connection.fetchval(load("catalogue")["account_id_by_aid"], aid)
+    account_id: int | None = await connection.fetchval(load("catalogue")["account_by_aid"], aid)
     if account_id is None:
         raise InputError("not_found", f"There is no account {aid}.", "aid")
     return account_id

@@ -60,8 +60,9 @@ JOIN folder AS f ON f.folder_id = g.folder_id
 JOIN account AS a ON a.account_id = f.account_id
 WHERE g.enrols;
 
--- name: account_id_by_aid
-SELECT account_id FROM account WHERE aid = $1;
+-- name: account_by_aid
+-- $1 account id as printed (AID).
+SELECT account_id, open FROM account WHERE aid = $1;
 
 -- name: meta_keys_of_accounts
 -- $1 account ids. Newest version first.
