@@ -249,6 +249,8 @@ class Engine:
 
     def unknown(self, scan: Scan) -> None:
         """End a scan whose tag is proven absent, or another account's, which is the same."""
+        if scan.trace is not None:
+            scan.trace.ends(LOOKUP)
         scan.record = None
         scan.verdict = Verdict.UNKNOWN
         scan.error = "not_found"

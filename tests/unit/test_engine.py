@@ -343,6 +343,7 @@ def test_a_traced_scan_tells_of_the_stages_that_it_went_through() -> None:
     assert ask(7, mac, Trace(slots)) is Verdict.GENUINE
     assert ask(8, mac, Trace(slots)) is Verdict.FORGED
     assert ask(8, mac, None) is Verdict.FORGED
+    assert house.scan("nobody", 8, mac, trace=Trace(slots)).verdict is Verdict.UNKNOWN
     counts = dict(zip(meters.STAGES, (slots[slot] for slot in meters.STAGE_SCANS), strict=True))
-    assert counts == {"parse": 0, "lookup": 2, "core": 1, "wait": 0, "statement": 1, "rules": 2, "reply": 0, "write": 0}
+    assert counts == {"parse": 0, "lookup": 3, "core": 1, "wait": 0, "statement": 1, "rules": 2, "reply": 0, "write": 0}
     assert [slots[slot] > 0 for slot in meters.STAGE_NS] == [count > 0 for count in counts.values()]
