@@ -6,6 +6,7 @@ It knows one thing of PostgreSQL's protocol: a reply is complete, and its commit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Self
 
 from support import eventually
@@ -102,9 +103,8 @@ class TcpProxy:
             link = _Link(client, server)
             self._links.add(link)
             try:
-                await asyncio.gather(self._requests(client_reader, link), self._replies(server_reader, link))
-            except OSError:
-                pass  # one side is gone; so is the other then
+                with contextlib.suppress(OSError):  # one side is gone; so is the other then
+                    await asyncio.gather(self._requests(client_reader, link), self._replies(server_reader, link))
             finally:
                 link.cut()
                 self._links.discard(link)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import time
 from array import array
@@ -139,11 +140,9 @@ class Load:
 
     def __exit__(self, *exception: object) -> None:
         for process, pipe in self._stations:
-            try:
+            with contextlib.suppress(OSError):  # it is gone already
                 pipe.send(None)
                 process.join(5)
-            except OSError:
-                pass  # it is gone already
             if process.is_alive():
                 process.kill()
                 process.join()

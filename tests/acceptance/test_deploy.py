@@ -22,8 +22,8 @@ from served import Served, plain_target
 from support import eventually_sync
 
 from ixfast.embedded.binaries import Binaries, ServerUser, choose
+from ixfast.given import load
 from ixfast.keys import KeyEncryptionKeys
-from ixfast.settings import load
 from ixfast.testing import VirtualFleet
 
 ROOT = Path(__file__).parents[2]

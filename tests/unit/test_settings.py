@@ -7,7 +7,8 @@ import msgspec
 import pytest
 
 from ixfast.errors import ConfigurationError
-from ixfast.settings import REDACTED, SettingDescription, Settings, describe, dump, load
+from ixfast.given import load
+from ixfast.settings import REDACTED, SettingDescription, Settings, describe, dump
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 PASSWORD = "c4nary-p4ssw0rd"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from datetime import UTC, datetime
 from typing import Any
@@ -22,10 +23,8 @@ _LEADING_ONE = 100_000_000  # what `_integers` puts before seconds and microseco
 
 def read_times(times: list[Any]) -> tuple[list[float], list[int]]:
     """Unix times in seconds, and the places of those that are none. A tap without a time has 0: its line is its order."""
-    try:
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # of several kinds: one by one, then
         return _times_of_one_kind(times), []
-    except (TypeError, ValueError, OverflowError):
-        pass
     seconds, wrong = [0.0] * len(times), []
     for place, at in enumerate(times):
         if at is None or at == "":

@@ -12,10 +12,10 @@ from typing import Any
 import asyncpg
 import click
 
-from ixfast import settings as settings_module
 from ixfast import visitors
 from ixfast.embedded import EmbeddedPostgres, default_data_dir
 from ixfast.errors import ConfigurationError
+from ixfast.given import load
 from ixfast.keys import KeyEncryptionKeys, check_file
 from ixfast.settings import Settings
 from ixfast.store.migrate import migrate
@@ -115,6 +115,6 @@ def resolve(flags: dict[str, object], config: Path | None) -> Place:
     """Settings from flags over environment over file. Raises click's UsageError with the settings' own message."""
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return Place(settings_module.load(given, os.environ, config))
+        return Place(load(given, os.environ, config))
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None

@@ -82,10 +82,9 @@ class KeyEncryptionKeys:
 
         `UnknownKekError` when the file has no such key, `KeyUnavailableError` when its provider has not opened it.
         """
-        try:
-            return self._by_id[id_]
-        except KeyError:
-            pass
+        key = self._by_id.get(id_)
+        if key is not None:
+            return key
         if id_ in self._order:
             reason = self.missing.get(id_, "its provider has not answered yet")
             raise KeyUnavailableError(f"Key-encryption key {id_} is not open: {reason}")

@@ -6,6 +6,7 @@ twice. Errors are raised without a place; the notation adds it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -140,11 +141,9 @@ def _time(fact: Fact, value: str) -> str:
 
 
 def _date(fact: Fact, value: str) -> str:
-    try:
+    with contextlib.suppress(ValueError):  # the form of a date, but no day
         if _DATE.fullmatch(value):
             return date.fromisoformat(value).isoformat()
-    except ValueError:
-        pass
     raise RuleError(f"{fact.name} is compared with a date as 2026-01-31.")
 
 

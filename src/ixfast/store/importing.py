@@ -103,7 +103,7 @@ async def import_tags(
             await work.read(pieces, on_bytes or (lambda count: None))
             await work.finish(on_lines, by)
     except _RefusedError:
-        pass
+        return report
     except asyncpg.UniqueViolationError as error:
         field = (error.constraint_name or "tag").rpartition("_")[2].upper()
         raise InputError(
@@ -111,8 +111,7 @@ async def import_tags(
             f"Somebody else added a tag with the same {field} meanwhile; nothing was imported. Try again.",
             field,
         ) from None
-    else:
-        report.stored = True
+    report.stored = True
     return report
 
 
