@@ -28,13 +28,10 @@ cdef class Group(Shared):
     cdef public long retry_window_ms
 
 
-# Nothing that a tag refers to refers back to it, so the collector need not look at a million of them.
-@cython.no_gc
 cdef class Own:
     cdef public object answers, fields, created_at, assigned_at
 
 
-@cython.no_gc
 cdef class TagRecord:
     cdef public long long tag_id
     cdef public Group group

@@ -1,11 +1,5 @@
 # A scan's fields, as they lie in memory where scan.py is compiled.
 
-cimport cython
-
-
-# Nothing that a scan refers to refers back to it.
-@cython.no_gc
-@cython.freelist(256)
 cdef class Scan:
     cdef public object reply
     cdef public bytes ref, mac
