@@ -180,7 +180,7 @@ async def test_new_tags(house: House) -> None:
 async def test_short_codes_are_asked_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A code that is taken is drawn again."""
     drawn = iter([["theirs01", "fresh001"], ["fresh002"]])
-    monkeypatch.setattr("ixfast.store.importing.draw_codes", lambda count, chars: next(drawn))
+    monkeypatch.setattr("ixfast.store.importing.draw_codes", lambda count, chars: next(drawn) if count else [])
     await house.taken(csv_of("CUID", "ab"), code_chars=8)
     assert {line["xuid"] for line in house.told} == {"fresh001", "fresh002"}
 
@@ -201,6 +201,23 @@ def test_tag_ids() -> None:
         assert (tag_id in ids) == (tag_id in known)
         assert ids.add(tag_id) == (tag_id not in known)
         known.add(tag_id)
+
+
+def test_tag_ids_of_a_sequence_from_which_others_draw() -> None:
+    dice = random.Random(8)
+    ids, known, drawn = TagIds(), set[int](), 1000
+    for _ in range(200):
+        drawn += dice.choice((0, 0, 3))  # somebody else's, between two draws
+        draw = list(range(drawn, drawn + dice.randrange(20)))
+        drawn += 20
+        if len(draw) > 2 and dice.random() < 0.3:
+            del draw[1]  # and in the middle of one
+        ids.add_drawn(draw)
+        known.update(draw)
+        known.add(stored := dice.randrange(1000))
+        ids.add(stored)
+    assert {tag_id for tag_id in range(drawn) if tag_id in ids} == known
+    assert not any(ids.add(tag_id) for tag_id in known)
 
 
 def test_names_are_not_forgotten() -> None:
@@ -745,7 +762,7 @@ async def test_no_key_is_seen_anywhere(house: House, desk: Desk, caplog: pytest.
     await watched.close()
     seen += [record.getMessage().encode() for record in caplog.records]
     everything = b"\n".join(seen).lower()
-    assert b"uid_length" in everything and b"import_line" in everything
+    assert b"uid_length" in everything and b"import_block" in everything
     for form in forms:
         assert form.lower() not in everything
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from ixfast.tag_files import FORMATS, PRESETS, counted
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _PIECE_BYTES = 256 * 1024
 _SWITCH_S = 0.0005  # How long parsing may hold up the connection to the database; by default 5 ms, some ten times a block.
+_GC_THRESHOLD = 200_000  # A block makes 50,000 objects that live until it is written and none that only a collector would find.
 
 
 def register(main: click.Group, with_settings: Decorator) -> None:
@@ -90,6 +92,8 @@ def _register_import(main: click.Group, with_settings: Decorator) -> None:
                 )
 
         sys.setswitchinterval(_SWITCH_S)
+        gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD)
         with place.database() as dsn, _ReportFile(report_path) as lines, _progress(file) as progress:
             with _broken_off():
                 report = asyncio.run(work(dsn, lines, progress))

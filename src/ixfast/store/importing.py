@@ -2,11 +2,11 @@
 
 The file is read in blocks of some thousand lines. While the database writes one block, the keys of the next are sealed and the
 one after that is parsed: the database is what takes longest, and it hardly waits. A new tag goes by COPY into its tables, a
-changed one through a temporary table, and every good line into another, of which the report is made and in which lines that
-repeat each other are found. From the first problem on nothing is written any more and the rest of the file is only checked.
+changed one through a temporary table, and what becomes of every good line into another, of which the report is made and in which
+lines that repeat each other are found. From the first problem on nothing is written any more and the rest is only checked.
 
-Into an account without tags, a UID or CUID can only meet another line's: only those are looked up that may have been in the
-file before, which saves a quarter of the time.
+A UID or CUID is looked up only if a tag may have it: those of the account's tags are read beforehand, unless they are very many,
+and those of earlier lines are remembered. That saves a quarter of the time.
 
 Held in memory: three blocks, a bit for each tag, eight bytes for each new one, and the CUIDs that were replaced.
 """
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import msgspec
+import orjson
 
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKeys, KeySlot
@@ -28,14 +29,14 @@ from ixfast.model import FieldDefinition
 from ixfast.store import management
 from ixfast.store.importing_codes import CODE_CHARS, draw_codes
 from ixfast.store.importing_keys import MetaKeys, deleted_before, keys_of
-from ixfast.store.importing_plan import Context, Matcher, Meant, Plan, names_of, plan
+from ixfast.store.importing_plan import FIRST_VERSION, Context, Matcher, Meant, Plan, names_of, plan
 from ixfast.store.importing_seen import Names
 from ixfast.store.places import batch_named
 from ixfast.store.queries import load
 from ixfast.tag_files import PRESETS, PROBLEMS_MAX, Layout, Problem, Problems, TagFile, TagRow
 
 _TAGS_NOTED_MAX = CHANGES_READ_MAX // 2  # More changed tags empty the workers' caches instead.
-_REPORT_ROWS = 2000
+_NAMES_READ_MAX = 100_000  # 0.3 s and 30 MB; looking up the names of a line takes 10 us.
 
 Pieces = AsyncIterable[bytes] | Iterable[bytes]
 LineSink = Callable[[Sequence[dict[str, Any]]], None]
@@ -155,11 +156,22 @@ async def _begin(
         rows = await connection.fetch(load("management")["group_keys"], group_id)
         masters = {row["identity"]: row["version"] for row in rows}
     now = await connection.fetchval("SELECT now()")
-    names = None if await connection.fetchval(sql["any_tags"], account_id) else Names()
+    names = await _stored_names(connection, account_id)
     await connection.execute(sql["stage"])
     await connection.execute(sql["stage_changes"])
     context = Context(account_id, group_id, batch_id, siblings, deriving, masters, keks, now)
     return _Import(connection, context, layout, options, report, names)
+
+
+async def _stored_names(connection: Any, account_id: int) -> Names | None:
+    """The UIDs and CUIDs of the account's tags; None if it has too many to be asked for."""
+    rows = await connection.fetch(load("importing")["stored_names"], account_id, _NAMES_READ_MAX + 1)
+    if len(rows) > _NAMES_READ_MAX:
+        return None
+    names = Names()
+    names.known(row["uid"] for row in rows if row["uid"] is not None)
+    names.known(row["cuid"] for row in rows if row["cuid"] is not None)
+    return names
 
 
 async def _batch(connection: Any, group_id: int, batch: int | str | None) -> tuple[int | None, bool]:
@@ -173,6 +185,16 @@ async def _batch(connection: Any, group_id: int, batch: int | str | None) -> tup
     if await connection.fetchval(load("importing")["batch_held"], group_id, batch_id) is None:
         raise InputError("not_found", "The group has no such batch.", "batch")
     return batch_id, False
+
+
+class _Block(NamedTuple):
+    """Lines of a file, the names in them that may be known, and a drawn code for each line without one."""
+
+    rows: list[TagRow]
+    xuids: list[str]
+    uids: list[bytes]
+    cuids: list[str]
+    drawn: list[str]
 
 
 class _Import:
@@ -194,6 +216,7 @@ class _Import:
         self._new_ids = array("q")
         self._positions: dict[int, int] = {}
         self._touched: dict[int, str] | None = {}  # None: too many to be named
+        self._blocks = 0  # written
         self._storing: asyncio.Task[None] | None = None
         self._planned: Plan | None = None  # the block to be written next
 
@@ -219,10 +242,20 @@ class _Import:
             raise
 
     async def _pass_on(self, blocks: Iterator[list[TagRow]]) -> None:
-        while (rows := await asyncio.to_thread(next, blocks, None)) is not None:
+        while (block := await asyncio.to_thread(self._read, blocks)) is not None:
             await self._stored()
-            if rows and not self._problems.full:
-                self._storing = asyncio.create_task(self._store(rows))
+            if block.rows and not self._problems.full:
+                self._storing = asyncio.create_task(self._store(block))
+
+    def _read(self, blocks: Iterator[list[TagRow]]) -> _Block | None:
+        """The next block, with all that can be made ready while the database works on those before."""
+        rows = next(blocks, None)
+        if rows is None:
+            return None
+        xuids, uids, cuids = names_of(rows)
+        if self._names is not None:
+            uids, cuids = self._names.known(uids), self._names.known(cuids)
+        return _Block(rows, xuids, uids, cuids, draw_codes(len(rows) - len(xuids), self._options.code_chars))
 
     async def _stored(self) -> None:
         if self._storing is not None:
@@ -234,8 +267,9 @@ class _Import:
                 await asyncio.gather(storing, return_exceptions=True)
                 raise
 
-    async def _store(self, rows: list[TagRow]) -> None:
+    async def _store(self, block: _Block) -> None:
         connection, sql, context = self._connection, self._sql, self._context
+        rows, xuids, uids, cuids, drawn = block
         self._report.lines += len(rows)
         for row in rows:
             if row.meta_key is not None and not await self._meta_keys.has(row.meta_key):
@@ -244,9 +278,6 @@ class _Import:
                 elif self._writes:
                     await self._meta_keys.add(row.meta_key)
                     self._report.meta_keys_added += 1
-        xuids, uids, cuids = names_of(rows)
-        if self._names is not None:
-            uids, cuids = self._names.known(uids), self._names.known(cuids)
         found = await connection.fetch(sql["found"], context.account_id, xuids, uids, cuids) if xuids or uids or cuids else []
         meant = Meant(found, context.account_id)
         stored = {row.line: found for row in rows if (found := meant.of(row)) is not None} if meant.by_xuid else {}
@@ -254,7 +285,7 @@ class _Import:
         keys = await keys_of(connection, context.keks, [stored[r.line]["tag_id"] for r in rows if r.key and r.line in stored])
         deleted = await deleted_before(connection, context.account_id, fresh)
         ids: list[int] = await connection.fetchval(sql["ids"], len(fresh))
-        codes = await self._fresh_codes(sum(row.xuid is None for row in fresh))
+        codes = await self._fresh_codes(drawn)
 
         def settle() -> Plan:
             matches = self._matcher.match(rows, meant)
@@ -273,7 +304,8 @@ class _Import:
         made, self._planned = self._planned, None
         if made is None:
             return
-        await self._connection.copy_records_to_table("import_line", records=made.lines, columns=Plan.LINE_COLUMNS)
+        await self._connection.execute(self._sql["stage_lines"], self._blocks, made.staged_lines)
+        self._blocks += 1
         if not self._writes:
             return
         await self._write(made)
@@ -307,14 +339,14 @@ class _Import:
         report.added += len(made.tags)
         report.changed += len(made.touched)
         report.unchanged += len(made.lines) - len(made.tags) - len(made.touched)
-        replaced = sum(version > 1 for _, _, version, *_ in made.keys)
+        replaced = sum(version > FIRST_VERSION for _, _, version, *_ in made.keys) if made.rekeyed else 0
         report.keys_replaced += replaced
         report.keys_added += len(made.keys) - replaced
 
-    async def _fresh_codes(self, count: int) -> list[str]:
-        """Tag codes that no tag has. Of long ones that is certain enough; should one be taken, the unique index says so."""
-        length = self._options.code_chars
-        codes = set(draw_codes(count, length))
+    async def _fresh_codes(self, drawn: list[str]) -> list[str]:
+        """Tag codes that no tag has, as many as were drawn. Of long ones it is certain enough that they are fresh;
+        should one be taken, the unique index says so."""
+        codes, length, count = set(drawn), self._options.code_chars, len(drawn)
         while length < CODE_CHARS[-1] and count:
             codes.difference_update([row["xuid"] for row in await self._connection.fetch(self._sql["taken"], list(codes))])
             if len(codes) == count:
@@ -360,26 +392,21 @@ class _Import:
             raise _RefusedError
 
     async def _find_repeats(self) -> None:
-        connection = self._connection
-        await connection.execute("ANALYZE import_line")
-        for row in await connection.fetch(self._sql["repeated"], self._options.problems_max - len(self._problems)):
+        room = self._options.problems_max - len(self._problems)
+        for row in await self._connection.fetch(self._sql["repeated"], room):
             code = "two_keys" if row["two_keys"] else "duplicate"
             self._problems.add(row["line"], row["field"], code, f"It stands in line {row['earlier']}.")
 
     async def _tell(self, on_lines: LineSink) -> None:
-        cursor = await self._connection.cursor(self._sql["outcomes"])
-        while rows := await cursor.fetch(_REPORT_ROWS):
-            on_lines([_outcome(row) for row in rows])
+        cursor = await self._connection.cursor(self._sql["staged_lines"])
+        while block := await cursor.fetchrow():
+            on_lines([_outcome(line) for line in orjson.loads(block["lines"])])
 
 
-def _outcome(row: Any) -> dict[str, Any]:
-    told = {"line": row["line"], "outcome": row["outcome"], "xuid": row["xuid"]}
-    if row["uid"] is not None:
-        told["uid"] = row["uid"].hex().upper()
-    if row["cuid"] is not None:
-        told["cuid"] = row["cuid"]
-    if row["changed"] is not None:
-        told["changed"] = row["changed"]
+def _outcome(staged: Sequence[Any]) -> dict[str, Any]:
+    line, _, xuid, uid, cuid, _, outcome, changed = staged
+    told = {"line": line, "outcome": outcome, "xuid": xuid}
+    told |= {name: value for name, value in (("uid", uid), ("cuid", cuid), ("changed", changed)) if value is not None}
     return told
 
 

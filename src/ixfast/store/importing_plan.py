@@ -61,11 +61,8 @@ def names_of(rows: Sequence[TagRow]) -> tuple[list[str], list[bytes], list[str]]
     )
 
 
-class Match(NamedTuple):
-    """A line without contradictions, and the stored tag that it means; None if it is a new one."""
-
-    row: TagRow
-    stored: Stored | None
+Match = tuple[TagRow, Stored | None]
+"""A line without contradictions, and the stored tag that it means; None if it is a new one."""
 
 
 class KeyVersion(NamedTuple):
@@ -100,7 +97,6 @@ class Plan:
         "fields",
     )  # fmt: skip
     KEY_COLUMNS = ("tag_id", "slot", "version", "kek_id", "wrapped", "check_value")
-    LINE_COLUMNS = ("line", "named_by", "xuid", "uid", "cuid", "check_value", "outcome", "changed")
     CHANGE_COLUMNS = ("tag_id", "uid", "cuid", "name", "active", "assigned_at", "unassigned", "rule_set", "fields")
 
     def __init__(self, kek: KeyEncryptionKey) -> None:
@@ -110,8 +106,11 @@ class Plan:
         self.positions: dict[int, int] = {}
         """Where the counters of new tags begin that were there before, by id."""
         self.changes: list[tuple[Any, ...]] = []
-        self.lines: list[tuple[int, str, str, bytes | None, str | None, bytes | None, str, str | None]] = []
-        """Number, the column that names the tag, what names the tag afterwards, check value of the key, what becomes of it."""
+        self.lines: list[tuple[int, str, str, str | None, str | None, str | None, str, str | None]] = []
+        """Number, the column that names the tag, what names the tag afterwards (UID in upper-case digits), check value of the
+        key in digits, what becomes of it and the columns that change."""
+        self.staged_lines = b""
+        """`lines` as they are kept until the end."""
         self.touched: dict[int, str] = {}
         """Tag codes of changed tags by id."""
         self.rekeyed: list[int] = []
@@ -129,16 +128,15 @@ class Matcher:
         self._before: tuple[set[Any], ...] = (set(), set(), set())  # names of the block before, which is not stored yet
         self.repeats = False
 
-    def saw(self, tag_ids: Iterable[int]) -> None:
+    def saw(self, tag_ids: Sequence[int]) -> None:
         """Tags that this import adds."""
-        for tag_id in tag_ids:
-            self._seen.add(tag_id)
+        self._seen.add_drawn(tag_ids)
 
     def match(self, rows: Sequence[TagRow], meant: Meant) -> list[Match]:
         """Lines that can be staged; the others are told. `meant` may lack what the block before has, but nothing older."""
         self._compare_names(rows)
         if not meant.by_xuid and not self._freed:
-            return [Match(row, None) for row in rows]
+            return [(row, None) for row in rows]
         found: list[Match] = []
         for row in rows:
             stored = meant.of(row)
@@ -151,7 +149,7 @@ class Matcher:
                     self.repeats = True
                 if stored["cuid"] is not None and row.cuid not in (None, stored["cuid"]):
                     self._freed.add(stored["cuid"])
-            found.append(Match(row, stored))
+            found.append((row, stored))
         return found
 
     def _compare_names(self, rows: Sequence[TagRow]) -> None:
@@ -212,6 +210,7 @@ def plan(
             _add(context, made, row, tag_id, row.xuid if row.xuid is not None else next(fresh_codes))
         else:
             _change(context, made, row, stored, keys.get(stored["tag_id"], ()), problems)
+    made.staged_lines = orjson.dumps(made.lines)
     return made
 
 
@@ -244,7 +243,11 @@ def _add(context: Context, made: Plan, row: TagRow, tag_id: int, xuid: str) -> N
     )  # fmt: skip
     if row.key is not None:
         _add_key(context, made, row, tag_id, FIRST_VERSION)
-    made.lines.append((row.line, _named_by(row, None), xuid, row.uid, row.cuid, row.check_value, "added", None))
+    made.lines.append((row.line, _named_by(row, None), xuid, _digits(row.uid), row.cuid, _digits(row.check_value), "added", None))
+
+
+def _digits(value: bytes | None) -> str | None:
+    return value.hex().upper() if value is not None else None
 
 
 def _named_by(row: TagRow, stored: Stored | None) -> str:
@@ -297,8 +300,9 @@ def _change(
     if changed:
         made.touched[tag_id] = stored["xuid"]
     outcome, told = ("changed", " ".join(changed)) if changed else ("unchanged", None)
-    uid_then, cuid_then = stored["uid"] or row.uid, row.cuid or stored["cuid"]
-    made.lines.append((row.line, _named_by(row, stored), stored["xuid"], uid_then, cuid_then, row.check_value, outcome, told))
+    uid_then, cuid_then = _digits(stored["uid"] or row.uid), row.cuid or stored["cuid"]
+    check_value = _digits(row.check_value)
+    made.lines.append((row.line, _named_by(row, stored), stored["xuid"], uid_then, cuid_then, check_value, outcome, told))
 
 
 def _next_version(context: Context, row: TagRow, tag_id: int, versions: Sequence[KeyVersion]) -> tuple[int | None, str | None]:

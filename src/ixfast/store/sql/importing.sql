@@ -41,17 +41,17 @@ SELECT batch_id FROM batch WHERE group_id = $1 AND batch_id = $2 FOR KEY SHARE;
 SELECT version, live, kek_id, wrapped, check_value FROM meta_key WHERE account_id = $1 ORDER BY version DESC;
 
 -- name: stage
--- Every good line with what becomes of it: the column by which it names its tag, and what names that tag afterwards.
-CREATE TEMPORARY TABLE import_line (
-    line bigint NOT NULL,
-    named_by text NOT NULL,
-    xuid text NOT NULL,
-    uid bytea,
-    cuid text,
-    check_value bytea,
-    outcome text NOT NULL,
-    changed text
+-- Every good line with what becomes of it, a block of lines in a row as a JSON array of arrays (`Plan.lines`): a row for each line
+-- would take as long as that of its tag.
+CREATE TEMPORARY TABLE import_block (
+    block int NOT NULL,
+    lines bytea NOT NULL
 ) ON COMMIT DROP;
+ALTER TABLE import_block ALTER lines SET STORAGE EXTERNAL;
+
+-- name: stage_lines
+-- $1 number of the block, $2 lines.
+INSERT INTO import_block (block, lines) VALUES ($1, $2);
 
 -- name: stage_changes
 -- Changed tags of one block; null leaves a column as it is.
@@ -87,9 +87,9 @@ WITH meant AS MATERIALIZED (
 SELECT t.tag_id, t.account_id, t.group_id, t.xuid, t.uid, t.cuid, t.name, t.active, t.assigned_at, t.rule_set, t.fields
 FROM meant AS m, LATERAL (SELECT * FROM tag WHERE tag_id = m.tag_id OFFSET 0) AS t;
 
--- name: any_tags
--- $1 account.
-SELECT EXISTS (SELECT FROM tag WHERE account_id = $1);
+-- name: stored_names
+-- $1 account, $2 tags at most.
+SELECT uid, cuid FROM tag WHERE account_id = $1 LIMIT $2;
 
 -- name: groups
 -- All groups of an account. $1 account.
@@ -146,7 +146,11 @@ WHERE k.tag_id = ANY ($1::bigint[]) AND k.slot = $2 AND k.live
 
 -- name: repeated
 -- Lines whose tag, UID or CUID stands in an earlier line, with that line. $1 rows at most.
-WITH placed AS (
+WITH import_line AS MATERIALIZED (
+    SELECT (l ->> 0)::bigint AS line, l ->> 1 AS named_by, l ->> 2 AS xuid, l ->> 3 AS uid, l ->> 4 AS cuid,
+           l ->> 5 AS check_value
+    FROM import_block, json_array_elements(convert_from(lines, 'UTF8')::json) AS l
+), placed AS (
     SELECT line, 1 AS place, named_by AS field, first_value(line) OVER own AS earlier,
            uid IS NOT NULL AND check_value <> first_value(check_value) OVER own AS two_keys
     FROM import_line WINDOW own AS (PARTITION BY xuid ORDER BY line)
@@ -163,8 +167,8 @@ WHERE line > earlier
 ORDER BY line, coalesce(two_keys, false) DESC, place
 LIMIT $1;
 
--- name: outcomes
-SELECT line, xuid, uid, cuid, outcome, changed FROM import_line ORDER BY line;
+-- name: staged_lines
+SELECT lines FROM import_block ORDER BY block;
 
 -- name: export_bounds
 -- $1 milliseconds for which a reader may be silent.

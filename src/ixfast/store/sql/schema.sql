@@ -65,9 +65,10 @@ CREATE TABLE tag (
     account_id bigint NOT NULL,
     group_id bigint NOT NULL,
     batch_id bigint,
-    -- A counted repetition in the pattern would take 6 us a row, a quarter of what adding a tag takes.
-    xuid text NOT NULL CHECK (xuid ~ '^[A-Za-z0-9]+$' AND length(xuid) <= 64),
-    cuid text,
+    -- A counted repetition in the pattern would take 6 us a row, a quarter of what adding a tag takes. Nobody sorts by these names,
+    -- and their indexes compare bytes faster than a language's letters.
+    xuid text COLLATE "C" NOT NULL CHECK (xuid ~ '^[A-Za-z0-9]+$' AND length(xuid) <= 64),
+    cuid text COLLATE "C",
     uid bytea CHECK (length(uid) = 7),
     name text,
     active boolean NOT NULL DEFAULT true,
