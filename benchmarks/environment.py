@@ -31,7 +31,7 @@ def describe(**more: Any) -> dict[str, Any]:
         "commit": _commit(),
         "cpu": processor(),
         "cpus": len(os.sched_getaffinity(0)),
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {platform.release()}, {_congestion_control()}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "core": running["core"],
         "core_reason": running["core_reason"],
@@ -44,6 +44,11 @@ def describe(**more: Any) -> dict[str, Any]:
 def processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _congestion_control() -> str:
+    """Of TCP, where a socket does not choose: with bbr each small message costs a timer."""
+    return "TCP " + Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
 
 
 def _commit() -> str:

@@ -8,8 +8,10 @@ are of CLOCK_MONOTONIC, which the processes of a host share, so that all station
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -29,6 +31,7 @@ from benchmarks.load.traffic import KINDS, Plan, Traffic, tail_of, with_stranger
 TICK_US = 200  # Arrivals are at most this late; their lateness counts as latency and is reported.
 _GRACE_S = 5.0  # For the answers still to come when a phase is over; the product's own deadline is 1.5 s.
 _CONNECT_S = 10.0
+_CONGESTION_CONTROL = b"cubic"  # With bbr each request would cost a timer, whomever it is for.
 
 
 class Post(NamedTuple):
@@ -100,6 +103,9 @@ class Station:
                 for plan in self._plans:
                     lane = partial(Lane, plan, self._post.expected)
                     transport, _ = await self._loop.create_connection(lane, self._post.host, self._post.port)
+                    with contextlib.suppress(OSError):  # the kernel has it not: then it is as the kernel is set
+                        own = transport.get_extra_info("socket")
+                        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION_CONTROL)
                     self._transports.append(cast(asyncio.Transport, transport))
 
         self._loop.run_until_complete(work())

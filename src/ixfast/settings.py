@@ -154,6 +154,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             1_000_000,
         ),
     ] = 10_000
+    congestion_control: Annotated[
+        Literal["cubic", "reno", "system"],
+        Rule(
+            "How TCP of the scan API paces its answers, which are too short for any to matter; bbr would cost a timer for each. "
+            "system: as the kernel is set.",
+        ),
+    ] = "cubic"
     rate_limit_key: Annotated[
         int,
         Rule(

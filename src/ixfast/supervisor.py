@@ -104,6 +104,7 @@ class Supervisor:
     def _open_sockets(self, slot: Slot) -> None:
         settings = self._settings
         slot.public = _listener(settings.host, self._port, "port", beside=True)
+        _choose_congestion_control(slot.public, settings.congestion_control)
         self._port = slot.public.getsockname()[1]
         slot.private = _listener(settings.private_host, self._private_port, "private_port", beside=True)
         self._private_port = slot.private.getsockname()[1]
@@ -247,3 +248,13 @@ def _listener(host: str, port: int, setting: str, *, beside: bool) -> socket.soc
         listener.close()
         raise ConfigurationError(f"{setting}: {host}:{port} cannot be bound ({error.strerror}).") from None
     return listener
+
+
+def _choose_congestion_control(listener: socket.socket, algorithm: str) -> None:
+    """Have the connections of `listener` use it, tcp(7); with "system", or if it is not to be had, the kernel's own."""
+    if algorithm == "system":
+        return
+    try:
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, algorithm.encode())
+    except OSError as error:
+        log.info("TCP stays with the system's congestion control: %s is not to be had (%s)", algorithm, error.strerror)
