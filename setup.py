@@ -11,6 +11,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 # Plain Python that is compiled as it is, with types from a .pxd beside it.
+CPUS = os.cpu_count() or 1
 COMPILED = runpy.run_path("src/ixfast/compiled.py")["MODULES"]
 
 
@@ -45,7 +46,11 @@ def native_core() -> list[Extension]:
         for name in COMPILED
     ]
     # Annotations are for mypy; what C may rely on is said in the .pxd alone.
-    return cythonize([*core, *path], build_dir="build/cython", compiler_directives={"annotation_typing": False})
+    return cythonize([*core, *path], build_dir="build/cython", nthreads=CPUS, compiler_directives={"annotation_typing": False})
 
 
-setup(ext_modules=[] if os.environ.get("IXFAST_NO_EXTENSIONS") == "1" else native_core())
+if __name__ == "__main__":  # a process of Cython's imports this file once more
+    setup(
+        ext_modules=[] if os.environ.get("IXFAST_NO_EXTENSIONS") == "1" else native_core(),
+        options={"build_ext": {"parallel": CPUS}},
+    )

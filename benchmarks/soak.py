@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks import plots, scans
-from benchmarks.contenders import Contender, Running, http_contenders
+from benchmarks.contenders import Contender, Running, http_contenders, ixfast_with
 from benchmarks.experiment import Experiment
 from benchmarks.load import histogram
 from benchmarks.load.drive import Interval, Load
@@ -29,6 +29,9 @@ from benchmarks.stage import Stage
 HISTORY = "soak.jsonl"
 _MILLION = 1_000_000
 _HOT_AT_LEAST = 0.995
+# References of strangers that a worker remembers. With the 100,000 that it has by default, the memory for them would be full only
+# after 10 million scans, and its filling would look like a leak.
+_BOUNDED = ("--negative-cache", "20000")
 SIZES = """
     SELECT pg_table_size('tag_counter') AS counter_table, pg_indexes_size('tag_counter') AS counter_indexes,
            (SELECT sum(pg_total_relation_size(inhrelid))::bigint FROM pg_inherits
@@ -235,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = ("minutes", "rate_fraction", "capacity", "interval_s")
     size = replace(size, **{name: getattr(given, name) for name in chosen if getattr(given, name)})
     experiment.plan("stage and capacity 1 minute", f"{size.minutes:g} minutes of load", "audit up to 3 minutes")
-    contender = http_contenders()["ixfast"]
+    contender = http_contenders()["ixfast"]._replace(serve=ixfast_with(_BOUNDED))
     with Stage(Traffic(given.seed, size.tags, size.connections)) as stage:
         record = experiment.begin(stage, size=asdict(size), samples=[])
         if not size.capacity:
