@@ -90,6 +90,22 @@ async def advance(own: LedgerSession, tag_ids: list[int], round_: int) -> int:
     return len(rows)
 
 
+async def test_the_statements_are_planned_once(database: str, connection: asyncpg.Connection) -> None:
+    await fill(connection, 200)
+    own = await LedgerSession.open(database)
+    try:
+        for round_ in (1, 2, 3):
+            assert await advance(own, [7, 8], round_) == 2
+            await own.advance_unheld([9], [round_], [round_])
+        # The same without a name is parsed at every execution, and the server has nothing of it between two.
+        unnamed = await own.connection.prepare(STATEMENT["advance"])
+        await unnamed.fetch([7], [4], [4 << 32 | 7])
+        plans = await own.connection.fetch("SELECT name, generic_plans, custom_plans FROM pg_prepared_statements ORDER BY name")
+    finally:
+        own.terminate()
+    assert [tuple(row) for row in plans] == [("advance", 3, 0), ("advance_unheld", 3, 0)]
+
+
 async def heap_only_share(database: str, connection: asyncpg.Connection) -> float:
     """Random updates of 20,000 new tags' counters, three for each; returns the share that touched no index."""
     await provision(connection, KeyEncryptionKeys([KeyEncryptionKey(bytes(32))]), [VirtualFleet(1, 20_000)])
