@@ -87,9 +87,11 @@ class Processes:
 
 
 def child_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Our own environment, with which a child finds this package too."""
+    """Our own environment, with which a child finds this package too. It may keep byte code, as an installed package has it: else
+    every start would compile some hundred files."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, **(more or {})}
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**own, "PYTHONPATH": path, **(more or {})}
 
 
 def python(module: str, *arguments: object) -> list[str]:

@@ -53,7 +53,7 @@ class Size:
     working_set: int = 10_000
     cold: int = 200_000
     cached: int = 1_000_000
-    imported: int = 200_000
+    imported: int = 1_000_000
     connections: int = 256
     workers: int = 2
     processes: int = 2

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import groupby
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -74,11 +75,12 @@ class Loader:
         found: dict[bytes, TagRecord] = {}
         failed: dict[bytes, Unusable] = {}
         derived = 0
-        for _, versions in groupby(rows, key=lambda row: row["tag_id"]):
+        dates = {group_id: _dates(self.groups[group_id]) for group_id in {r["group_id"] for r in rows} & self.groups.keys()}
+        for _, versions in groupby(rows, key=itemgetter("tag_id")):
             tag_rows = list(versions)
             code = tag_rows[0]["xuid"].encode()
             try:
-                found[code] = self._tag(tag_rows)
+                found[code] = self._tag(tag_rows, dates)
                 derived += found[code].group.derived is not None
             except Exception as error:  # one bad record must not spoil its neighbours' look-up
                 account_id = tag_rows[0]["account_id"]
@@ -88,7 +90,8 @@ class Loader:
                 await asyncio.sleep(0)
         return found, failed
 
-    def _tag(self, rows: list[Any]) -> TagRecord:
+    def _tag(self, rows: list[Any], dates: Mapping[int, frozenset[str]]) -> TagRecord:
+        """`dates` are those that each group shows of its tags."""
         row = rows[0]
         if row["group_id"] not in self.groups and row["account_id"] in self.lacking:
             raise KeyUnavailableError("A meta key of the tag's account cannot be opened.")
@@ -122,7 +125,7 @@ class Loader:
             active=row["active"],
             assigned=row["assigned"],
             keys=keys,
-            own=_own(row, group),
+            own=_own(row, dates[group.group_id]),
             originality=row["originality"],
         )
 
@@ -326,12 +329,16 @@ class Loader:
         return self.accounts[account_id], groups
 
 
-def _own(row: Any, group: Group) -> Own | None:
-    """What the tag has for itself; None for nearly every one. Raises `InputError` for a rule set that cannot be."""
-    answers = Answers(load_rules(row["rule_set"])) if row["rule_set"] is not None else None
-    fields = msgspec.json.decode(row["fields"], type=dict[str, str]) if row["fields"] is not None else {}
+def _own(row: Any, dates: frozenset[str]) -> Own | None:
+    """What the tag has for itself; None for nearly every one. `dates` are those that its group shows. Raises `InputError` for a
+    rule set that cannot be."""
+    rule_set, own_fields, name = row["rule_set"], row["fields"], row["name"]
+    if rule_set is None and own_fields is None and not dates and (name is None or "{" not in name):
+        return None
+    answers = Answers(load_rules(rule_set)) if rule_set is not None else None
+    fields = msgspec.json.decode(own_fields, type=dict[str, str]) if own_fields is not None else {}
     own = answers.subtags if answers is not None else frozenset[str]()
-    dated = _dates(group) | _dates_in((row["name"] or "", *fields.values())) | (_DATES & own)
+    dated = dates | _dates_in((name or "", *fields.values())) | (_DATES & own)
     if answers is None and not fields and not dated:
         return None
     return Own(answers, fields, row["created_at"] if dated else None, row["assigned_at"] if dated else None)

@@ -2,8 +2,8 @@
 -- Records of tags with their live file keys, newest key version first. $1 tag codes, $2 key slot, $3 accounts (ids) whose
 -- tags may be seen, or null for all.
 SELECT t.tag_id, t.xuid, t.cuid, t.uid, t.name, t.active, t.group_id, t.batch_id, t.assigned_at IS NOT NULL AS assigned,
-       t.account_id, t.rule_set, t.fields, t.originality, extract(epoch FROM t.created_at)::float8 AS created_at,
-       extract(epoch FROM t.assigned_at)::float8 AS assigned_at, k.version, k.kek_id, k.wrapped, k.check_value
+       t.account_id, t.rule_set, t.fields, t.originality, date_part('epoch', t.created_at) AS created_at,
+       date_part('epoch', t.assigned_at) AS assigned_at, k.version, k.kek_id, k.wrapped, k.check_value
 FROM tag AS t
 LEFT JOIN tag_key AS k ON k.tag_id = t.tag_id AND k.slot = $2 AND k.live
 WHERE t.xuid = ANY ($1::text[]) AND ($3::bigint[] IS NULL OR t.account_id = ANY ($3::bigint[]))
