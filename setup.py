@@ -10,8 +10,8 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 
-# Plain Python that is compiled as it is, with types from a .pxd beside it.
 CPUS = os.cpu_count() or 1
+# Plain Python that is compiled as it is, with types from a .pxd beside it.
 COMPILED = runpy.run_path("src/ixfast/compiled.py")["MODULES"]
 
 

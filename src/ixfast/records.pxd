@@ -23,7 +23,7 @@ cdef class Group(Shared):
     cdef public long long group_id
     cdef public Account account
     cdef public bint active, folder_active, enrols
-    cdef public object name, folder_name, profile, answers, fields, reply_names, derived
+    cdef public object name, folder_name, profile, answers, fields, reply_names, derived, dates
     cdef public bytes reply_json
     cdef public long retry_window_ms
 

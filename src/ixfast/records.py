@@ -74,8 +74,8 @@ class Group(Shared):
     """
 
     __slots__ = (
-        "account", "active", "answers", "derived", "enrols", "fields", "folder_active", "folder_name", "group_id", "name",
-        "profile", "reply_json", "reply_names", "retry_window_ms",
+        "account", "active", "answers", "dates", "derived", "enrols", "fields", "folder_active", "folder_name", "group_id",
+        "name", "profile", "reply_json", "reply_names", "retry_window_ms",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +94,7 @@ class Group(Shared):
         retry_window_ms: int = 0,
         derived: KeySource | None = None,
         enrols: bool = False,
+        dates: frozenset[str] = frozenset(),
     ) -> None:
         self.group_id = group_id
         self.name = name
@@ -109,6 +110,7 @@ class Group(Shared):
         self.retry_window_ms = retry_window_ms
         self.derived = derived  # None: its tags have stored keys
         self.enrols = enrols
+        self.dates = dates  # subtags of a tag's dates that its answers and fields show
 
     @property
     def meta_keys(self) -> tuple[Key, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -75,12 +75,11 @@ class Loader:
         found: dict[bytes, TagRecord] = {}
         failed: dict[bytes, Unusable] = {}
         derived = 0
-        dates = {group_id: _dates(self.groups[group_id]) for group_id in {r["group_id"] for r in rows} & self.groups.keys()}
         for _, versions in groupby(rows, key=itemgetter("tag_id")):
             tag_rows = list(versions)
             code = tag_rows[0]["xuid"].encode()
             try:
-                found[code] = self._tag(tag_rows, dates)
+                found[code] = self._tag(tag_rows)
                 derived += found[code].group.derived is not None
             except Exception as error:  # one bad record must not spoil its neighbours' look-up
                 account_id = tag_rows[0]["account_id"]
@@ -90,8 +89,7 @@ class Loader:
                 await asyncio.sleep(0)
         return found, failed
 
-    def _tag(self, rows: list[Any], dates: Mapping[int, frozenset[str]]) -> TagRecord:
-        """`dates` are those that each group shows of its tags."""
+    def _tag(self, rows: list[Any]) -> TagRecord:
         row = rows[0]
         if row["group_id"] not in self.groups and row["account_id"] in self.lacking:
             raise KeyUnavailableError("A meta key of the tag's account cannot be opened.")
@@ -125,7 +123,7 @@ class Loader:
             active=row["active"],
             assigned=row["assigned"],
             keys=keys,
-            own=_own(row, dates[group.group_id]),
+            own=_own(row, group),
             originality=row["originality"],
         )
 
@@ -190,7 +188,7 @@ class Loader:
                 continue  # its tags say so
             try:
                 group, known = self._group(row, derived.get(row["group_id"])), self.groups.get(row["group_id"])
-                if known is not None and (_identity(known.derived) != _identity(group.derived) or _dates(group) - _dates(known)):
+                if known is not None and (_identity(known.derived) != _identity(group.derived) or group.dates - known.dates):
                     self.outgrown.add(row["group_id"])
                 _keep(self.groups, row["group_id"], group)
             except (InputError, ProfileError, msgspec.MsgspecError) as error:
@@ -241,6 +239,8 @@ class Loader:
         profile = row["profile"]
         definitions = msgspec.json.decode(row["field_definitions"], type=list[FieldDefinition])
         values = msgspec.json.decode(row["field_values"], type=dict[str, str])
+        answers = Answers(load_rules(row["rule_set"])) if row["rule_set"] else BUILT_IN
+        fields = {field.name: values.get(field.name, "") for field in definitions}
         return Group(
             row["group_id"],
             row["group_name"],
@@ -249,12 +249,13 @@ class Loader:
             folder_active=row["folder_active"],
             active=row["group_active"],
             profile=compile_profile(msgspec.json.decode(profile, type=EncodingProfile)) if profile else None,
-            answers=Answers(load_rules(row["rule_set"])) if row["rule_set"] else BUILT_IN,
-            fields={field.name: values.get(field.name, "") for field in definitions},
+            answers=answers,
+            fields=fields,
             reply_names=tuple(field.name for field in definitions if field.in_reply),
             retry_window_ms=row["retry_window_s"] * 1000,
             derived=derived,
             enrols=row["enrols"] and derived is not None,
+            dates=_DATES & answers.subtags | _dates_in(fields.values()),
         )
 
     async def load_accounts(self, connection: Any, account_ids: Collection[int]) -> None:
@@ -329,24 +330,18 @@ class Loader:
         return self.accounts[account_id], groups
 
 
-def _own(row: Any, dates: frozenset[str]) -> Own | None:
-    """What the tag has for itself; None for nearly every one. `dates` are those that its group shows. Raises `InputError` for a
-    rule set that cannot be."""
+def _own(row: Any, group: Group) -> Own | None:
+    """What the tag has for itself; None for nearly every one. Raises `InputError` for a rule set that cannot be."""
     rule_set, own_fields, name = row["rule_set"], row["fields"], row["name"]
-    if rule_set is None and own_fields is None and not dates and (name is None or "{" not in name):
+    if rule_set is None and own_fields is None and not group.dates and (name is None or "{" not in name):
         return None
     answers = Answers(load_rules(rule_set)) if rule_set is not None else None
     fields = msgspec.json.decode(own_fields, type=dict[str, str]) if own_fields is not None else {}
     own = answers.subtags if answers is not None else frozenset[str]()
-    dated = dates | _dates_in((name or "", *fields.values())) | (_DATES & own)
+    dated = group.dates | _dates_in((name or "", *fields.values())) | (_DATES & own)
     if answers is None and not fields and not dated:
         return None
     return Own(answers, fields, row["created_at"] if dated else None, row["assigned_at"] if dated else None)
-
-
-def _dates(group: Group) -> frozenset[str]:
-    """The dates of a tag that the group's answers and fields show."""
-    return _DATES & group.answers.subtags | _dates_in(group.fields.values())
 
 
 def _dates_in(texts: Iterable[str]) -> frozenset[str]:
