@@ -105,12 +105,7 @@ def register(main: click.Group, with_settings: Decorator) -> None:
             raise click.UsageError("--replayed and --forged are more than all taps together.")
         if shuffle and form == "urls":
             raise click.UsageError("--shuffle needs times, which --format urls has none of.")
-        fleets = [
-            VirtualFleet(
-                seed * len(PRESETS) + place, tags, profile, account=_ACCOUNT, derivation=DEFAULT_DERIVATIONS.get(derivation or "")
-            )
-            for place, profile in enumerate(_profiles(profiles or ("ixkio-plain",)))
-        ]
+        fleets = _fleets(profiles or ("ixkio-plain",), tags, seed, derivation)
         if masters_out is not None:
             if derivation is None:
                 raise click.UsageError("--masters-out: without --derivation there is none.")
@@ -124,6 +119,14 @@ def register(main: click.Group, with_settings: Decorator) -> None:
         _print(lines)
         told = ", ".join(f"{verdict} {count}" for verdict, count in sorted(counts.items())) or "none"
         click.echo(f"simulated {taps} taps of {sum(map(len, fleets))} tags: {told}", err=True)
+
+
+def _fleets(profiles: Sequence[str], tags: int, seed: int, derivation: str | None) -> list[VirtualFleet]:
+    own = DEFAULT_DERIVATIONS.get(derivation or "")
+    return [
+        VirtualFleet(seed * len(PRESETS) + place, tags, profile, account=_ACCOUNT, derivation=own)
+        for place, profile in enumerate(_profiles(profiles))
+    ]
 
 
 def make_taps(

@@ -285,7 +285,7 @@ class _Import:
         keys = await keys_of(connection, context.keks, [stored[r.line]["tag_id"] for r in rows if r.key and r.line in stored])
         deleted = await deleted_before(connection, context.account_id, fresh)
         ids: list[int] = await connection.fetchval(sql["ids"], len(fresh))
-        codes = await self._fresh_codes(drawn)
+        codes = await self._fresh_codes(drawn[: sum(row.xuid is None for row in fresh)])
 
         def settle() -> Plan:
             matches = self._matcher.match(rows, meant)
