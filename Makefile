@@ -9,6 +9,8 @@ SOURCES = setup.py pyproject.toml src/ixfast/compiled.py $(PXD) $(wildcard $(PXD
 	$(wildcard src/ixfast/*/*.pyx src/ixfast/native/*)
 
 RUNS ?= 1000000
+# Files of tests that run at once; each process has a PostgreSQL of its own.
+JOBS ?= 3
 
 .PHONY: serve test check bench dev fuzz openapi clean
 
@@ -16,7 +18,7 @@ serve: $(VENV)/.installed
 	$(BIN)/ixfast serve --demo
 
 test: $(VENV)/.with-tests
-	$(BIN)/python -m pytest -q $(TESTS)
+	$(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: $(VENV)/.with-dev
 	$(BIN)/ruff check .

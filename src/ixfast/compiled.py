@@ -1,8 +1,8 @@
-"""The modules of a scan's way that are compiled as they are, and whether their compiled form is in use.
+"""The modules of a scan's way and of an import that are compiled as they are, and whether their compiled form is in use.
 
 Each of `MODULES` is plain Python with types of its fields and locals in a `.pxd` beside it, and runs in both forms: compiled,
-it takes a third of the time. `IXFAST_FORCE_TWIN=1` in the environment forces the plain form; where nothing is built it is
-the only one. Nothing falls back in silence: `PLAIN` says why the plain form runs, and is None while the compiled one does.
+it takes a third to a half of the time. `IXFAST_FORCE_TWIN=1` in the environment forces the plain form; where nothing is built
+it is the only one. Nothing falls back in silence: `PLAIN` says why the plain form runs, and is None while the compiled one does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from types import ModuleType
 
 MODULES = (
     "records", "scan", "engine", "reply", "http.wire", "http.hot_request", "http.front_door", "http.desk", "store.cache",
-    "store.committer", "store.ledger",
+    "store.committer", "store.ledger", "store.copy_rows", "store.importing_plan", "store.importing_seen", "tag_files.cells",
+    "tag_files.reading", "tag_files.rows",
 )  # fmt: skip
 """Inside the package `ixfast`; the build reads them from here."""
 

@@ -51,9 +51,7 @@ async def test_a_statement_that_takes_no_time_passes_all_its_scans() -> None:
     async def open_session() -> Any:
         return Quick()
 
-    committer = Committer(
-        open_session, resolver, meters.Meters(), batch_max=1000, queue_max=1000, deadline_s=5.0, wait_max_s=0.1
-    )
+    committer = Committer(open_session, resolver, meters.Meters(), batch_max=1000, queue_max=1000, deadline_s=5.0, wait_max_s=0.1)
     committer.start()
     for tag_id in range(1, SCANS + 1):
         scan = Scan(lambda _: None, b"x", -1, None, None, tag_id, loop.time())

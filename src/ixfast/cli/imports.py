@@ -78,6 +78,7 @@ def _register_import(main: click.Group, with_settings: Decorator) -> None:
 
         async def work(dsn: str, lines: _ReportFile, progress: Callable[[int], None]) -> Report:
             async with connected(dsn) as connection:
+                _stay_on_one_processor()
                 account_id = await management.account_id_of(connection, aid)
                 return await import_tags(
                     connection,
@@ -125,6 +126,14 @@ def _register_export(main: click.Group, with_settings: Decorator) -> None:
 
         with place.database() as dsn:
             asyncio.run(work(dsn))
+
+
+def _stay_on_one_processor() -> None:
+    """The threads take turns anyway. On one processor they take them without waking another, which the database needs.
+
+    Only once a private PostgreSQL has been started: it would stay there, too.
+    """
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from ixfast.embedded.binaries import EmbeddedPostgresError
 
-STOP_DEADLINE_S = 30.0  # A fast shutdown writes one checkpoint: 256 MB of buffers at the most.
+STOP_DEADLINE_S = 60.0  # A fast shutdown writes one checkpoint: 1 GB of buffers at the most.
 KILL_DEADLINE_S = 10.0  # After SIGQUIT a postmaster itself kills children that linger for 5 s.
 LINGER_S = 0.5  # Backends notice at once that their postmaster is gone, unless they are inside a statement.
 POLL_S = 0.005

@@ -16,6 +16,7 @@ directory alone would do while one user owns both sides. But root is not the ser
 names that `peer` compares, and a port of 127.0.0.1 has no directory: one rule for all of them is easier to check.
 """
 
+import contextlib
 import hashlib
 import os
 import random
@@ -39,6 +40,8 @@ SOCKET_PORT = 5432  # Only a part of the socket's name while there is no TCP lis
 SOCKET_PATH_BYTES_MAX = 107  # `sun_path` of unix(7) has 108 bytes with its terminating zero.
 SHORT_PREFIX = "ixfast-"
 START_DEADLINE_S = 120.0  # Replaying `max_wal_size` of 2 GB after a crash takes well under a minute.
+_BUFFERS_MB_MIN, _BUFFERS_MB_MAX = 128, 1024
+_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 # Neither `ALTER SYSTEM` nor a file outranks the command line.
 _DURABILITY = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
@@ -75,6 +78,13 @@ def default_data_dir() -> Path:
     return base / "ixfast"
 
 
+def _usual_buffers_mb() -> int:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with contextlib.suppress(OSError, ValueError):  # a container's own limit, where there is one
+        memory = min(memory, int(_CGROUP_LIMIT.read_text()))
+    return min(max(memory // 16 >> 20, _BUFFERS_MB_MIN), _BUFFERS_MB_MAX)
+
+
 class EmbeddedPostgres:
     """One private server. `start` and `stop` may alternate; as a context manager it does both."""
 
@@ -84,14 +94,15 @@ class EmbeddedPostgres:
         *,
         tcp: bool = False,
         bin_dir: Path | None = None,
-        shared_buffers_mb: int = 256,
+        shared_buffers_mb: int | None = None,
         max_connections: int = 200,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         """Describe a server without starting it.
 
-        `tcp` opens a port of 127.0.0.1 beside the socket, chosen at the first start and kept. `bin_dir` names the
-        binaries instead of a search. `settings` are further server parameters; those of durability are refused.
+        `shared_buffers_mb` is by default a sixteenth of the memory, between 128 and 1,024. `tcp` opens a port of 127.0.0.1
+        beside the socket, chosen at the first start and kept. `bin_dir` names the binaries instead of a search. `settings`
+        are further server parameters; those of durability are refused.
         """
         forbidden = _DURABILITY.keys() & (settings or {}).keys()
         if forbidden:
@@ -105,7 +116,7 @@ class EmbeddedPostgres:
         self._bin_dir = bin_dir.absolute() if bin_dir else None
         self._settings = {
             **_SETTINGS,
-            "shared_buffers": f"{shared_buffers_mb}MB",
+            "shared_buffers": f"{shared_buffers_mb or _usual_buffers_mb()}MB",
             "max_connections": str(max_connections),
             **(settings or {}),
         }

@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
 import msgspec
@@ -29,7 +30,7 @@ from ixfast.model import FieldDefinition
 from ixfast.store import management
 from ixfast.store.importing_codes import CODE_CHARS, draw_codes
 from ixfast.store.importing_keys import MetaKeys, deleted_before, keys_of
-from ixfast.store.importing_plan import FIRST_VERSION, Context, Matcher, Meant, Plan, names_of, plan
+from ixfast.store.importing_plan import CHANGE_TABLE, FIRST_VERSION, Context, Matcher, Meant, Plan, names_of, plan
 from ixfast.store.importing_seen import Names
 from ixfast.store.places import batch_named
 from ixfast.store.queries import load
@@ -38,6 +39,7 @@ from ixfast.tag_files import PRESETS, PROBLEMS_MAX, Layout, Problem, Problems, T
 _TAGS_NOTED_MAX = CHANGES_READ_MAX // 2  # More changed tags empty the workers' caches instead.
 _NAMES_READ_MAX = 100_000  # 0.3 s and 30 MB; looking up the names of a line takes 10 us.
 
+T = TypeVar("T")
 Pieces = AsyncIterable[bytes] | Iterable[bytes]
 LineSink = Callable[[Sequence[dict[str, Any]]], None]
 
@@ -218,6 +220,8 @@ class _Import:
         self._touched: dict[int, str] | None = {}  # None: too many to be named
         self._blocks = 0  # written
         self._storing: asyncio.Task[None] | None = None
+        # Parsing and planning hold the interpreter in turns; two threads would only make each other and the loop wait.
+        self._thread = ThreadPoolExecutor(1)
         self._planned: Plan | None = None  # the block to be written next
 
     @property
@@ -227,25 +231,33 @@ class _Import:
     async def read(self, pieces: Pieces, on_bytes: Callable[[int], None]) -> None:
         """Read the file to its end, or until there are too many problems. Parsing runs in a thread, beside the database."""
         try:
-            async for piece in _asynchronous(pieces):
-                await self._pass_on(self._file.feed(piece))
-                on_bytes(len(piece))
-                if self._file.done:
-                    break
-            await self._pass_on(self._file.finish())
-            await self._stored()
-            await self._write_planned()
+            await self._read_all(pieces, on_bytes)
         except BaseException:
             if self._storing is not None:
                 self._storing.cancel()
                 await asyncio.gather(self._storing, return_exceptions=True)
             raise
+        finally:
+            self._thread.shutdown(wait=False)
+
+    async def _read_all(self, pieces: Pieces, on_bytes: Callable[[int], None]) -> None:
+        async for piece in _asynchronous(pieces):
+            await self._pass_on(self._file.feed(piece))
+            on_bytes(len(piece))
+            if self._file.done:
+                break
+        await self._pass_on(self._file.finish())
+        await self._stored()
+        await self._write_planned()
 
     async def _pass_on(self, blocks: Iterator[list[TagRow]]) -> None:
-        while (block := await asyncio.to_thread(self._read, blocks)) is not None:
+        while (block := await self._in_thread(self._read, blocks)) is not None:
             await self._stored()
             if block.rows and not self._problems.full:
                 self._storing = asyncio.create_task(self._store(block))
+
+    def _in_thread(self, call: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
 
     def _read(self, blocks: Iterator[list[TagRow]]) -> _Block | None:
         """The next block, with all that can be made ready while the database works on those before."""
@@ -282,7 +294,8 @@ class _Import:
         meant = Meant(found, context.account_id)
         stored = {row.line: found for row in rows if (found := meant.of(row)) is not None} if meant.by_xuid else {}
         fresh = [row for row in rows if row.line not in stored] if stored else rows
-        keys = await keys_of(connection, context.keks, [stored[r.line]["tag_id"] for r in rows if r.key and r.line in stored])
+        rekeyed = [stored[row.line]["tag_id"] for row in rows if row.key and row.line in stored] if stored else []
+        keys = await keys_of(connection, context.keks, rekeyed)
         deleted = await deleted_before(connection, context.account_id, fresh)
         ids: list[int] = await connection.fetchval(sql["ids"], len(fresh))
         codes = await self._fresh_codes(drawn[: sum(row.xuid is None for row in fresh)])
@@ -292,7 +305,7 @@ class _Import:
             self._matcher.saw(ids)
             return plan(context, matches, keys, deleted, (ids, codes), self._problems)
 
-        planning = asyncio.create_task(asyncio.to_thread(settle))
+        planning = self._in_thread(settle)
         try:
             await self._write_planned()
         finally:
@@ -313,20 +326,23 @@ class _Import:
 
     async def _write(self, made: Plan) -> None:
         connection, sql = self._connection, self._sql
-        if made.tags:
-            await connection.copy_records_to_table("tag", records=made.tags, columns=Plan.TAG_COLUMNS)
+        await self._copy(made, "tag")
         if made.changes:
-            await connection.copy_records_to_table("import_change", records=made.changes, columns=Plan.CHANGE_COLUMNS)
+            await self._copy(made, CHANGE_TABLE)
             changed = await connection.execute(sql["change"])
             await connection.execute(sql["forget_changes"])
             if changed != f"UPDATE {len(made.changes)}":
                 raise InputError("not_found", "A tag was deleted meanwhile; nothing was imported. Try again.")
         if made.rekeyed and await connection.fetchval(sql["hold_tags"], made.rekeyed) != len(made.rekeyed):
             raise InputError("not_found", "A tag was deleted meanwhile; nothing was imported. Try again.")
-        if made.keys:
-            await connection.copy_records_to_table("tag_key", records=made.keys, columns=Plan.KEY_COLUMNS)
+        await self._copy(made, "tag_key")
         if made.rekeyed and self._options.retire_old_keys:
             await connection.execute(sql["retire_keys"], made.rekeyed, KeySlot.FILE)
+
+    async def _copy(self, made: Plan, table: str) -> None:
+        if table in made.copies:
+            columns, data = made.copies[table]
+            await self._connection.copy_to_table(table, source=_asynchronous((data,)), columns=columns, format="binary")
 
     def _count(self, made: Plan) -> None:
         report = self._report
@@ -346,8 +362,11 @@ class _Import:
     async def _fresh_codes(self, drawn: list[str]) -> list[str]:
         """Tag codes that no tag has, as many as were drawn. Of long ones it is certain enough that they are fresh;
         should one be taken, the unique index says so."""
-        codes, length, count = set(drawn), self._options.code_chars, len(drawn)
-        while length < CODE_CHARS[-1] and count:
+        length, count = self._options.code_chars, len(drawn)
+        if length == CODE_CHARS[-1] or not count:
+            return drawn
+        codes = set(drawn)
+        while True:
             codes.difference_update([row["xuid"] for row in await self._connection.fetch(self._sql["taken"], list(codes))])
             if len(codes) == count:
                 break

@@ -16,10 +16,11 @@ import orjson
 
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, KeySlot, unwrap, wrap
 from ixfast.limits import KEY_VERSIONS_MAX
+from ixfast.store.copy_rows import BOOL, BYTES, INT2, INT8, JSON, MOMENT, TEXT, copy_rows
 from ixfast.store.deleted import begins_at
 from ixfast.store.importing_seen import TagIds
-from ixfast.tag_files import NOT_ASSIGNED, Problems, TagRow
-from ixfast.tag_files.rows import NOW
+from ixfast.tag_files import NOT_ASSIGNED, NOW, Problems
+from ixfast.tag_files.rows import TagRow
 
 FIRST_VERSION = 1
 _SLOT = int(KeySlot.FILE)
@@ -89,15 +90,21 @@ class Context(NamedTuple):
     now: dt.datetime
 
 
-class Plan:
-    """Rows to be written for one block, in the order of the columns that their names say."""
+OWNERS = {"account_id": INT8, "group_id": INT8, "batch_id": INT8}
+TAG_COLUMNS = {
+    "tag_id": INT8, "xuid": TEXT, "cuid": TEXT, "uid": BYTES, "name": TEXT, "active": BOOL, "assigned_at": MOMENT,
+    "rule_set": JSON, "fields": JSON,
+}  # fmt: skip
+KEY_COLUMNS = {"tag_id": INT8, "slot": INT2, "version": INT2, "kek_id": TEXT, "wrapped": BYTES, "check_value": BYTES}
+CHANGE_TABLE = "import_change"
+CHANGE_COLUMNS = {
+    "tag_id": INT8, "uid": BYTES, "cuid": TEXT, "name": TEXT, "active": BOOL, "assigned_at": MOMENT, "unassigned": BOOL,
+    "rule_set": JSON, "fields": JSON,
+}  # fmt: skip
 
-    TAG_COLUMNS = (
-        "tag_id", "account_id", "group_id", "batch_id", "xuid", "cuid", "uid", "name", "active", "assigned_at", "rule_set",
-        "fields",
-    )  # fmt: skip
-    KEY_COLUMNS = ("tag_id", "slot", "version", "kek_id", "wrapped", "check_value")
-    CHANGE_COLUMNS = ("tag_id", "uid", "cuid", "name", "active", "assigned_at", "unassigned", "rule_set", "fields")
+
+class Plan:
+    """Rows to be written for one block, with values in the order of the columns below."""
 
     def __init__(self, kek: KeyEncryptionKey) -> None:
         self.kek = kek
@@ -111,6 +118,8 @@ class Plan:
         key in digits, what becomes of it and the columns that change."""
         self.staged_lines = b""
         """`lines` as they are kept until the end."""
+        self.copies: dict[str, tuple[Sequence[str], bytes]] = {}
+        """Columns and data of COPY by table, where there are rows."""
         self.touched: dict[int, str] = {}
         """Tag codes of changed tags by id."""
         self.rekeyed: list[int] = []
@@ -211,7 +220,23 @@ def plan(
         else:
             _change(context, made, row, stored, keys.get(stored["tag_id"], ()), problems)
     made.staged_lines = orjson.dumps(made.lines)
+    owners = tuple(zip(OWNERS.values(), (context.account_id, context.group_id, context.batch_id), strict=True))
+    _copy(made, "tag", OWNERS, owners, TAG_COLUMNS, made.tags)
+    _copy(made, "tag_key", {}, (), KEY_COLUMNS, made.keys)
+    _copy(made, CHANGE_TABLE, {}, (), CHANGE_COLUMNS, made.changes)
     return made
+
+
+def _copy(
+    made: Plan,
+    table: str,
+    same_columns: Mapping[str, int],
+    same: Sequence[tuple[int, Any]],
+    columns: Mapping[str, int],
+    rows: Sequence[tuple[Any, ...]],
+) -> None:
+    if rows:
+        made.copies[table] = ((*same_columns, *columns), copy_rows(same, tuple(columns.values()), rows))
 
 
 def _goes_on(
@@ -235,12 +260,7 @@ def _add(context: Context, made: Plan, row: TagRow, tag_id: int, xuid: str) -> N
     at = context.now if assigned == NOW else None if assigned == NOT_ASSIGNED else assigned
     rule_set = None if row.response is None else own_rule_set(row.response)
     fields = orjson.dumps(row.fields).decode() if row.fields else None
-    made.tags.append(
-        (
-            tag_id, context.account_id, context.group_id, context.batch_id, xuid, row.cuid, row.uid, row.name,
-            row.active is not False, at, rule_set, fields,
-        )
-    )  # fmt: skip
+    made.tags.append((tag_id, xuid, row.cuid, row.uid, row.name, row.active is not False, at, rule_set, fields))
     if row.key is not None:
         _add_key(context, made, row, tag_id, FIRST_VERSION)
     made.lines.append((row.line, _named_by(row, None), xuid, _digits(row.uid), row.cuid, _digits(row.check_value), "added", None))

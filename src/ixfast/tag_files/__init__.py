@@ -10,12 +10,13 @@ from __future__ import annotations
 from ixfast.tag_files.columns import PRESETS, Layout, Preset
 from ixfast.tag_files.problems import PROBLEMS, PROBLEMS_MAX, Problem, Problems, counted
 from ixfast.tag_files.reading import TagFile
-from ixfast.tag_files.rows import NO_CHANGE, NOT_ASSIGNED, TagRow
+from ixfast.tag_files.rows import NO_CHANGE, NOT_ASSIGNED, NOW, TagRow
 from ixfast.tag_files.writing import FORMATS, TagWriter
 
 __all__ = [
     "FORMATS",
     "NOT_ASSIGNED",
+    "NOW",
     "NO_CHANGE",
     "PRESETS",
     "PROBLEMS",

@@ -1,0 +1,24 @@
+# Where importing_plan.py is compiled: a line's way to the rows of its tag.
+
+cimport cython
+
+from ixfast.tag_files.rows cimport TagRow
+
+
+cdef class Plan:
+    cdef public object kek
+    cdef public list tags, keys, changes, lines, rekeyed
+    cdef public dict positions, touched, copies
+    cdef public bytes staged_lines
+
+
+@cython.locals(row=TagRow)
+cpdef tuple names_of(rows)
+
+@cython.locals(row=TagRow, made=Plan)
+cpdef Plan plan(context, matches, keys, deleted, fresh, problems)
+
+cdef _add(context, Plan made, TagRow row, tag_id, xuid)
+cdef str _digits(bytes value)
+cdef str _named_by(TagRow row, stored)
+cdef _add_key(context, Plan made, TagRow row, tag_id, version)
