@@ -10,5 +10,6 @@ cpdef bytes copy_rows(tuple same, tuple kinds, rows)
 
 cdef bytes _field(int kind, value)
 
+
 @cython.locals(length=Py_ssize_t)
 cdef bytes _sized(bytes value)

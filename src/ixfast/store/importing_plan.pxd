@@ -15,6 +15,7 @@ cdef class Plan:
 @cython.locals(row=TagRow)
 cpdef tuple names_of(rows)
 
+
 @cython.locals(row=TagRow, made=Plan)
 cpdef Plan plan(context, matches, keys, deleted, fresh, problems)
 

@@ -9,5 +9,6 @@ cdef class TagRow:
 
 cpdef bytes check_value(bytes key16)
 
+
 @cython.locals(values=list, fields=dict, text=str, blank=bint, good=bint)
 cpdef read_row(line, texts, cells, problems)
