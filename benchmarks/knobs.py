@@ -51,7 +51,7 @@ KNOBS = (
     Knob("64 connections", connections=64),
     Knob("1,024 connections", connections=1024),
     Knob("wal_compression on", postgres=(("wal_compression", "on"),)),
-    Knob("shared_buffers 1 GB", postgres=(("shared_buffers", "1GB"),)),
+    Knob("shared_buffers 256 MB", postgres=(("shared_buffers", "256MB"),)),
     Knob("commit_delay 100 us", postgres=(("commit_delay", "100"), ("commit_siblings", "1"))),
     Knob("wal_buffers 64 MB", postgres=(("wal_buffers", "64MB"),)),
 )
