@@ -140,7 +140,7 @@ def flaws(record: Mapping[str, Any]) -> list[str]:
 
 def figures(record: Mapping[str, Any]) -> dict[float, tuple[float, float]]:
     """By fraction above 1: goodput over the peak, and the admitted scans' p99 over that at 100 %."""
-    peak = max(point["goodput_per_s"] for point in record["points"])
+    peak = max([point["goodput_per_s"] for point in record["points"]], default=0)  # no point: it was broken off
     full = next((p["latency"].get("p99_us", 0) for p in record["points"] if p["fraction"] == 1.0), 0)
     return {
         p["fraction"]: (p["goodput_per_s"] / peak, p["latency"].get("p99_us", 0) / full if full else 0.0)

@@ -1,6 +1,7 @@
 """Who may ask about a tag: with keys that are good, bad, another account's or not there. What a caller may not know about is,
 byte for byte, what does not exist."""
 
+import asyncio
 import datetime as dt
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -66,6 +67,31 @@ async def test_a_closed_account_has_one_answer_for_every_bad_token(fleets: Serve
     for counter, (query, headers) in enumerate(_shown(good), start=1):
         answer = await once(fleets.port, plain_target(CLOSED, 0, counter) + query, headers)
         assert answer.passed, (query, headers)
+
+
+async def test_an_account_that_is_switched_off_takes_its_keys_with_it(fleets: Served) -> None:
+    fleet = VirtualFleet(78, 2, account="switched-off")
+    fleets.provision(fleet)
+    with_key = {"X-API-Key": _api_key(fleets, fleet.account, "scan")}
+    assert (await once(fleets.port, plain_target(fleet, 0, 1), with_key)).passed
+    await _switch(fleets, fleet.account, active=False)
+    assert (await once(fleets.port, plain_target(fleet, 0, 2), with_key)).status == 401
+    assert (await once(fleets.port, plain_target(fleet, 0, 2))).json["error"] == "folder_inactive"
+    await _switch(fleets, fleet.account, active=True)
+    assert (await once(fleets.port, plain_target(fleet, 0, 2), with_key)).passed
+
+
+async def _switch(server: Served, aid: str, *, active: bool) -> None:
+    """Switch an account and wait for as long as a change may take to be served everywhere."""
+
+    async def work(connection: Any) -> None:
+        async with connection.transaction():
+            account_id = await management.account_id_of(connection, aid)
+            await connection.execute("UPDATE account SET active = $2 WHERE account_id = $1", account_id, active)
+            await management.changed(connection, ("account", account_id, None))
+
+    await asyncio.to_thread(server.in_database, work)
+    await asyncio.sleep(1)
 
 
 async def test_a_bad_token_is_401_through_v2_in_every_form(fleets: Served) -> None:

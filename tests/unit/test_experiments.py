@@ -153,6 +153,9 @@ class TestTraffic:
 
 
 class TestExperiments:
+    def test_of_an_overload_that_was_broken_off_nothing_is_told(self) -> None:
+        assert overload.figures({"points": []}) == {}
+
     def test_overload(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert overload.main(["--smoke", "--results", str(tmp_path)]) == 0
         assert "the audit clean" in capsys.readouterr().out

@@ -29,6 +29,7 @@ from ixfast.trace import WAIT
 log = logging.getLogger("ixfast.ledger")
 
 _SWEEP_S = 0.05
+_ROUND_CLOCK_S = 0.001
 
 
 class Resolver(Protocol):
@@ -191,7 +192,7 @@ class Committer:
         if self._traced:
             self._end_waits(batch)
         self._sent = True
-        started = perf_counter()  # the loop's own clock stands still between its rounds and counts in milliseconds
+        started, round_started = perf_counter(), self._loop.time()
         try:
             rows = await session.advance(*columns)
         except asyncio.CancelledError:
@@ -199,9 +200,10 @@ class Committer:
         except Exception as error:  # every kind: asyncpg's failures of a broken server share no base class
             await self._recover(batch, session, error)
             return
-        seconds = perf_counter() - started
-        self._meters.observe_statement(int(seconds * 1e6), len(columns[0]))
-        self._learn_rate(len(columns[0]), seconds)
+        self._meters.observe_statement(int((perf_counter() - started) * 1e6), len(columns[0]))
+        # By the clock of the loop's rounds: the requests that were read in this round before the reply are not the database's
+        # time. It counts milliseconds, and may have counted none.
+        self._learn_rate(len(columns[0]), max(self._loop.time() - round_started, _ROUND_CLOCK_S))
         passed = self._resolver.passed
         for tag_id, previous_position, scan_count in rows:
             scan = batch.pop(tag_id, None)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 from array import array
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
 import asyncpg
@@ -220,8 +219,8 @@ class _Import:
         self._touched: dict[int, str] | None = {}  # None: too many to be named
         self._blocks = 0  # written
         self._storing: asyncio.Task[None] | None = None
-        # Parsing and planning hold the interpreter in turns; two threads would only make each other and the loop wait.
-        self._thread = ThreadPoolExecutor(1)
+        # Parsing and planning need the interpreter both; two threads would only make each other and the loop wait for it.
+        self._turn = asyncio.Lock()
         self._planned: Plan | None = None  # the block to be written next
 
     @property
@@ -237,8 +236,6 @@ class _Import:
                 self._storing.cancel()
                 await asyncio.gather(self._storing, return_exceptions=True)
             raise
-        finally:
-            self._thread.shutdown(wait=False)
 
     async def _read_all(self, pieces: Pieces, on_bytes: Callable[[int], None]) -> None:
         async for piece in _asynchronous(pieces):
@@ -256,8 +253,9 @@ class _Import:
             if block.rows and not self._problems.full:
                 self._storing = asyncio.create_task(self._store(block))
 
-    def _in_thread(self, call: Callable[..., T], *arguments: Any) -> asyncio.Future[T]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, call, *arguments)
+    async def _in_thread(self, call: Callable[..., T], *arguments: Any) -> T:
+        async with self._turn:
+            return await asyncio.to_thread(call, *arguments)
 
     def _read(self, blocks: Iterator[list[TagRow]]) -> _Block | None:
         """The next block, with all that can be made ready while the database works on those before."""
@@ -305,7 +303,7 @@ class _Import:
             self._matcher.saw(ids)
             return plan(context, matches, keys, deleted, (ids, codes), self._problems)
 
-        planning = self._in_thread(settle)
+        planning = asyncio.create_task(self._in_thread(settle))
         try:
             await self._write_planned()
         finally:
