@@ -138,9 +138,14 @@ def flaws(record: Mapping[str, Any]) -> list[str]:
     return found + list(record.get("audit", {}).get("problems", ["it was interrupted before the audit"]))
 
 
+def _peak(record: Mapping[str, Any]) -> float:
+    """The highest goodput of a run; 0 if it was broken off before its first point."""
+    return max((float(point["goodput_per_s"]) for point in record["points"]), default=0.0)
+
+
 def figures(record: Mapping[str, Any]) -> dict[float, tuple[float, float]]:
     """By fraction above 1: goodput over the peak, and the admitted scans' p99 over that at 100 %."""
-    peak = max([point["goodput_per_s"] for point in record["points"]], default=0)  # no point: it was broken off
+    peak = _peak(record)
     full = next((p["latency"].get("p99_us", 0) for p in record["points"] if p["fraction"] == 1.0), 0)
     return {
         p["fraction"]: (p["goodput_per_s"] / peak, p["latency"].get("p99_us", 0) / full if full else 0.0)
@@ -156,7 +161,7 @@ def table(record: Mapping[str, Any]) -> str:
         "generator's share of the CPU",
     )  # fmt: skip
     lines = [f"| {' | '.join(columns)} |", f"|{'---:|' * len(columns)}"]
-    peak = max([point["goodput_per_s"] for point in record["points"]] or [0]) or 1
+    peak = _peak(record) or 1
     cpus = record["environment"]["cpus"]
     for point in record["points"]:
         times, refusal, cpu = point["latency"], point["refusal_latency"], point["cpu_s"]

@@ -104,7 +104,7 @@ CHANGE_COLUMNS = {
 
 
 class Plan:
-    """Rows to be written for one block, with values in the order of the columns below."""
+    """Rows to be written for one block, with values in the order of the columns above."""
 
     def __init__(self, kek: KeyEncryptionKey) -> None:
         self.kek = kek
