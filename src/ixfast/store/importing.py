@@ -29,7 +29,7 @@ from ixfast.model import FieldDefinition
 from ixfast.store import management
 from ixfast.store.importing_codes import CODE_CHARS, draw_codes
 from ixfast.store.importing_keys import MetaKeys, deleted_before, keys_of
-from ixfast.store.importing_plan import CHANGE_TABLE, FIRST_VERSION, Context, Matcher, Meant, Plan, names_of, plan
+from ixfast.store.importing_plan import CHANGE_TABLE, COPIED_COLUMNS, FIRST_VERSION, Context, Matcher, Meant, Plan, names_of, plan
 from ixfast.store.importing_seen import Names
 from ixfast.store.places import batch_named
 from ixfast.store.queries import load
@@ -230,22 +230,19 @@ class _Import:
     async def read(self, pieces: Pieces, on_bytes: Callable[[int], None]) -> None:
         """Read the file to its end, or until there are too many problems. Parsing runs in a thread, beside the database."""
         try:
-            await self._read_all(pieces, on_bytes)
+            async for piece in _asynchronous(pieces):
+                await self._pass_on(self._file.feed(piece))
+                on_bytes(len(piece))
+                if self._file.done:
+                    break
+            await self._pass_on(self._file.finish())
+            await self._stored()
+            await self._write_planned()
         except BaseException:
             if self._storing is not None:
                 self._storing.cancel()
                 await asyncio.gather(self._storing, return_exceptions=True)
             raise
-
-    async def _read_all(self, pieces: Pieces, on_bytes: Callable[[int], None]) -> None:
-        async for piece in _asynchronous(pieces):
-            await self._pass_on(self._file.feed(piece))
-            on_bytes(len(piece))
-            if self._file.done:
-                break
-        await self._pass_on(self._file.finish())
-        await self._stored()
-        await self._write_planned()
 
     async def _pass_on(self, blocks: Iterator[list[TagRow]]) -> None:
         while (block := await self._in_thread(self._read, blocks)) is not None:
@@ -339,8 +336,8 @@ class _Import:
 
     async def _copy(self, made: Plan, table: str) -> None:
         if table in made.copies:
-            columns, data = made.copies[table]
-            await self._connection.copy_to_table(table, source=_asynchronous((data,)), columns=columns, format="binary")
+            data = _asynchronous((made.copies[table],))
+            await self._connection.copy_to_table(table, source=data, columns=COPIED_COLUMNS[table], format="binary")
 
     def _count(self, made: Plan) -> None:
         report = self._report

@@ -101,6 +101,7 @@ CHANGE_COLUMNS = {
     "tag_id": INT8, "uid": BYTES, "cuid": TEXT, "name": TEXT, "active": BOOL, "assigned_at": MOMENT, "unassigned": BOOL,
     "rule_set": JSON, "fields": JSON,
 }  # fmt: skip
+COPIED_COLUMNS = {"tag": (*OWNERS, *TAG_COLUMNS), "tag_key": tuple(KEY_COLUMNS), CHANGE_TABLE: tuple(CHANGE_COLUMNS)}
 
 
 class Plan:
@@ -118,8 +119,8 @@ class Plan:
         key in digits, what becomes of it and the columns that change."""
         self.staged_lines = b""
         """`lines` as they are kept until the end."""
-        self.copies: dict[str, tuple[Sequence[str], bytes]] = {}
-        """Columns and data of COPY by table, where there are rows."""
+        self.copies: dict[str, bytes] = {}
+        """What COPY takes into `COPIED_COLUMNS`, by table, where there are rows."""
         self.touched: dict[int, str] = {}
         """Tag codes of changed tags by id."""
         self.rekeyed: list[int] = []
@@ -221,22 +222,14 @@ def plan(
             _change(context, made, row, stored, keys.get(stored["tag_id"], ()), problems)
     made.staged_lines = orjson.dumps(made.lines)
     owners = tuple(zip(OWNERS.values(), (context.account_id, context.group_id, context.batch_id), strict=True))
-    _copy(made, "tag", OWNERS, owners, TAG_COLUMNS, made.tags)
-    _copy(made, "tag_key", {}, (), KEY_COLUMNS, made.keys)
-    _copy(made, CHANGE_TABLE, {}, (), CHANGE_COLUMNS, made.changes)
+    for table, same, columns, rows in (
+        ("tag", owners, TAG_COLUMNS, made.tags),
+        ("tag_key", (), KEY_COLUMNS, made.keys),
+        (CHANGE_TABLE, (), CHANGE_COLUMNS, made.changes),
+    ):
+        if rows:
+            made.copies[table] = copy_rows(same, tuple(columns.values()), rows)
     return made
-
-
-def _copy(
-    made: Plan,
-    table: str,
-    same_columns: Mapping[str, int],
-    same: Sequence[tuple[int, Any]],
-    columns: Mapping[str, int],
-    rows: Sequence[tuple[Any, ...]],
-) -> None:
-    if rows:
-        made.copies[table] = ((*same_columns, *columns), copy_rows(same, tuple(columns.values()), rows))
 
 
 def _goes_on(
