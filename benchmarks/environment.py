@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import build
 from benchmarks.load.traffic import Traffic
 from benchmarks.processes import ROOT
 from ixfast.versions import versions
@@ -36,6 +37,7 @@ def describe(**more: Any) -> dict[str, Any]:
         "core": running["core"],
         "core_reason": running["core_reason"],
         "path": running["path"],
+        "generator": build.form(),
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         **more,
     }

@@ -86,7 +86,7 @@ def _origin(record: dict[str, Any]) -> str:
     cut = " It was interrupted." if record.get("interrupted") else ""
     return (
         f"{made['at']}, commit {made['commit']}, {made['cpus']} x {made['cpu']}, {made['kernel']}, {made['python']}, "
-        f"core {made['core']}, load before {load or 'unknown'}.{cut}{flawed}"
+        f"core {made['core']}, generator {made.get('generator', 'plain')}, load before {load or 'unknown'}.{cut}{flawed}"
     )
 
 

@@ -36,7 +36,7 @@ WRK_IS_ABSENT = "wrk is not installed: the comparison with it is left out"
 class Size(NamedTuple):
     measure_s: float = 4.0
     connections: int = 64
-    requests: int = 600_000
+    requests: int = 1_000_000
 
 
 SMOKE = Size(0.4, 8, 60_000)

@@ -21,8 +21,8 @@ Expected = Sequence[tuple[bytes, bytes]]
 """By kind of tap: what an answer begins with, and what is in it."""
 
 
-class Lane(asyncio.Protocol):
-    """What both loops have in common. `at` is the place of the request that is under way or next."""
+class Lane:
+    """What both loops have in common, an `asyncio.Protocol`. `at` is the place of the request that is under way or next."""
 
     __slots__ = (
         "_expected", "_in_flight", "_kinds", "_partial", "_requests", "_start_ns", "_write", "at", "latencies_ns", "lost",
@@ -57,6 +57,15 @@ class Lane(asyncio.Protocol):
         self.lost = True
         if self._in_flight:
             self.give_up("connection_lost")
+
+    def eof_received(self) -> bool:
+        return False  # an answer cut short is none: the connection closes, and is lost
+
+    def pause_writing(self) -> None:
+        """Never more than one request is under way: there is nothing to hold back."""
+
+    def resume_writing(self) -> None:
+        pass
 
     def give_up(self, reason: str) -> None:
         """The request under way gets no answer any more."""

@@ -1,7 +1,9 @@
 """Every benchmark in its smallest size, so that none rots: verdicts, audits and hashes, never a time."""
 
+import importlib.util
 import json
 import math
+import os
 import random
 import re
 import shutil
@@ -9,6 +11,7 @@ import subprocess
 import sys
 from array import array
 from collections import deque
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,11 +24,10 @@ sys.path.insert(0, str(ROOT))
 
 pytest.importorskip("hdrh", reason="hdrhistogram is not installed: it is in the dependency group `bench`")
 
-from benchmarks import audit, latency, plots, scans, stage, timing  # noqa: E402
+from benchmarks import audit, build, latency, plots, scans, stage, timing  # noqa: E402
 from benchmarks.contenders import http_contenders  # noqa: E402
-from benchmarks.load import check, histogram  # noqa: E402
+from benchmarks.load import check, histogram, lanes  # noqa: E402
 from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS, Load  # noqa: E402
-from benchmarks.load.lanes import ClosedLane, OpenLane  # noqa: E402
 from benchmarks.load.traffic import (  # noqa: E402
     FORGED,
     GENUINE,
@@ -127,9 +129,23 @@ class Wire:
         self.written.append(sent)
 
 
-def lane_over(plan: Plan) -> tuple[ClosedLane, Wire, list[str]]:
+def plain_lanes() -> ModuleType:
+    """The lanes as they run where nothing is compiled."""
+    spec = importlib.util.spec_from_file_location("benchmarks.load.plain_lanes", build.SOURCE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def form(request: pytest.FixtureRequest) -> ModuleType:
+    return lanes if request.param == "compiled" else plain_lanes()
+
+
+def lane_over(form: ModuleType, plan: Plan) -> tuple[Any, Wire, list[str]]:
     done: list[str] = []
-    lane, wire = ClosedLane(plan, SCAN_ANSWERS, lambda: done.append("done")), Wire()
+    lane, wire = form.ClosedLane(plan, SCAN_ANSWERS, lambda: done.append("done")), Wire()
     lane.connection_made(wire)  # type: ignore[arg-type]
     return lane, wire, done
 
@@ -142,8 +158,8 @@ def plan() -> Plan:
 
 
 class TestLanes:
-    def test_an_answer_in_pieces_is_one_answer(self, plan: Plan) -> None:
-        lane, wire, _ = lane_over(plan)
+    def test_an_answer_in_pieces_is_one_answer(self, form: ModuleType, plan: Plan) -> None:
+        lane, wire, _ = lane_over(form, plan)
         lane.start()
         lane.data_received(PASS[:20])
         lane.data_received(PASS[20:-4])
@@ -152,8 +168,8 @@ class TestLanes:
         assert wire.written == plan.requests[:2]
         assert not plan.failures
 
-    def test_a_wrong_answer_is_noted(self, plan: Plan) -> None:
-        lane, _, done = lane_over(plan)
+    def test_a_wrong_answer_is_noted(self, form: ModuleType, plan: Plan) -> None:
+        lane, _, done = lane_over(form, plan)
         lane.start()
         lane.data_received(PASS.replace(b"Pass", b"Fail"))
         lane.data_received(PASS.replace(b"200 OK", b"503 No"))
@@ -164,8 +180,8 @@ class TestLanes:
         assert done == ["done"]
         assert sum(passes for passes, _, _ in plan.accepted().values()) == 1
 
-    def test_a_lost_connection_leaves_its_tap_uncertain(self, plan: Plan) -> None:
-        lane, _, done = lane_over(plan)
+    def test_a_lost_connection_leaves_its_tap_uncertain(self, form: ModuleType, plan: Plan) -> None:
+        lane, _, done = lane_over(form, plan)
         lane.start()
         lane.data_received(PASS)
         lane.connection_lost(None)
@@ -174,10 +190,10 @@ class TestLanes:
         assert plan.answered == 2
         assert plan.accepted()[plan.tags[1]] == (0, 0, 1)
 
-    def test_an_open_lane_serves_what_is_overdue_first(self, plan: Plan) -> None:
-        idle: deque[OpenLane] = deque()
+    def test_an_open_lane_serves_what_is_overdue_first(self, form: ModuleType, plan: Plan) -> None:
+        idle: deque[Any] = deque()
         overdue = deque([5])
-        lane, wire = OpenLane(plan, SCAN_ANSWERS, idle, overdue), Wire()
+        lane, wire = form.OpenLane(plan, SCAN_ANSWERS, idle, overdue), Wire()
         lane.connection_made(wire)  # type: ignore[arg-type]
         lane.send(3)
         lane.data_received(PASS)
@@ -187,6 +203,23 @@ class TestLanes:
 
 
 class TestGenerator:
+    def test_is_compiled_of_what_is_read(self) -> None:
+        """`make test` compiles it first."""
+        assert build.form() == "compiled"
+        assert lanes.__file__.endswith(tuple(EXTENSION_SUFFIXES))
+
+    def test_what_was_compiled_of_something_else_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        source = tmp_path / "lanes.py"
+        source.touch()
+        source.with_suffix(".pxd").touch()
+        monkeypatch.setattr(build, "SOURCE", source)
+        assert build.form() == "plain"
+        built = source.with_suffix(EXTENSION_SUFFIXES[0])
+        built.touch()
+        os.utime(built, (0, 0))
+        with pytest.raises(build.StaleError, match="Compile it again"):
+            build.form()
+
     def test_counts_what_the_server_counts(self) -> None:
         row = check.own("free", check.SMOKE, 2)
         assert row.counted is True

@@ -22,7 +22,7 @@ from ixfast.records import Account, ApiKey, Group, TagRecord
 from ixfast.scan import Scan
 from ixfast.store.cache import TwoGenerations
 from ixfast.store.loader import Loader, Unusable
-from ixfast.store.session import borrowed
+from ixfast.store.session import Kept, borrowed
 from ixfast.store.trouble import trouble_of
 
 log = logging.getLogger("ixfast.catalogue")
@@ -55,6 +55,7 @@ class Catalogue:
         self, pool: Any, keks: KeyEncryptionKeys, gauges: meters.Meters, *, tags_max: int, absent_max: int, deadline_s: float
     ) -> None:
         self._pool = pool
+        self._kept = Kept(pool)  # for the rounds, which may follow each other a thousand times a second
         self._meters = gauges
         self._deadline_s = deadline_s
         self._loader = Loader(keks)
@@ -188,7 +189,7 @@ class Catalogue:
         self._meters.slots[meters.CATALOGUE_QUERIES] += 1
         applied = self._changes_applied
         oldest = min(scan.arrived for waiters in wanted.values() for scan, _ in waiters)
-        async with borrowed(self._pool, max(0.05, oldest + self._deadline_s - self._loop.time())) as connection:
+        async with borrowed(self._kept, max(0.05, oldest + self._deadline_s - self._loop.time())) as connection:
             tokens = [ref for ref in wanted if refs.kind(ref) == refs.TOKEN]
             api_keys = await self._loader.api_keys(connection, [t[2:] for t in tokens]) if tokens else {}
             aliases = [ref for ref in wanted if refs.kind(ref) in (refs.CUID, refs.UID)]

@@ -32,6 +32,8 @@ SESSION = {
     "citus.override_table_visibility": "off",
 }
 
+_KEPT_S = 0.1
+
 
 class UnsafeDatabaseError(ConfigurationError):
     """The database does not keep what it acknowledges: turn `fsync` and `full_page_writes` on."""
@@ -84,6 +86,61 @@ async def borrowed(pool: Any, deadline_s: float | None) -> AsyncIterator[Any]:
             raise
         finally:
             await pool.release(connection)
+
+
+class Kept:
+    """A pool that keeps the connection it was given back for whoever asks again at once.
+
+    asyncpg's pool makes a task and a few timers to take a connection back, which costs more than a look-up does. One connection
+    is kept, for as long as it is asked for and the pool has another one for everybody else; `_KEPT_S` says how soon that is seen.
+    """
+
+    __slots__ = ("_idle", "_keeps", "_pool", "_releases", "_timer", "_used")
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._idle: Any = None
+        self._keeps = False
+        self._used = False  # since the timer was set
+        self._timer: asyncio.TimerHandle | None = None
+        self._releases: set[asyncio.Task[None]] = set()
+
+    async def acquire(self) -> Any:
+        connection, self._idle = self._idle, None
+        if connection is not None:
+            if _is_open(connection):
+                return connection
+            await self._pool.release(connection)
+        return await self._pool.acquire()
+
+    async def release(self, connection: Any) -> None:
+        self._used = True
+        if self._timer is None:
+            self._look()
+        if self._keeps and self._idle is None and _is_open(connection):
+            self._idle = connection
+        else:
+            await self._pool.release(connection)
+
+    def _look(self) -> None:
+        """Decide whether a connection is kept from now on, and look again soon while it may be."""
+        pool = self._pool
+        others = pool.get_max_size() - (pool.get_size() - pool.get_idle_size())
+        self._keeps = self._used and others > 0
+        self._used = False
+        self._timer = asyncio.get_running_loop().call_later(_KEPT_S, self._look) if self._keeps else None
+        if not self._keeps and self._idle is not None:
+            connection, self._idle = self._idle, None
+            task = asyncio.ensure_future(self._pool.release(connection))
+            self._releases.add(task)
+            task.add_done_callback(self._releases.discard)
+
+
+def _is_open(connection: Any) -> bool:
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:
+        return False  # it was cut off, and the pool has taken it back by itself
 
 
 async def check_durability(connection: Any) -> None:
