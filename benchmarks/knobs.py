@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     with contextlib.ExitStack() as stack:
         stages = {}
         for settings in servers:
-            stages[settings] = stack.enter_context(Stage(traffic, postgres=dict(settings)))
+            stages[settings] = stack.enter_context(Stage(traffic, postgres=dict(settings), aged=not given.smoke))
             experiment.say(f"a server with {dict(settings) or 'its usual settings'}")
         record = experiment.begin(stages[()], size=asdict(size), points=[], cpus=os.cpu_count())
         with experiment.interruptible():

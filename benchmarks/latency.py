@@ -150,7 +150,7 @@ def main(arguments: list[str] | None = None) -> int:
     plan = replace(plan, **chosen)
     contender = http_contenders()[given.contender]
     traffic = Traffic(given.seed, plan.size.tags, plan.size.connections, Mix(*given.mix))
-    with Stage(traffic) as stage:
+    with Stage(traffic, aged=not given.smoke) as stage:
         described = environment.describe(
             load_before=environment.load_average(),
             postgres=stage.settings(),

@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
     size = replace(size, **{n: getattr(given, n) for n in ("connections", "point_s", "capacity") if getattr(given, n)})
     experiment.plan("stage 20 s", "capacity 30 s", f"{len(size.fractions)} rates of {size.point_s:g} s and as long to prepare")
     contender = http_contenders()["ixfast"]
-    with Stage(Traffic(given.seed, size.tags, size.connections)) as stage:
+    with Stage(Traffic(given.seed, size.tags, size.connections), aged=not given.smoke) as stage:
         record = experiment.begin(stage, size=asdict(size), points=[])
         if not size.capacity:
             found = scans.measure(stage, contender, replace(scans.Size(), tags=size.tags, workers=size.workers), 1)

@@ -244,7 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
         wanted = [name for name in wanted if name != "flask"]
     traffic = Traffic(given.seed, size.tags, size.connections, Mix(*given.mix))
     session, folder = time.strftime("%Y%m%dT%H%M%S"), environment.folder(given)
-    with Stage(traffic) as stage:
+    with Stage(traffic, aged=not given.smoke) as stage:
         described = environment.describe(
             load_before=environment.load_average(),
             postgres=stage.settings(),

@@ -239,7 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
     size = replace(size, **{name: getattr(given, name) for name in chosen if getattr(given, name)})
     experiment.plan("stage and capacity 1 minute", f"{size.minutes:g} minutes of load", "audit up to 3 minutes")
     contender = http_contenders()["ixfast"]._replace(serve=ixfast_with(_BOUNDED))
-    with Stage(Traffic(given.seed, size.tags, size.connections)) as stage:
+    with Stage(Traffic(given.seed, size.tags, size.connections), aged=not given.smoke) as stage:
         record = experiment.begin(stage, size=asdict(size), samples=[])
         if not size.capacity:
             found = scans.measure(stage, contender, replace(scans.Size(), tags=size.tags, workers=size.workers), 1)

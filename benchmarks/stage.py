@@ -45,15 +45,34 @@ RULES = {
 """Answered as the built-in rules would, so that the same verdicts can be expected; but a scan tries all groups before."""
 
 
+_LOG_FILES = 48
+
+
+async def _age(connection: Any) -> None:
+    """Lay out files of the write-ahead log, as a server that has run for a while has them.
+
+    PostgreSQL makes each file of 16 MB when it is needed for the first time, which takes some 20 ms in which nobody commits; from
+    the first checkpoint on it uses old ones again. A server of a few seconds would show little else beyond the 99th percentile.
+    """
+    for _ in range(_LOG_FILES):
+        await connection.execute("SELECT pg_logical_emit_message(false, 'ixfast', repeat('x', 16000000))")
+    await connection.execute("CREATE DATABASE bench_ageing")
+    await connection.execute("DROP DATABASE bench_ageing")  # Makes a checkpoint, whoever asks.
+
+
 class Stage:
     """As a context manager it holds the server. `kek_file` opens the keys in `IXFAST_DATABASE`."""
 
-    def __init__(self, traffic: Traffic, *, postgres: Mapping[str, str] | None = None, folder: Path | None = None) -> None:
-        """`postgres` are further settings of the server. What lies in `folder` stays there; without one nothing stays."""
+    def __init__(
+        self, traffic: Traffic, *, postgres: Mapping[str, str] | None = None, folder: Path | None = None, aged: bool = False
+    ) -> None:
+        """`postgres` are further settings of the server. What lies in `folder` stays there; without one nothing stays. `aged`
+        lets the server have its log's files from the beginning, see `_age`."""
         self.traffic = traffic
         self.token = ""  # opens the account of IXFAST_FULL_DATABASE, as soon as that was asked for
         self._settings = postgres
         self._folder = folder
+        self._aged = aged
         self._stack = contextlib.ExitStack()
         self._numbers = itertools.count(1)
         self._templates: set[str] = set()
@@ -68,6 +87,8 @@ class Stage:
             known = self.kek_file.exists()
             self.keks = (KeyEncryptionKeys.load_file if known else KeyEncryptionKeys.create_file)(self.kek_file)
             self._postgres = self._stack.enter_context(EmbeddedPostgres(folder / "postgres", settings=self._settings))
+            if self._aged:
+                self.run(self._postgres.dsn, _age)
             self._stack = self._stack.pop_all()
         return self
 

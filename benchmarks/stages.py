@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     experiment.plan("stage and capacity 1 minute", f"{size.seconds:g} s of load")
     contender = http_contenders()["ixfast"]
     traced = contender._replace(serve=ixfast_with(("--trace-every", str(size.trace_every))))
-    with Stage(Traffic(given.seed, size.tags, size.connections)) as stage:
+    with Stage(Traffic(given.seed, size.tags, size.connections), aged=not given.smoke) as stage:
         record = experiment.begin(stage, size=asdict(size))
         if not size.capacity:
             found = scans.measure(stage, contender, replace(scans.Size(), tags=size.tags, workers=size.workers), 1)

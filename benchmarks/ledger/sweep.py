@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes = sorted({*(given.rows or ((16,) if given.smoke else ROWS)), *([seen] if seen else [])})
     wanted = [*((rows, False) for rows in sizes), (_UNSAFE_ROWS if _UNSAFE_ROWS in sizes else sizes[0], True)]
     experiment.plan("stage 20 s", f"{len(wanted)} sizes x {size.repetitions} runs of {size.measure_s:g} s, 10 s in all each")
-    with Stage(Traffic(given.seed, size.tags, size.connections)) as stage:
+    with Stage(Traffic(given.seed, size.tags, size.connections), aged=not given.smoke) as stage:
         record = experiment.begin(stage, points=[], rows_seen=seen)
         with experiment.interruptible():
             for repetition in range(1, size.repetitions + 1):

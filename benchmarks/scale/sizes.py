@@ -306,7 +306,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     if given.keep is not None:
         given.keep.mkdir(mode=0o711, parents=True, exist_ok=True)
-    with Stage(Traffic(given.seed, size.working_set, size.connections), folder=given.keep) as stage:
+    with Stage(Traffic(given.seed, size.working_set, size.connections), folder=given.keep, aged=not given.smoke) as stage:
         record = experiment.begin(stage, size=asdict(size), sizes={}, import_tags_per_s=[])
         flaws: list[str] = []
         with experiment.interruptible():

@@ -107,6 +107,20 @@ def test_the_files_are_numbered_without_a_gap() -> None:
     assert len(list((sql_folder() / "migrations").iterdir())) == len(ours)  # none is left out for its name
 
 
+async def test_what_every_scan_changes_is_hardly_ever_analysed(connection: asyncpg.Connection) -> None:
+    """An analysis holds a snapshot, and for as long the counters' old versions stay: updates are heap-only no more."""
+    await partitions.make_ahead(connection)
+    options = dict(
+        await connection.fetch(
+            "SELECT relname, reloptions FROM pg_class"
+            " WHERE relname = 'tag_counter' OR oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'scan_log'::regclass)"
+        )
+    )
+    assert options.pop("tag_counter") == ["autovacuum_analyze_scale_factor=100"]
+    assert len(options) == partitions.MONTHS_AHEAD + 1
+    assert set(map(tuple, options.values())) == {("autovacuum_analyze_scale_factor=1",)}
+
+
 def script(number: int, phase: str, sql: str) -> Migration:
     return Migration(number, phase, f"{number:04}_{phase}_test.sql", sql)
 

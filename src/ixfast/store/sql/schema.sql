@@ -163,6 +163,7 @@ CREATE TABLE api_key (
 -- No index on a column that changes: every update stays heap-only, because rows are added at fillfactor 70
 -- (management.add_tags) and so find room in their page. The table itself stays at 100: PostgreSQL prunes a page as soon
 -- as less is free than its fillfactor reserves, so at 70 nearly every update pruned one, a quarter of the statement's time.
+-- It is hardly ever analysed: for as long as that takes nothing newer can be pruned, and nobody needs the statistics.
 CREATE TABLE tag_counter (
     tag_id bigint PRIMARY KEY,
     scan_count bigint NOT NULL DEFAULT 0,
@@ -170,7 +171,7 @@ CREATE TABLE tag_counter (
     last_at timestamptz NOT NULL DEFAULT 'epoch',
     last_position int NOT NULL DEFAULT 0,
     previous_position int NOT NULL DEFAULT 0
-);
+) WITH (autovacuum_analyze_scale_factor = 100);
 
 -- verdict: g genuine, p plain (both written with the counter), a repeated, r replayed, f forged, i incomplete, x inactive.
 -- Its partitions, one a month, are made ahead and dropped after the retention (store/partitions.py).
