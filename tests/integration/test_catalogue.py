@@ -51,6 +51,9 @@ class HookedPool:
     async def release(self, connection: Any) -> None:
         await self._pool.release(connection.real)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
 
 class _HookedConnection:
     def __init__(self, hook: HookedPool, real: Any) -> None:

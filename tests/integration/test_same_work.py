@@ -50,6 +50,9 @@ class CountingPool:
     async def release(self, connection: Any) -> None:
         await self._pool.release(connection.real)
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
 
 class _CountingConnection:
     def __init__(self, pool: CountingPool, real: Any) -> None:
