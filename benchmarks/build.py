@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.processes import ROOT
+
 MODULE = "benchmarks.load.lanes"
 SOURCE = ROOT.joinpath(*MODULE.split(".")).with_suffix(".py")
 

@@ -32,7 +32,7 @@ SESSION = {
     "citus.override_table_visibility": "off",
 }
 
-_KEPT_S = 0.1
+_KEPT_S = 0.1  # Between two looks at whether a connection is still asked for.
 
 
 class UnsafeDatabaseError(ConfigurationError):
@@ -131,7 +131,7 @@ class Kept:
         self._timer = asyncio.get_running_loop().call_later(_KEPT_S, self._look) if self._keeps else None
         if not self._keeps and self._idle is not None:
             connection, self._idle = self._idle, None
-            task = asyncio.ensure_future(self._pool.release(connection))
+            task = asyncio.ensure_future(pool.release(connection))
             self._releases.add(task)
             task.add_done_callback(self._releases.discard)
 
