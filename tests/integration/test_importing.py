@@ -395,7 +395,10 @@ async def test_tags_are_looked_up_in_their_own_indexes(house: House) -> None:
         await c.execute(load("importing")["bounds"], "1000")
         await c.execute(f"PREPARE found (bigint, text[], bytea[], text[]) AS {load('importing')['found']}")
         plan = await c.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE found ({house.account}, '{{a}}', '{{\\\\x00}}', '{{a}}')")
+        await c.execute(f"PREPARE names (bigint, bigint, bigint) AS {load('importing')['stored_names']}")
+        names_plan = await c.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE names ({house.account}, 0, 20000)")
     assert set(re.findall(r'"Index Name": "(\w+)"', plan)) == {"tag_xuid", "tag_uid", "tag_cuid", "tag_pkey"}
+    assert (re.findall(r'"Index Name": "(\w+)"', names_plan), "Sort" in names_plan) == (["tag_by_account"], False)
 
 
 # What is refused.
@@ -439,11 +442,19 @@ REFUSALS: Sequence[Case] = [
 
 
 @pytest.mark.parametrize(("head", "lines", "expected"), [case[1:] for case in REFUSALS], ids=[case[0] for case in REFUSALS])
-@pytest.mark.parametrize("apart", [0, 9000], ids=["together", "blocks apart"])
+@pytest.mark.parametrize(
+    ("apart", "names_read_first"),
+    [(0, 100_000), (9000, 100_000), (0, -1_000_000), (9000, -30_000)],
+    ids=["together", "blocks apart", "together, names not read", "blocks apart, names read in between"],
+)
 async def test_refusals(
-    house: House, head: str, lines: list[str], expected: list[tuple[int, str | None, str]], apart: int
-) -> None:
-    """Also with many good lines between those that contradict each other, so that they are not in one block."""
+    house: House, monkeypatch: pytest.MonkeyPatch, head: str, lines: list[str], expected: list[tuple[int, str | None, str]],
+    apart: int, names_read_first: int,
+) -> None:  # fmt: skip
+    """Also with many good lines between those that contradict each other, so that they are not in one block, and in an account
+    whose names are not all read when the file begins."""
+    monkeypatch.setattr("ixfast.store.importing._NAMES_READ_FIRST", names_read_first)
+    monkeypatch.setattr("ixfast.store.importing._NAMES_READ_AT_ONCE", 3000)
     await house.taken(SEED)
     await house.taken(csv_of("XUID", ["g1"]), group="Green")
     commas = "," * head.count(",")

@@ -5,8 +5,9 @@ one after that is parsed: the database is what takes longest, and it hardly wait
 changed one through a temporary table, and what becomes of every good line into another, of which the report is made and in which
 lines that repeat each other are found. From the first problem on nothing is written any more and the rest is only checked.
 
-A UID or CUID is looked up only if a tag may have it: those of the account's tags are read beforehand, unless they are very many,
-and those of earlier lines are remembered. That saves a quarter of the time.
+A UID or CUID is looked up only if a tag may have it: those of the account's tags are read, and those of earlier lines are
+remembered. That saves a quarter of the time. Those of a large account are read by and by, no more than the file is worth, and
+until then each is looked up.
 
 Held in memory: three blocks, a bit for each tag, eight bytes for each new one, and the CUIDs that were replaced.
 """
@@ -36,7 +37,10 @@ from ixfast.store.queries import load
 from ixfast.tag_files import PRESETS, PROBLEMS_MAX, Layout, Problem, Problems, TagFile, TagRow
 
 _TAGS_NOTED_MAX = CHANGES_READ_MAX // 2  # More changed tags empty the workers' caches instead.
-_NAMES_READ_MAX = 100_000  # 0.3 s and 30 MB; looking up the names of a line takes 10 us.
+# Reading the names of a tag takes a sixth of the time in which those of a line are looked up.
+_NAMES_READ_FIRST = 100_000
+_NAMES_READ_A_LINE = 5
+_NAMES_READ_AT_ONCE = 20_000
 
 T = TypeVar("T")
 Pieces = AsyncIterable[bytes] | Iterable[bytes]
@@ -157,22 +161,12 @@ async def _begin(
         rows = await connection.fetch(load("management")["group_keys"], group_id)
         masters = {row["identity"]: row["version"] for row in rows}
     now = await connection.fetchval("SELECT now()")
-    names = await _stored_names(connection, account_id)
     await connection.execute(sql["stage"])
     await connection.execute(sql["stage_changes"])
     context = Context(account_id, group_id, batch_id, siblings, deriving, masters, keks, now)
-    return _Import(connection, context, layout, options, report, names)
-
-
-async def _stored_names(connection: Any, account_id: int) -> Names | None:
-    """The UIDs and CUIDs of the account's tags; None if it has too many to be asked for."""
-    rows = await connection.fetch(load("importing")["stored_names"], account_id, _NAMES_READ_MAX + 1)
-    if len(rows) > _NAMES_READ_MAX:
-        return None
-    names = Names()
-    names.known(row["uid"] for row in rows if row["uid"] is not None)
-    names.known(row["cuid"] for row in rows if row["cuid"] is not None)
-    return names
+    work = _Import(connection, context, layout, options, report)
+    await work.read_names()
+    return work
 
 
 async def _batch(connection: Any, group_id: int, batch: int | str | None) -> tuple[int | None, bool]:
@@ -201,14 +195,14 @@ class _Block(NamedTuple):
 class _Import:
     """One import inside its transaction."""
 
-    def __init__(
-        self, connection: Any, context: Context, layout: Layout, options: Options, report: Report, names: Names | None
-    ) -> None:
+    def __init__(self, connection: Any, context: Context, layout: Layout, options: Options, report: Report) -> None:
         self._connection = connection
         self._context = context
         self._options = options
         self._report = report
-        self._names = names
+        self._names = Names()  # those of the tags that were read, and of all lines
+        self._names_read = 0
+        self._names_read_to: int | None = 0  # the id of the last tag whose names were read; None: they all were
         self._sql = load("importing")
         self._problems = Problems(options.problems_max)
         self._file = TagFile(layout, self._problems)
@@ -260,9 +254,23 @@ class _Import:
         if rows is None:
             return None
         xuids, uids, cuids = names_of(rows)
-        if self._names is not None:
-            uids, cuids = self._names.known(uids), self._names.known(cuids)
+        all_read = self._names_read_to is None
+        known_uids, known_cuids = self._names.known(uids), self._names.known(cuids)
+        if all_read:
+            uids, cuids = known_uids, known_cuids
         return _Block(rows, xuids, uids, cuids, draw_codes(len(rows) - len(xuids), self._options.code_chars))
+
+    async def read_names(self) -> None:
+        """Read names of the account's tags, as many as the lines so far are worth."""
+        worth = _NAMES_READ_FIRST + _NAMES_READ_A_LINE * self._report.lines
+        while self._names_read_to is not None and self._names_read < worth:
+            row = await self._connection.fetchrow(
+                self._sql["stored_names"], self._context.account_id, self._names_read_to, _NAMES_READ_AT_ONCE
+            )
+            await self._in_thread(self._names.known, row["uids"])
+            await self._in_thread(self._names.known, row["cuids"])
+            self._names_read += row["tags"]
+            self._names_read_to = row["last"] if row["tags"] == _NAMES_READ_AT_ONCE else None
 
     async def _stored(self) -> None:
         if self._storing is not None:
@@ -285,6 +293,7 @@ class _Import:
                 elif self._writes:
                     await self._meta_keys.add(row.meta_key)
                     self._report.meta_keys_added += 1
+        await self.read_names()
         found = await connection.fetch(sql["found"], context.account_id, xuids, uids, cuids) if xuids or uids or cuids else []
         meant = Meant(found, context.account_id)
         stored = {row.line: found for row in rows if (found := meant.of(row)) is not None} if meant.by_xuid else {}

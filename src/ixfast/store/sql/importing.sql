@@ -88,8 +88,11 @@ SELECT t.tag_id, t.account_id, t.group_id, t.xuid, t.uid, t.cuid, t.name, t.acti
 FROM meant AS m, LATERAL (SELECT * FROM tag WHERE tag_id = m.tag_id OFFSET 0) AS t;
 
 -- name: stored_names
--- $1 account, $2 tags at most.
-SELECT uid, cuid FROM tag WHERE account_id = $1 LIMIT $2;
+-- UIDs and CUIDs of the next of the account's tags in the order of their ids; 0.5 us a tag. $1 account, $2 the last id that was
+-- read, $3 tags at most.
+SELECT count(*) AS tags, max(tag_id) AS last, coalesce(array_agg(uid) FILTER (WHERE uid IS NOT NULL), '{}') AS uids,
+       coalesce(array_agg(cuid) FILTER (WHERE cuid IS NOT NULL), '{}') AS cuids
+FROM (SELECT tag_id, uid, cuid FROM tag WHERE account_id = $1 AND tag_id > $2 ORDER BY tag_id LIMIT $3) AS t;
 
 -- name: groups
 -- All groups of an account. $1 account.
