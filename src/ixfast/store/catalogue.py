@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from ixfast import limits, meters, refs
@@ -34,6 +35,8 @@ _SECOND_ROUND_FROM = 32
 _SLOW_ROUND_S = 0.01
 _SLICE_TAGS = 5000  # About a millisecond.
 Found = Callable[[Scan, Any], None]
+Waiter = tuple[Scan, Found]
+Wanted = dict[bytes, list[Waiter]]
 Trouble = tuple[str, Unusable | None]  # Why a look-up cannot be answered, and the tag of which that is not everybody's business.
 
 
@@ -65,7 +68,7 @@ class Catalogue:
         self._absent = TwoGenerations(absent_max)  # float
         self._accounts: dict[str, tuple[Account, list[Group]]] = {}
         self._enrolling: frozenset[str] | None = None  # Accounts (AID) with a group that enrols; None: to be asked for
-        self._waiting: dict[bytes, list[tuple[Scan, Found]]] = {}
+        self._waiting: Wanted = {}
         self._waiting_count = 0
         self._rounds: set[asyncio.Task[None]] = set()
         self._round_began = 0.0
@@ -136,9 +139,7 @@ class Catalogue:
 
     async def _resolve_waiting(self) -> None:
         while self._waiting:
-            wanted = dict(list(self._waiting.items())[: limits.LOOKUP_BATCH_MAX])
-            for ref in wanted:
-                del self._waiting[ref]
+            wanted = self._take_waiting()
             applied = self._changes_applied
             try:
                 records, failed = await self._look_up(wanted)
@@ -146,22 +147,36 @@ class Catalogue:
                 reason = "deadline" if isinstance(error, TimeoutError) else trouble_of(error).value
                 log.warning("look-up of %d references failed: %s", len(wanted), reason)
                 records, failed = {}, dict.fromkeys(wanted, (reason, None))
-            slow: dict[bytes, list[tuple[Scan, Found]]] = {}
+            slow: dict[bytes, tuple[TagRecord, list[Waiter]]] = {}
             for ref, waiters in wanted.items():
                 record = records.get(ref)
                 if isinstance(record, TagRecord) and record.awaits_keys:
-                    slow.setdefault(record.xuid, []).extend(waiter for waiter in waiters if record.is_for(waiter[0].api_key))
-                    # For the others it does not exist, so they do not wait for its keys.
-                    self._answer([waiter for waiter in waiters if not record.is_for(waiter[0].api_key)], None, None)
+                    own = self._answer_strangers(record, waiters)
+                    if own:
+                        slow.setdefault(record.xuid, (record, []))[1].extend(own)
                 else:
                     self._answer(waiters, record, failed.get(ref))
-            wanting = [(records[code], waiters) for code, waiters in slow.items() if waiters]
-            if wanting:
-                task = self._loop.create_task(self._derive(wanting, applied))
+            if slow:
+                task = self._loop.create_task(self._derive(list(slow.values()), applied))
                 self._derivings.add(task)
                 task.add_done_callback(self._derivings.discard)
 
-    def _answer(self, waiters: list[tuple[Scan, Found]], record: Any, trouble: Trouble | None) -> None:
+    def _take_waiting(self) -> Wanted:
+        """What the next round is for."""
+        if len(self._waiting) <= limits.LOOKUP_BATCH_MAX:
+            wanted, self._waiting = self._waiting, {}
+            return wanted
+        wanted = dict(islice(self._waiting.items(), limits.LOOKUP_BATCH_MAX))
+        for ref in wanted:
+            del self._waiting[ref]
+        return wanted
+
+    def _answer_strangers(self, record: TagRecord, waiters: list[Waiter]) -> list[Waiter]:
+        """Answer those for whom the tag does not exist, so that they do not wait for its keys; the others are returned."""
+        self._answer([waiter for waiter in waiters if not record.is_for(waiter[0].api_key)], None, None)
+        return [waiter for waiter in waiters if record.is_for(waiter[0].api_key)]
+
+    def _answer(self, waiters: list[Waiter], record: Any, trouble: Trouble | None) -> None:
         self._waiting_count -= len(waiters)
         for scan, found in waiters:
             if trouble is not None and _concerns(trouble, scan):
@@ -169,7 +184,7 @@ class Catalogue:
             else:
                 found(scan, record)
 
-    async def _derive(self, slow: list[tuple[TagRecord, list[tuple[Scan, Found]]]], applied: int) -> None:
+    async def _derive(self, slow: list[tuple[TagRecord, list[Waiter]]], applied: int) -> None:
         """Answer for tags whose keys take milliseconds to derive, one after the other beside the scans of all other tags."""
         for record, waiters in slow:
             failure = None
@@ -184,21 +199,25 @@ class Catalogue:
                 self._keep(record)
             self._answer(waiters, record, (failure, None) if failure is not None else None)
 
-    async def _look_up(self, wanted: dict[bytes, list[tuple[Scan, Found]]]) -> tuple[dict[bytes, Any], dict[bytes, Trouble]]:
+    async def _look_up(self, wanted: Wanted) -> tuple[dict[bytes, Any], dict[bytes, Trouble]]:
         """One round: records by reference, and reasons for those that exist but cannot be used."""
         self._meters.slots[meters.CATALOGUE_QUERIES] += 1
         applied = self._changes_applied
-        oldest = min(scan.arrived for waiters in wanted.values() for scan, _ in waiters)
-        async with borrowed(self._kept, max(0.05, oldest + self._deadline_s - self._loop.time())) as connection:
-            tokens = [ref for ref in wanted if refs.kind(ref) == refs.TOKEN]
-            api_keys = await self._loader.api_keys(connection, [t[2:] for t in tokens]) if tokens else {}
-            aliases = [ref for ref in wanted if refs.kind(ref) in (refs.CUID, refs.UID)]
-            codes = await self._loader.codes_of(connection, aliases) if aliases else {}
-            plain = {self._name_of(ref, wanted[ref]) for ref in wanted if refs.kind(ref) == refs.XUID} | set(codes.values())
-            tags, unusable = await self._loader.tags(connection, plain, _accounts_asking(wanted)) if plain else ({}, {})
-            enrolling = self._enrolling
-            if aliases and enrolling is None:
-                enrolling = await self._loader.enrolling(connection)
+        names: set[bytes] = set()  # tag codes
+        others: list[bytes] = []
+        for ref, waiters in wanted.items():
+            if refs.kind(ref) == refs.XUID:
+                names.add(self._name_of(ref, waiters))
+            else:
+                others.append(ref)
+        api_keys: dict[bytes, ApiKey] = {}
+        codes: dict[bytes, bytes] = {}  # by alias
+        enrolling = self._enrolling
+        async with borrowed(self._kept, self._time_left(wanted)) as connection:
+            if others:
+                api_keys, codes, enrolling = await self._look_up_others(connection, others)
+                names.update(codes.values())
+            tags, unusable = await self._loader.tags(connection, names, _accounts_asking(wanted)) if names else ({}, {})
         failed: dict[bytes, Trouble] = {code: (self._reason(code, tag.error), tag) for code, tag in unusable.items()}
         records: dict[bytes, Any] = {**api_keys, **tags}
         for alias, code in codes.items():
@@ -212,7 +231,25 @@ class Catalogue:
             self._remember_absent(wanted, records, failed)
         return records, failed
 
-    def _name_of(self, code: bytes, waiters: list[tuple[Scan, Found]]) -> bytes:
+    async def _look_up_others(
+        self, connection: Any, others: list[bytes]
+    ) -> tuple[dict[bytes, ApiKey], dict[bytes, bytes], frozenset[str] | None]:
+        """What is no tag code: API keys, tag codes by alias, and, if one was asked for, the accounts with a group that enrols."""
+        tokens = [ref for ref in others if refs.kind(ref) == refs.TOKEN]
+        api_keys = await self._loader.api_keys(connection, [t[2:] for t in tokens]) if tokens else {}
+        aliases = [ref for ref in others if refs.kind(ref) in (refs.CUID, refs.UID)]
+        codes = await self._loader.codes_of(connection, aliases) if aliases else {}
+        enrolling = self._enrolling
+        if aliases and enrolling is None:
+            enrolling = await self._loader.enrolling(connection)
+        return api_keys, codes, enrolling
+
+    def _time_left(self, wanted: Wanted) -> float:
+        """Seconds until the oldest of those who wait gives up, and a little for one who has."""
+        oldest = min([scan.arrived for waiters in wanted.values() for scan, _ in waiters])
+        return max(0.05, oldest + self._deadline_s - self._loop.time())
+
+    def _name_of(self, code: bytes, waiters: list[Waiter]) -> bytes:
         """What a tag code is looked up under: if it is known that none of those who wait may see the tag, a code that nobody has.
 
         Finding the row and leaving it out takes PostgreSQL 5 us longer than finding none, and callers have clocks.
@@ -234,7 +271,7 @@ class Catalogue:
         self._meters.slots[meters.CATALOGUE_TAGS] = len(self._tags)
 
     def _remember_absent(
-        self, wanted: dict[bytes, list[tuple[Scan, Found]]], records: dict[bytes, Any], failed: dict[bytes, Trouble]
+        self, wanted: Wanted, records: dict[bytes, Any], failed: dict[bytes, Trouble]
     ) -> None:
         until = self._loop.time() + limits.NEGATIVE_TTL_S
         for ref, waiters in wanted.items():
@@ -360,7 +397,7 @@ def _absent_place(scan: Scan, ref: bytes) -> bytes:
     return ref if scan.api_key is None else b"\0%d\0%b" % (scan.api_key.account_id, ref)
 
 
-def _accounts_asking(wanted: dict[bytes, list[tuple[Scan, Found]]]) -> set[int] | None:
+def _accounts_asking(wanted: Wanted) -> set[int] | None:
     """The accounts whose tags those who wait may see; None if one of them has no token and may see those of all."""
     accounts = set()
     for ref, waiters in wanted.items():

@@ -25,6 +25,7 @@ from ixfast.rules import load_rules
 from ixfast.store.queries import load
 
 _DERIVED_WITHOUT_PAUSE = 32  # Some 30 us each.
+_FILE_SLOT = int(KeySlot.FILE)
 _DATES = frozenset(("dtcreated", "dtassigned"))
 
 log = logging.getLogger("ixfast.catalogue")
@@ -69,7 +70,9 @@ class Loader:
         """Records by tag code, of these `accounts` only if they are given, and those that exist but cannot be made into
         one. Those that await their keys (`TagRecord.awaits_keys`) are among the records."""
         own = list(accounts) if accounts is not None else None
-        rows = await connection.fetch(self._sql["tags_by_xuid"], [code.decode() for code in codes], KeySlot.FILE, own)
+        rows = await connection.fetch(self._sql["tags_by_xuid"], [code.decode() for code in codes], _FILE_SLOT, own)
+        if not rows:
+            return {}, {}
         await self._keks.look_for({r["kek_id"] for r in rows if r["kek_id"] is not None})
         await self._load_shared(connection, rows)
         found: dict[bytes, TagRecord] = {}
