@@ -270,9 +270,7 @@ class Catalogue:
             self._api_keys.put(ref, api_key)
         self._meters.slots[meters.CATALOGUE_TAGS] = len(self._tags)
 
-    def _remember_absent(
-        self, wanted: Wanted, records: dict[bytes, Any], failed: dict[bytes, Trouble]
-    ) -> None:
+    def _remember_absent(self, wanted: Wanted, records: dict[bytes, Any], failed: dict[bytes, Trouble]) -> None:
         until = self._loop.time() + limits.NEGATIVE_TTL_S
         for ref, waiters in wanted.items():
             _, unusable = failed.get(ref, (None, None))
