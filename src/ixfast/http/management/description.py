@@ -6,6 +6,7 @@ It is served at `/openapi.json`. What a type cannot say, such as which operator 
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import Annotated, Any
 
 import msgspec
@@ -39,6 +40,9 @@ def description() -> dict[str, Any]:
     types += [*TYPES, Annotated[str, FieldName], Annotated[str, FieldValue]]
     _, schemas = msgspec.json.schema_components(types, ref_template=REFS)
     schemas |= _rule_schemas()
+    for schema in schemas.values():
+        if "description" in schema:  # a docstring, from which Python 3.13 takes the indentation and those before do not
+            schema["description"] = inspect.cleandoc(schema["description"])
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     for path, method, operation in (*public_operations(), *health_operations()):
