@@ -39,7 +39,7 @@ from ixfast.store.catalogue import Catalogue
 from ixfast.store.changes import ChangeFollower
 from ixfast.store.enrolment import TagRegister
 from ixfast.store.ledger import Ledger
-from ixfast.store.trouble import trouble_of
+from ixfast.store.trouble import reason_of, trouble_of
 
 log = logging.getLogger("ixfast.worker")
 
@@ -196,7 +196,7 @@ class Worker:
             async with session.borrowed(self._pool, 1.0) as connection:
                 await connection.fetchval("SELECT 1")
         except Exception as error:  # every kind that an unreachable database can raise
-            problems["database"] = "deadline" if isinstance(error, TimeoutError) else trouble_of(error).value
+            problems["database"] = reason_of(error)
         return problems
 
     def leave(self) -> None:

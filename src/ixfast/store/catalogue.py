@@ -24,7 +24,7 @@ from ixfast.scan import Scan
 from ixfast.store.cache import TwoGenerations
 from ixfast.store.loader import Loader, Unusable
 from ixfast.store.session import Kept, borrowed
-from ixfast.store.trouble import trouble_of
+from ixfast.store.trouble import reason_of, trouble_of
 
 log = logging.getLogger("ixfast.catalogue")
 
@@ -144,7 +144,7 @@ class Catalogue:
             try:
                 records, failed = await self._look_up(wanted)
             except Exception as error:  # of every kind: an unanswered look-up is 503 and never an absent tag
-                reason = "deadline" if isinstance(error, TimeoutError) else trouble_of(error).value
+                reason = reason_of(error)
                 log.warning("look-up of %d references failed: %s", len(wanted), reason)
                 records, failed = {}, dict.fromkeys(wanted, (reason, None))
             slow: dict[bytes, tuple[TagRecord, list[Waiter]]] = {}

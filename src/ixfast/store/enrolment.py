@@ -16,7 +16,7 @@ from ixfast.errors import UnavailableError
 from ixfast.store.management import new_xuid
 from ixfast.store.queries import load
 from ixfast.store.session import borrowed
-from ixfast.store.trouble import trouble_of
+from ixfast.store.trouble import reason_of
 
 log = logging.getLogger("ixfast.enrolment")
 
@@ -56,7 +56,7 @@ class TagRegister:
                 async with borrowed(self._pool, self._deadline_s) as connection:
                     self._meters.slots[meters.TAGS_ENROLLED] += await self._make(connection, rows)
             except Exception as error:  # of every kind: what is not made now is made by the next try
-                reason = "deadline" if isinstance(error, TimeoutError) else trouble_of(error).value
+                reason = reason_of(error)
                 log.warning("%d tags not enrolled: %s", len(rows), reason)
                 problem = UnavailableError("unavailable", reason)
             for _, future in wanted.values():

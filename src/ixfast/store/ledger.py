@@ -18,7 +18,7 @@ from ixfast.scan import COUNTED_ONLY, Outcome, Scan
 from ixfast.store.committer import Committer
 from ixfast.store.queries import load
 from ixfast.store.session import LedgerSession, borrowed
-from ixfast.store.trouble import Trouble, trouble_of
+from ixfast.store.trouble import Trouble, reason_of, trouble_of
 
 log = logging.getLogger("ixfast.ledger")
 
@@ -145,7 +145,7 @@ class Ledger:
                 try:
                     await self._judge(scans)
                 except Exception as error:  # of every kind, as in the committer; the answer is 503 and never a verdict
-                    reason = "deadline" if isinstance(error, TimeoutError) else trouble_of(error).value
+                    reason = reason_of(error)
                     log.warning("durable state of %d scans unread: %s", len(scans), reason)
                     self._fail_undecided(scans, "unavailable", reason)
                 except asyncio.CancelledError:

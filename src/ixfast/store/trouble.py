@@ -37,3 +37,11 @@ def trouble_of(error: BaseException) -> Trouble:
         return Trouble.NO_PARTITION  # a check constraint has a name, a missing partition has none
     matching = [(len(prefix), trouble) for prefix, trouble in _BY_SQLSTATE if sqlstate.startswith(prefix)]
     return max(matching, key=lambda m: m[0])[1] if matching else Trouble.REFUSED
+
+
+def reason_of(error: BaseException) -> str:
+    """Why nothing could be read, for a 503. What the server itself cut short waited for its turn or the disk: nobody waits for
+    a row longer than `lock_timeout`, which has an SQLSTATE of its own."""
+    if isinstance(error, TimeoutError | asyncpg.QueryCanceledError):
+        return "deadline"
+    return trouble_of(error).value
