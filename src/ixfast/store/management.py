@@ -25,7 +25,7 @@ from ixfast.model import EncodingProfile
 from ixfast.store.deleted import begins_at
 from ixfast.store.queries import load
 from ixfast.store.session import borrowed
-from ixfast.store.trouble import Trouble, trouble_of
+from ixfast.store.trouble import Trouble, reason_of, trouble_of
 
 SCOPES = ("scan", "manage", "keys")
 _TOKEN_PREFIX = "ixf_"  # noqa: S105 - lets secret scanners find a token that leaked
@@ -128,10 +128,8 @@ def troubles(*, readonly: bool) -> Iterator[None]:
 
 
 def _unavailable(error: Exception, *, may_have_committed: bool) -> UnavailableError:
-    trouble = trouble_of(error)
-    lost = may_have_committed and trouble is Trouble.LOST
-    reason = "deadline" if isinstance(error, TimeoutError) else trouble.value
-    return UnavailableError("outcome_unknown" if lost else "unavailable", reason)
+    lost = may_have_committed and trouble_of(error) is Trouble.LOST
+    return UnavailableError("outcome_unknown" if lost else "unavailable", reason_of(error))
 
 
 def new_xuid(characters: int) -> str:
