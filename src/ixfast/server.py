@@ -47,6 +47,7 @@ _BACKLOG = 4096
 _CATALOGUE_WAIT_S = 1.0
 _HEARTBEAT_S = 0.5
 _UPKEEP_S = 3600.0
+_UPKEEP_RETRY_S = 30.0
 _DRAIN_IDLE_S = 0.5  # A connection this long without a request while draining has none on its way.
 _PR_SET_PDEATHSIG = 1
 
@@ -251,19 +252,22 @@ class Worker:
     async def _upkeep(self) -> None:
         """Partitions ahead, and no older than the retention; every worker tries, the database's lock lets one do it.
 
-        At once and then every hour: a server that is restarted daily would otherwise never get to it.
+        At once and then every hour: a server that is restarted daily would otherwise never get to it. What failed is tried again
+        soon, because it may be about the current partition.
         """
         while True:
+            failed = True
             try:
                 connection = await session.connect(self._inheritance.dsn, statement_timeout="0", lock_timeout="5000")
                 try:
-                    await partitions.make_ahead(connection)
+                    changes = await partitions.make_ahead(connection)
                     await partitions.drop_old(connection, self._settings.scan_log_retention_days)
+                    failed = any(change.problem is not None for change in changes)
                 finally:
                     await connection.close()
-            except Exception as error:  # tried again in an hour; months of partitions are ahead
+            except Exception as error:
                 log.warning("upkeep of the scan log failed: %s", trouble_of(error).value)
-            await asyncio.sleep(_UPKEEP_S)
+            await asyncio.sleep(_UPKEEP_RETRY_S if failed else _UPKEEP_S)
 
 
 def _die_with(parent: int) -> None:

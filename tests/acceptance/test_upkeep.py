@@ -1,4 +1,5 @@
-"""A server that has just started looks after the scan log at once: partitions ahead, none older than the retention."""
+"""A server that has just started looks after the scan log at once: partitions ahead, none detached or older than the
+retention."""
 
 import datetime as dt
 from pathlib import Path
@@ -19,7 +20,7 @@ async def names(connection: Any) -> list[str]:
 
 
 async def add_partition(connection: Any, month: dt.date) -> str:
-    name, end = partitions.partition_name(month), partitions.month_start(month, 1)
+    name, end = partitions.SCAN_LOG.name(month), partitions.month_start(month, 1)
     bounds = f"FROM ('{month} 00:00+00') TO ('{end} 00:00+00')"
     await connection.execute(f"CREATE TABLE {name} PARTITION OF scan_log FOR VALUES {bounds}")
     return name
@@ -39,5 +40,17 @@ async def test_a_started_server_makes_partitions_ahead_and_drops_old_ones(databa
 
         with Served(server_dir, dsn=database, scan_log_retention_days=RETENTION_DAYS):
             await eventually(done, 20.0)
+    finally:
+        await connection.close()
+
+
+async def test_a_started_server_attaches_a_partition_and_says_so(database: str, server_dir: Path) -> None:
+    connection = await asyncpg.connect(database)
+    try:
+        current = (await names(connection))[0]
+        await connection.execute(f"ALTER TABLE scan_log DETACH PARTITION {current}")
+        with Served(server_dir, dsn=database) as server:
+            assert current in await names(connection)
+            assert f"attached {current}" in server.log
     finally:
         await connection.close()

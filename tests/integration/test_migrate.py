@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
-from ledger_kit import ADVANCED, open_ledger, open_truth
 from support import drop_database
 
 from ixfast.store import migrate, partitions
@@ -117,7 +115,7 @@ async def test_what_every_scan_changes_is_hardly_ever_analysed(connection: async
         )
     )
     assert options.pop("tag_counter") == ["autovacuum_analyze_scale_factor=100"]
-    assert len(options) == partitions.MONTHS_AHEAD + 1
+    assert len(options) == partitions.SCAN_LOG.ahead + 1
     assert set(map(tuple, options.values())) == {("autovacuum_analyze_scale_factor=1",)}
 
 
@@ -185,109 +183,6 @@ async def test_an_empty_database_is_told_to_migrate(empty: str) -> None:
     with pytest.raises(SchemaMismatchError, match="run `ixfast migrate`"):
         await migrate.check(connection)
     await connection.close()
-
-
-# Partitions of the scan log.
-
-
-@pytest.mark.parametrize(
-    ("day", "later", "start"),
-    [
-        (dt.date(2026, 1, 31), 0, dt.date(2026, 1, 1)),
-        (dt.date(2026, 11, 30), 1, dt.date(2026, 12, 1)),
-        (dt.date(2026, 12, 1), 1, dt.date(2027, 1, 1)),
-        (dt.date(2026, 10, 15), 15, dt.date(2028, 1, 1)),
-        (dt.date(2026, 1, 15), -1, dt.date(2025, 12, 1)),
-    ],
-)
-def test_months(day: dt.date, later: int, start: dt.date) -> None:
-    assert partitions.month_start(day, later) == start
-
-
-async def names(connection: asyncpg.Connection) -> list[str]:
-    rows = await connection.fetch("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'scan_log'::regclass")
-    return sorted(row[0] for row in rows)
-
-
-async def today(connection: asyncpg.Connection) -> dt.date:
-    return (await connection.fetchval("SELECT now() AT TIME ZONE 'UTC'")).date()
-
-
-async def test_every_moment_of_the_next_months_has_its_partition(connection: asyncpg.Connection) -> None:
-    start = partitions.month_start(await today(connection))
-    end = partitions.month_start(start, partitions.MONTHS_AHEAD + 1)
-    assert await names(connection) == [
-        partitions.partition_name(partitions.month_start(start, n)) for n in range(partitions.MONTHS_AHEAD + 1)
-    ]
-    log = "INSERT INTO scan_log SELECT at, 1, 1, 1, 'g' FROM generate_series($1::timestamptz, $2, '1 hour') AS at"
-    utc = dt.UTC
-    last = dt.datetime.combine(end, dt.time(), utc) - dt.timedelta(microseconds=1)
-    await connection.execute(log, dt.datetime.combine(start, dt.time(), utc), last)
-    await connection.execute(log, last, last)
-    with pytest.raises(asyncpg.CheckViolationError, match="no partition"):  # and none is a default one
-        await connection.execute(log, last + dt.timedelta(microseconds=1), last + dt.timedelta(hours=1))
-
-
-async def test_upkeep_at_once_makes_each_partition_once(database: str, connection: asyncpg.Connection) -> None:
-    last = (await names(connection))[-1]
-    await connection.execute(f"DROP TABLE {last}")
-    workers = [await asyncpg.connect(database) for _ in range(4)]
-    made = await asyncio.gather(*(partitions.make_ahead(worker) for worker in workers))
-    assert sorted(made, key=len) == [[], [], [], [last]]
-    for worker in workers:
-        await worker.close()
-
-
-async def test_upkeep_waits_for_no_reader_and_holds_up_no_scan(database: str, connection: asyncpg.Connection) -> None:
-    last = (await names(connection))[-1]
-    await connection.execute(f"DROP TABLE {last}")
-    async with open_truth(database, 1) as reader, open_ledger(database) as kit:
-        await reader.execute("BEGIN; SELECT count(*) FROM scan_log")
-        await connection.execute("SET lock_timeout = '1s'")
-        assert await partitions.make_ahead(connection) == [last]
-        assert await kit.word(1, 1) == ADVANCED
-
-
-async def old_partition(connection: asyncpg.Connection, month: dt.date) -> str:
-    name = partitions.partition_name(month)
-    end = partitions.month_start(month, 1)
-    await connection.execute(
-        f"CREATE TABLE {name} PARTITION OF scan_log FOR VALUES FROM ('{month} 00:00+00') TO ('{end} 00:00+00')"
-    )
-    await connection.execute(f"INSERT INTO {name} VALUES ('{month} 12:00+00', 1, 1, 1, 'g')")
-    return name
-
-
-async def test_partitions_are_dropped_after_the_retention(connection: asyncpg.Connection) -> None:
-    now = await today(connection)
-    kept = await names(connection)
-    months = [partitions.month_start(now, -n) for n in (14, 3, 2, 1)]
-    old = [await old_partition(connection, month) for month in months]
-    inside = (now - months[2]).days  # the first day of the month before the last
-    assert await partitions.drop_old(connection, inside) == old[:2]
-    assert await names(connection) == sorted([*old[2:], *kept])
-    assert await partitions.drop_old(connection, inside) == []
-    assert await partitions.drop_old(connection, 0) == old[2:]
-    assert await names(connection) == kept  # this month is never old
-
-
-async def test_a_detachment_that_was_cut_short_is_finished(database: str, connection: asyncpg.Connection) -> None:
-    old = await old_partition(connection, dt.date(2020, 1, 1))
-    async with open_truth(database) as reader:
-        await reader.execute("BEGIN; SELECT count(*) FROM scan_log")
-        await connection.execute("SET lock_timeout = '50ms'")
-        with pytest.raises(asyncpg.LockNotAvailableError):
-            await partitions.drop_old(connection, 30)
-    await connection.execute("RESET lock_timeout")
-    assert await partitions.drop_old(connection, 30) == [old]
-    assert await connection.fetchval("SELECT to_regclass($1)", old) is None
-
-
-async def test_only_one_worker_drops(database: str, connection: asyncpg.Connection) -> None:
-    await old_partition(connection, dt.date(2020, 1, 1))
-    async with open_truth(database) as other:
-        await other.execute(f"SELECT pg_advisory_lock({partitions._LOCK})")
-        assert await partitions.drop_old(connection, 30) == []
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ixfast.embedded import EmbeddedPostgres
 from ixfast.errors import IxfastError
 from ixfast.settings import Settings
 from ixfast.store.migrate import migrate
+from ixfast.store.partitions import Change
 from ixfast.versions import versions
 
 
@@ -113,9 +114,15 @@ def _banner(place: Place, *, demo: bool) -> Callable[[int, int], None]:
 def migrate_command(post: bool, config: Path | None, **flags: object) -> None:
     """Bring the database's schema up to this release."""
     place = resolve(flags, config)
+    changes: list[Change] = []
     with place.database() as dsn:
-        applied = asyncio.run(migrate(dsn, post=post))
-    click.echo("\n".join(f"applied {name}" for name in applied) or "nothing to apply")
+        applied = asyncio.run(migrate(dsn, post=post, changed=changes.append))
+    done = [f"applied {name}" for name in applied] + [str(change) for change in changes if change.problem is None]
+    problems = [str(change) for change in changes if change.problem is not None]
+    if done or not problems:
+        click.echo("\n".join(done) or "nothing to apply")
+    if problems:
+        raise click.ClickException("\n".join(problems))
 
 
 @main.command("settings")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -59,8 +60,12 @@ def migrations() -> list[Migration]:
     return sorted(found)
 
 
-async def migrate(dsn: str, *, post: bool = False) -> list[str]:
+async def migrate(
+    dsn: str, *, post: bool = False, changed: Callable[[partitions.Change], None] = partitions.log_change
+) -> list[str]:
     """Bring the database up to this release and return the names of the files applied now.
+
+    `changed` is called for each partition that was made or attached, or could not be.
 
     Raises `SchemaMismatchError` if an applied file differs from ours or the database is ahead of this release,
     `UnreachableDatabaseError` if there is none that accepts writes.
@@ -82,7 +87,9 @@ async def migrate(dsn: str, *, post: bool = False) -> list[str]:
                     migration.sha256,
                 )
             applied.append(migration.name)
-        await partitions.make_ahead(connection)
+        # Whoever waits for this lock has a snapshot, and would keep a partition from being detached to the end.
+        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+        await partitions.make_ahead(connection, changed=changed)
         return applied
     finally:
         await connection.close()
