@@ -15,12 +15,13 @@ from ixfast.memory import MemoryCatalogue
 from ixfast.meters import Meters
 from ixfast.model import Verdict
 from ixfast.records import TagRecord
-from ixfast.scan import COUNTED_ONLY, Extras, Outcome, Scan
+from ixfast.scan import COUNTED_ONLY, KEYED_FROM, Extras, Outcome, Scan
 from ixfast.store import session
 from ixfast.store.ledger import Ledger
+from ixfast.store.ledger_database import PostgresLedgerDatabase
 
 _profile = compile_profile(preset("ixkio-plain"))
-_scan_ids = itertools.count(0x5CA0_0000_0000_0001)
+_scan_ids = itertools.count(0x1CA0_0000_0000_0001)
 
 
 def tag_record(tag_id: int, *, retry_window_s: int = 0) -> TagRecord:
@@ -59,7 +60,10 @@ class LedgerKit:
     ) -> asyncio.Future[Scan]:
         loop = asyncio.get_running_loop()
         options = Extras(**extras) if extras else None
-        scan = Scan(lambda _scan: None, b"", -1, None, None, scan_id or next(_scan_ids), loop.time(), options)
+        scan_id = scan_id or next(_scan_ids)
+        if options is not None and options.idempotent:
+            scan_id |= KEYED_FROM
+        scan = Scan(lambda _scan: None, b"", -1, None, None, scan_id, loop.time(), options)
         scan.record, scan.tag_id, scan.position = self.record(tag_id), tag_id, position
         answer: asyncio.Future[Scan] = loop.create_future()
         self._answers[id(scan)] = answer
@@ -79,12 +83,18 @@ class LedgerKit:
 
 @contextlib.asynccontextmanager
 async def open_ledger(
-    dsn: str, *, pool_dsn: str | None = None, kind: Any = Ledger, retry_window_s: int = 0, **options: Any
+    dsn: str,
+    *,
+    pool_dsn: str | None = None,
+    kind: Any = Ledger,
+    database_kind: Any = PostgresLedgerDatabase,
+    retry_window_s: int = 0,
+    **options: Any,
 ) -> AsyncIterator[LedgerKit]:
     """A started ledger; `pool_dsn` leads its reads past the proxy that its commits go through."""
     kit = LedgerKit(retry_window_s=retry_window_s)
     kit.pool = await session.make_pool(pool_dsn or dsn, 4)
-    kit.ledger = kind(dsn, kit.pool, kit.settled, kit.meters, **{"groups": 1} | options)
+    kit.ledger = kind(database_kind(dsn, kit.pool), kit.settled, kit.meters, **{"groups": 1} | options)
     kit.ledger.start()
     try:
         yield kit

@@ -6,11 +6,12 @@ from ixfast.records cimport Account, ApiKey, Batch, Group, TagRecord
 from ixfast.scan cimport Scan
 
 cdef class Engine:
-    cdef object _catalogue, _find, _ledger, _commit, _enrols
+    cdef object _catalogue, _find, _ledger, _commit, _enrols, _is_past
     cdef long long[::1] _slots
 
     cpdef submit_with_token(self, Scan scan, bytes token_sha256)
     cpdef _token_found(self, Scan scan, ApiKey api_key)
+    cpdef obstacle(self, ApiKey api_key)
 
     @cython.locals(record=TagRecord)
     cpdef submit(self, Scan scan)
@@ -35,5 +36,3 @@ cdef class Engine:
     cdef _broken(self, Scan scan)
     cdef _answer(self, Scan scan)
 
-
-cpdef bint may_scan(ApiKey api_key)

@@ -44,11 +44,21 @@ class Ledger(Protocol):
     def log_refusal(self, scan: Scan) -> None: ...
 
 
+IsPast = Callable[[float], bool | None]
+"""Is a date (Unix time) over? None if nobody can tell, because clocks disagree."""
+
+
+def _past_by_host(date: float) -> bool | None:
+    """By this host's clock alone."""
+    return date <= time.time()
+
+
 class Engine:
     """Judges scans. `submit` ends in exactly one call of the scan's `reply`, perhaps before it returns."""
 
-    def __init__(self, catalogue: Catalogue, gauges: meters.Meters) -> None:
+    def __init__(self, catalogue: Catalogue, gauges: meters.Meters, is_past: IsPast | None = None) -> None:
         self._catalogue = catalogue
+        self._is_past = is_past or _past_by_host
         self._find = catalogue.find
         self._slots = gauges.slots
         self._enrols: Callable[[Scan], bool] = lambda _scan: False
@@ -75,11 +85,24 @@ class Engine:
     def _token_found(self, scan: Scan, api_key: ApiKey | None) -> None:
         if scan.error is not None:
             self._answer(scan)
-        elif api_key is None or not may_scan(api_key):
-            self.fail(scan, "unauthorised", None)
+            return
+        obstacle = self.obstacle(api_key)
+        if obstacle is not None:
+            code, reason = obstacle
+            self.fail(scan, code, reason)
         else:
             scan.api_key = api_key
             self.submit(scan)
+
+    def obstacle(self, api_key: ApiKey | None) -> tuple[str, str | None] | None:
+        """Why this key may not scan, as an error code with its reason; None if it may. No key at all is no good one."""
+        if api_key is None or not api_key.scans:
+            return "unauthorised", None
+        if api_key.expires_at is not None:
+            expired = self._is_past(api_key.expires_at)
+            if expired is not False:
+                return ("unauthorised", None) if expired else ("unavailable", "clock_stepped")
+        return None
 
     def submit(self, scan: Scan) -> None:
         """Find the tag."""
@@ -194,12 +217,12 @@ class Engine:
             scan.trace.ends(CORE)
         if extras is not None and extras.peek:
             self._ledger.read_state(scan)
-        elif COUNTED_ONLY != scan.position <= record.floor and not (
-            record.group.retry_window_ms or (extras is not None and (extras.idempotent or extras.wants_state))
-        ):
-            self._refuse(scan, _REPLAYED, "counter_used")
-        else:
+        elif scan.position > record.floor or scan.position == COUNTED_ONLY:
             self._commit(scan)
+        elif record.group.retry_window_ms or (extras is not None and (extras.idempotent or extras.wants_state)):
+            self._ledger.read_state(scan)
+        else:
+            self._refuse(scan, _REPLAYED, "counter_used")
 
     def settled(self, scan: Scan) -> None:
         """The ledger's word."""
@@ -283,8 +306,3 @@ class Engine:
         elif scan.error is not None:
             self._slots[meters.SCAN_ERRORS[scan.error]] += 1
         scan.reply(scan)
-
-
-def may_scan(api_key: ApiKey) -> bool:
-    """Has the key the scope, and has it not expired?"""
-    return api_key.scans and (api_key.expires_at is None or api_key.expires_at > time.time())

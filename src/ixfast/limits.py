@@ -46,6 +46,8 @@ LEDGER_ROOM_MIN = 256  # Scans that may always wait for a commit, however slow t
 LEDGER_RATE_ROWS_MIN = 64  # A smaller statement is mostly its commit and tells little of the rate.
 LEDGER_RATE_DECAY = 1.05  # A statement that took long may be a checkpoint's; it lowers the rate by no more than this.
 TAG_WAITERS_MAX = 2048  # Scans of one tag waiting for their turn; more are answered 503 `overloaded`.
+STATE_QUEUE_MAX = 20_000  # Scans waiting for their durable state to be read; more are answered 503 `overloaded`.
+KEYED_QUEUE_MAX = 4096  # The same for scans with an Idempotency-Key, whose look-up costs more.
 FLOOR_QUERY_TAGS_MAX = 1024  # Tags of one query for the durable state behind a refusal.
 
 # The catalogue.
@@ -53,8 +55,6 @@ LOOKUP_BATCH_MAX = 512  # References resolved by one query.
 LOOKUP_QUEUE_MAX = 20_000  # Scans waiting for a look-up; more are answered 503 `overloaded`.
 NEGATIVE_TTL_S = 5.0  # How long an absent reference is believed without asking again.
 CHANGES_READ_MAX = 10_000  # Invalidation rows of one poll; more empty the whole cache instead.
-LOST_REPLY_LOOKBACK_S = 60  # A lost reply is resolved within a scan's deadline; the rest is for clocks and stalls.
-IDEMPOTENCY_WINDOW_S = 600  # How far back a repeated Idempotency-Key finds a scan that others have overtaken.
 
 # Enrolment.
 ENROLMENTS_WAITING_MAX = 1024  # Scans of unknown chips, in accounts that enrol, that are being judged; more are 503 `overloaded`.

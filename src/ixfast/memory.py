@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ixfast import refs
 from ixfast.answers import Answers
@@ -25,7 +25,7 @@ from ixfast.chips import CompiledProfile
 from ixfast.model import Key
 from ixfast.records import Account, ApiKey, Batch, Group, TagRecord
 from ixfast.rules import AUTHENTICATION_PASS, RuleSet
-from ixfast.scan import COUNTED_ONLY, Outcome, Scan
+from ixfast.scan import COUNTED_ONLY, KEYED_FROM, Outcome, Scan
 
 LOG_ROWS_MAX = 100_000
 """Passes, and refusals, that a `MemoryLedger` remembers; the newest stay."""
@@ -149,6 +149,16 @@ class _Counter:
         self.previous_position = 0
 
 
+class _Keyed(NamedTuple):
+    """A row of `keyed_scan`."""
+
+    tag_id: int
+    position: int
+    previous_position: int
+    scan_count: int
+    at: float
+
+
 class MemoryLedger:
     """Counters by tag id. `clock` tells seconds; `passes` and `refusals` are the scan log.
 
@@ -158,6 +168,7 @@ class MemoryLedger:
     def __init__(self, settled: Callable[[Scan], None], *, clock: Callable[[], float] = time.monotonic) -> None:
         self.trouble: str | None = None
         self.passes: deque[tuple[int, int, int]] = deque(maxlen=LOG_ROWS_MAX)  # tag id, scan id, position
+        self.keyed: dict[int, _Keyed] = {}  # first answers, by scan id
         self.refusals: deque[tuple[int, int, int, str]] = deque(maxlen=LOG_ROWS_MAX)  # the same, and the verdict
         self._settled = settled
         self._clock = clock
@@ -172,7 +183,8 @@ class MemoryLedger:
         if counter is None:
             return
         position = scan.position
-        if not (counter.last_position < position or (position < 0 and counter.last_scan_id != scan.scan_id)):
+        is_new = counter.last_position < position or (position < 0 and counter.last_scan_id != scan.scan_id)
+        if not is_new or scan.scan_id in self.keyed:
             self._decide(scan, counter)
             return
         counter.previous_position = counter.last_position
@@ -183,6 +195,10 @@ class MemoryLedger:
         self.passes.append((scan.tag_id, scan.scan_id, position))
         scan.previous_position = counter.previous_position
         scan.scan_count = counter.scan_count
+        if scan.scan_id >= KEYED_FROM:
+            self.keyed[scan.scan_id] = _Keyed(scan.tag_id, position, scan.previous_position, scan.scan_count, time.time())
+            if len(self.keyed) > LOG_ROWS_MAX:
+                del self.keyed[next(iter(self.keyed))]
         self._pass(scan)
 
     def read_state(self, scan: Scan) -> None:
@@ -211,8 +227,10 @@ class MemoryLedger:
         record.floor = max(record.floor, last)
         scan.scan_count = counter.scan_count
         scan.previous_position = counter.previous_position if last == position else last
-        own = counter.last_scan_id == scan.scan_id and position in (last, COUNTED_ONLY)
-        if own or (extras is not None and extras.idempotent and (scan.tag_id, scan.scan_id, position) in self.passes):
+        first = self.keyed.get(scan.scan_id)
+        if first is not None:
+            self._answer_again(scan, first)
+        elif counter.last_scan_id == scan.scan_id and position in (last, COUNTED_ONLY):
             self._pass(scan)
         elif extras is not None and extras.peek and not 0 <= position <= last:
             scan.previous_position = last
@@ -220,9 +238,21 @@ class MemoryLedger:
             scan.outcome = Outcome.ADVANCED
             self._settled(scan)
         else:
-            repeated = position == last and self._clock() - counter.last_at < record.group.retry_window_ms / 1000
+            repeated = position == last and 0 <= self._clock() - counter.last_at < record.group.retry_window_ms / 1000
             scan.outcome = Outcome.REPEATED if repeated else Outcome.REPLAYED
             self._settled(scan)
+
+    def _answer_again(self, scan: Scan, first: _Keyed) -> None:
+        """Give the first answer under the scan's key, if it was about this tap."""
+        if (first.tag_id, first.position) != (scan.tag_id, scan.position):
+            scan.error = "idempotency_conflict"
+            self._settled(scan)
+            return
+        assert scan.extras is not None
+        scan.extras.first_at = first.at
+        scan.previous_position = first.previous_position
+        scan.scan_count = first.scan_count
+        self._pass(scan)
 
     def _pass(self, scan: Scan) -> None:
         scan.outcome = Outcome.ADVANCED

@@ -14,7 +14,8 @@ from ixfast.model import Verdict
 
 ERRORS = (
     "tg_inactive", "batch_inactive", "folder_inactive", "tag_inactive", "not_found", "missing_parameter",
-    "invalid_parameter", "unauthorised", "rate_limited", "overloaded", "outcome_unknown", "unavailable", "draining",
+    "invalid_parameter", "unauthorised", "idempotency_conflict", "rate_limited", "overloaded", "outcome_unknown", "unavailable",
+    "draining",
 )  # fmt: skip
 """The wire's error codes (docs/api.md)."""
 
@@ -64,6 +65,13 @@ LEDGER_LOST = _meter("ixfast_ledger_lost_replies_total", "counter", "Ledger stat
 LEDGER_FAILURES = _meter("ixfast_ledger_failures_total", "counter", "Ledger statements that the database refused.")
 LEDGER_STATE_READS = _meter("ixfast_ledger_state_reads_total", "counter", "Scans whose durable state was read.")
 LEDGER_BROKEN = _meter("ixfast_ledger_broken_rows_total", "counter", "Counter rows that contradict the protocol: an alarm.")
+CLOCK_STEPS = _meter("ixfast_database_clock_steps_total", "counter", "Steps of the database's clock that were noticed: an alarm.")
+CLOCK_OFFSET_MS = _meter(
+    "ixfast_database_clock_offset_ms", "gauge", "The database's clock less this host's, in milliseconds: an alarm beyond 1000."
+)
+HISTORY_CHANGES = _meter(
+    "ixfast_database_history_changes_total", "counter", "Times that the database's history was another one: an alarm."
+)
 REFUSALS_DROPPED = _meter("ixfast_refusal_log_dropped_total", "counter", "Log rows of refused scans dropped: queue full.")
 READY = _meter("ixfast_worker_ready", "gauge", "1 while the worker serves.")
 HEARTBEAT = _meter("ixfast_worker_heartbeat_seconds", "gauge", "Monotonic clock of the worker's last heartbeat.")

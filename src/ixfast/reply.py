@@ -7,6 +7,7 @@ encoded by orjson. Both are described in docs/api.md.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -19,8 +20,8 @@ from ixfast.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, POSITION_COUNTER_MA
 STATUS = {
     "tg_inactive": 200, "batch_inactive": 200, "folder_inactive": 200, "tag_inactive": 200, "not_found": 404,
     "missing_parameter": 400, "invalid_parameter": 400, "unauthorised": 401, "rate_limited": 429, "overloaded": 503,
-    "outcome_unknown": 503, "unavailable": 503, "draining": 503, "invalid_request": 400, "too_large": 413,
-    "invalid_rule": 422, "invalid_response": 422, "no_such_route": 404, "method_not_allowed": 405,
+    "outcome_unknown": 503, "unavailable": 503, "draining": 503, "invalid_request": 400, "idempotency_conflict": 409,
+    "too_large": 413, "invalid_rule": 422, "invalid_response": 422, "no_such_route": 404, "method_not_allowed": 405,
 }  # fmt: skip
 """HTTP status by error code; a decided scan without an error is 200."""
 
@@ -98,7 +99,21 @@ def v2_scan(scan: Scan) -> dict[str, Any]:
         "response": record.answers.text(scan) if record is not None and decided else None,
         "rule": record.answers.rules.name_of(scan.rule) if record is not None and decided else None,
         "fields": _fields(scan) if record is not None and decided else {},
+        "first_answer": _first_answer(scan) if counted or scan.verdict is Verdict.PLAIN else None,
     }
+
+
+_OF_NOW = ["tag", "originality", "response", "rule", "fields"]
+"""What a repeated answer has from the catalogue as it is now; all else is as it was in the first one."""
+
+
+def _first_answer(scan: Scan) -> dict[str, Any] | None:
+    """When the scan was answered for the first time, if this answer repeats that one, and what may differ from it."""
+    first_at = scan.extras.first_at if scan.extras is not None else None
+    if first_at is None:
+        return None
+    at = datetime.fromtimestamp(first_at, UTC).isoformat(timespec="milliseconds")
+    return {"at": at.replace("+00:00", "Z"), "of_now": _OF_NOW}
 
 
 def _fields(scan: Scan) -> dict[str, str]:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 COUNTED_ONLY = -1
 """The position of a scan that has no counter to compare and is only counted."""
 
+KEYED_FROM = 1 << 62
+"""Scans with an Idempotency-Key have an id of this or more, all others a smaller one: the ledger's statement tells them apart by
+it (`sql/ledger.sql`)."""
+
 POSITION_COUNTER_BITS = 24
 POSITION_COUNTER_MASK = 0xFFFFFF
 
@@ -52,10 +56,10 @@ class Extras:
 
     __slots__ = (
         "evidence",
+        "first_at",
         "idempotent",
         "parameters",
         "peek",
-        "state_age_ms",
         "url",
         "visitor",
         "wants_state",
@@ -78,7 +82,7 @@ class Extras:
         self.wants_state = wants_state  # the answer shows the durable counter even of a refused scan
         self.visitor = visitor
         self.evidence: Evidence | None = None
-        self.state_age_ms: int | None = None
+        self.first_at: float | None = None  # when this scan was first answered (Unix time), if it was answered before
 
 
 class Scan:
@@ -106,7 +110,7 @@ class Scan:
         self.counter = counter  # as mirrored in the clear; -1: not given
         self.mac = mac  # SDMMAC, 8 bytes
         self.api_key = api_key
-        self.scan_id = scan_id  # 63 bit, unique; what a lost reply is resolved by
+        self.scan_id = scan_id  # below 2^62 and unique, or derived from an Idempotency-Key; what a lost reply is resolved by
         self.arrived = arrived  # loop time in seconds
         self.extras = extras
         self.trace: Trace | None = None

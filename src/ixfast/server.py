@@ -36,9 +36,13 @@ from ixfast.keys import Custodian
 from ixfast.settings import Settings
 from ixfast.store import partitions, session
 from ixfast.store.catalogue import Catalogue
+from ixfast.store.change_source import PostgresChangeSource
 from ixfast.store.changes import ChangeFollower
+from ixfast.store.database_clock import DatabaseClock
 from ixfast.store.enrolment import TagRegister
+from ixfast.store.history import History
 from ixfast.store.ledger import Ledger
+from ixfast.store.ledger_database import PostgresLedgerDatabase
 from ixfast.store.trouble import reason_of, trouble_of
 
 log = logging.getLogger("ixfast.worker")
@@ -104,12 +108,14 @@ class Worker:
             deadline_s=deadline_s,
         )
         self.custodian.changed = self.catalogue.keys_opened
-        engine = Engine(self.catalogue, self.meters)
+        clock, history = DatabaseClock(self.meters), History()
+        engine = Engine(self.catalogue, self.meters, lambda date: clock.is_past(date, self._loop.time()))
         self.ledger = Ledger(
-            dsn,
-            self._pool,
+            PostgresLedgerDatabase(dsn, self._pool),
             engine.settled,
             self.meters,
+            clock=clock,
+            history=history,
             groups=settings.committers,
             batch_max=settings.ledger_batch_max,
             queue_max=settings.ledger_queue_max,
@@ -120,7 +126,14 @@ class Worker:
         register = TagRegister(self._pool, self.meters, deadline_s=deadline_s)
         engine.enrol_by(Enrolment(engine, self.catalogue, register).takes)
         self.ledger.start()
-        self._follower = ChangeFollower(dsn, self._pool, self.catalogue, poll_interval_s=settings.poll_interval_ms / 1000)
+        self._follower = ChangeFollower(
+            PostgresChangeSource(dsn, self._pool),
+            self.catalogue,
+            self.meters,
+            clock=clock,
+            history=history,
+            poll_interval_s=settings.poll_interval_ms / 1000,
+        )
         self._follower.start()
         limiter = Limiter(
             per_key=settings.rate_limit_key,

@@ -18,6 +18,7 @@ from ixfast.scan import Scan
 from ixfast.store import session
 from ixfast.store.catalogue import Catalogue, Change
 from ixfast.store.ledger import Ledger
+from ixfast.store.ledger_database import PostgresLedgerDatabase
 from ixfast.testing import VirtualFleet
 
 RULES = {
@@ -37,7 +38,7 @@ class House:
         self.catalogue = Catalogue(pool, self.keks, meters, tags_max=100, absent_max=100, deadline_s=5.0)
         self.catalogue.stale = None
         self.engine = Engine(self.catalogue, meters)
-        self.ledger = Ledger(dsn, pool, self.engine.settled, meters, deadline_s=5.0)
+        self.ledger = Ledger(PostgresLedgerDatabase(dsn, pool), self.engine.settled, meters, deadline_s=5.0)
         self.engine.use(self.ledger)
         self.ledger.start()
         self._ids = iter(range(1, 1000))

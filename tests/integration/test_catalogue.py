@@ -22,6 +22,7 @@ from ixfast.records import TagRecord
 from ixfast.scan import Scan
 from ixfast.store import changes, management, session
 from ixfast.store.catalogue import Catalogue
+from ixfast.store.change_source import PostgresChangeSource
 from ixfast.store.changes import ChangeFollower
 from ixfast.testing import VirtualFleet
 
@@ -88,7 +89,9 @@ class House:
         self.follower: ChangeFollower | None = None
 
     async def follow(self, *, poll_interval_s: float = NEVER_S, listens: bool = True) -> None:
-        self.follower = ChangeFollower(self.dsn, self.pool, self.catalogue, poll_interval_s=poll_interval_s)
+        self.follower = ChangeFollower(
+            PostgresChangeSource(self.dsn, self.pool), self.catalogue, self.meters, poll_interval_s=poll_interval_s
+        )
         if not listens:
             self.follower._listen = asyncio.Event().wait  # type: ignore[method-assign, assignment]
         self.follower.start()
@@ -408,7 +411,9 @@ async def test_a_catalogue_that_hears_nothing_is_stale(
 
 async def test_a_strange_schema_is_not_served(house: House) -> None:
     await house.change("INSERT INTO schema_migration VALUES (9999, '9999_pre_future.sql', '')")
-    house.follower = ChangeFollower(house.dsn, house.pool, house.catalogue, poll_interval_s=0.05)
+    house.follower = ChangeFollower(
+        PostgresChangeSource(house.dsn, house.pool), house.catalogue, house.meters, poll_interval_s=0.05
+    )
     house.follower.start()
     await eventually(lambda: house.catalogue.stale == "schema_mismatch")
     await house.change("DELETE FROM schema_migration WHERE number = 9999")

@@ -25,6 +25,7 @@ from ixfast.store import management, rotation, session
 from ixfast.store.catalogue import Catalogue, Change
 from ixfast.store.enrolment import TagRegister
 from ixfast.store.ledger import Ledger
+from ixfast.store.ledger_database import PostgresLedgerDatabase
 from ixfast.store.management import NewTag
 from ixfast.testing import VirtualFleet, VirtualTag
 
@@ -49,7 +50,7 @@ class House:
         self.catalogue = Catalogue(pool, self.keks, self.meters, tags_max=100, absent_max=100, deadline_s=10.0)
         self.catalogue.stale = None
         self.engine = Engine(self.catalogue, self.meters)
-        self.ledger = Ledger(dsn, pool, self.engine.settled, self.meters, deadline_s=10.0)
+        self.ledger = Ledger(PostgresLedgerDatabase(dsn, pool), self.engine.settled, self.meters, deadline_s=10.0)
         self.engine.use(self.ledger)
         self.register = TagRegister(pool, self.meters, deadline_s=10.0)
         self.enrolment = Enrolment(self.engine, self.catalogue, self.register)

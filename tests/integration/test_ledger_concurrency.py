@@ -79,7 +79,7 @@ class CompareFirst(Ledger):
         self._spawn(self._advance(scan))
 
     async def _advance(self, scan: Scan) -> None:
-        async with self._pool.acquire() as connection:
+        async with self._database._pool.acquire() as connection:
             last = await connection.fetchval("SELECT last_position FROM tag_counter WHERE tag_id = $1", scan.tag_id)
             scan.outcome = Outcome.ADVANCED if scan.position > last else Outcome.REPLAYED
             if scan.outcome is Outcome.ADVANCED:
@@ -106,9 +106,9 @@ class AnswerFirst(Ledger):
             self._told.add(scan.scan_id)
             super().submit(scan)
 
-    def __init__(self, dsn: str, pool: Any, settled: Callable[[Scan], None], *rest: Any, **options: Any) -> None:
+    def __init__(self, database: Any, settled: Callable[[Scan], None], *rest: Any, **options: Any) -> None:
         self._told: set[int] = set()
-        super().__init__(dsn, pool, lambda scan: None if scan.scan_id in self._told else settled(scan), *rest, **options)
+        super().__init__(database, lambda scan: None if scan.scan_id in self._told else settled(scan), *rest, **options)
 
 
 @pytest.mark.parametrize(

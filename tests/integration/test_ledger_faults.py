@@ -16,11 +16,11 @@ from tcp_proxy import TcpProxy
 
 from ixfast import meters
 from ixfast.scan import Outcome, Scan
-from ixfast.store.ledger import Ledger
+from ixfast.store.ledger_database import PostgresLedgerDatabase
 
 TAGS = 50
 MARKED = 0x5EA1_ED5C_A401
-MARK = MARKED.to_bytes(8)  # as the statement carries it
+MARK = MARKED.to_bytes(6)  # as the statement carries it
 
 
 @pytest.fixture
@@ -105,17 +105,17 @@ async def test_an_overtaken_scan_is_found_in_the_log(kit: LedgerKit, proxy: TcpP
     assert word(await overtaken(kit, proxy, truth, database)) == ADVANCED
 
 
-class Forgetful(Ledger):
-    """The control: it never looks a scan up in the log."""
+class Forgetful(PostgresLedgerDatabase):
+    """The control: it finds nothing in the log."""
 
-    async def _was_logged(self, connection: Any, scan: Scan) -> bool:
-        return False
+    async def logged(self, *_: Any) -> set[tuple[int, int]]:
+        return set()
 
 
 async def test_without_the_log_an_overtaken_scan_would_be_refused(
     through: str, database: str, proxy: TcpProxy, truth: Truth
 ) -> None:
-    async with open_ledger(through, pool_dsn=database, kind=Forgetful) as kit:
+    async with open_ledger(through, pool_dsn=database, database_kind=Forgetful) as kit:
         assert word(await overtaken(kit, proxy, truth, database)) == REPLAYED
 
 

@@ -16,7 +16,6 @@ from support import eventually
 from ixfast.store import migrate, partitions
 from ixfast.store.partitions import KEYED_SCAN, SCAN_LOG, Change, Clocks
 
-KEYED_SCAN_TABLE = "CREATE TABLE IF NOT EXISTS keyed_scan (at timestamptz NOT NULL, id bigint) PARTITION BY RANGE (at)"
 LOGGED = "INSERT INTO scan_log VALUES ($1, 1, 1, 1, 'g')"
 MIDNIGHT = dt.time(tzinfo=dt.UTC)
 
@@ -114,7 +113,6 @@ async def test_upkeep_waits_for_no_reader_and_holds_up_no_scan(database: str, co
 
 
 async def test_a_table_by_the_day_has_its_partitions_too(connection: asyncpg.Connection) -> None:
-    await connection.execute(KEYED_SCAN_TABLE)
     await partitions.make_ahead(connection)
     day = await today(connection)
     expected = [KEYED_SCAN.name(day + dt.timedelta(days=n)) for n in range(8)]
@@ -228,11 +226,12 @@ async def test_whatever_covers_this_moment_is_no_missing_partition(connection: a
     assert await partitions.current_missing(connection) == []
     await connection.execute(f"DROP TABLE {await current(connection)}")
     assert await partitions.current_missing(connection) == ["scan_log"]
-    await connection.execute(KEYED_SCAN_TABLE)
+    await connection.execute(f"DROP TABLE {KEYED_SCAN.name(await today(connection))}")
     assert set(await partitions.current_missing(connection)) == {"scan_log", "keyed_scan"}
     await connection.execute("CREATE TABLE rest PARTITION OF scan_log DEFAULT")
     day = await today(connection)
     ends = day + dt.timedelta(days=2)
+    await connection.execute(f"DROP TABLE {KEYED_SCAN.name(day + dt.timedelta(days=1))}")
     await connection.execute(f"CREATE TABLE wide PARTITION OF keyed_scan FOR VALUES FROM (MINVALUE) TO ('{ends}')")
     await connection.execute("SET timezone = 'Pacific/Auckland'; SET datestyle = 'SQL, DMY'")
     assert await partitions.current_missing(connection) == []
@@ -316,7 +315,9 @@ async def test_partitions_are_made_for_what_both_clocks_say(connection: asyncpg.
     now = noon(await today(connection))
     clocks = Clocks(now, dt.datetime(2031, 12, 31, 23, 59, tzinfo=dt.UTC))
     made = [str(change) for change in await partitions.make_ahead(connection, clocks)]
-    assert made == [f"made scan_log_{month}" for month in ("2031_12", "2032_01", "2032_02", "2032_03")]
+    months = [f"made scan_log_{month}" for month in ("2031_12", "2032_01", "2032_02", "2032_03")]
+    days = [f"made keyed_scan_{day}" for day in ("2031_12_31", *(f"2032_01_0{n}" for n in range(1, 8)))]
+    assert made == months + days
 
 
 async def test_what_the_clocks_say_is_read_in_utc(connection: asyncpg.Connection) -> None:

@@ -14,6 +14,7 @@ from support import eventually
 
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
 from ixfast.provision import provision
+from ixfast.scan import KEYED_FROM
 from ixfast.store import session
 from ixfast.store.queries import load
 from ixfast.store.session import PINNED, LedgerSession
@@ -61,7 +62,7 @@ async def test_the_pinned_plan_takes_the_rows_by_their_index(database: str, conn
     try:
         for batch in (1, BATCH, 200):
             tag_ids = sorted(random.Random(batch).sample(range(1, rows + 1), batch))
-            for name in ("advance", "advance_unheld"):
+            for name in ("advance", "advance_keyed", "advance_unheld"):
                 found = await plan_of(pinned, STATEMENT[name], tag_ids)
                 counters = [
                     node
@@ -72,8 +73,10 @@ async def test_the_pinned_plan_takes_the_rows_by_their_index(database: str, conn
                 assert {node["Index Name"] for node in counters} == {"tag_counter_pkey"}
                 assert not [node for node in found if node["Node Type"] in ("Seq Scan", "Bitmap Heap Scan")]
             # All rows of the batch by one condition: they are locked in the index's order, whatever order the arrays have.
-            (scan,) = [node for node in await plan_of(pinned, STATEMENT["advance"], tag_ids) if node["Node Type"] == "Index Scan"]
-            assert "ANY" in scan["Index Cond"]
+            for name in ("advance", "advance_keyed"):
+                found = await plan_of(pinned, STATEMENT[name], tag_ids)
+                (scan,) = [node for node in found if node.get("Alias") == "c" and "Scan" in node["Node Type"]]
+                assert "ANY" in scan["Index Cond"]
     finally:
         await pinned.close()
 
@@ -95,7 +98,8 @@ async def test_the_statements_are_planned_once(database: str, connection: asyncp
     own = await LedgerSession.open(database)
     try:
         for round_ in (1, 2, 3):
-            assert await advance(own, [7, 8], round_) == 2
+            assert await advance(own, [7], round_) == 1
+            await own.advance_keyed([8], [round_ + 1], [KEYED_FROM | round_])
             await own.advance_unheld([9], [round_], [round_])
         # The same without a name is parsed at every execution, and the server has nothing of it between two.
         unnamed = await own.connection.prepare(STATEMENT["advance"])
@@ -103,7 +107,7 @@ async def test_the_statements_are_planned_once(database: str, connection: asyncp
         plans = await own.connection.fetch("SELECT name, generic_plans, custom_plans FROM pg_prepared_statements ORDER BY name")
     finally:
         own.terminate()
-    assert [tuple(row) for row in plans] == [("advance", 3, 0), ("advance_unheld", 3, 0)]
+    assert [tuple(row) for row in plans] == [(name, 3, 0) for name in ("advance", "advance_keyed", "advance_unheld")]
 
 
 async def heap_only_share(database: str, connection: asyncpg.Connection) -> float:

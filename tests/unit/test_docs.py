@@ -102,7 +102,7 @@ def unavailable_reasons() -> set[str]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call):
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                if name in ("fail", "failed", "_fail", "_fail_undecided", "_fail_all", "_drop", "_broken"):
+                if name in ("fail", "failed", "_fail", "_fail_undecided", "_fail_all", "_drop", "_broken", "_be_stale"):
                     for argument in node.args:
                         found.update(texts_in(argument))
             elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:

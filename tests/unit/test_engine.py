@@ -16,7 +16,7 @@ from ixfast.meters import Meters
 from ixfast.model import Key, Verdict
 from ixfast.records import Batch, TagRecord
 from ixfast.rules import AUTHENTICATION_PASS, RuleSet
-from ixfast.scan import Extras, Scan
+from ixfast.scan import KEYED_FROM, Extras, Scan
 from ixfast.testing import VirtualFleet, VirtualTag
 from ixfast.trace import Trace
 
@@ -209,12 +209,18 @@ def test_inside_the_retry_window_the_newest_tap_is_a_repeat(house: House) -> Non
 
 def test_an_idempotent_retry_gets_the_first_answer(house: House) -> None:
     tag, _ = house.tag()
-    assert told(house.tap(tag, 5, scan_id=77, idempotent=True)) == GENUINE
-    assert told(house.tap(tag, 5, scan_id=77, idempotent=True)) == GENUINE
+    first, another = KEYED_FROM | 77, KEYED_FROM | 78
+    house.tap(tag, 3)
+    assert told(house.tap(tag, 5, scan_id=first, idempotent=True)) == GENUINE
+    assert told(house.tap(tag, 5, scan_id=first, idempotent=True)) == GENUINE
     house.tap(tag, 6)
-    assert told(house.tap(tag, 5, scan_id=77, idempotent=True)) == GENUINE  # overtaken meanwhile
-    assert told(house.tap(tag, 5, scan_id=78, idempotent=True)) == REPLAYED
-    assert len(house.ledger.passes) == 2
+    again = house.tap(tag, 5, scan_id=first, idempotent=True)  # overtaken meanwhile
+    assert (told(again), again.scan_count, again.previous_position & 0xFFFFFF) == (GENUINE, 2, 3)
+    assert again.extras is not None and again.extras.first_at is not None
+    assert told(house.tap(tag, 5, scan_id=another, idempotent=True)) == REPLAYED
+    for tap in (4, 9):
+        assert house.tap(tag, tap, scan_id=first, idempotent=True).error == "idempotency_conflict"
+    assert len(house.ledger.passes) == 3
 
 
 def test_a_peek_consumes_and_logs_nothing(house: House) -> None:

@@ -132,6 +132,7 @@ def test_v2_of_a_genuine_scan() -> None:
         "response": "Pass",
         "rule": "authenticated",
         "fields": {},
+        "first_answer": None,
     }
 
 

@@ -19,6 +19,7 @@ from ixfast.given import load
 from ixfast.keys import KeyEncryptionKeys, check_file
 from ixfast.settings import Settings
 from ixfast.store.migrate import migrate
+from ixfast.store.session import fix_durability
 
 _DSN_FILE = "dsn"
 
@@ -106,6 +107,7 @@ async def connected(dsn: str) -> AsyncIterator[Any]:
     await migrate(dsn)
     connection = await asyncpg.connect(dsn)
     try:
+        await fix_durability(connection)
         yield connection
     finally:
         await connection.close()

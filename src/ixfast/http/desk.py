@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from ixfast import meters, refs
-from ixfast.engine import Engine, may_scan
+from ixfast.engine import Engine
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http.rates import Limiter
 from ixfast.http.v1_query import V1Query
@@ -26,7 +26,7 @@ from ixfast.scan import Extras, Scan
 from ixfast.store.catalogue import Catalogue
 from ixfast.trace import PARSE, Trace
 
-_SCAN_ID_BITS = 63
+_SCAN_ID_BITS = 62  # below KEYED_FROM
 _CODE = re.compile(r"[0-9A-Fa-f]{16}", re.ASCII)
 
 
@@ -53,7 +53,7 @@ class Desk:
         self.draining = False
         self.unread: dict[asyncio.Transport, float] = {}  # when the first byte came of a head that is not complete yet
         self.answering: set[asyncio.Transport] = set()  # connections on which aiohttp has a request under way
-        # Unique is what a scan id must be, across workers and hosts; 63 random bits are, and cost 50 ns.
+        # Unique is what a scan id must be, across workers and hosts; 62 random bits are, and cost 50 ns.
         self.next_scan_id = _scan_ids()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -119,8 +119,10 @@ class Desk:
             except UnavailableError as error:
                 self.engine.fail(scan, error.code, error.reason)
                 return
-            if api_key is None or not may_scan(api_key):
-                self.engine.fail(scan, "unauthorised")
+            obstacle = self.engine.obstacle(api_key)
+            if obstacle is not None:
+                code, reason = obstacle
+                self.engine.fail(scan, code, reason)
                 return
             scan.api_key = api_key
         if aid is None or (api_key is not None and api_key.aid != aid):

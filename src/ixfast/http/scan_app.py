@@ -16,13 +16,12 @@ import orjson
 from aiohttp import web
 
 from ixfast import limits, meters, reply
-from ixfast.engine import may_scan
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http import wire
 from ixfast.http.desk import Desk
 from ixfast.http.hot_request import header_token, last_forwarded
 from ixfast.http.v1_query import read_query
-from ixfast.http.v2_scans import BatchBody, ScanBody, run
+from ixfast.http.v2_scans import BatchBody, Caller, ScanBody, run
 from ixfast.records import ApiKey
 from ixfast.refs import token_sha256
 
@@ -30,6 +29,7 @@ MESSAGES = {
     "unauthorised": "An API key with the scope scan is needed: X-API-Key, or Authorization: Bearer.",
     "invalid_parameter": "A parameter of the tap has not its form.",
     "missing_parameter": "A parameter is missing.",
+    "idempotency_conflict": "The Idempotency-Key was used with another tap. Use a new key for each tap.",
     "rate_limited": "Too many requests; try again later.",
     "overloaded": "Too much is waiting already; nothing was consumed. Try again.",
     "outcome_unknown": "Whether the tap was accepted is not known. Ask again with the same Idempotency-Key.",
@@ -180,7 +180,7 @@ async def _v2_scan(request: web.Request) -> web.Response:
     body = await _decoded(request, ScanBody)
     _check_rate(request, 1)
     api_key = await _api_key(request)
-    scan = await run(desk, body, api_key, peek=_peek(request), idempotency_key=_idempotency_key(request))
+    scan = await run(desk, body, _caller(request, api_key), peek=_peek(request), idempotency_key=_idempotency_key(request))
     if scan.error is not None and scan.error not in reply.INACTIVE and scan.error != "not_found":
         return problem(
             request, reply.status(scan), scan.error, MESSAGES[scan.error], field=scan.error_field, reason=scan.error_detail
@@ -197,21 +197,21 @@ async def _v2_batch(request: web.Request) -> web.Response:
     if len(body.scans) > limits.BATCH_SCANS_MAX:
         raise InputError("too_large", f"A batch holds at most {limits.BATCH_SCANS_MAX} scans.", "scans")
     _check_rate(request, len(body.scans))
-    api_key = await _api_key(request)
+    caller = _caller(request, await _api_key(request))
     peek, key = _peek(request), _idempotency_key(request)
     items = (
-        _item(desk, scan, api_key, request, peek=peek, idempotency_key=f"{key}\0{index}" if key is not None else None)
+        _item(desk, scan, caller, request, peek=peek, idempotency_key=f"{key}\0{index}" if key is not None else None)
         for index, scan in enumerate(body.scans)
     )
     return _json({"scans": await asyncio.gather(*items)})
 
 
 async def _item(
-    desk: Desk, body: ScanBody, api_key: ApiKey | None, request: web.Request, *, peek: bool, idempotency_key: str | None
+    desk: Desk, body: ScanBody, caller: Caller, request: web.Request, *, peek: bool, idempotency_key: str | None
 ) -> dict[str, Any]:
     """One scan of a batch: its answer, or the problem that it alone has."""
     try:
-        scan = await run(desk, body, api_key, peek=peek, idempotency_key=idempotency_key)
+        scan = await run(desk, body, caller, peek=peek, idempotency_key=idempotency_key)
     except InputError as error:
         return _item_problem(request, error.code, str(error), error.field, None)
     except UnavailableError as error:
@@ -247,9 +247,15 @@ async def _api_key(request: web.Request) -> ApiKey | None:
     if token is None:
         return None
     api_key = await request.app[DESK].api_key(token)
-    if api_key is None or not may_scan(api_key):
-        raise InputError("unauthorised", MESSAGES["unauthorised"])
+    obstacle = request.app[DESK].engine.obstacle(api_key)
+    if obstacle is not None:
+        code, reason = obstacle
+        raise InputError(code, MESSAGES[code]) if reason is None else UnavailableError(code, reason)
     return api_key
+
+
+def _caller(request: web.Request, api_key: ApiKey | None) -> Caller:
+    return Caller(api_key, _address(request))
 
 
 async def _decoded(request: web.Request, kind: type[Any]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,7 +17,7 @@ from ixfast import limits, refs
 from ixfast.errors import InputError
 from ixfast.http.desk import Desk
 from ixfast.records import ApiKey
-from ixfast.scan import Extras, Scan, Visitor
+from ixfast.scan import KEYED_FROM, Extras, Scan, Visitor
 
 
 class VisitorBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -44,7 +45,15 @@ class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
     scans: list[ScanBody]
 
 
-async def run(desk: Desk, body: ScanBody, api_key: ApiKey | None, *, peek: bool, idempotency_key: str | None) -> Scan:
+class Caller(NamedTuple):
+    """Who asks: the API key that was shown, if any, and the client's address, if it is known."""
+
+    api_key: ApiKey | None
+    address: str | None = None
+
+
+async def run(desk: Desk, body: ScanBody, caller: Caller, *, peek: bool, idempotency_key: str | None) -> Scan:
+    api_key = caller.api_key
     aid = api_key.aid if api_key is not None else body.account
     ref, parameters, url = _asked(body, aid)
     if aid is None and url is not None:
@@ -53,7 +62,7 @@ async def run(desk: Desk, body: ScanBody, api_key: ApiKey | None, *, peek: bool,
             aid = await desk.account_in_path(url)
     visitor = Visitor(body.visitor.ip, body.visitor.user_agent) if body.visitor is not None else None
     extras = Extras(parameters, url, peek=peek, idempotent=idempotency_key is not None, wants_state=not peek, visitor=visitor)
-    scan_id = desk.next_scan_id() if idempotency_key is None else _derived_id(api_key, idempotency_key)
+    scan_id = desk.next_scan_id() if idempotency_key is None else _derived_id(caller, body, idempotency_key)
     if ref is None and aid is None:
         raise InputError("missing_parameter", "Say whose tag it is: an API key, account, or xuid.", "account")
 
@@ -139,8 +148,16 @@ def _named(text: str, names: tuple[str, ...], form: re.Pattern[str]) -> str | No
     return None
 
 
-def _derived_id(api_key: ApiKey | None, idempotency_key: str) -> int:
-    """The scan id that belongs to a caller's key: asking again finds the same scan."""
-    owner = str(api_key.api_key_id) if api_key is not None else "open"
-    digest = hashlib.sha256(f"{owner}\0{idempotency_key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+def _derived_id(caller: Caller, body: ScanBody, idempotency_key: str) -> int:
+    """The scan id that belongs to a caller's key: asking again finds the same scan.
+
+    An API key has its keys for itself. Without one, callers are told apart by their addresses, and the same text from one
+    address means another key with each tap: who shares the address is not known.
+    """
+    owner: list[object]
+    if caller.api_key is not None:
+        owner = ["api key", caller.api_key.api_key_id]
+    else:
+        owner = ["address", caller.address, *(getattr(body, name) for name in ScanBody.__struct_fields__ if name != "visitor")]
+    digest = hashlib.sha256(msgspec.json.encode([owner, idempotency_key], order="deterministic")).digest()
+    return KEYED_FROM | int.from_bytes(digest[:8], "big") % KEYED_FROM

@@ -55,13 +55,21 @@ class Catalogue:
     """`find` for what is cached, `fetch` for what is not. `stale` says why nothing may pass now, or is None."""
 
     def __init__(
-        self, pool: Any, keks: KeyEncryptionKeys, gauges: meters.Meters, *, tags_max: int, absent_max: int, deadline_s: float
+        self,
+        pool: Any,
+        keks: KeyEncryptionKeys,
+        gauges: meters.Meters,
+        *,
+        tags_max: int,
+        absent_max: int,
+        deadline_s: float,
+        loader: Loader | None = None,
     ) -> None:
         self._pool = pool
         self._kept = Kept(pool)  # for the rounds, which may follow each other a thousand times a second
         self._meters = gauges
         self._deadline_s = deadline_s
-        self._loader = Loader(keks)
+        self._loader = loader or Loader(keks)
         self._tags = TwoGenerations(tags_max)  # TagRecord
         self._aliases = TwoGenerations(tags_max)  # bytes
         self._api_keys = TwoGenerations(10_000)  # ApiKey
@@ -353,6 +361,7 @@ class Catalogue:
         if "api_key" in by_kind or "account" in by_kind:
             self._api_keys.clear()
         if "all" in by_kind:
+            await self._kept.expire()
             self._tags.clear()
             self._aliases.clear()
             self._api_keys.clear()

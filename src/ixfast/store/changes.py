@@ -4,6 +4,9 @@ A notification only says «look now»; what changed is read from `catalogue_chan
 commits. If nothing could be read for `STALE_AFTER_S`, the catalogue is marked stale and scans are answered 503: a
 deactivated tag must not pass because its deactivation could not be heard. It begins stale, until the database has been
 reached, has our schema, and keeps what it acknowledges.
+
+Each look also says which history of the database it is (`history.py`), what its clock shows, and whether it still keeps what
+it acknowledges. In another history a known generation says nothing: everything cached is forgotten and read again.
 """
 
 from __future__ import annotations
@@ -11,32 +14,63 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import Any
+from typing import NamedTuple
 
-from ixfast import limits
+from ixfast import limits, meters
 from ixfast.errors import ConfigurationError
-from ixfast.store import migrate, session
 from ixfast.store.catalogue import Catalogue, Change
+from ixfast.store.change_source import ChangeSource, Reading
+from ixfast.store.database_clock import DatabaseClock
+from ixfast.store.history import History
 from ixfast.store.migrate import SchemaMismatchError
-from ixfast.store.queries import load
+from ixfast.store.session import UnsafeDatabaseError
 from ixfast.store.trouble import trouble_of
 
 log = logging.getLogger("ixfast.catalogue")
 
-CHANNEL = "ixfast_catalogue"
 STALE_AFTER_S = 10.0
+_EVERYTHING = Change("all", None, None)
+
+
+class Known(NamedTuple):
+    """How far the history was followed."""
+
+    history: str
+    generation: int
+    identity: str | None
+    flushed: int
+
+    def is_continued_by(self, reading: Reading) -> bool:
+        """Does the database still have everything that was read from it? `reading` asked about our generation."""
+        return (
+            reading.history == self.history
+            and reading.flushed >= self.flushed
+            and reading.generation >= self.generation
+            and reading.known == self.identity
+        )
 
 
 class ChangeFollower:
     """Keeps a catalogue in step with the database."""
 
-    def __init__(self, dsn: str, pool: Any, catalogue: Catalogue, *, poll_interval_s: float) -> None:
-        self._dsn = dsn
-        self._pool = pool
+    def __init__(
+        self,
+        source: ChangeSource,
+        catalogue: Catalogue,
+        gauges: meters.Meters,
+        *,
+        clock: DatabaseClock | None = None,
+        history: History | None = None,
+        poll_interval_s: float,
+    ) -> None:
+        self._source = source
         self._catalogue = catalogue
+        self._slots = gauges.slots
+        self._clock = clock or DatabaseClock(gauges)
+        self._history = history or History()
+        self._history.on_suspicion(self.look)
         self._poll_interval_s = poll_interval_s
-        self._sql = load("catalogue")
-        self._generation: int | None = None
+        self._known: Known | None = None
         self._staleness: asyncio.TimerHandle | None = None  # goes off unless something was read in time
         self._wake = asyncio.Event()
         self.heard = asyncio.Event()
@@ -55,6 +89,10 @@ class ChangeFollower:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def look(self) -> None:
+        """Look at the database at once."""
+        self._wake.set()
+
     async def _poll(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
@@ -68,12 +106,14 @@ class ChangeFollower:
 
     def _note(self, error: Exception) -> None:
         if isinstance(error, ConfigurationError):
+            # Known at once, and not only after a while in which nothing could be read.
             reason = "schema_mismatch" if isinstance(error, SchemaMismatchError) else "unsafe_database"
+            self._be_stale(reason)
             log.error("%s", error)
-        else:
-            reason = trouble_of(error).value
-            log.warning("changes unread: %s", reason)
-        if self._generation is None:
+            return
+        reason = trouble_of(error).value
+        log.warning("changes unread: %s", reason)
+        if self._known is None:
             self._catalogue.stale = reason
 
     def _heard(self, asked_at: float) -> None:
@@ -81,47 +121,70 @@ class ChangeFollower:
         self._catalogue.stale = None
         if self._staleness is not None:
             self._staleness.cancel()
-        self._staleness = self._loop.call_at(asked_at + STALE_AFTER_S, self._be_stale)
+        self._staleness = self._loop.call_at(asked_at + STALE_AFTER_S, self._run_out)
         self.heard.set()
 
-    def _be_stale(self) -> None:
-        self._catalogue.stale = "catalogue_stale"
+    def _run_out(self) -> None:
+        self._be_stale("catalogue_stale")
+
+    def _be_stale(self, reason: str) -> None:
+        if self._staleness is not None:
+            self._staleness.cancel()
+            self._staleness = None
+        self._catalogue.stale = reason
 
     async def _catch_up(self) -> None:
-        async with session.borrowed(self._pool, limits.STATEMENT_TIMEOUT_MS / 1000 * 2) as connection:
-            asked_at = self._loop.time()
-            if self._generation is None:
-                await migrate.check(connection)
-                await session.check_durability(connection)
-                self._generation = await connection.fetchval(self._sql["generation"])
-                rows = []
-            else:
-                rows = await connection.fetch(self._sql["changes_since"], self._generation, limits.CHANGES_READ_MAX)
-        if len(rows) >= limits.CHANGES_READ_MAX:
-            rows = rows[: limits.CHANGES_READ_MAX]
-            await self._catalogue.apply([Change("all", None, None)])
-        elif rows:
-            await self._catalogue.apply([Change(r["kind"], r["id"], r["xuid"]) for r in rows])
-        if rows:
-            self._generation = rows[-1]["generation"]
+        known = self._known
+        if known is None:
+            await self._source.check()
+        asked_at = self._loop.time()
+        reading = await self._source.read(known.generation if known is not None else None)
+        self._clock.note(asked_at, self._loop.time(), reading.clock)
+        if reading.unsafe is not None:
+            raise UnsafeDatabaseError(
+                f"The database runs with {reading.unsafe} off: an acknowledged tap could pass twice. Turn it on."
+            )
+        if known is None:
+            self._follow(reading)
+        elif not known.is_continued_by(reading):
+            await self._begin_anew(known, reading)
+        else:
+            await self._take_over_changes(known, reading)
         self._heard(asked_at)
+
+    def _follow(self, reading: Reading) -> None:
+        self._known = Known(reading.history, reading.generation, reading.newest, reading.flushed)
+        self._history.follow(reading.history)
+
+    async def _begin_anew(self, known: Known, reading: Reading) -> None:
+        """The history that was followed is gone: nothing that is remembered of it may decide anything."""
+        self._be_stale("history_changed")
+        self._slots[meters.HISTORY_CHANGES] += 1
+        log.error(
+            "the database's history changed from %s to %s: everything cached from it is forgotten", known.history, reading.history
+        )
+        await self._source.forget_connections()
+        await self._source.check()
+        await self._catalogue.apply([_EVERYTHING])
+        self._follow(reading)
+
+    async def _take_over_changes(self, known: Known, reading: Reading) -> None:
+        generation, identity = known.generation, known.identity
+        if reading.generation > generation:
+            rows = await self._source.changes(generation, limits.CHANGES_READ_MAX)
+            if len(rows) >= limits.CHANGES_READ_MAX:
+                await self._catalogue.apply([_EVERYTHING])
+            elif rows:
+                await self._catalogue.apply([Change(row.kind, row.id, row.xuid) for row in rows])
+            if rows:
+                generation, identity = rows[-1].generation, rows[-1].identity
+        self._known = Known(reading.history, generation, identity, reading.flushed)
 
     async def _listen(self) -> None:
         """Hold a listening connection; without one, polling goes on."""
         while True:
-            connection = None
             try:
-                connection = await session.connect(self._dsn)
-                lost = self._loop.create_future()
-                connection.add_termination_listener(lambda _c, lost=lost: lost.done() or lost.set_result(None))
-                await connection.add_listener(CHANNEL, lambda *_: self._wake.set())
-                self._wake.set()
-                await lost
-            except asyncio.CancelledError:
-                raise
+                await self._source.listen(self.look)
             except Exception as error:
                 log.info("not listening for changes: %s", trouble_of(error).value)
-            finally:
-                if connection is not None:
-                    connection.terminate()
             await asyncio.sleep(limits.RECONNECT_DELAY_MS_MAX / 1000)

@@ -6,7 +6,7 @@ from ixfast.scan cimport Scan
 
 
 cdef class Committer:
-    cdef public object _open_session, _resolver, _meters, _loop, _session, _trouble, _wake, _task, _sweeper
+    cdef public object _open_session, _resolver, _meters, _loop, _session, _trouble, _refused, _wake, _task, _sweeper
     cdef public Py_ssize_t _batch_max, _queue_max, _behind_count, _room
     cdef public double _deadline_s, _wait_max_s, _row_s
     cdef public dict _waiting, _behind, _in_flight

@@ -21,7 +21,8 @@ from time import perf_counter
 from typing import Protocol
 
 from ixfast import limits, meters
-from ixfast.scan import Scan
+from ixfast.scan import KEYED_FROM, Scan
+from ixfast.store.history import HistoryChangedError
 from ixfast.store.session import LedgerSession
 from ixfast.store.trouble import Trouble, trouble_of
 from ixfast.trace import WAIT
@@ -44,7 +45,7 @@ class Resolver(Protocol):
     def known_replay(self, scan: Scan) -> bool:
         """Settle the scan if what this worker knows to be durable already refuses it."""
 
-    def failed(self, scan: Scan, code: str, reason: str) -> None:
+    def failed(self, scan: Scan, code: str, reason: str | None) -> None:
         """The scan ends without a verdict."""
 
 
@@ -81,6 +82,7 @@ class Committer:
         self._sent = False  # the batch in flight has reached a connection at least once
         self._session: LedgerSession | None = None
         self._trouble = "database_unreachable"  # why there is no session
+        self._refused: str | None = None  # why the database refused the last statement
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -110,6 +112,16 @@ class Committer:
     @property
     def connected(self) -> bool:
         return self._session is not None
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be committed now, as far as is known; None if it can."""
+        return self._trouble if self._session is None else self._refused
+
+    def follow(self, history: str) -> None:
+        """Leave a session that leads to another history of the database; a statement under way there is sent again."""
+        if self._session is not None and self._session.history != history:
+            self._session.terminate()
 
     @property
     def queued(self) -> int:
@@ -194,12 +206,16 @@ class Committer:
         self._sent = True
         started, round_started = perf_counter(), self._loop.time()
         try:
-            rows = await session.advance(*columns)
+            if max(columns[2]) >= KEYED_FROM:
+                rows = await session.advance_keyed(*columns)
+            else:
+                rows = await session.advance(*columns)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # every kind: asyncpg's failures of a broken server share no base class
             await self._recover(batch, session, error)
             return
+        self._refused = None
         self._meters.observe_statement(int((perf_counter() - started) * 1e6), len(columns[0]))
         # By the clock of the loop's rounds: the requests that were read in this round before the reply are not the database's
         # time. It counts milliseconds, and may have counted none.
@@ -243,6 +259,8 @@ class Committer:
             reason = "database_unreachable" if trouble is Trouble.LOST else trouble.value
             if "read-write" in str(error):  # asyncpg's TargetServerAttributeNotMatched has no SQLSTATE
                 reason = Trouble.READ_ONLY.value
+            elif isinstance(error, HistoryChangedError):
+                reason = "history_changed"
             if reason != self._trouble:
                 log.warning("ledger has no connection: %s", reason)
             self._trouble = reason
@@ -266,6 +284,7 @@ class Committer:
             await self._attempt_unheld(batch, session)
             return
         slots[meters.LEDGER_FAILURES] += 1
+        self._refused = trouble.value if trouble is not Trouble.BAD_VALUE else None
         log.error("ledger statement refused: %s (%s)", trouble.value, getattr(error, "sqlstate", None))
         if trouble is Trouble.READ_ONLY:
             self._drop(session, trouble.value)  # the batch stays and looks for the writable primary until its deadline

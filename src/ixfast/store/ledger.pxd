@@ -7,12 +7,10 @@ from ixfast.scan cimport Scan
 
 
 cdef class Ledger:
-    cdef public object _pool, _settled, _meters, _loop, _flusher
+    cdef public object _database, _history, _settled, _meters, _reader, _loop, _flusher
     cdef public double _deadline_s
-    cdef public list _committers, _submits, _unproven, _refusals
+    cdef public list _committers, _submits, _refusals
     cdef public long _groups
-    cdef public dict _sql
-    cdef public bint _reading
     cdef public set _tasks
 
     cpdef submit(self, Scan scan)
@@ -22,6 +20,7 @@ cdef class Ledger:
 
     @cython.locals(record=TagRecord)
     cpdef bint known_replay(self, Scan scan)
+    cpdef decided(self, Scan scan, outcome)
     cpdef failed(self, Scan scan, code, reason)
     cpdef read_state(self, Scan scan)
     cpdef log_refusal(self, Scan scan)

@@ -14,11 +14,14 @@ from typing import Any
 
 from ixfast import limits, meters
 from ixfast.model import Verdict
-from ixfast.scan import COUNTED_ONLY, Outcome, Scan
+from ixfast.scan import Outcome, Scan
 from ixfast.store.committer import Committer
-from ixfast.store.queries import load
-from ixfast.store.session import LedgerSession, borrowed
-from ixfast.store.trouble import Trouble, reason_of, trouble_of
+from ixfast.store.database_clock import DatabaseClock
+from ixfast.store.history import History
+from ixfast.store.ledger_database import LedgerDatabase
+from ixfast.store.session import LedgerSession
+from ixfast.store.state_reader import StateReader
+from ixfast.store.trouble import trouble_of
 
 log = logging.getLogger("ixfast.ledger")
 
@@ -32,29 +35,32 @@ _LETTERS = {
 class Ledger:
     """Committers by group, the reader of durable state, and the best-effort log of refusals.
 
-    A tag always belongs to the same group of a worker, so that of two scans of a tag here none overtakes the other.
+    A tag always belongs to the same group of a worker, so that of two scans of a tag here none overtakes the other. Nothing is
+    committed into another history of the database than the one that `history` says is followed.
     """
 
     def __init__(
         self,
-        dsn: str,
-        pool: Any,
+        database: LedgerDatabase,
         settled: Callable[[Scan], None],
         gauges: meters.Meters,
         *,
+        clock: DatabaseClock | None = None,
+        history: History | None = None,
         groups: int = 2,
         batch_max: int = 1024,
         queue_max: int = 20_000,
         deadline_s: float = 1.5,
         wait_max_s: float = 0.1,
     ) -> None:
-        self._pool = pool
+        self._database = database
         self._settled = settled
         self._meters = gauges
+        self._history = history or History()
         self._deadline_s = deadline_s
         self._committers = [
             Committer(
-                lambda: LedgerSession.open(dsn),
+                self._open_session,
                 self,
                 gauges,
                 batch_max=batch_max,
@@ -64,15 +70,32 @@ class Ledger:
             )
             for _ in range(groups)
         ]
+        for committer in self._committers:
+            self._history.on_change(committer.follow)
         self._submits = [committer.submit for committer in self._committers]
         self._groups = groups
-        self._sql = load("ledger")
+        self._reader = StateReader(
+            database,
+            self,
+            clock or DatabaseClock(gauges),
+            gauges,
+            deadline_s=deadline_s,
+            suspect=self._history.suspect,
+        )
         self._loop = asyncio.get_running_loop()
-        self._unproven: list[Scan] = []
-        self._reading = False
         self._refusals: list[tuple[int, int, int, str]] = []
         self._flusher: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+
+    async def _open_session(self) -> LedgerSession:
+        """A session, if it leads to the history that is followed. Raises HistoryChangedError if not."""
+        session = await self._database.open_session()
+        try:
+            self._history.check(session.history)
+        except BaseException:
+            session.terminate()
+            raise
+        return session
 
     def start(self) -> None:
         for committer in self._committers:
@@ -87,21 +110,30 @@ class Ledger:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._fail_undecided(self._unproven, "draining", "stopped")
+        await self._reader.stop()
 
     @property
     def idle(self) -> bool:
-        return not (self._reading or self._unproven) and all(c.idle for c in self._committers)
+        return self._reader.idle and all(c.idle for c in self._committers)
 
     @property
     def connected(self) -> bool:
         return all(c.connected for c in self._committers)
 
+    @property
+    def trouble(self) -> str | None:
+        """Why scans cannot be committed now, as far as is known; None if they can."""
+        return next((c.trouble for c in self._committers if c.trouble is not None), None)
+
     def submit(self, scan: Scan) -> None:
         """Make the scan durable, or find out that it is not new."""
         self._submits[scan.tag_id % self._groups](scan)
 
-    # What the committers call.
+    def read_state(self, scan: Scan) -> None:
+        """Read the tag's durable counter and decide the scan by it, consuming nothing."""
+        self._reader.add(scan)
+
+    # What the committers and the reader call.
 
     def passed(self, scan: Scan) -> None:
         scan.outcome = _ADVANCED
@@ -111,107 +143,25 @@ class Ledger:
             record.floor = scan.position
         self._settled(scan)
 
+    def decided(self, scan: Scan, outcome: Outcome) -> None:
+        scan.outcome = outcome
+        self._settled(scan)
+
     def unproven(self, scan: Scan) -> None:
-        self.read_state(scan)
+        self._reader.add(scan)
 
     def known_replay(self, scan: Scan) -> bool:
         record = scan.record
         assert record is not None
         if not 0 <= scan.position <= record.floor or needs_state(scan):
             return False
-        scan.outcome = Outcome.REPLAYED
-        self._settled(scan)
+        self.decided(scan, Outcome.REPLAYED)
         return True
 
-    def failed(self, scan: Scan, code: str, reason: str) -> None:
+    def failed(self, scan: Scan, code: str, reason: str | None) -> None:
         scan.error = code
         scan.error_detail = reason
         self._settled(scan)
-
-    # Durable state.
-
-    def read_state(self, scan: Scan) -> None:
-        """Read the tag's durable counter and decide the scan by it, consuming nothing."""
-        self._unproven.append(scan)
-        if not self._reading:
-            self._reading = True
-            self._spawn(self._read_states())
-
-    async def _read_states(self) -> None:
-        try:
-            while self._unproven:
-                scans = self._unproven[: limits.FLOOR_QUERY_TAGS_MAX]
-                del self._unproven[: limits.FLOOR_QUERY_TAGS_MAX]
-                try:
-                    await self._judge(scans)
-                except Exception as error:  # of every kind, as in the committer; the answer is 503 and never a verdict
-                    reason = reason_of(error)
-                    log.warning("durable state of %d scans unread: %s", len(scans), reason)
-                    self._fail_undecided(scans, "unavailable", reason)
-                except asyncio.CancelledError:
-                    self._fail_undecided(scans, "draining", "stopped")
-                    raise
-        finally:
-            self._reading = False
-
-    def _fail_undecided(self, scans: list[Scan], code: str, reason: str) -> None:
-        for scan in scans:
-            if scan.outcome is Outcome.UNDECIDED and scan.error is None:
-                self.failed(scan, "outcome_unknown" if scan.unresolved else code, reason)
-
-    def _remaining_s(self, scans: list[Scan]) -> float:
-        return max(0.05, min(s.arrived for s in scans) + self._deadline_s - self._loop.time())
-
-    async def _judge(self, scans: list[Scan]) -> None:
-        self._meters.slots[meters.LEDGER_STATE_READS] += len(scans)
-        async with borrowed(self._pool, self._remaining_s(scans)) as connection:
-            rows = await connection.fetch(self._sql["floors"], list({s.tag_id for s in scans}))
-            states = {row["tag_id"]: row for row in rows}
-            for scan in scans:
-                state = states.get(scan.tag_id)
-                overtaken = state is not None and state["last_position"] > scan.position
-                if overtaken and _may_be_logged(scan) and await self._was_logged(connection, scan):
-                    _tell_state(scan, state)
-                    self.passed(scan)
-                else:
-                    self._decide(scan, state)
-
-    async def _was_logged(self, connection: Any, scan: Scan) -> bool:
-        lookback_s = limits.LOST_REPLY_LOOKBACK_S if scan.unresolved else limits.IDEMPOTENCY_WINDOW_S
-        return bool(
-            await connection.fetchval(self._sql["logged_pass"], scan.tag_id, scan.scan_id, scan.position, float(lookback_s))
-        )
-
-    def _decide(self, scan: Scan, state: Any) -> None:
-        """`state` is the tag's durable row, or None if it has none."""
-        if state is None:
-            self._broken(scan, "counter_missing")
-            return
-        _tell_state(scan, state)
-        record, extras = scan.record, scan.extras
-        assert record is not None
-        record.floor = max(record.floor, state["last_position"])
-        if state["last_scan_id"] == scan.scan_id and scan.position in (state["last_position"], COUNTED_ONLY):
-            self.passed(scan)
-        elif extras is not None and extras.peek and not 0 <= scan.position <= state["last_position"]:
-            scan.outcome = Outcome.ADVANCED
-            scan.previous_position = state["last_position"]
-            scan.scan_count += 1
-            self._settled(scan)
-        elif scan.position == state["last_position"]:
-            window_ms = record.group.retry_window_ms
-            scan.outcome = Outcome.REPEATED if state["age_ms"] < window_ms else Outcome.REPLAYED
-            self._settled(scan)
-        elif 0 <= scan.position < state["last_position"]:
-            scan.outcome = Outcome.REPLAYED
-            self._settled(scan)
-        else:
-            self._broken(scan, "counter_contradicts")
-
-    def _broken(self, scan: Scan, reason: str) -> None:
-        self._meters.slots[meters.LEDGER_BROKEN] += 1
-        log.error("tag %d: %s", scan.tag_id, reason)
-        self.failed(scan, "unavailable", reason)
 
     # Refusals: best effort, never in anybody's way.
 
@@ -236,8 +186,7 @@ class Ledger:
         if not rows:
             return
         try:
-            async with borrowed(self._pool, self._deadline_s) as connection:
-                await connection.execute(self._sql["log_refusals"], *map(list, zip(*rows, strict=True)))
+            await self._database.log_refusals(rows, self._deadline_s)
         except Exception as error:  # best effort: counted, and nobody waits for it
             self._meters.slots[meters.REFUSALS_DROPPED] += len(rows)
             log.warning("%d refusals not logged: %s", len(rows), trouble_of(error).value)
@@ -256,14 +205,4 @@ def needs_state(scan: Scan) -> bool:
     return scan.unresolved or (extras is not None and (extras.idempotent or extras.wants_state))
 
 
-def _may_be_logged(scan: Scan) -> bool:
-    return scan.unresolved or (scan.extras is not None and scan.extras.idempotent)
-
-
-def _tell_state(scan: Scan, state: Any) -> None:
-    scan.scan_count = state["scan_count"]
-    own = state["last_position"] == scan.position
-    scan.previous_position = state["previous_position"] if own else state["last_position"]
-
-
-__all__ = ["Ledger", "Trouble", "needs_state"]
+__all__ = ["Ledger", "needs_state"]

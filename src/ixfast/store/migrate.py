@@ -18,6 +18,7 @@ from ixfast import limits
 from ixfast.errors import ConfigurationError
 from ixfast.store import partitions
 from ixfast.store.queries import sql_folder
+from ixfast.store.session import fix_durability
 
 _LOCK = 0x6978_6661_7374  # "ixfast": one migration at a time in a database.
 _FILE = re.compile(r"(\d{4})_(pre|post)_\w+\.sql")
@@ -72,6 +73,7 @@ async def migrate(
     """
     connection = await _connect(dsn)
     try:
+        await fix_durability(connection)
         await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
         await connection.execute(_TABLE)
         applied = []

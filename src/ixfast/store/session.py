@@ -41,13 +41,23 @@ class UnsafeDatabaseError(ConfigurationError):
 
 async def connect(dsn: str, **settings: str) -> Any:
     """A connection to a server that accepts writes, with our session settings."""
-    return await asyncpg.connect(
+    connection = await asyncpg.connect(
         dsn,
         timeout=limits.CONNECT_TIMEOUT_MS / 1000,
         server_settings=SESSION | settings,
         statement_cache_size=0,
         target_session_attrs="read-write",
     )
+    await fix_durability(connection)
+    return connection
+
+
+async def fix_durability(connection: Any) -> None:
+    """Make a session wait for the disk at each commit, whatever the server's configuration says now or after a reload.
+
+    A level that waits for standbys to apply, too, is the operator's and stays.
+    """
+    await connection.execute(load("session")["fix_durability"])
 
 
 async def make_pool(dsn: str, size: int) -> Any:
@@ -66,6 +76,7 @@ async def make_pool(dsn: str, size: int) -> Any:
         max_inactive_connection_lifetime=0,
         max_cached_statement_lifetime=0,
         target_session_attrs="read-write",
+        init=fix_durability,
         reset=nothing,
     )
 
@@ -113,6 +124,12 @@ class Kept:
             await self._pool.release(connection)
         return await self._pool.acquire()
 
+    async def expire(self) -> None:
+        """Keep no connection that was opened before now."""
+        connection, self._idle = self._idle, None
+        if connection is not None:
+            await self._pool.release(connection)
+
     async def release(self, connection: Any) -> None:
         self._used = True
         if self._timer is None:
@@ -143,34 +160,28 @@ def _is_open(connection: Any) -> bool:
         return False  # it was cut off, and the pool has taken it back by itself
 
 
-async def check_durability(connection: Any) -> None:
-    """Raise `UnsafeDatabaseError` if an acknowledged commit may be lost by a crash of the server's host."""
-    for name in ("fsync", "full_page_writes"):
-        if await connection.fetchval("SELECT current_setting($1)", name) != "on":
-            raise UnsafeDatabaseError(f"The database runs with {name} off: an acknowledged tap could pass twice. Turn it on.")
-
-
 class LedgerSession:
-    """A committer's own connection."""
+    """A committer's own connection. `history` says which history of the database it leads to (`history.py`)."""
 
-    __slots__ = ("_advance", "_advance_unheld", "connection")
+    __slots__ = ("_advance", "_advance_keyed", "_advance_unheld", "connection", "history")
 
-    def __init__(self, connection: Any, advance: Any, advance_unheld: Any) -> None:
+    def __init__(self, connection: Any, history: str, advance: Any, advance_keyed: Any, advance_unheld: Any) -> None:
         self.connection = connection
+        self.history = history
         self._advance = advance
+        self._advance_keyed = advance_keyed
         self._advance_unheld = advance_unheld
 
     @classmethod
     async def open(cls, dsn: str) -> LedgerSession:
         connection = await connect(dsn, **PINNED)
         try:
-            # Stronger settings (remote_write, remote_apply) are the operator's and stay.
-            if await connection.fetchval("SHOW synchronous_commit") in ("off", "local"):
-                await connection.execute("SET synchronous_commit = on")
+            history = await connection.fetchval(load("session")["history"])
             # By a name: without one, and without a statement cache, asyncpg has it parsed and planned at every execution, which
             # takes a third of the statement's time.
-            prepared = [await connection.prepare(load("ledger")[name], name=name) for name in ("advance", "advance_unheld")]
-            return cls(connection, *prepared)
+            names = ("advance", "advance_keyed", "advance_unheld")
+            prepared = [await connection.prepare(load("ledger")[name], name=name) for name in names]
+            return cls(connection, history, *prepared)
         except BaseException:
             connection.terminate()
             raise
@@ -182,6 +193,10 @@ class LedgerSession:
     async def advance(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Any:
         """Rows (tag_id, previous_position, scan_count) of the tags that advanced."""
         return await self._advance.fetch(tag_ids, positions, scan_ids)
+
+    async def advance_keyed(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Any:
+        """The same for a batch that has scans with an Idempotency-Key; one whose key was used before does not advance."""
+        return await self._advance_keyed.fetch(tag_ids, positions, scan_ids)
 
     async def advance_unheld(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Any:
         """Rows (tag_id, previous_position, scan_count, advances) of the tags whose rows nobody held."""

@@ -84,12 +84,44 @@ ORDER BY k.group_id, k.version DESC;
 -- $1 batch ids.
 SELECT batch_id, name, active FROM batch WHERE batch_id = ANY ($1::bigint[]);
 
--- name: generation
-SELECT generation FROM catalogue_generation;
+-- name: read_history
+-- What a worker has to know of the database every second. $1 the last generation that it knows, or null.
+-- `newest` and `known` are the identities of the newest generation and of that one: null if the database has no such change. `history` changes with a failover or a
+-- restore, `flushed` only ever rises in one history. On its way, once a second for all workers, the clock's highest reading is
+-- written down; if the clock has gone back, what happened lately is in doubt from then on.
+WITH observed AS (
+    UPDATE database_state AS s
+    SET doubtful_until = CASE
+            WHEN clock_timestamp() < s.clock_high - interval '500 ms' THEN greatest(s.doubtful_until, s.clock_high + interval '12 s')
+            ELSE s.doubtful_until
+        END,
+        clock_high = clock_timestamp()
+    FROM (
+        SELECT one FROM database_state
+        WHERE clock_timestamp() NOT BETWEEN clock_high - interval '500 ms' AND clock_high + interval '900 ms'
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS due
+    WHERE s.one = due.one
+)
+SELECT g.generation,
+       (SELECT coalesce(min(c.identity::text), '') FROM catalogue_change AS c WHERE c.generation = g.generation
+        HAVING count(*) > 0) AS newest,
+       (SELECT coalesce(min(c.identity::text), '') FROM catalogue_change AS c WHERE c.generation = $1::bigint
+        HAVING count(*) > 0) AS known,
+       (SELECT system_identifier FROM pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) AS history,
+       pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint AS flushed,
+       extract(epoch FROM clock_timestamp())::float8 AS clock,
+       nullif(concat_ws(' and ', CASE WHEN current_setting('fsync') <> 'on' THEN 'fsync' END,
+                        CASE WHEN current_setting('full_page_writes') <> 'on' THEN 'full_page_writes' END), '') AS unsafe
+FROM catalogue_generation AS g;
 
 -- name: changes_since
 -- $1 the last generation seen, $2 rows at most.
-SELECT generation, kind, id, xuid FROM catalogue_change WHERE generation > $1 ORDER BY generation LIMIT $2;
+SELECT generation, coalesce(min(identity::text) OVER (PARTITION BY generation), '') AS identity, kind, id, xuid
+FROM catalogue_change
+WHERE generation > $1
+ORDER BY generation
+LIMIT $2;
 
 -- name: raise_generation
 -- Takes the row's lock until the commit: generations become visible in their order.

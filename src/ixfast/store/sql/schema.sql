@@ -184,6 +184,28 @@ CREATE TABLE scan_log (
 ) PARTITION BY RANGE (at);
 CREATE INDEX scan_log_at ON scan_log USING brin (at) WITH (pages_per_range = 32, autosummarize = on);
 
+-- The first answer under each Idempotency-Key, written with its pass. A scan with a key has an id of 2^62 or more, derived from
+-- the key; all others have smaller ones and never come here. `position` is -1 for a scan that is only counted. Partitions, one
+-- a day, are made ahead and dropped after two days (store/partitions.py).
+CREATE TABLE keyed_scan (
+    at timestamptz NOT NULL,
+    scan_id bigint NOT NULL,
+    tag_id bigint NOT NULL,
+    position int NOT NULL,
+    previous_position int NOT NULL,
+    scan_count bigint NOT NULL
+) PARTITION BY RANGE (at);
+CREATE INDEX keyed_scan_scan_id ON keyed_scan (scan_id);
+
+-- The highest reading of this database's clock that any worker has seen. If the clock is behind it, it was stepped back, and
+-- no time up to `doubtful_until` says how long ago something happened.
+CREATE TABLE database_state (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    clock_high timestamptz NOT NULL DEFAULT '-infinity',
+    doubtful_until timestamptz NOT NULL DEFAULT '-infinity'
+);
+INSERT INTO database_state DEFAULT VALUES;
+
 -- What changed, in the order of commits: the single row's lock is held until the commit that raised it.
 CREATE TABLE catalogue_generation (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -196,7 +218,9 @@ CREATE TABLE catalogue_change (
     kind text NOT NULL CHECK (kind IN ('account', 'group', 'batch', 'tag', 'api_key', 'tags_added', 'all')),
     id bigint,
     xuid text,
-    at timestamptz NOT NULL DEFAULT now()
+    at timestamptz NOT NULL DEFAULT now(),
+    -- A generation's number comes again after a failover that lost changes; its identity does not.
+    identity uuid DEFAULT gen_random_uuid()
 );
 CREATE INDEX catalogue_change_generation ON catalogue_change (generation);
 

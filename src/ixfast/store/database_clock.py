@@ -1,0 +1,101 @@
+"""What a worker knows of the database's clock: where it stood at which moment of the worker's own, monotonic clock.
+
+No decision about a tap may rest on a clock that anybody can set. The database's clock says when a scan was accepted, so this
+class watches it: each reading is compared with the reading before and the time that has passed since. A difference that no
+delay explains is a step: it is counted, logged, and remembered, and questions whose answer depends on it get none.
+
+Times are seconds: `moment` is the loop's (monotonic), `clock` the database's (Unix time).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import pairwise
+
+from ixfast import meters
+
+log = logging.getLogger("ixfast.clock")
+
+STEP_S = 0.5
+"""Smaller steps than this are not told from delays and slewing."""
+_ERAS_MAX = 16
+_MARGIN_S = 2.0  # Around a moment that is looked for by its clock: what a reading may be off, and the time of a statement.
+
+
+class Era:
+    """A time in which the database's clock ran evenly, `offset` ahead of the worker's.
+
+    It began at some moment between `since`, the last reading of the era before, and `seen`, the first one of its own.
+    """
+
+    __slots__ = ("offset", "seen", "since", "until")
+
+    def __init__(self, since: float, seen: float, offset: float) -> None:
+        self.since = since
+        self.seen = seen
+        self.until = seen  # the last reading
+        self.offset = offset
+
+
+class DatabaseClock:
+    """Readings of one database's clock. The newest era goes on until a reading says otherwise."""
+
+    def __init__(self, gauges: meters.Meters, *, host_clock: Callable[[], float] = time.time) -> None:
+        self._slots = gauges.slots
+        self._host_clock = host_clock
+        self._eras: deque[Era] = deque(maxlen=_ERAS_MAX)
+        self._host_offset: float | None = None  # the host's own clock ahead of the monotonic one, when it was first read
+
+    def note(self, asked_at: float, answered_at: float, clock: float) -> None:
+        """Take a reading that was made between two moments."""
+        low, high = clock - answered_at, clock - asked_at
+        if self._host_offset is None:
+            self._host_offset = self._host_clock() - answered_at
+        self._slots[meters.CLOCK_OFFSET_MS] = int((clock - self._host_clock()) * 1000)
+        if not self._eras:
+            self._eras.append(Era(asked_at, answered_at, low))
+            return
+        era = self._eras[-1]
+        if low - STEP_S <= era.offset <= high + STEP_S:
+            era.until = answered_at
+            era.offset = min(max(era.offset, low), high)  # as near as is known; slow drift is followed
+            return
+        step = low - era.offset
+        self._slots[meters.CLOCK_STEPS] += 1
+        log.error("the database's clock was stepped by %+.1f s", step)
+        self._eras.append(Era(era.until, answered_at, low))
+
+    def spans(self, earliest: float, latest: float) -> list[tuple[float, float]]:
+        """What the database's clock may have shown between two moments: one span for each era that they touch.
+
+        Empty if that is not known.
+        """
+        found = []
+        for index, era in enumerate(self._eras):
+            following = self._eras[index + 1].seen if index + 1 < len(self._eras) else latest
+            since = era.since if index else earliest  # before the first reading: as it was then
+            if since <= latest + _MARGIN_S and following >= earliest - _MARGIN_S:
+                found.append((max(since, earliest) + era.offset - _MARGIN_S, min(following, latest) + era.offset + _MARGIN_S))
+        return found
+
+    def may_be_younger(self, age_s: float, limit_s: float, moment: float) -> bool:
+        """May something that seems at least `limit_s` old be younger, because the clock was stepped forward since?"""
+        ahead = sum(
+            max(0.0, later.offset - earlier.offset)
+            for earlier, later in pairwise(self._eras)
+            if moment - later.seen <= limit_s + _MARGIN_S
+        )
+        return ahead > 0 and -_MARGIN_S <= age_s - ahead < limit_s
+
+    def is_past(self, clock: float, moment: float) -> bool | None:
+        """Is a date (Unix time) over? None if clocks that may all be right disagree: the host's and the database's, each as it
+        stands now and as it stood when this worker started."""
+        shown = [self._host_clock()]
+        if self._host_offset is not None:
+            shown += [moment + self._host_offset, moment + self._eras[0].offset, moment + self._eras[-1].offset]
+        if clock <= min(shown):
+            return True
+        return False if clock > max(shown) else None
