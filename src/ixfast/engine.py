@@ -48,7 +48,7 @@ IsPast = Callable[[float], bool | None]
 """Is a date (Unix time) over? None if nobody can tell, because clocks disagree."""
 
 
-def _past_by_host(date: float) -> bool | None:
+def past_by_host(date: float) -> bool | None:
     """By this host's clock alone."""
     return date <= time.time()
 
@@ -58,7 +58,7 @@ class Engine:
 
     def __init__(self, catalogue: Catalogue, gauges: meters.Meters, is_past: IsPast | None = None) -> None:
         self._catalogue = catalogue
-        self._is_past = is_past or _past_by_host
+        self._is_past = is_past or past_by_host
         self._find = catalogue.find
         self._slots = gauges.slots
         self._enrols: Callable[[Scan], bool] = lambda _scan: False

@@ -17,6 +17,7 @@ import signal
 import socket
 import ssl
 import sys
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -40,6 +41,7 @@ from ixfast.store.change_source import PostgresChangeSource
 from ixfast.store.changes import ChangeFollower
 from ixfast.store.database_clock import DatabaseClock
 from ixfast.store.enrolment import TagRegister
+from ixfast.store.fitness import Fitness
 from ixfast.store.history import History
 from ixfast.store.ledger import Ledger
 from ixfast.store.ledger_database import PostgresLedgerDatabase
@@ -109,7 +111,8 @@ class Worker:
         )
         self.custodian.changed = self.catalogue.keys_opened
         clock, history = DatabaseClock(self.meters), History()
-        engine = Engine(self.catalogue, self.meters, lambda date: clock.is_past(date, self._loop.time()))
+        self._is_past = partial(clock.is_past, moment=self._loop.time)
+        engine = Engine(self.catalogue, self.meters, self._is_past)
         self.ledger = Ledger(
             PostgresLedgerDatabase(dsn, self._pool),
             engine.settled,
@@ -135,6 +138,7 @@ class Worker:
             poll_interval_s=settings.poll_interval_ms / 1000,
         )
         self._follower.start()
+        self.fitness = Fitness(self._pool, self.custodian.keys, self.ledger)
         limiter = Limiter(
             per_key=settings.rate_limit_key,
             per_address=settings.rate_limit_address,
@@ -150,7 +154,7 @@ class Worker:
         )
         await self._await_catalogue()
         await self._open_doors()
-        self._tasks = [self._loop.create_task(self._beat()), self._loop.create_task(self._upkeep())]
+        self._tasks = [self._loop.create_task(work) for work in (self._beat(), self._upkeep(), self.fitness.keep())]
 
     def _open_addresses(self) -> None:
         """Serve without what tells countries rather than not at all: rules that ask for one do not match then."""
@@ -172,7 +176,7 @@ class Worker:
     async def _open_doors(self) -> None:
         settings, inheritance = self._settings, self._inheritance
         self._scans, make_handler = await handlers(make_scan_app(self.desk), settings.idle_timeout_s)
-        private_app = make_private_app(self.meters, self.readiness, self._pool, self.custodian.keys)
+        private_app = make_private_app(self.meters, self.readiness, self._pool, self.custodian.keys, self._is_past)
         self._private, make_private = await handlers(private_app, settings.idle_timeout_s)
         self.house = House(
             self.desk,
@@ -199,18 +203,25 @@ class Worker:
 
     async def readiness(self) -> dict[str, str]:
         """What is not ready, and why."""
-        problems = {}
+        problems = self._known_problems()
+        try:
+            async with session.borrowed(self._pool, 1.0) as connection:
+                await connection.fetchval("SELECT 1")
+        except Exception as error:  # every kind that an unreachable database can raise
+            problems["database"] = reason_of(error)
+        return problems
+
+    def _known_problems(self) -> dict[str, str]:
+        """What is known to stand in the way of scans, without asking anybody."""
+        problems = dict(self.fitness.problems)
         if self._leaving.is_set():
             problems["worker"] = "draining"
         if self.catalogue.stale is not None:
             problems["catalogue"] = self.catalogue.stale
         if not self.custodian.ready:
             problems["keys"] = "key_unavailable"
-        try:
-            async with session.borrowed(self._pool, 1.0) as connection:
-                await connection.fetchval("SELECT 1")
-        except Exception as error:  # every kind that an unreachable database can raise
-            problems["database"] = reason_of(error)
+        if self.ledger.trouble is not None:
+            problems["ledger"] = self.ledger.trouble
         return problems
 
     def leave(self) -> None:
@@ -258,8 +269,7 @@ class Worker:
         gc.freeze()
         while True:
             self.meters.slots[meters.HEARTBEAT] = int(self._loop.time())
-            ready = self.catalogue.stale is None and self.custodian.ready and not self._leaving.is_set()
-            self.meters.slots[meters.READY] = int(ready)
+            self.meters.slots[meters.READY] = int(not self._known_problems())
             await asyncio.sleep(_HEARTBEAT_S)
 
     async def _upkeep(self) -> None:

@@ -158,6 +158,8 @@ async def test_a_lost_scan_whose_row_is_held(kit: LedgerKit, proxy: TcpProxy, tr
 
 async def test_an_unreachable_server_is_no_refusal(kit: LedgerKit, proxy: TcpProxy, truth: Truth) -> None:
     proxy.refusing = True
+    proxy.cut()
+    await eventually(lambda: not kit.ledger.connected)
     with deadline(kit, 0.3):
         answers = await asyncio.gather(*(kit.submit(tag_id, 1) for tag_id in (1, 1, 1, 2)))
     assert {word(scan) for scan in answers} == {"unavailable:database_unreachable"}
@@ -167,6 +169,8 @@ async def test_an_unreachable_server_is_no_refusal(kit: LedgerKit, proxy: TcpPro
 
 async def test_of_a_hot_tag_all_waiters_end_at_their_deadline(kit: LedgerKit, proxy: TcpProxy) -> None:
     proxy.refusing = True
+    proxy.cut()
+    await eventually(lambda: not kit.ledger.connected)
     loop = asyncio.get_running_loop()
     started = loop.time()
     with deadline(kit, 0.3):

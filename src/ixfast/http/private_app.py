@@ -9,6 +9,7 @@ import msgspec
 from aiohttp import web
 
 from ixfast import limits
+from ixfast.engine import IsPast, past_by_host
 from ixfast.http import scan_app
 from ixfast.http.management import add_management
 from ixfast.http.management.description import description
@@ -21,7 +22,11 @@ Readiness = Callable[[], Awaitable[dict[str, str]]]
 
 
 def make_private_app(
-    gauges: Meters, readiness: Readiness, pool: Any = None, keks: KeyEncryptionKeys | None = None
+    gauges: Meters,
+    readiness: Readiness,
+    pool: Any = None,
+    keks: KeyEncryptionKeys | None = None,
+    is_past: IsPast = past_by_host,
 ) -> web.Application:
     """`readiness` names what is not ready, and why; an empty answer is ready.
 
@@ -54,6 +59,6 @@ def make_private_app(
     ):
         app.router.add_get(path, handler)
     if pool is not None and keks is not None:
-        add_management(app, pool, keks)
+        add_management(app, pool, keks, is_past)
     app.on_response_prepare.append(scan_app.strip)
     return app

@@ -118,6 +118,9 @@ class Committer:
         """Why nothing can be committed now, as far as is known; None if it can."""
         return self._trouble if self._session is None else self._refused
 
+    def forget_refusal(self) -> None:
+        self._refused = None
+
     def follow(self, history: str) -> None:
         """Leave a session that leads to another history of the database; a statement under way there is sent again."""
         if self._session is not None and self._session.history != history:
@@ -153,6 +156,9 @@ class Committer:
 
     async def _run(self) -> None:
         while True:
+            if not self._waiting and self._session is None:
+                await self._connect()  # so that the next scan need not wait for it, and readiness knows
+                continue
             if not self._waiting:
                 self._wake = self._loop.create_future()
                 await self._wake
@@ -378,6 +384,10 @@ class Committer:
         if had_batch and not self._in_flight and self._session is not None:
             self._drop(self._session, "database_stalled")
         self._sweep_waiting(too_old)
+        if self._wake is not None and self._session is not None and self._session.closed:
+            self._drop(self._session, "database_unreachable")  # while idle: nothing was sent, nothing is unknown
+            self._wake.set_result(None)
+            self._wake = None
         self._meters.slots[meters.LEDGER_WAITING] = self.queued
 
     def _sweep_waiting(self, too_old: float) -> None:

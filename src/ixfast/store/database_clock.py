@@ -90,12 +90,12 @@ class DatabaseClock:
         )
         return ahead > 0 and -_MARGIN_S <= age_s - ahead < limit_s
 
-    def is_past(self, clock: float, moment: float) -> bool | None:
+    def is_past(self, date: float, moment: Callable[[], float] = time.monotonic) -> bool | None:
         """Is a date (Unix time) over? None if clocks that may all be right disagree: the host's and the database's, each as it
         stands now and as it stood when this worker started."""
-        shown = [self._host_clock()]
+        shown, now = [self._host_clock()], moment()
         if self._host_offset is not None:
-            shown += [moment + self._host_offset, moment + self._eras[0].offset, moment + self._eras[-1].offset]
-        if clock <= min(shown):
+            shown += [now + self._host_offset, now + self._eras[0].offset, now + self._eras[-1].offset]
+        if date <= min(shown):
             return True
-        return False if clock > max(shown) else None
+        return False if date > max(shown) else None

@@ -125,6 +125,11 @@ class Ledger:
         """Why scans cannot be committed now, as far as is known; None if they can."""
         return next((c.trouble for c in self._committers if c.trouble is not None), None)
 
+    def forget_refusal(self) -> None:
+        """The database takes what it refused before: statements are worth another try."""
+        for committer in self._committers:
+            committer.forget_refusal()
+
     def submit(self, scan: Scan) -> None:
         """Make the scan durable, or find out that it is not new."""
         self._submits[scan.tag_id % self._groups](scan)

@@ -66,12 +66,17 @@ class Caller(NamedTuple):
     account_id: int
     aid: str
     scopes: frozenset[str]
+    expires_at: float | None  # Unix time; whether that is over is for the one who asks to find out
 
 
 async def caller_of(connection: Any, token_sha256: bytes) -> Caller | None:
-    """The live API key behind a token's hash, read from the database itself: a revoked one manages nothing any more."""
+    """The API key behind a token's hash, read from the database itself: a revoked one is none from that moment on."""
     row = await connection.fetchrow(load("management")["caller"], token_sha256)
-    return None if row is None else Caller(row["api_key_id"], row["account_id"], row["aid"], frozenset(row["scopes"]))
+    return (
+        None
+        if row is None
+        else Caller(row["api_key_id"], row["account_id"], row["aid"], frozenset(row["scopes"]), row["expires_at"])
+    )
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ixfast.engine import IsPast, past_by_host
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http.management.office import Office, Route, problem
 from ixfast.http.management.routes import ROUTES
@@ -20,9 +21,10 @@ from ixfast.keys import KeyEncryptionKeys
 __all__ = ["ROUTES", "Office", "Route", "add_management"]
 
 
-def add_management(app: web.Application, pool: Any, keks: KeyEncryptionKeys) -> None:
-    """Add the routes. `pool` is shared with the worker's look-ups; half of it at most is used here."""
-    office = Office(pool, keks)
+def add_management(app: web.Application, pool: Any, keks: KeyEncryptionKeys, is_past: IsPast = past_by_host) -> None:
+    """Add the routes. `pool` is shared with the worker's look-ups; half of it at most is used here. `is_past` says whether an
+    API key has expired."""
+    office = Office(pool, keks, is_past)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _handler(office, route))
 

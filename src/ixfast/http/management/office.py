@@ -19,6 +19,7 @@ import msgspec
 from aiohttp import web
 
 from ixfast import limits, reply
+from ixfast.engine import IsPast
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http import scan_app
 from ixfast.http.hot_request import header_token
@@ -78,9 +79,10 @@ class Route(NamedTuple):
 class Office:
     """What acts need of their worker. At most half of the pool's connections are theirs: scans look up through it, too."""
 
-    def __init__(self, pool: Any, keks: KeyEncryptionKeys) -> None:
+    def __init__(self, pool: Any, keks: KeyEncryptionKeys, is_past: IsPast) -> None:
         self.pool = pool
         self.keks = keks
+        self._is_past = is_past
         self._seats = asyncio.Semaphore(max(1, pool.get_max_size() // 2))
         self._stream = asyncio.Semaphore(1)
         self._waiting = 0
@@ -122,8 +124,11 @@ class Office:
         bounded = management.transaction(self.pool, readonly=readonly, statement_timeout_ms=route.statement_timeout_ms)
         async with bounded as connection:
             caller = await management.caller_of(connection, hashlib.sha256(token).digest()) if token is not None else None
-            if caller is None or caller.scopes.isdisjoint(route.scopes):
+            expired = self._is_past(caller.expires_at) if caller is not None and caller.expires_at is not None else False
+            if caller is None or expired or caller.scopes.isdisjoint(route.scopes):
                 raise unauthorised(route.scopes)
+            if expired is None:
+                raise UnavailableError("unavailable", "clock_stepped")
             yield connection, caller
 
 

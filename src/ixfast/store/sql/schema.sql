@@ -206,6 +206,9 @@ CREATE TABLE database_state (
 );
 INSERT INTO database_state DEFAULT VALUES;
 
+-- Written to and rolled back, to find out whether the disk has room (store/fitness.py). Nothing is ever in it.
+CREATE UNLOGGED TABLE room_probe (filler text NOT NULL);
+
 -- What changed, in the order of commits: the single row's lock is held until the commit that raised it.
 CREATE TABLE catalogue_generation (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),

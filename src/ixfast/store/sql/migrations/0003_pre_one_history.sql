@@ -19,6 +19,9 @@ CREATE TABLE database_state (
 );
 INSERT INTO database_state DEFAULT VALUES;
 
+-- Written to and rolled back, to find out whether the disk has room (store/fitness.py). Nothing is ever in it.
+CREATE UNLOGGED TABLE room_probe (filler text NOT NULL);
+
 -- A generation's number comes again after a failover that lost changes; its identity does not. Rows of the release before
 -- have none.
 ALTER TABLE catalogue_change ADD COLUMN identity uuid;
