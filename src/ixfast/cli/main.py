@@ -13,7 +13,7 @@ import click
 
 from ixfast import __version__, logs, secrecy
 from ixfast import settings as settings_module
-from ixfast.cli import audit, bench, custody, imports, keys, profiles, rules, simulate, taps, verify
+from ixfast.cli import audit, bench, custody, imports, keys, profiles, recover, rules, simulate, taps, verify
 from ixfast.cli.place import Place, connected, resolve
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.errors import IxfastError
@@ -147,5 +147,6 @@ profiles.register(main, _with_settings)
 rules.register(main, _with_settings)
 imports.register(main, _with_settings)
 audit.register(main, _with_settings)
+recover.register(main, _with_settings)
 simulate.register(main, _with_settings)
 bench.register(main)
