@@ -157,6 +157,7 @@ async def test_a_lost_scan_whose_row_is_held(kit: LedgerKit, proxy: TcpProxy, tr
 
 
 async def test_an_unreachable_server_is_no_refusal(kit: LedgerKit, proxy: TcpProxy, truth: Truth) -> None:
+    await eventually(lambda: kit.ledger.connected)
     proxy.refusing = True
     proxy.cut()
     await eventually(lambda: not kit.ledger.connected)
@@ -168,6 +169,7 @@ async def test_an_unreachable_server_is_no_refusal(kit: LedgerKit, proxy: TcpPro
 
 
 async def test_of_a_hot_tag_all_waiters_end_at_their_deadline(kit: LedgerKit, proxy: TcpProxy) -> None:
+    await eventually(lambda: kit.ledger.connected)
     proxy.refusing = True
     proxy.cut()
     await eventually(lambda: not kit.ledger.connected)
