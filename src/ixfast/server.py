@@ -17,7 +17,6 @@ import signal
 import socket
 import ssl
 import sys
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -110,9 +109,9 @@ class Worker:
             deadline_s=deadline_s,
         )
         self.custodian.changed = self.catalogue.keys_opened
-        clock, history = DatabaseClock(self.meters), History()
-        self._is_past = partial(clock.is_past, moment=self._loop.time)
-        engine = Engine(self.catalogue, self.meters, self._is_past)
+        self._clock = clock = DatabaseClock(self.meters, moment=self._loop.time)
+        history = History()
+        engine = Engine(self.catalogue, self.meters, clock.is_past)
         self.ledger = Ledger(
             PostgresLedgerDatabase(dsn, self._pool),
             engine.settled,
@@ -176,7 +175,7 @@ class Worker:
     async def _open_doors(self) -> None:
         settings, inheritance = self._settings, self._inheritance
         self._scans, make_handler = await handlers(make_scan_app(self.desk), settings.idle_timeout_s)
-        private_app = make_private_app(self.meters, self.readiness, self._pool, self.custodian.keys, self._is_past)
+        private_app = make_private_app(self.meters, self.readiness, self._pool, self.custodian.keys, self._clock.is_past)
         self._private, make_private = await handlers(private_app, settings.idle_timeout_s)
         self.house = House(
             self.desk,
@@ -276,21 +275,29 @@ class Worker:
         """Partitions ahead, and no older than the retention; every worker tries, the database's lock lets one do it.
 
         At once and then every hour: a server that is restarted daily would otherwise never get to it. What failed is tried again
-        soon, because it may be about the current partition.
+        soon, because it may be about the current partition; and that this one is missing is found out sooner than in an hour.
         """
         while True:
             failed = True
+            self.fitness.lacks_partition.clear()
             try:
                 connection = await session.connect(self._inheritance.dsn, statement_timeout="0", lock_timeout="5000")
                 try:
                     changes = await partitions.make_ahead(connection)
-                    await partitions.drop_old(connection, self._settings.scan_log_retention_days)
+                    if self._clock.agree(partitions.CLOCKS_APART_MAX.total_seconds()):
+                        await partitions.drop_old(connection, self._settings.scan_log_retention_days)
+                    else:
+                        log.error("no partition of the scan log is dropped: a clock was stepped since this worker started")
                     failed = any(change.problem is not None for change in changes)
                 finally:
                     await connection.close()
             except Exception as error:
                 log.warning("upkeep of the scan log failed: %s", trouble_of(error).value)
-            await asyncio.sleep(_UPKEEP_RETRY_S if failed else _UPKEEP_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_UPKEEP_S):
+                    await asyncio.sleep(_UPKEEP_RETRY_S)
+                    if not failed:
+                        await self.fitness.lacks_partition.wait()
 
 
 def _die_with(parent: int) -> None:

@@ -43,8 +43,15 @@ class Era:
 class DatabaseClock:
     """Readings of one database's clock. The newest era goes on until a reading says otherwise."""
 
-    def __init__(self, gauges: meters.Meters, *, host_clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        gauges: meters.Meters,
+        *,
+        moment: Callable[[], float] = time.monotonic,
+        host_clock: Callable[[], float] = time.time,
+    ) -> None:
         self._slots = gauges.slots
+        self._moment = moment
         self._host_clock = host_clock
         self._eras: deque[Era] = deque(maxlen=_ERAS_MAX)
         self._host_offset: float | None = None  # the host's own clock ahead of the monotonic one, when it was first read
@@ -90,12 +97,23 @@ class DatabaseClock:
         )
         return ahead > 0 and -_MARGIN_S <= age_s - ahead < limit_s
 
-    def is_past(self, date: float, moment: Callable[[], float] = time.monotonic) -> bool | None:
-        """Is a date (Unix time) over? None if clocks that may all be right disagree: the host's and the database's, each as it
-        stands now and as it stood when this worker started."""
-        shown, now = [self._host_clock()], moment()
-        if self._host_offset is not None:
-            shown += [now + self._host_offset, now + self._eras[0].offset, now + self._eras[-1].offset]
+    def is_past(self, date: float) -> bool | None:
+        """Is a date (Unix time) over? None if clocks that may all be right disagree about it."""
+        shown = self._shown()
         if date <= min(shown):
             return True
         return False if date > max(shown) else None
+
+    def agree(self, within_s: float) -> bool:
+        """Do all clocks that may be right show the same time, but for so many seconds?"""
+        shown = self._shown()
+        return max(shown) - min(shown) <= within_s
+
+    def _shown(self) -> list[float]:
+        """The time by each clock that may be right: the host's and the database's, each as it stands now and as it stood when
+        this worker started."""
+        shown = [self._host_clock()]
+        if self._host_offset is not None:
+            now = self._moment()
+            shown += [now + self._host_offset, now + self._eras[0].offset, now + self._eras[-1].offset]
+        return shown

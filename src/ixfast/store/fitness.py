@@ -15,7 +15,7 @@ from ixfast import limits
 from ixfast.keys import KeyEncryptionKeys, KeySlot, KeyUnavailableError, unwrap
 from ixfast.store.queries import load
 from ixfast.store.session import borrowed
-from ixfast.store.trouble import reason_of
+from ixfast.store.trouble import Trouble, reason_of, trouble_of
 
 log = logging.getLogger("ixfast.fitness")
 
@@ -43,6 +43,8 @@ class Fitness:
         self._ledger = ledger
         self._sql = load("fitness")
         self.problems: dict[str, str] = {}
+        self.lacks_partition = asyncio.Event()
+        """Set when the partition for the present moment was found missing."""
 
     async def keep(self) -> None:
         while True:
@@ -60,6 +62,8 @@ class Fitness:
                     problems["keys"] = "key_unavailable"
         except Exception as error:  # of every kind; readiness says what
             problems["database"] = reason_of(error)
+            if trouble_of(error) is Trouble.NO_PARTITION:
+                self.lacks_partition.set()
         if problems != self.problems:
             for name, reason in problems.items():
                 log.error("not ready: %s: %s", name, reason)
