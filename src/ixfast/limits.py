@@ -82,4 +82,4 @@ RESPONSE_RENDERED_CHARS_MAX = 16_384  # A response with its values; a value that
 SUBTAG_VALUE_CHARS_MAX = 1024  # One value put into a response.
 USER_AGENT_CHARS_MAX = 512  # What is read of a user agent: patterns take time by its length, real ones have under 300.
 USER_AGENTS_REMEMBERED_MAX = 4096  # Parsed user agents; parsing one takes some 50 us, remembering it 1 KB.
-RATE_BUCKETS_MAX = 100_000  # Token buckets of a worker; about 200 bytes each.
+RATE_BUCKETS_MAX = 1 << 17  # Buckets of a host for each of its two rate limits, 16 bytes each; a power of two.

@@ -1,7 +1,7 @@
 """A worker: one process with one event loop, stateless but for its caches.
 
-Started by the supervisor, which hands it its listening sockets, the shared meters and its settings by file descriptor: so a
-killed worker's connections wait in the socket for its successor, and no secret stands in an environment or an argument list.
+Started by the supervisor, which hands it its listening sockets, the workers' shared memory and its settings by file descriptor:
+so a killed worker's connections wait in the socket for its successor, and no secret stands in an environment or an argument list.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ixfast.http.desk import Desk
 from ixfast.http.front_door import FrontDoor, House
 from ixfast.http.handler import handlers
 from ixfast.http.private_app import make_private_app
-from ixfast.http.rates import Limiter
+from ixfast.http.rates import MEMORY_BYTES, Limiter
 from ixfast.http.scan_app import make_scan_app
 from ixfast.keys import Custodian
 from ixfast.settings import Settings
@@ -68,6 +68,7 @@ class Inheritance(msgspec.Struct):
     public: int
     private: int
     meters: int
+    rates: int
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self, enc_hook=str)  # paths are the only values that JSON has no word for
@@ -139,9 +140,9 @@ class Worker:
         self._follower.start()
         self.fitness = Fitness(self._pool, self.custodian.keys, self.ledger)
         limiter = Limiter(
+            mmap.mmap(self._inheritance.rates, MEMORY_BYTES),
             per_key=settings.rate_limit_key,
             per_address=settings.rate_limit_address,
-            workers=self._inheritance.workers,
         )
         self.desk = Desk(
             engine,

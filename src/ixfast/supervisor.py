@@ -22,6 +22,7 @@ from pathlib import Path
 from ixfast import meters
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.errors import ConfigurationError
+from ixfast.http.rates import make_memory
 from ixfast.server import Inheritance
 from ixfast.settings import Settings
 
@@ -83,6 +84,7 @@ class Supervisor:
         os.ftruncate(self._shared, self._count * meters.REGION_BYTES)
         self._memory = mmap.mmap(self._shared, self._count * meters.REGION_BYTES)
         self._meters = [meters.Meters(self._memory, index) for index in range(self._count)]
+        self._rates = make_memory()
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP makes the workers read their files again."""
@@ -131,6 +133,7 @@ class Supervisor:
             public=slot.public.fileno(),
             private=slot.private.fileno(),
             meters=self._shared,
+            rates=self._rates,
         )
         descriptor = os.memfd_create("ixfast-inheritance", 0)
         try:
@@ -138,7 +141,7 @@ class Supervisor:
             slot.started_at = time.monotonic()
             slot.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, *_WORKER, str(descriptor), str(os.getpid())],
-                pass_fds=(descriptor, self._shared, inheritance.public, inheritance.private),
+                pass_fds=(descriptor, self._shared, self._rates, inheritance.public, inheritance.private),
                 stdin=subprocess.DEVNULL,
                 env={name: value for name, value in os.environ.items() if name != _SECRET},
             )
@@ -233,6 +236,7 @@ class Supervisor:
                 process.kill()
                 process.wait()
         os.close(self._shared)
+        os.close(self._rates)
 
 
 def _listener(host: str, port: int, setting: str, *, beside: bool) -> socket.socket:

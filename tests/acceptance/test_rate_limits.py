@@ -4,8 +4,10 @@ Both limits are one scan a second, and a batch puts a caller a quarter of an hou
 being slow. Each request of the tests of keys comes from an address of its own.
 """
 
+import asyncio
 import itertools
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,6 +21,7 @@ FLEET = VirtualFleet(81, 40, account="shop")
 ADDRESSES = (f"198.51.{high}.{low}" for high, low in itertools.product(range(256), repeat=2))
 TAGS = itertools.count()
 REFUSED = r'ixfast_scan_errors_total\{.*"rate_limited".*\}'
+HOT_BY = r'ixfast_hot_requests_total\{worker="%d"\}'
 HOT = r"ixfast_hot_requests_total\{.*\}"
 Ask = Callable[[Connection, int, Mapping[str, str]], Any]
 
@@ -55,11 +58,11 @@ WAYS: dict[str, tuple[Ask, bool]] = {  # and whether the front door answers itse
 
 @pytest.fixture(scope="module")
 def limited(postgres: Any, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Behind a balancer, as it believes. A worker has its share of a limit, so there is one."""
+    """Behind a balancer, as it believes. Its workers count together."""
     home = tmp_path_factory.mktemp("limited")
     with (
         own_database(postgres, template) as dsn,
-        Served(home, dsn=dsn, workers=1, trust_forwarded_for=True, rate_limit_key=1, rate_limit_address=1) as served,
+        Served(home, dsn=dsn, workers=2, trust_forwarded_for=True, rate_limit_key=1, rate_limit_address=1) as served,
     ):
         served.provision(FLEET)
         yield served
@@ -178,3 +181,53 @@ async def test_control_where_there_is_no_limit_nobody_is_in_debt(database: str, 
         async with await Connection.open(served.port) as connection:
             for index, (ask, _) in enumerate(WAYS.values()):
                 assert has_passed(await ask(connection, index, key))
+
+
+RATE = 100
+LENGTH_S = 2.0
+
+
+async def passed_in(server: Served, connections: int, headers: Callable[[], Mapping[str, str]]) -> tuple[int, float]:
+    """How many scans were let in over so many connections, each asking one after the other, and how long it took."""
+    begin = time.monotonic()
+    passed = refused = 0
+
+    async def ask() -> None:
+        nonlocal passed, refused
+        async with await Connection.open(server.port) as connection:
+            while time.monotonic() < begin + LENGTH_S:
+                answer = await connection.get(plain_target(FLEET, 0, 1), headers())
+                assert answer.status == 200 or is_refused(answer)
+                passed += answer.status == 200
+                refused += answer.status == 429
+
+    await asyncio.gather(*(ask() for _ in range(connections)))
+    assert refused  # or it was not the limit that was met
+    return passed, time.monotonic() - begin
+
+
+@pytest.fixture(scope="module")
+def generous(postgres: Any, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home = tmp_path_factory.mktemp("generous")
+    with (
+        own_database(postgres, template) as dsn,
+        Served(home, dsn=dsn, workers=2, trust_forwarded_for=True, rate_limit_key=RATE, rate_limit_address=RATE) as served,
+    ):
+        served.provision(FLEET)
+        yield served
+
+
+@pytest.mark.parametrize("connections", [1, 16])
+@pytest.mark.parametrize("kind", ["key", "address"])
+async def test_a_caller_gets_the_whole_limit_of_the_host_and_no_more(generous: Served, connections: int, kind: str) -> None:
+    """Over one connection, which one worker serves, as over many, which both do."""
+    before = [counted(generous, HOT_BY % worker) for worker in range(2)]
+    if kind == "key":
+        token = generous.cli("api-key", "create", FLEET.account).strip()
+        passed, length_s = await passed_in(generous, connections, lambda: {"X-API-Key": token, **came_from(next(ADDRESSES))})
+    else:
+        headers = came_from(next(ADDRESSES))
+        passed, length_s = await passed_in(generous, connections, lambda: headers)
+    served = {worker for worker in range(2) if counted(generous, HOT_BY % worker) > before[worker]}
+    assert len(served) == min(connections, 2)
+    assert 0.9 <= passed / (RATE * (1 + length_s)) <= 1.03  # less if the machine stopped the client just before the end
