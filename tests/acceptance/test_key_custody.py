@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import os
 import re
 import secrets
 import signal
@@ -337,3 +338,29 @@ async def test_other_hosts_get_the_key_first(tmp_path: Path, database: str, post
     assert status == 1
     assert "has no key 0000" in said
     await other_host.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_no_command_reads_another_users_key_file(database: str, server_dir: Path) -> None:
+    server = Served(server_dir, dsn=database)
+    server_dir.mkdir(mode=0o711)
+    key_file.create(server.kek_file, sealing.make_line("file", ""))
+    kek_id = kek_ids(server)[0]
+    (server_dir / "tags.csv").write_text("XUID,KEY\nq8w3sbcz,000102030405060708090A0B0C0D0E0F\n")
+    server.cli("account", "create", "acme")
+    os.chown(server.kek_file, 65534, -1)
+    for words in (
+        "serve",
+        "keys status",
+        "keys add",
+        "keys rotate",
+        "keys rotate --dry-run",
+        f"keys remove {kek_id}",
+        f"import {server_dir / 'tags.csv'} --account acme --group Red",
+        "verify https://example.org/?x=q8w3sbcz&n=000001&e=0123456789ABCDEF --account acme",
+        "demo",
+    ):
+        done = subprocess.run(server.command(*words.split()), env=server.environ, capture_output=True, text=True, timeout=60)
+        lines = [line for line in done.stderr.splitlines() if "belongs to" in line]
+        assert done.returncode == 1 and len(lines) == 1 and "Traceback" not in done.stderr, (words, done)
+        assert lines[0].endswith(f"chown 0 {server.kek_file}")

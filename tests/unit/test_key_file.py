@@ -1,21 +1,38 @@
 """The key file: its lines, and that it is replaced as a whole or not at all."""
 
 import base64
+import contextlib
 import os
 import secrets
 import stat
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from ixfast.cli.place import Place
+from ixfast.given import load
 from ixfast.keys import KekFileError, KeyEncryptionKeys, KeyUnavailableError, UnknownKekError, key_file
 from ixfast.keys.kek import KEKS_MAX, KeyEncryptionKey, kek_id
 from ixfast.keys.key_file import KeyFile, KeyLine, plain_line, signature_of
 
 HEADER = "ixfast-key-encryption-keys 1"
 SEALED = KeyLine("0123456789abcdef", "aws-kms", "arn:aws:kms:eu-central-1:111122223333:key/k", b"sealed by a service")
+
+
+STRANGER = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+
+
+@contextlib.contextmanager
+def as_a_stranger() -> Iterator[None]:
+    os.seteuid(STRANGER)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def new_line() -> KeyLine:
@@ -146,6 +163,45 @@ def test_a_full_disk_leaves_the_file(path: Path, monkeypatch: pytest.MonkeyPatch
         key_file.edit(path, lambda file: file.with_line(SEALED, current=True))
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+@needs_root
+def test_another_users_file_is_refused_to_root_too(path: Path) -> None:
+    os.chown(path, STRANGER, -1)
+    before = path.read_bytes()
+    with pytest.raises(KekFileError) as caught:
+        KeyFile.read(path)
+    message = str(caught.value)
+    assert message.startswith(f"The key file {path} belongs to user ") and f"({STRANGER})" in message
+    assert message.endswith(f"Run it as the file's owner, or hand the file over with: chown 0 {path}")
+    assert "\n" not in message
+    with pytest.raises(KekFileError, match="belongs to"):
+        key_file.edit(path, lambda file: file.with_line(new_line(), current=True))
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+    os.chown(path, 0, -1)
+    assert len(ids(path)) == 1
+
+
+@needs_root
+def test_a_file_that_only_its_owner_can_open_says_whose_it_is() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o711)
+        key_file.create(Path(folder) / "kek", new_line())
+        with (
+            as_a_stranger(),
+            pytest.raises(KekFileError, match=rf"belongs to user root \(0\), .*: chown {STRANGER} {folder}/kek"),
+        ):
+            KeyFile.read(Path(folder) / "kek")
+
+
+@needs_root
+def test_a_file_in_a_folder_that_nobody_else_may_look_into_is_refused_in_one_line() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        key_file.create(Path(folder) / "kek", new_line())
+        place = Place(load({"kek_file": f"{folder}/kek"}, {}))
+        for read in (lambda: KeyFile.read(place.kek_file), place.keys, place.check_keys):
+            with as_a_stranger(), pytest.raises(KekFileError, match=r"cannot be opened \(Permission denied\)"):
+                read()
 
 
 def test_edits_at_once_are_all_kept(path: Path) -> None:

@@ -39,14 +39,16 @@ class Place:
 
     def keys(self) -> KeyEncryptionKeys:
         """The key-encryption keys. A missing file is made only beside a private PostgreSQL that holds no key yet."""
-        if not self.kek_file.exists() and self.settings.dsn is None and self.settings.kek_file is None:
-            return KeyEncryptionKeys.create_file(self.kek_file)
+        self._make_keys()
         return KeyEncryptionKeys.load_file(self.kek_file)
+
+    def _make_keys(self) -> None:
+        if self.settings.dsn is None and self.settings.kek_file is None and not self.kek_file.exists():
+            KeyEncryptionKeys.create_file(self.kek_file)
 
     def check_keys(self) -> None:
         """Raise ConfigurationError for a key file that no worker could use. Its providers are not asked yet."""
-        if not self.kek_file.exists():
-            self.keys()
+        self._make_keys()
         check_file(self.kek_file)
 
     def check_addresses(self) -> None:

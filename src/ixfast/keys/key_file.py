@@ -9,7 +9,8 @@ A line of two words is a key in the clear, provider `file`. A line of four has t
 tells outsiders no more than its id. The first key is the current one. The id is a fingerprint of the opened key, so a
 line that opens to anything else is noticed.
 
-The file is replaced as a whole or not at all, and never read when others than its owner may read or write it.
+The file is replaced as a whole or not at all, and never read unless it belongs to the user that reads it and nobody else may
+read or write it. That holds for root, too, who could read any: what belongs to another user is that user's to replace.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import contextlib
 import fcntl
 import hmac
 import os
+import pwd
 import re
 import stat
 from collections.abc import Callable, Iterator
@@ -77,8 +79,8 @@ class KeyFile:
     def read(cls, path: Path) -> KeyFile:
         """Read and check a file without opening its keys.
 
-        `KekFileError` for a file that is missing, not regular, readable or writable by others than its owner, or in
-        which a line is no key line, or is a key in the clear that its id does not name.
+        `KekFileError` for a file that is missing, not regular, another user's, readable or writable by others than its owner,
+        or in which a line is no key line, or is a key in the clear that its id does not name.
         """
         content, signature = _read(path)
         return cls(path, content, signature)
@@ -172,11 +174,14 @@ def _read(path: Path) -> tuple[bytes, Signature]:
     except FileNotFoundError:
         raise KekFileError(f"There is no key file at {path}; name the right one in the setting kek_file.") from None
     except OSError as error:
+        with contextlib.suppress(OSError):  # of a directory that this user may not search
+            _check_owner(path, path.stat())
         raise KekFileError(f"The key file {path} cannot be opened ({error.strerror}).") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise KekFileError(f"{path} is not a regular file; keys are read from regular files only.")
+        _check_owner(path, status)
         if status.st_mode & 0o077:
             raise KekFileError(
                 f"The key file {path} is open to its group or to others (mode {stat.S_IMODE(status.st_mode):04o}). "
@@ -188,6 +193,22 @@ def _read(path: Path) -> tuple[bytes, Signature]:
     if len(content) > _FILE_BYTES_MAX:
         raise KekFileError(f"{path} is larger than {_FILE_BYTES_MAX} bytes and cannot be a key file.")
     return content, _signature(status)
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    user = os.geteuid()
+    if status.st_uid != user:
+        raise KekFileError(
+            f"The key file {path} belongs to {_user_name(status.st_uid)}, and this process runs as {_user_name(user)}. Run it "
+            f"as the file's owner, or hand the file over with: chown {user} {path}"
+        )
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name} ({uid})"
+    except KeyError:
+        return f"user {uid}"
 
 
 def _signature(status: os.stat_result) -> Signature:
