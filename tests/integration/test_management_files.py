@@ -119,6 +119,26 @@ async def test_options(house: House) -> None:
         assert (await house.ask("POST", f"/v2/imports{query}", b"CUID\na\n")).problem == problem, query
 
 
+async def test_what_a_spreadsheet_would_execute_is_exported_as_text_and_comes_back(house: House) -> None:
+    _, group, _ = await shelf(house)
+    texts = ["=1+1", "+1", "-1", "@SUM(1)", "\uff1d1", "'=1", "''=1", "'s-Hertogenbosch", "shoe;=1"]
+    tags = [{"CUID": text, "TAGNAME": text, "RESPONSE": f"{text}\n{text}", "Colour": text} for text in texts]
+    content = b"".join(msgspec.json.encode(tag) + b"\n" for tag in tags)
+    assert (await house.ask("POST", f"/v2/imports?group={group}", content)).json["added"] == len(texts)
+    exported = (await house.ask("GET", "/v2/exports")).text
+    rows = list(csv.DictReader(io.StringIO(exported, newline="")))
+    for name in ("CUID", "TAGNAME", "Colour"):
+        assert [row[name] for row in rows] == [f"'{text}" for text in texts[:7]] + ["'s-Hertogenbosch", "shoe;'=1"]
+    assert rows[0]["RESPONSE"] == "'=1+1\n'=1+1"
+    state = "SELECT array_agg(t::text ORDER BY tag_id) FROM tag AS t"
+    before = await house.pool.fetchval(state)
+    again = (await house.ask("POST", f"/v2/imports?group={group}", exported.encode())).json
+    assert (again["lines"], again["unchanged"]) == (len(texts), len(texts))
+    assert await house.pool.fetchval(state) == before
+    lines = (await house.ask("GET", "/v2/exports?format=jsonl")).text.splitlines()
+    assert [msgspec.json.decode(line)["CUID"] for line in lines] == texts
+
+
 async def test_an_export_is_imported_as_unchanged(house: House) -> None:
     _, group, batch = await shelf(house)
     rows = "".join(

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -14,12 +15,15 @@ from hypothesis import strategies as st
 
 from ixfast.keys import check_value
 from ixfast.tag_files import PRESETS, PROBLEMS, Layout, Problem, Problems, TagFile, TagRow, TagWriter, reading
+from ixfast.tag_files.formulas import neutralised, original
 from ixfast.tag_files.problems import LINE_BYTES_MAX
 from ixfast.tag_files.rows import NOT_ASSIGNED, NOW
 
 UID = bytes.fromhex("04AABBCC112233")
 KEY = bytes.fromhex("00112233445566778899AABBCCDDEEFF")
 FIELDS = ("Colour", "Product Name")
+NAMES = ["Colour", "KEY", "=NOW()", "'@1"]
+FORMULA_STARTS = "=+-@\uff1d\uff0b\uff0d\uff20"
 
 
 def read(
@@ -285,12 +289,15 @@ def test_a_bomb_is_inflated_in_blocks() -> None:
 
 # Round trips.
 
-texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), min_size=1, max_size=20).filter(
-    lambda t: t == t.strip()
-)
-responses = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=20).filter(
-    lambda t: not t.isspace()
-)
+formula_characters = st.sampled_from(FORMULA_STARTS + "''';,\"1")
+texts = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")) | formula_characters, min_size=1, max_size=20
+).filter(lambda t: t == t.strip())
+responses = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0") | formula_characters | st.sampled_from("\t\r\n"),
+    min_size=1,
+    max_size=20,
+).filter(lambda t: not t.isspace())
 tags = st.fixed_dictionaries(
     {
         "xuid": st.from_regex(r"[a-z0-9]{8}", fullmatch=True),
@@ -302,7 +309,7 @@ tags = st.fixed_dictionaries(
         "assigned_at": st.none() | st.datetimes(timezones=st.just(dt.UTC)),
         "key_version": st.none() | st.integers(1, 127),
         "key_check_value": st.none() | st.binary(min_size=3, max_size=3),
-        "fields": st.dictionaries(st.sampled_from(["Colour", "KEY"]), texts),
+        "fields": st.dictionaries(st.sampled_from(NAMES), texts),
     }
 )
 
@@ -310,9 +317,9 @@ tags = st.fixed_dictionaries(
 @settings(max_examples=150, deadline=None)
 @given(st.lists(tags, min_size=1, max_size=4), st.sampled_from(["csv", "jsonl"]), st.integers(1, 50))
 def test_what_is_written_is_read(written: list[dict[str, object]], format_: str, piece: int) -> None:
-    writer = TagWriter(format_, ["Colour", "KEY"])
+    writer = TagWriter(format_, NAMES)
     encoded = writer.header() + writer.lines([writer.values_of(**tag) for tag in written])  # type: ignore[arg-type]
-    rows, problems = read(encoded, Layout(fields=["Colour", "KEY"]), piece)
+    rows, problems = read(encoded, Layout(fields=NAMES), piece)
     assert problems == []
     for row, tag in zip(rows, written, strict=True):
         assigned = tag["assigned_at"] if tag["assigned_at"] is not None else NOT_ASSIGNED
@@ -331,10 +338,54 @@ def test_what_is_written_is_read(written: list[dict[str, object]], format_: str,
 def test_any_csv_is_read_as_the_csv_module_means(cells: list[list[str]], separator: str, end: str, piece: int) -> None:
     buffer = io.StringIO(newline="")
     writer = csv.writer(buffer, delimiter=separator, lineterminator=end, quoting=csv.QUOTE_ALL)
-    writer.writerows([["CUID", "RESPONSE"], *([f"c{place}", cell[1]] for place, cell in enumerate(cells))])
+    writer.writerows([["CUID", "RESPONSE"], *([f"c{place}", neutralised(cell[1])] for place, cell in enumerate(cells))])
     rows, problems = read(buffer.getvalue().encode(), piece=piece)
     assert problems == []
     assert [row.response for row in rows] == [cell[1] if cell[1].strip() else None for cell in cells]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        *((f"{start}1+1", f"'{start}1+1") for start in FORMULA_STARTS + "\t\r\n"),
+        *((f"'{start}1", f"''{start}1") for start in FORMULA_STARTS + "\t\r\n"),
+        *((f"shoe{before}{start}1", f"shoe{before}'{start}1") for before in ";\t\r\n" for start in FORMULA_STARTS),
+        ("''=1", "'''=1"),
+        ("\t=1", "'\t'=1"),
+        ("a\r\n'=1;@2", "a\r\n''=1;'@2"),
+        *(
+            (same, same)
+            for same in ("", "'", "''", "'s-Hertogenbosch", "it's = 1", "a=1", "1,=2", "two\n\nlines\n", "x; y", "'1")
+        ),
+    ],
+)
+def test_a_cell_that_a_spreadsheet_would_execute_is_a_text(text: str, cell: str) -> None:
+    assert (neutralised(text), original(cell)) == (cell, text)
+
+
+@settings(max_examples=500)
+@given(st.text(st.sampled_from(FORMULA_STARTS + "''';\t\r\n1")))
+def test_no_beginning_of_a_cell_is_a_formula_and_every_text_comes_back(text: str) -> None:
+    cell = neutralised(text)
+    assert original(cell) == text
+    assert cell[:1] not in set("\t\r\n")
+    assert not any(part.startswith(tuple(FORMULA_STARTS)) for part in re.split("[;\t\r\n]", cell))
+
+
+@pytest.mark.parametrize("start", [*FORMULA_STARTS, "'="])
+def test_an_export_has_formulas_as_texts_in_csv_and_as_they_are_in_json_lines(start: str) -> None:
+    texts = dict.fromkeys(("cuid", "name", "response"), f"{start}1")
+    rest = {"uid": None, "active": True, "assigned_at": None, "key_version": None, "key_check_value": None}
+    for format_, expected in (("csv", f"'{start}1"), ("jsonl", f"{start}1")):
+        writer = TagWriter(format_, [f"{start}1"])
+        line = writer.values_of(xuid="q8w3sbcz", **texts, **rest, fields={f"{start}1": f"{start}1"})  # type: ignore[arg-type]
+        encoded = writer.header() + writer.lines([line])
+        if format_ == "csv":
+            header, cells = csv.reader(io.StringIO(encoded.decode()))
+            found = dict(zip(header, cells, strict=True))
+        else:
+            found = json.loads(encoded)
+        assert [found[name] for name in ("CUID", "TAGNAME", "RESPONSE", expected)] == [expected] * 4
 
 
 @settings(max_examples=200, deadline=None)

@@ -14,6 +14,7 @@ import orjson
 
 from ixfast.limits import TAG_FILE_BYTES_MAX
 from ixfast.tag_files.columns import Cell, Layout
+from ixfast.tag_files.formulas import original
 from ixfast.tag_files.problems import LINE_BYTES_MAX, Problems
 from ixfast.tag_files.rows import TagRow, read_row
 
@@ -157,7 +158,7 @@ class _CsvRecords:
         while source.place < len(source.lines) and not (self.broken or problems.full):
             start, line = source.place, source.line
             try:
-                texts = next(self._reader)
+                texts = [original(text) if "'" in text else text for text in next(self._reader)]
             except csv.Error as error:
                 if str(error) == _CUT_SHORT and not last:
                     source.place = start  # a cell of several lines, of which more will come

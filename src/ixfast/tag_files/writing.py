@@ -1,4 +1,7 @@
-"""Tags to lines of a file that can be read again: CSV or JSON lines, without keys."""
+"""Tags to lines of a file that can be read again: CSV or JSON lines, without keys.
+
+CSV is opened with spreadsheets, so its cells are such as none executes (`formulas.py`); JSON lines have all values as they are.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import orjson
 
 from ixfast.tag_files.columns import FIELD_PREFIX, is_built_in
+from ixfast.tag_files.formulas import neutralised
 
 FORMATS = ("csv", "jsonl")
 _COLUMNS = ("XUID", "UID", "CUID", "TAGNAME", "RESPONSE", "STATUS", "ASSIGNED", "KEY_VERSION", "KEY_CHECK_VALUE")
@@ -35,7 +39,7 @@ class TagWriter:
     def lines(self, rows: Sequence[Sequence[str | None]]) -> bytes:
         """Lines of tags, each as `values_of` makes it."""
         if self._as_csv:
-            return self._csv_lines([[value or "" for value in row] for row in rows])
+            return self._csv_lines(rows)
         return b"".join(
             orjson.dumps({name: value for name, value in zip(self._names, row, strict=True) if value}) + b"\n" for row in rows
         )
@@ -69,7 +73,7 @@ class TagWriter:
         ]
 
     def _csv_lines(self, rows: Sequence[Sequence[str | None]]) -> bytes:
-        self._csv.writerows(rows)
+        self._csv.writerows([neutralised(value) if value else "" for value in row] for row in rows)
         text = self._buffer.getvalue()
         self._buffer.seek(0)
         self._buffer.truncate()
