@@ -17,9 +17,9 @@ from pathlib import Path
 from types import ModuleType
 
 MODULES = (
-    "records", "scan", "engine", "reply", "http.wire", "http.hot_request", "http.front_door", "http.desk", "store.cache",
-    "store.committer", "store.ledger", "store.copy_rows", "store.importing_plan", "store.importing_seen", "tag_files.cells",
-    "tag_files.reading", "tag_files.rows",
+    "json_members", "records", "scan", "engine", "reply", "http.wire", "http.hot_request", "http.front_door", "http.desk",
+    "store.cache", "store.committer", "store.ledger", "store.copy_rows", "store.importing_plan", "store.importing_seen",
+    "tag_files.cells", "tag_files.reading", "tag_files.rows",
 )  # fmt: skip
 """Inside the package `ixfast`; the build reads them from here."""
 

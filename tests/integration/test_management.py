@@ -237,7 +237,8 @@ async def test_bodies_that_are_none(house: House) -> None:
     bodies: Mapping[bytes, str | None] = {
         b"": None, b"[]": None, b'{"name"': None, b'{"name":"\xff"}': None, b'{"name":7}': "name", b'{"name":""}': "name",
         b'{"name":"a","more":1}': None, b'{"name":"a\\n"}': "name", b'{"name":"a\\u0000b"}': "name",
-        b'{"name":"a","fields":[{}]}': "fields[0]",
+        b'{"name":"a","fields":[{}]}': "fields[0]", b'{"name":"a","name":"b"}': None,
+        b'{"name":"a","fields":[{"name":"Colour","name":"Size"}]}': None,
     }  # fmt: skip
     for body, field in bodies.items():
         answer = await house.ask("POST", "/v2/folders", body)

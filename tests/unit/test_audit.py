@@ -293,6 +293,28 @@ def test_json_lines_of_every_kind() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "others", [[], [{"x": "nobody12", "n": "000001", "e": "00"}]]
+)  # with lines that are read one by one, too
+def test_json_lines_with_a_member_twice_are_malformed(others: list[dict[str, str]]) -> None:
+    fleet = VirtualFleet(15, 1)
+    url = fleet[0].tap()
+    lines = [
+        f'{{"at": 1, "url": "{url}", "url": "{url}"}}',
+        f'{{"at": 1, "at": 1, "url": "{url}"}}',
+        f'{{"url": "{url}", "\\u0075rl": "{url}"}}',
+        f'{{"at": 2, "ip": 1, "ip": 2, "url": "{url}"}}',
+        *(orjson.dumps(other).decode() for other in others),
+    ]
+    found = [(report["line"], report["verdict"], report.get("problem")) for report in audited(catalogue_of(fleet), lines)]
+    assert found[:4] == [*((line, "malformed", "a member twice in this line") for line in (1, 2, 3)), (4, "genuine", None)]
+
+
+@pytest.mark.parametrize("line", ['{"x": "a", "x": "b"}', '{"x": "a", "n": "1", "e": {"e": 1, "e": 2}}'])
+def test_parameters_that_stand_twice_are_malformed(line: str) -> None:
+    assert read_rows(line.encode(), TapFormat("jsonl")).problems == {0: "a member twice in this line"}
+
+
 def test_a_standard_tag_and_a_tag_without_a_key() -> None:
     plain, keyless = VirtualFleet(13, 2)[:2]
     catalogue = TagCatalogue()

@@ -84,6 +84,8 @@ SECRET = "00112233445566778899aabbccddeeff"
         (["xuid,file_key,profile,version", f"a,{SECRET},encrypted,128"], "line 2, version: must be 1 to 127"),
         (['{"xuid": "a"', ""], "line 1: The line is no JSON object"),
         (['{"xuid": "a", "file_key": 7, "profile": "encrypted"}'], "line 1, file_key: must be a text"),
+        ([f'{{"xuid": "a", "file_key": "{SECRET}", "file_key": "{SECRET}"}}'], "line 1, file_key: stands twice in the line"),
+        ([f'{{"xuid": "a", "{SECRET}": 1, "{SECRET}": 2}}'], "line 1, a member: stands twice in the line"),
         (["xuid,file_key,profile", f"a,{SECRET},ntag22x-sd/ntag424-aes"], "line 2: profile 'ntag22x-sd/ntag424-aes'"),
     ],
 )
@@ -179,6 +181,9 @@ def test_a_profile_of_the_owners_own(tmp_path: Path) -> None:
     taps.write_text(f"{tag.tap()}\n{tag.tap()}\n")
     result = CliRunner().invoke(main, ["audit", str(taps), "--keys", str(keys), "--profile", f"@{own}"])
     assert result.exit_code == 0, result.output
+    own.write_text('{"name": "shop", "scheme": "ntag424-aes", "template": "/t/{xuid}?c={mac}", "template": "/t/{xuid}?e={mac}"}')
+    with pytest.raises(ProfileError, match="an object has the member 'template' twice"):
+        audit_command.auditing.read_profile_file(own)
     own.write_text("{}")
     result = CliRunner().invoke(main, ["audit", str(taps), "--keys", str(keys), "--profile", f"@{own}"])
     assert isinstance(result.exception, ProfileError)

@@ -219,6 +219,26 @@ def test_hostile_text_stays_a_value() -> None:
     assert matches({"fact": f"field.{hostile}", "op": "==", "value": "x"}, made_scan(fields={hostile: "x"}))
 
 
+@pytest.mark.parametrize(
+    ("document", "name"),
+    [
+        ('{"groups": [], "default": "Fail", "default": "Pass"}', "default"),
+        (
+            '{"groups": [{"name": "a", "when": "first_scan", "when": "scan_count < 9", "response": "b"}], "default": "c"}',
+            "when",
+        ),
+        (
+            '{"groups": [{"name": "a", "when": {"not": "first_scan", "n\\u006ft": "has_uid"}, "response": "b"}], "default": "c"}',
+            "not",
+        ),
+    ],
+)
+def test_a_rule_set_with_a_member_twice_is_refused(document: str, name: str) -> None:
+    for given_as in (document, document.encode()):
+        with pytest.raises(RuleError, match=f"An object has the member '{name}' twice"):
+            rules.read_rules(given_as)
+
+
 # What single facts mean.
 
 

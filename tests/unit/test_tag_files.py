@@ -183,6 +183,7 @@ MISTAKES: Sequence[tuple[str, bytes | str, int, str | None]] = [
     ("wrong_cell_count", "CUID,UID\n1\n", 2, None),
     ("wrong_cell_count", "CUID,UID\n1,,\n", 2, None),
     ("not_text", '{"CUID": 12}\n', 1, "CUID"),
+    ("duplicate_member", '{"CUID": "a"}\n{"CUID": "b", "CUID": "b"}\n', 2, "CUID"),
     ("no_identity", "CUID,TAGNAME\n,a\n", 2, None),
     ("bad_text", "CUID,TAGNAME\n1,a\tb\n", 2, "TAGNAME"),
     ("bad_text", '{"CUID": "1", "RESPONSE": "a\\u0000b"}\n', 1, "RESPONSE"),
@@ -285,6 +286,36 @@ def test_a_bomb_is_inflated_in_blocks() -> None:
     file = TagFile(Layout(), problems)
     blocks = list(file.feed(encoded))
     assert len(blocks) > 15 and not any(blocks) and not problems.found
+
+
+@pytest.mark.parametrize(
+    ("line", "column"),
+    [
+        (f'{{"UID": "04AABBCC112233", "KEY": "{KEY.hex()}", "KEY": "{KEY.hex()}"}}', "KEY"),
+        ('{"UID": "04AABBCC112233", "CUID": "a", "\\u0043UID": "b"}', "CUID"),
+        ('{"CUID": null, "CUID": "a"}', "CUID"),
+        ('{"CUID": "a", "TAGNAME": "\\"CUID\\"", "CUID": "a"}', "CUID"),
+        ('{"CUID": "a", "Notes": {"by": [{"day": 1, "day": 2}]}}', "day"),
+        (f'{{"CUID": "a", "{KEY.hex()}": 1, "{KEY.hex()}": 2}}', None),  # a key in the wrong place is not quoted
+    ],
+)
+def test_an_object_with_a_member_twice_is_refused(line: str, column: str | None) -> None:
+    encoded = f'{{"CUID": "first"}}\n\n{line}\n{{"CUID": "last"}}\n'.encode()
+    rows, problems = read(encoded, Layout(ignored=["Notes", KEY.hex()]))
+    assert [row.cuid for row in rows] == ["first", "last"]
+    assert [(each.line, each.column, each.code) for each in problems] == [(3, column, "duplicate_member")]
+
+
+def test_what_only_looks_like_a_member_twice_is_read() -> None:
+    text = '"CUID": "a", "CUID": "b"'
+    (row,) = good(json.dumps({"CUID": "a", "TAGNAME": text, "STATUS": None, "ASSIGNED": False}) + "\n")
+    assert row.name == text
+
+
+def test_a_line_that_is_nested_without_end_is_no_object() -> None:
+    for depth in (500, 990, 1010, 100_000):
+        _, problems = read(f'{{"CUID": "a", "Notes": {depth * "["}{depth * "]"}}}\n'.encode(), Layout(ignored=["Notes"]))
+        assert {each.code for each in problems} <= {"bad_json"}
 
 
 # Round trips.

@@ -21,6 +21,7 @@ from ixfast import refs
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.chips import CompiledProfile, compile_profile
 from ixfast.errors import InputError, ProfileError
+from ixfast.json_members import repeated_in_line
 from ixfast.limits import CUSTOMER_ID_CHARS_MAX, KEY_VERSIONS_MAX, UID_BYTES
 from ixfast.model import EncodingProfile, Key
 
@@ -62,10 +63,14 @@ def _header(line: str) -> list[str]:
 def _object(line: str) -> Mapping[str, Any]:
     try:
         found = orjson.loads(line)
-    except orjson.JSONDecodeError:
+        repeated = repeated_in_line(line, found) if isinstance(found, dict) else []
+    except (orjson.JSONDecodeError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise InputError("invalid_parameter", "The line is no JSON object.")
+    if repeated:  # named only if it is one of ours: in a file that was put together wrongly it may be a key
+        named = next((name for name in repeated if name in KEY_COLUMNS), "a member")
+        raise InputError("invalid_parameter", "stands twice in the line.", named)
     return found
 
 

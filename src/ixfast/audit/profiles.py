@@ -10,6 +10,7 @@ import msgspec
 
 from ixfast.chips import preset
 from ixfast.errors import ProfileError
+from ixfast.json_members import repeated_members
 from ixfast.model import EncodingProfile
 
 _NONE: Mapping[str, EncodingProfile] = MappingProxyType({})
@@ -31,8 +32,13 @@ def find_profile(notation: str, own: Mapping[str, EncodingProfile] = _NONE) -> E
 def read_profile_file(path: Path) -> EncodingProfile:
     """A profile as `ixfast profile detect` prints it. ProfileError names the file and the place."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=EncodingProfile)
+        document = path.read_bytes()
+        profile = msgspec.json.decode(document, type=EncodingProfile)
+        repeated = repeated_members(document)
     except OSError as error:
         raise ProfileError(f"{path} cannot be read: {error.strerror}.") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProfileError(f"{path} is no encoding profile: {error}.") from None
+    if repeated:
+        raise ProfileError(f"{path} is no encoding profile: an object has the member {repeated[0]!r} twice.")
+    return profile

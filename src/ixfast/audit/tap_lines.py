@@ -16,6 +16,7 @@ import msgspec
 import orjson
 
 from ixfast.errors import InputError
+from ixfast.json_members import repeated_in_line
 
 CHUNK_BYTES = 1 << 19
 """Read and judged at a time: some thousand lines, enough for a batch to pay."""
@@ -25,7 +26,8 @@ LINE_BYTES_MAX = 1 << 20
 
 TIME = "at"
 _TAPS = ("url", "query")
-_NOT_PARAMETERS = frozenset((TIME, *_TAPS, "expected"))
+_TAKEN = frozenset((TIME, *_TAPS))
+_NOT_PARAMETERS = _TAKEN | {"expected"}
 
 
 class TapFormat(NamedTuple):
@@ -178,11 +180,13 @@ def _read_objects(text: str) -> Rows:
     for place, line in enumerate(lines):
         tap = None
         at = None
-        found = _object(line)
+        found, repeated = _object(line)
         if isinstance(found, dict):
             at = found.get(TIME)
-            tap = found.get("url") or found.get("query") or _query(found)
-            if not isinstance(tap, str):
+            tap = found.get("url") or found.get("query")
+            if repeated and (not tap or not _TAKEN.isdisjoint(repeated)):
+                tap, problems[place] = None, "a member twice in this line"
+            elif not isinstance(tap := tap or _query(found), str):
                 tap, problems[place] = None, "no tap in this line"
         elif line.strip():
             problems[place] = "no JSON object"
@@ -200,14 +204,22 @@ def _usual_objects(text: str, lines: int) -> Rows | None:
     texts = [each.url or each.query for each in objects]
     if len(texts) != lines or not all(texts):
         return None
-    return Rows(texts, [each.at for each in objects], {})
-
-
-def _object(line: str) -> Any:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
+    # Each line has a tap and may have a time: more of these names, or one that is written otherwise, may be a member twice.
+    times = [each.at for each in objects]
+    if text.count('"url"') + text.count('"query"') != lines or text.count('"at"') != lines - times.count(None):
         return None
+    if "\\" in text and "\\u00" in text:
+        return None
+    return Rows(texts, times, {})
+
+
+def _object(line: str) -> tuple[Any, list[str]]:
+    """What the line is, and the members that it has twice."""
+    try:
+        found = orjson.loads(line)
+        return found, repeated_in_line(line, found) if isinstance(found, dict) else []
+    except (orjson.JSONDecodeError, RecursionError):
+        return None, []
 
 
 def _query(parameters: Mapping[str, Any]) -> str | None:

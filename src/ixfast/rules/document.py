@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from ixfast.json_members import repeated_members
 from ixfast.limits import (
     RESPONSE_CHARS_MAX,
     RULE_CONDITIONS_MAX,
@@ -128,13 +129,17 @@ def _decoded(document: bytes | str | dict[str, Any]) -> RuleSetDocument:
             document = document.encode()
         if len(document) > RULE_SET_BYTES_MAX:
             raise RuleError(f"A rule set has at most {RULE_SET_BYTES_MAX} bytes.", path="$")
-        return msgspec.json.decode(document, type=RuleSetDocument)
+        found = msgspec.json.decode(document, type=RuleSetDocument)
+        repeated = repeated_members(document)
     except msgspec.ValidationError as error:
         raise _explained(str(error)) from None
     except RecursionError:
         raise RuleError(f"Conditions may be nested {RULE_DEPTH_MAX} deep.", path="$") from None
-    except (msgspec.DecodeError, UnicodeEncodeError, TypeError) as error:
+    except (msgspec.DecodeError, UnicodeError, TypeError) as error:
         raise RuleError(f"This is not JSON: {error}.", path="$") from None
+    if repeated:
+        raise RuleError(f"An object has the member {quoted(repeated[0])} twice.", path="$")
+    return found
 
 
 _PLACED = re.compile(r"(?s)(.*?)(?: - at `(\$.*)`)?")

@@ -127,14 +127,14 @@ class Layout:
             if meaning == IGNORED or (is_header and not name.strip() and index == len(names) - 1):
                 continue  # spreadsheets like to end a line with a comma
             if meaning is None and field is None:
-                problems.add(line, _shown(name), "unknown_column", self._hint(name))
+                problems.add(line, shown(name), "unknown_column", self._hint(name))
                 continue
             if meaning in self._forbidden:
-                problems.add(line, _shown(name), "keys_not_allowed")
+                problems.add(line, shown(name), "keys_not_allowed")
                 continue
             target = meaning or f"{FIELD_PREFIX}{field}"
             if target in taken:
-                problems.add(line, _shown(name), "duplicate_column", f"{taken[target]} and {name.strip()} are both {target}.")
+                problems.add(line, shown(name), "duplicate_column", f"{taken[target]} and {name.strip()} are both {target}.")
                 continue
             taken[target] = name.strip()
             if meaning is not None:
@@ -154,7 +154,7 @@ class Layout:
         return (meaning, None) if meaning is not None else (None, self._fields.get(field_key(bare)))
 
     def _hint(self, name: str) -> str:
-        if _shown(name) is None:
+        if shown(name) is None:
             return ""
         known = {alias.lower(): alias for aliases in ALIASES.values() for alias in aliases}
         known |= {field.lower(): field for field in self._fields.values()}
@@ -172,7 +172,7 @@ def _folded(name: str) -> str:
     return name.strip().translate(_FOLDED_AWAY).upper()
 
 
-def _shown(name: str) -> str | None:
+def shown(name: str) -> str | None:
     """A column's name for a message, unless it may be a value: a file without names begins with a tag and its key."""
     bare = name.strip()
     return bare if _LIKE_A_NAME.fullmatch(bare) and not _LIKE_A_VALUE.fullmatch(bare) else None

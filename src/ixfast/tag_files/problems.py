@@ -44,6 +44,7 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
         "Keep the commas of blank cells; quote cells with commas.",
     ),
     "not_text": ("The value is not a text.", "Write the value in quotation marks, or null to leave it as it is."),
+    "duplicate_member": ("The object has a member twice.", "Keep one of the two."),
     "no_identity": ("The line names no tag.", "Give XUID, UID or CUID."),
     # A cell.
     "bad_text": ("The text has a control character.", "Remove it; a line break belongs into RESPONSE alone."),

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import orjson
 
+from ixfast.json_members import repeated_in_line
 from ixfast.limits import TAG_FILE_BYTES_MAX
-from ixfast.tag_files.columns import Cell, Layout
+from ixfast.tag_files.columns import Cell, Layout, shown
 from ixfast.tag_files.formulas import original
 from ixfast.tag_files.problems import LINE_BYTES_MAX, Problems
 from ixfast.tag_files.rows import TagRow, read_row
@@ -232,10 +233,14 @@ class _JsonRecords:
                 continue
             try:
                 members = orjson.loads(line)
-            except orjson.JSONDecodeError:
+                repeated = repeated_in_line(line, members) if isinstance(members, dict) else []
+            except (orjson.JSONDecodeError, RecursionError):
                 members = None
             if not isinstance(members, dict):
                 self._problems.add(self._line, None, "bad_json")
+                continue
+            if repeated:
+                self._problems.add(self._line, shown(repeated[0]), "duplicate_member")
                 continue
             row = self._row(members)
             if row is not None:

@@ -24,6 +24,7 @@ from ixfast.errors import InputError, UnavailableError
 from ixfast.http import scan_app
 from ixfast.http.hot_request import header_token
 from ixfast.http.management.shapes import ID_MAX
+from ixfast.json_members import repeated_members
 from ixfast.keys import KeyEncryptionKeys, KeyUnavailableError
 from ixfast.store import management
 from ixfast.store.management import Caller
@@ -38,6 +39,7 @@ PAGE_ROWS_MAX = 1000
 _WAITING_MAX = 64  # Requests of a worker that wait for a connection; more are answered 503.
 _SEAT_S = 5.0  # How long one waits.
 _ETAG_CHARS = 32
+_NAME_CHARS_MAX = 64  # What a message quotes of a member's name.
 _ENUM_VALUE = re.compile(r"^(Invalid enum value) .*", re.DOTALL)  # The value is not quoted: it may be a token in the wrong place.
 _LISTED_ETAG = re.compile(r'(?:W/)?"[^"]*"')
 
@@ -155,13 +157,17 @@ class Call:
     def body(self, kind: type[S]) -> S:
         """The body as a record."""
         try:
-            return msgspec.json.decode(self.content, type=kind)
+            found = msgspec.json.decode(self.content, type=kind)
+            repeated = repeated_members(self.content)
         except msgspec.ValidationError as error:
             reason, _, place = str(error).partition(" - at `$.")
             reason = _ENUM_VALUE.sub(r"\1", reason)
             raise InputError("invalid_request", f"The body is not as expected: {reason}.", place.rstrip("`") or None) from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise InputError("invalid_request", "The body is not JSON in UTF-8.") from None
+        if repeated:
+            raise InputError("invalid_request", f"An object of the body has the member {repeated[0][:_NAME_CHARS_MAX]!r} twice.")
+        return found
 
     def id(self, kind: str, name: str = "id") -> int:
         """The number in the path."""
