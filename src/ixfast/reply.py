@@ -22,6 +22,7 @@ STATUS = {
     "missing_parameter": 400, "invalid_parameter": 400, "unauthorised": 401, "rate_limited": 429, "overloaded": 503,
     "outcome_unknown": 503, "unavailable": 503, "draining": 503, "invalid_request": 400, "idempotency_conflict": 409,
     "too_large": 413, "invalid_rule": 422, "invalid_response": 422, "no_such_route": 404, "method_not_allowed": 405,
+    "unsupported_encoding": 415, "expectation_failed": 417,
 }  # fmt: skip
 """HTTP status by error code; a decided scan without an error is 200."""
 

@@ -6,6 +6,7 @@ from the distribution (`apt-get install haproxy nginx`).
 
 import asyncio
 import contextlib
+import gzip
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import STOP_DEADLINE_S, Answer, ClosedError, Connection, Served, once, own_database, plain_target
+from served import STOP_DEADLINE_S, Answer, ClosedError, Connection, Served, once, own_database, plain_target, request
 from support import eventually, eventually_sync
 
 from ixfast.testing import VirtualFleet
@@ -189,6 +190,22 @@ async def test_kept_connections_stay_on_the_front_door(balancer: Balancer, pair:
     assert meters(pair, "ixfast_hot_requests_total") - hot == scans == 30 * CLIENTS
     # At most one for each request that was under way at a time.
     assert meters(pair, "ixfast_handed_over_connections_total") - handed_over <= 2 * CLIENTS
+
+
+async def test_a_body_that_cannot_be_read_is_refused_in_the_usual_shape(balancer: Balancer) -> None:
+    """Wherever it is sent to, and on both ways to the servers."""
+    body = gzip.compress(b'{"xuid":"nosuchtag"}')
+    for method, path in (("POST", "/v2/scans"), ("POST", "/v2/scans/batch"), ("GET", fresh_tap())):
+        async with await Connection.open(balancer.port) as connection:
+            connection.writer.write(request(method, path, {"Content-Encoding": "gzip"}, body))
+            answer = await connection.answer()
+        assert (answer.status, answer.json["error"]["code"]) == (415, "unsupported_encoding"), (method, path)
+        assert answer.json["error"]["request_id"]
+        async with await Connection.open(balancer.port) as connection:
+            connection.writer.write(request(method, path, {"Content-Length": "1048577"}))
+            answer = await connection.answer()
+        assert (answer.status, answer.json["error"]["code"]) == (413, "too_large"), (method, path)
+    assert (await once(balancer.port, fresh_tap(), {"Content-Encoding": "gzip"})).passed, "there is no body"
 
 
 HABITS = {

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from aiohttp import web
 
-from ixfast import limits
+from ixfast import limits, reply
+from ixfast.errors import InputError
+from ixfast.http.framing import BODY_BYTES_MAX, check
 from ixfast.http.scan_app import problem
+
+_Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 log = logging.getLogger("ixfast.http")
 
@@ -30,30 +34,43 @@ class Handler(web.RequestHandler):  # type: ignore[misc,type-arg,unused-ignore]
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
             raise ConnectionError("a part of the answer is sent already")
-        # aiohttp quotes an Expect field that it does not know, and breaks where that is no UTF-8.
-        unquotable = isinstance(exc, UnicodeEncodeError) and "Expect" in request.headers
-        if status < 500 or unquotable:
+        if status < 500:
             log.debug("unreadable request: %s", type(exc).__name__)
-            response = problem(
-                request, 400 if unquotable else status, "invalid_request", "The request is no HTTP/1.1 that can be read."
-            )
-        else:
-            log.error("a request broke", exc_info=exc)
-            response = problem(request, 503, "unavailable", "The request cannot be answered now.", reason="internal_error")
-        response.headers["Server"] = "ixfast"  # else it would tell aiohttp's version and Python's
-        response.force_close()
-        return response
+            return _closing(problem(request, status, "invalid_request", "Malformed HTTP/1.1 request."))
+        log.error("a request broke", exc_info=exc)
+        return _closing(problem(request, 503, "unavailable", "The request cannot be answered now.", reason="internal_error"))
+
+
+def _closing(response: web.Response) -> web.Response:
+    """The last response of a connection, made outside the application."""
+    response.headers["Server"] = "ixfast"  # else it would tell aiohttp's version and Python's
+    response.force_close()
+    return response
 
 
 def options(idle_timeout_s: float) -> dict[str, Any]:
     """What aiohttp is to do with its connections: our bounds, and no log of URLs."""
     return {
         "access_log": None,
+        "auto_decompress": False,  # a small body may be a huge one; `framing` refuses it
         "keepalive_timeout": idle_timeout_s,
         "max_line_size": limits.REQUEST_HEAD_BYTES_MAX,
         "max_field_size": limits.REQUEST_HEAD_BYTES_MAX,
         "max_headers": limits.HEADERS_MAX,
     }
+
+
+def _checked(serve: _Serve, body_bytes_max: Mapping[str, int]) -> _Serve:
+    """`serve`, for requests that pass the checks. What refuses a request ends its connection: the body may be on its way."""
+
+    async def served(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            check(request, body_bytes_max.get(request.path, limits.REQUEST_BODY_BYTES_MAX))
+        except InputError as error:
+            return _closing(problem(request, reply.STATUS[error.code], error.code, str(error), field=error.field))
+        return await serve(request)
+
+    return served
 
 
 async def handlers(app: web.Application, idle_timeout_s: float) -> tuple[web.AppRunner, Callable[[], Handler]]:
@@ -63,5 +80,6 @@ async def handlers(app: web.Application, idle_timeout_s: float) -> tuple[web.App
     await runner.setup()
     server = runner.server
     assert server is not None
+    server.request_handler = _checked(server.request_handler, app.get(BODY_BYTES_MAX, {}))
     loop = asyncio.get_running_loop()
     return runner, lambda: Handler(server, loop=loop, **given)

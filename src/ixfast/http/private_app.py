@@ -11,7 +11,8 @@ from aiohttp import web
 from ixfast import limits
 from ixfast.engine import IsPast, past_by_host
 from ixfast.http import scan_app
-from ixfast.http.management import add_management
+from ixfast.http.framing import BODY_BYTES_MAX
+from ixfast.http.management import ROUTES, add_management
 from ixfast.http.management.description import description
 from ixfast.http.metrics import exposition
 from ixfast.keys import KeyEncryptionKeys
@@ -60,5 +61,6 @@ def make_private_app(
         app.router.add_get(path, handler)
     if pool is not None and keks is not None:
         add_management(app, pool, keks, is_past)
+    app[BODY_BYTES_MAX] = {route.path: limits.TAG_FILE_BYTES_MAX for route in ROUTES if route.streams and route.body}
     app.on_response_prepare.append(scan_app.strip)
     return app

@@ -19,6 +19,7 @@ from ixfast import limits, meters, reply
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http import wire
 from ixfast.http.desk import Desk
+from ixfast.http.framing import read_body
 from ixfast.http.hot_request import header_token, last_forwarded
 from ixfast.http.v1_query import read_query
 from ixfast.http.v2_scans import BatchBody, Caller, ScanBody, run
@@ -260,11 +261,7 @@ def _caller(request: web.Request, api_key: ApiKey | None) -> Caller:
 
 async def _decoded(request: web.Request, kind: type[Any]) -> Any:
     """The body as a record. Raises InputError with the place of what is wrong with it."""
-    try:
-        async with asyncio.timeout(limits.REQUEST_BODY_S):
-            content = await request.read()
-    except TimeoutError:
-        raise InputError("invalid_request", f"The body did not come within {limits.REQUEST_BODY_S:g} s.") from None
+    content = await read_body(request)
     try:
         return msgspec.json.decode(content, type=kind)
     except msgspec.ValidationError as error:

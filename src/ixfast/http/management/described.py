@@ -20,8 +20,8 @@ from ixfast.model import Verdict
 
 REFS = "#/components/schemas/{name}"
 SCAN_ERRORS = (
-    "invalid_request", "missing_parameter", "invalid_parameter", "unauthorised", "too_large", "rate_limited", "overloaded",
-    "outcome_unknown", "unavailable", "draining",
+    "invalid_request", "missing_parameter", "invalid_parameter", "unauthorised", "too_large", "unsupported_encoding",
+    "rate_limited", "overloaded", "outcome_unknown", "unavailable", "draining",
 )  # fmt: skip
 ANY_KEY: list[dict[str, list[str]]] = [{"X-API-Key": []}, {"Ixkio-R": []}, {"bearer": []}]
 

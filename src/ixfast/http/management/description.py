@@ -138,7 +138,7 @@ def _responses(route: Route) -> dict[str, Any]:
         good["headers"] = headers
     codes = [*_ALWAYS, *route.errors]
     if route.body is not None:
-        codes.append("too_large")
+        codes += ["too_large", "unsupported_encoding"]
     if route.query:
         codes.append("invalid_parameter")
     return {str(route.status): good, **problems(codes, FlatError if route.compatible else Problem)}

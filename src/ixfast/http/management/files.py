@@ -11,10 +11,11 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Iterator
 
-from aiohttp import ClientError, web
+from aiohttp import web
 
 from ixfast.errors import InputError
 from ixfast.http import scan_app
+from ixfast.http.framing import reading
 from ixfast.http.management.office import STATUS, Call, answered, unknown
 from ixfast.http.management.shapes import Imported
 from ixfast.limits import TAG_FILE_SILENCE_MS_MAX
@@ -27,6 +28,7 @@ from ixfast.tag_files import FORMATS, PRESETS, counted
 _PIECE_BYTES = 128 * 1024
 _SWITCH_S = 0.0005  # How long parsing in its thread may hold up scans of the worker; by default 5 ms.
 _SILENCE_S = TAG_FILE_SILENCE_MS_MAX / 2000  # Before the database gives the transaction up.
+_CUT_SHORT = "The body ended before its end; nothing was imported."
 _TYPES = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
 
 
@@ -70,9 +72,10 @@ async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
     while True:
         try:
             async with asyncio.timeout(_SILENCE_S):
-                piece = await request.content.read(_PIECE_BYTES)
-        except (ClientError, OSError, TimeoutError):
-            raise InputError("invalid_request", "The body ended before its end; nothing was imported.") from None
+                with reading(request, _CUT_SHORT):
+                    piece = await request.content.read(_PIECE_BYTES)
+        except TimeoutError:
+            raise InputError("invalid_request", _CUT_SHORT) from None
         if not piece:
             return
         yield piece

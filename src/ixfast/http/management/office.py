@@ -22,6 +22,7 @@ from ixfast import limits, reply
 from ixfast.engine import IsPast
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http import scan_app
+from ixfast.http.framing import read_body
 from ixfast.http.hot_request import header_token
 from ixfast.http.management.shapes import ID_MAX
 from ixfast.json_members import repeated_members
@@ -91,7 +92,7 @@ class Office:
 
     async def serve(self, route: Route, request: web.Request) -> web.StreamResponse:
         """The answer to a request of this route. Raises InputError and UnavailableError."""
-        content = b"" if route.streams else await request.read()
+        content = b"" if route.streams else await read_body(request)
         try:
             async with self._seated(self._seats), self._asked(route, request) as (connection, caller):
                 if not route.streams:
