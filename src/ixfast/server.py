@@ -270,6 +270,7 @@ class Worker:
         while True:
             self.meters.slots[meters.HEARTBEAT] = int(self._loop.time())
             self.meters.slots[meters.READY] = int(not self._known_problems())
+            logs.write_repeats()
             await asyncio.sleep(_HEARTBEAT_S)
 
     async def _upkeep(self) -> None:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ixfast import meters
+from ixfast import logs, meters
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.errors import ConfigurationError
 from ixfast.http.rates import make_memory
@@ -164,6 +164,7 @@ class Supervisor:
     def _tend(self) -> None:
         """Restart what died; end what hangs."""
         now = time.monotonic()
+        logs.write_repeats()
         if self._reloading:
             self._reload()
         if self._postgres is not None and not self._postgres.running:
@@ -175,7 +176,7 @@ class Supervisor:
             elif (status := slot.process.poll()) is not None:
                 self._bury(slot, status, now)
             elif self._hangs(slot, now):
-                log.error("worker %d (pid %d) hangs: killing it", slot.index, slot.process.pid)
+                log.error("worker %d (pid %d) hangs: killing it", slot.index, slot.process.pid, extra={"about": slot.index})
                 slot.process.kill()
 
     def _reload(self) -> None:
@@ -191,7 +192,7 @@ class Supervisor:
         return now - max(heartbeat, slot.started_at + _STARTUP_S) > _HUNG_S
 
     def _bury(self, slot: Slot, status: int, now: float) -> None:
-        log.error("worker %d ended with status %d: starting another", slot.index, status)
+        log.error("worker %d ended with status %d: starting another", slot.index, status, extra={"about": slot.index})
         self._meters[slot.index].reset()
         slot.process = None
         if now - slot.started_at > _SHORT_LIFE_S:
@@ -232,7 +233,7 @@ class Supervisor:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, until - time.monotonic()))
             if process.poll() is None:
-                log.error("worker with pid %d did not leave: killing it", process.pid)
+                log.error("worker with pid %d did not leave: killing it", process.pid, extra={"about": process.pid})
                 process.kill()
                 process.wait()
         os.close(self._shared)

@@ -133,7 +133,7 @@ class Custodian:
 
     def _alarm(self, message: str, *arguments: object) -> None:
         self._meters.slots[meters.KEY_UNWRAP_FAILURES] += 1
-        log.error(message, *arguments)
+        log.error(message, *arguments, extra={"about": str(arguments[0])})  # every key has lines of its own
 
 
 async def _in_thread(work: Callable[[], _T]) -> _T:

@@ -186,5 +186,5 @@ class ChangeFollower:
             try:
                 await self._source.listen(self.look)
             except Exception as error:
-                log.info("not listening for changes: %s", trouble_of(error).value)
+                log.warning("not listening for changes: %s", trouble_of(error).value)
             await asyncio.sleep(limits.RECONNECT_DELAY_MS_MAX / 1000)
