@@ -4,15 +4,15 @@ Started like the right one, `python -m benchmarks.early_server serve ...`; its w
 """
 
 import sys
+from typing import Any
 
 from ixfast import cli, engine, server, supervisor
-from ixfast.meters import Meters
 from ixfast.scan import Scan
 
 
 class EarlyEngine(engine.Engine):
-    def __init__(self, catalogue: engine.Catalogue, gauges: Meters) -> None:
-        super().__init__(catalogue, gauges)
+    def __init__(self, catalogue: engine.Catalogue, *rest: Any) -> None:
+        super().__init__(catalogue, *rest)
         self._cached = catalogue.find  # the compiled engine shows nothing of its own
 
     def submit(self, scan: Scan) -> None:
