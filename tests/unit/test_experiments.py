@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 pytest.importorskip("hdrh", reason="hdrhistogram is not installed: it is in the dependency group `bench`")
 
 from benchmarks import __main__ as front_page  # noqa: E402
-from benchmarks import audit, environment, figures, knobs, overload, plots, report, run, scans, soak, stages  # noqa: E402
+from benchmarks import audit, environment, figures, keyed, knobs, overload, plots, report, run, scans, soak, stages  # noqa: E402
 from benchmarks.contenders import http_contenders, stage_sums  # noqa: E402
 from benchmarks.experiment import Experiment  # noqa: E402
 from benchmarks.ledger import sweep  # noqa: E402
@@ -155,6 +155,14 @@ class TestTraffic:
 class TestExperiments:
     def test_of_an_overload_that_was_broken_off_nothing_is_told(self) -> None:
         assert overload.figures({"points": []}) == {}
+
+    def test_keyed(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert keyed.main(["--smoke", "--results", str(tmp_path)]) == 0
+        shown = capsys.readouterr().out
+        assert all(f"| {way} |" in shown for way in keyed.WAYS)
+        (record,) = environment.newest(keyed.HISTORY, tmp_path)
+        assert {point["way"] for point in record["points"]} == set(keyed.WAYS)
+        assert min(point["answers_per_s"] for point in record["points"]) > 0
 
     def test_overload(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert overload.main(["--smoke", "--results", str(tmp_path)]) == 0
