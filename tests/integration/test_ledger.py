@@ -331,8 +331,9 @@ async def test_a_stopped_ledger_answers_what_it_holds(database: str, truth: Trut
 
 async def test_a_connection_that_broke_while_idle_leaves_nothing_unknown(kit: LedgerKit, truth: Truth) -> None:
     assert await kit.word(1, 1) == ADVANCED
+    own = kit.ledger._committers[0]._session
     await truth.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ixfast'")
-    await eventually(lambda: kit.ledger._committers[0]._session.closed)
+    await eventually(lambda: own.closed)
     assert await kit.word(1, 2) == ADVANCED
     assert kit.meters.slots[meters.LEDGER_LOST] == 0
 
