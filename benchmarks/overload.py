@@ -14,13 +14,16 @@ whose load could not be offered says so.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
 from typing import Any
 
-from benchmarks import plots, scans
+from benchmarks import plots, scans, starving
 from benchmarks.contenders import Contender, Running, http_contenders
 from benchmarks.experiment import Experiment
 from benchmarks.load import histogram
@@ -31,6 +34,8 @@ from benchmarks.stage import Stage
 
 HISTORY = "overload.jsonl"
 _OFFERED_ENOUGH = 0.95
+_TOUCHES = 2  # So many connections at once overload a server whose caches are cold: what it refused comes again.
+_STARVED_REQUESTS_PER_S_MAX = 20_000
 
 
 @dataclass(frozen=True)
@@ -41,13 +46,17 @@ class Size:
     processes: int = 2
     point_s: float = 15.0
     fractions: tuple[float, ...] = (0.5, 1.0, 1.5, 3.0, 0.5)
+    settle_s: int = 1
     capacity: float = 0.0
 
 
+STARVED = Size(tags=20_000, point_s=8.0, fractions=(0.7, 1.0, 1.5, 3.0), settle_s=2)
 SMOKE = Size(tags=200, connections=16, point_s=1.0, fractions=(0.5, 3.0), capacity=300.0)
 
 
-def points(stage: Stage, contender: Contender, size: Size) -> Iterator[dict[str, Any]]:
+def points(
+    stage: Stage, contender: Contender, size: Size, starved: scans.Hindered = scans.unhindered
+) -> Iterator[dict[str, Any]]:
     """A record for each rate, and at the end one with the audit."""
     assert contender.template is not None and contender.audit is not None
     check, port = contender.audit, free_port()
@@ -57,33 +66,38 @@ def points(stage: Stage, contender: Contender, size: Size) -> Iterator[dict[str,
                 stage.traffic, port, contender.expected, processes=size.processes, headers=contender.headers(stage)
             ) as load:
                 load.connect()
-                load.touch_each_tag(60.0)
+                for _ in range(_TOUCHES):
+                    load.touch_each_tag(60.0)
                 for fraction in size.fractions:
-                    yield _point(stage, running, load, fraction, size)
+                    yield _point(stage, running, load, fraction, size, starved)
                 held = load.finish()
             running.processes.check()
         print("  the audit", file=sys.stderr, flush=True)
         yield {"audit": stage.run(dsn, lambda connection: check(connection, stage.traffic, held))._asdict()}
 
 
-def _point(stage: Stage, running: Running, load: Load, fraction: float, size: Size) -> dict[str, Any]:
+def _point(stage: Stage, running: Running, load: Load, fraction: float, size: Size, starved: scans.Hindered) -> dict[str, Any]:
     rate = fraction * size.capacity
     seen: list[Interval] = []
     cpu: tuple[float, ...] = ()
-    for interval in load.stream(rate, size.point_s, 1.0, ready=int(rate * size.point_s * 1.1)):
-        seen.append(interval)
-        if not cpu:  # from the end of the first second, like the figures
-            cpu = cpu_s(running.processes.pids), cpu_s(stage.postgres_pids)
-    spent = cpu_s(running.processes.pids) - cpu[0], cpu_s(stage.postgres_pids) - cpu[1]
-    record = _record(fraction, rate, seen, spent)
+    stream = load.stream(rate, size.point_s, 1.0, ready=int(rate * size.point_s * 1.1))
+    with starved(running):
+        for interval in islice(stream, round(size.point_s)):  # what is left over then is answered unhindered
+            seen.append(interval)
+            if len(seen) <= size.settle_s:  # from then on, like the figures
+                cpu = cpu_s(running.processes.pids), cpu_s(stage.postgres_pids)
+        spent = cpu_s(running.processes.pids) - cpu[0], cpu_s(stage.postgres_pids) - cpu[1]
+    for _ in stream:
+        raise AssertionError("a stream has no more intervals than seconds")
+    record = _record(fraction, rate, seen, spent, size.settle_s)
     record["unanswered"] = load.unanswered
     print(f"  {fraction:>5.0%} {_line(record)}", file=sys.stderr, flush=True)
     return record
 
 
-def _record(fraction: float, rate: float, seen: Sequence[Interval], spent: tuple[float, float]) -> dict[str, Any]:
-    """Figures of all seconds but the first, in which queues fill."""
-    counted = seen[1:] or seen
+def _record(fraction: float, rate: float, seen: Sequence[Interval], spent: tuple[float, float], settle_s: int) -> dict[str, Any]:
+    """Figures of all seconds but the first ones, in which queues fill."""
+    counted = seen[settle_s:] or seen
     seconds = sum(each.seconds for each in counted)
     latency, service, refusal = histogram.empty(), histogram.empty(), histogram.empty()
     refused: Counter[str] = Counter()
@@ -96,13 +110,14 @@ def _record(fraction: float, rate: float, seen: Sequence[Interval], spent: tuple
     for each in seen:
         wrong.update(each.wrong)
     generator_s = sum(each.cpu_s for each in counted)
-    passes = sum(each.passes for each in counted)
+    passes = sum(each.passes_in_time for each in counted)
     return {
         "fraction": fraction,
         "wanted_per_s": rate,
         "offered_per_s": sum(each.due for each in counted) / seconds,
         "sent_per_s": sum(each.sent for each in counted) / seconds,
         "goodput_per_s": passes / seconds,
+        "late_passes_per_s": (sum(each.passes for each in counted) - passes) / seconds,
         "goodput_a_cpu_s": passes / max(0.01, sum(spent)),
         "refused_per_s": {code: count / seconds for code, count in refused.items()},
         "gave_up_per_s": sum(each.gave_up for each in counted) / seconds,
@@ -119,7 +134,8 @@ def _record(fraction: float, rate: float, seen: Sequence[Interval], spent: tuple
 def timeline_record(each: Interval) -> dict[str, Any]:
     """One interval as it is kept."""
     return {
-        "due": each.due, "sent": each.sent, "served": each.served, "passes": each.passes, "refused": each.refused,
+        "due": each.due, "sent": each.sent, "served": each.served, "passes": each.passes,
+        "passes_in_time": each.passes_in_time, "refused": each.refused,
         "gave_up": each.gave_up, "seconds": each.seconds, "latency": histogram.summary(each.latency),
     }  # fmt: skip
 
@@ -127,7 +143,9 @@ def timeline_record(each: Interval) -> dict[str, Any]:
 def _line(record: Mapping[str, Any]) -> str:
     wrong = f"  NOT GOOD: {record['wrong']}" if record["wrong"] else ""
     return (
-        f"{record['offered_per_s']:>9,.0f}/s offered {record['goodput_per_s']:>9,.0f}/s passes "
+        f"{record['offered_per_s']:>9,.0f}/s offered {record['sent_per_s']:>9,.0f}/s sent "
+        f"{record['goodput_per_s']:>9,.0f}/s passes "
+        f"{record['late_passes_per_s']:>7,.0f}/s late {record['gave_up_per_s']:>7,.0f}/s gave up "
         f"{sum(record['refused_per_s'].values()):>9,.0f}/s refused {record['latency']}{wrong}"
     )
 
@@ -197,27 +215,57 @@ def timeline_chart(record: Mapping[str, Any]) -> str:
     return plots.chart("Beyond capacity, second by second", "s", "/s", lines, plots.steps([at]), y_ticks, linear=True)
 
 
+def _starve(text: str) -> tuple[str, float]:
+    side, _, share = text.partition("=")
+    if side not in ("database", "workers"):
+        raise argparse.ArgumentTypeError(f"{side!r} cannot be starved: say database=SHARE or workers=SHARE")
+    return side, float(share)
+
+
+@contextlib.contextmanager
+def _starved(stage: Stage, starve: tuple[str, float], running: Running) -> Iterator[None]:
+    """One side with so much of one core."""
+    side, share = starve
+    with starving.Quota(side, share) as quota:
+        quota.take(stage.postgres_pids if side == "database" else running.processes.pids)
+        with quota.imposed():
+            yield
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks overload", description=__doc__.splitlines()[0])
     parser.add_argument("--connections", type=int, help=f"{Size().connections} unless given")
     parser.add_argument("--point-s", type=float, help=f"seconds of each rate; {Size().point_s:g} unless given")
     parser.add_argument("--capacity", type=float, help="requests/s that are 100 %%; measured unless given")
+    parser.add_argument(
+        "--starve",
+        type=_starve,
+        metavar="database=SHARE|workers=SHARE",
+        help="give one side so much of one core, for example database=0.02, while a rate is offered",
+    )
     experiment = Experiment(parser, HISTORY, arguments)
     given = experiment.given
-    size = SMOKE if given.smoke else Size()
+    reason = starving.why_not() if given.starve else None
+    if reason is not None:
+        print(f"overload --starve is skipped: {reason}", file=sys.stderr)
+        return 0
+    size = SMOKE if given.smoke else STARVED if given.starve else Size()
     size = replace(size, **{n: getattr(given, n) for n in ("connections", "point_s", "capacity") if getattr(given, n)})
     experiment.plan("stage 20 s", "capacity 30 s", f"{len(size.fractions)} rates of {size.point_s:g} s and as long to prepare")
     contender = http_contenders()["ixfast"]
     with Stage(Traffic(given.seed, size.tags, size.connections), aged=not given.smoke) as stage:
-        record = experiment.begin(stage, size=asdict(size), points=[])
+        record = experiment.begin(stage, size=asdict(size), starve=given.starve, points=[])
+        starved = partial(_starved, stage, given.starve) if given.starve else scans.unhindered
         if not size.capacity:
-            found = scans.measure(stage, contender, replace(scans.Size(), tags=size.tags, workers=size.workers), 1)
-            if not found.good:
+            closed = replace(scans.Size(), tags=size.tags, workers=size.workers, settle_s=2.0)
+            quick = contender._replace(requests_per_s_max=_STARVED_REQUESTS_PER_S_MAX) if given.starve else contender
+            found = scans.measure(stage, quick, closed, 1, starved)
+            if not found.good and not (given.starve and found.requests_per_s):  # a starved server may refuse at its capacity
                 return experiment.end(record, [f"the capacity is not known: {found.flaws} {found.audit}"])
             size = replace(size, capacity=found.requests_per_s)
         record["capacity"] = size.capacity
         with experiment.interruptible():
-            for point in points(stage, contender, size):
+            for point in points(stage, contender, size, starved):
                 if "audit" in point:
                     record |= point
                 else:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,12 +142,20 @@ def cpu_s(pids: list[int]) -> float:
     It counts in steps of 10 ms; user and system time together (proc_pid_stat(5), fields 14 to 17).
     """
     spent, parents = _process_tree()
-    total, todo = 0, list(pids)
-    while todo:
-        pid = todo.pop()
-        total += spent.get(pid, 0)
-        todo += parents[pid]
-    return total / _TICKS_PER_S
+    return sum(spent.get(pid, 0) for pid in _family(pids, parents)) / _TICKS_PER_S
+
+
+def descendants(pids: Sequence[int]) -> list[int]:
+    """The processes' living children, and theirs."""
+    return _family(pids, _process_tree()[1])[len(pids) :]
+
+
+def _family(pids: Sequence[int], parents: Mapping[int, list[int]]) -> list[int]:
+    """The processes themselves, then their descendants."""
+    family = list(pids)
+    for pid in family:  # it grows meanwhile
+        family += parents.get(pid, [])
+    return family
 
 
 def _process_tree() -> tuple[dict[int, int], defaultdict[int, list[int]]]:

@@ -11,6 +11,7 @@ A run counts only if every answer was the expected one and the audit found nothi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import audit, environment
-from benchmarks.contenders import Contender, flask_is_absent, http_contenders
+from benchmarks.contenders import Contender, Running, flask_is_absent, http_contenders
 from benchmarks.load import histogram
 from benchmarks.load.drive import Load, LoadError
 from benchmarks.load.traffic import Mix, Traffic
@@ -34,6 +35,14 @@ LEDGER = "ledger_sql"
 LEDGER_TITLE = "the ledger's SQL alone, without HTTP"
 HISTORY = "scans.jsonl"
 _ROWS_UNLESS_SEEN = 256
+
+
+Hindered = Callable[[Running], contextlib.AbstractContextManager[Any]]
+"""What hinders a contender that runs, for as long as a phase takes."""
+
+
+def unhindered(_running: Running) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -88,15 +97,15 @@ def titles() -> dict[str, str]:
     return {name: contender.title for name, contender in http_contenders().items()} | {LEDGER: LEDGER_TITLE}
 
 
-def measure(stage: Stage, contender: Contender, size: Size, repetition: int) -> Run:
-    """One run over HTTP."""
+def measure(stage: Stage, contender: Contender, size: Size, repetition: int, hindered: Hindered = unhindered) -> Run:
+    """One run over HTTP, `hindered` while it is measured."""
     if contender.template is None:
-        return _measure(stage, contender, size, repetition, None)
+        return _measure(stage, contender, size, repetition, None, hindered)
     with stage.database(contender.template) as dsn:
-        return _measure(stage, contender, size, repetition, dsn)
+        return _measure(stage, contender, size, repetition, dsn, hindered)
 
 
-def _measure(stage: Stage, contender: Contender, size: Size, repetition: int, dsn: str | None) -> Run:
+def _measure(stage: Stage, contender: Contender, size: Size, repetition: int, dsn: str | None, hindered: Hindered) -> Run:
     port = free_port()
     with contender.serve(stage, dsn, port, size.workers) as running:
         headers = contender.headers(stage)
@@ -105,7 +114,8 @@ def _measure(stage: Stage, contender: Contender, size: Size, repetition: int, ds
             warm = load.touch_each_tag()
             load.prepare(int(contender.requests_per_s_max * (size.settle_s + size.measure_s)))
             before, cpu = running.observe(), _spent(running.processes.pids, stage.postgres_pids)
-            result = load.closed(size.settle_s, size.measure_s)
+            with hindered(running):
+                result = load.closed(size.settle_s, size.measure_s)
             server_s, postgres_s = (b - a for a, b in zip(cpu, _spent(running.processes.pids, stage.postgres_pids), strict=True))
             after = running.observe()
             held = load.finish()

@@ -83,6 +83,7 @@ class Interval(NamedTuple):
     sent: int
     served: int
     passes: int
+    passes_in_time: int  # within the caller's patience after the request was sent
     refused: dict[str, int]
     wrong: dict[str, int]
     gave_up: int
@@ -107,8 +108,8 @@ class Interval(NamedTuple):
 
         return cls(
             slices[0].number, max(each.seconds for each in slices), total("due"), total("sent"), total("served"), total("passes"),
-            merged("refused"), merged("wrong"), total("gave_up"), times("latency_us"), times("service_us"), times("refused_us"),
-            total("cpu_s"),
+            total("passes_in_time"), merged("refused"), merged("wrong"), total("gave_up"), times("latency_us"),
+            times("service_us"), times("refused_us"), total("cpu_s"),
         )  # fmt: skip
 
     @property

@@ -34,6 +34,7 @@ class Slice(NamedTuple):
     sent: int
     served: int  # answered with the expected verdict
     passes: int  # genuine ones among them
+    passes_in_time: int  # of these, those whose answer came within the caller's patience after the request was sent
     refused: dict[str, int]  # answered without a verdict, by code
     wrong: dict[str, int]  # anything else: the figures are not good
     gave_up: int
@@ -56,16 +57,18 @@ class Sink:
         self.refused: Counter[str] = Counter()
         self.wrong: Counter[str] = Counter()
         self.passes = 0
+        self.passes_in_time = 0
         self.sent = 0
+        self.patience_ns = 1_000_000_000
 
     def drain(self, number: int, seconds: float, due: int, gave_up: int, cpu_s: float) -> Slice:
         taken = Slice(
-            number, seconds, due, self.sent, len(self.served_ns), self.passes, dict(self.refused), dict(self.wrong), gave_up,
-            _us(self.served_ns), _us(self.service_ns), _us(self.refused_ns), cpu_s,
+            number, seconds, due, self.sent, len(self.served_ns), self.passes, self.passes_in_time, dict(self.refused),
+            dict(self.wrong), gave_up, _us(self.served_ns), _us(self.service_ns), _us(self.refused_ns), cpu_s,
         )  # fmt: skip
         for kept in (self.served_ns, self.service_ns, self.refused_ns, self.refused, self.wrong):
             kept.clear()
-        self.passes = self.sent = 0
+        self.passes = self.passes_in_time = self.sent = 0
         return taken
 
 
@@ -110,9 +113,12 @@ class StreamLane(Lane):
         if word in received and received.startswith(beginning):
             now_ns = monotonic_ns()
             sink.served_ns.append(now_ns - self._start_ns)
-            sink.service_ns.append(now_ns - self._sent_ns)
+            service_ns = now_ns - self._sent_ns
+            sink.service_ns.append(service_ns)
             if not kind:
                 sink.passes += 1
+                if service_ns <= sink.patience_ns:
+                    sink.passes_in_time += 1
         else:
             self._note(received)
         self.at = at = at + 1
@@ -164,7 +170,7 @@ class Stream(NamedTuple):
         gap_ns = 1e9 / order.rate_per_s
         first_ns = order.start_ns + gap_ns * order.share / order.shares
         count = int(order.rate_per_s * order.seconds)
-        patience_ns = int(order.patience_s * 1e9)
+        patience_ns = self.sink.patience_ns = int(order.patience_s * 1e9)
         arrived = gave_up = 0
 
         def tick() -> None:
