@@ -19,6 +19,22 @@ PIPELINE_BYTES_MAX = 64 * 1024  # Unserved input of one connection before its re
 HEADER_MEMO_ENTRIES_MAX = 2048  # Distinct header blocks remembered by the front door of a worker.
 RETRY_AFTER_S = 1  # What every 503 and 429 tells the client to wait at least.
 
+# A worker that does not get round to reading what has arrived.
+SLOW_ROUND_S = (
+    0.025  # Between two rounds that read requests; a busy loop with hundreds of connections turns in a few milliseconds.
+)
+AGE_LOOK_EVERY = 8  # Requests of a slow round that share one look at how long the kernel had them; a look takes 2 us.
+WORKER_WAIT_SHARE = 0.5  # Of a scan's deadline: what would take longer is refused, with the other half to spare for stumbles.
+WORKER_ROOM_MIN = 32  # Scans that may be under way, however slow the last ones were.
+WORKER_RATE_SCANS_MIN = 16  # With fewer scans under way the rate is that of the callers, not the worker's.
+WORKER_RATE_WINDOW_S = 0.25  # Over which a worker's rate is learnt: some periods of a CPU quota.
+ANSWERS_A_REFUSAL = (
+    8  # A refusal takes a third of a pass's time: so 4 % of the worker's go into refusals while it has too much to do.
+)
+REFUSAL_INTERVAL_S = 0.05
+REFUSALS_IDLE = 256  # Refusals at once while there is nothing else to do.
+OVERDUE_MEMORY_S = 1.0  # Nothing overdue for so long: the worker has time again.
+
 # Identifiers.
 TAG_CODE_CHARS_MAX = 64  # Tag codes (XUID) are 8 or 16 in every known fleet; imports may bring longer ones.
 CUSTOMER_ID_CHARS_MAX = 128  # CUID
@@ -39,6 +55,7 @@ HELD_ROUNDS_MAX = 3  # Rounds in which a row was locked by somebody else before 
 LOCK_TIMEOUT_MS = 300  # Far above any batch's own time, far below a scan's deadline.
 STATEMENT_TIMEOUT_MS = 1000  # Ends what a frozen or overloaded server would otherwise hold for ever.
 CONNECT_TIMEOUT_MS = 1000
+CONNECT_TIMEOUT_MS_MAX = 8000  # After attempts that ran out of time: a server short of CPU takes seconds, and can't be hurried.
 RECONNECT_DELAY_MS = 50  # Between attempts to reach a database that refuses connections.
 RECONNECT_DELAY_MS_MAX = 1000
 REFUSAL_QUEUE_ROWS_MAX = 10_000  # Best-effort log rows of refused scans waiting for their insert.
@@ -53,6 +70,8 @@ FLOOR_QUERY_TAGS_MAX = 1024  # Tags of one query for the durable state behind a 
 # The catalogue.
 LOOKUP_BATCH_MAX = 512  # References resolved by one query.
 LOOKUP_QUEUE_MAX = 20_000  # Scans waiting for a look-up; more are answered 503 `overloaded`.
+LOOKUP_SLOW_S = 0.1  # A round that takes longer is followed by a pause as long: fewer and larger queries for a slow database.
+LOOKUP_PAUSE_S_MAX = 0.3  # A fifth of a scan's deadline.
 NEGATIVE_TTL_S = 5.0  # How long an absent reference is believed without asking again.
 CHANGES_READ_MAX = 10_000  # Invalidation rows of one poll; more empty the whole cache instead.
 

@@ -184,6 +184,7 @@ class Worker:
             connections_max=settings.max_connections,
             idle_timeout_s=settings.idle_timeout_s,
             trace_every=settings.trace_every,
+            deadline_s=settings.deadline_ms / 1000,
         )
         tls = None
         if settings.tls_cert is not None:

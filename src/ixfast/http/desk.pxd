@@ -7,6 +7,7 @@ from ixfast.scan cimport Scan
 cdef class Desk:
     cdef public Engine engine
     cdef public object catalogue, meters, loop, limiter, next_scan_id, _now
+    cdef public double waited_s
     cdef public bint draining, _trust_forwarded_for
     cdef public set answering, _tasks
     cdef public dict unread

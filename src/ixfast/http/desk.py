@@ -51,6 +51,7 @@ class Desk:
         self.limiter = limiter
         self._trust_forwarded_for = trust_forwarded_for
         self.draining = False
+        self.waited_s = 0.0  # how long what is submitted now has waited to be read, beyond the loop's time
         self.unread: dict[asyncio.Transport, float] = {}  # when the first byte came of a head that is not complete yet
         self.answering: set[asyncio.Transport] = set()  # connections on which aiohttp has a request under way
         # Unique is what a scan id must be, across workers and hosts; 62 random bits are, and cost 50 ns.
@@ -66,7 +67,9 @@ class Desk:
         extras = query.extras
         if query.ref is None and extras is None:
             extras = Extras({})
-        scan = Scan(reply, query.ref or b"", query.counter, query.mac, None, self.next_scan_id(), self._now(), extras)
+        scan = Scan(
+            reply, query.ref or b"", query.counter, query.mac, None, self.next_scan_id(), self._now() - self.waited_s, extras
+        )
         if digest is None and query.token is not None:
             digest = token_sha256(query.token)
         if self.limiter is not None and not self._admits(address, digest):
@@ -87,7 +90,7 @@ class Desk:
         trace: Trace | None,
     ) -> None:
         """Start a scan of `/v1/t` that says tag code, counter and MAC and nothing else, as nearly all do."""
-        scan = Scan(reply, code, counter, mac, None, self.next_scan_id(), self._now(), None)
+        scan = Scan(reply, code, counter, mac, None, self.next_scan_id(), self._now() - self.waited_s, None)
         if trace is not None:
             scan.trace = trace
             trace.ends(PARSE)

@@ -20,7 +20,11 @@ cdef class FrontDoor:
 
     @cython.locals(house=House, head=Head)
     cdef _serve(self, bytes received)
+    cdef _answer_malformed(self, error)
+    cdef _postpone(self, asked)
     cdef _client_address(self, Head head)
+
+    @cython.locals(house=House)
     cpdef _answer(self, Scan scan)
     cdef _write(self, bytes response)
     cdef _hand_over(self, bytes received)
@@ -36,6 +40,19 @@ cdef class House:
     cdef public long _connections_max
     cdef public double _idle_timeout_s
     cdef long long[::1] slots
+    cdef public bint slow
+    cdef public double round_at, _budget_s, _rate, _busy_s, _age_s, _overdue_at
+    cdef public long inside, answered, _answered_before, _busy_answered, _looked, _answered_refused
+    cdef public object _postponed, _refuser
 
+    @cython.locals(length_s=double)
+    cpdef begin_round(self, double now)
+
+    @cython.locals(rate=double)
+    cdef _learn_rate(self)
+
+    @cython.locals(now=double, overdue=bint)
+    cpdef bint is_overdue(self, transport)
+    cpdef postpone(self, Scan scan)
     cdef next_trace(self)
     cdef bint admit(self, FrontDoor connection)

@@ -12,7 +12,11 @@ Rules of this class:
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
+from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, cast
 
 from ixfast import limits, meters, reply
@@ -23,6 +27,11 @@ from ixfast.http.v1_query import read_query
 from ixfast.http.wire import v1_response
 from ixfast.scan import Scan
 from ixfast.trace import REPLY, WRITE, Trace
+
+_TCP_INFO = getattr(socket, "TCP_INFO", 11)
+_TCP_INFO_BYTES = 56
+_LAST_DATA_RECEIVED = struct.Struct("I")
+_LAST_DATA_RECEIVED_AT = 52  # `tcpi_last_data_recv` of struct tcp_info, in milliseconds (linux/tcp.h)
 
 
 class FrontDoor:
@@ -57,6 +66,8 @@ class FrontDoor:
     def data_received(self, received: bytes) -> None:
         house = self._house
         self.active_at = house.now()
+        if self.active_at > house.round_at:
+            house.begin_round(self.active_at)
         if self._handler is not None:
             house.desk.unread.setdefault(self._transport, self.active_at)  # until a request is there
             self._handler.data_received(received)
@@ -91,17 +102,38 @@ class FrontDoor:
         if house.desk.unread:
             house.desk.unread.pop(self._transport, None)
         house.slots[meters.HOT_REQUESTS] += 1
+        if house.slow and house.is_overdue(self._transport):
+            self._postpone(asked)
+            return
         address = self._client_address(head) if house.limited else None
+        house.inside += 1
         if not isinstance(asked, str):
             code, counter, mac = asked
             house.desk.submit_usual(code, counter, mac, head.token_sha256, self._reply, address, trace)
-            return
-        try:
-            house.desk.submit_v1(read_query(asked), head.token_sha256, self._reply, address)
-        except InputError as error:
-            house.slots[meters.SCAN_ERRORS[error.code]] += 1
-            body = reply.v1_error(error.code, parameter=error.field)
-            self._write(wire.response(reply.STATUS[error.code], body, closing=house.desk.draining))
+        else:
+            try:
+                house.desk.submit_v1(read_query(asked), head.token_sha256, self._reply, address)
+            except InputError as error:
+                house.inside -= 1
+                self._answer_malformed(error)
+        house.desk.waited_s = 0.0
+
+    def _answer_malformed(self, error: InputError) -> None:
+        self._house.slots[meters.SCAN_ERRORS[error.code]] += 1
+        body = reply.v1_error(error.code, parameter=error.field)
+        self._write(wire.response(reply.STATUS[error.code], body, closing=self._house.desk.draining))
+
+    def _postpone(self, asked: Any) -> None:
+        """Leave a request to be refused when there is time for that."""
+        if isinstance(asked, str):
+            try:
+                ref = read_query(asked).ref or b""
+            except InputError as error:
+                self._answer_malformed(error)
+                return
+        else:
+            ref = asked[0]
+        self._house.postpone(Scan(self._reply, ref, -1, None, None, 0, self.active_at, None))
 
     def _client_address(self, head: Head) -> str | None:
         peer = self._transport.get_extra_info("peername")
@@ -109,7 +141,10 @@ class FrontDoor:
         return address
 
     def _answer(self, scan: Scan) -> None:
-        response = v1_response(scan, self._house.desk.draining)
+        house = self._house
+        house.inside -= 1
+        house.answered += 1
+        response = v1_response(scan, house.desk.draining)
         trace = scan.trace
         if trace is None:
             self._write(response)
@@ -187,7 +222,14 @@ class House:
     """What the connections of a worker share: the desk, the way to aiohttp, limits and the register of connections."""
 
     def __init__(
-        self, desk: Any, make_handler: Any, *, connections_max: int, idle_timeout_s: float, trace_every: int = 0
+        self,
+        desk: Any,
+        make_handler: Any,
+        *,
+        connections_max: int,
+        idle_timeout_s: float,
+        trace_every: int = 0,
+        deadline_s: float = 1.5,
     ) -> None:
         self.desk = desk
         self.loop: asyncio.AbstractEventLoop = desk.loop
@@ -203,6 +245,78 @@ class House:
         self._connections_max = connections_max
         self._idle_timeout_s = idle_timeout_s
         self._sweeper = self.loop.call_later(1.0, self._sweep)
+        self.round_at = 0.0  # when the loop's round began in which a request was last read
+        self.slow = False  # that round came late
+        self.inside = 0  # scans taken in and not answered yet
+        self.answered = 0
+        self._answered_before = 0  # when the last round began
+        self._budget_s = deadline_s * limits.WORKER_WAIT_SHARE
+        self._rate = 0.0  # scans answered in a second while many were under way; 0: that was not seen yet
+        self._busy_s = 0.0
+        self._busy_answered = 0
+        self._looked = 0  # requests of this round until an age is looked up again
+        self._age_s = 0.0
+        self._overdue_at = 0.0
+        self._postponed: deque[Scan] = deque()
+        self._answered_refused = 0
+        self._refuser: asyncio.TimerHandle | None = None
+
+    def begin_round(self, now: float) -> None:
+        """Requests read from now on have waited for the loop at most since the last round, if not even longer."""
+        length_s = now - self.round_at
+        self.round_at = now
+        self.slow = length_s > limits.SLOW_ROUND_S or (self.slow and self._age_s > limits.SLOW_ROUND_S)
+        self._looked = 0
+        if self.inside >= limits.WORKER_RATE_SCANS_MIN:
+            self._busy_s += length_s
+            self._busy_answered += self.answered - self._answered_before
+            if self._busy_s >= limits.WORKER_RATE_WINDOW_S:
+                self._learn_rate()
+        self._answered_before = self.answered
+
+    def _learn_rate(self) -> None:
+        rate = self._busy_answered / self._busy_s
+        self._rate = (self._rate + rate) / 2 if self._rate else rate
+        self._busy_s = 0.0
+        self._busy_answered = 0
+
+    def is_overdue(self, transport: Any) -> bool:
+        """Would the request that is read now be answered too late? What it has waited already is taken from the scan's time."""
+        self._looked -= 1
+        if self._looked < 0:
+            self._looked = limits.AGE_LOOK_EVERY
+            self._age_s = _unread_s(transport)
+        now = monotonic()
+        self.desk.waited_s = self.round_at - now + self._age_s
+        if self._age_s > self._budget_s:
+            overdue = self.inside > 0  # one that comes to an idle worker is tried
+        else:
+            overdue = self.inside > limits.WORKER_ROOM_MIN and self.inside > self._rate * (self._budget_s - self._age_s) > 0.0
+        if overdue:
+            self._overdue_at = now
+            self.desk.waited_s = 0.0
+        return overdue
+
+    def postpone(self, scan: Scan) -> None:
+        """Refuse a scan later: a refusal takes a third of what a pass takes, so that a worker that refused all that it cannot
+        serve would serve nothing."""
+        self._postponed.append(scan)
+        if self._refuser is None:
+            self._answered_refused = self.answered
+            self._refuser = self.loop.call_later(limits.REFUSAL_INTERVAL_S, self._refuse)
+
+    def _refuse(self) -> None:
+        """Refuse the oldest that were postponed: a few for what was answered meanwhile, many if nothing else is to be done."""
+        if not self.inside or monotonic() > self._overdue_at + limits.OVERDUE_MEMORY_S or self.desk.draining:
+            count = limits.REFUSALS_IDLE
+        else:
+            count = max(1, (self.answered - self._answered_refused) // limits.ANSWERS_A_REFUSAL)
+        postponed = self._postponed
+        for _ in range(min(count, len(postponed))):
+            self.inside += 1
+            self.desk.engine.fail(postponed.popleft(), "overloaded", "worker_busy")
+        self._answered_refused = self.answered
+        self._refuser = self.loop.call_later(limits.REFUSAL_INTERVAL_S, self._refuse) if postponed else None
 
     def next_trace(self) -> Trace | None:
         """A trace for every so-many-th scan."""
@@ -237,3 +351,16 @@ class House:
 
     def close(self) -> None:
         self._sweeper.cancel()
+        if self._refuser is not None:
+            self._refuser.cancel()
+
+
+def _unread_s(transport: Any) -> float:
+    """How long ago the last bytes of a connection arrived in the kernel; 0 if nobody knows."""
+    connection = transport.get_extra_info("socket")
+    try:
+        told = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_INFO_BYTES)
+    except (AttributeError, OSError):
+        return 0.0
+    milliseconds: int = _LAST_DATA_RECEIVED.unpack_from(told, _LAST_DATA_RECEIVED_AT)[0] if len(told) == _TCP_INFO_BYTES else 0
+    return milliseconds / 1000

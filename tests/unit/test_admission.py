@@ -1,0 +1,253 @@
+"""What a worker that is short of CPU takes in, refuses and leaves for later, by a clock that the tests turn."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ixfast import limits, meters
+from ixfast.engine import Engine
+from ixfast.http import front_door
+from ixfast.http.desk import Desk
+from ixfast.http.front_door import House
+from ixfast.scan import Scan
+
+DEADLINE_S = 1.5
+BUDGET_S = DEADLINE_S * limits.WORKER_WAIT_SHARE
+
+
+class Clock:
+    """The loop's clock, with its timers; `now` moves only when a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> Any:
+        self.timers.append((self.now + delay_s, call))
+        return self
+
+    def cancel(self) -> None:
+        pass
+
+    def run(self, seconds: float) -> None:
+        """Move on, and call what is due."""
+        self.now += seconds
+        due = [each for each in self.timers if each[0] <= self.now]
+        self.timers = [each for each in self.timers if each[0] > self.now]
+        for _, call in due:
+            call()
+
+
+class NoCatalogue:
+    """No scan of these tests gets as far as being looked up."""
+
+    def find(self, ref: bytes) -> None:
+        raise AssertionError(ref)
+
+
+class Worker:
+    """A house whose requests have waited in the kernel as long as the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = Clock()
+        self.age_s = 0.0
+        monkeypatch.setattr(front_door, "_unread_s", lambda _: self.age_s)
+        monkeypatch.setattr(front_door, "monotonic", self.clock.time)
+        catalogue: Any = NoCatalogue()
+        loop: Any = self.clock
+        gauges = meters.Meters()
+        self.desk = Desk(Engine(catalogue, gauges), catalogue, gauges, loop)
+        self.house = House(self.desk, None, connections_max=10, idle_timeout_s=75, deadline_s=DEADLINE_S)
+        self.refused: list[int] = []
+        self.house.begin_round(self.clock.now)
+
+    def round(self, seconds: float) -> None:
+        self.clock.now += seconds
+        self.house.begin_round(self.clock.now)
+
+    def takes(self, age_s: float) -> bool:
+        """Is a request that has waited so long taken in?"""
+        self.age_s = age_s
+        if self.house.slow and self.house.is_overdue(None):
+            return False
+        self.house.inside += 1
+        return True
+
+    def answer(self, count: int) -> None:
+        self.house.inside -= count
+        self.house.answered += count
+
+    def learn(self, per_s: int) -> None:
+        """Serve 100 at a time at that rate for a while."""
+        for _ in range(30):
+            self.house.inside += 100
+            self.round(100 / per_s)
+            self.answer(100)
+            self.house.inside += limits.WORKER_RATE_SCANS_MIN
+            self.round(0.0)
+            self.house.inside -= limits.WORKER_RATE_SCANS_MIN
+
+    def postpone(self, scan_id: int) -> None:
+        def reply(scan: Scan) -> None:
+            assert (scan.error, scan.error_detail) == ("overloaded", "worker_busy")
+            self.refused.append(scan.scan_id)
+            self.answer(1)
+
+        self.house.postpone(Scan(reply, b"x", -1, None, None, scan_id, self.clock.now, None))
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
+    return Worker(monkeypatch)
+
+
+def test_a_worker_that_keeps_up_asks_nobody_how_old_a_request_is(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_door, "_unread_s", None)
+    for _ in range(100):
+        worker.round(limits.SLOW_ROUND_S / 2)
+        assert worker.takes(0.0)
+
+
+def test_what_waited_longer_than_can_be_made_up_for_is_not_taken_in(worker: Worker) -> None:
+    worker.round(0.1)
+    assert worker.takes(BUDGET_S + 0.01)  # nothing else is to be done: it is tried
+    worker.round(0.1)
+    assert worker.takes(BUDGET_S - 0.01)
+    worker.round(0.1)
+    assert not worker.takes(BUDGET_S + 0.01)
+
+
+def test_the_time_in_the_kernel_is_taken_from_the_scan(worker: Worker) -> None:
+    worker.round(0.1)
+    worker.clock.now += 0.02  # in this round
+    assert worker.takes(0.5)
+    assert worker.desk.waited_s == pytest.approx(0.48)  # it arrived 0.48 s before this round began
+
+
+def test_no_more_are_taken_in_than_can_be_answered_in_time(worker: Worker) -> None:
+    worker.learn(200)
+    worker.round(0.1)
+    taken = sum(worker.takes(0.25) for _ in range(1000))
+    assert taken == pytest.approx(200 * (BUDGET_S - 0.25), rel=0.1)
+
+
+def test_a_few_are_always_taken_in(worker: Worker) -> None:
+    """Whatever was learnt in a bad moment, it can be learnt anew."""
+    worker.learn(2)
+    worker.round(0.1)
+    assert sum(worker.takes(0.25) for _ in range(1000)) == limits.WORKER_ROOM_MIN + 1 > limits.WORKER_RATE_SCANS_MIN
+
+
+def test_a_round_after_a_slow_one_is_looked_at_while_requests_are_old(worker: Worker) -> None:
+    """What is left over from a slow round is read by quick ones, and is as old."""
+    worker.round(0.1)
+    worker.takes(0.0)
+    worker.takes(BUDGET_S * 2)
+    for _ in range(limits.AGE_LOOK_EVERY):
+        worker.takes(BUDGET_S * 2)
+    worker.round(0.001)
+    assert worker.takes(BUDGET_S * 2) is False
+    worker.round(0.001)
+    for _ in range(2 * limits.AGE_LOOK_EVERY):
+        worker.takes(0.001)
+    worker.round(0.001)
+    assert not worker.house.slow
+
+
+def test_a_worker_with_too_much_to_do_refuses_one_for_eight_answers(worker: Worker) -> None:
+    worker.house.inside = 1
+    worker.round(0.1)
+    assert not worker.takes(BUDGET_S * 2)
+    for scan_id in range(1000):
+        worker.postpone(scan_id)
+    worker.house.inside += 500
+    assert worker.refused == []
+    worker.answer(400)
+    worker.clock.run(limits.REFUSAL_INTERVAL_S)
+    assert worker.refused == list(range(400 // limits.ANSWERS_A_REFUSAL))  # those who have waited longest
+
+
+def test_a_worker_with_nothing_else_to_do_refuses_all(worker: Worker) -> None:
+    for scan_id in range(300):
+        worker.postpone(scan_id)
+    worker.clock.run(limits.REFUSAL_INTERVAL_S)
+    worker.clock.run(limits.REFUSAL_INTERVAL_S)
+    assert worker.refused == list(range(300))
+    assert worker.house.inside == 0
+
+
+def _served_in_time(worker: Worker, *, controlled: bool) -> float:
+    """A worker that can answer 1,000 scans a second, or refuse 3,000, offered three times as much over 2,000 connections: the
+    share of its capacity that is answered within a second. Without control it takes in all that it reads."""
+    pass_s, refusal_s, period_s, seconds = 0.001, 0.001 / 3, 0.1, 20.0
+    arrivals = 3 / pass_s
+    unread: list[float] = []
+    inside: list[float] = []
+    free, in_time, debt = 2000.0, 0, 0.0
+    began = worker.clock.now
+    while worker.clock.now < began + seconds:
+        sent = int(min(arrivals * period_s, free))
+        unread += [worker.clock.now + period_s / 2] * sent
+        free -= sent
+        worker.round(period_s)
+        now = worker.clock.now
+        spent = debt
+        done = 0
+        while inside and spent < period_s:
+            in_time += now - inside.pop(0) < 1.0
+            spent += pass_s
+            done += 1
+        worker.answer(done)
+        free += done
+        before = len(worker.refused)
+        worker.clock.run(0.0)
+        refused = len(worker.refused) - before
+        free += refused
+        spent += refused * refusal_s
+        debt = max(0.0, spent - period_s)
+        while unread:
+            arrived = unread.pop(0)
+            if not controlled:
+                worker.house.inside += 1
+            elif not worker.takes(now - arrived):
+                worker.postpone(0)
+                continue
+            inside.append(arrived)
+    return in_time / seconds * pass_s
+
+
+def test_three_times_the_capacity_leaves_the_goodput(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _served_in_time(Worker(monkeypatch), controlled=True) > 0.85
+    # The control: 2,000 connections that each wait for 1,000 a second are all answered late.
+    assert _served_in_time(Worker(monkeypatch), controlled=False) < 0.1
+
+
+async def test_the_kernel_tells_how_long_a_request_has_waited() -> None:
+    """Of a real connection, by whichever loop serves it."""
+    seen: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            seen.set_result(front_door._unread_s(self.transport))
+
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Protocol, "127.0.0.1", 0)
+    async with server:
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        await asyncio.sleep(0)
+        writer.write(b"x")
+        time.sleep(0.2)  # noqa: ASYNC251 - the loop is to be late
+        waited_s = await asyncio.wait_for(seen, 5)
+        writer.close()
+    assert 0.15 <= waited_s < 2.0
