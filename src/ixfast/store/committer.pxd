@@ -8,7 +8,7 @@ from ixfast.scan cimport Scan
 cdef class Committer:
     cdef public object _open_session, _resolver, _meters, _loop, _session, _trouble, _refused, _wake, _task, _sweeper
     cdef public Py_ssize_t _batch_max, _queue_max, _behind_count, _room
-    cdef public double _deadline_s, _wait_max_s, _row_s
+    cdef public double _deadline_s, _wait_max_s, _row_s, _statement_s, _stalled_at, _sweep_at, _lag_s
     cdef public dict _waiting, _behind, _in_flight
     cdef public list _set_aside
     cdef public bint _sent, _traced
@@ -18,7 +18,7 @@ cdef class Committer:
     cdef _queue_behind(self, Scan scan)
 
     @cython.locals(waiting=dict)
-    cdef dict _take(self)
+    cpdef dict _take(self)
 
     @cython.locals(scan=Scan)
     cdef _move_up(self, batch)

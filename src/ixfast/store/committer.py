@@ -31,6 +31,7 @@ log = logging.getLogger("ixfast.ledger")
 
 _SWEEP_S = 0.05
 _ROUND_CLOCK_S = 0.001
+_STALLED_S = 2 * limits.STATEMENT_TIMEOUT_MS / 1000  # A server that runs at all has ended its statement by itself by then.
 
 
 class Resolver(Protocol):
@@ -71,6 +72,10 @@ class Committer:
         self._deadline_s = deadline_s
         self._wait_max_s = wait_max_s
         self._row_s = 0.0  # seconds a scan of the last large statements; 0: none was seen yet
+        self._stalled_at = 0.0  # since when nobody waits any more for the statement under way; 0: somebody does
+        self._sweep_at = 0.0  # when the next sweep is due
+        self._lag_s = 0.0  # how late sweeps were at most since the last statement
+        self._statement_s = 0.0  # what the last statement took
         self._room = queue_max
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, Scan] = {}  # the next batch, by tag id, in order of arrival
@@ -89,6 +94,7 @@ class Committer:
 
     def start(self) -> None:
         self._task = self._loop.create_task(self._run(), name="ixfast committer")
+        self._sweep_at = self._loop.time() + _SWEEP_S
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
     async def stop(self) -> None:
@@ -164,6 +170,7 @@ class Committer:
                 await self._wake
             self._in_flight = batch = self._take()
             self._sent = False
+            self._stalled_at = 0.0
             while batch:
                 try:
                     await self._attempt(batch)
@@ -175,7 +182,11 @@ class Committer:
                     self._set_aside.clear()
 
     def _take(self) -> dict[int, Scan]:
-        """The next batch; those behind its scans move up."""
+        """The next batch; those behind its scans move up. Whoever could not be answered in time any more is left out."""
+        if self._waiting:
+            too_old = self._loop.time() - self._deadline_s + min(self._statement_s, self._deadline_s / 2)
+            if next(iter(self._waiting.values())).arrived < too_old:
+                self._sweep_waiting(too_old)
         waiting = self._waiting
         if len(waiting) <= self._batch_max:
             batch, self._waiting = waiting, {}
@@ -236,13 +247,22 @@ class Committer:
         self._unproven(batch)
 
     def _learn_rate(self, rows: int, seconds: float) -> None:
-        """Make room for as many scans as are committed in `wait_max_s` at the best rate of late."""
+        """Make room for as many scans as are committed in `wait_max_s` at the best rate of late.
+
+        The longer a statement took, the more it lowers the rate: a stall of a moment does little, and a database that has
+        become slow is known for it after a few statements.
+        """
+        lag_s, self._lag_s = self._lag_s, 0.0
+        # The reply may have been there for as long as this worker did not come round to its timers.
+        seconds = max(seconds - lag_s, _ROUND_CLOCK_S)
+        self._statement_s = seconds
         if rows < limits.LEDGER_RATE_ROWS_MIN:
             return
         row_s = seconds / rows
-        self._row_s = row_s if not self._row_s else min(row_s, self._row_s * limits.LEDGER_RATE_DECAY)
-        room = int(self._wait_max_s / self._row_s)
-        self._room = min(self._queue_max, max(limits.LEDGER_ROOM_MIN, room))
+        decay = limits.LEDGER_RATE_DECAY + seconds / self._wait_max_s
+        self._row_s = row_s if not self._row_s else min(row_s, self._row_s * decay)
+        always = min(limits.LEDGER_ROOM_MIN, max(limits.LEDGER_RATE_ROWS_MIN, int(self._deadline_s / 6 / self._row_s)))
+        self._room = min(self._queue_max, max(always, int(self._wait_max_s / self._row_s)))
 
     def _end_waits(self, batch: dict[int, Scan]) -> None:
         self._traced = False
@@ -371,8 +391,11 @@ class Committer:
 
     def _sweep(self) -> None:
         """End the scans whose deadline has passed, and a statement that nobody waits for any more."""
+        now = self._loop.time()
+        self._lag_s = max(self._lag_s, now - self._sweep_at)
+        self._sweep_at = now + _SWEEP_S
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
-        too_old = self._loop.time() - self._deadline_s
+        too_old = now - self._deadline_s
         had_batch = bool(self._in_flight)
         for part in (self._in_flight, *self._set_aside):
             for scan in [s for s in part.values() if s.arrived < too_old]:
@@ -381,8 +404,13 @@ class Committer:
                     self._resolver.failed(scan, "outcome_unknown", self._trouble if self._session is None else "deadline")
                 else:
                     self._fail(scan, "unavailable", self._trouble)
-        if had_batch and not self._in_flight and self._session is not None:
+        if self._session is None:
+            self._stalled_at = 0.0
+        elif had_batch and not self._in_flight:
+            self._stalled_at = now
+        elif self._stalled_at and now > self._stalled_at + _STALLED_S:
             self._drop(self._session, "database_stalled")
+            self._stalled_at = 0.0
         self._sweep_waiting(too_old)
         if self._wake is not None and self._session is not None and self._session.closed:
             self._drop(self._session, "database_unreachable")  # while idle: nothing was sent, nothing is unknown
@@ -392,6 +420,8 @@ class Committer:
 
     def _sweep_waiting(self, too_old: float) -> None:
         code, reason = ("overloaded", "deadline") if self._session is not None else ("unavailable", self._trouble)
+        if self._stalled_at:
+            code, reason = "unavailable", "database_stalled"
         for tag_id, queue in list(self._behind.items()):
             while queue and queue[0].arrived < too_old:
                 self._behind_count -= 1
