@@ -149,6 +149,7 @@ class Catalogue:
         while self._waiting:
             wanted = self._take_waiting()
             applied = self._changes_applied
+            began = self._loop.time()
             try:
                 records, failed = await self._look_up(wanted)
             except Exception as error:  # of every kind: an unanswered look-up is 503 and never an absent tag
@@ -168,6 +169,8 @@ class Catalogue:
                 task = self._loop.create_task(self._derive(list(slow.values()), applied))
                 self._derivings.add(task)
                 task.add_done_callback(self._derivings.discard)
+            if (spent_s := self._loop.time() - began) > limits.LOOKUP_SLOW_S:
+                await asyncio.sleep(min(spent_s, limits.LOOKUP_PAUSE_S_MAX))
 
     def _take_waiting(self) -> Wanted:
         """What the next round is for."""
@@ -253,9 +256,10 @@ class Catalogue:
         return api_keys, codes, enrolling
 
     def _time_left(self, wanted: Wanted) -> float:
-        """Seconds until the oldest of those who wait gives up, and a little for one who has."""
-        oldest = min([scan.arrived for waiters in wanted.values() for scan, _ in waiters])
-        return max(0.05, oldest + self._deadline_s - self._loop.time())
+        """Seconds until the last of those who wait gives up, and a little for one who has: what is found is of use to later ones,
+        so that a slow database is not asked for the same again and again."""
+        newest = max([scan.arrived for waiters in wanted.values() for scan, _ in waiters])
+        return max(0.05, newest + self._deadline_s - self._loop.time())
 
     def _name_of(self, code: bytes, waiters: list[Waiter]) -> bytes:
         """What a tag code is looked up under: if it is known that none of those who wait may see the tag, a code that nobody has.

@@ -8,9 +8,10 @@ from ixfast.scan cimport Scan
 
 cdef class Ledger:
     cdef public object _database, _history, _settled, _meters, _reader, _loop, _flusher
-    cdef public double _deadline_s
+    cdef public double _deadline_s, _flush_s
     cdef public list _committers, _submits, _refusals
     cdef public long _groups
+    cdef public bint _flushing
     cdef public set _tasks
 
     cpdef submit(self, Scan scan)

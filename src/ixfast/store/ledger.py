@@ -26,6 +26,8 @@ from ixfast.store.trouble import trouble_of
 log = logging.getLogger("ixfast.ledger")
 
 _REFUSAL_FLUSH_S = 0.25
+_REFUSAL_PAUSES = 9  # Pauses as long as the last write: scans that may pass go before the log of those that may not.
+_REFUSAL_WRITE_S = 10.0  # Nobody waits for it; to give it up costs the database more than to finish it.
 _ADVANCED = Outcome.ADVANCED
 _LETTERS = {
     Verdict.REPLAYED: "r", Verdict.FORGED: "f", Verdict.INCOMPLETE: "i", Verdict.INACTIVE: "x", Verdict.REPEAT: "a",
@@ -85,6 +87,8 @@ class Ledger:
         self._loop = asyncio.get_running_loop()
         self._refusals: list[tuple[int, int, int, str]] = []
         self._flusher: asyncio.TimerHandle | None = None
+        self._flushing = False
+        self._flush_s = 0.0  # what the last write took
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def _open_session(self) -> LedgerSession:
@@ -179,19 +183,35 @@ class Ledger:
             self._meters.slots[meters.REFUSALS_DROPPED] += 1
             return
         self._refusals.append((scan.scan_id, scan.record.tag_id, scan.position, letter))
-        if self._flusher is None:
-            self._flusher = self._loop.call_later(_REFUSAL_FLUSH_S, self._flush)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._flusher is None and not self._flushing:
+            delay_s = max(_REFUSAL_FLUSH_S, self._flush_s * _REFUSAL_PAUSES)
+            self._flusher = self._loop.call_later(delay_s, self._flush)
 
     def _flush(self) -> None:
         self._flusher = None
-        self._spawn(self._write_refusals())
+        self._flushing = True
+        self._spawn(self._flush_rows())
+
+    async def _flush_rows(self) -> None:
+        """One write at a time, and a pause after it: a slow database gets fewer and larger ones."""
+        began = self._loop.time()
+        try:
+            await self._write_refusals()
+        finally:
+            self._flushing = False
+            self._flush_s = self._loop.time() - began
+        if self._refusals:
+            self._flush_soon()
 
     async def _write_refusals(self) -> None:
         rows, self._refusals = self._refusals, []
         if not rows:
             return
         try:
-            await self._database.log_refusals(rows, self._deadline_s)
+            await self._database.log_refusals(rows, _REFUSAL_WRITE_S)
         except Exception as error:  # best effort: counted, and nobody waits for it
             self._meters.slots[meters.REFUSALS_DROPPED] += len(rows)
             log.warning("%d refusals not logged: %s", len(rows), trouble_of(error).value)

@@ -11,6 +11,7 @@ import asyncpg
 
 from ixfast import limits
 from ixfast.errors import ConfigurationError
+from ixfast.store import dialling
 from ixfast.store.queries import load
 
 PINNED = {
@@ -32,6 +33,7 @@ SESSION = {
     "citus.override_table_visibility": "off",
 }
 
+_CANCELLATION_S = 4 * limits.STATEMENT_TIMEOUT_MS / 1000
 _KEPT_S = 0.1  # Between two looks at whether a connection is still asked for.
 
 
@@ -41,15 +43,24 @@ class UnsafeDatabaseError(ConfigurationError):
 
 async def connect(dsn: str, **settings: str) -> Any:
     """A connection to a server that accepts writes, with our session settings."""
-    connection = await asyncpg.connect(
-        dsn,
-        timeout=limits.CONNECT_TIMEOUT_MS / 1000,
-        server_settings=SESSION | settings,
-        statement_cache_size=0,
-        target_session_attrs="read-write",
-    )
-    await fix_durability(connection)
-    return connection
+
+    async def dial(patience_s: float) -> Any:
+        async with asyncio.timeout(patience_s):
+            connection = await asyncpg.connect(
+                dsn,
+                timeout=patience_s,
+                server_settings=SESSION | settings,
+                statement_cache_size=0,
+                target_session_attrs="read-write",
+            )
+            try:
+                await fix_durability(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            return connection
+
+    return await dialling.line().open(dial)
 
 
 async def fix_durability(connection: Any) -> None:
@@ -71,7 +82,7 @@ async def make_pool(dsn: str, size: int) -> Any:
         dsn,
         min_size=0,  # a worker starts, and says what is wrong, without a database too
         max_size=size,
-        timeout=limits.CONNECT_TIMEOUT_MS / 1000,
+        connect=dialling.PoolDialler(),
         server_settings=SESSION | {"plan_cache_mode": "force_generic_plan", "jit": "off"},
         max_inactive_connection_lifetime=0,
         max_cached_statement_lifetime=0,
@@ -85,18 +96,41 @@ async def make_pool(dsn: str, size: int) -> Any:
 async def borrowed(pool: Any, deadline_s: float | None) -> AsyncIterator[Any]:
     """A connection of the pool for at most `deadline_s` seconds, waiting for it included; then TimeoutError. None: no bound.
 
-    A connection whose query was cut short is closed: giving it back, asyncpg waits without a bound until the server has
-    acknowledged the cancellation, and a frozen one never does.
+    A connection whose query was cut short by that bound is given back in the background: asyncpg waits until the server has
+    acknowledged the cancellation. One that is short of CPU does so late, and a new connection would cost it more than most
+    queries; one that is frozen never does, so after `_CANCELLATION_S` the connection is closed. If the caller itself was
+    cancelled, the connection is closed at once.
     """
-    async with asyncio.timeout(deadline_s):
+    async with asyncio.timeout(deadline_s) as bound:
         connection = await pool.acquire()
         try:
             yield connection
         except asyncio.CancelledError:
-            connection.terminate()
+            if bound.expired():
+                _give_back(pool, connection)
+            else:
+                connection.terminate()
+                await pool.release(connection)
             raise
-        finally:
+        except BaseException:
             await pool.release(connection)
+            raise
+        await pool.release(connection)
+
+
+def _give_back(pool: Any, connection: Any) -> None:
+    task = asyncio.ensure_future(pool.release(connection, timeout=_CANCELLATION_S))
+    _releases.add(task)
+    task.add_done_callback(_given_back)
+
+
+def _given_back(task: asyncio.Future[None]) -> None:
+    _releases.discard(task)
+    if not task.cancelled():
+        task.exception()  # asyncpg has closed the connection then
+
+
+_releases: set[asyncio.Future[None]] = set()
 
 
 class Kept:
@@ -130,7 +164,10 @@ class Kept:
         if connection is not None:
             await self._pool.release(connection)
 
-    async def release(self, connection: Any) -> None:
+    async def release(self, connection: Any, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as asyncpg's pool
+        if timeout is not None:
+            await self._pool.release(connection, timeout=timeout)
+            return
         self._used = True
         if self._timer is None:
             self._look()
@@ -176,15 +213,19 @@ class LedgerSession:
     async def open(cls, dsn: str) -> LedgerSession:
         connection = await connect(dsn, **PINNED)
         try:
-            history = await connection.fetchval(load("session")["history"])
-            # By a name: without one, and without a statement cache, asyncpg has it parsed and planned at every execution, which
-            # takes a third of the statement's time.
-            names = ("advance", "advance_keyed", "advance_unheld")
-            prepared = [await connection.prepare(load("ledger")[name], name=name) for name in names]
-            return cls(connection, history, *prepared)
+            async with asyncio.timeout(limits.CONNECT_TIMEOUT_MS_MAX / 1000):
+                return await cls._prepared(connection)
         except BaseException:
             connection.terminate()
             raise
+
+    @classmethod
+    async def _prepared(cls, connection: Any) -> LedgerSession:
+        history = await connection.fetchval(load("session")["history"])
+        # By a name: without one, and without a statement cache, asyncpg has it parsed and planned at every execution, which
+        # takes a third of the statement's time.
+        names = ("advance", "advance_keyed", "advance_unheld")
+        return cls(connection, history, *[await connection.prepare(load("ledger")[name], name=name) for name in names])
 
     @property
     def closed(self) -> bool:

@@ -1,0 +1,83 @@
+"""New connections, one at a time: a server that is short of CPU is never asked for several, nor given up halfway.
+
+To open a connection takes PostgreSQL as long as to commit a thousand scans. When it is slow, attempts that run side by side and
+are given up after a fixed time take all it has and none succeeds. So attempts of an event loop take turns, one that ran out
+of time lets the next one have twice as much, and one whose caller has gone goes on for the next caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import asyncpg
+
+from ixfast import limits
+
+Dial = Callable[[float], Awaitable[Any]]
+"""Opens a connection within so many seconds."""
+
+
+class Line:
+    """Through which all attempts of an event loop go."""
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self.patience_s = limits.CONNECT_TIMEOUT_MS / 1000
+
+    async def open(self, dial: Dial) -> Any:
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            began = loop.time()
+            try:
+                connection = await dial(self.patience_s)
+            except TimeoutError:
+                self._adapt(2 * self.patience_s)
+                raise
+            self._adapt(2 * (loop.time() - began))
+            return connection
+
+    def _adapt(self, seconds: float) -> None:
+        self.patience_s = min(max(seconds, limits.CONNECT_TIMEOUT_MS / 1000), limits.CONNECT_TIMEOUT_MS_MAX / 1000)
+
+
+_lines: WeakKeyDictionary[asyncio.AbstractEventLoop, Line] = WeakKeyDictionary()
+
+
+def line() -> Line:
+    """The running loop's."""
+    return _lines.setdefault(asyncio.get_running_loop(), Line())
+
+
+class PoolDialler:
+    """How a pool connects. A connection that nobody waits for any more when it is there is the next caller's, if one comes soon:
+    one that lay about may lead to a server that was left behind."""
+
+    def __init__(self) -> None:
+        self._left: deque[tuple[float, asyncio.Task[Any]]] = deque()  # with the loop's time at which its caller went
+
+    async def __call__(self, *arguments: Any, **options: Any) -> Any:
+        attempt = self._usable() or asyncio.ensure_future(
+            line().open(lambda patience_s: asyncpg.connect(*arguments, **options, timeout=patience_s))
+        )
+        try:
+            return await asyncio.shield(attempt)
+        except asyncio.CancelledError:
+            self._left.append((asyncio.get_running_loop().time(), attempt))
+            raise
+
+    def _usable(self) -> asyncio.Task[Any] | None:
+        now = asyncio.get_running_loop().time()
+        while self._left:
+            left_at, attempt = self._left.popleft()
+            if not attempt.done():
+                return attempt
+            if attempt.cancelled() or attempt.exception() is not None or attempt.result().is_closed():
+                continue
+            if now < left_at + limits.CONNECT_TIMEOUT_MS_MAX / 1000:
+                return attempt
+            attempt.result().terminate()
+        return None
