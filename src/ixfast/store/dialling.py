@@ -13,9 +13,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import asyncpg
-
 from ixfast import limits
+from ixfast.store import hosts
 
 Dial = Callable[[float], Awaitable[Any]]
 """Opens a connection within so many seconds."""
@@ -59,9 +58,9 @@ class PoolDialler:
     def __init__(self) -> None:
         self._left: deque[tuple[float, asyncio.Task[Any]]] = deque()  # with the loop's time at which its caller went
 
-    async def __call__(self, *arguments: Any, **options: Any) -> Any:
+    async def __call__(self, dsn: str, **options: Any) -> Any:
         attempt = self._usable() or asyncio.ensure_future(
-            line().open(lambda patience_s: asyncpg.connect(*arguments, **options, timeout=patience_s))
+            line().open(lambda patience_s: hosts.connect(dsn, patience_s, **options))
         )
         try:
             return await asyncio.shield(attempt)

@@ -16,7 +16,7 @@ import asyncpg
 
 from ixfast import limits
 from ixfast.errors import ConfigurationError
-from ixfast.store import partitions
+from ixfast.store import hosts, partitions
 from ixfast.store.queries import sql_folder
 from ixfast.store.session import fix_durability
 
@@ -100,7 +100,7 @@ async def migrate(
 async def _connect(dsn: str) -> Any:
     patience_s = limits.CONNECT_TIMEOUT_MS / 1000 * 10
     try:
-        return await asyncpg.connect(dsn, timeout=patience_s, target_session_attrs="read-write")
+        return await hosts.connect(dsn, patience_s)
     except ValueError:  # what asyncpg says may quote a part of the password
         raise UnreachableDatabaseError(
             "The connection string `dsn` cannot be read; percent-encode the special characters of user and password."

@@ -11,7 +11,7 @@ import asyncpg
 
 from ixfast import limits
 from ixfast.errors import ConfigurationError
-from ixfast.store import dialling
+from ixfast.store import dialling, hosts
 from ixfast.store.queries import load
 
 PINNED = {
@@ -45,20 +45,14 @@ async def connect(dsn: str, **settings: str) -> Any:
     """A connection to a server that accepts writes, with our session settings."""
 
     async def dial(patience_s: float) -> Any:
-        async with asyncio.timeout(patience_s):
-            connection = await asyncpg.connect(
-                dsn,
-                timeout=patience_s,
-                server_settings=SESSION | settings,
-                statement_cache_size=0,
-                target_session_attrs="read-write",
-            )
-            try:
+        connection = await hosts.connect(dsn, patience_s, server_settings=SESSION | settings, statement_cache_size=0)
+        try:
+            async with asyncio.timeout(patience_s):
                 await fix_durability(connection)
-            except BaseException:
-                connection.terminate()
-                raise
-            return connection
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     return await dialling.line().open(dial)
 
@@ -86,7 +80,6 @@ async def make_pool(dsn: str, size: int) -> Any:
         server_settings=SESSION | {"plan_cache_mode": "force_generic_plan", "jit": "off"},
         max_inactive_connection_lifetime=0,
         max_cached_statement_lifetime=0,
-        target_session_attrs="read-write",
         init=fix_durability,
         reset=nothing,
     )
