@@ -90,12 +90,19 @@ class DatabaseClock:
 
     def may_be_younger(self, age_s: float, limit_s: float, moment: float) -> bool:
         """May something that seems at least `limit_s` old be younger, because the clock was stepped forward since?"""
-        ahead = sum(
-            max(0.0, later.offset - earlier.offset)
-            for earlier, later in pairwise(self._eras)
-            if moment - later.seen <= limit_s + _MARGIN_S
-        )
+        ahead = sum(max(0.0, step) for step in self._steps(limit_s, moment))
         return ahead > 0 and -_MARGIN_S <= age_s - ahead < limit_s
+
+    def may_be_older(self, age_s: float, limit_s: float, moment: float) -> bool:
+        """May something that seems less than `limit_s` old be older, because the clock was stepped back since?"""
+        back = sum(max(0.0, -step) for step in self._steps(limit_s, moment))
+        return back > 0 and age_s + back >= limit_s
+
+    def _steps(self, limit_s: float, moment: float) -> list[float]:
+        """The steps that something `limit_s` old may have seen."""
+        return [
+            later.offset - earlier.offset for earlier, later in pairwise(self._eras) if moment - later.seen <= limit_s + _MARGIN_S
+        ]
 
     def is_past(self, date: float) -> bool | None:
         """Is a date (Unix time) over? None if clocks that may all be right disagree about it."""

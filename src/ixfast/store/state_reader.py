@@ -150,7 +150,18 @@ class StateReader:
 
     async def _states(self, scans: list[Scan], time_left_s: float) -> dict[int, CounterState]:
         self._slots[meters.LEDGER_STATE_READS] += len(scans)
-        return {state.tag_id: state for state in await self._database.states({s.tag_id for s in scans}, time_left_s)}
+        states = {state.tag_id: state for state in await self._database.states({s.tag_id for s in scans}, time_left_s)}
+        if any(_seems_late(scan, states.get(scan.tag_id)) for scan in scans):
+            await self._read_clock(time_left_s)
+        return states
+
+    async def _read_clock(self, time_left_s: float) -> float:
+        """Look at the database's clock, so that a step before now is known. Returns the moment of the reading."""
+        asked_at = self.loop.time()
+        clock = await self._database.clock(time_left_s)
+        now = self.loop.time()
+        self._clock.note(asked_at, now, clock)
+        return now
 
     async def _judge_plain(self, scans: list[Scan], time_left_s: float) -> None:
         states = await self._states(scans, time_left_s)
@@ -186,10 +197,7 @@ class StateReader:
         overtaken = [s for s in scans if s.tag_id in states and states[s.tag_id].last_position > s.position]
         logged: set[tuple[int, int]] = set()
         if overtaken:
-            asked_at = self.loop.time()
-            clock = await self._database.clock(time_left_s)
-            now = self.loop.time()
-            self._clock.note(asked_at, now, clock)
+            now = await self._read_clock(time_left_s)
             spans = self._clock.spans(min(scan.arrived for scan in overtaken), now)
             logged = await self._database.logged({scan.scan_id for scan in overtaken}, spans, time_left_s)
         for scan in scans:
@@ -236,11 +244,12 @@ class StateReader:
         assert scan.record is not None
         window_ms = scan.record.group.retry_window_ms
         inside = 0 <= state.age_ms < window_ms
-        if inside and state.doubtful:
+        age = state.age_ms / 1000, window_ms / 1000, self.loop.time()
+        if inside and (state.doubtful or self._clock.may_be_older(*age)):
             self.fail(scan, "unavailable", "clock_stepped")
         elif inside:
             self._settler.decided(scan, _REPEATED)
-        elif window_ms and self._clock.may_be_younger(state.age_ms / 1000, window_ms / 1000, self.loop.time()):
+        elif window_ms and self._clock.may_be_younger(*age):
             self.fail(scan, "unavailable", "clock_stepped")
         else:
             self._settler.decided(scan, _REPLAYED)
@@ -253,3 +262,10 @@ class StateReader:
 
 def _is_undecided(scan: Scan) -> bool:
     return scan.outcome is Outcome.UNDECIDED and scan.error is None
+
+
+def _seems_late(scan: Scan, state: CounterState | None) -> bool:
+    """Is this the newest accepted tap once more, and outside its group's retry window as far as clocks can be trusted?"""
+    if state is None or scan.position != state.last_position or scan.record is None:
+        return False
+    return 0 < scan.record.group.retry_window_ms <= state.age_ms
