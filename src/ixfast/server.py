@@ -100,7 +100,9 @@ class Worker:
         deadline_s = settings.deadline_ms / 1000
         self.custodian = Custodian(Path(self._inheritance.kek_file), self.meters)
         await self.custodian.start()
-        self._pool = await session.make_pool(dsn, settings.pool_size)
+        self._clock = clock = DatabaseClock(self.meters, moment=self._loop.time)
+        history = History()
+        self._pool = await session.make_pool(dsn, settings.pool_size, check_history=history.check_not_behind)
         self.catalogue = Catalogue(
             self._pool,
             self.custodian.keys,
@@ -110,9 +112,7 @@ class Worker:
             deadline_s=deadline_s,
         )
         self.custodian.changed = self.catalogue.keys_opened
-        self._clock = clock = DatabaseClock(self.meters, moment=self._loop.time)
-        history = History()
-        engine = Engine(self.catalogue, self.meters, clock.is_past)
+        engine = Engine(self.catalogue, self.meters, self._clock.is_past)
         self.ledger = Ledger(
             PostgresLedgerDatabase(dsn, self._pool),
             engine.settled,

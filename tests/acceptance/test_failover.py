@@ -141,14 +141,20 @@ def meter(server: Served, name: str) -> int:
     return int(sum(map(float, re.findall(rf"^{name}\{{.*\}} (\S+)$", text, re.MULTILINE))))
 
 
+async def ask(server: Served, fleet: VirtualFleet, index: int, counter: int) -> str:
+    """The response to a tap, or the error."""
+    async with await Connection.open(server.port) as connection:
+        answer = await connection.get(plain_target(fleet, index, counter))
+    return answer.json.get("response") or answer.json["error"]
+
+
 async def tap_all(server: Served, fleet: VirtualFleet, indices: range, counter: int) -> list[str]:
     """The answers to a tap of each tag; a 503 is asked again."""
 
     async def tap(index: int) -> str:
         async def said() -> str | None:
-            async with await Connection.open(server.port) as connection:
-                answer = await connection.get(plain_target(fleet, index, counter))
-            return None if answer.status == 503 else answer.json.get("response") or answer.json["error"]
+            told = await ask(server, fleet, index, counter)
+            return told if told not in ("unavailable", "overloaded", "outcome_unknown") else None
 
         return await eventually(said, BACK_S)
 
@@ -248,3 +254,26 @@ async def test_a_synchronous_failover_loses_nothing_and_passes_nothing_twice(ser
         await eventually(lambda: time.monotonic() > due)
         assert await tap_all(server, CRASH_FLEET, switched_off, 100_000) == ["tag_inactive"] * 10
         assert await tap_all(server, CRASH_FLEET, range(10), 100_000) == ["Pass"] * 10
+
+
+async def test_an_old_primary_that_comes_back_where_it_was_passes_nothing_twice(pair: Replicated, server: Served) -> None:
+    """It still accepts writes, and stands first in the connection string: whoever connects anew finds it."""
+    every = range(len(GAP))
+    assert await tap_all(server, GAP, every, 1) == ["Pass"] * 20
+    await asyncio.to_thread(pair.catch_up)
+    pair.kill_primary()
+    new = await asyncio.to_thread(pair.promote)
+    assert await tap_all(server, GAP, every, 2) == ["Pass"] * 20
+    token = server.cli("api-key", "create", GAP.account, "--scope", "manage").strip()
+    await manage(server, token, "PATCH", f"/v2/tags/{GAP.xuid(0)}", {"active": False})
+    old = await asyncio.to_thread(pair.start_old_primary, same_port=True)
+    for _ in range(3):
+        new.fetchval("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ixfast'")
+        said = await asyncio.gather(*(ask(server, GAP, index, 2) for index in every))
+        assert set(said) <= {"Fail", "unavailable", "outcome_unknown", "tag_inactive"}
+        assert said[0] != "Fail", "the old primary was believed"
+    assert await asyncio.to_thread(old.fetchval, "SELECT max(last_position) & 16777215 FROM tag_counter") == 1
+    old.kill9()
+    assert await tap_all(server, GAP, every, 3) == ["tag_inactive"] + ["Pass"] * 19
+    assert meter(server, HISTORY_CHANGES) == len(server.workers())
+    assert "accepts writes, although 00000002 is followed" in server.log

@@ -21,7 +21,7 @@ from ixfast.errors import ConfigurationError
 from ixfast.store.catalogue import Catalogue, Change
 from ixfast.store.change_source import ChangeSource, Reading
 from ixfast.store.database_clock import DatabaseClock
-from ixfast.store.history import History
+from ixfast.store.history import History, HistoryChangedError
 from ixfast.store.migrate import SchemaMismatchError
 from ixfast.store.session import UnsafeDatabaseError
 from ixfast.store.trouble import trouble_of
@@ -111,8 +111,12 @@ class ChangeFollower:
             self._be_stale(reason)
             log.error("%s", error)
             return
-        reason = trouble_of(error).value
-        log.warning("changes unread: %s", reason)
+        if isinstance(error, HistoryChangedError):
+            reason = "history_changed"
+            log.error("%s", error)
+        else:
+            reason = trouble_of(error).value
+            log.warning("changes unread: %s", reason)
         if self._known is None:
             self._catalogue.stale = reason
 
@@ -139,6 +143,7 @@ class ChangeFollower:
             await self._source.check()
         asked_at = self._loop.time()
         reading = await self._source.read(known.generation if known is not None else None)
+        self._history.check_not_behind(reading.history)
         self._clock.note(asked_at, self._loop.time(), reading.clock)
         if reading.unsafe is not None:
             raise UnsafeDatabaseError(

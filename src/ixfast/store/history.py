@@ -3,6 +3,9 @@
 A failover to a standby that was behind, or a restore, makes another history: numbers that were given out come again and mean
 something else. What a worker remembers is true in one history only. The catalogue's follower decides which one that is and
 forgets everything when it changes; ledger sessions are used only if they lead to that one.
+
+It is never followed back to an earlier timeline of the same system: a primary that was lost in a failover and comes back where
+everybody looks for it still accepts writes, and knows nothing of what has passed and was switched off since.
 """
 
 from __future__ import annotations
@@ -45,3 +48,15 @@ class History:
         if self.followed is not None and history != self.followed:
             self._look()
             raise HistoryChangedError
+
+    def check_not_behind(self, history: str) -> None:
+        """Raise HistoryChangedError if `history` is an earlier timeline of the system that is followed."""
+        if self.followed is None:
+            return
+        system, _, timeline = history.partition("/")
+        followed_system, _, followed_timeline = self.followed.partition("/")
+        if system == followed_system and timeline < followed_timeline:  # eight hexadecimal digits each
+            raise HistoryChangedError(
+                f"A server with the earlier timeline {timeline} accepts writes, although {followed_timeline} is followed. "
+                "Stop it; or, if an old backup was restored on purpose, restart ixfast."
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import asyncpg
@@ -65,9 +65,17 @@ async def fix_durability(connection: Any) -> None:
     await connection.execute(load("session")["fix_durability"])
 
 
-async def make_pool(dsn: str, size: int) -> Any:
-    """Connections for look-ups and management. asyncpg's reset of a released connection costs more than a look-up, and no
-    code of ours leaves session state behind, so it is left out."""
+async def make_pool(dsn: str, size: int, *, check_history: Callable[[str], None] | None = None) -> Any:
+    """Connections for look-ups and management; those are not used for whose history `check_history` raises.
+
+    asyncpg's reset of a released connection costs more than a look-up, and no code of ours leaves session state behind, so it
+    is left out.
+    """
+
+    async def begin(connection: Any) -> None:
+        await fix_durability(connection)
+        if check_history is not None:
+            check_history(await connection.fetchval(load("session")["history"]))
 
     async def nothing(_connection: Any) -> None:
         return
@@ -80,7 +88,7 @@ async def make_pool(dsn: str, size: int) -> Any:
         server_settings=SESSION | {"plan_cache_mode": "force_generic_plan", "jit": "off"},
         max_inactive_connection_lifetime=0,
         max_cached_statement_lifetime=0,
-        init=fix_durability,
+        init=begin,
         reset=nothing,
     )
 
