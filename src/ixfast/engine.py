@@ -32,6 +32,7 @@ _GENUINE_SLOT = meters.SCANS[Verdict.GENUINE]
 
 class Catalogue(Protocol):
     stale: str | None
+    fresh_until: float
 
     def find(self, ref: bytes) -> TagRecord | None: ...
     def fetch(self, scan: Scan, ref: bytes, found: Callable[[Scan, Any], None]) -> None: ...
@@ -106,8 +107,10 @@ class Engine:
 
     def submit(self, scan: Scan) -> None:
         """Find the tag."""
-        if self._catalogue.stale is not None:
-            self.fail(scan, "unavailable", self._catalogue.stale)
+        catalogue = self._catalogue
+        # By the clock, too: in a process that was stopped for a while, requests are read before the timer that says so goes off.
+        if catalogue.stale is not None or scan.arrived > catalogue.fresh_until:
+            self.fail(scan, "unavailable", catalogue.stale or "catalogue_stale")
             return
         record = self._find(scan.ref)
         # Another account's tag is looked up like one that does not exist. Were it refused at once because it is at hand, the

@@ -39,6 +39,7 @@ class MemoryCatalogue:
 
     def __init__(self) -> None:
         self.stale: str | None = None
+        self.fresh_until = float("inf")
         self.trouble: str | None = None
         self.fetched = 0
         self._accounts: dict[str, Account] = {}

@@ -305,6 +305,9 @@ def test_what_cannot_be_looked_up_is_no_verdict(house: House) -> None:
     house.tap(tag, 1)
     house.catalogue.stale = "catalogue_stale"
     assert told(house.tap(tag, 2)) == (None, "unavailable", "catalogue_stale")  # although it is cached
+    # Nobody has said so yet: a process that was stopped reads its requests before it looks at its timers.
+    house.catalogue.stale, house.catalogue.fresh_until = None, -1.0
+    assert told(house.tap(tag, 2)) == (None, "unavailable", "catalogue_stale")
 
 
 def test_a_missing_counter_row_is_no_verdict(house: House) -> None:

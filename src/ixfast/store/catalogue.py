@@ -85,6 +85,8 @@ class Catalogue:
         self._changes_applied = 0
         self._loop = asyncio.get_running_loop()
         self.stale: str | None = "starting"
+        self.fresh_until = float("inf")
+        """Loop time until which a scan may be answered by what is cached, unless it is `stale` before."""
 
     @property
     def idle(self) -> bool:
@@ -351,9 +353,16 @@ class Catalogue:
 
     async def apply(self, changes: list[Change]) -> None:
         """Take over management changes. Returns when no scan is answered by the state before any more."""
+        self._meters.slots[meters.CATALOGUE_CHANGES] += len(changes)
+        await self._take_over(changes)
+
+    async def forget(self) -> None:
+        """Forget everything that was looked up. Returns when no scan is answered by it any more."""
+        await self._take_over([Change("all", None, None)])
+
+    async def _take_over(self, changes: list[Change]) -> None:
         self._changes_applied += 1
         self._loader.changes += 1
-        self._meters.slots[meters.CATALOGUE_CHANGES] += len(changes)
         by_kind: defaultdict[str, set[int]] = defaultdict(set)
         for change in changes:
             by_kind[change.kind].add(change.id or 0)

@@ -24,6 +24,7 @@ class Reading(NamedTuple):
     known: str | None  # the identity of the change that was asked about; None if the database has no such change
     history: str  # system identifier and timeline
     flushed: int  # how far its log is on disk, in bytes; never less than before in one history
+    started: float  # when the server was started (Unix time by its clock); what was not on disk then is gone
     clock: float  # Unix time in seconds
     unsafe: str | None  # the durability settings that are off
 

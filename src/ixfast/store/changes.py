@@ -39,6 +39,7 @@ class Known(NamedTuple):
     generation: int
     identity: str | None
     flushed: int
+    started: float
 
     def is_continued_by(self, reading: Reading) -> bool:
         """Does the database still have everything that was read from it? `reading` asked about our generation."""
@@ -123,6 +124,7 @@ class ChangeFollower:
     def _heard(self, asked_at: float) -> None:
         """Everything committed before this moment is served. A timer ends that, not the next reading, which may hang."""
         self._catalogue.stale = None
+        self._catalogue.fresh_until = asked_at + STALE_AFTER_S
         if self._staleness is not None:
             self._staleness.cancel()
         self._staleness = self._loop.call_at(asked_at + STALE_AFTER_S, self._run_out)
@@ -150,27 +152,38 @@ class ChangeFollower:
                 f"The database runs with {reading.unsafe} off: an acknowledged tap could pass twice. Turn it on."
             )
         if known is None:
+            # Look-ups may have been answered already, before a change that is a part of this reading.
+            await self._catalogue.forget()
             self._follow(reading)
-        elif not known.is_continued_by(reading):
+        elif reading.started != known.started or not known.is_continued_by(reading):
             await self._begin_anew(known, reading)
         else:
             await self._take_over_changes(known, reading)
         self._heard(asked_at)
 
     def _follow(self, reading: Reading) -> None:
-        self._known = Known(reading.history, reading.generation, reading.newest, reading.flushed)
+        self._known = Known(reading.history, reading.generation, reading.newest, reading.flushed, reading.started)
         self._history.follow(reading.history)
 
     async def _begin_anew(self, known: Known, reading: Reading) -> None:
-        """The history that was followed is gone: nothing that is remembered of it may decide anything."""
+        """The history that was followed is gone: nothing that is remembered of it may decide anything.
+
+        After a start of the server the end of it may be, beyond what was followed: what was read while `fsync` was off is not
+        there after a crash of the host, and whether it was off between two looks nobody knows.
+        """
         self._be_stale("history_changed")
-        self._slots[meters.HISTORY_CHANGES] += 1
-        log.error(
-            "the database's history changed from %s to %s: everything cached from it is forgotten", known.history, reading.history
-        )
+        if known.is_continued_by(reading):
+            log.warning("the database was started again: everything cached from it is forgotten")
+        else:
+            self._slots[meters.HISTORY_CHANGES] += 1
+            log.error(
+                "the database's history changed from %s to %s: everything cached from it is forgotten",
+                known.history,
+                reading.history,
+            )
         await self._source.forget_connections()
         await self._source.check()
-        await self._catalogue.apply([_EVERYTHING])
+        await self._catalogue.forget()
         self._follow(reading)
 
     async def _take_over_changes(self, known: Known, reading: Reading) -> None:
@@ -183,7 +196,7 @@ class ChangeFollower:
                 await self._catalogue.apply([Change(row.kind, row.id, row.xuid) for row in rows])
             if rows:
                 generation, identity = rows[-1].generation, rows[-1].identity
-        self._known = Known(reading.history, generation, identity, reading.flushed)
+        self._known = Known(reading.history, generation, identity, reading.flushed, reading.started)
 
     async def _listen(self) -> None:
         """Hold a listening connection; without one, polling goes on."""

@@ -110,6 +110,7 @@ SELECT g.generation,
         HAVING count(*) > 0) AS known,
        (SELECT system_identifier FROM pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) AS history,
        pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint AS flushed,
+       extract(epoch FROM pg_postmaster_start_time())::float8 AS started,
        extract(epoch FROM clock_timestamp())::float8 AS clock,
        nullif(concat_ws(' and ', CASE WHEN current_setting('fsync') <> 'on' THEN 'fsync' END,
                         CASE WHEN current_setting('full_page_writes') <> 'on' THEN 'full_page_writes' END), '') AS unsafe
