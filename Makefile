@@ -10,10 +10,12 @@ SOURCES = setup.py pyproject.toml src/ixfast/compiled.py $(PXD) $(wildcard $(PXD
 GENERATOR = benchmarks/build.py benchmarks/load/lanes.py benchmarks/load/lanes.pxd
 
 RUNS ?= 1000000
+SEED ?= 1
+SECONDS ?= 3600
 # Files of tests that run at once; each process has a PostgreSQL of its own.
 JOBS ?= 3
 
-.PHONY: serve test check bench dev fuzz openapi clean
+.PHONY: serve test check bench dev fuzz simulate openapi clean
 
 serve: $(VENV)/.installed
 	$(BIN)/ixfast serve --demo
@@ -36,6 +38,10 @@ bench: $(VENV)/.with-bench
 fuzz: $(VENV)/.with-fuzz
 	tests/fuzz/run_core.sh $(RUNS)
 	$(BIN)/python tests/fuzz/run_parsers.py --runs $(RUNS)
+
+# Seeded runs of the workers' own classes on a simulated network, clock and PostgreSQL, until one breaks a promise or the time is over.
+simulate: $(VENV)/.with-tests
+	$(BIN)/python -m tests.simulation --seed $(SEED) --seeds 1000000000 --seconds $(SECONDS)
 
 openapi: $(VENV)/.with-tests
 	$(BIN)/python tests/openapi_document.py
