@@ -95,12 +95,12 @@ class Worker:
         gauges = self.meters = Meters()
         pool = Pool(self.link)
         self.database: LedgerDatabaseProtocol = self.database_kind(self.link, pool)
-        clock = self.clock_kind(gauges, host_clock=lambda: EPOCH + self.loop.time())
+        clock = self.clock_kind(gauges, moment=self.loop.time, host_clock=lambda: EPOCH + self.loop.time())
         history = History()
         self.catalogue = self.catalogue_kind(
             pool, fleet.keks(), gauges, tags_max=1000, absent_max=1000, deadline_s=DEADLINE_S
         )  # the real loader, on simulated rows
-        self.engine = Engine(self.catalogue, gauges, lambda date: clock.is_past(date, self.loop.time()))
+        self.engine = Engine(self.catalogue, gauges, clock.is_past)
         self.ledger = self.ledger_kind(
             self.database,
             self.engine.settled,
@@ -123,7 +123,7 @@ class Worker:
         self.follower.start()
         self.desk = Desk(self.engine, self.catalogue, gauges, self.loop)
         self.desk.next_scan_id = self._next_scan_id
-        self.house = House(self.desk, None, connections_max=10_000, idle_timeout_s=1e9)
+        self.house = House(self.desk, None, connections_max=10_000, idle_timeout_s=1e9, moment=self.desk.loop.time)
 
     def _next_scan_id(self) -> int:
         scan_id = self._scan_ids.getrandbits(62)

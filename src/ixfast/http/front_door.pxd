@@ -43,7 +43,7 @@ cdef class House:
     cdef public bint slow
     cdef public double round_at, _budget_s, _rate, _busy_s, _age_s, _overdue_at
     cdef public long inside, answered, _answered_before, _busy_answered, _looked, _answered_refused
-    cdef public object _postponed, _refuser
+    cdef public object _postponed, _refuser, _moment
 
     @cython.locals(length_s=double)
     cpdef begin_round(self, double now)

@@ -230,10 +230,12 @@ class House:
         idle_timeout_s: float,
         trace_every: int = 0,
         deadline_s: float = 1.5,
+        moment: Callable[[], float] = monotonic,
     ) -> None:
         self.desk = desk
         self.loop: asyncio.AbstractEventLoop = desk.loop
         self.now = self.loop.time
+        self._moment = moment  # the loop's clock as it stands, where `now` is that of the loop's round
         self.slots = desk.meters.slots
         self.limited = desk.limiter is not None
         self.trace_every = trace_every
@@ -286,7 +288,7 @@ class House:
         if self._looked < 0:
             self._looked = limits.AGE_LOOK_EVERY
             self._age_s = _unread_s(transport)
-        now = monotonic()
+        now = self._moment()
         self.desk.waited_s = self.round_at - now + self._age_s
         if self._age_s > self._budget_s:
             overdue = self.inside > 0  # one that comes to an idle worker is tried
@@ -307,7 +309,7 @@ class House:
 
     def _refuse(self) -> None:
         """Refuse the oldest that were postponed: a few for what was answered meanwhile, many if nothing else is to be done."""
-        if not self.inside or monotonic() > self._overdue_at + limits.OVERDUE_MEMORY_S or self.desk.draining:
+        if not self.inside or self._moment() > self._overdue_at + limits.OVERDUE_MEMORY_S or self.desk.draining:
             count = limits.REFUSALS_IDLE
         else:
             count = max(1, (self.answered - self._answered_refused) // limits.ANSWERS_A_REFUSAL)
