@@ -63,7 +63,11 @@ class Pool:
             self._free.release()
             raise
 
-    async def release(self, connection: PooledConnection) -> None:
+    async def release(self, connection: PooledConnection, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as asyncpg
+        """With a `timeout`, a query was cut short: the connection is waited for in vain, as if its server were frozen."""
+        if timeout is not None:
+            await asyncio.sleep(timeout)
+            connection.terminate()
         self._lent -= 1
         self._free.release()
         if not connection.is_closed():
