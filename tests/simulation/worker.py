@@ -62,8 +62,8 @@ class _Transport:
     def close(self) -> None:
         self._closing = True
 
-    def get_extra_info(self, _name: str) -> tuple[str, int]:
-        return "192.0.2.1", 1
+    def get_extra_info(self, name: str) -> tuple[str, int] | None:
+        return ("192.0.2.1", 1) if name == "peername" else None
 
     def pause_reading(self) -> None:
         pass
