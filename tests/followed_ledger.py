@@ -29,7 +29,12 @@ class NoCatalogue:
 
     def __init__(self) -> None:
         self.stale: str | None = "starting"
+        self.fresh_until = 0.0
         self.applied: list[str] = []
+        self.forgotten = 0
+
+    async def forget(self) -> None:
+        self.forgotten += 1
 
     async def apply(self, changes: Iterable[Change]) -> None:
         self.applied += [change.kind for change in changes]

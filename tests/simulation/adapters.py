@@ -145,6 +145,9 @@ class LedgerDatabase:
     async def clock(self, time_left_s: float) -> float:
         return float(await self._pool.run(statements.clock, time_left_s))
 
+    async def settle(self, time_left_s: float) -> None:
+        await self._pool.run(statements.settle(self.level), time_left_s)
+
     async def states(self, tag_ids: Collection[int], time_left_s: float) -> Sequence[CounterState]:
         return [CounterState(*row) for row in await self._pool.run(statements.states(tag_ids), time_left_s)]
 

@@ -189,7 +189,7 @@ class Cluster:
             state.apply(record)
             for effect in record.effects:
                 if effect.seen_at == NEVER:
-                    effect.seen_at, effect.recovered = now, True
+                    effect.seen_at = now
         for (table, key), known in self.seen.items():
             if known[-1][1] != state.tables[table][key]:
                 known.append((now, state.tables[table][key]))

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 FORGOTTEN_S = 10.05
 """`changes.STALE_AFTER_S`, and a moment: from then on no answer rests on a state, a history or a setting that is gone."""
 ANSWERED_S = 3.2
-"""A scan's deadline of 1.5 s for its commit, the same for the query that is under way when its state is to be read, and a little
-for the ways in and out."""
+"""A scan's deadline of 1.5 s, the same before it for the look-up of an API key on `/v2`, and a little for sweeps and the ways in
+and out."""
 CLOCK_SLACK_S = 2.5
 """By how much a stepped clock may prolong a retry window unnoticed: 0.5 s are taken for drift, and the clock's highest reading is
 written down every 0.9 s when somebody looks, every second."""
@@ -173,16 +173,10 @@ def _of_pass(operation: Operation, history: History, run: Run) -> Iterable[str]:
     if run.cluster.unsafe_all_through(operation.started - FORGOTTEN_S, operation.ended) and operation.started <= own[-1].at:
         yield "passed although the database did not keep what it acknowledged"
     # A scan that was sent again has a commit that nobody acknowledged, too.
-    if all(e.lost_by and not _may_be_lost(e) and not run.cluster.unsafe_during(e.at, operation.ended) for e in own):
+    if all(e.lost_by not in ("", "asynchronous failover") and not run.cluster.unsafe_during(e.at, operation.ended) for e in own):
         yield f"an acknowledged pass was lost by a {own[-1].lost_by}"
     if operation.key is not None:
         yield from _of_first_answer(operation, own)
-
-
-def _may_be_lost(effect: Effect) -> bool:
-    """An asynchronous failover loses what the standby did not have. A synchronous one does so with what the primary recovered
-    from a crash: it shows that at once, before the standby has it (PostgreSQL's manual, 27.2.8.3)."""
-    return effect.lost_by == "asynchronous failover" or (effect.lost_by == "synchronous failover" and effect.recovered)
 
 
 def _of_first_answer(operation: Operation, own: list[Effect]) -> Iterable[str]:

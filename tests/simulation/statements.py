@@ -156,6 +156,14 @@ def log_refusals(refusals: Sequence[tuple[int, int, int, str]]) -> Statement:
     return run
 
 
+def settle(level: str | None) -> Statement:
+    async def run(server: Server) -> None:
+        _check_writable(server)
+        await server.commit([], [], level)
+
+    return run
+
+
 async def clock(server: Server) -> float:
     return server.clock()
 

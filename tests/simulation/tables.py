@@ -58,10 +58,10 @@ class ClockState(NamedTuple):
 
 class Effect:
     """A pass as it was committed. Times are true ones: `at` when its commit entered the log, `seen_at` when others could see it,
-    `lost_at` when it was lost; `recovered` says that it was in the log, and not acknowledged, when the primary crashed."""
+    `lost_at` when it was lost."""
 
     __slots__ = (
-        "at", "lost_at", "lost_by", "position", "previous_position", "recovered", "scan_count", "scan_id", "seen_at", "tag_id",
+        "at", "lost_at", "lost_by", "position", "previous_position", "scan_count", "scan_id", "seen_at", "tag_id",
     )  # fmt: skip
 
     def __init__(self, tag_id: int, scan_id: int, position: int, previous_position: int, scan_count: int, at: float) -> None:
@@ -72,7 +72,6 @@ class Effect:
         self.scan_count = scan_count
         self.at = at
         self.seen_at = NEVER
-        self.recovered = False
         self.lost_at = NEVER
         self.lost_by = ""
 

@@ -33,6 +33,7 @@ _CONCURRENT_ROUNDS = 2  # One round's rows are turned into records while the oth
 # for; unless many wait already, or that round is slow.
 _SECOND_ROUND_FROM = 32
 _SLOW_ROUND_S = 0.01
+_SWEEP_S = 0.05
 _SLICE_TAGS = 5000  # About a millisecond.
 Found = Callable[[Scan, Any], None]
 Waiter = tuple[Scan, Found]
@@ -78,6 +79,7 @@ class Catalogue:
         self._enrolling: frozenset[str] | None = None  # Accounts (AID) with a group that enrols; None: to be asked for
         self._waiting: Wanted = {}
         self._waiting_count = 0
+        self._asked: list[Wanted] = []  # what the rounds under way are for
         self._rounds: set[asyncio.Task[None]] = set()
         self._round_began = 0.0
         self._derivings: set[asyncio.Task[None]] = set()
@@ -128,6 +130,8 @@ class Catalogue:
         self._waiting_count += 1
         if self._may_begin_round():
             self._round_began = self._loop.time()
+            if not self._rounds:
+                self._loop.call_later(_SWEEP_S, self._sweep)
             task = self._loop.create_task(self._run_rounds())
             self._rounds.add(task)
 
@@ -137,6 +141,21 @@ class Catalogue:
         if len(self._rounds) == _CONCURRENT_ROUNDS:
             return False
         return len(self._waiting) >= _SECOND_ROUND_FROM or self._loop.time() > self._round_began + _SLOW_ROUND_S
+
+    def _sweep(self) -> None:
+        """End the scans whose deadline has passed, while there are rounds: those go on for whoever asked later."""
+        if not self._rounds:
+            return
+        too_old = self._loop.time() - self._deadline_s
+        late = []
+        for wanted in (self._waiting, *self._asked):
+            for waiters in wanted.values():
+                if min([scan.arrived for scan, _ in waiters], default=too_old) < too_old:
+                    late += [waiter for waiter in waiters if waiter[0].arrived < too_old]
+                    waiters[:] = [waiter for waiter in waiters if waiter[0].arrived >= too_old]
+        self._waiting = {ref: waiters for ref, waiters in self._waiting.items() if waiters}
+        self._loop.call_later(_SWEEP_S, self._sweep)
+        self._answer(late, None, ("deadline", None))  # at last, since whoever is answered may ask for something else
 
     async def _run_rounds(self) -> None:
         task = asyncio.current_task()
@@ -152,12 +171,15 @@ class Catalogue:
             wanted = self._take_waiting()
             applied = self._changes_applied
             began = self._loop.time()
+            self._asked.append(wanted)
             try:
                 records, failed = await self._look_up(wanted)
             except Exception as error:  # of every kind: an unanswered look-up is 503 and never an absent tag
                 reason = reason_of(error)
                 log.warning("look-up of %d references failed: %s", len(wanted), reason)
                 records, failed = {}, dict.fromkeys(wanted, (reason, None))
+            finally:
+                self._asked.remove(wanted)
             slow: dict[bytes, tuple[TagRecord, list[Waiter]]] = {}
             for ref, waiters in wanted.items():
                 record = records.get(ref)

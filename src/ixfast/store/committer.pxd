@@ -11,10 +11,11 @@ cdef class Committer:
     cdef public double _deadline_s, _wait_max_s, _row_s, _statement_s, _stalled_at, _sweep_at, _lag_s
     cdef public dict _waiting, _behind, _in_flight
     cdef public list _set_aside
-    cdef public bint _sent, _traced
+    cdef public bint _sent, _traced, _stopped
 
     @cython.locals(waiting=dict, tag_id=object)
     cpdef submit(self, Scan scan)
+    cdef _turn_away(self, Scan scan)
     cdef _queue_behind(self, Scan scan)
 
     @cython.locals(waiting=dict)

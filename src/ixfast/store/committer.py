@@ -77,6 +77,7 @@ class Committer:
         self._lag_s = 0.0  # how late sweeps were at most since the last statement
         self._statement_s = 0.0  # what the last statement took
         self._room = queue_max
+        self._stopped = False
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, Scan] = {}  # the next batch, by tag id, in order of arrival
         self._behind: dict[int, deque[Scan]] = {}  # further scans of tags that stand in the next batch
@@ -98,7 +99,9 @@ class Committer:
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
     async def stop(self) -> None:
-        """Stop at once; scans still here are answered `draining`. A graceful stop waits for `idle` first."""
+        """Stop at once; what is still here, or comes later, is answered `draining`. A graceful stop waits for `idle` first."""
+        self._room = 0
+        self._stopped = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -141,7 +144,7 @@ class Committer:
         waiting = self._waiting
         tag_id = scan.tag_id
         if len(waiting) + self._behind_count >= self._room:
-            self._resolver.failed(scan, "overloaded", "ledger_queue_full")
+            self._turn_away(scan)
         elif tag_id not in waiting:
             waiting[tag_id] = scan
             if scan.trace is not None:
@@ -151,6 +154,12 @@ class Committer:
                 self._wake = None
         else:
             self._queue_behind(scan)
+
+    def _turn_away(self, scan: Scan) -> None:
+        if self._stopped:
+            self._resolver.failed(scan, "draining", "stopped")
+        else:
+            self._resolver.failed(scan, "overloaded", "ledger_queue_full")
 
     def _queue_behind(self, scan: Scan) -> None:
         queue = self._behind.setdefault(scan.tag_id, deque())

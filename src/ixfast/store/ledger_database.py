@@ -45,6 +45,7 @@ class LedgerDatabase(Protocol):
 
     async def open_session(self) -> LedgerSession: ...
     async def clock(self, time_left_s: float) -> float: ...
+    async def settle(self, time_left_s: float) -> None: ...
     async def states(self, tag_ids: Collection[int], time_left_s: float) -> Sequence[CounterState]: ...
     async def keyed(self, scan_ids: Collection[int], time_left_s: float) -> Sequence[KeyedScan]: ...
     async def logged(
@@ -68,6 +69,11 @@ class PostgresLedgerDatabase:
         """The database's clock, Unix time in seconds."""
         async with borrowed(self._pool, time_left_s) as connection:
             return float(await connection.fetchval(self._sql["clock"]))
+
+    async def settle(self, time_left_s: float) -> None:
+        """Commit nothing, and wait for that as for a pass: what was seen before is durable then, on synchronous standbys too."""
+        async with borrowed(self._pool, time_left_s) as connection:
+            await connection.execute(self._sql["settle"])
 
     async def states(self, tag_ids: Collection[int], time_left_s: float) -> Sequence[CounterState]:
         """The states of those tags that have one."""

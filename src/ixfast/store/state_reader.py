@@ -8,6 +8,10 @@ Three lanes, each with a queue, a bound and a query under way of its own, so tha
   that moment is read.
 
 State is read before first answers and the log are: what was applied before the state was read is seen by what is read later.
+
+A pass that is proven by reading waits for a commit of its own, which carries nothing: a primary that crashed while a commit
+waited for its synchronous standby shows that commit as soon as it is back, and the standby does not have it yet (PostgreSQL
+manual, 27.2.8.3).
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from ixfast import limits, meters
@@ -27,7 +31,12 @@ from ixfast.store.trouble import reason_of
 log = logging.getLogger("ixfast.ledger")
 
 _TIME_LEFT_MIN_S = 0.05
+_SWEEP_S = 0.05
 _ADVANCED, _REPEATED, _REPLAYED = Outcome.ADVANCED, Outcome.REPEATED, Outcome.REPLAYED
+
+
+Proven = tuple[Scan, Outcome | None]
+"""A scan with the outcome that reading has proven; None if it has ended already."""
 
 
 class Settler(Protocol):
@@ -46,6 +55,7 @@ class Lane:
         self._judge = judge
         self._room = room
         self._waiting: deque[Scan] = deque()
+        self._asked: list[Scan] = []  # what the query under way is about
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -59,6 +69,17 @@ class Lane:
         self._waiting.append(scan)
         if self._task is None:
             self._task = self._reader.loop.create_task(self._run())
+            self._reader.loop.call_later(_SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """End the scans whose deadline has passed, while there are any."""
+        if self.idle:
+            return
+        self._reader.loop.call_later(_SWEEP_S, self._sweep)
+        late = [scan for scan in (*self._asked, *self._waiting) if self._reader.time_left([scan]) <= 0]
+        if late:
+            self._fail_undecided(late, "unavailable", "deadline")
+            self._waiting = deque(filter(_is_undecided, self._waiting))
 
     async def _run(self) -> None:
         try:
@@ -72,6 +93,7 @@ class Lane:
         batch: list[Scan] = []
         while self._waiting and len(batch) < limits.FLOOR_QUERY_TAGS_MAX:
             batch.append(self._waiting.popleft())
+        self._asked = batch
         try:
             await self._judge(batch, max(_TIME_LEFT_MIN_S, self._reader.time_left(batch)))
         except asyncio.CancelledError:
@@ -84,6 +106,8 @@ class Lane:
             late = [s for s in undecided if reason != "deadline" or self._reader.time_left([s]) <= _TIME_LEFT_MIN_S]
             self._fail_undecided(late, "unavailable", reason)
             self._waiting.extendleft(reversed([scan for scan in undecided if _is_undecided(scan)]))
+        finally:
+            self._asked = []
 
     def _fail_undecided(self, scans: list[Scan], code: str, reason: str) -> None:
         for scan in scans:
@@ -165,32 +189,32 @@ class StateReader:
 
     async def _judge_plain(self, scans: list[Scan], time_left_s: float) -> None:
         states = await self._states(scans, time_left_s)
-        for scan in scans:
-            self._decide(scan, states.get(scan.tag_id))
+        proven = [(scan, self._decide(scan, states.get(scan.tag_id))) for scan in scans]
+        await self._tell(proven, time_left_s)
 
     async def _judge_keyed(self, scans: list[Scan], time_left_s: float) -> None:
         states = await self._states(scans, time_left_s)
         first: defaultdict[int, list[KeyedScan]] = defaultdict(list)
         for keyed in await self._database.keyed({scan.scan_id for scan in scans}, time_left_s):
             first[keyed.scan_id].append(keyed)
-        for scan in scans:
+        proven: list[Proven] = []
+        for scan in filter(_is_undecided, scans):
             answers = first.get(scan.scan_id)
-            if answers is None:
-                self._decide(scan, states.get(scan.tag_id))
-            else:
-                self._answer_again(scan, answers)
+            outcome = self._decide(scan, states.get(scan.tag_id)) if answers is None else self._answer_again(scan, answers)
+            proven.append((scan, outcome))
+        await self._tell(proven, time_left_s)
 
-    def _answer_again(self, scan: Scan, answers: list[KeyedScan]) -> None:
+    def _answer_again(self, scan: Scan, answers: list[KeyedScan]) -> Outcome | None:
         """Give the first answer under the scan's key, if it was about this tap."""
         own = next((a for a in answers if (a.tag_id, a.position) == (scan.tag_id, scan.position)), None)
         if own is None:
             self._settler.failed(scan, "idempotency_conflict", None)
-            return
+            return None
         assert scan.extras is not None
         scan.extras.first_at = own.at
         scan.previous_position = own.previous_position
         scan.scan_count = own.scan_count
-        self._settler.passed(scan)
+        return _ADVANCED
 
     async def _judge_unresolved(self, scans: list[Scan], time_left_s: float) -> None:
         states = await self._states(scans, time_left_s)
@@ -200,20 +224,37 @@ class StateReader:
             now = await self._read_clock(time_left_s)
             spans = self._clock.spans(min(scan.arrived for scan in overtaken), now)
             logged = await self._database.logged({scan.scan_id for scan in overtaken}, spans, time_left_s)
-        for scan in scans:
+        proven: list[Proven] = []
+        for scan in filter(_is_undecided, scans):
             if (scan.tag_id, scan.scan_id) in logged:
                 # What it was counted as is known no more; it is told as not known.
                 scan.previous_position = 0
                 scan.scan_count = states[scan.tag_id].scan_count
+                proven.append((scan, _ADVANCED))
+            else:
+                proven.append((scan, self._decide(scan, states.get(scan.tag_id))))
+        await self._tell(proven, time_left_s)
+
+    async def _tell(self, proven: Sequence[Proven], time_left_s: float) -> None:
+        """Announce what reading has proven to have passed, once it is durable wherever a commit has to be."""
+        passes = [(scan, outcome) for scan, outcome in proven if outcome is not None]
+        if passes:
+            await self._database.settle(time_left_s)
+        for scan, outcome in passes:
+            if not _is_undecided(scan):
+                continue  # its deadline came first
+            if outcome is _ADVANCED:
                 self._settler.passed(scan)
             else:
-                self._decide(scan, states.get(scan.tag_id))
+                self._settler.decided(scan, outcome)
 
-    def _decide(self, scan: Scan, state: CounterState | None) -> None:
-        """`state` is the tag's durable row, or None if it has none."""
+    def _decide(self, scan: Scan, state: CounterState | None) -> Outcome | None:
+        """End the scan, or return the outcome that it has proven; `state` is the tag's durable row, or None if it has none."""
+        if not _is_undecided(scan):
+            return None  # its deadline came first
         if state is None:
             self._broken(scan, "counter_missing")
-            return
+            return None
         position, last = scan.position, state.last_position
         scan.scan_count = state.scan_count
         scan.previous_position = state.previous_position if last == position else last
@@ -221,21 +262,22 @@ class StateReader:
         assert record is not None
         record.floor = max(record.floor, last)
         if state.last_scan_id == scan.scan_id and position in (last, COUNTED_ONLY):
-            self._settler.passed(scan)
-        elif extras is not None and extras.peek and not 0 <= position <= last:
+            return _ADVANCED
+        if extras is not None and extras.peek and not 0 <= position <= last:
             scan.previous_position = last
             scan.scan_count += 1
             self._settler.decided(scan, _ADVANCED)
         elif position == last:
-            self._decide_newest(scan, state)
+            return self._decide_newest(scan, state)
         elif 0 <= position < last:
             self._settler.decided(scan, _REPLAYED)
         else:
             record.floor = last
             self._suspect()
             self._broken(scan, "counter_contradicts")
+        return None
 
-    def _decide_newest(self, scan: Scan, state: CounterState) -> None:
+    def _decide_newest(self, scan: Scan, state: CounterState) -> Outcome | None:
         """The newest accepted tap once more: a repeat inside its group's retry window, a replay outside.
 
         A window of 0 has no inside, and a negative age is outside every window. If the clock was stepped so that either
@@ -245,14 +287,13 @@ class StateReader:
         window_ms = scan.record.group.retry_window_ms
         inside = 0 <= state.age_ms < window_ms
         age = state.age_ms / 1000, window_ms / 1000, self.loop.time()
-        if inside and (state.doubtful or self._clock.may_be_older(*age)):
-            self.fail(scan, "unavailable", "clock_stepped")
-        elif inside:
-            self._settler.decided(scan, _REPEATED)
-        elif window_ms and self._clock.may_be_younger(*age):
+        if inside and not (state.doubtful or self._clock.may_be_older(*age)):
+            return _REPEATED
+        if inside or (window_ms and self._clock.may_be_younger(*age)):
             self.fail(scan, "unavailable", "clock_stepped")
         else:
             self._settler.decided(scan, _REPLAYED)
+        return None
 
     def _broken(self, scan: Scan, reason: str) -> None:
         self._slots[meters.LEDGER_BROKEN] += 1

@@ -86,6 +86,10 @@ SELECT tag_id, last_position AS previous_position, scan_count + advances::int AS
 -- name: clock
 SELECT extract(epoch FROM clock_timestamp())::float8;
 
+-- name: settle
+-- A transaction that changes nothing but has a commit: no row, so that nobody waits for a lock.
+SELECT pg_logical_emit_message(true, 'ixfast', '');
+
 -- name: states
 -- The durable state behind a refusal. $1 tag ids. `doubtful`: the database's clock was stepped back since, or may have been, so
 -- that `age_ms` may be too small.
