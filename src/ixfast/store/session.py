@@ -222,11 +222,13 @@ class LedgerSession:
 
     @classmethod
     async def _prepared(cls, connection: Any) -> LedgerSession:
-        history = await connection.fetchval(load("session")["history"])
         # By a name: without one, and without a statement cache, asyncpg has it parsed and planned at every execution, which
         # takes a third of the statement's time.
         names = ("advance", "advance_keyed", "advance_unheld")
-        return cls(connection, history, *[await connection.prepare(load("ledger")[name], name=name) for name in names])
+        prepared = [await connection.prepare(load("ledger")[name], name=name) for name in names]
+        # Last, because preparing leaves the server in a transaction with locks on every table until something is executed.
+        history = await connection.fetchval(load("session")["history"])
+        return cls(connection, history, *prepared)
 
     @property
     def closed(self) -> bool:
