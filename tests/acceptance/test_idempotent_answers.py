@@ -1,0 +1,162 @@
+"""Asking again under an Idempotency-Key as clients do: what they are told, whose keys they are, and who waits for whom."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import Answer, Connection, Served, once, own_database, plain_target
+from support import eventually
+
+from ixfast.testing import VirtualFleet
+
+OPEN = VirtualFleet(6500, 400, account="open")
+CLOSED = VirtualFleet(6501, 50, account="closed")
+_indices = itertools.count()
+TRUSTED = {"trust_forwarded_for": "true"}
+LOG_ROWS = 1_500_000
+FLOOD_S = 3.0
+
+
+def body(fleet: VirtualFleet, index: int, counter: int) -> dict[str, str]:
+    return dict(zip(("xuid", "counter", "code"), fleet.plain_tap(index, counter), strict=True))
+
+
+@pytest.fixture(scope="module")
+def server(postgres: Any, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home: Path = tmp_path_factory.mktemp("server")
+    with own_database(postgres, template) as dsn, Served(home, dsn=dsn, **TRUSTED) as served:
+        served.provision(OPEN)
+        served.provision(CLOSED, is_open=False)
+        yield served
+
+
+async def scan(server: Served, tap: Any, key: str | None = None, **headers: str) -> Answer:
+    """On a connection of its own, which may lead to either worker."""
+    fields = {name.replace("_", "-"): value for name, value in headers.items()}
+    if key is not None:
+        fields["Idempotency-Key"] = key
+    async with await Connection.open(server.port) as connection:
+        return await connection.post("/v2/scans", tap, fields)
+
+
+def code(answer: Answer) -> tuple[int, str]:
+    return answer.status, answer.json.get("verdict") or answer.json["error"]["code"]
+
+
+CONFLICT = (409, "idempotency_conflict")
+GENUINE, REPLAYED = (200, "genuine"), (200, "replayed")
+
+
+async def test_the_first_answer_is_the_same_after_later_taps_and_a_restart(server: Served) -> None:
+    index = next(_indices)
+    assert code(await scan(server, body(OPEN, index, 3))) == GENUINE
+    first = await scan(server, body(OPEN, index, 7), "till 1")
+    counted = {name: first.json[name] for name in ("counter", "previous_counter", "gap", "scan_count")}
+    assert counted == {"counter": 7, "previous_counter": 3, "gap": 3, "scan_count": 2}
+    assert first.json["first_answer"] is None
+    for later in (None, 8, 20):
+        if later is not None:
+            assert code(await scan(server, body(OPEN, index, later))) == GENUINE
+        again = await scan(server, body(OPEN, index, 7), "till 1")
+        assert again.json | {"first_answer": None} == first.json
+        assert again.json["first_answer"]["of_now"] == ["tag", "originality", "response", "rule", "fields"]
+    workers = server.workers()
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+    await eventually(lambda: len(server.workers()) == 2 and not set(server.workers()) & set(workers) and server.all_ready, 30.0)
+    for _ in range(4):
+        restarted = await scan(server, body(OPEN, index, 7), "till 1")
+        assert restarted.json == again.json
+
+
+async def test_a_key_with_another_tap_is_a_conflict_and_consumes_nothing(server: Served) -> None:
+    token = server.cli("api-key", "create", "closed").strip()
+    assert code(await scan(server, body(CLOSED, 0, 5), "k", X_API_Key=token)) == GENUINE
+    assert code(await scan(server, body(CLOSED, 0, 4), "k", X_API_Key=token)) == CONFLICT
+    for _ in range(3):
+        assert code(await scan(server, body(CLOSED, 0, 6), "k", X_API_Key=token)) == CONFLICT
+        assert code(await scan(server, body(CLOSED, 1, 1), "k", X_API_Key=token)) == CONFLICT
+    assert code(await scan(server, body(CLOSED, 0, 6), "k2", X_API_Key=token)) == GENUINE
+    assert code(await scan(server, body(CLOSED, 1, 1), X_API_Key=token)) == GENUINE
+
+
+async def test_two_api_keys_have_their_keys_for_themselves(server: Served) -> None:
+    one, two = (server.cli("api-key", "create", "closed", "--label", label).strip() for label in "12")
+    first = await scan(server, body(CLOSED, 2, 1), "same", X_API_Key=one)
+    assert code(first) == GENUINE
+    assert code(await scan(server, body(CLOSED, 2, 1), "same", X_API_Key=two)) == REPLAYED
+    assert code(await scan(server, body(CLOSED, 2, 2), "same", X_API_Key=two)) == GENUINE
+    assert (await scan(server, body(CLOSED, 2, 1), "same", X_API_Key=one)).json["scan_id"] == first.json["scan_id"]
+
+
+async def test_anonymous_callers_are_told_apart_by_address_and_tap(server: Served) -> None:
+    index, other = next(_indices), next(_indices)
+    mine, yours = {"X_Forwarded_For": "192.0.2.1"}, {"X_Forwarded_For": "192.0.2.2"}
+    assert code(await scan(server, body(OPEN, index, 1), "same", **mine)) == GENUINE
+    assert code(await scan(server, body(OPEN, index, 1), "same", **yours)) == REPLAYED
+    assert code(await scan(server, body(OPEN, index, 1), "same", **mine)) == GENUINE
+    assert code(await scan(server, body(OPEN, other, 1), "same", **mine)) == GENUINE  # no conflict with a stranger's tap
+    assert code(await scan(server, body(OPEN, index, 2), "same", **yours)) == GENUINE
+
+
+async def test_each_scan_of_a_batch_has_a_key_of_its_own(server: Served) -> None:
+    taps = [body(OPEN, next(_indices), 1) for _ in range(5)]
+    batch = {"scans": [*taps, taps[0]]}
+    async with await Connection.open(server.port) as connection:
+        first, again = [await connection.post("/v2/scans/batch", batch, {"Idempotency-Key": "batch"}) for _ in "12"]
+    said = [[item["verdict"] for item in answer.json["scans"]] for answer in (first, again)]
+    assert said == [["genuine"] * 5 + ["replayed"]] * 2
+    for before, after in zip(first.json["scans"][:5], again.json["scans"][:5], strict=True):
+        assert after["first_answer"] and after | {"first_answer": None} == before
+
+
+# A flood of used taps with fresh keys.
+
+
+async def test_a_flood_of_keys_turns_nobody_elses_refusals_into_errors(server: Served) -> None:
+    index, flooded = next(_indices), next(_indices)
+    for tag in (index, flooded):
+        assert code(await scan(server, body(OPEN, tag, 5))) == GENUINE
+        assert code(await scan(server, body(OPEN, tag, 6))) == GENUINE
+    await asyncio.to_thread(server.in_database, lengthen_the_log)
+    used = json.dumps(body(OPEN, flooded, 5)).encode()
+    ends = asyncio.get_running_loop().time() + FLOOD_S
+    floods: list[int] = []
+
+    async def flood(client: int) -> None:
+        async with await Connection.open(server.port) as connection:
+            number = 0
+            while asyncio.get_running_loop().time() < ends:
+                number += 1
+                key = {"Idempotency-Key": f"flood {client} {number}"}
+                floods.append((await connection.post("/v2/scans", json.loads(used), key)).status)
+
+    async def ask() -> list[Answer]:
+        answers = []
+        async with await Connection.open(server.port) as connection:
+            while asyncio.get_running_loop().time() < ends:
+                answers.append(await connection.get(plain_target(OPEN, index, 5)))
+                answers.append(await connection.post("/v2/scans", body(OPEN, index, 5)))
+        return answers
+
+    answers, *_ = await asyncio.gather(ask(), *(flood(client) for client in range(16)))
+    assert set(floods) == {200}
+    assert len(floods) > 300, "each look-up read the log"
+    assert {answer.status for answer in answers} == {200}
+    assert (await once(server.port, plain_target(OPEN, index, 7))).passed
+
+
+async def lengthen_the_log(connection: Any) -> None:
+    """As many passes of the last ten minutes as a busy server logs, of which some had keys."""
+    at = "greatest(now() - interval '10 minutes' * random(), date_trunc('day', now()))"
+    await connection.execute(f"INSERT INTO scan_log SELECT {at}, n, 1, n, 'g' FROM generate_series(1, {LOG_ROWS}) AS n")
+    keyed = f"{at}, {1 << 62} + n, 1, n, n - 1, n"
+    await connection.execute(f"INSERT INTO keyed_scan SELECT {keyed} FROM generate_series(1, {LOG_ROWS // 10}) AS n")

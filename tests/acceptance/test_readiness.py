@@ -1,0 +1,197 @@
+"""Readiness says no when scans could not be answered, by `/readyz` and by the metric alike, and yes again without a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import json
+import os
+import re
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from replication import Replicated, replicated
+from served import Served, once, plain_target
+from support import administer, eventually
+
+from ixfast.keys import KeyEncryptionKeys
+from ixfast.store.partitions import KEYED_SCAN, SCAN_LOG
+from ixfast.testing import VirtualFleet
+
+FLEET = VirtualFleet(6400, 50, account="shop")
+NOTICED_S = 12.0  # Everything but staleness is noticed in 5 s, and by scans at once.
+STALE_S = 25.0
+BACK_S = 30.0
+
+
+class House:
+    """A server with two workers, and the database that goes wrong."""
+
+    def __init__(self, database: Replicated, server: Served) -> None:
+        self.database = database.primary
+        self.server = server
+        self._counter = 0
+
+    @property
+    def dsn(self) -> str:
+        return self.database.dsn
+
+    def problems(self) -> dict[str, str]:
+        """What `/readyz` says; its status says the same."""
+        status, body = self.server.ask_private("/readyz")
+        said = json.loads(body)
+        assert (status == 200) == said["ready"] == (said["problems"] == {})
+        return dict(said["problems"])
+
+    def told(self) -> set[str]:
+        """What the workers' own meters say."""
+        text = self.server.ask_private("/metrics")[1].decode()
+        return set(re.findall(r"^ixfast_worker_ready\{.*\} (\S+)$", text, re.MULTILINE))
+
+    async def says_no(self, problem: str, reason: str, *, within_s: float = NOTICED_S) -> None:
+        """Both workers, by both ways. Each connection may lead to another worker."""
+        await eventually(lambda: self.problems().get(problem) == reason and self.told() == {"0.0"}, within_s)
+        assert all(self.problems() for _ in range(10))
+
+    async def says_yes(self) -> None:
+        await eventually(lambda: self.told() == {"1.0"} and not any(self.problems() for _ in range(5)), BACK_S)
+        assert (await self.scan()) == "Pass"
+
+    async def scan(self) -> str:
+        """The response to a fresh tap, or why there is none."""
+        self._counter += 1
+        answer = await once(self.server.port, plain_target(FLEET, 0, self._counter))
+        return answer.json.get("response") or answer.json["reason"]
+
+
+@contextmanager
+def open_house(home: Path, server_home: Path) -> Iterator[House]:
+    with replicated(home, standbys=0) as database, Served(server_home, dsn=database.dsn) as server:
+        server.provision(FLEET)
+        yield House(database, server)
+
+
+@pytest.fixture(scope="module")
+def shared(open_scratch: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with open_house(open_scratch / "readiness", tmp_path_factory.mktemp("server")) as house:
+        yield house
+
+
+@pytest.fixture
+async def house(shared: House) -> AsyncIterator[House]:
+    """Ready before each test, and after it without any help."""
+    await shared.says_yes()
+    yield shared
+    await shared.says_yes()
+
+
+async def test_a_key_file_of_another_database(house: House, tmp_path: Path) -> None:
+    file = house.server.kek_file
+    own = file.read_bytes()
+    foreign = tmp_path / "foreign"
+    KeyEncryptionKeys.create_file(foreign)
+    foreign.rename(file)
+    try:
+        await house.says_no("keys", "key_unavailable")
+    finally:
+        restored = tmp_path / "own"
+        restored.touch(mode=0o600)
+        restored.write_bytes(own)
+        restored.rename(file)
+
+
+@pytest.mark.parametrize("rules", [SCAN_LOG, KEYED_SCAN], ids=lambda rules: rules.table)
+@pytest.mark.parametrize(
+    "act", ["ALTER TABLE {table} DETACH PARTITION {partition}", "DROP TABLE {partition}"], ids=["detached", "dropped"]
+)
+async def test_a_current_partition_that_is_gone(house: House, rules: Any, act: str) -> None:
+    partition = rules.name(dt.datetime.now(dt.UTC).date())
+    administer(house.dsn, "SET lock_timeout = '10s'", act.format(table=rules.table, partition=partition))
+    try:
+        await house.says_no("database", "log_partition_missing")
+        if rules is SCAN_LOG:
+            assert await house.scan() == "log_partition_missing"
+    finally:
+        said = await asyncio.to_thread(house.server.cli, "migrate")
+    assert partition in said
+
+
+@pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
+async def test_durability_that_is_turned_off_by_a_reload(house: House, setting: str) -> None:
+    async with configured(house, setting, "off", afterwards="on"):
+        await house.says_no("catalogue", "unsafe_database", within_s=5.0)
+        assert await house.scan() == "unsafe_database"
+
+
+async def test_a_database_that_is_read_only(house: House) -> None:
+    async with configured(house, "default_transaction_read_only", "on", afterwards="off"):
+        await house.says_no("database", "database_read_only")
+
+
+@asynccontextmanager
+async def configured(house: House, setting: str, value: str, *, afterwards: str) -> AsyncIterator[None]:
+    """Reload the database's configuration with another value."""
+    await asyncio.to_thread(house.database.configure, **{setting: value})
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(house.database.configure, **{setting: afterwards})
+
+
+async def test_changes_that_cannot_be_read(house: House) -> None:
+    async with held(house.dsn, "LOCK TABLE catalogue_generation IN ACCESS EXCLUSIVE MODE"):
+        await house.says_no("catalogue", "catalogue_stale", within_s=STALE_S)
+        assert await house.scan() == "catalogue_stale"
+
+
+@asynccontextmanager
+async def held(dsn: str, statement: str) -> AsyncIterator[None]:
+    """A transaction that has executed a statement."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute(statement)
+            yield
+    finally:
+        await connection.close()
+
+
+async def test_a_database_that_is_away(house: House) -> None:
+    house.database.kill9()
+    try:
+        await eventually(lambda: "database" in house.problems() and house.told() == {"0.0"}, NOTICED_S)
+    finally:
+        await asyncio.to_thread(house.database.start)
+
+
+# A full disk.
+
+
+@pytest.fixture
+def small_disk(server_dir: Path) -> Iterator[Path]:
+    """A directory with room for a database and little more."""
+    server_dir.mkdir(mode=0o711)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=160m,mode=0711", "ixfast-test", str(server_dir)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs the capability SYS_ADMIN")
+    try:
+        yield server_dir
+    finally:
+        subprocess.run(["umount", "-l", str(server_dir)], check=True)
+
+
+async def test_a_disk_without_room(small_disk: Path, tmp_path: Path) -> None:
+    with open_house(small_disk / "database", tmp_path / "server") as house:
+        await house.says_yes()
+        filler = small_disk / "filler"
+        with filler.open("wb") as file:
+            free = os.statvfs(small_disk)
+            os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
+        await house.says_no("database", "database_full")
+        filler.unlink()
+        await house.says_yes()
