@@ -186,6 +186,7 @@ async def test_by_numbers_alone_what_was_switched_off_would_go_on_passing(
 ) -> None:
     """The control."""
     monkeypatch.setattr(Known, "is_continued_by", lambda _self, _reading: True)
+    monkeypatch.setattr(ChangeFollower, "_begin_anew", ChangeFollower._take_over_changes)
     await prepare(pair.dsn)
     async with followed(pair.dsn) as house:
         assert await house.is_active(0)
