@@ -24,8 +24,9 @@ SLOW_ROUND_S = (
     0.025  # Between two rounds that read requests; a busy loop with hundreds of connections turns in a few milliseconds.
 )
 AGE_LOOK_EVERY = 8  # Requests of a slow round that share one look at how long the kernel had them; a look takes 2 us.
-WORKER_WAIT_SHARE = 0.5  # Of a scan's deadline: what would take longer is refused, with the other half to spare for stumbles.
-WORKER_ROOM_MIN = 32  # Scans that may be under way, however slow the last ones were.
+WORKER_WAIT_SHARE = 0.5  # Of a scan's deadline: what has waited longer is refused; the other half is for the answer.
+WORKER_ROOM_MIN = 64  # Scans that may be under way, however slow the last ones were.
+WORKER_ROOM_S = 0.3  # Or as many as were lately answered in so long; the others wait for their turn, the newest first.
 WORKER_RATE_SCANS_MIN = 16  # With fewer scans under way the rate is that of the callers, not the worker's.
 WORKER_RATE_WINDOW_S = 0.25  # Over which a worker's rate is learnt: some periods of a CPU quota.
 ANSWERS_A_REFUSAL = (

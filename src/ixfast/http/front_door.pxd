@@ -20,8 +20,13 @@ cdef class FrontDoor:
 
     @cython.locals(house=House, head=Head)
     cdef _serve(self, bytes received)
+
+    @cython.locals(house=House)
+    cpdef submit(self, asked, Head head, trace)
     cdef _answer_malformed(self, error)
-    cdef _postpone(self, asked)
+
+    @cython.locals(house=House)
+    cpdef refuse(self, asked)
     cdef _client_address(self, Head head)
 
     @cython.locals(house=House)
@@ -42,8 +47,8 @@ cdef class House:
     cdef long long[::1] slots
     cdef public bint slow
     cdef public double round_at, _budget_s, _rate, _busy_s, _age_s, _overdue_at
-    cdef public long inside, answered, _answered_before, _busy_answered, _looked, _answered_refused
-    cdef public object _postponed, _refuser, _moment
+    cdef public long inside, answered, _answered_before, _busy_answered, _looked, _answered_refused, _room, resume_at
+    cdef public object _postponed, _too_late, _refuser, _moment
 
     @cython.locals(length_s=double)
     cpdef begin_round(self, double now)
@@ -53,6 +58,7 @@ cdef class House:
 
     @cython.locals(now=double, overdue=bint)
     cpdef bint is_overdue(self, transport)
-    cpdef postpone(self, Scan scan)
+    cpdef postpone(self, connection, asked, Head head)
+    cpdef resume_soon(self)
     cdef next_trace(self)
     cdef bint admit(self, FrontDoor connection)

@@ -103,8 +103,13 @@ class FrontDoor:
             house.desk.unread.pop(self._transport, None)
         house.slots[meters.HOT_REQUESTS] += 1
         if house.slow and house.is_overdue(self._transport):
-            self._postpone(asked)
+            house.postpone(self, asked, head)
             return
+        self.submit(asked, head, trace)
+
+    def submit(self, asked: Any, head: Head, trace: Trace | None) -> None:
+        """Start the scan that was asked for."""
+        house = self._house
         address = self._client_address(head) if house.limited else None
         house.inside += 1
         if not isinstance(asked, str):
@@ -123,8 +128,9 @@ class FrontDoor:
         body = reply.v1_error(error.code, parameter=error.field)
         self._write(wire.response(reply.STATUS[error.code], body, closing=self._house.desk.draining))
 
-    def _postpone(self, asked: Any) -> None:
-        """Leave a request to be refused when there is time for that."""
+    def refuse(self, asked: Any) -> None:
+        """Answer that the worker is busy."""
+        house = self._house
         if isinstance(asked, str):
             try:
                 ref = read_query(asked).ref or b""
@@ -133,7 +139,8 @@ class FrontDoor:
                 return
         else:
             ref = asked[0]
-        self._house.postpone(Scan(self._reply, ref, -1, None, None, 0, self.active_at, None))
+        house.inside += 1
+        house.desk.engine.fail(Scan(self._reply, ref, -1, None, None, 0, self.active_at, None), "overloaded", "worker_busy")
 
     def _client_address(self, head: Head) -> str | None:
         peer = self._transport.get_extra_info("peername")
@@ -144,6 +151,8 @@ class FrontDoor:
         house = self._house
         house.inside -= 1
         house.answered += 1
+        if house.inside <= house.resume_at:
+            house.resume_soon()
         response = v1_response(scan, house.desk.draining)
         trace = scan.trace
         if trace is None:
@@ -259,7 +268,10 @@ class House:
         self._looked = 0  # requests of this round until an age is looked up again
         self._age_s = 0.0
         self._overdue_at = 0.0
-        self._postponed: deque[Scan] = deque()
+        self._room = limits.WORKER_ROOM_MIN  # scans that may be under way in a worker that is late
+        self._postponed: deque[tuple[float, FrontDoor, Any, Head]] = deque()  # with when they arrived, the oldest first
+        self._too_late: deque[tuple[FrontDoor, Any]] = deque()  # to be refused
+        self.resume_at = -1  # with so few scans under way those that were postponed get their turn; -1: there are none
         self._answered_refused = 0
         self._refuser: asyncio.TimerHandle | None = None
 
@@ -279,46 +291,75 @@ class House:
     def _learn_rate(self) -> None:
         rate = self._busy_answered / self._busy_s
         self._rate = (self._rate + rate) / 2 if self._rate else rate
+        self._room = max(limits.WORKER_ROOM_MIN, int(self._rate * limits.WORKER_ROOM_S))
         self._busy_s = 0.0
         self._busy_answered = 0
 
     def is_overdue(self, transport: Any) -> bool:
-        """Would the request that is read now be answered too late? What it has waited already is taken from the scan's time."""
+        """Is the request that is read now to wait? What it has waited already is taken from the scan's time."""
         self._looked -= 1
         if self._looked < 0:
             self._looked = limits.AGE_LOOK_EVERY
             self._age_s = _unread_s(transport)
         now = self._moment()
-        self.desk.waited_s = self.round_at - now + self._age_s
-        if self._age_s > self._budget_s:
-            overdue = self.inside > 0  # one that comes to an idle worker is tried
-        else:
-            overdue = self.inside > limits.WORKER_ROOM_MIN and self.inside > self._rate * (self._budget_s - self._age_s) > 0.0
+        # One that comes to an idle worker is tried, however old it is.
+        overdue = self.inside > (0 if self._age_s > self._budget_s else self._room)
         if overdue:
             self._overdue_at = now
-            self.desk.waited_s = 0.0
+        else:
+            self.desk.waited_s = self.round_at - now + self._age_s
         return overdue
 
-    def postpone(self, scan: Scan) -> None:
-        """Refuse a scan later: a refusal takes a third of what a pass takes, so that a worker that refused all that it cannot
-        serve would serve nothing."""
-        self._postponed.append(scan)
+    def postpone(self, connection: FrontDoor, asked: Any, head: Head) -> None:
+        """Leave a request until there is time to serve it, or to refuse it: a refusal takes a third of what a pass takes, so that
+        a worker that refused at once all that it cannot serve would serve nothing."""
+        if self._age_s > self._budget_s:
+            self._too_late.append((connection, asked))
+        else:
+            self._postponed.append((self._overdue_at - self._age_s, connection, asked, head))
+            self.resume_at = self._room // 2
         if self._refuser is None:
             self._answered_refused = self.answered
             self._refuser = self.loop.call_later(limits.REFUSAL_INTERVAL_S, self._refuse)
 
+    def resume_soon(self) -> None:
+        """Not from an answer: it may be one of hundreds that a single reply of the database brings."""
+        self.resume_at = -1
+        self.loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        """Serve those that were postponed, the newest first: it is they who have the time to wait for the answer."""
+        postponed = self._postponed
+        while postponed and self.inside <= self._room and not self.desk.draining:
+            waited_s = self._moment() - postponed[-1][0]
+            if waited_s > self._budget_s:
+                return
+            _, connection, asked, head = postponed.pop()
+            self.desk.waited_s = waited_s + self.now() - self._moment()
+            connection.submit(asked, head, None)
+        if postponed:
+            self.resume_at = self._room // 2
+
     def _refuse(self) -> None:
         """Refuse the oldest that were postponed: a few for what was answered meanwhile, many if nothing else is to be done."""
+        self._resume()
+        postponed, too_late = self._postponed, self._too_late
+        too_old = self._moment() - self._budget_s
+        while postponed and (postponed[0][0] < too_old or self.desk.draining):
+            _, connection, asked, _ = postponed.popleft()
+            too_late.append((connection, asked))
         if not self.inside or self._moment() > self._overdue_at + limits.OVERDUE_MEMORY_S or self.desk.draining:
             count = limits.REFUSALS_IDLE
         else:
             count = max(1, (self.answered - self._answered_refused) // limits.ANSWERS_A_REFUSAL)
-        postponed = self._postponed
-        for _ in range(min(count, len(postponed))):
-            self.inside += 1
-            self.desk.engine.fail(postponed.popleft(), "overloaded", "worker_busy")
+        for _ in range(min(count, len(too_late))):
+            connection, asked = too_late.popleft()
+            connection.refuse(asked)
         self._answered_refused = self.answered
-        self._refuser = self.loop.call_later(limits.REFUSAL_INTERVAL_S, self._refuse) if postponed else None
+        if not postponed:
+            self.resume_at = -1
+        more = postponed or too_late
+        self._refuser = self.loop.call_later(limits.REFUSAL_INTERVAL_S, self._refuse) if more else None
 
     def next_trace(self) -> Trace | None:
         """A trace for every so-many-th scan."""
