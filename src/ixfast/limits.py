@@ -60,7 +60,10 @@ CONNECT_TIMEOUT_MS_MAX = 8000  # After attempts that ran out of time: a server s
 RECONNECT_DELAY_MS = 50  # Between attempts to reach a database that refuses connections.
 RECONNECT_DELAY_MS_MAX = 1000
 REFUSAL_QUEUE_ROWS_MAX = 10_000  # Best-effort log rows of refused scans waiting for their insert.
+REFUSAL_ROWS_SLOW_MAX = 128  # The same after a write that was slow: scans that may pass need the database more.
+REFUSAL_SLOW_S = 0.1  # Such a write.
 LEDGER_ROOM_MIN = 256  # Scans that may always wait for a commit, however slow the last statements were.
+LEDGER_ROOM_SHARE = 0.25  # Of a scan's deadline: what is committed in so long may always wait, up to `LEDGER_ROOM_MIN`.
 LEDGER_RATE_ROWS_MIN = 64  # A smaller statement is mostly its commit and tells little of the rate.
 LEDGER_RATE_DECAY = 1.05  # A statement that took long may be a checkpoint's; it lowers the rate by no more than this.
 TAG_WAITERS_MAX = 2048  # Scans of one tag waiting for their turn; more are answered 503 `overloaded`.
@@ -71,8 +74,9 @@ FLOOR_QUERY_TAGS_MAX = 1024  # Tags of one query for the durable state behind a 
 # The catalogue.
 LOOKUP_BATCH_MAX = 512  # References resolved by one query.
 LOOKUP_QUEUE_MAX = 20_000  # Scans waiting for a look-up; more are answered 503 `overloaded`.
-LOOKUP_SLOW_S = 0.1  # A round that takes longer is followed by a pause as long: fewer and larger queries for a slow database.
-LOOKUP_PAUSE_S_MAX = 0.3  # A fifth of a scan's deadline.
+LOOKUP_SLOW_S = 0.1  # A round that takes longer is followed by a pause: fewer and larger queries for a slow database.
+LOOKUP_PAUSES = 2.0  # Such a pause is so many times as long as the round.
+LOOKUP_PAUSE_S_MAX = 0.6  # Less than half of a scan's deadline.
 NEGATIVE_TTL_S = 5.0  # How long an absent reference is believed without asking again.
 CHANGES_READ_MAX = 10_000  # Invalidation rows of one poll; more empty the whole cache instead.
 

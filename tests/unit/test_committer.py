@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import asyncpg
 from ledger_kit import tag_record
 
 from ixfast import limits, meters
@@ -122,11 +123,59 @@ async def test_the_room_stays_when_one_statement_is_held_up() -> None:
 async def test_a_very_slow_database_has_room_for_what_it_answers_in_time() -> None:
     committer = committer_at(Clock())
     for _ in range(50):
-        committer._learn_rate(100, 0.5)  # 200 scans a second
+        committer._learn_rate(100, 1.0)  # 100 scans a second
     assert committer._room == limits.LEDGER_RATE_ROWS_MIN  # so that the next statement teaches, too
     for _ in range(50):
         committer._learn_rate(100, 0.2)
-    assert committer._room == int(1.5 / 6 / 0.002)
+    assert committer._room == int(1.5 * limits.LEDGER_ROOM_SHARE / 0.002)
+
+
+class CutShort(Quick):
+    """A session whose statements take a second and are then ended by the server."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.unheld: list[int] = []
+
+    async def advance(self, tag_ids: list[int], *_: Any) -> list[tuple[int, int, int]]:
+        self.clock.now += limits.STATEMENT_TIMEOUT_MS / 1000
+        raise asyncpg.QueryCanceledError("canceling statement due to statement timeout")
+
+    async def advance_unheld(self, tag_ids: list[int], *_: Any) -> list[tuple[int, int, int, bool]]:
+        self.unheld += tag_ids
+        return []
+
+
+async def test_a_statement_that_was_cut_short_teaches_and_is_not_sent_again_for_nothing() -> None:
+    """It was sent again, as large and in a dearer form, until nobody waited any more, and the next ones were as large."""
+    clock, resolver = Clock(), Refused()
+    session = CutShort(clock)
+    committer = committer_at(clock, resolver)
+    committer._session = session  # type: ignore[assignment]
+    committer._learn_rate(1000, 0.02)
+    for tag_id in range(SCANS):
+        scan = Scan(lambda _: None, b"x", -1, None, None, tag_id, clock.now)
+        scan.tag_id, scan.position = tag_id, 1
+        committer.submit(scan)
+    batch = committer._take()
+    await committer._attempt(batch)
+    assert committer._room < 1000
+    assert (batch, session.unheld) == ({}, [])
+    assert sorted(resolver.reasons) == sorted(f"{tag_id} overloaded:deadline" for tag_id in range(SCANS))
+
+
+async def test_of_a_statement_that_was_cut_short_those_who_have_time_are_sent_again() -> None:
+    clock, resolver = Clock(), Refused()
+    session = CutShort(clock)
+    committer = committer_at(clock, resolver, deadline_s=5.0)
+    committer._session = session  # type: ignore[assignment]
+    scan = Scan(lambda _: None, b"x", -1, None, None, 1, clock.now)
+    scan.tag_id, scan.position = 1, 1
+    committer.submit(scan)
+    batch = committer._take()
+    await committer._attempt(batch)
+    assert session.unheld == [1]
+    assert (list(committer._waiting), resolver.reasons) == ([1], [])  # its row was held, as far as is known
 
 
 async def test_a_worker_that_is_late_itself_does_not_take_the_database_for_slow() -> None:

@@ -82,6 +82,7 @@ class Catalogue:
         self._asked: list[Wanted] = []  # what the rounds under way are for
         self._rounds: set[asyncio.Task[None]] = set()
         self._round_began = 0.0
+        self._slow = False  # the last round took long, as all do of late: a second one beside it would make both slower
         self._derivings: set[asyncio.Task[None]] = set()
         self._renewals: set[asyncio.Task[None]] = set()
         self._changes_applied = 0
@@ -138,7 +139,7 @@ class Catalogue:
     def _may_begin_round(self) -> bool:
         if not self._rounds:
             return True
-        if len(self._rounds) == _CONCURRENT_ROUNDS:
+        if len(self._rounds) == _CONCURRENT_ROUNDS or self._slow:
             return False
         return len(self._waiting) >= _SECOND_ROUND_FROM or self._loop.time() > self._round_began + _SLOW_ROUND_S
 
@@ -193,8 +194,10 @@ class Catalogue:
                 task = self._loop.create_task(self._derive(list(slow.values()), applied))
                 self._derivings.add(task)
                 task.add_done_callback(self._derivings.discard)
-            if (spent_s := self._loop.time() - began) > limits.LOOKUP_SLOW_S:
-                await asyncio.sleep(min(spent_s, limits.LOOKUP_PAUSE_S_MAX))
+            spent_s = self._loop.time() - began
+            self._slow = spent_s > limits.LOOKUP_SLOW_S
+            if self._slow:
+                await asyncio.sleep(min(limits.LOOKUP_PAUSES * spent_s, limits.LOOKUP_PAUSE_S_MAX))
 
     def _take_waiting(self) -> Wanted:
         """What the next round is for."""

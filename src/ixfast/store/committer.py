@@ -18,11 +18,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from itertools import islice
 from time import perf_counter
-from typing import Protocol
+
+import asyncpg
 
 from ixfast import limits, meters
 from ixfast.scan import KEYED_FROM, Scan
 from ixfast.store.history import HistoryChangedError
+from ixfast.store.resolver import Resolver
 from ixfast.store.session import LedgerSession
 from ixfast.store.trouble import Trouble, trouble_of
 from ixfast.trace import WAIT
@@ -32,22 +34,6 @@ log = logging.getLogger("ixfast.ledger")
 _SWEEP_S = 0.05
 _ROUND_CLOCK_S = 0.001
 _STALLED_S = 2 * limits.STATEMENT_TIMEOUT_MS / 1000  # A server that runs at all has ended its statement by itself by then.
-
-
-class Resolver(Protocol):
-    """What the committer hands its scans to."""
-
-    def passed(self, scan: Scan) -> None:
-        """The scan advanced its counter, durably."""
-
-    def unproven(self, scan: Scan) -> None:
-        """The scan did not advance; why is to be read."""
-
-    def known_replay(self, scan: Scan) -> bool:
-        """Settle the scan if what this worker knows to be durable already refuses it."""
-
-    def failed(self, scan: Scan, code: str, reason: str | None) -> None:
-        """The scan ends without a verdict."""
 
 
 class Committer:
@@ -193,7 +179,7 @@ class Committer:
     def _take(self) -> dict[int, Scan]:
         """The next batch; those behind its scans move up. Whoever could not be answered in time any more is left out."""
         if self._waiting:
-            too_old = self._loop.time() - self._deadline_s + min(self._statement_s, self._deadline_s / 2)
+            too_old = self._too_old()
             if next(iter(self._waiting.values())).arrived < too_old:
                 self._sweep_waiting(too_old)
         waiting = self._waiting
@@ -206,6 +192,10 @@ class Committer:
         if self._behind:
             self._move_up(batch)
         return batch
+
+    def _too_old(self) -> float:
+        """Whoever arrived before would not be answered in time by a statement that takes as long as the last one."""
+        return self._loop.time() - self._deadline_s + min(self._statement_s, self._deadline_s / 2)
 
     def _move_up(self, batch: dict[int, Scan]) -> None:
         for tag_id in [t for t in self._behind if t in batch]:
@@ -239,6 +229,8 @@ class Committer:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # every kind: asyncpg's failures of a broken server share no base class
+            if isinstance(error, asyncpg.QueryCanceledError):
+                self._give_up_late(batch, len(columns[0]), self._loop.time() - round_started)
             await self._recover(batch, session, error)
             return
         self._refused = None
@@ -270,8 +262,17 @@ class Committer:
         row_s = seconds / rows
         decay = limits.LEDGER_RATE_DECAY + seconds / self._wait_max_s
         self._row_s = row_s if not self._row_s else min(row_s, self._row_s * decay)
-        always = min(limits.LEDGER_ROOM_MIN, max(limits.LEDGER_RATE_ROWS_MIN, int(self._deadline_s / 6 / self._row_s)))
+        in_time = int(self._deadline_s * limits.LEDGER_ROOM_SHARE / self._row_s)
+        always = min(limits.LEDGER_ROOM_MIN, max(limits.LEDGER_RATE_ROWS_MIN, in_time))
         self._room = min(self._queue_max, max(always, int(self._wait_max_s / self._row_s)))
+
+    def _give_up_late(self, batch: dict[int, Scan], rows: int, seconds: float) -> None:
+        """End those of a batch that the server cut short, applying nothing, that another statement would not answer in time."""
+        self._learn_rate(rows, seconds)
+        too_old = self._too_old()
+        for scan in [s for s in batch.values() if s.arrived < too_old]:
+            del batch[scan.tag_id]
+            self._fail(scan, "overloaded", "deadline")
 
     def _end_waits(self, batch: dict[int, Scan]) -> None:
         self._traced = False
@@ -316,7 +317,8 @@ class Committer:
             return
         if trouble is Trouble.HELD:
             slots[meters.LEDGER_HELD] += 1
-            await self._attempt_unheld(batch, session)
+            if batch:
+                await self._attempt_unheld(batch, session)
             return
         slots[meters.LEDGER_FAILURES] += 1
         self._refused = trouble.value if trouble is not Trouble.BAD_VALUE else None

@@ -179,7 +179,8 @@ class Ledger:
         letter = _LETTERS.get(scan.verdict) if scan.verdict is not None else None
         if letter is None or scan.record is None:
             return
-        if len(self._refusals) >= limits.REFUSAL_QUEUE_ROWS_MAX:
+        slow = self._flush_s > limits.REFUSAL_SLOW_S
+        if len(self._refusals) >= (limits.REFUSAL_ROWS_SLOW_MAX if slow else limits.REFUSAL_QUEUE_ROWS_MAX):
             self._meters.slots[meters.REFUSALS_DROPPED] += 1
             return
         self._refusals.append((scan.scan_id, scan.record.tag_id, scan.position, letter))
