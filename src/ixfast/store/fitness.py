@@ -22,6 +22,8 @@ log = logging.getLogger("ixfast.fitness")
 TRY_S = 5.0
 TRY_AGAIN_S = 1.0
 """While something is wrong."""
+_PAUSES = 9  # Pauses as long as the last attempt, which costs a database as much as a thousand scans.
+_PAUSE_S_MAX = 10.0
 _ENVELOPES = 4
 _WRITES = ("try_log", "try_keyed", "empty_room", "try_room")
 
@@ -48,8 +50,13 @@ class Fitness:
 
     async def keep(self) -> None:
         while True:
+            began = asyncio.get_running_loop().time()
             await self.examine()
-            await asyncio.sleep(TRY_AGAIN_S if self.problems or self._ledger.trouble is not None else TRY_S)
+            spent_s = asyncio.get_running_loop().time() - began
+            again_s = TRY_AGAIN_S if self.problems or self._ledger.trouble is not None else TRY_S
+            if self._ledger.trouble is None:  # what is slow commits, and is not to be kept from it
+                again_s = max(again_s, min(spent_s * _PAUSES, _PAUSE_S_MAX))
+            await asyncio.sleep(again_s)
 
     async def examine(self) -> None:
         """Try everything once. Raises nothing."""
