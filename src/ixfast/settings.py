@@ -109,8 +109,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ledger_wait_max_ms: Annotated[
         int,
         Rule(
-            "As many scans may wait as the worker has lately committed in this time, or 256, or what a slow database commits in a "
-            "quarter of deadline_ms; more are answered 503 at once.",
+            "As many scans may wait as the worker has lately committed in this time, or 256, or what a slow database commits in "
+            "a quarter of deadline_ms; more are answered 503 at once.",
             "ms",
             1,
             60_000,
