@@ -35,4 +35,3 @@ cdef class Engine:
     cpdef fail(self, Scan scan, code, reason=*)
     cdef _broken(self, Scan scan)
     cdef _answer(self, Scan scan)
-
