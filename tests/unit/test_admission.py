@@ -62,12 +62,11 @@ class Worker:
         self.clock = Clock()
         self.age_s = 0.0
         monkeypatch.setattr(front_door, "_unread_s", lambda _: self.age_s)
-        monkeypatch.setattr(front_door, "monotonic", self.clock.time)
         catalogue: Any = NoCatalogue()
         loop: Any = self.clock
         gauges = meters.Meters()
         self.desk = Desk(Engine(catalogue, gauges), catalogue, gauges, loop)
-        self.house = House(self.desk, None, connections_max=10, idle_timeout_s=75, deadline_s=DEADLINE_S)
+        self.house = House(self.desk, None, connections_max=10, idle_timeout_s=75, deadline_s=DEADLINE_S, moment=self.clock.time)
         self.refused: list[int] = []
         self.resumed: list[tuple[int, float]] = []
         self.house.begin_round(self.clock.now)

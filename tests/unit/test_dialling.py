@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from ixfast import limits
-from ixfast.store import dialling
+from ixfast.store import hosts
 from ixfast.store.dialling import Line, PoolDialler
 
 PATIENCE_S = limits.CONNECT_TIMEOUT_MS / 1000
 PATIENCE_S_MAX = limits.CONNECT_TIMEOUT_MS_MAX / 1000
+
+
+DSN = "postgresql://u@h/x"
 
 
 class Connection:
@@ -48,7 +51,7 @@ async def turns() -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
-    monkeypatch.setattr(dialling.asyncpg, "connect", server.connect)
+    monkeypatch.setattr(hosts.asyncpg, "connect", server.connect)
     return server
 
 
@@ -106,7 +109,7 @@ async def test_an_attempt_that_ran_out_of_time_gives_the_next_one_more() -> None
 
 async def left(dialler: PoolDialler) -> None:
     """Ask for a connection, and go before it is there."""
-    caller = asyncio.ensure_future(dialler())
+    caller = asyncio.ensure_future(dialler(DSN))
     await turns()
     caller.cancel()
     await asyncio.gather(caller, return_exceptions=True)
@@ -119,13 +122,13 @@ async def test_a_connection_whose_caller_has_gone_is_the_next_ones(server: Serve
     if opened_before:
         server.attempts[0].set_result(connection)
         await turns()
-    caller = asyncio.ensure_future(dialler())
+    caller = asyncio.ensure_future(dialler(DSN))
     await turns()
     if not opened_before:
         server.attempts[0].set_result(connection)
     assert await asyncio.wait_for(caller, 5) is connection
     assert len(server.attempts) == 1
-    another = asyncio.ensure_future(dialler())  # it is given away once
+    another = asyncio.ensure_future(dialler(DSN))  # it is given away once
     await turns()
     assert len(server.attempts) == 2
     another.cancel()
@@ -138,7 +141,7 @@ async def test_a_connection_that_nobody_took_in_time_is_closed(server: Server) -
     await turns()
     (left_at, attempt) = dialler._left.pop()
     dialler._left.append((left_at - PATIENCE_S_MAX, attempt))
-    caller = asyncio.ensure_future(dialler())
+    caller = asyncio.ensure_future(dialler(DSN))
     await turns()
     assert old.terminated
     server.attempts[1].set_result(new)
@@ -155,7 +158,7 @@ async def test_a_left_attempt_that_is_of_no_use_is_passed_over(server: Server, h
         server.attempts[0].set_result(broken)
         broken.terminate()
     await turns()
-    caller = asyncio.ensure_future(dialler())
+    caller = asyncio.ensure_future(dialler(DSN))
     await turns()
     server.attempts[1].set_result(new)
     assert await asyncio.wait_for(caller, 5) is new
