@@ -154,6 +154,9 @@ async def test_a_worker_killed_between_enrolment_and_pass(database: str, tmp_pat
             os.kill(pid, signal.SIGKILL)
         outcomes = await asyncio.gather(*asked, return_exceptions=True)
         assert not any(isinstance(outcome, Answer) and outcome.status == 200 for outcome in outcomes)
+        # A statement that was sent outlives its worker, until it has waited for its lock too long.
+        sent = "SELECT FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%advanced AS (%' AND pid <> pg_backend_pid()"
+        await eventually(lambda: asyncio.to_thread(lambda: not server.fetch(sent)), 20)
         assert [row[1:] for row in rows_of(server, tag)] == [(0, 0)]
         release.set()
         await holding

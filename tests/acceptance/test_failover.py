@@ -276,4 +276,3 @@ async def test_an_old_primary_that_comes_back_where_it_was_passes_nothing_twice(
     old.kill9()
     assert await tap_all(server, GAP, every, 3) == ["tag_inactive"] + ["Pass"] * 19
     assert meter(server, HISTORY_CHANGES) == len(server.workers())
-    assert "accepts writes, although 00000002 is followed" in server.log

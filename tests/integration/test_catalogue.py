@@ -382,7 +382,11 @@ async def test_an_unanswered_look_up_is_no_absence(postgres: Any, database: str,
             assert {scan.error for scan, _ in answers} == {"unavailable"}
         assert house.catalogue.find(REFS[0]) is not None
         proxy.flow()
-        assert await house.look(REFS[1]) is not None
+
+        async def found() -> bool:
+            return (await house.fetch(REFS[1]))[1] is not None
+
+        await eventually(found)
         proxy.refusing = True
         proxy.cut()
         assert (await house.trouble(REFS[2]))[0] == "unavailable"

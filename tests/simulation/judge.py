@@ -105,6 +105,8 @@ def _of_operation(operation: Operation, history: History, run: Run) -> Iterable[
 def _own(operation: Operation, history: History) -> list[Effect]:
     """The commits of this very scan. Under a key there may be several, after a failover that lost the first."""
     found = [effect for scan_id in operation.scan_ids for effect in history.by_scan.get(scan_id, ())]
+    if not operation.scan_ids:  # a late worker took it in after others, and nobody saw which id it got
+        found = list(history.by_tag.get(operation.tag_id, ()))
     return [e for e in found if (e.tag_id, e.position) == (operation.tag_id, operation.position)]
 
 

@@ -57,6 +57,9 @@ class HeldDatabase:
         await self._answer("clock", time_left_s)
         return asyncio.get_running_loop().time() + self.now
 
+    async def settle(self, time_left_s: float) -> None:
+        await self._answer("settle", time_left_s)
+
     async def states(self, tag_ids: Collection[int], time_left_s: float) -> Sequence[CounterState]:
         await self._answer("states", time_left_s)
         return [self.counters[tag_id] for tag_id in tag_ids if tag_id in self.counters]

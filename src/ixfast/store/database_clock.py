@@ -72,7 +72,7 @@ class DatabaseClock:
             return
         step = low - era.offset
         self._slots[meters.CLOCK_STEPS] += 1
-        log.error("the database's clock was stepped by %+.1f s", step)
+        log.error("the database's clock was stepped by %+.1f s", step, extra={"about": f"{step:+.0f}"})
         self._eras.append(Era(era.until, answered_at, low))
 
     def spans(self, earliest: float, latest: float) -> list[tuple[float, float]]:

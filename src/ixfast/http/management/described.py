@@ -79,6 +79,13 @@ class TamperStates(msgspec.Struct, forbid_unknown_fields=True):
     current: _STATES
 
 
+class FirstAnswer(msgspec.Struct, forbid_unknown_fields=True):
+    """Of an answer that repeats an earlier one: when that one was given, and the members that may differ from it."""
+
+    at: str
+    of_now: list[str]
+
+
 class ScanAnswer(msgspec.Struct, forbid_unknown_fields=True):
     """A decided scan; docs/api.md has what the members mean."""
 
@@ -97,6 +104,7 @@ class ScanAnswer(msgspec.Struct, forbid_unknown_fields=True):
     response: str | None
     rule: str | None
     fields: dict[str, str]
+    first_answer: FirstAnswer | None
 
 
 class Liveness(msgspec.Struct, forbid_unknown_fields=True):
