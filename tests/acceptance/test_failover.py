@@ -266,6 +266,11 @@ async def test_an_old_primary_that_comes_back_where_it_was_passes_nothing_twice(
     assert await tap_all(server, GAP, every, 2) == ["Pass"] * 20
     token = server.cli("api-key", "create", GAP.account, "--scope", "manage").strip()
     await manage(server, token, "PATCH", f"/v2/tags/{GAP.xuid(0)}", {"active": False})
+
+    async def is_heard() -> bool:
+        return await tap_all(server, GAP, [0] * 16, 2) == ["tag_inactive"] * 16
+
+    await eventually(is_heard)
     old = await asyncio.to_thread(pair.start_old_primary, same_port=True)
     for _ in range(3):
         new.fetchval("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ixfast'")
