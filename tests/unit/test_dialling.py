@@ -162,3 +162,24 @@ async def test_a_left_attempt_that_is_of_no_use_is_passed_over(server: Server, h
     await turns()
     server.attempts[1].set_result(new)
     assert await asyncio.wait_for(caller, 5) is new
+
+
+@pytest.mark.parametrize("when", ["opened", "opening", "left after the pool was closed"])
+async def test_a_pool_leaves_no_connection_behind(server: Server, when: str) -> None:
+    dialler, connection = PoolDialler(), Connection()
+    caller = asyncio.ensure_future(dialler(DSN))
+    await turns()
+    if when == "opened":
+        server.attempts[0].add_done_callback(lambda _: caller.cancel())
+        server.attempts[0].set_result(connection)
+    elif when == "opening":
+        caller.cancel()
+    else:
+        dialler.close()
+        caller.cancel()
+    await asyncio.gather(caller, return_exceptions=True)
+    assert dialler._left or when.startswith("left")
+    dialler.close()
+    await turns()
+    assert not dialler._left
+    assert connection.terminated if when == "opened" else server.attempts[0].cancelled()

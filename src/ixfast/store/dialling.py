@@ -57,6 +57,7 @@ class PoolDialler:
 
     def __init__(self) -> None:
         self._left: deque[tuple[float, asyncio.Task[Any]]] = deque()  # with the loop's time at which its caller went
+        self._closed = False
 
     async def __call__(self, dsn: str, **options: Any) -> Any:
         attempt = self._usable() or asyncio.ensure_future(
@@ -66,7 +67,17 @@ class PoolDialler:
             return await asyncio.shield(attempt)
         except asyncio.CancelledError:
             self._left.append((asyncio.get_running_loop().time(), attempt))
+            if self._closed:
+                self.close()
             raise
+
+    def close(self) -> None:
+        """Give up what nobody waits for, now and later: the pool has no next caller."""
+        self._closed = True
+        while self._left:
+            _, attempt = self._left.popleft()
+            attempt.cancel()
+            attempt.add_done_callback(_terminate)
 
     def _usable(self) -> asyncio.Task[Any] | None:
         now = asyncio.get_running_loop().time()
@@ -78,5 +89,10 @@ class PoolDialler:
                 continue
             if now < left_at + limits.CONNECT_TIMEOUT_MS_MAX / 1000:
                 return attempt
-            attempt.result().terminate()
+            _terminate(attempt)
         return None
+
+
+def _terminate(attempt: asyncio.Task[Any]) -> None:
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().terminate()

@@ -65,6 +65,26 @@ async def fix_durability(connection: Any) -> None:
     await connection.execute(load("session")["fix_durability"])
 
 
+class _Pool(asyncpg.Pool):  # type: ignore[misc] # asyncpg has no types
+    """A pool whose unused connections end with it, those that are still being opened too."""
+
+    __slots__ = ("_dialler",)
+
+    def __init__(self, dsn: str, dialler: dialling.PoolDialler, **options: Any) -> None:
+        super().__init__(
+            dsn, connect=dialler, loop=None, connection_class=asyncpg.Connection, record_class=asyncpg.Record, **options
+        )
+        self._dialler = dialler
+
+    async def close(self) -> None:
+        self._dialler.close()
+        await super().close()
+
+    def terminate(self) -> None:
+        self._dialler.close()
+        super().terminate()
+
+
 async def make_pool(dsn: str, size: int, *, check_history: Callable[[str], None] | None = None) -> Any:
     """Connections for look-ups and management; those are not used for whose history `check_history` raises.
 
@@ -80,11 +100,12 @@ async def make_pool(dsn: str, size: int, *, check_history: Callable[[str], None]
     async def nothing(_connection: Any) -> None:
         return
 
-    return await asyncpg.create_pool(
+    return await _Pool(
         dsn,
+        dialling.PoolDialler(),
         min_size=0,  # a worker starts, and says what is wrong, without a database too
         max_size=size,
-        connect=dialling.PoolDialler(),
+        max_queries=50_000,
         server_settings=SESSION | {"plan_cache_mode": "force_generic_plan", "jit": "off"},
         max_inactive_connection_lifetime=0,
         max_cached_statement_lifetime=0,
