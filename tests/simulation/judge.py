@@ -98,7 +98,8 @@ def _of_operation(operation: Operation, history: History, run: Run) -> Iterable[
             yield from _of_refusal(operation, history)
     elif answer == "conflict":
         yield from _of_conflict(operation, history)
-    elif answer == "unavailable" and operation.key is None and _own(operation, history):
+    elif answer == "unavailable" and operation.key is None and operation.scan_ids and _own(operation, history):
+        # Without an id it was no scan yet, and the tap may be another request's.
         yield "told that nothing was consumed, but it was"
 
 
