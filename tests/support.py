@@ -65,10 +65,14 @@ def administer(dsn: str, *statements: str) -> None:
 
 
 def drop_database(dsn: str, name: str) -> None:
-    """Drop a database whoever is still connected. Not by `WITH (FORCE)`: that fails while autovacuum, which belongs to a
-    superuser, looks at the database; without it the server ends autovacuum by itself and waits for all others to go."""
-    administer(
-        dsn,
-        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}' AND backend_type = 'client backend'",
-        f"DROP DATABASE {name}",
-    )
+    """Drop a database whoever is still connected, and again if somebody connects meanwhile. Not by `WITH (FORCE)`: that fails
+    while autovacuum, which belongs to a superuser, looks at the database; without it the server ends autovacuum by itself."""
+    own = f"datname = '{name}' AND backend_type = 'client backend'"
+    for attempts_left in reversed(range(5)):
+        try:
+            administer(dsn, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {own}", f"DROP DATABASE {name}")
+        except asyncpg.ObjectInUseError:
+            if not attempts_left:
+                raise
+        else:
+            return

@@ -96,16 +96,23 @@ async def test_a_used_tap_stays_used_whatever_the_clock_shows(server: Served, cl
         assert (await once(server.port, plain_target(FLEET, index, 6))).passed
 
 
+def _logged_steps(log: str) -> list[float]:
+    return [float(step) for step in re.findall(r"clock was stepped by ([+-][\d.]+) s", log)]
+
+
+def _all_of(count: int, items: list[float]) -> list[float]:
+    return items if len(items) == count else []
+
+
 async def test_every_step_is_counted_and_logged(server: Served, clock: SteppedClock) -> None:
     workers = len(server.workers())
-    for step_s, told in ((-20, "-20.0 s"), (20, "+20.0 s")):
+    for step_s in (-20, 20):
         before, logged = step_count(server), len(server.log)
         clock.step(step_s)
         await eventually(lambda before=before: step_count(server) >= before + workers)
         assert step_count(server) == before + workers
-        await eventually(
-            lambda logged=logged, told=told: server.log[logged:].count(f"clock was stepped by {told}") == workers, 15
-        )
+        steps = await eventually(lambda logged=logged: _all_of(workers, _logged_steps(server.log[logged:])), 15)
+        assert all(abs(step - step_s) < 1 for step in steps)  # as exactly as a busy machine lets it be measured
     await eventually(lambda: server.all_ready)
 
 
@@ -187,4 +194,5 @@ async def test_a_promoted_standby_that_is_20_s_behind_passes_no_used_tap(server_
                     answer = await connection.post("/v2/scans", {"xuid": x, "counter": n, "code": e})
                     assert answer.json["verdict"] == "replayed"
                 assert all([(await connection.get(plain_target(fleet, index, 2))).passed for index in range(40)])
-            assert re.search(r"the database's clock was stepped by -(19|20)\.", server.log)
+            (step,) = await eventually(lambda: _all_of(1, _logged_steps(server.log)[:1]))
+            assert -21 < step < -19
