@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # Whatever is compiled: the native core, and the modules that have a .pxd beside them.
-PXD = $(wildcard src/ixfast/*.pxd src/ixfast/*/*.pxd)
+PXD = $(wildcard src/ixfast/*.pxd src/ixfast/*/*.pxd src/ixfast/*/*/*.pxd)
 SOURCES = setup.py pyproject.toml src/ixfast/compiled.py $(PXD) $(wildcard $(PXD:.pxd=.py) $(PXD:.pxd=.pyx)) \
 	$(wildcard src/ixfast/*/*.pyx src/ixfast/native/*)
 GENERATOR = benchmarks/build.py benchmarks/load/lanes.py benchmarks/load/lanes.pxd

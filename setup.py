@@ -34,7 +34,7 @@ def native_core() -> list[Extension]:
             extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra", *(checks if sanitize else [])],
             extra_link_args=checks if sanitize else [],
         )
-        for name in ("_cmac", "_lrp", "http._usual")
+        for name in ("_cmac", "_lrp", "http._plain_query")
     ]
     path = [
         Extension(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.load.traffic import Traffic, fleet_of
-from ixfast.scan import POSITION_COUNTER_MASK
+from ixfast.domain.scan import POSITION_COUNTER_MASK
 
 Held = Mapping[int, tuple[int, int, int]]
 _SHOWN_MAX = 5

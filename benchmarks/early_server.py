@@ -6,8 +6,10 @@ Started like the right one, `python -m benchmarks.early_server serve ...`; its w
 import sys
 from typing import Any
 
-from ixfast import cli, engine, server, supervisor
-from ixfast.scan import Scan
+from ixfast import cli
+from ixfast.domain.scan import Scan
+from ixfast.pipeline import engine
+from ixfast.process import supervisor, worker
 
 
 class EarlyEngine(engine.Engine):
@@ -28,5 +30,5 @@ if __name__ == "__main__":
         supervisor._WORKER = ("-m", "benchmarks.early_server")
         cli.main()
     else:
-        server.Engine = EarlyEngine  # type: ignore[attr-defined]
-        server.main()
+        worker.Engine = EarlyEngine  # type: ignore[attr-defined]
+        worker.main()

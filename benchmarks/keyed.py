@@ -26,7 +26,7 @@ from benchmarks.load.traffic import Traffic, fleet_of
 from benchmarks.processes import cpu_s, free_port
 from benchmarks.scans import spread
 from benchmarks.stage import IXFAST_DATABASE, Stage
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 HISTORY = "keyed.jsonl"
 WAYS = ("without a key", "with a fresh key", "asked again under its key")

@@ -20,9 +20,9 @@ import orjson
 from benchmarks.load.traffic import Traffic, fleet_of
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.keys import KeyEncryptionKeys
-from ixfast.provision import provision
-from ixfast.store import management
+from ixfast.store.admin import edits
 from ixfast.store.migrate import migrate
+from ixfast.testing.provision import provision
 
 IXFAST_DATABASE = "bench_ixfast"
 IXFAST_FULL_DATABASE = "bench_ixfast_full"
@@ -145,12 +145,12 @@ class Stage:
         await self._provision(dsn)
         connection = await asyncpg.connect(dsn)
         try:
-            account_id = await management.account_id_of(connection, fleet_of(self.traffic).account)
+            account_id = await edits.account_id_of(connection, fleet_of(self.traffic).account)
             await connection.execute("UPDATE account SET open = false")
             await connection.execute("UPDATE folder SET fields = $1", orjson.dumps(FIELD_DEFINITIONS).decode())
             values = (orjson.dumps(FIELDS).decode(), orjson.dumps(RULES).decode())
             await connection.execute("UPDATE tag_group SET fields = $1, rule_set = $2", *values)
-            self.token = await management.create_api_key(connection, account_id, ["scan"])
+            self.token = await edits.create_api_key(connection, account_id, ["scan"])
         finally:
             await connection.close()
 

@@ -45,10 +45,10 @@ from benchmarks.processes import Processes, free_port, python
 from ixfast import limits
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.keys import KeyEncryptionKeys
-from ixfast.provision import provision
-from ixfast.store import management
+from ixfast.store.admin import edits
 from ixfast.store.migrate import migrate
-from ixfast.testing import VirtualFleet
+from ixfast.testing.provision import provision
+from ixfast.testing.virtual_tags import VirtualFleet
 
 PAIRS = 100_000
 CONTROL_PAIRS = 20_000
@@ -197,8 +197,8 @@ async def _provision(dsn: str, keks: KeyEncryptionKeys, fleet: VirtualFleet) -> 
         tokens = []
         for own in (VirtualFleet(1, 1, account="caller"), fleet):
             await provision(connection, keks, [own], is_open=False)
-            account_id = await management.account_id_of(connection, own.account)
-            tokens.append(await management.create_api_key(connection, account_id, ("scan",)))
+            account_id = await edits.account_id_of(connection, own.account)
+            tokens.append(await edits.create_api_key(connection, account_id, ("scan",)))
         await connection.execute("VACUUM (ANALYZE)")
         return tokens
     finally:

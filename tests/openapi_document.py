@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from ixfast.http.management.description import description
+from ixfast.http.openapi.document import description
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "openapi.yaml"
 _HEAD = "# Made from the routes by `make openapi`; a server has the same at /openapi.json on its private listener.\n"

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import uvloop
 
-from ixfast.scan import position
-from ixfast.store.session import LedgerSession
+from ixfast.domain.scan import position
+from ixfast.store.connections.session import LedgerSession
 
 _KEY_VERSION = 1
 

@@ -24,7 +24,7 @@ import uvloop
 
 from benchmarks.load.histogram import encode
 from benchmarks.load.lanes import ClosedLane, Expected, Lane, OpenLane
-from benchmarks.load.stream import Order, Sink, Slice, Stream, StreamLane
+from benchmarks.load.stream import Sink, Slice, Stream, StreamLane, TapOrder
 from benchmarks.load.ticker import Ticker
 from benchmarks.load.traffic import KINDS, Plan, Traffic, tail_of, with_strangers
 
@@ -226,9 +226,9 @@ class Station:
 
     def stream(self, **order: Any) -> int:
         """An open loop that tells what it sees at every interval (`stream.py`); how many taps got no answer at its end."""
-        return self._loop.run_until_complete(self._run_stream(Order(**order)))
+        return self._loop.run_until_complete(self._run_stream(TapOrder(**order)))
 
-    async def _run_stream(self, order: Order) -> int:
+    async def _run_stream(self, order: TapOrder) -> int:
         assert self._stream is not None
         await self._stream.run(order, self.tell)
         await self._answered()

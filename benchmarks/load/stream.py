@@ -143,7 +143,7 @@ class StreamLane(Lane):
             self._sink.wrong[f"{KINDS[self._kinds[self.at]]}: {said}"] += 1
 
 
-class Order(NamedTuple):
+class TapOrder(NamedTuple):
     """What a stream is to be. The rate is that of this station; `share` of `shares` moves its arrivals."""
 
     start_ns: int
@@ -163,7 +163,7 @@ class Stream(NamedTuple):
     idle: deque[StreamLane]
     overdue: deque[int]
 
-    async def run(self, order: Order, tell: Tell) -> None:
+    async def run(self, order: TapOrder, tell: Tell) -> None:
         """Send what is due; `tell` gets a `Slice` an interval. What still waits at the end is not sent."""
         idle, overdue = self.idle, self.overdue
         idle.extend(lane for lane in self.lanes if not lane.lost)
@@ -197,7 +197,7 @@ class Stream(NamedTuple):
             overdue.clear()
 
 
-async def _intervals(order: Order, sink: Sink, seen: Callable[[], tuple[int, int]], tell: Tell) -> None:
+async def _intervals(order: TapOrder, sink: Sink, seen: Callable[[], tuple[int, int]], tell: Tell) -> None:
     begun_ns, cpu, before = order.start_ns, time.process_time(), (0, 0)
     for index in range(max(1, round(order.seconds / order.interval_s))):
         await _until(order.start_ns + int((index + 1) * order.interval_s * 1e9))

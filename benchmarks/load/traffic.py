@@ -15,7 +15,7 @@ from itertools import accumulate
 from random import Random
 from typing import NamedTuple
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 GENUINE, REPLAYED, FORGED, UNKNOWN = range(4)
 KINDS = ("genuine", "replayed", "forged", "unknown")

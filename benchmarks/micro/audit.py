@@ -32,7 +32,7 @@ from typing import NamedTuple
 import orjson
 
 from ixfast import cmac
-from ixfast.testing import VirtualFleet, VirtualTag
+from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
 SEED = 27182
 TAGS = 2000

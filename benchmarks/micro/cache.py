@@ -9,10 +9,10 @@ from typing import Any
 
 from benchmarks.micro.scans import Bench, taps
 from benchmarks.micro.timing import SEED, Step, Work, run
-from ixfast import refs
+from ixfast.domain import references
 from ixfast.meters import Meters
-from ixfast.store.cache import TwoGenerations
-from ixfast.store.catalogue import Catalogue
+from ixfast.store.catalogue.cache import TwoGenerations
+from ixfast.store.catalogue.catalogue import Catalogue
 
 TITLE = "reference to record"
 _TAGS_CACHED = 10_000
@@ -60,7 +60,7 @@ def _catalogue(bench: Bench) -> Catalogue:
     for code, record in bench.records.items():
         catalogue._tags.put(code, record)
         assert record.cuid is not None
-        catalogue._aliases.put(refs.by_cuid("bench", record.cuid), code)
+        catalogue._aliases.put(references.by_cuid("bench", record.cuid), code)
     return catalogue
 
 
@@ -77,7 +77,7 @@ def _find(count: int) -> Work:
 def _find_by_cuid(count: int) -> Work:
     bench = Bench()
     find = _catalogue(bench).find
-    wanted = [refs.by_cuid("bench", f"own-{ref.decode()}") for ref, _, _ in taps(count)]
+    wanted = [references.by_cuid("bench", f"own-{ref.decode()}") for ref, _, _ in taps(count)]
 
     def work() -> list[object]:
         return [record and record.xuid for record in [find(ref) for ref in wanted]]

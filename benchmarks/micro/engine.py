@@ -10,9 +10,9 @@ import sys
 from benchmarks.load.traffic import Mix
 from benchmarks.micro.scans import Bench, requests, taps
 from benchmarks.micro.timing import Step, Work, run
+from ixfast.domain.scan import Scan
 from ixfast.http.hot_request import Recogniser
-from ixfast.http.wire import v1_response
-from ixfast.scan import Scan
+from ixfast.http.raw_response import v1_response
 
 TITLE = "a scan without network and database"
 GENUINE = Mix(1, 0, 0, 0)

@@ -6,8 +6,8 @@ import sys
 
 from benchmarks.micro.scans import Bench
 from benchmarks.micro.timing import Step, Work, run
-from ixfast.http.wire import v1_response
-from ixfast.reply import v1_body, v2_scan
+from ixfast.http.raw_response import v1_response
+from ixfast.responses.bodies import v1_body, v2_scan
 
 TITLE = "answer to bytes"
 

@@ -18,9 +18,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from ixfast import rules
-from ixfast.answers import Answers
-from ixfast.model import Verdict
-from ixfast.scan import Extras, Scan, Visitor, position
+from ixfast.domain.model import Verdict
+from ixfast.domain.scan import Extras, Scan, Visitor, position
+from ixfast.responses.response_set import ResponseSet
 
 TYPICAL = (
     ("few", "authentication == pass and scan_count < 5"),
@@ -73,13 +73,13 @@ def memory(count: int) -> tuple[float, float, float]:
     """What a rule set with its responses takes, of `count` different ones of one shape: bytes as Python counts them, bytes by
     which the process grew, and microseconds to load."""
 
-    def load(n: int) -> Answers:
+    def load(n: int) -> ResponseSet:
         conditions = (f"authentication == pass and scan_count < {n}", f"batch == B{n}", "verdict == replayed")
         groups = [
             {"name": name, "when": when, "response": f"{name} {n}"}
             for name, when in zip(("few", "batch", "again"), conditions, strict=True)
         ]
-        return Answers(rules.load_rules({"groups": groups, "default": f"Fail {n}"}))
+        return ResponseSet(rules.load_rules({"groups": groups, "default": f"Fail {n}"}))
 
     load(0)
     gc.collect()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from benchmarks.load.traffic import Mix, Plan, Traffic, fleet_of, tail_of, with_strangers
 from benchmarks.micro.timing import SEED
-from ixfast.engine import Engine
-from ixfast.memory import MemoryCatalogue, MemoryLedger
+from ixfast.domain.scan import Scan
 from ixfast.meters import Meters
-from ixfast.scan import Scan
+from ixfast.pipeline.engine import Engine
+from ixfast.testing.memory import MemoryCatalogue, MemoryLedger
 
 TAGS = 200
 

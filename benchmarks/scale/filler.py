@@ -18,10 +18,10 @@ import asyncpg
 
 from ixfast import cmac
 from ixfast.keys import KeyEncryptionKeys, KeySlot, wrap
-from ixfast.provision import provision
-from ixfast.store import management
+from ixfast.store.admin import edits
 from ixfast.store.migrate import migrate
-from ixfast.testing import VirtualFleet
+from ixfast.testing.provision import provision
+from ixfast.testing.virtual_tags import VirtualFleet
 
 TABLES = ("tag", "tag_key", "tag_counter")
 FIRST_TAGS = 1000
@@ -100,7 +100,7 @@ async def _without_indexes(dsn: str) -> list[str]:
         for row in await connection.fetch("SELECT indexname, indexdef FROM pg_indexes WHERE tablename = ANY ($1)", TABLES):
             again.append(row["indexdef"])
             await connection.execute(f"DROP INDEX {row['indexname']}")
-        # As `management.add_tags` does it: rows with room beside them, in a table that does not reserve any.
+        # As `edits.add_tags` does it: rows with room beside them, in a table that does not reserve any.
         await connection.execute("ALTER TABLE tag_counter SET (fillfactor = 70)")
         return again
     finally:
@@ -115,7 +115,7 @@ async def _with_indexes(dsn: str, again: list[str], count: int, say: Callable[[s
             await connection.execute(statement, timeout=None)
             say(f"index {number} of {len(again)} over {count:,} tags")
         await connection.execute("SELECT setval(pg_get_serial_sequence('tag', 'tag_id'), $1)", count)
-        await management.changed(connection, ("tags_added", None, None))
+        await edits.changed(connection, ("tags_added", None, None))
     finally:
         await connection.close()
 

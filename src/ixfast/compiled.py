@@ -17,9 +17,11 @@ from pathlib import Path
 from types import ModuleType
 
 MODULES = (
-    "json_members", "records", "scan", "engine", "reply", "http.wire", "http.hot_request", "http.front_door", "http.desk",
-    "store.cache", "store.committer", "store.ledger", "store.copy_rows", "store.importing_plan", "store.importing_seen",
-    "tag_files.cells", "tag_files.reading", "tag_files.rows",
+    "json_members", "domain.records", "domain.scan", "pipeline.engine", "responses.bodies",
+    "http.raw_response", "http.hot_request", "http.front_door", "http.dispatcher",
+    "store.catalogue.cache", "store.ledger.committer", "store.ledger.ledger",
+    "store.imports.copy_rows", "store.imports.import_plan", "store.imports.seen_tags",
+    "tag_files.cells", "tag_files.reader", "tag_files.rows",
 )  # fmt: skip
 """Inside the package `ixfast`; the build reads them from here."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Served, own_database
+from support.served import Served, own_database
 
 
 @pytest.fixture(scope="module")

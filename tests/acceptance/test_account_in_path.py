@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from served import Connection, Served
+from support.served import Connection, Served
 
-from ixfast.model import EncodingProfile
-from ixfast.testing import VirtualFleet
+from ixfast.domain.model import EncodingProfile
+from ixfast.testing.virtual_tags import VirtualFleet
 
 PROFILE = EncodingProfile(name="named", scheme="ntag424-aes", template="/{aid}/{picc}/{mac}")
 OPEN = VirtualFleet(95, 10, PROFILE, account="open-path")

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import STOP_DEADLINE_S, Answer, ClosedError, Connection, Served, once, own_database, plain_target, request
 from support import eventually, eventually_sync
+from support.served import STOP_DEADLINE_S, Answer, ClosedError, Connection, Served, once, own_database, plain_target, request
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 FLEET = VirtualFleet(77, 20_000, account="balanced")

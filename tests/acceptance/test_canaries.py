@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 import pytest
 from aiohttp import ClientSession
-from served import Answer, Served
 from support import eventually, eventually_sync
+from support.served import Answer, Served
 from test_isolation_of_secrets import GUESSED, MIRROR, PLAIN, mixed_run, spellings
 
 STORED_ON_PURPOSE = bytes.fromhex("5ca1ab1e" * 4)
@@ -62,7 +62,7 @@ def server(open_scratch: Path) -> Iterator[Served]:
         yield served
 
 
-class Office:
+class ManagementDispatcher:
     """Asks the private listener, and keeps every answer but what shows a token."""
 
     def __init__(self, server: Served, session: ClientSession, token: str) -> None:
@@ -87,7 +87,7 @@ class Office:
         return answer.json
 
 
-async def manage(office: Office, canaries: Canaries) -> None:
+async def manage(office: ManagementDispatcher, canaries: Canaries) -> None:
     """Keys and tokens in every request that takes one, rightly and wrongly."""
     folder = (await office.made("/v2/folders", {"name": "F"}))["id"]
     group = (await office.made("/v2/groups", {"folder_id": folder, "name": "G", "profile": "ixkio-plain"}))["id"]
@@ -113,7 +113,7 @@ async def manage(office: Office, canaries: Canaries) -> None:
         assert (await office.ask("GET", f"/v2/{path}")).status == 200, path
 
 
-async def wrong(office: Office, canaries: Canaries, group: int, token: str) -> None:
+async def wrong(office: ManagementDispatcher, canaries: Canaries, group: int, token: str) -> None:
     key = canaries.key("a key in the wrong place")
     tag = {"group_id": group, "xuid": "canary02"}
     bad: list[tuple[str, str, Any]] = [
@@ -177,7 +177,7 @@ async def test_canaries_are_nowhere(server: Served) -> None:
     canaries.text("the password", str(urlsplit(server.dsn).password))
     old_kek = server.kek_file.read_bytes()
     async with ClientSession() as session:
-        office = Office(server, session, token)
+        office = ManagementDispatcher(server, session, token)
         await manage(office, canaries)
     office.answers += await mixed_run(server, vault)
     printed = server.cli("keys", "rotate", "--shared-file") + server.cli("keys", "status") + server.cli("settings")

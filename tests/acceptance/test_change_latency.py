@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import asyncpg
 import pytest
-from served import Connection, Served, manage, own_database
 from support import eventually
+from support.served import Connection, Served, manage, own_database
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 RULED, OFF, KEYED = FLEETS = [VirtualFleet(2000 + n, 8, account=aid) for n, aid in enumerate(("ruled", "off", "keyed"))]
 RULES = {"groups": [{"name": "a", "when": "authentication == pass", "response": "Welcome"}], "default": "No"}
@@ -64,7 +64,7 @@ class Load:
             await asyncio.gather(*tasks)
 
 
-class Office:
+class ManagementDispatcher:
     """Changes everything, and back; `acted_at` is when the act on a tag returned."""
 
     def __init__(self, server: Served) -> None:
@@ -97,7 +97,7 @@ class Office:
 AFTER = {"ruled": "Welcome", "off": "batch_inactive", "keyed": "Fail"}
 
 
-def lasted(load: Load, office: Office, promised_s: float, after: dict[str, str]) -> dict[str, float]:
+def lasted(load: Load, office: ManagementDispatcher, promised_s: float, after: dict[str, str]) -> dict[str, float]:
     """How long the last old answer came after the act, in seconds by account; none was asked for later than promised."""
     found: dict[str, float] = {}
     for place, seen in load.seen.items():
@@ -132,14 +132,14 @@ def fleets(postgres: Any, template: str, tmp_path: Path) -> Iterator[Served]:
 
 
 async def test_changes_that_are_told(fleets: Served) -> None:
-    office, load = Office(fleets), Load(fleets)
+    office, load = ManagementDispatcher(fleets), Load(fleets)
     await load.during(office.change, 1.0)
     tell("told", load, lasted(load, office, 1.0, AFTER))
 
 
 async def test_changes_that_are_not_told(fleets: Served) -> None:
     """Whoever listens for changes is cut off at once, again and again: they are asked for every second."""
-    office, load = Office(fleets), Load(fleets)
+    office, load = ManagementDispatcher(fleets), Load(fleets)
     connection = await asyncpg.connect(fleets.dsn)
     deaf = asyncio.Event()
     cut = 0
@@ -167,7 +167,7 @@ async def test_changes_that_are_not_told(fleets: Served) -> None:
 
 async def test_changes_that_cannot_be_asked_for(fleets: Served) -> None:
     """The server may not read them: nothing passes after 10 s. This is also the control, in which old answers do last."""
-    office, load = Office(fleets), Load(fleets)
+    office, load = ManagementDispatcher(fleets), Load(fleets)
 
     async def change() -> None:
         fleets.in_database(lambda connection: connection.execute("REVOKE SELECT ON catalogue_change FROM current_user"))

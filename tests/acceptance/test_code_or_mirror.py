@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from served import Answer, Connection, Served
+from support.served import Answer, Connection, Served
 
-from ixfast.model import EncodingProfile
-from ixfast.store import management
-from ixfast.testing import VirtualFleet
+from ixfast.domain.model import EncodingProfile
+from ixfast.store.admin import edits
+from ixfast.testing.virtual_tags import VirtualFleet
 
 WHOLE = VirtualFleet(
     91, 20, EncodingProfile(name="x-whole", scheme="ntag223", template="x={uid}x{counter}x{mac}"), account="whole"
@@ -32,8 +32,8 @@ async def _lengthen(connection: Any) -> None:
     """Give the first tag of two fleets codes that are as long as a mirror."""
     for fleet in (CODED, BESIDE):
         await connection.execute("UPDATE tag SET xuid = $2 WHERE xuid = $1", fleet.xuid(0), LONG_CODES[fleet.account])
-        account_id = await management.account_id_of(connection, fleet.account)
-        await management.changed(connection, ("account", account_id, None), ("all", None, None))
+        account_id = await edits.account_id_of(connection, fleet.account)
+        await edits.changed(connection, ("account", account_id, None), ("all", None, None))
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from served import Served
 from support import eventually_sync
+from support.served import Served
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 AID = "shop-1"
 FLEET = VirtualFleet(4711, 8, account=AID)

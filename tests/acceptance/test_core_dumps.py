@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Served, children_of, lives, once, plain_target
 from support import eventually
+from support.served import Served, children_of, lives, once, plain_target
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(1955, 4, account="shop")
 TESTS = Path(__file__).parents[1]
-SEARCH = str(TESTS / "memory_search.py")
+SEARCH = str(TESTS / "support" / "memory_search.py")
 RIGHT = (SEARCH, sys.executable, "-m", "ixfast")
-DUMPABLE = (SEARCH, sys.executable, str(TESTS / "dumpable_server.py"))
+DUMPABLE = (SEARCH, sys.executable, str(TESTS / "support" / "dumpable_server.py"))
 PATTERN = Path("/proc/sys/kernel/core_pattern").read_text().strip()
 
 
@@ -74,7 +74,8 @@ async def test_keys_in_memory_go_nowhere(
 def test_commands_forbid_it_too(tmp_path: Path) -> None:
     """Every command of `ixfast`: those that open keys are among them."""
     script = (
-        "from ixfast import secrecy; secrecy.forbid_core_dumps = lambda: print('forbidden'); from ixfast import cli; cli.main()"
+        "from ixfast.process import hardening; hardening.forbid_core_dumps = lambda: print('forbidden'); "
+        "from ixfast import cli; cli.main()"
     )
     for command in (["versions"], ["keys", "status", "--help"]):
         done: Any = subprocess.run(

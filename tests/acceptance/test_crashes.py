@@ -13,17 +13,17 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from linearizability import Operation, violations
-from served import Connection, Served, all_of, children_of, cmdline, plain_target
 from support import eventually
+from support.linearizability import Operation, violations
+from support.served import Connection, Served, all_of, children_of, cmdline, plain_target
 
-from ixfast.scan import position
-from ixfast.testing import VirtualFleet
+from ixfast.domain.scan import position
+from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(51, 240, account="shop")
 CLIENTS = 24
 BACK_S = 30.0
-ENOUGH = 200  # Answers between two crashes: the load is there before and after each.
+ENOUGH = 200  # ResponseSet between two crashes: the load is there before and after each.
 ROUNDS = int(os.environ.get("IXFAST_TEST_CRASH_ROUNDS", "3"))  # Of each kind.
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 import pytest
-from served import Answer, Served, manage, once, plain_target, target
 from support import eventually, in_own_loop
+from support.served import Answer, Served, manage, once, plain_target, target
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 SHUT = VirtualFleet(101, 30, account="shut")
 READABLE = VirtualFleet(102, 30, account="readable")

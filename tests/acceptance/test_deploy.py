@@ -18,13 +18,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from served import Served, plain_target
 from support import eventually_sync
+from support.served import Served, plain_target
 
+from ixfast.config.settings_loader import load
 from ixfast.embedded.binaries import Binaries, ServerUser, choose
-from ixfast.given import load
 from ixfast.keys import KeyEncryptionKeys
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Answer, Connection, Served, all_of, once, target
 from support import eventually
+from support.served import Answer, Connection, Served, all_of, once, target
 
 from ixfast.keys.diversify import An10922, BoltCard, Derivation, SdmBackend, SdmBackendLegacy, scheme_of
-from ixfast.testing import VirtualFleet, VirtualTag
+from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
 DERIVATIONS: tuple[Derivation, ...] = (An10922(), BoltCard(), SdmBackend(), SdmBackendLegacy())
 AT_ONCE = 64

@@ -26,11 +26,11 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
 from schemathesis.generation.feedback import NO_FEEDBACK
 from schemathesis.specs.openapi import checks
-from served import Served, own_database
+from support.served import Served, own_database
 
-from ixfast.http.management.description import description
-from ixfast.store import management
-from ixfast.testing import VirtualFleet
+from ixfast.http.openapi.document import description
+from ixfast.store.admin import edits
+from ixfast.testing.virtual_tags import VirtualFleet
 
 AID = "shop"
 FLEET = VirtualFleet(1844, 8, account=AID)
@@ -48,14 +48,14 @@ _serial = itertools.count(1)
 
 async def furnish(connection: Any) -> str:
     """The token of a key whose id is no small number, which generated requests may revoke."""
-    other = await management.create_account(connection, "other")
+    other = await edits.create_account(connection, "other")
     for _ in range(50):
-        await management.create_api_key(connection, other, ["scan"])
+        await edits.create_api_key(connection, other, ["scan"])
     account_id = await connection.fetchval("SELECT account_id FROM account WHERE aid = $1", AID)
-    return await management.create_api_key(connection, account_id, list(management.SCOPES))
+    return await edits.create_api_key(connection, account_id, list(edits.SCOPES))
 
 
-class Office:
+class ManagementDispatcher:
     """A server with the tokens of its account, and requests to both of its listeners."""
 
     def __init__(self, server: Served) -> None:
@@ -103,11 +103,11 @@ class Office:
 
 
 @pytest.fixture(scope="module")
-def office(postgres: Any, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Office]:
+def office(postgres: Any, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagementDispatcher]:
     home: Path = tmp_path_factory.mktemp("server")
     with own_database(postgres, template) as dsn, Served(home, dsn=dsn, workers=1, deadline_ms=20_000) as server:
         server.provision(FLEET)
-        office = Office(server)
+        office = ManagementDispatcher(server)
         with office.session:
             yield office
 
@@ -186,7 +186,7 @@ def is_asked(path: str, method: str, mode: GenerationMode) -> bool:
         if is_asked(path, method, mode)
     ],
 )
-def test_what_is_described_is_answered(office: Office, path: str, method: str, mode: GenerationMode) -> None:
+def test_what_is_described_is_answered(office: ManagementDispatcher, path: str, method: str, mode: GenerationMode) -> None:
     operation = office.schema[path][method]
     public = "8480" in str(DESCRIBED["paths"][path][method].get("servers"))
     base_url = office.server.base_url if public else office.server.private_url
@@ -224,7 +224,7 @@ def test_what_is_described_is_answered(office: Office, path: str, method: str, m
     ],
     ids=["status", "content", "schema"],
 )
-def test_a_wrong_description_is_found_out(office: Office, mend: Callable[[Any], None]) -> None:
+def test_a_wrong_description_is_found_out(office: ManagementDispatcher, mend: Callable[[Any], None]) -> None:
     """The control: an answer that is not as described fails."""
     wrong = copy.deepcopy(DESCRIBED)
     mend(wrong["paths"]["/v2/folders/{id}"]["get"])
@@ -237,7 +237,7 @@ def test_a_wrong_description_is_found_out(office: Office, mend: Callable[[Any], 
             case.validate_response(response, checks=CHECKS)
 
 
-def test_answers_of_every_verdict_are_as_described(office: Office) -> None:
+def test_answers_of_every_verdict_are_as_described(office: ManagementDispatcher) -> None:
     office.objects()
     answer = schemathesis.openapi.from_dict(DESCRIBED)["/v2/scans"]["post"]
     first = {"url": FLEET[0].tap_at(1)}

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
-from served import ClosedError, Connection, Served, descendants_of, lives, plain_target
 from support import eventually, eventually_sync
+from support.served import ClosedError, Connection, Served, descendants_of, lives, plain_target
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(41, 40, account="shop")
 CLIENTS = 32

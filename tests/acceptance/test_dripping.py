@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from served import ANSWER_DEADLINE_S, Connection, Served, plain_target, request
+from support.served import ANSWER_DEADLINE_S, Connection, Served, plain_target, request
 
 from ixfast import limits
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(2101, 4, account="shop")
 PAUSE_S = 0.1  # Between two bytes: no connection is idle for as long as the setting says.

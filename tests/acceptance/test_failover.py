@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from replication import Replicated, replicated
-from served import Connection, Served, manage, plain_target
 from support import eventually
+from support.replication import Replicated, replicated
+from support.served import Connection, Served, manage, plain_target
 from test_crashes import FLEET as CRASH_FLEET
 from test_crashes import load_on
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 BACK_S = 30.0
 HISTORY_CHANGES = "ixfast_database_history_changes_total"
@@ -81,7 +81,7 @@ async def load_of(server: Served, tokens: dict[str, str]) -> AsyncIterator[Load]
         await asyncio.gather(*tasks)
 
 
-class Office:
+class ManagementDispatcher:
     """Acts of management, and when each was answered."""
 
     def __init__(self, server: Served) -> None:
@@ -186,7 +186,7 @@ async def fail_over_with_a_gap(pair: Replicated, work: Awaitable[Any]) -> None:
 
 
 async def test_what_is_switched_off_after_a_lossy_failover_stops_passing(pair: Replicated, server: Served) -> None:
-    office = Office(server)
+    office = ManagementDispatcher(server)
     async with load_of(server, office.scanning) as load:
         await load.until(lambda text: text == "Pass")
 

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
 
 import pytest
-from served import ClosedError, Connection, Served, plain_target
-from two_ways import HOST, OPEN, Worlds, get, tap
+from support.served import ClosedError, Connection, Served, plain_target
+from support.two_ways import HOST, OPEN, Worlds, get, tap
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(64, 50, account="framing")
 _JSON = b'{"xuid":"nosuchtag"}'

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hostile import SPOKEN, Generator, Hostile
-from served import Connection, Served, own_database, plain_target
+from support.hostile import SPOKEN, Generator, Hostile
+from support.served import Connection, Served, own_database, plain_target
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 COUNT = int(os.environ.get("IXFAST_HOSTILE_REQUESTS", "4000"))
 SEED = int(os.environ.get("IXFAST_HOSTILE_SEED", "1"))
-BREAKING_SERVER = str(Path(__file__).parents[1] / "breaking_server.py")
+BREAKING_SERVER = str(Path(__file__).parents[1] / "support" / "breaking_server.py")
 GOOD = VirtualFleet(61, 400, account="good")
 FLEET = VirtualFleet(62, 50, account="hostile")
 _CONNECTIONS = 24  # Fewer than requests of management may wait, so that none is refused as too many.

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Answer, Connection, Served, once, own_database, plain_target
 from support import eventually
+from support.served import Answer, Connection, Served, once, own_database, plain_target
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 OPEN = VirtualFleet(6500, 400, account="open")
 CLOSED = VirtualFleet(6501, 50, account="closed")

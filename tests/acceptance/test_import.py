@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from served import Connection, Served, plain_target, request
 from support import eventually
+from support.served import Connection, Served, plain_target, request
 
-from ixfast.testing import VirtualFleet, VirtualTag
+from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
 AID = "shop"
 FLEET = VirtualFleet(1907, 4000, account=AID)

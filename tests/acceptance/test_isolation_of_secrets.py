@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from malformed import STREAMS
-from served import Answer, ClosedError, Connection, Served, cmdline, once, plain_target, request, target
 from support import eventually
+from support.malformed import STREAMS
+from support.served import Answer, ClosedError, Connection, Served, cmdline, once, plain_target, request, target
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 PLAIN = VirtualFleet(21, 20, account="shop")
 MIRROR = VirtualFleet(22, 20, profile="encrypted-file", account="vault")

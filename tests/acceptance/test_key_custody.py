@@ -14,17 +14,17 @@ from typing import Any
 
 import asyncpg
 import pytest
-from key_services import VAULT_TOKEN, Vault
-from served import Connection, Served, once, plain_target
 from support import eventually, eventually_sync
+from support.key_services import VAULT_TOKEN, Vault
+from support.served import Connection, Served, once, plain_target
 
 from ixfast.keys import key_file, sealing
 from ixfast.keys.diversify import BoltCard
 from ixfast.keys.key_file import KeyFile
-from ixfast.store import rotation
-from ixfast.testing import VirtualFleet
+from ixfast.store.admin import rotation
+from ixfast.testing.virtual_tags import VirtualFleet
 
-DEAF_SERVER = Path(__file__).parents[1] / "deaf_server.py"
+DEAF_SERVER = Path(__file__).parents[1] / "support" / "deaf_server.py"
 PLAIN = VirtualFleet(11, 3000, "ixkio-plain", account="acme")
 ENCRYPTED = VirtualFleet(12, 20, "encrypted", account="acme")
 DERIVED = VirtualFleet(86, 5, "boltcard", account="derived", derivation=BoltCard())

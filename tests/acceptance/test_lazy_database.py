@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from replication import replicated
-from served import Served
 from support import eventually
+from support.replication import replicated
+from support.served import Served
 from test_crashes import BACK_S, FLEET, load_on
 
 ROUNDS = 3

@@ -11,10 +11,10 @@ import pytest
 import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from malformed import QUERIES, STREAMS
-from served import ClosedError, Connection, Served, once, plain_target, request
 from support import eventually
-from two_ways import CLOSED, HOST, MIRROR, OPEN, Worlds, get, tap
+from support.malformed import QUERIES, STREAMS
+from support.served import ClosedError, Connection, Served, once, plain_target, request
+from support.two_ways import CLOSED, HOST, MIRROR, OPEN, Worlds, get, tap
 
 from ixfast.http import hot_request
 

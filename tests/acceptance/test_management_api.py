@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 import pytest
-from served import Connection, Served, manage
 from support import eventually
+from support.served import Connection, Served, manage
 
-from ixfast.testing import VirtualFleet, VirtualTag
+from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
 AID = "busy"
 FLEET = VirtualFleet(1812, 12, account=AID)

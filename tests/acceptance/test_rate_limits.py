@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from served import Answer, Connection, Served, own_database, plain_target, target
+from support.served import Answer, Connection, Served, own_database, plain_target, target
 
 from ixfast.limits import BATCH_SCANS_MAX, RETRY_AFTER_S
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(81, 40, account="shop")
 ADDRESSES = (f"198.51.{high}.{low}" for high, low in itertools.product(range(256), repeat=2))

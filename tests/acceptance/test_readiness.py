@@ -15,13 +15,13 @@ from typing import Any
 
 import asyncpg
 import pytest
-from replication import Replicated, replicated
-from served import Served, once, plain_target
 from support import administer, eventually
+from support.replication import Replicated, replicated
+from support.served import Served, once, plain_target
 
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.store.partitions import KEYED_SCAN, SCAN_LOG
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(6400, 50, account="shop")
 NOTICED_S = 30.0  # Everything but staleness is noticed in 5 s on an idle machine, and by scans at once.

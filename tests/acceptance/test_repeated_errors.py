@@ -11,13 +11,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from served import Connection, Served, own_database, plain_target
 from support import eventually
-from tcp_proxy import TcpProxy
+from support.served import Connection, Served, own_database, plain_target
+from support.tcp_proxy import TcpProxy
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
-BREAKING_SERVER = str(Path(__file__).parents[1] / "breaking_server.py")
+BREAKING_SERVER = str(Path(__file__).parents[1] / "support" / "breaking_server.py")
 FLEET = VirtualFleet(63, 200, account="outage")
 OUTAGE_S = 4.0
 CONNECTIONS = 8

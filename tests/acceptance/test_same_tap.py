@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
-import racing_server
-from linearizability import Operation, violations
-from served import Connection, Served, all_of, plain_target
+from support import racing_server
+from support.linearizability import Operation, violations
+from support.served import Connection, Served, all_of, plain_target
 
-from ixfast.scan import position
-from ixfast.testing import VirtualFleet
+from ixfast.domain.scan import position
+from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(61, 300, account="shop")
 AT_ONCE = 1000

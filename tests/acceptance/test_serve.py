@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from served import Connection, Served, once, plain_target
 from support import eventually, eventually_sync
+from support.served import Connection, Served, once, plain_target
 
 from ixfast.chips import PRESETS
 from ixfast.cli import main
 from ixfast.limits import BATCH_SCANS_MAX
 from ixfast.meters import STAGES
-from ixfast.provision import DEMO_DERIVED
-from ixfast.testing import VirtualFleet
+from ixfast.testing.provision import DEMO_DERIVED
+from ixfast.testing.virtual_tags import VirtualFleet
 
 OPEN = VirtualFleet(71, 60, account="open-house")
 CLOSED = VirtualFleet(72, 20, account="closed-house")

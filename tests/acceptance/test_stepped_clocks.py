@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from replication import replicated
-from served import Answer, Connection, Served, once, plain_target
-from stepped_clock import SteppedClock, stepped_clock
 from support import administer, eventually
+from support.replication import replicated
+from support.served import Answer, Connection, Served, once, plain_target
+from support.stepped_clock import SteppedClock, stepped_clock
 
 from ixfast.embedded import EmbeddedPostgres
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(6100, 400, account="shop")
 BACK_S = 30.0  # after a failover

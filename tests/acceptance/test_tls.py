@@ -14,9 +14,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from served import ClosedError, Connection, Served, own_database, plain_target, request
+from support.served import ClosedError, Connection, Served, own_database, plain_target, request
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(31, 20, account="shop")
 

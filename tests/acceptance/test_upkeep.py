@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from served import Served
 from support import eventually
+from support.served import Served
 
 from ixfast.store import partitions
 

@@ -11,10 +11,10 @@ from unittest.mock import ANY
 import pytest
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
-from served import Connection, Served, manage, once, own_database, target
 from support import eventually
+from support.served import Connection, Served, manage, once, own_database, target
 
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(1901, 6, account="shop")
 GERMAN, AMERICAN, NOBODYS = "192.0.2.7", "198.51.100.1", "10.0.0.1"

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pytest
-from served import Answer, Connection, Served, once, plain_target, target
+from support.served import Answer, Connection, Served, once, plain_target, target
 
-from ixfast.store import management
-from ixfast.testing import VirtualFleet
+from ixfast.store.admin import edits
+from ixfast.testing.virtual_tags import VirtualFleet
 
 CLOSED = VirtualFleet(72, 20, account="closed-house")
 ABSENT = VirtualFleet(74, 20, account="absent-house")
@@ -37,9 +37,9 @@ def _api_key(server: Served, aid: str, *scopes: str, expired: bool = False) -> s
     async def work(connection: Any) -> str:
         past = dt.datetime.now(dt.UTC) - dt.timedelta(days=1) if expired else None
         async with connection.transaction():
-            account_id = await management.account_id_of(connection, aid)
-            token = await management.create_api_key(connection, account_id, scopes, expires_at=past)
-            await management.changed(connection, ("api_key", None, None))
+            account_id = await edits.account_id_of(connection, aid)
+            token = await edits.create_api_key(connection, account_id, scopes, expires_at=past)
+            await edits.changed(connection, ("api_key", None, None))
             return token
 
     token: str = server.in_database(work)
@@ -87,9 +87,9 @@ async def _switch(server: Served, aid: str, *, active: bool) -> None:
 
     async def work(connection: Any) -> None:
         async with connection.transaction():
-            account_id = await management.account_id_of(connection, aid)
+            account_id = await edits.account_id_of(connection, aid)
             await connection.execute("UPDATE account SET active = $2 WHERE account_id = $1", account_id, active)
-            await management.changed(connection, ("account", account_id, None))
+            await edits.changed(connection, ("account", account_id, None))
 
     await asyncio.to_thread(server.in_database, work)
     await asyncio.sleep(1)

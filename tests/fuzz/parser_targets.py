@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 from ixfast.chips import Message, Missing, compile_profile
 from ixfast.chips.profile import CompiledProfile
+from ixfast.domain.model import EncodingProfile
 from ixfast.errors import InputError, ProfileError
-from ixfast.http.hot_request import Recogniser, may_become_hot, read_usual, read_usual_plainly
+from ixfast.http.hot_request import Recogniser, may_become_hot, read_plain_query, read_usual
 from ixfast.http.v1_query import V1Query, parse_parameters, read_query
-from ixfast.model import EncodingProfile
-from ixfast.testing import VirtualTag
+from ixfast.testing.virtual_tags import VirtualTag
 
 UID = bytes.fromhex("04a1b2c3d4e5f6")
 NAMES = ("ixkio-plain", "plain-joined", "plain-tamper", "encrypted-tamper", "bulk", "path", "ntag22x-sd", "lrp-encrypted-file")
@@ -67,7 +67,7 @@ def _examined(tag: VirtualTag, profile: CompiledProfile, message: Message) -> in
 
 def fuzz_head(given: bytes) -> None:
     """What is recognised is whole, says what its query says, and is read alike when it comes in two pieces."""
-    assert read_usual(given) == read_usual_plainly(given)
+    assert read_usual(given) == read_plain_query(given)
     found = RECOGNISER.recognise(given)
     if found is None:
         may_become_hot(given)

@@ -9,17 +9,17 @@ import asyncpg
 import orjson
 import pytest
 
-from ixfast import reply
-from ixfast.engine import Engine
+from ixfast.domain.scan import Scan
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
 from ixfast.meters import Meters
-from ixfast.provision import provision
-from ixfast.scan import Scan
-from ixfast.store import session
-from ixfast.store.catalogue import Catalogue, Change
-from ixfast.store.ledger import Ledger
-from ixfast.store.ledger_database import PostgresLedgerDatabase
-from ixfast.testing import VirtualFleet
+from ixfast.pipeline.engine import Engine
+from ixfast.responses import bodies
+from ixfast.store.catalogue.catalogue import Catalogue, Change
+from ixfast.store.connections import session
+from ixfast.store.ledger.ledger import Ledger
+from ixfast.store.ledger.ledger_database import PostgresLedgerDatabase
+from ixfast.testing.provision import provision
+from ixfast.testing.virtual_tags import VirtualFleet
 
 RULES = {
     "groups": [
@@ -49,7 +49,7 @@ class House:
         done: asyncio.Future[Scan] = loop.create_future()
         scan = Scan(done.set_result, x.encode(), int(n, 16), bytes.fromhex(e), None, next(self._ids), loop.time())
         self.engine.submit(scan)
-        return reply.v1_body(await done)
+        return bodies.v1_body(await done)
 
     async def change(self, sql: str, *arguments: object, kind: str, xuid: str | None = None) -> None:
         group_id = await self.pool.fetchval("SELECT group_id FROM tag_group")

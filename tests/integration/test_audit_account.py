@@ -5,14 +5,14 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from ixfast.audit.account import read_account
+from ixfast.audit.account_tags import read_account
+from ixfast.audit.findings import OUTCOMES
 from ixfast.audit.judge import judge
-from ixfast.audit.judged import OUTCOMES
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.keys.diversify import DEFAULT_DERIVATIONS
-from ixfast.provision import provision
-from ixfast.testing import VirtualFleet
+from ixfast.testing.provision import provision
+from ixfast.testing.virtual_tags import VirtualFleet
 
 PROFILES = ("ixkio-plain", "encrypted", "lrp-tamper")
 
@@ -21,7 +21,7 @@ async def test_tags_of_an_account(database: str, tmp_path: Path, monkeypatch: py
     keks = KeyEncryptionKeys.create_file(tmp_path / "kek")
     fleets = [VirtualFleet(seed, 7, name, account="acme") for seed, name in enumerate(PROFILES)]
     others = VirtualFleet(9, 2, account="other")
-    monkeypatch.setattr("ixfast.audit.account._CHUNK_TAGS", 4)
+    monkeypatch.setattr("ixfast.audit.account_tags._CHUNK_TAGS", 4)
     connection = await asyncpg.connect(database)
     try:
         await provision(connection, keks, fleets)

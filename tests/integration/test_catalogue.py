@@ -12,19 +12,21 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from support import eventually
-from tcp_proxy import TcpProxy
+from support.tcp_proxy import TcpProxy
 
-from ixfast import limits, meters, refs
+from ixfast import limits, meters
+from ixfast.domain import references
+from ixfast.domain.records import TagRecord
+from ixfast.domain.scan import Scan
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
 from ixfast.meters import Meters
-from ixfast.provision import provision
-from ixfast.records import TagRecord
-from ixfast.scan import Scan
-from ixfast.store import changes, management, session
-from ixfast.store.catalogue import Catalogue
-from ixfast.store.change_source import PostgresChangeSource
-from ixfast.store.changes import ChangeFollower
-from ixfast.testing import VirtualFleet
+from ixfast.store.admin import edits
+from ixfast.store.catalogue.catalogue import Catalogue, change_follower
+from ixfast.store.catalogue.change_follower import ChangeFollower
+from ixfast.store.catalogue.change_source import PostgresChangeSource
+from ixfast.store.connections import session
+from ixfast.testing.provision import provision
+from ixfast.testing.virtual_tags import VirtualFleet
 
 TAGS = 30
 FLEET = VirtualFleet(1, TAGS)
@@ -129,7 +131,7 @@ class House:
         async with self.connection.transaction():
             await self.connection.execute(statement)
             if noted:
-                await management.changed(self.connection, *noted)
+                await edits.changed(self.connection, *noted)
 
     def count(self, slot: int) -> int:
         return self.meters.slots[slot]
@@ -170,15 +172,15 @@ async def test_misses_of_one_moment_are_one_query(house: House) -> None:
 
 
 async def test_a_tag_is_found_by_each_of_its_names(house: House) -> None:
-    named = [refs.by_cuid("acme", "ixkio-plain-3"), refs.by_uid("acme", FLEET.uid(3)), REFS[3]]
+    named = [references.by_cuid("acme", "ixkio-plain-3"), references.by_uid("acme", FLEET.uid(3)), REFS[3]]
     records = await asyncio.gather(*(house.look(ref) for ref in named))
     assert {record.xuid for record in records if record} == {REFS[3]}
     assert all(house.catalogue.find(ref) for ref in named)
     for wrong in (
-        refs.by_cuid("other", "ixkio-plain-3"),
-        refs.by_cuid("acme", "IXKIO-PLAIN-3"),
-        refs.by_uid("other", FLEET.uid(3)),
-        refs.by_cuid("nobody", "x"),
+        references.by_cuid("other", "ixkio-plain-3"),
+        references.by_cuid("acme", "IXKIO-PLAIN-3"),
+        references.by_uid("other", FLEET.uid(3)),
+        references.by_cuid("nobody", "x"),
         REFS[3].upper(),
     ):
         assert await house.look(wrong) is None
@@ -186,15 +188,15 @@ async def test_a_tag_is_found_by_each_of_its_names(house: House) -> None:
 
 async def test_api_keys_are_found_by_their_hash_until_they_are_revoked(house: House) -> None:
     await house.follow()
-    account_id = await management.account_id_of(house.connection, "acme")
-    digest = hashlib.sha256((await management.create_api_key(house.connection, account_id, ["scan"])).encode()).digest()
-    key = await house.look(refs.by_token(digest))
+    account_id = await edits.account_id_of(house.connection, "acme")
+    digest = hashlib.sha256((await edits.create_api_key(house.connection, account_id, ["scan"])).encode()).digest()
+    key = await house.look(references.by_token(digest))
     assert key is not None and (key.aid, key.scopes) == ("acme", frozenset(["scan"]))  # type: ignore[attr-defined]
     assert house.catalogue.find_api_key(digest) is key
-    assert await house.look(refs.by_token(bytes(32))) is None
+    assert await house.look(references.by_token(bytes(32))) is None
     await house.change("UPDATE api_key SET revoked_at = now()", ("api_key", None, None))
     await eventually(lambda: house.catalogue.find_api_key(digest) is None, deadline_s=1)
-    assert await house.look(refs.by_token(digest)) is None
+    assert await house.look(references.by_token(digest)) is None
 
 
 async def test_absence_is_remembered_briefly_and_within_a_bound(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,8 +297,8 @@ async def test_an_account_is_known_with_its_groups(house: House) -> None:
     assert await house.catalogue.account("nobody") is None
     folder = await house.connection.fetchval("SELECT folder_id FROM folder ORDER BY folder_id LIMIT 1")
     async with house.connection.transaction():
-        group_id = await management.create_group(house.connection, folder, "Second", None)
-        await management.changed(house.connection, ("group", group_id, None))
+        group_id = await edits.create_group(house.connection, folder, "Second", None)
+        await edits.changed(house.connection, ("group", group_id, None))
 
     async def both() -> bool:
         known = await house.catalogue.account("acme")
@@ -307,12 +309,12 @@ async def test_an_account_is_known_with_its_groups(house: House) -> None:
 
 async def test_an_id_given_to_another_tag_leads_there(house: House) -> None:
     await house.follow()
-    ref = refs.by_cuid("acme", "ixkio-plain-0")
+    ref = references.by_cuid("acme", "ixkio-plain-0")
     assert (await house.look(ref)).xuid == REFS[0]  # type: ignore[union-attr]
     async with house.connection.transaction():
         for index, cuid in ((0, None), (1, "ixkio-plain-0")):
             await house.connection.execute("UPDATE tag SET cuid = $2 WHERE xuid = $1", FLEET.xuid(index), cuid)
-        await management.changed(house.connection, ("tag", None, FLEET.xuid(0)), ("tag", None, FLEET.xuid(1)))
+        await edits.changed(house.connection, ("tag", None, FLEET.xuid(0)), ("tag", None, FLEET.xuid(1)))
     await eventually(lambda: house.catalogue.find(REFS[0]) is None, deadline_s=1)
     await house.look(REFS[0])  # cached again, without the id
     assert (await house.look(ref)).xuid == REFS[1]  # type: ignore[union-attr]
@@ -341,7 +343,7 @@ async def test_an_envelope_of_another_tag_is_no_key(house: House, caplog: pytest
     assert [scan.error_detail for scan, _ in answers] == ["key_unavailable", "key_unavailable", None]
     assert house.count(meters.KEY_UNWRAP_FAILURES) == 2
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
-    alias = refs.by_cuid("acme", "ixkio-plain-0")
+    alias = references.by_cuid("acme", "ixkio-plain-0")
     assert await house.trouble(alias) == ("unavailable", "key_unavailable")
     await house.change(statement)
     assert await house.look(REFS[0]) is not None  # trouble is not remembered
@@ -378,7 +380,7 @@ async def test_an_unanswered_look_up_is_no_absence(postgres: Any, database: str,
         assert await house.look(REFS[0]) is not None
         proxy.stall()
         for _ in range(3):
-            answers = await asyncio.gather(*(house.fetch(ref) for ref in (REFS[1], b"absent00", refs.by_cuid("acme", "x"))))
+            answers = await asyncio.gather(*(house.fetch(ref) for ref in (REFS[1], b"absent00", references.by_cuid("acme", "x"))))
             assert {scan.error for scan, _ in answers} == {"unavailable"}
         assert house.catalogue.find(REFS[0]) is not None
         proxy.flow()
@@ -397,7 +399,7 @@ async def test_a_catalogue_that_hears_nothing_is_stale(
     postgres: Any, database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when one connection alone is swallowed by the network while the others go on."""
-    monkeypatch.setattr(changes, "STALE_AFTER_S", 0.5)
+    monkeypatch.setattr(change_follower, "STALE_AFTER_S", 0.5)
     monkeypatch.setattr(limits, "STATEMENT_TIMEOUT_MS", 200)
     async with TcpProxy(postgres.port) as proxy:
         pool = await session.make_pool(postgres.dsn_of(urlsplit(database).path.lstrip("/"), tcp=True, port=proxy.port), 1)

@@ -9,15 +9,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from followed_ledger import FollowedLedger, followed_ledger
-from ledger_kit import ADVANCED, REPEATED, REPLAYED, Truth, open_ledger, open_truth, word
-from stepped_clock import SteppedClock, stepped_clock
 from support import administer, drop_database, eventually, in_own_loop
-from tcp_proxy import TcpProxy
+from support.followed_ledger import FollowedLedger, followed_ledger
+from support.ledger_kit import ADVANCED, REPEATED, REPLAYED, Truth, open_ledger, open_truth, word
+from support.stepped_clock import SteppedClock, stepped_clock
+from support.tcp_proxy import TcpProxy
 
+from ixfast.domain.scan import Scan
 from ixfast.embedded import EmbeddedPostgres
-from ixfast.scan import Scan
-from ixfast.store.ledger_database import CounterState, PostgresLedgerDatabase
+from ixfast.store.ledger.ledger_database import CounterState, PostgresLedgerDatabase
 from ixfast.store.migrate import migrate
 
 TAGS = 50

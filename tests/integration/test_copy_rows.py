@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from ixfast.store.copy_rows import BOOL, BYTES, INT2, INT8, JSON, MOMENT, TEXT, copy_rows
+from ixfast.store.imports.copy_rows import BOOL, BYTES, INT2, INT8, JSON, MOMENT, TEXT, copy_rows
 
 COLUMNS = {
     "big": ("bigint", INT8), "small": ("smallint", INT2), "words": ("text", TEXT), "raw": ("bytea", BYTES),

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from key_services import Vault
 from support import eventually
+from support.key_services import Vault
 
 from ixfast import meters
-from ixfast.keys import Custodian, KeyEncryptionKey, KeyUnavailableError, custodian, key_file, sealing
+from ixfast.keys import KeyEncryptionKey, KeyReloader, KeyUnavailableError, key_file, key_reloader, sealing
 from ixfast.keys.key_file import KeyFile, KeyLine, plain_line
 
 REFERENCE = "transit/ixfast"
@@ -22,7 +22,7 @@ REFERENCE = "transit/ixfast"
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"_POLL_S": 0.05, "_RETRY_S": 0.05, "_RETRY_S_MAX": 0.2, "_START_PATIENCE_S": 0.3}.items():
-        monkeypatch.setattr(custodian, name, value)
+        monkeypatch.setattr(key_reloader, name, value)
 
 
 @pytest.fixture
@@ -40,8 +40,8 @@ def gauges() -> meters.Meters:
 
 
 @contextlib.asynccontextmanager
-async def kept(path: Path, gauges: meters.Meters) -> AsyncIterator[Custodian]:
-    holder = Custodian(path, gauges)
+async def kept(path: Path, gauges: meters.Meters) -> AsyncIterator[KeyReloader]:
+    holder = KeyReloader(path, gauges)
     await holder.start()
     try:
         yield holder
@@ -124,7 +124,7 @@ async def test_a_changed_file_is_noticed_without_a_signal(tmp_path: Path, gauges
 async def test_a_look_up_finds_a_key_that_came_a_moment_ago(
     tmp_path: Path, gauges: meters.Meters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(custodian, "_POLL_S", 3600.0)
+    monkeypatch.setattr(key_reloader, "_POLL_S", 3600.0)
     path, first, second = tmp_path / "kek", plain(), plain()
     key_file.create(path, first)
     async with kept(path, gauges) as holder:
@@ -143,7 +143,7 @@ async def test_a_look_up_finds_a_key_that_came_a_moment_ago(
 async def test_a_look_up_waits_for_a_reading_that_has_the_file_but_not_yet_its_keys(
     tmp_path: Path, gauges: meters.Meters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(custodian, "_POLL_S", 3600.0)
+    monkeypatch.setattr(key_reloader, "_POLL_S", 3600.0)
     path, first, second = tmp_path / "kek", plain(), plain()
     key_file.create(path, first)
     async with kept(path, gauges) as holder:
@@ -154,7 +154,7 @@ async def test_a_look_up_waits_for_a_reading_that_has_the_file_but_not_yet_its_k
             assert may_open.wait(5)
             return sealing.open_line(line)
 
-        monkeypatch.setattr(custodian, "open_line", open_line)
+        monkeypatch.setattr(key_reloader, "open_line", open_line)
         key_file.edit(path, lambda file: file.with_line(second, current=True))
         early = asyncio.create_task(holder.keys.look_for([second.id]))
         await eventually(opening.is_set)

@@ -10,24 +10,25 @@ from typing import Any
 import asyncpg
 import pytest
 
-from ixfast import refs
-from ixfast.engine import Engine
-from ixfast.enrolment import Enrolment
+from ixfast.domain import references
+from ixfast.domain.records import ApiKey
+from ixfast.domain.scan import Extras, Scan, position
 from ixfast.errors import InputError
-from ixfast.http.desk import Desk
+from ixfast.http.dispatcher import ScanDispatcher
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, KeySlot, unwrap
 from ixfast.keys.diversify import An10922, BoltCard, Derivation, SdmBackend, SdmBackendLegacy, scheme_of
 from ixfast.meters import Meters
-from ixfast.provision import provision
-from ixfast.records import ApiKey
-from ixfast.scan import Extras, Scan, position
-from ixfast.store import management, rotation, session
-from ixfast.store.catalogue import Catalogue, Change
-from ixfast.store.enrolment import TagRegister
-from ixfast.store.ledger import Ledger
-from ixfast.store.ledger_database import PostgresLedgerDatabase
-from ixfast.store.management import NewTag
-from ixfast.testing import VirtualFleet, VirtualTag
+from ixfast.pipeline.engine import Engine
+from ixfast.pipeline.enrolment import Enrolment
+from ixfast.store.admin import edits, rotation
+from ixfast.store.admin.edits import NewTag
+from ixfast.store.admin.enrolled_tags import TagRegister
+from ixfast.store.catalogue.catalogue import Catalogue, Change
+from ixfast.store.connections import session
+from ixfast.store.ledger.ledger import Ledger
+from ixfast.store.ledger.ledger_database import PostgresLedgerDatabase
+from ixfast.testing.provision import provision
+from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
 OLD, NEW = KeyEncryptionKey(bytes([1]) * 32), KeyEncryptionKey(bytes([2]) * 32)
 DERIVATIONS: tuple[Derivation, ...] = (
@@ -56,13 +57,15 @@ class House:
         self.enrolment = Enrolment(self.engine, self.catalogue, self.register)
         self.engine.enrol_by(self.enrolment.takes)
         self.ledger.start()
-        self.desk = Desk(self.engine, self.catalogue, self.meters, asyncio.get_running_loop())
+        self.dispatcher = ScanDispatcher(self.engine, self.catalogue, self.meters, asyncio.get_running_loop())
 
     def start(self, url: str, *, peek: bool = False, api_key: ApiKey | None = None) -> asyncio.Future[Scan]:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Scan] = loop.create_future()
-        scan = Scan(done.set_result, b"", -1, None, api_key, self.desk.next_scan_id(), loop.time(), Extras(url=url, peek=peek))
-        self.desk.spawn(self.desk.identify(scan, "shop"))
+        scan = Scan(
+            done.set_result, b"", -1, None, api_key, self.dispatcher.next_scan_id(), loop.time(), Extras(url=url, peek=peek)
+        )
+        self.dispatcher.spawn(self.dispatcher.identify(scan, "shop"))
         return done
 
     async def verdict(self, url: str, *, peek: bool = False, api_key: ApiKey | None = None) -> str:
@@ -165,7 +168,7 @@ async def ask_by_code(house: House, tag: VirtualTag, api_key: ApiKey | None = No
     code = await house.pool.fetchval("SELECT xuid FROM tag WHERE uid = $1", tag.uid)
     done: asyncio.Future[Scan] = loop.create_future()
     extras = Extras(url=tag.tap())
-    scan_id = house.desk.next_scan_id()
+    scan_id = house.dispatcher.next_scan_id()
     house.engine.submit(Scan(done.set_result, code.encode(), -1, None, api_key, scan_id, loop.time(), extras))
     return await done
 
@@ -174,10 +177,10 @@ async def test_a_further_master_begins_above_the_first(house: House, connection:
     tag = PLAIN[0]
     assert await house.verdict(tag.tap_at(900)) == "genuine"
     group_id = await house.group_of(tag)
-    account_id = await management.account_id_of(connection, "shop")
+    account_id = await edits.account_id_of(connection, "shop")
     successor = bytes(range(16))
     async with connection.transaction():
-        assert await management.add_master(connection, house.keks, account_id, group_id, successor) == 2
+        assert await edits.add_master(connection, house.keks, account_id, group_id, successor) == 2
     await house.catalogue.apply([Change("group", group_id, None)])
     assert await house.verdict(tag.tap_at(901)) == "genuine"  # not re-programmed yet
     renewed = VirtualTag(
@@ -195,7 +198,7 @@ async def test_tags_in_the_cache_hear_of_another_derivation(house: House) -> Non
     tag = PLAIN[2]
     assert await house.verdict(tag.tap()) == "genuine"
     group_id = await house.group_of(tag)
-    kept = refs.by_uid("shop", LEGACY.uid(0))
+    kept = references.by_uid("shop", LEGACY.uid(0))
     assert await house.verdict(LEGACY[0].tap()) == "genuine"
     await house.pool.execute(
         'UPDATE group_key SET derivation = \'{"scheme": "boltcard", "version": 7}\' WHERE group_id = $1', group_id
@@ -248,11 +251,11 @@ async def test_a_card_that_is_programmed_anew_with_its_next_version(house: House
     renewed = VirtualFleet(PLAIN.seed, 4, "plain-uid-counter", account="shop", derivation=BoltCard(version=2))[1]
     assert await house.verdict(tag.tap_at(57)) == "genuine"
     group_id = await house.group_of(tag)
-    account_id = await management.account_id_of(connection, "shop")
+    account_id = await edits.account_id_of(connection, "shop")
 
     async def add() -> int:
         async with connection.transaction():
-            return await management.add_master(connection, house.keks, account_id, group_id, PLAIN.master)
+            return await edits.add_master(connection, house.keks, account_id, group_id, PLAIN.master)
 
     with pytest.raises(InputError, match="old taps would pass again"):
         await add()
@@ -263,9 +266,9 @@ async def test_a_card_that_is_programmed_anew_with_its_next_version(house: House
     assert [await house.verdict(renewed.tap_at(1)) for _ in range(2)] == ["genuine", "replayed"]
     assert await house.verdict(tag.tap_at(59)) == "replayed"
     assert await house.verdict(PLAIN[3].tap_at(1)) == "genuine"
-    await connection.execute(management.load("management")["delete_tag"], await tag_id_of(connection, tag))
+    await connection.execute(edits.load("management")["delete_tag"], await tag_id_of(connection, tag))
     async with connection.transaction():
-        await management.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, None)])
+        await edits.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, None)])
     await house.catalogue.apply([Change("all", None, None)])
     assert [await house.verdict(each) for each in (renewed.tap_at(1), tag.tap_at(58))] == ["replayed", "replayed"]
     assert await house.verdict(renewed.tap_at(2)) == "genuine"
@@ -309,7 +312,7 @@ async def test_nobody_waits_for_the_keys_of_what_is_none_to_him(
         return derive(self, master, uid)
 
     await connection.execute("UPDATE account SET open = false")
-    account_id = await management.account_id_of(connection, "shop")
+    account_id = await edits.account_id_of(connection, "shop")
     owner, stranger = ApiKey(1, account_id, "shop", frozenset(), "", None), ApiKey(2, 0, "other", frozenset(), "", None)
     monkeypatch.setattr(SdmBackendLegacy, "derive_file_key", held)
     own = asyncio.create_task(ask_by_code(house, tags[0], owner))
@@ -325,13 +328,13 @@ async def test_a_tag_that_comes_back_goes_on_from_its_last_counter(house: House,
     assert await house.verdict(tag.tap_at(40)) == "genuine"
     group_id = await house.group_of(tag)
     tag_id = await connection.fetchval("SELECT tag_id FROM tag WHERE uid = $1", tag.uid)
-    account_id = await management.account_id_of(connection, "shop")
-    await connection.execute(management.load("management")["delete_tag"], tag_id)
+    account_id = await edits.account_id_of(connection, "shop")
+    await connection.execute(edits.load("management")["delete_tag"], tag_id)
     with pytest.raises(InputError, match="derives the keys"):
         async with connection.transaction():
-            await management.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, bytes(16))])
+            await edits.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, bytes(16))])
     async with connection.transaction():
-        await management.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, None)])
+        await edits.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, None)])
     await house.catalogue.apply([Change("tag", tag_id, tag.xuid)])
     assert await house.verdict(tag.tap_at(40)) == "replayed"
     assert await house.verdict(tag.tap_at(41)) == "genuine"

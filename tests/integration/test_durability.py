@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledger_kit import ADVANCED, open_ledger, open_truth
-from replication import Replicated, Server, replicated
 from support import eventually
+from support.ledger_kit import ADVANCED, open_ledger, open_truth
+from support.replication import Replicated, Server, replicated
 
-from ixfast.cli.place import connected
-from ixfast.store import session
+from ixfast.cli.database import connected
+from ixfast.store.connections import session
+from ixfast.store.connections.session import LedgerSession
 from ixfast.store.migrate import migrate
-from ixfast.store.session import LedgerSession
 
 TAGS = 400
 SHOW = "SHOW synchronous_commit"
@@ -40,11 +40,11 @@ async def test_a_reload_reaches_no_session(server: Server) -> None:
     ledger = await LedgerSession.open(server.dsn)
     pool = await session.make_pool(server.dsn, 2)
     single = await session.connect(server.dsn)
-    borrowed = await pool.acquire()
+    pooled_connection = await pool.acquire()
 
     async def levels() -> set[str]:
-        async with borrowed.transaction(), connected(server.dsn) as command, command.transaction():
-            told = {await connection.fetchval(SHOW) for connection in (ledger.connection, single, borrowed, command)}
+        async with pooled_connection.transaction(), connected(server.dsn) as command, command.transaction():
+            told = {await connection.fetchval(SHOW) for connection in (ledger.connection, single, pooled_connection, command)}
         async with pool.acquire() as other:
             told.add(await other.fetchval(SHOW))
         again = await LedgerSession.open(server.dsn)

@@ -11,16 +11,17 @@ import pytest
 from support import eventually
 from test_derived_groups import OLD, House
 
-from ixfast import limits, meters, refs
+from ixfast import limits, meters
+from ixfast.domain import references
+from ixfast.domain.records import ApiKey
+from ixfast.domain.scan import Scan, position
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.keys.diversify import An10922, BoltCard, SdmBackendLegacy
-from ixfast.provision import provision
-from ixfast.records import ApiKey
-from ixfast.scan import Scan, position
-from ixfast.store import session
-from ixfast.store.catalogue import Change
+from ixfast.store.catalogue.catalogue import Change
+from ixfast.store.connections import session
 from ixfast.store.queries import load
-from ixfast.testing import VirtualFleet, VirtualTag
+from ixfast.testing.provision import provision
+from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
 PLAIN = VirtualFleet(1, 400, "plain-uid-counter", account="shop", derivation=An10922(), enrols=True)
 ENCRYPTED = VirtualFleet(2, 4, "encrypted", account="shop", derivation=BoltCard(), enrols=True)
@@ -82,7 +83,7 @@ async def test_a_tap_by_uid_counter_and_code_enrols(houses: list[House], connect
     tag, loop = PLAIN[2], asyncio.get_running_loop()
     own = tag.profile.read_url(tag.tap())
     done: asyncio.Future[Scan] = loop.create_future()
-    houses[0].engine.submit(Scan(done.set_result, refs.by_uid("shop", tag.uid), own.counter, own.mac, None, 7, loop.time()))  # type: ignore[union-attr]
+    houses[0].engine.submit(Scan(done.set_result, references.by_uid("shop", tag.uid), own.counter, own.mac, None, 7, loop.time()))  # type: ignore[union-attr]
     assert (await done).verdict == "genuine"
     assert len(await tags(connection, tag)) == 1
 
@@ -242,7 +243,7 @@ async def test_an_account_that_enrols_nothing_pays_nothing(houses: list[House], 
     assert house.catalogue.may_enrol("elsewhere")  # not known yet
     assert await house.verdict(REGISTERED[0].tap()) == "genuine"
     assert house.catalogue.may_enrol("shop") and not house.catalogue.may_enrol("elsewhere")
-    scan = Scan(lambda _scan: None, refs.by_uid("elsewhere", bytes(7)), 1, bytes(8), None, 1, 0.0)
+    scan = Scan(lambda _scan: None, references.by_uid("elsewhere", bytes(7)), 1, bytes(8), None, 1, 0.0)
     assert not house.enrolment.takes(scan)
     scan.ref = PLAIN.xuid(0).encode()
     assert not house.enrolment.takes(scan)

@@ -12,25 +12,26 @@ from typing import Any
 
 import asyncpg
 import pytest
-from followed_ledger import TrustingSource, followed_ledger
-from ledger_kit import ADVANCED, REPLAYED, open_ledger, open_truth, word
-from replication import Replicated, replicated
 from support import eventually
+from support.followed_ledger import TrustingSource, followed_ledger
+from support.ledger_kit import ADVANCED, REPLAYED, open_ledger, open_truth, word
+from support.replication import Replicated, replicated
 
 from ixfast import meters
+from ixfast.domain.scan import Scan
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
 from ixfast.meters import Meters
-from ixfast.provision import provision
-from ixfast.scan import Scan
-from ixfast.store import management, session
-from ixfast.store.catalogue import Catalogue
-from ixfast.store.change_source import Reading
-from ixfast.store.changes import ChangeFollower, Known
-from ixfast.store.history import History, HistoryChangedError
+from ixfast.store.admin import edits
+from ixfast.store.catalogue.catalogue import Catalogue
+from ixfast.store.catalogue.change_follower import ChangeFollower, Known
+from ixfast.store.catalogue.change_source import Reading
+from ixfast.store.connections import session
+from ixfast.store.connections.history import History, HistoryChangedError
 from ixfast.store.migrate import migrate
 from ixfast.store.queries import load
-from ixfast.testing import VirtualFleet
+from ixfast.testing.provision import provision
+from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(6300, 5)
 KEKS = KeyEncryptionKeys([KeyEncryptionKey(bytes(range(32)))])
@@ -115,7 +116,7 @@ async def act(dsn: str, *statements: str) -> None:
         for statement in statements:
             async with connection.transaction():
                 await connection.execute(statement)
-                await management.changed(connection, ("tag", 0, FLEET.xuid(4)))
+                await edits.changed(connection, ("tag", 0, FLEET.xuid(4)))
     finally:
         await connection.close()
 
@@ -127,7 +128,7 @@ async def switch_off(dsn: str, index: int) -> None:
             tag_id = await connection.fetchval(
                 "UPDATE tag SET active = false WHERE xuid = $1 RETURNING tag_id", FLEET.xuid(index)
             )
-            await management.changed(connection, ("tag", tag_id, FLEET.xuid(index)))
+            await edits.changed(connection, ("tag", tag_id, FLEET.xuid(index)))
     finally:
         await connection.close()
 

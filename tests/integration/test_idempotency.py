@@ -10,13 +10,13 @@ from typing import Any
 
 import asyncpg
 import pytest
-from ledger_kit import ADVANCED, REPLAYED, LedgerKit, Truth, open_ledger, open_truth, word
+from support.ledger_kit import ADVANCED, REPLAYED, LedgerKit, Truth, open_ledger, open_truth, word
 
-from ixfast.scan import KEYED_FROM
-from ixfast.store import session
+from ixfast.domain.scan import KEYED_FROM
+from ixfast.store.connections import session
+from ixfast.store.connections.session import PINNED
 from ixfast.store.partitions import KEYED_SCAN, SCAN_LOG
 from ixfast.store.queries import load
-from ixfast.store.session import PINNED
 
 TAGS = 300
 FEW, MANY = 2_000, 500_000

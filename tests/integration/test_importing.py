@@ -23,19 +23,20 @@ from typing import Any
 import asyncpg
 import pytest
 from click.testing import CliRunner
-from ledger_kit import ADVANCED, open_ledger
 from support import eventually
+from support.ledger_kit import ADVANCED, open_ledger
 
 from ixfast.cli import main
+from ixfast.domain.scan import position
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, check_value, unwrap
 from ixfast.limits import COUNTER_MAX, KEY_VERSIONS_MAX, META_KEYS_MAX
-from ixfast.scan import position
-from ixfast.store import importing, management
-from ixfast.store.importing import Options, Report, import_tags
-from ixfast.store.importing_codes import draw_codes
-from ixfast.store.importing_seen import Names, TagIds
-from ixfast.store.places import group_named
+from ixfast.store.admin import edits
+from ixfast.store.imports import importer
+from ixfast.store.imports.group_names import group_named
+from ixfast.store.imports.importer import Options, Report, import_tags
+from ixfast.store.imports.random_codes import draw_codes
+from ixfast.store.imports.seen_tags import Names, TagIds
 from ixfast.store.queries import load
 from ixfast.tag_files import PROBLEMS
 from ixfast.tag_files.columns import ALIASES
@@ -65,19 +66,19 @@ class House:
 
     async def build(self) -> None:
         c = self.connection
-        self.account = await management.create_account(c, "acme")
-        folder = await management.create_folder(c, self.account, "Shoes")
+        self.account = await edits.create_account(c, "acme")
+        folder = await edits.create_folder(c, self.account, "Shoes")
         await c.execute("""UPDATE folder SET fields = '[{"name": "Colour"}, {"name": "Product Name"}]'""")
         for name in ("Red", "Blue"):
-            await management.create_group(c, folder, name, None)
+            await edits.create_group(c, folder, name, None)
         self.group = await group_named(c, self.account, "Red")
-        elsewhere = await management.create_folder(c, self.account, "Bags")
+        elsewhere = await edits.create_folder(c, self.account, "Bags")
         for name in ("Green", "Blue"):
-            await management.create_group(c, elsewhere, name, None)
-        other = await management.create_account(c, "other")
-        group = await management.create_group(c, await management.create_folder(c, other, "Theirs"), "Theirs", None)
-        theirs = management.NewTag("theirs01", bytes.fromhex(uid(1)), None, cuid="1")
-        await management.add_tags(c, self.keks, other, group, [theirs])
+            await edits.create_group(c, elsewhere, name, None)
+        other = await edits.create_account(c, "other")
+        group = await edits.create_group(c, await edits.create_folder(c, other, "Theirs"), "Theirs", None)
+        theirs = edits.NewTag("theirs01", bytes.fromhex(uid(1)), None, cuid="1")
+        await edits.add_tags(c, self.keks, other, group, [theirs])
 
     async def take(self, content: bytes | str, *, group: str = "Red", folder: str | None = None, **more: Any) -> Report:
         """Import, in small pieces."""
@@ -180,7 +181,7 @@ async def test_new_tags(house: House) -> None:
 async def test_short_codes_are_asked_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """A code that is taken is drawn again."""
     drawn = iter([["theirs01", "fresh001"], ["fresh002"]])
-    monkeypatch.setattr("ixfast.store.importing.draw_codes", lambda count, chars: next(drawn) if count else [])
+    monkeypatch.setattr("ixfast.store.imports.importer.draw_codes", lambda count, chars: next(drawn) if count else [])
     await house.taken(csv_of("CUID", "ab"), code_chars=8)
     assert {line["xuid"] for line in house.told} == {"fresh001", "fresh002"}
 
@@ -311,7 +312,7 @@ async def deriving(house: House, *masters: bytes) -> None:
     )  # fmt: skip
     async with c.transaction():
         for master in masters:
-            await management.add_master(c, house.keks, house.account, house.group, master)
+            await edits.add_master(c, house.keks, house.account, house.group, master)
 
 
 async def test_tags_of_a_group_that_derives_have_no_keys(house: House) -> None:
@@ -361,7 +362,7 @@ async def test_a_dry_run_stores_nothing(house: House) -> None:
 
 
 async def test_many_changes_empty_the_caches(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ixfast.store.importing._TAGS_NOTED_MAX", 3)
+    monkeypatch.setattr("ixfast.store.imports.importer._TAGS_NOTED_MAX", 3)
     await house.taken(csv_of("XUID", (f"a{n}" for n in range(5))))
     await house.taken(csv_of("XUID,TAGNAME", (f"a{n},x" for n in range(5))))
     assert await house.connection.fetchval("SELECT kind FROM catalogue_change ORDER BY generation DESC LIMIT 1") == "all"
@@ -453,8 +454,8 @@ async def test_refusals(
 ) -> None:  # fmt: skip
     """Also with many good lines between those that contradict each other, so that they are not in one block, and in an account
     whose names are not all read when the file begins."""
-    monkeypatch.setattr("ixfast.store.importing._NAMES_READ_FIRST", names_read_first)
-    monkeypatch.setattr("ixfast.store.importing._NAMES_READ_AT_ONCE", 3000)
+    monkeypatch.setattr("ixfast.store.imports.importer._NAMES_READ_FIRST", names_read_first)
+    monkeypatch.setattr("ixfast.store.imports.importer._NAMES_READ_AT_ONCE", 3000)
     await house.taken(SEED)
     await house.taken(csv_of("XUID", ["g1"]), group="Green")
     commas = "," * head.count(",")
@@ -556,13 +557,13 @@ async def test_imports_into_two_accounts_wait_for_each_other_at_their_ends(house
     await other.close()
 
 
-async def test_a_lost_connection_is_told_in_a_sentence(house: House, desk: Desk) -> None:
+async def test_a_lost_connection_is_told_in_a_sentence(house: House, dispatcher: ScanDispatcher) -> None:
     await house.connection.execute("CREATE FUNCTION off() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
                                    "PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$")  # fmt: skip
     await house.connection.execute("CREATE TRIGGER off BEFORE INSERT ON tag_counter FOR EACH ROW EXECUTE FUNCTION off()")
-    path = desk.folder / "tags.csv"
+    path = dispatcher.folder / "tags.csv"
     path.write_text("CUID\n1\n")
-    done = await in_thread(desk, "import", str(path), "--account", "acme", "--group", "Red")
+    done = await in_thread(dispatcher, "import", str(path), "--account", "acme", "--group", "Red")
     assert done.exit_code == 1
     assert done.output == (
         "Error: It is not known whether the file was imported: connection_lost. Import it again; what is there already is not "
@@ -576,7 +577,7 @@ async def test_somebody_else_takes_the_code_meanwhile(house: House) -> None:
 
     async def pieces() -> AsyncIterator[bytes]:
         yield csv_of("XUID", (f"x{n}" for n in range(10_000)))
-        await management.add_tags(other, house.keks, house.account, group, [management.NewTag("late", None, None)])
+        await edits.add_tags(other, house.keks, house.account, group, [edits.NewTag("late", None, None)])
         yield b"late\n"
 
     before = await house.connection.fetchval("SELECT count(*) FROM tag")
@@ -598,19 +599,17 @@ async def test_somebody_else_adds_the_chip_meanwhile(house: House, is_first: boo
         yield csv_of("XUID,UID", [f"x1,{uid(1)}"])
         yield csv_of(f"x2,{uid(2)}", [])
         await eventually(lambda: lookups == [1, 1], 20)
-        await management.add_tags(
-            other, house.keks, house.account, group, [management.NewTag("late", bytes.fromhex(uid(2)), None)]
-        )
+        await edits.add_tags(other, house.keks, house.account, group, [edits.NewTag("late", bytes.fromhex(uid(2)), None)])
 
     lookups: list[int] = []
-    import_plan = importing.plan
+    import_plan = importer.plan
 
     def plan(context: Any, matches: Any, *rest: Any) -> Any:
         lookups.append(len(matches))
         return import_plan(context, matches, *rest)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="Somebody else"):
-        patch.setattr(importing, "plan", plan)
+        patch.setattr(importer, "plan", plan)
         await import_tags(house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group)
     await other.close()
     assert await house.tag("x1") is None
@@ -681,7 +680,7 @@ async def test_scans_of_existing_tags_go_on(house: House) -> None:
 # As a process.
 
 
-class Desk:
+class ScanDispatcher:
     """The command line on the database, with a key file."""
 
     def __init__(self, house: House, folder: Path) -> None:
@@ -694,20 +693,20 @@ class Desk:
 
 
 @pytest.fixture
-def desk(house: House, tmp_path: Path) -> Desk:
-    return Desk(house, tmp_path)
+def dispatcher(house: House, tmp_path: Path) -> ScanDispatcher:
+    return ScanDispatcher(house, tmp_path)
 
 
-async def in_thread(desk: Desk, *arguments: str) -> Any:
-    return await asyncio.to_thread(desk.run, *arguments)
+async def in_thread(dispatcher: ScanDispatcher, *arguments: str) -> Any:
+    return await asyncio.to_thread(dispatcher.run, *arguments)
 
 
-async def test_kill_in_the_middle_leaves_nothing_behind(house: House, desk: Desk) -> None:
+async def test_kill_in_the_middle_leaves_nothing_behind(house: House, dispatcher: ScanDispatcher) -> None:
     before = await house.everything()
     place = ["--account", "acme", "--group", "Red"]
     process = subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-m", "ixfast", "import", "-", *place, "--report", str(desk.folder / "report")],
-        stdin=subprocess.PIPE, env={**os.environ, **desk.environment}, stdout=subprocess.DEVNULL,
+        [sys.executable, "-m", "ixfast", "import", "-", *place, "--report", str(dispatcher.folder / "report")],
+        stdin=subprocess.PIPE, env={**os.environ, **dispatcher.environment}, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     assert process.stdin is not None
     try:
@@ -734,11 +733,11 @@ async def test_kill_in_the_middle_leaves_nothing_behind(house: House, desk: Desk
     await eventually(gone, 20)
     await watched.close()
     assert await house.everything() == before
-    assert not (desk.folder / "report").exists()
+    assert not (dispatcher.folder / "report").exists()
     assert (await house.taken(csv_of("UID,KEY", (f"{uid(n)},{n:032x}" for n in range(1, 3000))))).added == 2999
 
 
-async def test_no_key_is_seen_anywhere(house: House, desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_key_is_seen_anywhere(house: House, dispatcher: ScanDispatcher, caplog: pytest.LogCaptureFixture) -> None:
     """Neither in what is printed, logged, reported or raised, nor in what the database sees and stores."""
     caplog.set_level(logging.DEBUG)
     canary = bytes.fromhex("ca9a47ca9a47ca9a47ca9a47ca9a47ca")
@@ -755,10 +754,20 @@ async def test_no_key_is_seen_anywhere(house: House, desk: Desk, caplog: pytest.
     }
     codes = []
     for name, content in files.items():
-        (desk.folder / name).write_bytes(content)
-        report = desk.folder / f"{name}.report"
+        (dispatcher.folder / name).write_bytes(content)
+        report = dispatcher.folder / f"{name}.report"
         running = asyncio.create_task(
-            in_thread(desk, "import", str(desk.folder / name), "--account", "acme", "--group", "Red", "--report", str(report))
+            in_thread(
+                dispatcher,
+                "import",
+                str(dispatcher.folder / name),
+                "--account",
+                "acme",
+                "--group",
+                "Red",
+                "--report",
+                str(report),
+            )
         )
         while not running.done():
             seen += [str(dict(row)).encode() for row in await watched.fetch("SELECT * FROM pg_stat_activity")]
@@ -778,20 +787,20 @@ async def test_no_key_is_seen_anywhere(house: House, desk: Desk, caplog: pytest.
         assert form.lower() not in everything
 
 
-async def test_command(house: House, desk: Desk) -> None:
-    path, report = desk.folder / "tags.csv", desk.folder / "report.jsonl"
+async def test_command(house: House, dispatcher: ScanDispatcher) -> None:
+    path, report = dispatcher.folder / "tags.csv", dispatcher.folder / "report.jsonl"
     path.write_bytes(csv_of("UID,KEY", [f"{uid(n)},{KEYS[n].hex()}" for n in (1, 2)]))
     command = ["import", str(path), "--account", "acme", "--group", "Red", "--batch", "B", "--report", str(report)]
-    done = await in_thread(desk, *command, "--dry-run", "--code-length", "8")
+    done = await in_thread(dispatcher, *command, "--dry-run", "--code-length", "8")
     assert done.output.endswith("batch B is new\nthis was a dry run: nothing was imported\n")
     assert [len(json.loads(line)["xuid"]) for line in report.read_text().splitlines()] == [8, 8]
-    done = await in_thread(desk, *command)
+    done = await in_thread(dispatcher, *command)
     assert done.output == "2 tags: 2 added, 0 changed, 0 unchanged; 2 keys added, 0 replaced\nbatch B is new\n"
     assert [json.loads(line)["outcome"] for line in report.read_text().splitlines()] == ["added", "added"]
-    done = await in_thread(desk, *command)
+    done = await in_thread(dispatcher, *command)
     assert done.output.endswith("everything was there already: nothing was changed\n")
     path.write_text(f"UID,KEY\n04,\n{uid(3)},12\n")
-    done = await in_thread(desk, *command)
+    done = await in_thread(dispatcher, *command)
     assert done.exit_code == 1
     assert "line 3, KEY: key_length: A key has 16 bytes." in done.output and "2 problems. Nothing was imported." in done.output
     refused = [json.loads(line) for line in report.read_text().splitlines()]
@@ -799,8 +808,8 @@ async def test_command(house: House, desk: Desk) -> None:
         (2, "uid_length", "refused"),
         (3, "key_length", "refused"),
     ]
-    assert not list(desk.folder.glob("*.part"))
-    done = await in_thread(desk, *command[:2], "--account", "nobody", "--group", "Red")
+    assert not list(dispatcher.folder.glob("*.part"))
+    done = await in_thread(dispatcher, *command[:2], "--account", "nobody", "--group", "Red")
     assert "There is no account nobody." in done.output
 
 
@@ -824,15 +833,15 @@ def test_the_document_has_every_problem_and_alias() -> None:
             assert set(re.findall("`([A-Z_]+)`", row[0])) >= set(aliases), meaning
 
 
-async def test_the_document_s_commands(house: House, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(desk.folder)
+async def test_the_document_s_commands(house: House, dispatcher: ScanDispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(dispatcher.folder)
     for name, content in re.findall(r"(?ms)^`(\S+?)`:\n\n```(?:csv|jsonl)\n(.*?)^```$", DOCUMENT):
-        (desk.folder / name).write_text(content)
+        (dispatcher.folder / name).write_text(content)
     sessions = re.findall(r"(?ms)^\$ (.*?)\n(.*?)(?=^\$ |\Z)", "".join(blocks("console")))
     assert len(sessions) > 4
     for command, expected in sessions:
         words = shlex.split(command)
         shown = words[0] == "cat"
-        output = (desk.folder / words[1]).read_text() if shown else (await in_thread(desk, *words[1:])).output
+        output = (dispatcher.folder / words[1]).read_text() if shown else (await in_thread(dispatcher, *words[1:])).output
         made = re.sub(r'(?m)(?<="xuid":")[a-z0-9]{16}(?=")|^[a-z0-9]{16}(?=,)', "3k9w7zq1m5t8x2cd", output)
         assert made.replace("\r\n", "\n") == expected, command

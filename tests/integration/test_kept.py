@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ixfast.store import session
-from ixfast.store.session import Kept, borrowed, make_pool
+from ixfast.store.connections import session
+from ixfast.store.connections.session import RetainingPool, make_pool, pooled_connection
 
 DEADLINE_S = 5.0
 Pools = Callable[[int], Any]
@@ -32,7 +32,7 @@ async def pools(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 async def process_of(kept: Any) -> int:
     """The server process behind a connection."""
-    async with borrowed(kept, DEADLINE_S) as connection:
+    async with pooled_connection(kept, DEADLINE_S) as connection:
         process: int = await connection.fetchval("SELECT pg_backend_pid()")
         return process
 
@@ -53,7 +53,7 @@ async def released(pool: Any) -> None:
 
 async def test_is_the_same_one_and_goes_back_when_nobody_asks(pools: Pools) -> None:
     pool = await pools(4)
-    kept = Kept(pool)
+    kept = RetainingPool(pool)
     first = await process_of(kept)
     for _ in range(20):
         assert pool.get_idle_size() == 0  # it is not in the pool: that is what saves the time
@@ -65,8 +65,8 @@ async def test_is_the_same_one_and_goes_back_when_nobody_asks(pools: Pools) -> N
 
 
 async def test_two_at_once_have_two(pools: Pools) -> None:
-    kept = Kept(await pools(4))
-    async with borrowed(kept, DEADLINE_S) as one, borrowed(kept, DEADLINE_S) as other:
+    kept = RetainingPool(await pools(4))
+    async with pooled_connection(kept, DEADLINE_S) as one, pooled_connection(kept, DEADLINE_S) as other:
         processes = {await each.fetchval("SELECT pg_backend_pid()") for each in (one, other)}
     assert len(processes) == 2
     assert await process_of(kept) in processes
@@ -74,7 +74,7 @@ async def test_two_at_once_have_two(pools: Pools) -> None:
 
 async def test_the_last_one_of_a_pool_is_not_kept(pools: Pools) -> None:
     pool = await pools(1)
-    kept = Kept(pool)
+    kept = RetainingPool(pool)
     for _ in range(3):
         await process_of(kept)
         assert pool.get_idle_size() == 1
@@ -83,7 +83,7 @@ async def test_the_last_one_of_a_pool_is_not_kept(pools: Pools) -> None:
 
 async def test_goes_back_when_all_others_are_taken(pools: Pools) -> None:
     pool = await pools(2)
-    kept = Kept(pool)
+    kept = RetainingPool(pool)
     await process_of(kept)
     asking = asyncio.ensure_future(look_ups_without_end(kept))
     async with pool.acquire(), pool.acquire(timeout=DEADLINE_S):
@@ -95,7 +95,7 @@ async def test_goes_back_when_all_others_are_taken(pools: Pools) -> None:
 async def test_one_that_was_cut_off_is_not_lent_again(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "_KEPT_S", 0.5)
     pool = await pools(4)
-    kept = Kept(pool)
+    kept = RetainingPool(pool)
     first = await process_of(kept)
     assert await pool.fetchval("SELECT pg_terminate_backend($1)", first)
     await asyncio.sleep(0.05)
@@ -103,9 +103,9 @@ async def test_one_that_was_cut_off_is_not_lent_again(pools: Pools, monkeypatch:
 
 
 async def test_one_whose_query_ran_out_of_time_is_closed(pools: Pools) -> None:
-    kept = Kept(await pools(4))
+    kept = RetainingPool(await pools(4))
     first = await process_of(kept)
     with pytest.raises(TimeoutError):
-        async with borrowed(kept, 0.05) as connection:
+        async with pooled_connection(kept, 0.05) as connection:
             await connection.execute("SELECT pg_sleep(10)")
     assert await process_of(kept) != first

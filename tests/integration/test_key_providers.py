@@ -15,8 +15,8 @@ import pkcs11
 import pytest
 from azure.core.credentials import AccessToken
 from cryptography.hazmat.primitives.asymmetric import rsa
-from key_services import VAULT_TOKEN, AzureVault, GoogleKms, Vault
 from moto.server import ThreadedMotoServer
+from support.key_services import VAULT_TOKEN, AzureVault, GoogleKms, Vault
 
 from ixfast.errors import ConfigurationError
 from ixfast.keys import KekFileError, KeyEncryptionKeys, ProviderError, key_file, provider, sealing

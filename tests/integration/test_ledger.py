@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
 import pytest
-from ledger_kit import ADVANCED, REPEATED, REPLAYED, LedgerKit, Truth, open_ledger, open_truth, word
 from support import eventually
+from support.ledger_kit import ADVANCED, REPEATED, REPLAYED, LedgerKit, Truth, open_ledger, open_truth, word
 
 from ixfast import limits, meters
-from ixfast.memory import MemoryLedger
-from ixfast.model import Verdict
-from ixfast.scan import Outcome, position
-from ixfast.store.session import LedgerSession
+from ixfast.domain.model import Verdict
+from ixfast.domain.scan import Outcome, position
+from ixfast.store.connections.session import LedgerSession
+from ixfast.testing.memory import MemoryLedger
 
 TAGS = 60
 

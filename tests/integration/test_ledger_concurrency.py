@@ -9,11 +9,11 @@ from typing import Any
 
 import asyncpg
 import pytest
-from ledger_kit import LedgerKit, Truth, open_ledger, open_truth
-from linearizability import Operation, violations
+from support.ledger_kit import LedgerKit, Truth, open_ledger, open_truth
+from support.linearizability import Operation, violations
 
-from ixfast.scan import Outcome, Scan
-from ixfast.store.ledger import Ledger
+from ixfast.domain.scan import Outcome, Scan
+from ixfast.store.ledger.ledger import Ledger
 
 TAGS = 200
 SCANS = 8000

@@ -10,13 +10,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from ledger_kit import ADVANCED, REPLAYED, LedgerKit, Truth, open_ledger, open_truth, word
 from support import eventually
-from tcp_proxy import TcpProxy
+from support.ledger_kit import ADVANCED, REPLAYED, LedgerKit, Truth, open_ledger, open_truth, word
+from support.tcp_proxy import TcpProxy
 
 from ixfast import meters
-from ixfast.scan import Outcome, Scan
-from ixfast.store.ledger_database import PostgresLedgerDatabase
+from ixfast.domain.scan import Outcome, Scan
+from ixfast.store.ledger.ledger_database import PostgresLedgerDatabase
 
 TAGS = 50
 MARKED = 0x5EA1_ED5C_A401

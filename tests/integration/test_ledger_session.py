@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncpg
-from ledger_kit import open_ledger
 from support import eventually
+from support.ledger_kit import open_ledger
 
-from ixfast.store.session import LedgerSession
+from ixfast.store.connections.session import LedgerSession
 
 STATE = "SELECT state, backend_xmin IS NULL FROM pg_stat_activity WHERE pid = $1"
 LOCKS = "SELECT count(*) FROM pg_locks WHERE pid = $1 AND locktype = 'relation'"

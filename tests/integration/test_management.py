@@ -13,11 +13,12 @@ import orjson
 import pytest
 from aiohttp import ClientSession, web
 
-from ixfast.http.handler import handlers
 from ixfast.http.private_app import make_private_app
+from ixfast.http.request_handler import handlers
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
 from ixfast.meters import Meters
-from ixfast.store import management, session
+from ixfast.store.admin import edits
+from ixfast.store.connections import session
 
 KEY = bytes(range(16)).hex()
 OTHER_KEY = bytes(range(1, 17)).hex()
@@ -68,8 +69,8 @@ class House:
     async def account(self, aid: str) -> dict[str, str]:
         """Make an account; tokens by role."""
         async with self.pool.acquire() as connection:
-            account_id = await management.create_account(connection, aid)
-            return {role: await management.create_api_key(connection, account_id, scopes) for role, scopes in ROLES.items()}
+            account_id = await edits.create_account(connection, aid)
+            return {role: await edits.create_api_key(connection, account_id, scopes) for role, scopes in ROLES.items()}
 
     async def ask(
         self, method: str, path: str, body: Any = None, *, token: str | None = None, headers: Mapping[str, str] | None = None
@@ -414,4 +415,4 @@ async def test_what_cannot_be_done_now_is_503(house: House) -> None:
 async def test_commands_are_in_the_audit_log_too(house: House) -> None:
     acts = await house.all_of("/v2/audit")
     assert {(a["act"], a["object"], a["api_key_id"]) for a in acts} == {("create", "account", None), ("create", "api_key", None)}
-    assert management.SCOPES == ("scan", "manage", "keys")
+    assert edits.SCOPES == ("scan", "manage", "keys")

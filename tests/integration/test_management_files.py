@@ -16,8 +16,8 @@ import pytest
 from support import eventually
 from test_management import House, open_house, shelf
 
-from ixfast.http.management import files
-from ixfast.http.management.described import Problem
+from ixfast.http.management import tag_file_transfer
+from ixfast.http.openapi.components import Problem
 from ixfast.tag_files import PROBLEMS
 
 KEY = bytes(range(16)).hex()
@@ -198,7 +198,7 @@ async def test_a_sender_that_goes_away_has_imported_nothing(house: House) -> Non
 
 async def test_a_sender_that_falls_silent_is_told_so(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     _, group, _ = await shelf(house)
-    monkeypatch.setattr(files, "_SILENCE_S", 0.05)
+    monkeypatch.setattr(tag_file_transfer, "_SILENCE_S", 0.05)
 
     async def body() -> AsyncIterator[bytes]:
         yield b"CUID\na\n"
@@ -212,7 +212,7 @@ async def test_a_sender_that_falls_silent_is_told_so(house: House, monkeypatch: 
 
 async def test_acts_go_on_beside_a_file_and_another_file_waits_its_turn(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     _, group, _ = await shelf(house)
-    monkeypatch.setattr("ixfast.http.management.office._SEAT_S", 0.05)
+    monkeypatch.setattr("ixfast.http.management.call._SEAT_S", 0.05)
     go_on = asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:
@@ -244,6 +244,6 @@ async def test_half_an_export_is_not_taken_for_a_whole_one(house: House, monkeyp
         yield b"XUID\n"
         raise ConnectionResetError
 
-    monkeypatch.setattr(files, "export_tags", broken)
+    monkeypatch.setattr(tag_file_transfer, "export_tags", broken)
     with pytest.raises(aiohttp.ClientError):
         await house.ask("GET", "/v2/exports")

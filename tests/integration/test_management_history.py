@@ -15,13 +15,13 @@ import msgspec
 import pytest
 from test_management import House, open_house, shelf
 
-from ixfast import reply
-from ixfast.http.desk import Desk
+from ixfast.http.dispatcher import ScanDispatcher
 from ixfast.http.management import ROUTES
-from ixfast.http.management.description import description
-from ixfast.http.management.office import STATUS
+from ixfast.http.management.call import STATUS
+from ixfast.http.openapi.document import description
 from ixfast.http.scan_app import make_scan_app
-from ixfast.store import stats
+from ixfast.responses import bodies
+from ixfast.store.admin import scan_log
 from ixfast.store.queries import load
 
 NOW = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -55,7 +55,7 @@ class Log:
         for scan_id in range(1, 301):
             # Mostly far apart, some in the same moment, as the scans of one statement are.
             at = DAY + dt.timedelta(seconds=round(random_.random() * since_midnight, random_.choice((0, 6)))) / (scan_id % 3 + 1)
-            self.rows.append((at, scan_id, random_.choice(list(ids)), random_.choice(list(stats.WORDS))))
+            self.rows.append((at, scan_id, random_.choice(list(ids)), random_.choice(list(scan_log.WORDS))))
         values = [(at, scan_id, ids[xuid], (1 << 24) + scan_id, letter) for at, scan_id, xuid, letter in self.rows]
         values += [(at, scan_id, 987_654, 1, "g") for at, scan_id, _, _ in self.rows]  # of nobody's tag
         insert = 'INSERT INTO scan_log (at, scan_id, tag_id, position, verdict) VALUES ($1, $2, $3, $4, $5::text::"char")'
@@ -65,9 +65,9 @@ class Log:
 
     def shown(self, *, tag: str | None = None, verdict: str | None = None) -> list[tuple[str, str, str]]:
         return [
-            (f"{scan_id:016x}", xuid, stats.WORDS[letter])
+            (f"{scan_id:016x}", xuid, scan_log.WORDS[letter])
             for _, scan_id, xuid, letter in self.rows
-            if tag in (None, xuid) and verdict in (None, stats.WORDS[letter])
+            if tag in (None, xuid) and verdict in (None, scan_log.WORDS[letter])
         ]
 
 
@@ -93,8 +93,8 @@ async def test_scans_are_paged_newest_first_without_loss_or_repetition(house: Ho
 async def test_a_page_that_takes_too_long_ends_early_and_goes_on(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log()
     await log.fill(house)
-    monkeypatch.setattr(stats, "_PAGE_S", -1.0)
-    monkeypatch.setattr(stats, "_FIRST_WINDOW", (NOW - DAY) / 20)
+    monkeypatch.setattr(scan_log, "_PAGE_S", -1.0)
+    monkeypatch.setattr(scan_log, "_FIRST_WINDOW", (NOW - DAY) / 20)
     page = (await house.ask("GET", f"/v2/scans?{RANGE}&limit=1000")).json
     assert len(page["items"]) < 300 and page["next_cursor"] is not None
     assert await scans(house, "&limit=1000") == log.shown()
@@ -164,7 +164,10 @@ async def test_the_description_has_every_route(house: House) -> None:
     shown = (await house.ask("GET", "/openapi.json", token="")).json
     assert shown == msgspec.json.decode(msgspec.json.encode(description())) and shown["openapi"] == "3.1.0"
     described = {(method.upper(), path) for path, methods in shown["paths"].items() for method in methods}
-    public = {(route.method, route.resource.canonical) for route in make_scan_app(Desk.__new__(Desk)).router.routes()}
+    public = {
+        (route.method, route.resource.canonical)
+        for route in make_scan_app(ScanDispatcher.__new__(ScanDispatcher)).router.routes()
+    }
     private = {
         (route.method, route.resource.canonical)
         for route in house.app.router.routes()
@@ -184,4 +187,4 @@ def test_the_document_has_every_route_and_code() -> None:
     documented = [(method, path, re.findall(r"`(\w+)`", scopes)) for method, path, scopes in rows]
     assert sorted(documented) == sorted((route.method, route.path, list(route.scopes)) for route in ROUTES)
     codes = {code: int(status) for code, status in re.findall(r"^\| `(\w+)` \| (\d+) \|", text, re.MULTILINE)}
-    assert codes == {code: status for code, status in STATUS.items() if code not in reply.STATUS}
+    assert codes == {code: status for code, status in STATUS.items() if code not in bodies.STATUS}

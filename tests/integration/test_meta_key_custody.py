@@ -9,10 +9,11 @@ from support import eventually
 
 from ixfast import meters
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, KeyUnavailableError
-from ixfast.provision import provision
-from ixfast.store import management, session
-from ixfast.store.catalogue import Catalogue, Change
-from ixfast.testing import VirtualFleet
+from ixfast.store.admin import edits
+from ixfast.store.catalogue.catalogue import Catalogue, Change
+from ixfast.store.connections import session
+from ixfast.testing.provision import provision
+from ixfast.testing.virtual_tags import VirtualFleet
 
 KEK, OTHER = KeyEncryptionKey(bytes([1]) * 32), KeyEncryptionKey(bytes([2]) * 32)
 ACME = VirtualFleet(21, 3, "encrypted", account="acme")
@@ -41,7 +42,7 @@ async def catalogue(database: str, keks: KeyEncryptionKeys) -> AsyncIterator[Cat
 
 
 async def account_id(connection: Any, aid: str) -> int:
-    return await management.account_id_of(connection, aid)
+    return await edits.account_id_of(connection, aid)
 
 
 async def spoil(connection: Any, aid: str) -> None:
@@ -94,7 +95,7 @@ async def test_a_further_meta_key_that_does_not_open_makes_nobody_a_forger(
     await catalogue._loader.tags(connection, [ACME.xuid(0).encode()])
     acme = catalogue._loader.accounts[await account_id(connection, "acme")]
     further = bytes(range(16))
-    await management.add_meta_key(connection, KeyEncryptionKeys([OTHER]), acme.account_id, 2, further)
+    await edits.add_meta_key(connection, KeyEncryptionKeys([OTHER]), acme.account_id, 2, further)
     await catalogue.apply([Change("account", acme.account_id, None)])
     assert acme.meta_keys == ()  # `no_meta_key` is 503
     keks.adopt([KEK.id, OTHER.id], {KEK.id: KEK, OTHER.id: OTHER})

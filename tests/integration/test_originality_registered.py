@@ -11,12 +11,12 @@ from test_derived_groups import OLD
 from test_derived_groups import House as Worker
 from test_management import KEY, House, open_house
 
-from ixfast import reply
 from ixfast.chips import originality
-from ixfast.scan import Extras, Scan
-from ixfast.store import session
-from ixfast.store.catalogue import Change
-from ixfast.testing import VirtualTag
+from ixfast.domain.scan import Extras, Scan
+from ixfast.responses import bodies
+from ixfast.store.catalogue.catalogue import Change
+from ixfast.store.connections import session
+from ixfast.testing.virtual_tags import VirtualTag
 
 UID = "04518DFAA96180"  # NXP's own example (AN12196)
 SIGNATURE = "d1940d17cfeda4bff80359ab975f9f6514313e8f90c1d3caaf5941ad744a1cdf9a83f883cafe0fe95d1939b1b7e47113993324473b785d21"
@@ -90,9 +90,9 @@ async def test_answers_and_rules_have_it_once_the_tap_is_genuine(house: House, d
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Scan] = loop.create_future()
         worker.engine.submit(
-            Scan(done.set_result, b"nxptag01", -1, None, None, worker.desk.next_scan_id(), loop.time(), Extras(url=url))
+            Scan(done.set_result, b"nxptag01", -1, None, None, worker.dispatcher.next_scan_id(), loop.time(), Extras(url=url))
         )
-        answer = reply.v2_scan(await done)
+        answer = bodies.v2_scan(await done)
         return answer["verdict"], answer["originality"], answer["response"]
 
     await pool.execute("UPDATE account SET open = true")

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
-from ledger_kit import ADVANCED, open_ledger, open_truth
 from support import eventually
+from support.ledger_kit import ADVANCED, open_ledger, open_truth
 
 from ixfast.store import migrate, partitions
 from ixfast.store.partitions import KEYED_SCAN, SCAN_LOG, Change, Clocks

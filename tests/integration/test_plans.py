@@ -12,13 +12,13 @@ import asyncpg
 import pytest
 from support import eventually
 
+from ixfast.domain.scan import KEYED_FROM
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
-from ixfast.provision import provision
-from ixfast.scan import KEYED_FROM
-from ixfast.store import session
+from ixfast.store.connections import session
+from ixfast.store.connections.session import PINNED, LedgerSession
 from ixfast.store.queries import load
-from ixfast.store.session import PINNED, LedgerSession
-from ixfast.testing import VirtualFleet
+from ixfast.testing.provision import provision
+from ixfast.testing.virtual_tags import VirtualFleet
 
 BATCH = 40
 STATEMENT = load("ledger")

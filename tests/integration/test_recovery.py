@@ -13,13 +13,14 @@ from typing import Any
 
 import asyncpg
 import pytest
-from ledger_kit import ADVANCED, REPLAYED, open_ledger
-from replication import Replicated, Server, replicated
+from support.ledger_kit import ADVANCED, REPLAYED, open_ledger
+from support.replication import Replicated, Server, replicated
 
-from ixfast.store import partitions, recovery
+from ixfast.store import partitions
+from ixfast.store.admin import recovery
+from ixfast.store.admin.recovery import LeftTag, RecoveryError, Report
 from ixfast.store.migrate import migrate
 from ixfast.store.partitions import SCAN_LOG
-from ixfast.store.recovery import LeftTag, RecoveryError, Report
 
 TAGS = 8
 COUNTERS = "SELECT tag_id, last_position, previous_position, scan_count FROM tag_counter ORDER BY tag_id"

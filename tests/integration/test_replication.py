@@ -9,8 +9,8 @@ from typing import Any
 
 import asyncpg
 import pytest
-from replication import Replicated, Server, replicated
 from support import eventually
+from support.replication import Replicated, Server, replicated
 
 ROWS = "SELECT array_agg(n ORDER BY n) FROM marks"
 SYSTEM = "SELECT (pg_control_system()).system_identifier"

@@ -10,10 +10,10 @@ from support import eventually
 
 from ixfast.errors import ConfigurationError
 from ixfast.keys import KekFileError, KeyEncryptionKey, KeyEncryptionKeys, KeySlot, check_value, unwrap, wrap
-from ixfast.provision import provision
-from ixfast.store import management, rotation
-from ixfast.store.management import NewTag
-from ixfast.testing import VirtualFleet
+from ixfast.store.admin import edits, rotation
+from ixfast.store.admin.edits import NewTag
+from ixfast.testing.provision import provision
+from ixfast.testing.virtual_tags import VirtualFleet
 
 OLD, NEW = KeyEncryptionKey(bytes([1]) * 32), KeyEncryptionKey(bytes([2]) * 32)
 BEFORE = KeyEncryptionKeys([OLD])
@@ -162,7 +162,7 @@ async def test_imports_under_the_old_key_are_found_too(connection: Any, database
     async def add_all() -> None:
         for start in range(0, len(tags), 20):
             async with importer.transaction():
-                await management.add_tags(importer, BEFORE, account_id, group_id, tags[start : start + 20])
+                await edits.add_tags(importer, BEFORE, account_id, group_id, tags[start : start + 20])
 
     importing = asyncio.create_task(add_all())
     try:
@@ -197,7 +197,7 @@ async def test_a_used_key_is_not_removed_and_a_writer_is_waited_for(
     writer = await asyncpg.connect(database)
     account_id = await connection.fetchval("SELECT account_id FROM account")
     async with writer.transaction():
-        await management.add_meta_key(writer, BEFORE, account_id, 5, bytes(16))
+        await edits.add_meta_key(writer, BEFORE, account_id, 5, bytes(16))
         with pytest.raises(KekFileError, match="being written now"):
             await rotation.while_unused(connection, OLD.id, lambda: acts.append("old"))
     with pytest.raises(KekFileError, match="1 rows are sealed under"):

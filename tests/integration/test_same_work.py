@@ -17,16 +17,17 @@ import pytest
 
 from benchmarks.early_server import EarlyEngine
 from ixfast import meters
-from ixfast.engine import Engine
+from ixfast.domain.model import Verdict
+from ixfast.domain.records import ApiKey
+from ixfast.domain.scan import Scan
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
 from ixfast.meters import Meters
-from ixfast.model import Verdict
-from ixfast.provision import provision
-from ixfast.records import ApiKey
-from ixfast.scan import Scan
-from ixfast.store import management, session
-from ixfast.store.catalogue import Catalogue
-from ixfast.testing import VirtualFleet
+from ixfast.pipeline.engine import Engine
+from ixfast.store.admin import edits
+from ixfast.store.catalogue.catalogue import Catalogue
+from ixfast.store.connections import session
+from ixfast.testing.provision import provision
+from ixfast.testing.virtual_tags import VirtualFleet
 
 OWN = VirtualFleet(11, 2, account="own-house")
 FOREIGN = VirtualFleet(12, 4, account="other-house")
@@ -216,7 +217,7 @@ async def test_what_is_in_trouble_is_told_to_those_who_may_ask(
     """For all others it does not exist, alone and together with them in one round, at first and again."""
     house = await house_of(pool, connection)
     account_id = house.foreign_key.account_id
-    await management.add_meta_key(connection, KEKS, account_id, 1, bytes(16))
+    await edits.add_meta_key(connection, KEKS, account_id, 1, bytes(16))
     await connection.execute(SPOIL[what], FOREIGN.account)
     await connection.execute("UPDATE account SET open = $1 WHERE account_id = $2", is_open, account_id)
     code = FOREIGN.xuid(IDLE)

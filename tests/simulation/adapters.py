@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from ixfast.store.change_source import ChangeRow, Reading
-from ixfast.store.ledger_database import CounterState, KeyedScan
+from ixfast.store.catalogue.change_source import ChangeRow, Reading
+from ixfast.store.ledger.ledger_database import CounterState, KeyedScan
 
 from . import catalogue_queries, statements
 from .database import Server
@@ -86,7 +86,7 @@ class Pool:
         return len(self._idle)
 
     async def run(self, statement: Statement, time_left_s: float) -> Any:
-        """A statement's result on a connection that is borrowed for it, or TimeoutError."""
+        """A statement's result on a connection that is pooled_connection for it, or TimeoutError."""
         async with asyncio.timeout(time_left_s):
             lent = await self.acquire()
             try:

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ixfast.records import TagRecord
-from ixfast.scan import Outcome, Scan
-from ixfast.store.catalogue import Catalogue
-from ixfast.store.changes import ChangeFollower
-from ixfast.store.committer import Committer
-from ixfast.store.database_clock import DatabaseClock
-from ixfast.store.ledger import Ledger
-from ixfast.store.ledger_database import CounterState
-from ixfast.store.state_reader import StateReader
-from ixfast.store.trouble import Trouble, trouble_of
+from ixfast.domain.records import TagRecord
+from ixfast.domain.scan import Outcome, Scan
+from ixfast.store.catalogue.catalogue import Catalogue
+from ixfast.store.catalogue.change_follower import ChangeFollower
+from ixfast.store.connections.database_clock import DatabaseClock
+from ixfast.store.db_errors import DbErrorKind, db_error_kind
+from ixfast.store.ledger.committer import Committer
+from ixfast.store.ledger.ledger import Ledger
+from ixfast.store.ledger.ledger_database import CounterState
+from ixfast.store.ledger.state_reader import StateReader
 
 from .adapters import LedgerDatabase
 from .worker import DEADLINE_S, Worker
@@ -129,8 +129,8 @@ class WithoutLog(Worker):
 
 class _ReadingCommitter(Committer):
     async def _recover(self, batch: dict[int, Scan], session: Any, error: Exception) -> None:
-        if trouble_of(error) is Trouble.LOST:
-            self._drop(session, Trouble.LOST.value)
+        if db_error_kind(error) is DbErrorKind.LOST:
+            self._drop(session, DbErrorKind.LOST.value)
             self._unproven(batch)
         else:
             await super()._recover(batch, session, error)

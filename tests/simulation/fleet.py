@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from ixfast.chips import compile_profile, preset
+from ixfast.domain.references import token_sha256
 from ixfast.keys import KeyEncryptionKeys, check_value
 from ixfast.keys.envelope import KeySlot, wrap
 from ixfast.keys.kek import KeyEncryptionKey
-from ixfast.refs import token_sha256
 
 from .tables import Counter, State
 

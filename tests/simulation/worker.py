@@ -13,21 +13,21 @@ from typing import Any
 
 import orjson
 
-from ixfast import reply
-from ixfast.engine import Engine
+from ixfast.domain.scan import Scan
 from ixfast.errors import InputError, UnavailableError
-from ixfast.http.desk import Desk
-from ixfast.http.front_door import FrontDoor, House
+from ixfast.http.dispatcher import ScanDispatcher
+from ixfast.http.front_door import FrontDoor, ServerState
 from ixfast.http.v2_scans import Caller, ScanBody
 from ixfast.http.v2_scans import run as run_v2
 from ixfast.meters import Meters
-from ixfast.scan import Scan
-from ixfast.store.catalogue import Catalogue
-from ixfast.store.changes import ChangeFollower
-from ixfast.store.database_clock import DatabaseClock
-from ixfast.store.history import History
-from ixfast.store.ledger import Ledger
-from ixfast.store.ledger_database import LedgerDatabase as LedgerDatabaseProtocol
+from ixfast.pipeline.engine import Engine
+from ixfast.responses import bodies
+from ixfast.store.catalogue.catalogue import Catalogue
+from ixfast.store.catalogue.change_follower import ChangeFollower
+from ixfast.store.connections.database_clock import DatabaseClock
+from ixfast.store.connections.history import History
+from ixfast.store.ledger.ledger import Ledger
+from ixfast.store.ledger.ledger_database import LedgerDatabase as LedgerDatabaseProtocol
 
 from . import fleet
 from .adapters import ChangeSource, LedgerDatabase, Pool
@@ -121,9 +121,11 @@ class Worker:
             poll_interval_s=POLL_INTERVAL_S,
         )
         self.follower.start()
-        self.desk = Desk(self.engine, self.catalogue, gauges, self.loop)
-        self.desk.next_scan_id = self._next_scan_id
-        self.house = House(self.desk, None, connections_max=10_000, idle_timeout_s=1e9, moment=self.desk.loop.time)
+        self.dispatcher = ScanDispatcher(self.engine, self.catalogue, gauges, self.loop)
+        self.dispatcher.next_scan_id = self._next_scan_id
+        self.server_state = ServerState(
+            self.dispatcher, None, connections_max=10_000, idle_timeout_s=1e9, moment=self.dispatcher.loop.time
+        )
 
     def _next_scan_id(self) -> int:
         scan_id = self._scan_ids.getrandbits(62)
@@ -134,7 +136,7 @@ class Worker:
 
     def ask(self, operation: Operation, answer: Answer) -> None:
         """A request arrives, on a connection of its own."""
-        if self.desk.draining:
+        if self.dispatcher.draining:
             return  # there is nobody who would accept it
         _asking.set(operation)
         if operation.v2:
@@ -143,7 +145,7 @@ class Worker:
             self._ask_v1(operation, answer)
 
     def _ask_v1(self, operation: Operation, answer: Answer) -> None:
-        connection: Any = FrontDoor(self.house)
+        connection: Any = FrontDoor(self.server_state)
 
         def told(response: bytes) -> None:
             answer(operation, *read_v1(response, is_plain=operation.position < 0))
@@ -166,7 +168,7 @@ class Worker:
         """As the application's handler does it."""
         api_key = None
         if operation.api_key_id is not None:
-            api_key = await self.desk.api_key(fleet.API_KEYS[operation.api_key_id])
+            api_key = await self.dispatcher.api_key(fleet.API_KEYS[operation.api_key_id])
             obstacle = self.engine.obstacle(api_key)
             if obstacle is not None:
                 code, reason = obstacle
@@ -175,19 +177,21 @@ class Worker:
         if operation.position >= 0:
             body.counter = operation.counter
             body.code = _mac(operation)
-        scan = await run_v2(self.desk, body, Caller(api_key, "192.0.2.1"), peek=operation.peek, idempotency_key=operation.key)
+        scan = await run_v2(
+            self.dispatcher, body, Caller(api_key, "192.0.2.1"), peek=operation.peek, idempotency_key=operation.key
+        )
         if operation.key is not None:
             operation.scan_ids.append(scan.scan_id)
         return scan
 
     async def stop(self) -> None:
         """Leave in an orderly way, as after a SIGTERM."""
-        self.desk.draining = True
+        self.dispatcher.draining = True
         for _ in range(DRAIN_ROUNDS):
             if self.ledger.idle and self.catalogue.idle:
                 break
             await asyncio.sleep(0.05)
-        self.house.close()
+        self.server_state.close()
         await self.follower.stop()
         await self.ledger.stop()
 
@@ -231,5 +235,5 @@ def read_v1(response: bytes, *, is_plain: bool) -> tuple[str, str | None, None]:
 def read_v2(scan: Scan) -> tuple[str, str | None, dict[str, Any] | None]:
     if scan.error is not None:
         return _WORDS[scan.error], scan.error_detail, None
-    body = reply.v2_scan(scan)
+    body = bodies.v2_scan(scan)
     return _WORDS[body["verdict"]], body["reason"], body

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from ixfast import limits, meters
-from ixfast.engine import Engine
 from ixfast.http import front_door
-from ixfast.http.desk import Desk
-from ixfast.http.front_door import House
+from ixfast.http.dispatcher import ScanDispatcher
+from ixfast.http.front_door import ServerState
+from ixfast.pipeline.engine import Engine
 
 DEADLINE_S = 1.5
 BUDGET_S = DEADLINE_S * limits.WORKER_WAIT_SHARE
@@ -65,8 +65,10 @@ class Worker:
         catalogue: Any = NoCatalogue()
         loop: Any = self.clock
         gauges = meters.Meters()
-        self.desk = Desk(Engine(catalogue, gauges), catalogue, gauges, loop)
-        self.house = House(self.desk, None, connections_max=10, idle_timeout_s=75, deadline_s=DEADLINE_S, moment=self.clock.time)
+        self.dispatcher = ScanDispatcher(Engine(catalogue, gauges), catalogue, gauges, loop)
+        self.house = ServerState(
+            self.dispatcher, None, connections_max=10, idle_timeout_s=75, deadline_s=DEADLINE_S, moment=self.clock.time
+        )
         self.refused: list[int] = []
         self.resumed: list[tuple[int, float]] = []
         self.house.begin_round(self.clock.now)
@@ -112,7 +114,7 @@ class Postponed:
 
     def submit(self, name: int, head: None, trace: None) -> None:
         self.worker.house.inside += 1
-        self.worker.resumed.append((name, self.worker.desk.waited_s))
+        self.worker.resumed.append((name, self.worker.dispatcher.waited_s))
 
     def refuse(self, name: int) -> None:
         self.worker.house.inside += 1
@@ -145,7 +147,7 @@ def test_the_time_in_the_kernel_is_taken_from_the_scan(worker: Worker) -> None:
     worker.round(0.1)
     worker.clock.now += 0.02  # in this round
     assert worker.takes(0.5)
-    assert worker.desk.waited_s == pytest.approx(0.48)  # it arrived 0.48 s before this round began
+    assert worker.dispatcher.waited_s == pytest.approx(0.48)  # it arrived 0.48 s before this round began
 
 
 def test_no_more_are_taken_in_than_are_answered_soon(worker: Worker) -> None:

@@ -11,17 +11,17 @@ import orjson
 import pytest
 
 from ixfast.audit import Audit, TagCatalogue, json_lines
-from ixfast.audit.audit import Auditor
+from ixfast.audit.auditor import Auditor
+from ixfast.audit.findings import EMPTY, GENUINE, NO_TAG, OUTCOMES, REPLAYED, Finding, TapFindings
 from ixfast.audit.judge import judge
-from ixfast.audit.judged import EMPTY, GENUINE, NO_TAG, OUTCOMES, REPLAYED, Judged, Line
-from ixfast.audit.layout import batchable, learn
-from ixfast.audit.order import Order
 from ixfast.audit.tap_lines import CHUNK_BYTES, TapFormat, chunks, detect_format, read_rows
+from ixfast.audit.tap_order import TapOrder
 from ixfast.audit.tap_times import read_times
+from ixfast.audit.url_layout import batchable, learn
 from ixfast.chips import PRESETS, compile_profile, preset
+from ixfast.domain.model import Key
 from ixfast.errors import InputError
-from ixfast.model import Key
-from ixfast.testing import VirtualFleet, VirtualTag
+from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
 BATCHED = [name for name in PRESETS if batchable(compile_profile(preset(name)))]
 
@@ -80,7 +80,7 @@ def test_a_batch_says_what_one_by_one_says(name: str) -> None:
         texts.append(mutated(url, dice) if kind < 5 else url)
     auditor = Auditor(catalogue)
     judged = auditor.judge_chunk("".join(f"{text}\n" for text in texts).encode(), TapFormat("urls"), header=False)
-    expected = Judged(len(texts))
+    expected = TapFindings(len(texts))
     for place, text in enumerate(texts):
         if text.strip():
             expected.put(place, judge(catalogue, text.strip()))
@@ -122,7 +122,7 @@ def test_nearly_all_taps_of_a_usual_file_are_judged_in_batches(name: str, monkey
     fleet = VirtualFleet(4, 5, name)
     catalogue, tags = catalogue_of(fleet), list(fleet)
     alone: list[str] = []
-    monkeypatch.setattr("ixfast.audit.audit.judge", lambda c, text: alone.append(text) or judge(c, text))
+    monkeypatch.setattr("ixfast.audit.auditor.judge", lambda c, text: alone.append(text) or judge(c, text))
     assert verdicts(catalogue, ["url", *(tag.tap() for _ in range(40) for tag in tags)]) == ["genuine"] * 200
     assert len(alone) == 1
 
@@ -135,7 +135,7 @@ def test_parameters_as_a_web_server_passes_them_on_are_batched_too(monkeypatch: 
         lines = [",".join(taps[0]), *(",".join(tap.values()) for tap in taps)]
         alone: list[str] = []
         with monkeypatch.context() as patch:
-            patch.setattr("ixfast.audit.audit.judge", lambda c, text, alone=alone: alone.append(text) or judge(c, text))
+            patch.setattr("ixfast.audit.auditor.judge", lambda c, text, alone=alone: alone.append(text) or judge(c, text))
             assert verdicts(catalogue, lines) == ["genuine"] * 90
         assert len(alone) < 90 if name == "plain-joined" else len(alone) == 1
 
@@ -220,10 +220,10 @@ def test_in_order_ends_at_the_first_tap_that_is_late() -> None:
 
 
 def test_order_across_pieces() -> None:
-    order = Order(1)
+    order = TapOrder(1)
     for position, code in ((3, GENUINE), (3, REPLAYED), (4, GENUINE)):
-        piece = Judged(1)
-        piece.put(0, Line(GENUINE, 0, position))
+        piece = TapFindings(1)
+        piece.put(0, Finding(GENUINE, 0, position))
         order.settle_next(piece, 1)
         assert piece.codes[0] == code
 
@@ -362,4 +362,4 @@ def test_a_row_of_parameters_is_a_query() -> None:
 
 def test_no_outcome_is_told_in_two_ways() -> None:
     assert len(set(OUTCOMES)) == len(OUTCOMES) < EMPTY
-    assert Line(GENUINE).tag == NO_TAG
+    assert Finding(GENUINE).tag == NO_TAG

@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixfast.audit import TagCatalogue, json_lines, order, report, tap_times
-from ixfast.audit.audit import Auditor
+from ixfast.audit import TagCatalogue, json_lines, report, tap_order, tap_times
+from ixfast.audit.auditor import Auditor
+from ixfast.audit.findings import EMPTY, GENUINE, NO_TAG, OUTCOMES, PLAIN, REPLAYED, Finding, TapFindings
 from ixfast.audit.judge import judge
-from ixfast.audit.judged import EMPTY, GENUINE, NO_TAG, OUTCOMES, PLAIN, REPLAYED, Judged, Line
-from ixfast.audit.layout import Taps
-from ixfast.audit.order import Order
 from ixfast.audit.tap_lines import Rows, TapFormat, read_rows
+from ixfast.audit.tap_order import TapOrder
 from ixfast.audit.tap_times import read_times
+from ixfast.audit.url_layout import Taps
 from ixfast.chips import compile_profile, preset
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 STANDARD = compile_profile(preset("ixkio-plain"))
 
@@ -142,7 +142,7 @@ def test_taps_beside_each_other_are_judged_as_each_alone(name: str, wrong: int) 
         texts[place] = dice.choice((tags[0].forged(), tags[0].tap_at(0), VirtualFleet(4, 1, name)[0].tap()))
     assert len({*map(len, texts)}) == 1
     judged = auditor.judge_chunk("\n".join(texts).encode(), form, header=False)
-    expected = Judged(len(texts))
+    expected = TapFindings(len(texts))
     for place, text in enumerate(texts):
         expected.put(place, judge(catalogue, text))
     assert (judged.codes, judged.tags, judged.positions) == (expected.codes, expected.tags, expected.positions)
@@ -192,12 +192,12 @@ def test_what_is_left_over_keeps_its_places() -> None:
 taps = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 6), st.integers(0, 4)), max_size=30)
 
 
-def judged_of(rows: Iterable[tuple[int, int, int]]) -> Judged:
+def judged_of(rows: Iterable[tuple[int, int, int]]) -> TapFindings:
     """Genuine taps: tag, position, time."""
     rows = list(rows)
-    judged = Judged(len(rows))
+    judged = TapFindings(len(rows))
     for place, (tag, position, at) in enumerate(rows):
-        judged.put(place, Line(GENUINE, tag, position))
+        judged.put(place, Finding(GENUINE, tag, position))
         judged.times[place] = at
     return judged
 
@@ -207,7 +207,7 @@ def test_replays_are_those_of_a_ledger_that_is_asked_in_order_of_time(rows: list
     if in_time:
         rows.sort(key=lambda row: row[2])
     judged = judged_of(rows)
-    Order(3).settle(judged)
+    TapOrder(3).settle(judged)
     floors = [0, 0, 0]
     for place in sorted(range(len(rows)), key=lambda place: rows[place][2]):
         tag, position, _ = rows[place]
@@ -216,23 +216,23 @@ def test_replays_are_those_of_a_ledger_that_is_asked_in_order_of_time(rows: list
 
 
 def test_control_a_file_taken_for_sorted_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(order, "_never_earlier", lambda times: True)
+    monkeypatch.setattr(tap_order, "_never_earlier", lambda times: True)
     judged = judged_of([(0, 2, 5), (0, 1, 4)])
-    Order(1).settle(judged)
+    TapOrder(1).settle(judged)
     assert list(judged.codes) == [GENUINE, REPLAYED]  # in order of time both are genuine
 
 
 @pytest.mark.parametrize(("times", "in_order"), [([1, 2, 2, 3, 3], True), ([1, 2, 1, 3], False), ([2, 1], False), ([], True)])
 def test_an_earlier_time_in_another_slice_is_seen(monkeypatch: pytest.MonkeyPatch, times: list[float], in_order: bool) -> None:
-    monkeypatch.setattr(order, "_SLICE", 2)
-    assert order._never_earlier(array("d", times)) is in_order
+    monkeypatch.setattr(tap_order, "_SLICE", 2)
+    assert tap_order._never_earlier(array("d", times)) is in_order
 
 
 # --- reports --------------------------------------------------------------------------------------
 
 lines = st.lists(
     st.builds(
-        Line,
+        Finding,
         st.sampled_from([GENUINE, GENUINE, REPLAYED, EMPTY, *range(len(OUTCOMES))]),
         st.sampled_from([0, 1, NO_TAG]),
         st.sampled_from([0, 1, 0xFFFFFF, 1 << 24 | 7, 127 << 24 | 0xFFFFFF]),
@@ -244,11 +244,11 @@ lines = st.lists(
 
 
 @given(lines, st.booleans(), st.integers(1, 10**9))
-def test_a_report_says_of_each_line_what_it_says_of_it_alone(found: list[Line], refused_only: bool, first_line: int) -> None:
+def test_a_report_says_of_each_line_what_it_says_of_it_alone(found: list[Finding], refused_only: bool, first_line: int) -> None:
     catalogue = TagCatalogue()
     catalogue.add("aaaaaaaa", STANDARD)
     catalogue.add("bbbbbbbb", STANDARD)
-    judged = Judged(len(found))
+    judged = TapFindings(len(found))
     expected = []
     for place, line in enumerate(found):
         if line.code in (GENUINE, REPLAYED) and (line.tag == NO_TAG or not line.position & 0xFFFFFF):

@@ -17,7 +17,7 @@ from ixfast.audit.tap_lines import CHUNK_BYTES
 from ixfast.chips import PRESETS, compile_profile
 from ixfast.cli import audit as audit_command
 from ixfast.errors import InputError, IxfastError, ProfileError
-from ixfast.testing import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet
 
 
 @click.group()

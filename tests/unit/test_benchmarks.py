@@ -44,7 +44,7 @@ from benchmarks.micro import audit as audited_files  # noqa: E402
 from benchmarks.micro import everything  # noqa: E402
 from benchmarks.micro.scans import Bench  # noqa: E402
 from benchmarks.micro.timing import SMOKE, Size, Step, measure  # noqa: E402
-from ixfast.scan import Scan  # noqa: E402
+from ixfast.domain.scan import Scan  # noqa: E402
 
 MIX = Mix(0.4, 0.2, 0.2, 0.2)
 PASS = b'HTTP/1.1 200 OK\r\n\r\n{"xuid":"a","response":"Pass"}'

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixfast.store.cache import TwoGenerations
+from ixfast.store.catalogue.cache import TwoGenerations
 
 KEYS = [bytes([n]) for n in range(6)]
 STEPS = st.lists(st.tuples(st.sampled_from(["put", "put", "get", "pop"]), st.sampled_from(KEYS[:4])), min_size=20, max_size=40)

@@ -9,8 +9,8 @@ from typing import Any
 from support import eventually
 
 from ixfast.meters import Meters
-from ixfast.store.change_source import ChangeRow, Reading
-from ixfast.store.changes import STALE_AFTER_S, ChangeFollower
+from ixfast.store.catalogue.change_follower import STALE_AFTER_S, ChangeFollower
+from ixfast.store.catalogue.change_source import ChangeRow, Reading
 
 FIRST = Reading(generation=4, newest="four", known=None, history="7/1", flushed=100, started=1000.0, clock=2000.0, unsafe=None)
 

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from ixfast.cli import profiles
+from ixfast.cli import profile
+from ixfast.domain.model import EncodingProfile
 from ixfast.keys.diversify import An10922
-from ixfast.model import EncodingProfile
-from ixfast.testing import VirtualTag
+from ixfast.testing.virtual_tags import VirtualTag
 
 UID = bytes.fromhex("04782e21801d80")
 FILE_KEY = bytes.fromhex("000102030405060708090a0b0c0d0e0f")
@@ -22,7 +22,7 @@ def main() -> None:
     """The command group alone, as `ixfast` mounts it."""
 
 
-profiles.register(main, lambda command: command)
+profile.register(main, lambda command: command)
 
 
 def tap(profile: str = "encrypted-file", file_key: bytes = FILE_KEY) -> str:
@@ -66,7 +66,7 @@ def test_keys_of_standard_input() -> None:
 
 
 def test_keys_of_a_prompt_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiles, "_asked", lambda: (FILE_KEY.hex(), META_KEY.hex()))
+    monkeypatch.setattr(profile, "_asked", lambda: (FILE_KEY.hex(), META_KEY.hex()))
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: True, raising=False)
     result = run(tap())
     assert printed(result)
@@ -81,7 +81,7 @@ def test_the_prompt_takes_nothing_for_factory_keys_only(monkeypatch: pytest.Monk
         return f" {FILE_KEY.hex()} "
 
     monkeypatch.setattr(click, "prompt", prompt)
-    assert profiles._asked() == (FILE_KEY.hex(),)
+    assert profile._asked() == (FILE_KEY.hex(),)
     assert asked[0]["hide_input"] is True
 
 

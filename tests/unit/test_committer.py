@@ -4,11 +4,11 @@ import asyncio
 from typing import Any
 
 import asyncpg
-from ledger_kit import tag_record
+from support.ledger_kit import tag_record
 
 from ixfast import limits, meters
-from ixfast.scan import Scan
-from ixfast.store.committer import Committer
+from ixfast.domain.scan import Scan
+from ixfast.store.ledger.committer import Committer
 
 SCANS = limits.LEDGER_RATE_ROWS_MIN
 

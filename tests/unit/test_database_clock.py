@@ -8,7 +8,7 @@ import pytest
 
 from ixfast import meters
 from ixfast.meters import Meters
-from ixfast.store.database_clock import DatabaseClock
+from ixfast.store.connections.database_clock import DatabaseClock
 
 EPOCH = 1_800_000_000.0
 WINDOW_S = 60.0

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import pytest
 
+from ixfast.domain.model import Key
 from ixfast.keys import DerivedKeys, KeyUnavailableError, check_value
-from ixfast.keys.derived import Master, MasterId
+from ixfast.keys.derived_keys import Master, MasterId
 from ixfast.keys.diversify import DEFAULT_DERIVATIONS, An10922, BoltCard, Derivation, SdmBackend, SdmBackendLegacy
-from ixfast.model import Key
 
 UID = bytes.fromhex("04A1B2C3D4E5F6")
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from ixfast.chips import PRESETS, CompiledProfile, Message, compile_profile, find_scheme, preset, scheme_names
 from ixfast.chips import detect as detect_module
 from ixfast.chips.detect import KEYS_MAX, SAMPLES_MAX, Detection, Proposal, detect
+from ixfast.domain.model import EncodingProfile, Key
 from ixfast.errors import InputError
 from ixfast.keys import check_value
 from ixfast.keys.diversify import USUAL_DERIVATIONS, An10922, BoltCard, Derivation, SdmBackend, SdmBackendLegacy
 from ixfast.limits import COUNTER_MAX
-from ixfast.model import EncodingProfile, Key
-from ixfast.testing import VirtualFleet, VirtualTag
+from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
 UIDS = tuple(bytes.fromhex(f"04782e21801d{last:02x}") for last in (0x80, 0x81, 0x82))
 FILE_KEY = bytes.fromhex("000102030405060708090a0b0c0d0e0f")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ixfast import limits
-from ixfast.store import hosts
-from ixfast.store.dialling import Line, PoolDialler
+from ixfast.store.connections import hosts
+from ixfast.store.connections.dialling import ConnectQueue, PoolDialler
 
 PATIENCE_S = limits.CONNECT_TIMEOUT_MS / 1000
 PATIENCE_S_MAX = limits.CONNECT_TIMEOUT_MS_MAX / 1000
@@ -56,7 +56,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 async def test_attempts_take_turns() -> None:
-    line, server = Line(), Server()
+    line, server = ConnectQueue(), Server()
     calls = [asyncio.ensure_future(line.open(lambda _: server.connect())) for _ in range(3)]
     await turns()
     assert len(server.attempts) == 1
@@ -83,7 +83,7 @@ async def test_without_turns_all_attempts_run_at_once() -> None:
 
 
 async def test_an_attempt_that_ran_out_of_time_gives_the_next_one_more() -> None:
-    line = Line()
+    line = ConnectQueue()
     granted: list[float] = []
 
     async def runs_out(patience_s: float) -> None:

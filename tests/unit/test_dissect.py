@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixfast.chips.dissect import ENCODINGS_MAX, Field, dissect, encodings
+from ixfast.chips.url_fields import ENCODINGS_MAX, Field, dissect, encodings
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
 

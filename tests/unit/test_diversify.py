@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.cmac import CMAC
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ixfast.domain.model import Key
 from ixfast.keys import check_value
 from ixfast.keys.diversify import (
     LEGACY_KEYS_MAX,
@@ -30,7 +31,6 @@ from ixfast.keys.diversify import (
     _legacy_key,
     an10922,
 )
-from ixfast.model import Key
 
 MASTER = bytes.fromhex("00112233445566778899aabbccddeeff")
 UID = bytes.fromhex("04782e21801d80")

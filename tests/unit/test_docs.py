@@ -12,12 +12,14 @@ from pathlib import Path
 import click
 import pytest
 
-from ixfast import meters, reply, settings
+from ixfast import meters
 from ixfast.chips import UNDECIDED_REASONS
 from ixfast.chips.reasons import REASONS
 from ixfast.cli import main
-from ixfast.model import Verdict
-from ixfast.store.trouble import Trouble
+from ixfast.config import settings
+from ixfast.domain.model import Verdict
+from ixfast.responses import bodies
+from ixfast.store.db_errors import DbErrorKind
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -44,9 +46,9 @@ def first_cells(text: str) -> list[str]:
 
 def test_every_error_code_is_documented_with_its_status() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", section(API, "Errors"), re.MULTILINE)
-    assert {code: int(status) for code, status in rows} == reply.STATUS
-    assert len(rows) == len(reply.STATUS)
-    assert set(meters.ERRORS) <= set(reply.STATUS)
+    assert {code: int(status) for code, status in rows} == bodies.STATUS
+    assert len(rows) == len(bodies.STATUS)
+    assert set(meters.ERRORS) <= set(bodies.STATUS)
 
 
 def test_every_verdict_is_documented() -> None:
@@ -55,7 +57,7 @@ def test_every_verdict_is_documented() -> None:
 
 def engine_reasons() -> set[str]:
     """Reasons that the engine itself gives with a verdict."""
-    tree = ast.parse((SOURCES / "engine.py").read_text())
+    tree = ast.parse((SOURCES / "pipeline" / "engine.py").read_text())
     given = {
         call.args[2].value
         for call in ast.walk(tree)
@@ -71,7 +73,7 @@ def engine_reasons() -> set[str]:
 
 
 def test_every_reason_is_documented() -> None:
-    known = (set(REASONS) - UNDECIDED_REASONS) | engine_reasons() | reply.INACTIVE | {"not_found"}
+    known = (set(REASONS) - UNDECIDED_REASONS) | engine_reasons() | bodies.INACTIVE | {"not_found"}
     assert {"counter_used", "mac_mismatch", "not_replay_checked"} <= engine_reasons()
     assert sorted(first_cells(section(API, "Reasons"))) == sorted(known)
 
@@ -91,13 +93,10 @@ def texts_in(node: ast.AST) -> Iterator[str]:
 
 def unavailable_reasons() -> set[str]:
     """Every reason of an answer without a verdict: what is handed on as one in any room, and the database's troubles."""
-    found = {trouble.value for trouble in Trouble} | UNDECIDED_REASONS
+    found = {trouble.value for trouble in DbErrorKind} | UNDECIDED_REASONS
     for file in [
-        SOURCES / "engine.py",
-        SOURCES / "enrolment.py",
-        SOURCES / "server.py",
-        *(SOURCES / "store").glob("*.py"),
-        *(SOURCES / "http").glob("*.py"),
+        SOURCES / "process" / "worker.py",
+        *(file for package in ("pipeline", "store", "http") for file in (SOURCES / package).rglob("*.py")),
     ]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call):
@@ -115,7 +114,7 @@ def unavailable_reasons() -> set[str]:
                 for each in ast.walk(node):
                     if isinstance(each, ast.Return) and each.value is not None:
                         found.update(texts_in(each.value))
-    return found - set(reply.STATUS) - engine_reasons()
+    return found - set(bodies.STATUS) - engine_reasons()
 
 
 def test_every_reason_of_a_503_is_documented() -> None:
@@ -223,8 +222,8 @@ def test_variables_in_documents_exist(document: Path, sources: str) -> None:
 
 
 def test_the_layers_are_those_of_the_import_contract() -> None:
-    text = section((DOCS / "architecture.md").read_text(), "Rooms")
+    text = section((DOCS / "architecture.md").read_text(), "Layers")
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
-    layers = [{room.strip().removeprefix("ixfast.") for room in layer.split("|")} for layer in contract["layers"]]
+    layers = [{package.strip().removeprefix("ixfast.") for package in re.split("[|:]", layer)} for layer in contract["layers"]]
     rows = [re.split(r"(?<!\\)\|", line)[1] for line in text.splitlines() if line.startswith("| `")]
     assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == layers

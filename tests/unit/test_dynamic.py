@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixfast import dynamic, limits, visitors
-from ixfast.dynamic import SUBTAGS, Response, compile_response, expanded, inner_text, merge_fields
+from ixfast import limits
+from ixfast.domain.model import Verdict
+from ixfast.domain.scan import Extras, Scan, Visitor, position
 from ixfast.errors import InputError
-from ixfast.http.management import shapes as management_shapes
-from ixfast.model import Verdict
-from ixfast.rules import wall_clock
-from ixfast.scan import Extras, Scan, Visitor, position
+from ixfast.http.management import schemas as management_shapes
+from ixfast.responses import response_text
+from ixfast.responses.response_text import SUBTAGS, ResponseText, compile_response, expanded, inner_text, merge_fields
+from ixfast.rules import visitors, wall_clock
 from ixfast.tag_files.problems import NAME_CHARS_MAX
 
 
@@ -79,7 +80,7 @@ def test_random_values_are_drawn_each_time() -> None:
 
 
 def test_visitor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visitors, "place_of", lambda _address: visitors.Place("DE", "Europe/Berlin", "EUR"))
+    monkeypatch.setattr(visitors, "location_of", lambda _address: visitors.Location("DE", "Europe/Berlin", "EUR"))
     monkeypatch.setattr(visitors, "device_of", lambda _user_agent: visitors.Device("iOS", "Safari"))
     monkeypatch.setattr(wall_clock, "source", lambda: 1_767_225_600.5)
     response = compile_response("{timezone} {currency} {tzlocal} {os} {browser}")
@@ -116,7 +117,7 @@ def test_names_and_fields_are_expanded_once(typed: str, shown: str) -> None:
 
 def test_control_a_text_that_is_expanded_twice_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison above fails where inner texts are taken for responses, which show the other one expanded."""
-    monkeypatch.setattr(dynamic, "inner_text", compile_response)
+    monkeypatch.setattr(response_text, "inner_text", compile_response)
     assert rendered("{tagname}", name="{meta:a}", fields={"a": "{scount}"}) == "12"
     monkeypatch.undo()
     assert rendered("{tagname}", name="{meta:a}", fields={"a": "{scount}"}) == "{scount}"
@@ -187,7 +188,7 @@ def test_lengths_are_bounded() -> None:
         compile_response("{cuid}" * (limits.RESPONSE_SUBTAGS_MAX + 1))
     with pytest.raises(InputError, match="surrogate"):
         compile_response("\ud800")
-    many: Response = compile_response("https://example.org/?" + "{cuid}" * limits.RESPONSE_SUBTAGS_MAX)
+    many: ResponseText = compile_response("https://example.org/?" + "{cuid}" * limits.RESPONSE_SUBTAGS_MAX)
     fields = {f"f{n}": "ä" * 5000 for n in range(50)}
     longest = many.render(tapped(cuid="\U0001f600" * 5000, reply_fields=fields))
     assert len(longest) <= limits.RESPONSE_RENDERED_CHARS_MAX

@@ -8,16 +8,17 @@ from typing import Any
 
 import pytest
 
-from ixfast import meters, refs
+from ixfast import meters
 from ixfast.chips import compile_profile, preset
-from ixfast.engine import Engine
-from ixfast.memory import MemoryCatalogue, MemoryLedger
+from ixfast.domain import references
+from ixfast.domain.model import Key, Verdict
+from ixfast.domain.records import Batch, TagRecord
+from ixfast.domain.scan import KEYED_FROM, Extras, Scan
 from ixfast.meters import Meters
-from ixfast.model import Key, Verdict
-from ixfast.records import Batch, TagRecord
+from ixfast.pipeline.engine import Engine
 from ixfast.rules import AUTHENTICATION_PASS, RuleSet
-from ixfast.scan import KEYED_FROM, Extras, Scan
-from ixfast.testing import VirtualFleet, VirtualTag
+from ixfast.testing.memory import MemoryCatalogue, MemoryLedger
+from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 from ixfast.trace import Trace
 
 TOKEN = bytes(range(32))
@@ -260,9 +261,11 @@ def test_the_first_inactive_level_from_the_top_is_told(house: House) -> None:
 
 def test_tags_are_found_by_every_reference(house: House) -> None:
     tag, _ = house.tag()
-    for number, ref in enumerate((refs.by_cuid("acme", "own-1"), refs.by_uid("acme", tag.uid), tag.xuid.encode()), start=1):
+    for number, ref in enumerate(
+        (references.by_cuid("acme", "own-1"), references.by_uid("acme", tag.uid), tag.xuid.encode()), start=1
+    ):
         assert told(house.scan(ref, number, bytes.fromhex(tag.parameters_at(number)["e"]))) == GENUINE
-    for ref in (b"nosuchta", refs.by_cuid("acme", "own-2"), refs.by_cuid("other", "own-1")):
+    for ref in (b"nosuchta", references.by_cuid("acme", "own-2"), references.by_cuid("other", "own-1")):
         assert told(house.scan(ref)) == (Verdict.UNKNOWN, "not_found", None)
     assert house.catalogue.fetched == 6
 

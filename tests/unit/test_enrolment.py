@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 from support import eventually
 
-from ixfast import refs
 from ixfast.chips import compile_profile, preset
-from ixfast.engine import Engine
-from ixfast.enrolment import Enrolment
+from ixfast.domain import references
+from ixfast.domain.model import Key
+from ixfast.domain.records import Account, Group
+from ixfast.domain.scan import Extras, Scan
 from ixfast.errors import UnavailableError
 from ixfast.keys import DerivedKeys
-from ixfast.keys.derived import Master
+from ixfast.keys.derived_keys import Master
 from ixfast.keys.diversify import An10922, BoltCard, Derivation
-from ixfast.memory import MemoryCatalogue, MemoryLedger
 from ixfast.meters import Meters
-from ixfast.model import Key
-from ixfast.records import Account, Group
-from ixfast.scan import Extras, Scan
-from ixfast.testing import VirtualFleet, VirtualTag
+from ixfast.pipeline.engine import Engine
+from ixfast.pipeline.enrolment import Enrolment
+from ixfast.testing.memory import MemoryCatalogue, MemoryLedger
+from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
 PLAIN = VirtualFleet(1, 3, "plain-uid-counter", derivation=An10922())
 ENCRYPTED = VirtualFleet(2, 3, "encrypted", derivation=BoltCard())
@@ -81,7 +81,7 @@ class Rooms:
     async def ask(self, tag: VirtualTag, url: str, *, peek: bool = False, aid: str = "acme") -> Scan:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Scan] = loop.create_future()
-        ref = refs.by_uid(aid, tag.uid)
+        ref = references.by_uid(aid, tag.uid)
         self.engine.submit(Scan(done.set_result, ref, -1, None, None, id(done), 0.0, Extras(url=url, peek=peek)))
         return await done
 
@@ -100,7 +100,7 @@ async def test_a_genuine_tap_is_enrolled_and_goes_on_as_any_other(rooms: Rooms, 
     group, tag = rooms.add_group(fleet), fleet[0]
     scan = await rooms.ask(tag, tag.tap())
     assert scan.verdict == "genuine" and rooms.made == [(group.group_id, tag.uid)]
-    assert rooms.forgotten == [refs.by_uid("acme", tag.uid)]
+    assert rooms.forgotten == [references.by_uid("acme", tag.uid)]
     assert (await rooms.ask(tag, tag.tap_at(1))).verdict == "replayed"
     assert (await rooms.ask(tag, tag.tap())).verdict == "genuine" and len(rooms.made) == 1
     await eventually(lambda: rooms.enrolment.idle, 5)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from ixfast.store import hosts, session
+from ixfast.store.connections import hosts, session
 
 PATIENCE_S = 1.0
 
@@ -55,7 +55,7 @@ async def test_a_silent_host_does_not_hide_the_next_one(postgres: Any, database:
     await (await hosts.connect(dsn, 30.0)).close()
     assert time.monotonic() - begun < 15.0  # the one that answered is asked first
     pool = await session.make_pool(dsn, 1)
-    async with session.borrowed(pool, 10.0) as connection:
+    async with session.pooled_connection(pool, 10.0) as connection:
         assert await connection.fetchval("SELECT current_setting('synchronous_commit')") == "on"
     await pool.close()
 

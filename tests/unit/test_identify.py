@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from ixfast import refs
 from ixfast.chips import Message, compile_profile, preset
-from ixfast.chips.schemes import find_scheme
+from ixfast.chips.registry import find_scheme
+from ixfast.domain import references
+from ixfast.domain.model import Key
+from ixfast.domain.records import Account, Group
+from ixfast.domain.scan import Extras
 from ixfast.errors import InputError
-from ixfast.identify import account_in_path, identify
 from ixfast.keys import DerivedKeys, check_value
-from ixfast.keys.derived import Master
+from ixfast.keys.derived_keys import Master
 from ixfast.keys.diversify import BoltCard
 from ixfast.limits import ACCOUNTS_IN_PATH_MAX, META_KEYS_MAX
-from ixfast.model import Key
-from ixfast.records import Account, Group
-from ixfast.scan import Extras
-from ixfast.testing import VirtualTag
+from ixfast.pipeline.identify import account_in_path, identify
+from ixfast.testing.virtual_tags import VirtualTag
 
 UID = bytes.fromhex("04A1B2C3D4E5F6")
 FILE_KEY = bytes(range(16))
@@ -86,7 +86,7 @@ def test_every_meta_key_is_tried_once_whichever_matches(account: OneAccount) -> 
     once = Counter(account.meta_keys)
     for meta_key in account.meta_keys:
         for extras in (Extras(url=tap(meta_key)), Extras(parameters(tap(meta_key)))):
-            assert refs.by_uid("acme", UID) in account.find(extras)
+            assert references.by_uid("acme", UID) in account.find(extras)
             assert account.scheme.read == once
     account.find(Extras(url=tap(b"\xff" * 16)))  # none matches: as much work
     assert account.scheme.read == once

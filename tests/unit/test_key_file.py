@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ixfast.cli.place import Place
-from ixfast.given import load
+from ixfast.cli.database import CommandEnvironment
+from ixfast.config.settings_loader import load
 from ixfast.keys import KekFileError, KeyEncryptionKeys, KeyUnavailableError, UnknownKekError, key_file
 from ixfast.keys.kek import KEKS_MAX, KeyEncryptionKey, kek_id
 from ixfast.keys.key_file import KeyFile, KeyLine, plain_line, signature_of
@@ -198,7 +198,7 @@ def test_a_file_that_only_its_owner_can_open_says_whose_it_is() -> None:
 def test_a_file_in_a_folder_that_nobody_else_may_look_into_is_refused_in_one_line() -> None:
     with tempfile.TemporaryDirectory() as folder:
         key_file.create(Path(folder) / "kek", new_line())
-        place = Place(load({"kek_file": f"{folder}/kek"}, {}))
+        place = CommandEnvironment(load({"kek_file": f"{folder}/kek"}, {}))
         for read in (lambda: KeyFile.read(place.kek_file), place.keys, place.check_keys):
             with as_a_stranger(), pytest.raises(KekFileError, match=r"cannot be opened \(Permission denied\)"):
                 read()

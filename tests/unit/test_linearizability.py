@@ -1,7 +1,7 @@
 """The checker itself: histories made by hand, right ones and ones with every kind of fault."""
 
 import pytest
-from linearizability import Operation, violations
+from support.linearizability import Operation, violations
 
 
 def operation(text: str) -> Operation:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ixfast.supervisor import _choose_congestion_control, _listener
+from ixfast.process.supervisor import _choose_congestion_control, _listener
 
 _NAME_BYTES_MAX = 16
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ixfast import logs
-from ixfast.logs import KINDS_MAX, REPEAT_S, CountingHandler
+from ixfast.process import logs
+from ixfast.process.logs import KINDS_MAX, REPEAT_S, CountingHandler
 
 
 class Log:

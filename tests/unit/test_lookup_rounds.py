@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from ixfast import meters
+from ixfast.domain.scan import Scan
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
-from ixfast.scan import Scan
-from ixfast.store import catalogue as module
-from ixfast.store.catalogue import Catalogue
+from ixfast.store.catalogue import catalogue as module
+from ixfast.store.catalogue.catalogue import Catalogue
 
 
 class Rounds(NamedTuple):

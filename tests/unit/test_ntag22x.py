@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from ixfast import _cmac_py
 from ixfast.chips import CompiledProfile, Message, Missing, compile_profile, preset
 from ixfast.chips.ntag22x import Core, Ntag22xScheme, pack_tt
+from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
 from ixfast.errors import InputError, ProfileError
 from ixfast.limits import COUNTER_MAX
-from ixfast.model import EncodingProfile, Evidence, Key, Tamper
-from ixfast.testing import VirtualTag
+from ixfast.testing.virtual_tags import VirtualTag
 
 UID = bytes.fromhex("04aa2bd2335780")
 KEY = bytes.fromhex("000102030405060708090a0b0c0d0e0f")

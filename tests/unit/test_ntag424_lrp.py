@@ -13,7 +13,7 @@ from ixfast.chips.ntag424_lrp import LrpScheme
 from ixfast.chips.picc_data import read_block, write_block
 from ixfast.chips.scheme import PiccData
 from ixfast.errors import InputError
-from ixfast.testing import VirtualTag
+from ixfast.testing.virtual_tags import VirtualTag
 
 UID = bytes.fromhex("049A0BC7D1E2F3")
 FILE_KEY = bytes.fromhex("000102030405060708090a0b0c0d0e0f")

@@ -10,10 +10,10 @@ from ixfast.chips import PRESETS, CompiledProfile, Message, compile_profile, fin
 from ixfast.chips.ntag22x import Ntag22xScheme
 from ixfast.chips.scheme import Scheme
 from ixfast.chips.template import Slot
+from ixfast.domain.model import Evidence, Tamper
 from ixfast.errors import InputError, ProfileError
 from ixfast.limits import COUNTER_MAX
-from ixfast.model import Evidence, Tamper
-from ixfast.testing import VirtualTag
+from ixfast.testing.virtual_tags import VirtualTag
 
 UID = bytes.fromhex("049A0BC7D1E2F3")
 FILE_KEY = bytes.fromhex("000102030405060708090a0b0c0d0e0f")

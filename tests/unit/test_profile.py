@@ -10,9 +10,9 @@ from ixfast import cmac
 from ixfast.chips import REASONS, UNDECIDED_REASONS, CompiledProfile, Message, compile_profile, preset
 from ixfast.chips.ntag424_aes import AesScheme
 from ixfast.chips.scheme import PiccData
+from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
 from ixfast.limits import COUNTER_MAX, META_KEYS_MAX
-from ixfast.model import EncodingProfile, Evidence, Key, Tamper
-from ixfast.testing import VirtualTag
+from ixfast.testing.virtual_tags import VirtualTag
 
 UID = bytes.fromhex("04A1B2C3D4E5F6")
 OTHER_UID = bytes.fromhex("04A1B2C3D4E5F7")

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ixfast import limits
-from ixfast.http.rates import MEMORY_BYTES, Buckets, Limiter, make_memory
+from ixfast.http.rate_limits import MEMORY_BYTES, Buckets, Limiter, make_memory
 
 _TAKER = """
 import mmap, sys, time
-from ixfast.http.rates import MEMORY_BYTES, Limiter
+from ixfast.http.rate_limits import MEMORY_BYTES, Limiter
 
 limiter = Limiter(mmap.mmap(int(sys.argv[1]), MEMORY_BYTES), per_key=0, per_address=int(sys.argv[2]))
 begin, end = float(sys.argv[3]), float(sys.argv[4])

@@ -3,9 +3,9 @@
 import pytest
 
 from ixfast.chips import CompiledProfile, Message, Missing, compile_profile
+from ixfast.domain.model import EncodingProfile
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX
-from ixfast.model import EncodingProfile
 
 UID = bytes.fromhex("04A1B2C3D4E5F6")
 

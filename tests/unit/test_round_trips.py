@@ -19,17 +19,17 @@ from aiohttp.test_utils import TestClient, TestServer
 from ixfast.audit import find_profile
 from ixfast.chips import PRESETS, Message, compile_profile, scheme_names
 from ixfast.chips.profile import CompiledProfile
+from ixfast.chips.registry import find_scheme
 from ixfast.chips.scheme import SDM_MIRRORS
-from ixfast.chips.schemes import find_scheme
-from ixfast.engine import Engine
+from ixfast.domain.model import Verdict
+from ixfast.domain.records import Account, Group
 from ixfast.errors import ProfileError
-from ixfast.http.desk import Desk
+from ixfast.http.dispatcher import ScanDispatcher
 from ixfast.http.scan_app import make_scan_app
-from ixfast.memory import MemoryCatalogue, MemoryLedger
 from ixfast.meters import Meters
-from ixfast.model import Verdict
-from ixfast.records import Account, Group
-from ixfast.testing import VirtualTag
+from ixfast.pipeline.engine import Engine
+from ixfast.testing.memory import MemoryCatalogue, MemoryLedger
+from ixfast.testing.virtual_tags import VirtualTag
 
 AID = "acme"
 COUNTER = 0xA1B2C3  # no other part of a URL has these digits
@@ -114,8 +114,8 @@ async def house(profile: CompiledProfile) -> AsyncIterator[House]:
     ledger = MemoryLedger(engine.settled)
     ledger.add(record)
     engine.use(ledger)
-    desk = Desk(engine, catalogue, gauges, asyncio.get_running_loop())  # type: ignore[arg-type]
-    async with TestClient(TestServer(make_scan_app(desk))) as client:
+    dispatcher = ScanDispatcher(engine, catalogue, gauges, asyncio.get_running_loop())  # type: ignore[arg-type]
+    async with TestClient(TestServer(make_scan_app(dispatcher))) as client:
         yield House(client, tag)
 
 

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ixfast import dynamic, rules, visitors
-from ixfast.answers import Answers
-from ixfast.model import Evidence, Tamper, Verdict
-from ixfast.rules import RuleError, Rules, compiler, facts, line, tree, wall_clock
+from ixfast import rules
+from ixfast.domain.model import Evidence, Tamper, Verdict
+from ixfast.domain.scan import COUNTED_ONLY, Extras, Scan, Visitor, position
+from ixfast.responses import response_text
+from ixfast.responses.response_set import ResponseSet
+from ixfast.rules import RuleError, Rules, compiler, condition_tree, facts, line_notation, visitors, wall_clock
 from ixfast.rules.document import RuleGroup
 from ixfast.rules.facts import FACTS, Kind
-from ixfast.scan import COUNTED_ONLY, Extras, Scan, Visitor, position
 
 CASES = int(os.environ.get("IXFAST_DIFFERENTIAL_CASES", "3200"))  # 100,000 take half a minute, see docs/rules.md
 SCANS_OF_A_SET = 32
@@ -62,7 +63,7 @@ def matches(condition: Any, scan: Scan, **document: Any) -> bool:
 
 @pytest.fixture
 def known_visitors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(visitors, "place_of", lambda address: visitors.Place(PLACES.get(address)))
+    monkeypatch.setattr(visitors, "location_of", lambda address: visitors.Location(PLACES.get(address)))
     monkeypatch.setattr(visitors, "device_of", lambda user_agent: DEVICES.get(user_agent, visitors.NOTHING))
 
 
@@ -92,7 +93,7 @@ SCALARS: dict[Kind, st.SearchStrategy[Any]] = {
 
 
 @st.composite
-def comparisons(draw: st.DrawFn) -> tree.Comparison:
+def comparisons(draw: st.DrawFn) -> condition_tree.Comparison:
     name = draw(st.sampled_from((*FACTS, *(facts.FIELD + field for field in FIELDS))))
     fact = facts.find_fact(name)
     assert fact is not None
@@ -108,12 +109,12 @@ def comparisons(draw: st.DrawFn) -> tree.Comparison:
     elif op not in ("known", "unknown"):
         value = draw(scalars)
     zone = draw(st.sampled_from((None, *ZONES))) if fact.kind in facts.ZONED else None
-    return tree.Comparison(name, op, value, zone)
+    return condition_tree.Comparison(name, op, value, zone)
 
 
-def _inside(parts: st.SearchStrategy[tree.Node]) -> st.SearchStrategy[tree.Node]:
+def _inside(parts: st.SearchStrategy[condition_tree.Node]) -> st.SearchStrategy[condition_tree.Node]:
     several = st.lists(parts, min_size=1, max_size=3)
-    return st.one_of(several.map(tree.all_of), several.map(tree.any_of), parts.map(tree.negation))
+    return st.one_of(several.map(condition_tree.all_of), several.map(condition_tree.any_of), parts.map(condition_tree.negation))
 
 
 conditions = st.recursive(comparisons(), _inside, max_leaves=6)
@@ -183,16 +184,16 @@ def test_both_notations_are_read_back(rule_set: Rules) -> None:
 
 @settings(max_examples=READINGS, deadline=None)
 @given(condition=conditions)
-def test_a_line_is_printed_as_it_is_read(condition: tree.Node) -> None:
-    printed = line.print_line(condition)
-    assert line.parse(printed) == condition
-    assert line.print_line(line.parse(printed)) == printed
+def test_a_line_is_printed_as_it_is_read(condition: condition_tree.Node) -> None:
+    printed = line_notation.print_line(condition)
+    assert line_notation.parse(printed) == condition
+    assert line_notation.print_line(line_notation.parse(printed)) == printed
 
 
 @given(text=st.text(max_size=60) | st.text(alphabet=' ()"=!<>,at not and or in is scan_count5', max_size=60))
 def test_any_line_is_read_or_refused(text: str) -> None:
     try:
-        line.parse(text)
+        line_notation.parse(text)
     except RuleError as error:
         assert error.code == "invalid_rule"
         assert error.column is not None
@@ -343,7 +344,7 @@ def test_wall_clock(moment: str, condition: str, expected: bool | None, clock: l
     clock[0] = datetime.fromisoformat(moment + "+00:00").timestamp()
     if expected is None:
         with pytest.raises(RuleError, match="has no operator"):
-            line.parse(condition)
+            line_notation.parse(condition)
     else:
         assert matches(condition, made_scan()) is expected
 
@@ -398,20 +399,20 @@ def test_different_rule_sets_fit_into_memory() -> None:
 
 def test_control_responses_that_keep_their_buffers_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Constant responses as orjson gives them, with what they were written into, are above the promise."""
-    monkeypatch.setattr(dynamic, "memoryview", lambda encoded: encoded, raising=False)  # bytes of bytes are the same bytes
+    monkeypatch.setattr(response_text, "memoryview", lambda encoded: encoded, raising=False)  # bytes of bytes are the same bytes
     assert bytes_of_answers() > 4096
 
 
 def bytes_of_answers() -> float:
     """Memory that a rule set takes with its responses, a mean of 2,000 different ones."""
 
-    def load(n: int) -> Answers:
+    def load(n: int) -> ResponseSet:
         groups = [
             {"name": "few", "when": f"authentication == pass and scan_count < {n}", "response": f"Welcome {n}"},
             {"name": "batch", "when": f"batch == B{n} and not country in (DE, AT)", "response": f"Batch {n}"},
             {"name": "again", "when": "verdict == replayed", "response": f"Again {{xuid}} {n}"},
         ]
-        return Answers(rules.load_rules({"groups": groups, "default": "Fail"}))
+        return ResponseSet(rules.load_rules({"groups": groups, "default": "Fail"}))
 
     load(0)
     gc.collect()

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 from mmdb_writer import MMDBWriter
 
-from ixfast import limits, rules, visitors
+from ixfast import limits, rules
 from ixfast.cli import main
-from ixfast.dynamic import SUBTAGS, compile_response
-from ixfast.rules import RuleError, facts, line
-from ixfast.scan import Scan
+from ixfast.domain.scan import Scan
+from ixfast.responses.response_text import SUBTAGS, compile_response
+from ixfast.rules import RuleError, facts, line_notation, visitors
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
 
@@ -38,13 +38,13 @@ def test_rule_sets() -> None:
 
 @pytest.mark.parametrize("text", blocks("rules")[0].splitlines())
 def test_lines(text: str) -> None:
-    assert line.parse(line.print_line(line.parse(text))) == line.parse(text)
+    assert line_notation.parse(line_notation.print_line(line_notation.parse(text))) == line_notation.parse(text)
 
 
 @pytest.mark.parametrize(("text", "message"), pairs("errors"))
 def test_errors(text: str, message: str) -> None:
     with pytest.raises(RuleError) as caught:
-        line.parse(text)
+        line_notation.parse(text)
     assert str(caught.value) == message
     assert caught.value.code in DOCUMENT
 

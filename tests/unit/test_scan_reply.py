@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixfast import meters, refs, reply
-from ixfast.answers import members
+from ixfast import meters
 from ixfast.chips import compile_profile, preset
-from ixfast.memory import MemoryCatalogue
-from ixfast.model import Evidence, Tamper, Verdict
-from ixfast.records import Batch, TagRecord
+from ixfast.domain import references
+from ixfast.domain.model import Evidence, Tamper, Verdict
+from ixfast.domain.records import Batch, TagRecord
+from ixfast.domain.scan import COUNTED_ONLY, Extras, Scan, position
+from ixfast.responses import bodies
+from ixfast.responses.response_set import members
 from ixfast.rules import RuleSet
-from ixfast.scan import COUNTED_ONLY, Extras, Scan, position
+from ixfast.testing.memory import MemoryCatalogue
 
 UID = bytes.fromhex("04A1B2C3D4E5F6")
 
@@ -41,8 +43,8 @@ def genuine(**members: Any) -> Scan:
     return scan(found=record(), **settled | {"previous_position": position(1, 57)} | members)
 
 
-BY_CUID = refs.by_cuid("acme", "own-1")
-BY_UID = refs.by_uid("acme", UID)
+BY_CUID = references.by_cuid("acme", "own-1")
+BY_UID = references.by_uid("acme", UID)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ BY_UID = refs.by_uid("acme", UID)
 )
 def test_v1_of_a_decided_scan(ref: bytes, rule: int, body: bytes) -> None:
     decided = scan(ref, record(), rule=rule, verdict=Verdict.GENUINE)
-    assert (reply.v1_body(decided), reply.status(decided)) == (body, 200)
+    assert (bodies.v1_body(decided), bodies.status(decided)) == (body, 200)
 
 
 @pytest.mark.parametrize(
@@ -87,28 +89,28 @@ def test_v1_of_a_decided_scan(ref: bytes, rule: int, body: bytes) -> None:
 )
 def test_v1_of_a_scan_that_ends_with_an_error(ref: bytes, members: dict[str, Any], status: int, body: bytes) -> None:
     failed = scan(ref, **{"record": record()} | members)
-    assert (reply.v1_body(failed), reply.status(failed)) == (body, status)
+    assert (bodies.v1_body(failed), bodies.status(failed)) == (body, status)
 
 
 def test_v1_of_a_scan_that_nobody_decided_is_no_verdict() -> None:
-    assert reply.v1_body(scan()) == b'{"xuid":"q8w3sbcz","error":"unavailable"}'
+    assert bodies.v1_body(scan()) == b'{"xuid":"q8w3sbcz","error":"unavailable"}'
 
 
 # A brace begins a subtag, and no text of PostgreSQL has a NUL.
 @given(st.text(st.characters(codec="utf-8", exclude_characters="{\0"), max_size=20), st.text(min_size=1, max_size=20))
 def test_v1_escapes_what_owners_write(response: str, cuid: str) -> None:
     found = record(cuid, (response, "Fail"))
-    body = orjson.loads(reply.v1_body(scan(refs.by_cuid("acme", cuid), found, rule=0)))
+    body = orjson.loads(bodies.v1_body(scan(references.by_cuid("acme", cuid), found, rule=0)))
     assert list(body.items()) == [("xuid", "q8w3sbcz"), ("cuid", cuid), ("response", response)]
 
 
 def test_every_error_has_a_status() -> None:
-    assert set(meters.ERRORS) <= reply.STATUS.keys()
-    assert set(meters.ERRORS) >= reply.INACTIVE
+    assert set(meters.ERRORS) <= bodies.STATUS.keys()
+    assert set(meters.ERRORS) >= bodies.INACTIVE
 
 
 def test_v2_of_a_genuine_scan() -> None:
-    assert reply.v2_scan(genuine()) == {
+    assert bodies.v2_scan(genuine()) == {
         "scan_id": "0000000000000abc",
         "verdict": "genuine",
         "authentic": True,
@@ -141,12 +143,12 @@ def test_names_and_fields_are_shown_with_their_subtags() -> None:
     found.name = "Chair {cuid} of {tagname}"
     found.group.fields, found.group.reply_names = {"n": "{scount} {cuid}", "plain": "x"}, ("n", "plain")
     found.group.reply_json = members(found.group.fields, found.group.reply_names)
-    answer = reply.v2_scan(genuine(record=found))
+    answer = bodies.v2_scan(genuine(record=found))
     assert answer["tag"]["name"] == "Chair own-1 of Chair {cuid} of {tagname}"
     assert answer["fields"] == {"n": "12 own-1", "plain": "x"}
-    assert reply.v1_body(genuine(record=found)) == b'{"xuid":"q8w3sbcz","response":"Pass","n":"12 own-1","plain":"x"}'
+    assert bodies.v1_body(genuine(record=found)) == b'{"xuid":"q8w3sbcz","response":"Pass","n":"12 own-1","plain":"x"}'
     inactive = scan(found=found, verdict=Verdict.INACTIVE, error="tag_inactive")
-    assert reply.v2_scan(inactive)["tag"]["name"] == answer["tag"]["name"]
+    assert bodies.v2_scan(inactive)["tag"]["name"] == answer["tag"]["name"]
 
 
 def test_members_that_no_scan_changes_are_made_once() -> None:
@@ -157,15 +159,15 @@ def test_members_that_no_scan_changes_are_made_once() -> None:
     )
     found.group.reply_json = members(found.group.fields, found.group.reply_names)
     assert found.group.reply_json is not None
-    bodies = [reply.v1_body(genuine(record=found))]
+    texts = [bodies.v1_body(genuine(record=found))]
     found.group.reply_json = None  # as if a scan could change them
-    bodies.append(reply.v1_body(genuine(record=found)))
-    assert bodies[0] == bodies[1]
-    assert orjson.loads(bodies[0]) == {"xuid": "q8w3sbcz", "response": "Pass", 'colour "ü"': "blue\n", "size": "40"}
+    texts.append(bodies.v1_body(genuine(record=found)))
+    assert texts[0] == texts[1]
+    assert orjson.loads(texts[0]) == {"xuid": "q8w3sbcz", "response": "Pass", 'colour "ü"': "blue\n", "size": "40"}
 
 
 def some(scan: Scan, *names: str) -> tuple[Any, ...]:
-    answer = reply.v2_scan(scan)
+    answer = bodies.v2_scan(scan)
     return tuple(answer[name] for name in names)
 
 
@@ -197,7 +199,7 @@ def test_v2_shows_no_counter_that_no_mac_vouches_for(verdict: Verdict) -> None:
 def test_v2_of_inactive_and_unknown() -> None:
     inactive = genuine(verdict=Verdict.INACTIVE, authentic=False, error="tg_inactive")
     assert some(inactive, "verdict", "reason", "response", "rule", "counter") == ("inactive", "tg_inactive", None, None, None)
-    assert reply.v2_scan(inactive)["tag"]["xuid"] == "q8w3sbcz"
+    assert bodies.v2_scan(inactive)["tag"]["xuid"] == "q8w3sbcz"
     unknown = scan(verdict=Verdict.UNKNOWN, error="not_found")
     assert some(unknown, "verdict", "reason", "tag", "response", "scan_count") == ("unknown", "not_found", None, None, None)
 
@@ -217,15 +219,15 @@ def test_v2_of_tamper_and_file_data(tamper: Tamper | None, told: dict[str, str] 
 
 
 def test_v2_of_a_standard_tag() -> None:
-    orjson.dumps(reply.v2_scan(genuine()))
+    orjson.dumps(bodies.v2_scan(genuine()))
     plain = scan(found=record(None), verdict=Verdict.PLAIN, scan_count=1)
-    assert reply.v2_scan(plain)["tag"]["cuid"] is None
+    assert bodies.v2_scan(plain)["tag"]["cuid"] is None
     assert some(plain, "scan_count", "authentic", "counter") == (1, False, None)
 
 
 def test_v2_error_has_one_shape() -> None:
-    body = reply.v2_error("unavailable", "No answer now.", "r1", reason="database_unreachable")
+    body = bodies.v2_error("unavailable", "No answer now.", "r1", reason="database_unreachable")
     assert orjson.loads(body) == {
         "error": {"code": "unavailable", "message": "No answer now.", "request_id": "r1", "reason": "database_unreachable"}
     }
-    assert orjson.loads(reply.v2_error("invalid_parameter", "m", "r2", field="uid"))["error"]["field"] == "uid"
+    assert orjson.loads(bodies.v2_error("invalid_parameter", "m", "r2", field="uid"))["error"]["field"] == "uid"

@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from ixfast.config.settings import REDACTED, SettingDescription, Settings, describe, dump
+from ixfast.config.settings_loader import load
 from ixfast.errors import ConfigurationError
-from ixfast.given import load
-from ixfast.settings import REDACTED, SettingDescription, Settings, describe, dump
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
 PASSWORD = "c4nary-p4ssw0rd"

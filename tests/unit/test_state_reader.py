@@ -9,15 +9,15 @@ from typing import Any
 
 import asyncpg
 import pytest
-from ledger_kit import ADVANCED, REPEATED, REPLAYED, LedgerKit, word
 from support import eventually
+from support.ledger_kit import ADVANCED, REPEATED, REPLAYED, LedgerKit, word
 
 from ixfast import limits
+from ixfast.domain.scan import KEYED_FROM, Outcome, Scan
 from ixfast.meters import LEDGER_BROKEN, Meters
-from ixfast.scan import KEYED_FROM, Outcome, Scan
-from ixfast.store.database_clock import DatabaseClock
-from ixfast.store.ledger_database import CounterState, KeyedScan
-from ixfast.store.state_reader import StateReader
+from ixfast.store.connections.database_clock import DatabaseClock
+from ixfast.store.ledger.ledger_database import CounterState, KeyedScan
+from ixfast.store.ledger.state_reader import StateReader
 
 DEADLINE_S = 0.4
 WINDOW_S = 60

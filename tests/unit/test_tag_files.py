@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ixfast.keys import check_value
-from ixfast.tag_files import PRESETS, PROBLEMS, Layout, Problem, Problems, TagFile, TagRow, TagWriter, reading
+from ixfast.tag_files import PRESETS, PROBLEMS, Layout, Problem, Problems, TagFile, TagRow, TagWriter, reader
 from ixfast.tag_files.formulas import neutralised, original
 from ixfast.tag_files.problems import LINE_BYTES_MAX
 from ixfast.tag_files.rows import NOT_ASSIGNED, NOW
@@ -242,7 +242,7 @@ def test_keys_of_who_may_not_write_them() -> None:
 
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_file_has_an_end(monkeypatch: pytest.MonkeyPatch, compressed: bool) -> None:
-    monkeypatch.setattr(reading, "TAG_FILE_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr(reader, "TAG_FILE_BYTES_MAX", 1_000_000)
     content = b"UID,CUID\n04AABBCC112233,a\n" + b"\n" * 1_000_000
     rows, problems = read(gzip.compress(content) if compressed else content)
     assert [p.code for p in problems] == ["file_too_long"]

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from ixfast.chips import CompiledProfile, Message, compile_profile, scheme_names
 from ixfast.chips.template import Slot, render
+from ixfast.domain.model import EncodingProfile
 from ixfast.errors import InputError, ProfileError
 from ixfast.limits import FILE_DATA_BYTES_MAX
-from ixfast.model import EncodingProfile
-from ixfast.testing import VirtualTag
+from ixfast.testing.virtual_tags import VirtualTag
 
 
 def compiled(

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from ixfast import cmac
 from ixfast.chips import PRESETS, CompiledProfile, Message, compile_profile, preset
+from ixfast.domain.model import EncodingProfile, Evidence
 from ixfast.keys.diversify import An10922, BoltCard, BoltCardKeys
 from ixfast.limits import COUNTER_MAX
-from ixfast.model import EncodingProfile, Evidence
-from ixfast.testing import VirtualFleet, VirtualTag
+from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
 UID = bytes.fromhex("04A1B2C3D4E5F6")
 FILE_KEY = bytes.fromhex("f0e1d2c3b4a5968778695a4b3c2d1e0f")

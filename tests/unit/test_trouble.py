@@ -3,7 +3,7 @@
 import asyncpg
 import pytest
 
-from ixfast.store.trouble import Trouble, reason_of, trouble_of
+from ixfast.store.db_errors import DbErrorKind, db_error_kind, reason_of
 
 
 @pytest.mark.parametrize(
@@ -22,4 +22,4 @@ def test_reason_of_what_was_not_read(error: Exception, reason: str) -> None:
 
 
 def test_a_ledger_statement_that_was_cut_short_is_tried_without_the_held_rows() -> None:
-    assert trouble_of(asyncpg.QueryCanceledError("x")) is Trouble.HELD
+    assert db_error_kind(asyncpg.QueryCanceledError("x")) is DbErrorKind.HELD

@@ -6,9 +6,11 @@ import pytest
 from mmdb_writer import MMDBWriter
 from netaddr import IPSet
 
-from ixfast import dynamic, rules, visitors
+from ixfast import rules
+from ixfast.domain.scan import Extras, Scan, Visitor
 from ixfast.limits import USER_AGENT_CHARS_MAX
-from ixfast.scan import Extras, Scan, Visitor
+from ixfast.responses import response_text
+from ixfast.rules import visitors
 
 PHONE = (
     "Mozilla/5.0 (iPhone; CPU iPhone OS 17_4 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko)"
@@ -37,9 +39,9 @@ def visited(address: str | None = None, user_agent: str | None = None) -> Scan:
 
 
 @pytest.mark.parametrize(("address", "place"), [
-    ("192.0.2.7", visitors.Place("DE", "Europe/Berlin", "EUR")),
-    ("2001:db8::1", visitors.Place("DE", "Europe/Berlin", "EUR")),
-    ("198.51.100.1", visitors.Place("US", None, "USD")),
+    ("192.0.2.7", visitors.Location("DE", "Europe/Berlin", "EUR")),
+    ("2001:db8::1", visitors.Location("DE", "Europe/Berlin", "EUR")),
+    ("198.51.100.1", visitors.Location("US", None, "USD")),
     ("203.0.113.1", visitors.NOWHERE),
     ("10.0.0.1", visitors.NOWHERE),
     ("no address", visitors.NOWHERE),
@@ -48,7 +50,7 @@ def visited(address: str | None = None, user_agent: str | None = None) -> Scan:
     ("", visitors.NOWHERE),
     (None, visitors.NOWHERE),
 ])  # fmt: skip
-def test_place(address: str | None, place: visitors.Place, addresses: Path) -> None:
+def test_place(address: str | None, place: visitors.Location, addresses: Path) -> None:
     assert visitors.place(visited(address)) == place
     assert visitors.country(visited(address)) == place.country
 
@@ -64,20 +66,20 @@ def test_another_file_takes_the_place_of_the_first(addresses: Path, tmp_path: Pa
     other = tmp_path / "other.mmdb"
     writer.to_db_file(str(other))
     assert visitors.open_addresses(other) is None
-    assert visitors.place_of("192.0.2.7").country == "AT"
-    assert visitors.place_of("2001:db8::1") == visitors.NOWHERE  # the file has no addresses of this kind
+    assert visitors.location_of("192.0.2.7").country == "AT"
+    assert visitors.location_of("2001:db8::1") == visitors.NOWHERE  # the file has no addresses of this kind
 
 
 def test_a_file_that_cannot_be_used_does_not_close_the_one_that_is_open(addresses: Path, tmp_path: Path) -> None:
     assert "cannot be read" in str(visitors.open_addresses(tmp_path / "missing.mmdb"))
-    assert visitors.place_of("192.0.2.7").country == "DE"
+    assert visitors.location_of("192.0.2.7").country == "DE"
     assert visitors.lacking({"country"}) == ()
 
 
 def test_nobody_is_looked_up_unless_a_rule_or_a_response_asks(addresses: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    looked_up, parsed = visitors.place_of, visitors.device_of
-    monkeypatch.setattr(visitors, "place_of", lambda address: asked.append(address) or looked_up(address))
+    looked_up, parsed = visitors.location_of, visitors.device_of
+    monkeypatch.setattr(visitors, "location_of", lambda address: asked.append(address) or looked_up(address))
     monkeypatch.setattr(visitors, "device_of", lambda agent: asked.append(agent) or parsed(agent))
     scan = visited("192.0.2.7", PHONE)
     for condition, response, count in (
@@ -89,7 +91,7 @@ def test_nobody_is_looked_up_unless_a_rule_or_a_response_asks(addresses: Path, m
         asked.clear()
         document = {"groups": [{"name": "g", "when": condition, "response": "r"}], "default": response}
         rules.load_rules(document).decide(scan)
-        dynamic.compile_response(response).render(scan)
+        response_text.compile_response(response).render(scan)
         assert len(asked) == count, condition
 
 
@@ -101,9 +103,9 @@ def test_file_that_cannot_be_used_is_told(content: bytes | None, tmp_path: Path)
     reason = visitors.open_addresses(path)
     assert reason is not None
     assert "cannot be read" in reason
-    assert visitors.place_of("192.0.2.7") == visitors.NOWHERE
+    assert visitors.location_of("192.0.2.7") == visitors.NOWHERE
     document = {"groups": [{"name": "home", "when": "country == DE", "response": "h"}], "default": "d"}
-    (warning,) = dynamic.never_known(rules.read_rules(document))
+    (warning,) = response_text.never_known(rules.read_rules(document))
     assert warning == f"never known: country; {reason}"
     visitors.open_addresses(None)
 

@@ -13,9 +13,9 @@ import pytest
 
 from ixfast.chips import Message, compile_profile
 from ixfast.chips.detect import Detection, detect
+from ixfast.domain.model import Key
 from ixfast.keys import check_value
 from ixfast.keys.diversify import USUAL_DERIVATIONS
-from ixfast.model import Key
 
 FOLDER = Path(os.environ.get("IXFAST_VECTORS") or Path(__file__).parents[3] / "shared" / "vectors")
 COUNTER_0 = "bolty/sdm-counter0"  # made by a program; a tag's first read has counter 1

@@ -19,8 +19,8 @@ from ixfast.chips import CompiledProfile, Message, compile_profile
 from ixfast.chips.ntag424_aes import AesScheme
 from ixfast.chips.ntag424_lrp import LrpScheme
 from ixfast.chips.scheme import PiccData, Scheme
+from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
 from ixfast.errors import InputError
-from ixfast.model import EncodingProfile, Evidence, Key, Tamper
 
 FOLDER = Path(os.environ.get("IXFAST_VECTORS") or Path(__file__).parents[3] / "shared" / "vectors")
 COVERED = {("sdm_message", "AES"): 49, ("sdm_message", "LRP"): 30}

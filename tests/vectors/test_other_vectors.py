@@ -18,8 +18,8 @@ from ixfast import _cmac_py
 from ixfast.chips import Message, compile_profile, ntag22x
 from ixfast.chips.ntag22x import Core, Ntag22xScheme
 from ixfast.chips.originality import NTAG424_PUBLIC_KEY, verify_originality
+from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
 from ixfast.keys.diversify import BoltCard, BoltCardKeys, SdmBackend, SdmBackendLegacy, an10922
-from ixfast.model import EncodingProfile, Evidence, Key, Tamper
 
 HERE = Path(__file__).parent
 FOLDER = Path(os.environ.get("IXFAST_VECTORS") or Path(__file__).parents[3] / "shared" / "vectors")

@@ -15,12 +15,12 @@ Invariants:
 3. Each line of input has exactly one place in the columns, so that its number is its place.
 """
 
-from ixfast.audit.audit import Audit
-from ixfast.audit.judged import OUTCOMES
-from ixfast.audit.key_file import KEY_COLUMNS, read_keys
-from ixfast.audit.profiles import find_profile, read_profile_file
+from ixfast.audit.auditor import Audit
+from ixfast.audit.findings import OUTCOMES
+from ixfast.audit.named_profiles import find_profile, read_profile_file
 from ixfast.audit.report import all_genuine, count, json_lines, summary_lines
 from ixfast.audit.tag_catalogue import TagCatalogue
+from ixfast.audit.tag_key_file import KEY_COLUMNS, read_keys
 
 __all__ = [
     "KEY_COLUMNS",

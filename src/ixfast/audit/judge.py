@@ -1,11 +1,10 @@
-"""One tap as text in, one `Line` out: the tag that it names, and what `CompiledProfile.examine` says of it."""
+"""One tap as text in, one `Finding` out: the tag that it names, and what `CompiledProfile.examine` says of it."""
 
 from __future__ import annotations
 
 from urllib.parse import parse_qsl
 
-from ixfast import refs
-from ixfast.audit.judged import (
+from ixfast.audit.findings import (
     BY_REASON,
     GENUINE,
     INCOMPLETE,
@@ -13,14 +12,15 @@ from ixfast.audit.judged import (
     NOT_REPLAY_CHECKED,
     PLAIN,
     UNKNOWN,
-    Line,
+    Finding,
     tamper_code,
 )
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.chips import CompiledProfile, Message, Missing
+from ixfast.domain import references
+from ixfast.domain.scan import position
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
-from ixfast.scan import position
 
 CODE_NAMES = ("x", "xuid")
 """The parameters that hold a tag code whatever the profile says, in lower case."""
@@ -30,30 +30,30 @@ def code_in(text: str) -> str | None:
     """The tag code of a URL or query string under one of its usual names."""
     for piece in text.partition("?")[2].split("&") if "?" in text else text.split("&"):
         name, _, value = piece.partition("=")
-        if name.lower() in CODE_NAMES and refs.CODE.fullmatch(value):
+        if name.lower() in CODE_NAMES and references.CODE.fullmatch(value):
             return value
     return None
 
 
-def judge(catalogue: TagCatalogue, text: str) -> Line:
+def judge(catalogue: TagCatalogue, text: str) -> Finding:
     """What a tapped URL, its query string, or a query string with the names of `/v1/t` is."""
     if len(text) > REQUEST_TARGET_BYTES_MAX:
-        return Line(MALFORMED, problem=f"longer than {REQUEST_TARGET_BYTES_MAX} characters")
+        return Finding(MALFORMED, problem=f"longer than {REQUEST_TARGET_BYTES_MAX} characters")
     code = code_in(text)
     try:
         if code is None:
             return _judge_unnamed(catalogue, text)
         place = catalogue.by_code.get(code)
         if place is None:
-            return Line(UNKNOWN)
+            return Finding(UNKNOWN)
         profile = catalogue.profile(place)
         if profile is None:
-            return Line(PLAIN, place)
+            return Finding(PLAIN, place)
         message = read(profile, text)
     except InputError as error:
-        return Line(MALFORMED, problem=_told(error))
+        return Finding(MALFORMED, problem=_told(error))
     if not isinstance(message, Message):
-        return Line(INCOMPLETE, place)
+        return Finding(INCOMPLETE, place)
     return _examined(catalogue, place, profile, message)
 
 
@@ -67,7 +67,7 @@ def read(profile: CompiledProfile, text: str) -> Message | Missing:
     return again if message is None or isinstance(again, Message) else message
 
 
-def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Line:
+def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
     """A tap without a tag code: each profile is asked whose it could be."""
     error: InputError | None = None
     missing = False
@@ -87,19 +87,19 @@ def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Line:
             continue
         own = catalogue.profile(place)
         if own is None:
-            return Line(PLAIN, place)
+            return Finding(PLAIN, place)
         if own is not profile:
             said = read(own, text)
             if not isinstance(said, Message):
-                return Line(INCOMPLETE, place)
+                return Finding(INCOMPLETE, place)
             message = said
         return _examined(catalogue, place, own, message)
     if error is not None and not missing:
-        return Line(MALFORMED, problem=_told(error))
-    return Line(UNKNOWN)
+        return Finding(MALFORMED, problem=_told(error))
+    return Finding(UNKNOWN)
 
 
-def _examined(catalogue: TagCatalogue, place: int, profile: CompiledProfile, message: Message) -> Line:
+def _examined(catalogue: TagCatalogue, place: int, profile: CompiledProfile, message: Message) -> Finding:
     evidence = profile.examine(
         message,
         uid=catalogue.uids[place] or None,
@@ -108,11 +108,11 @@ def _examined(catalogue: TagCatalogue, place: int, profile: CompiledProfile, mes
         statics=catalogue.statics(place),
     )
     if not evidence.authentic:
-        return Line(BY_REASON[evidence.reason], place)
+        return Finding(BY_REASON[evidence.reason], place)
     tamper = tamper_code(evidence.tamper)
     if evidence.counter is None:
-        return Line(NOT_REPLAY_CHECKED, place, 0, tamper)
-    return Line(GENUINE, place, position(evidence.key_version, evidence.counter), tamper)
+        return Finding(NOT_REPLAY_CHECKED, place, 0, tamper)
+    return Finding(GENUINE, place, position(evidence.key_version, evidence.counter), tamper)
 
 
 def _parameters(text: str) -> dict[str, str]:

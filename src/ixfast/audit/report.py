@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import orjson
 
-from ixfast.audit.judged import EMPTY, GENUINE, NO_TAG, OUTCOMES, REPLAYED, Judged, each, places_of, tamper_text
+from ixfast.audit.findings import EMPTY, GENUINE, NO_TAG, OUTCOMES, REPLAYED, TapFindings, each, positions_of, tamper_text
 from ixfast.audit.tag_catalogue import TagCatalogue
-from ixfast.scan import POSITION_COUNTER_MASK
+from ixfast.domain.scan import POSITION_COUNTER_MASK
 
 _LINES_A_WRITE = 8192
 _PIECES = 7
@@ -22,7 +22,7 @@ _EMPTY = frozenset((EMPTY,))
 _GENUINE_OR_EMPTY = frozenset((EMPTY, *(code for code, (verdict, _) in enumerate(OUTCOMES) if verdict == "genuine")))
 
 
-def json_lines(judged: Judged, catalogue: TagCatalogue, first_line: int, *, refused_only: bool = False) -> Iterator[bytes]:
+def json_lines(judged: TapFindings, catalogue: TagCatalogue, first_line: int, *, refused_only: bool = False) -> Iterator[bytes]:
     """The report on each tap, some thousand lines at a time; `first_line` is the number of the first line of `judged`."""
     skipped = _GENUINE_OR_EMPTY if refused_only else _EMPTY
     for start in range(0, len(judged), _LINES_A_WRITE):
@@ -32,21 +32,21 @@ def json_lines(judged: Judged, catalogue: TagCatalogue, first_line: int, *, refu
         if any(judged.tampers[start : places.stop]) or refused_only:
             unusual = bytearray(b"\1") * len(codes)
         pieces = [] if all(unusual) else _usual_lines(judged, catalogue, first_line, places)
-        for at in places_of(1, unusual):
+        for at in positions_of(1, unusual):
             place = start + at
             text = "" if codes[at] in skipped else _line(judged, catalogue, place, first_line + place)
             pieces[_PIECES * at : _PIECES * (at + 1)] = (text, *_NO_PIECES)
         yield "".join(pieces).encode()
 
 
-def _usual_lines(judged: Judged, catalogue: TagCatalogue, first_line: int, places: range) -> list[str]:
+def _usual_lines(judged: TapFindings, catalogue: TagCatalogue, first_line: int, places: range) -> list[str]:
     """The pieces of lines with a verdict, a tag and a counter, `_PIECES` a line; those of other lines are there for nothing.
 
     Columns of pieces put side by side and joined once take half the time of one formatted text a line.
     """
     own = slice(places.start, places.stop)
     codes, tags, count = judged.codes[own], judged.tags[own].tolist(), len(places)
-    for at in places_of(1, codes.translate(_UNUSUAL)):
+    for at in positions_of(1, codes.translate(_UNUSUAL)):
         codes[at], tags[at] = GENUINE, 0
     positions = bytearray(judged.positions[own].tobytes())
     positions[_VERSION_BYTE::4] = bytes(count)
@@ -66,7 +66,7 @@ def _decimals(numbers: list[int]) -> list[str]:
     return orjson.dumps(numbers)[1:-1].decode().split(",")
 
 
-def _line(judged: Judged, catalogue: TagCatalogue, place: int, number: int) -> str:
+def _line(judged: TapFindings, catalogue: TagCatalogue, place: int, number: int) -> str:
     """The line of any tap."""
     text = f'{{"line":{number},{_BEGINNINGS[judged.codes[place]]}'
     tag, position, tamper = judged.tags[place], judged.positions[place], judged.tampers[place]
@@ -91,7 +91,7 @@ _BEGINNINGS = tuple(map(_beginning, range(len(OUTCOMES))))
 _TO_THE_TAG = tuple(f',{beginning},"tag":"' for beginning in _BEGINNINGS)
 
 
-def count(judged: Judged) -> Counter[int]:
+def count(judged: TapFindings) -> Counter[int]:
     """Taps by their code."""
     return Counter({code: judged.codes.count(code) for code in range(len(OUTCOMES)) if code in judged.codes})
 

@@ -6,9 +6,9 @@ from array import array
 from collections.abc import Iterable
 
 from ixfast.chips import CompiledProfile, Message
+from ixfast.domain.model import Key
 from ixfast.errors import InputError
 from ixfast.limits import META_KEYS_MAX
-from ixfast.model import Key
 
 _ONE_VERSION_MAX = 1
 

@@ -9,7 +9,7 @@ from ixfast.chips.message import Message, Missing
 from ixfast.chips.presets import PRESETS, preset
 from ixfast.chips.profile import CompiledProfile, compile_profile
 from ixfast.chips.reasons import REASONS, UNDECIDED_REASONS
-from ixfast.chips.schemes import find_scheme, scheme_names
+from ixfast.chips.registry import find_scheme, scheme_names
 
 __all__ = [
     "PRESETS",

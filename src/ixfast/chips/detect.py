@@ -5,7 +5,7 @@ derivation until the MAC holds. A MAC of 8 bytes holds by chance once in 2**64 a
 sample is the right one for that sample; how many other samples it explains decides the order. Each proposal has been
 verified by compiling it and examining the samples the way the engine does.
 
-For people at a desk, not for scans: some milliseconds to some seconds. Nothing that is returned holds a key.
+For people at a dispatcher, not for scans: some milliseconds to some seconds. Nothing that is returned holds a key.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from ixfast import cmac
-from ixfast.chips.dissect import Encoding, Sample, dissect, encodings
 from ixfast.chips.message import Message
 from ixfast.chips.profile import CompiledProfile, compile_profile
 from ixfast.chips.reasons import REASONS
+from ixfast.chips.registry import find_scheme, scheme_names
 from ixfast.chips.scheme import Scheme
-from ixfast.chips.schemes import find_scheme, scheme_names
 from ixfast.chips.template import STATICS, Slot
+from ixfast.chips.url_fields import Encoding, Sample, dissect, encodings
+from ixfast.domain.model import EncodingProfile, Evidence, Key
 from ixfast.errors import InputError, ProfileError
-from ixfast.model import EncodingProfile, Evidence, Key
 
 SAMPLES_MAX = 64  # Two taps of three tags say it all.
 KEYS_MAX = 64  # Each is tried as it is, as a meta key and as a master of every derivation.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ixfast.chips.message import Message
 from ixfast.chips.reasons import REASONS
 from ixfast.chips.template import STATICS
-from ixfast.model import Evidence, Key
+from ixfast.domain.model import Evidence, Key
 
 if TYPE_CHECKING:
     from ixfast.chips.profile import CompiledProfile

@@ -11,8 +11,8 @@ from __future__ import annotations
 import difflib
 from types import MappingProxyType
 
+from ixfast.domain.model import EncodingProfile
 from ixfast.errors import ProfileError
-from ixfast.model import EncodingProfile
 
 _SCHEME = "ntag424-aes"
 _LRP = "ntag424-lrp"

@@ -21,13 +21,13 @@ from types import MappingProxyType
 
 from ixfast.chips.explain import Step, explain_message
 from ixfast.chips.message import Message, Missing
-from ixfast.chips.reading import Reader
 from ixfast.chips.reasons import REASONS
+from ixfast.chips.registry import find_scheme
 from ixfast.chips.scheme import PiccData, Scheme
-from ixfast.chips.schemes import find_scheme
+from ixfast.chips.tap_reader import Reader
 from ixfast.chips.template import STATICS, Slot, Template, compile_template
+from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
 from ixfast.limits import COUNTER_MAX, META_KEYS_MAX, UID_BYTES
-from ixfast.model import EncodingProfile, Evidence, Key, Tamper
 
 _RANKS = {reason: rank for rank, reason in enumerate(REASONS)}
 _NO_STATICS: Mapping[str, str] = MappingProxyType({})
@@ -101,7 +101,7 @@ class CompiledProfile:
         """Read a tap from separately passed, percent-decoded parameters; see `Reader.from_parameters` for the errors.
 
         Known are the profile's own names, for a plain mirror also `u`, `n`, `e`, `t` of `/v1/t`, and for an encrypted
-        mirror in a path `picc`, `enc`, `mac`, `tamper`. Own names go first. `Missing` tells what is lacking.
+        mirror in a path `picc`, `enc`, `mac`, `tamper`. TagOverrides names go first. `Missing` tells what is lacking.
         """
         return self._reader.from_parameters(parameters)
 

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from ixfast.chips.ntag22x import TT_CHARS
 from ixfast.chips.scheme import SDM_MIRRORS
+from ixfast.domain.model import EncodingProfile
 from ixfast.errors import ProfileError
 from ixfast.limits import (
     ACCOUNT_ID_CHARS_MAX,
@@ -27,7 +28,6 @@ from ixfast.limits import (
     TAG_CODE_CHARS_MAX,
     WINDOW_BYTES_MAX,
 )
-from ixfast.model import EncodingProfile
 
 STATICS = {"xuid": TAG_CODE_CHARS_MAX, "cuid": CUSTOMER_ID_CHARS_MAX, "aid": ACCOUNT_ID_CHARS_MAX}
 """What the owner wrote himself, with the greatest length in characters."""

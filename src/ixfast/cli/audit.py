@@ -21,12 +21,12 @@ import click
 
 from ixfast import audit as auditing
 from ixfast.audit import Audit, TagCatalogue
-from ixfast.audit.account import read_account
+from ixfast.audit.account_tags import read_account
 from ixfast.audit.tap_lines import CHUNK_BYTES, chunks
-from ixfast.cli.place import Place, resolve
+from ixfast.cli.database import CommandEnvironment, resolve
+from ixfast.domain.model import EncodingProfile
 from ixfast.errors import IxfastError
-from ixfast.model import EncodingProfile
-from ixfast.store import session
+from ixfast.store.connections import session
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -167,7 +167,7 @@ def _from_file(path: Path, profiles: tuple[str, ...]) -> TagCatalogue:
         raise click.UsageError(f"--keys: {path} is not UTF-8.") from None
 
 
-def _from_database(place: Place, aid: str) -> TagCatalogue:
+def _from_database(place: CommandEnvironment, aid: str) -> TagCatalogue:
     async def work(dsn: str) -> TagCatalogue:
         pool = await session.make_pool(dsn, 1)
         try:

@@ -11,13 +11,14 @@ from typing import Any
 
 import click
 
-from ixfast import __version__, logs, secrecy
-from ixfast import settings as settings_module
-from ixfast.cli import audit, bench, custody, imports, keys, profiles, recover, rules, simulate, taps, verify
-from ixfast.cli.place import Place, connected, resolve
+from ixfast import __version__
+from ixfast.cli import account, audit, bench, import_export, keys, profile, recover, rules, simulate, tap, verify
+from ixfast.cli.database import CommandEnvironment, connected, resolve
+from ixfast.config import settings as settings_module
+from ixfast.config.settings import Settings
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.errors import IxfastError
-from ixfast.settings import Settings
+from ixfast.process import hardening, logs
 from ixfast.store.migrate import migrate
 from ixfast.store.partitions import Change
 from ixfast.versions import versions
@@ -47,7 +48,7 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.version_option(__version__, prog_name="ixfast")
 def main() -> None:
     """Verification engine for authentication NFC tags."""
-    secrecy.forbid_core_dumps()
+    hardening.forbid_core_dumps()
 
 
 @main.command()
@@ -56,7 +57,7 @@ def main() -> None:
 def serve(demo: bool, config: Path | None, **flags: object) -> None:
     """Serve scans. With nothing configured it runs on a private PostgreSQL of its own."""
     # Here, because it brings all of HTTP with it: half a second that no other command should have to wait for.
-    from ixfast.supervisor import Supervisor
+    from ixfast.process.supervisor import Supervisor
 
     place = resolve(flags, config)
     settings = place.settings
@@ -82,17 +83,17 @@ def _connections(settings: Settings) -> int:
     return settings.worker_count * (settings.committers + settings.pool_size + 1) + 20
 
 
-def _prepare(place: Place, dsn: str, *, demo: bool) -> None:
+def _prepare(place: CommandEnvironment, dsn: str, *, demo: bool) -> None:
     async def work() -> None:
         await migrate(dsn)
         if demo:
             async with connected(dsn) as connection:
-                await taps.ensure_demo(connection, place.keys())
+                await tap.ensure_demo(connection, place.keys())
 
     asyncio.run(work())
 
 
-def _banner(place: Place, *, demo: bool) -> Callable[[int, int], None]:
+def _banner(place: CommandEnvironment, *, demo: bool) -> Callable[[int, int], None]:
     def announce(port: int, private_port: int) -> None:
         settings = place.settings
         scheme = "https" if settings.tls_cert is not None else "http"
@@ -103,7 +104,7 @@ def _banner(place: Place, *, demo: bool) -> Callable[[int, int], None]:
             click.echo(f"The slow core is in use: {running['core_reason']}.")
         if demo:
             click.echo("A tap of a simulated tag; ask twice, it passes once:")
-            click.echo(f"  {taps.curl_line(place, f'{scheme}://{settings.host}:{port}')}")
+            click.echo(f"  {tap.curl_line(place, f'{scheme}://{settings.host}:{port}')}")
 
     return announce
 
@@ -139,13 +140,13 @@ def versions_command() -> None:
         click.echo(f"{name:14} {version if version is not None else '-'}")
 
 
-taps.register(main, _with_settings)
+tap.register(main, _with_settings)
+account.register(main, _with_settings)
 keys.register(main, _with_settings)
-custody.register(main, _with_settings)
 verify.register(main, _with_settings)
-profiles.register(main, _with_settings)
+profile.register(main, _with_settings)
 rules.register(main, _with_settings)
-imports.register(main, _with_settings)
+import_export.register(main, _with_settings)
 audit.register(main, _with_settings)
 recover.register(main, _with_settings)
 simulate.register(main, _with_settings)

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from ixfast.cli.place import resolve
+from ixfast.cli.database import resolve
 from ixfast.errors import ConfigurationError
-from ixfast.store.recovery import LEFT_SHOWN_MAX, Report, recover
+from ixfast.store.admin.recovery import LEFT_SHOWN_MAX, Report, recover
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _PROGRESS_ROWS = 1_000_000

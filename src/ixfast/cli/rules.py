@@ -11,12 +11,13 @@ from typing import Any, BinaryIO
 
 import click
 
-from ixfast import dynamic, rules, visitors
+from ixfast import rules
 from ixfast.limits import RULE_SET_BYTES_MAX
-from ixfast.rules import RuleError, Rules, Step
-from ixfast.rules.check import check_fact, check_value
+from ixfast.responses import response_text
+from ixfast.rules import RuleError, Rules, Step, visitors
+from ixfast.rules.comparison import check_fact, check_value
 from ixfast.rules.facts import Kind
-from ixfast.rules.line import print_line
+from ixfast.rules.line_notation import print_line
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _WORDS = {True: "true", False: "false", None: "unknown"}
@@ -77,7 +78,7 @@ def _read(file: BinaryIO) -> Rules:
     """The rule set of a file, with its responses tried, too."""
     checked = rules.read_rules(file.read(RULE_SET_BYTES_MAX + 1))
     for response in (*(group.response for group in checked.groups), checked.default):
-        dynamic.compile_response(response)
+        response_text.compile_response(response)
     return checked
 
 
@@ -85,7 +86,7 @@ def _warn(checked: Rules, addresses: Path | None) -> None:
     """Tell what no scan could tell the rules or their responses, with this file of addresses."""
     visitors.open_addresses(addresses)
     try:
-        for warning in dynamic.never_known(checked):
+        for warning in response_text.never_known(checked):
             click.echo(f"warning: {warning}")
     finally:
         visitors.open_addresses(None)

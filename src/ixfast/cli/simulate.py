@@ -24,7 +24,7 @@ import orjson
 from ixfast.audit import find_profile, read_profile_file
 from ixfast.chips import PRESETS, CompiledProfile, compile_profile
 from ixfast.keys.diversify import DEFAULT_DERIVATIONS, scheme_of
-from ixfast.testing import VirtualFleet, VirtualTag
+from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -10,18 +10,19 @@ from urllib.parse import urlsplit
 
 import click
 
-from ixfast import meters, refs
+from ixfast import meters
 from ixfast.chips import Message, Missing, Step
-from ixfast.cli.place import Place, resolve
+from ixfast.cli.database import CommandEnvironment, resolve
+from ixfast.domain import references
+from ixfast.domain.model import Evidence
+from ixfast.domain.records import TagRecord
+from ixfast.domain.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Extras, Scan, position
 from ixfast.errors import InputError
 from ixfast.http.v1_query import parse_parameters
-from ixfast.identify import identify
 from ixfast.keys import check_value
-from ixfast.model import Evidence
-from ixfast.records import TagRecord
-from ixfast.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Extras, Scan, position
-from ixfast.store import session
-from ixfast.store.catalogue import Catalogue
+from ixfast.pipeline.identify import identify
+from ixfast.store.catalogue.catalogue import Catalogue
+from ixfast.store.connections import session
 from ixfast.store.migrate import migrate
 from ixfast.store.queries import load
 
@@ -42,7 +43,7 @@ def register(main: click.Group, with_settings: Decorator) -> None:
             click.echo(f"{step.name:18} {step.outcome}")
 
 
-async def _explain(place: Place, dsn: str, url: str, aid: str | None) -> list[Step]:
+async def _explain(place: CommandEnvironment, dsn: str, url: str, aid: str | None) -> list[Step]:
     await migrate(dsn)
     pool = await session.make_pool(dsn, 1)
     try:
@@ -60,7 +61,7 @@ async def _find(catalogue: Catalogue, url: str, aid: str | None) -> TagRecord | 
     claims = []
     parameters = parse_parameters(urlsplit(url).query)
     code = parameters.get("x") or parameters.get("xuid")
-    if code is not None and refs.CODE.fullmatch(code):
+    if code is not None and references.CODE.fullmatch(code):
         claims.append(code.encode())
     if aid is not None:
         claims += await identify(catalogue, aid, Extras(url=url), is_owner=True)

@@ -2,41 +2,41 @@
 
 cimport cython
 
-from ixfast.http.desk cimport Desk
+from ixfast.http.dispatcher cimport ScanDispatcher
 from ixfast.http.hot_request cimport Head
-from ixfast.http.wire cimport v1_response
-from ixfast.scan cimport Scan
+from ixfast.http.raw_response cimport v1_response
+from ixfast.domain.scan cimport Scan
 
 
 cdef class FrontDoor:
     cdef object _transport, _handler, _reply
-    cdef House _house
+    cdef ServerState _server_state
     cdef bytes _received
     cdef bint _busy, _eof, _paused
     cdef public double active_at
 
-    @cython.locals(house=House)
+    @cython.locals(server_state=ServerState)
     cpdef data_received(self, bytes received)
 
-    @cython.locals(house=House, head=Head)
+    @cython.locals(server_state=ServerState, head=Head)
     cdef _serve(self, bytes received)
 
-    @cython.locals(house=House)
+    @cython.locals(server_state=ServerState)
     cpdef submit(self, asked, Head head, trace)
     cdef _answer_malformed(self, error)
 
-    @cython.locals(house=House)
+    @cython.locals(server_state=ServerState)
     cpdef refuse(self, asked)
     cdef _client_address(self, Head head)
 
-    @cython.locals(house=House)
+    @cython.locals(server_state=ServerState)
     cpdef _answer(self, Scan scan)
     cdef _write(self, bytes response)
     cdef _hand_over(self, bytes received)
 
 
-cdef class House:
-    cdef public Desk desk
+cdef class ServerState:
+    cdef public ScanDispatcher dispatcher
     cdef public object loop, now, make_handler, recognise, _sweeper
     cdef public set connections
     cdef public bint limited

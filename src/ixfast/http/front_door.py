@@ -19,13 +19,14 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, cast
 
-from ixfast import limits, meters, reply
+from ixfast import limits, meters
+from ixfast.domain.scan import Scan
 from ixfast.errors import InputError
-from ixfast.http import wire
+from ixfast.http import raw_response
 from ixfast.http.hot_request import Head, Recogniser, may_become_hot
+from ixfast.http.raw_response import v1_response
 from ixfast.http.v1_query import read_query
-from ixfast.http.wire import v1_response
-from ixfast.scan import Scan
+from ixfast.responses import bodies
 from ixfast.trace import REPLY, WRITE, Trace
 
 _TCP_INFO = getattr(socket, "TCP_INFO", 11)
@@ -35,12 +36,12 @@ _LAST_DATA_RECEIVED_AT = 52  # `tcpi_last_data_recv` of struct tcp_info, in mill
 
 
 class FrontDoor:
-    """One connection, an `asyncio.Protocol`. `house` is what all connections of the worker share."""
+    """One connection, an `asyncio.Protocol`. `server_state` is what all connections of the worker share."""
 
-    __slots__ = ("_busy", "_eof", "_handler", "_house", "_paused", "_received", "_reply", "_transport", "active_at")
+    __slots__ = ("_busy", "_eof", "_handler", "_paused", "_received", "_reply", "_server_state", "_transport", "active_at")
 
-    def __init__(self, house: House) -> None:
-        self._house = house
+    def __init__(self, server_state: ServerState) -> None:
+        self._server_state = server_state
         self._transport: asyncio.Transport
         self._received = b""
         self._busy = False
@@ -52,24 +53,24 @@ class FrontDoor:
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self.active_at = self._house.now()
-        if not self._house.admit(self):
+        self.active_at = self._server_state.now()
+        if not self._server_state.admit(self):
             transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._house.connections.discard(self)
+        self._server_state.connections.discard(self)
         self._reply = _hung_up  # or the two would keep each other alive
-        self._house.desk.unread.pop(self._transport, None)
+        self._server_state.dispatcher.unread.pop(self._transport, None)
         if self._handler is not None:
             self._handler.connection_lost(error)
 
     def data_received(self, received: bytes) -> None:
-        house = self._house
-        self.active_at = house.now()
-        if self.active_at > house.round_at:
-            house.begin_round(self.active_at)
+        server_state = self._server_state
+        self.active_at = server_state.now()
+        if self.active_at > server_state.round_at:
+            server_state.begin_round(self.active_at)
         if self._handler is not None:
-            house.desk.unread.setdefault(self._transport, self.active_at)  # until a request is there
+            server_state.dispatcher.unread.setdefault(self._transport, self.active_at)  # until a request is there
             self._handler.data_received(received)
             return
         if self._received:
@@ -84,53 +85,53 @@ class FrontDoor:
 
     def _serve(self, received: bytes) -> None:
         """Serve the request that `received` begins with; what follows it waits."""
-        trace = self._house.next_trace() if self._house.trace_every else None
-        hot = self._house.recognise(received)
+        trace = self._server_state.next_trace() if self._server_state.trace_every else None
+        hot = self._server_state.recognise(received)
         if hot is None:
             if self._eof:
                 self._transport.close()
             elif may_become_hot(received):
                 self._received = received
-                self._house.desk.unread.setdefault(self._transport, self._house.now())
+                self._server_state.dispatcher.unread.setdefault(self._transport, self._server_state.now())
             else:
                 self._hand_over(received)
             return
         asked, head, end = hot
         self._received = received[end:]
         self._busy = True
-        house = self._house
-        if house.desk.unread:
-            house.desk.unread.pop(self._transport, None)
-        house.slots[meters.HOT_REQUESTS] += 1
-        if house.slow and house.is_overdue(self._transport):
-            house.postpone(self, asked, head)
+        server_state = self._server_state
+        if server_state.dispatcher.unread:
+            server_state.dispatcher.unread.pop(self._transport, None)
+        server_state.slots[meters.HOT_REQUESTS] += 1
+        if server_state.slow and server_state.is_overdue(self._transport):
+            server_state.postpone(self, asked, head)
             return
         self.submit(asked, head, trace)
 
     def submit(self, asked: Any, head: Head, trace: Trace | None) -> None:
         """Start the scan that was asked for."""
-        house = self._house
-        address = self._client_address(head) if house.limited else None
-        house.inside += 1
+        server_state = self._server_state
+        address = self._client_address(head) if server_state.limited else None
+        server_state.inside += 1
         if not isinstance(asked, str):
             code, counter, mac = asked
-            house.desk.submit_usual(code, counter, mac, head.token_sha256, self._reply, address, trace)
+            server_state.dispatcher.submit_plain(code, counter, mac, head.token_sha256, self._reply, address, trace)
         else:
             try:
-                house.desk.submit_v1(read_query(asked), head.token_sha256, self._reply, address)
+                server_state.dispatcher.submit_v1(read_query(asked), head.token_sha256, self._reply, address)
             except InputError as error:
-                house.inside -= 1
+                server_state.inside -= 1
                 self._answer_malformed(error)
-        house.desk.waited_s = 0.0
+        server_state.dispatcher.waited_s = 0.0
 
     def _answer_malformed(self, error: InputError) -> None:
-        self._house.slots[meters.SCAN_ERRORS[error.code]] += 1
-        body = reply.v1_error(error.code, parameter=error.field)
-        self._write(wire.response(reply.STATUS[error.code], body, closing=self._house.desk.draining))
+        self._server_state.slots[meters.SCAN_ERRORS[error.code]] += 1
+        body = bodies.v1_error(error.code, parameter=error.field)
+        self._write(raw_response.response(bodies.STATUS[error.code], body, closing=self._server_state.dispatcher.draining))
 
     def refuse(self, asked: Any) -> None:
         """Answer that the worker is busy."""
-        house = self._house
+        server_state = self._server_state
         if isinstance(asked, str):
             try:
                 ref = read_query(asked).ref or b""
@@ -139,21 +140,23 @@ class FrontDoor:
                 return
         else:
             ref = asked[0]
-        house.inside += 1
-        house.desk.engine.fail(Scan(self._reply, ref, -1, None, None, 0, self.active_at, None), "overloaded", "worker_busy")
+        server_state.inside += 1
+        server_state.dispatcher.engine.fail(
+            Scan(self._reply, ref, -1, None, None, 0, self.active_at, None), "overloaded", "worker_busy"
+        )
 
     def _client_address(self, head: Head) -> str | None:
         peer = self._transport.get_extra_info("peername")
-        address: str | None = self._house.desk.client_address(peer[0] if peer else None, head.forwarded_for)
+        address: str | None = self._server_state.dispatcher.client_address(peer[0] if peer else None, head.forwarded_for)
         return address
 
     def _answer(self, scan: Scan) -> None:
-        house = self._house
-        house.inside -= 1
-        house.answered += 1
-        if house.inside <= house.resume_at:
-            house.resume_soon()
-        response = v1_response(scan, house.desk.draining)
+        server_state = self._server_state
+        server_state.inside -= 1
+        server_state.answered += 1
+        if server_state.inside <= server_state.resume_at:
+            server_state.resume_soon()
+        response = v1_response(scan, server_state.dispatcher.draining)
         trace = scan.trace
         if trace is None:
             self._write(response)
@@ -168,11 +171,11 @@ class FrontDoor:
         if transport.is_closing():
             return
         transport.write(response)
-        if self._house.desk.draining or (self._eof and not self._received):
+        if self._server_state.dispatcher.draining or (self._eof and not self._received):
             transport.close()
         elif self._received:
             # Not from here: a long pipeline answered from memory would nest a call for every request.
-            self._house.loop.call_soon(self._serve_next)
+            self._server_state.loop.call_soon(self._serve_next)
 
     def _serve_next(self) -> None:
         if self._busy or self._handler is not None or self._transport.is_closing():
@@ -185,11 +188,11 @@ class FrontDoor:
             self._serve(received)
 
     def _hand_over(self, received: bytes) -> None:
-        house = self._house
-        house.slots[meters.HANDED_OVER] += 1
+        server_state = self._server_state
+        server_state.slots[meters.HANDED_OVER] += 1
         self._received = b""
-        house.desk.unread.setdefault(self._transport, house.now())
-        handler = self._handler = house.make_handler()
+        server_state.dispatcher.unread.setdefault(self._transport, server_state.now())
+        handler = self._handler = server_state.make_handler()
         handler.connection_made(self._transport)
         handler.data_received(received)
 
@@ -199,14 +202,14 @@ class FrontDoor:
         # A client that has said all it will say still gets the answers to it.
         self._eof = True
         if self._received and not self._busy:
-            self._house.loop.call_soon(self._serve_next)  # the rest of a pipeline, or a request that was cut short
+            self._server_state.loop.call_soon(self._serve_next)  # the rest of a pipeline, or a request that was cut short
         return self._busy or bool(self._received)
 
     def pause_writing(self) -> None:
         if self._handler is not None:
             self._handler.pause_writing()
         else:
-            # Answers pile up unread: take no more questions from this connection.
+            # ResponseSet pile up unread: take no more questions from this connection.
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
@@ -217,8 +220,8 @@ class FrontDoor:
 
     def close_if_idle(self, idle_since: float) -> None:
         """Close a connection that has sent nothing since then and waits for nothing of ours."""
-        desk = self._house.desk
-        if self._busy or self.active_at >= idle_since or (desk.draining and self._transport in desk.answering):
+        dispatcher = self._server_state.dispatcher
+        if self._busy or self.active_at >= idle_since or (dispatcher.draining and self._transport in dispatcher.answering):
             return
         self._transport.close()
 
@@ -227,12 +230,12 @@ def _hung_up(_scan: Scan) -> None:
     """The reply of a connection that is gone."""
 
 
-class House:
-    """What the connections of a worker share: the desk, the way to aiohttp, limits and the register of connections."""
+class ServerState:
+    """What the connections of a worker share: the dispatcher, the way to aiohttp, limits and the register of connections."""
 
     def __init__(
         self,
-        desk: Any,
+        dispatcher: Any,
         make_handler: Any,
         *,
         connections_max: int,
@@ -241,15 +244,15 @@ class House:
         deadline_s: float = 1.5,
         moment: Callable[[], float] = monotonic,
     ) -> None:
-        self.desk = desk
-        self.loop: asyncio.AbstractEventLoop = desk.loop
+        self.dispatcher = dispatcher
+        self.loop: asyncio.AbstractEventLoop = dispatcher.loop
         self.now = self.loop.time
         self._moment = moment  # the loop's clock as it stands, where `now` is that of the loop's round
-        self.slots = desk.meters.slots
-        self.limited = desk.limiter is not None
+        self.slots = dispatcher.meters.slots
+        self.limited = dispatcher.limiter is not None
         self.trace_every = trace_every
         self._untraced = 0
-        self._slots = desk.meters.slots  # for traces; `slots` may lie in C
+        self._slots = dispatcher.meters.slots  # for traces; `slots` may lie in C
         self.make_handler = make_handler
         self.recognise = Recogniser().recognise
         self.connections: set[FrontDoor] = set()
@@ -307,7 +310,7 @@ class House:
         if overdue:
             self._overdue_at = now
         else:
-            self.desk.waited_s = self.round_at - now + self._age_s
+            self.dispatcher.waited_s = self.round_at - now + self._age_s
         return overdue
 
     def postpone(self, connection: FrontDoor, asked: Any, head: Head) -> None:
@@ -330,12 +333,12 @@ class House:
     def _resume(self) -> None:
         """Serve those that were postponed, the newest first: it is they who have the time to wait for the answer."""
         postponed = self._postponed
-        while postponed and self.inside <= self._room and not self.desk.draining:
+        while postponed and self.inside <= self._room and not self.dispatcher.draining:
             waited_s = self._moment() - postponed[-1][0]
             if waited_s > self._budget_s:
                 return
             _, connection, asked, head = postponed.pop()
-            self.desk.waited_s = waited_s + self.now() - self._moment()
+            self.dispatcher.waited_s = waited_s + self.now() - self._moment()
             connection.submit(asked, head, None)
         if postponed:
             self.resume_at = self._room // 2
@@ -345,10 +348,10 @@ class House:
         self._resume()
         postponed, too_late = self._postponed, self._too_late
         too_old = self._moment() - self._budget_s
-        while postponed and (postponed[0][0] < too_old or self.desk.draining):
+        while postponed and (postponed[0][0] < too_old or self.dispatcher.draining):
             _, connection, asked, _ = postponed.popleft()
             too_late.append((connection, asked))
-        if not self.inside or self._moment() > self._overdue_at + limits.OVERDUE_MEMORY_S or self.desk.draining:
+        if not self.inside or self._moment() > self._overdue_at + limits.OVERDUE_MEMORY_S or self.dispatcher.draining:
             count = limits.REFUSALS_IDLE
         else:
             count = max(1, (self.answered - self._answered_refused) // limits.ANSWERS_A_REFUSAL)
@@ -384,8 +387,8 @@ class House:
 
     def _close_dripping(self, begun_before: float) -> None:
         """Close connections whose request does not get on: a byte now and then keeps a connection from being idle for ever."""
-        for transport, begun_at in list(self.desk.unread.items()):
-            if begun_at < begun_before and transport not in self.desk.answering:  # there it is a body, or the next request
+        for transport, begun_at in list(self.dispatcher.unread.items()):
+            if begun_at < begun_before and transport not in self.dispatcher.answering:  # there it is a body, or the next request
                 transport.close()
 
     def close_idle(self, idle_since: float) -> None:

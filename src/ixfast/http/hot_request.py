@@ -14,7 +14,8 @@ import re
 from collections.abc import Callable
 from importlib import import_module
 
-from ixfast import compiled, limits, refs
+from ixfast import compiled, limits
+from ixfast.domain import references
 
 TARGET = b"GET /v1/t?"
 _LINE = re.compile(rb"GET /v1/t\?([A-Za-z0-9=&._~-]{0,%d}) HTTP/1\.1\r\n" % limits.REQUEST_TARGET_BYTES_MAX)
@@ -40,7 +41,7 @@ Usual = tuple[bytes, int, bytes]
 """Tag code, counter and MAC (8 bytes) of a usual request."""
 
 
-def read_usual_plainly(received: bytes) -> tuple[bytes, int, bytes, int] | None:
+def read_plain_query(received: bytes) -> tuple[bytes, int, bytes, int] | None:
     """The tag code, counter and MAC (8 bytes) of a usual request, and the length of its line; None for any other."""
     line = _USUAL.match(received)
     if line is None:
@@ -50,9 +51,9 @@ def read_usual_plainly(received: bytes) -> tuple[bytes, int, bytes, int] | None:
 
 
 UsualReader = Callable[[bytes], "tuple[bytes, int, bytes, int] | None"]
-read_usual: UsualReader = read_usual_plainly
+read_usual: UsualReader = read_plain_query
 if compiled.PLAIN is None:
-    read_usual = import_module("ixfast.http._usual").read_usual
+    read_usual = import_module("ixfast.http._plain_query").read_usual
 
 
 class Head:
@@ -61,7 +62,7 @@ class Head:
     __slots__ = ("forwarded_for", "token_sha256")
 
     def __init__(self, token: str | None, forwarded_for: str | None) -> None:
-        self.token_sha256 = refs.token_sha256(token) if token else None
+        self.token_sha256 = references.token_sha256(token) if token else None
         self.forwarded_for = forwarded_for  # the last entry: what the nearest balancer saw
 
 

@@ -9,14 +9,14 @@ import msgspec
 from aiohttp import web
 
 from ixfast import limits
-from ixfast.engine import IsPast, past_by_host
 from ixfast.http import scan_app
 from ixfast.http.framing import BODY_BYTES_MAX
 from ixfast.http.management import ROUTES, add_management
-from ixfast.http.management.description import description
 from ixfast.http.metrics import exposition
+from ixfast.http.openapi.document import description
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.meters import Meters
+from ixfast.pipeline.engine import IsPast, past_by_host
 from ixfast.versions import versions
 
 Readiness = Callable[[], Awaitable[dict[str, str]]]

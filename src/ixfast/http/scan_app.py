@@ -1,7 +1,7 @@
 """The scan API as an ordinary aiohttp application: every route of the public listener, the hot one included.
 
 The front door answers most of `/v1/t` before a request gets here; what it does not recognise comes through these routes, with the
-same query reader, the same desk and the same reply writer behind them.
+same query reader, the same dispatcher and the same reply writer behind them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from ixfast import limits, meters, reply
+from ixfast import limits, meters
+from ixfast.domain.records import ApiKey
+from ixfast.domain.references import token_sha256
 from ixfast.errors import InputError, UnavailableError
-from ixfast.http import wire
-from ixfast.http.desk import Desk
+from ixfast.http import raw_response
+from ixfast.http.dispatcher import ScanDispatcher
 from ixfast.http.framing import read_body
 from ixfast.http.hot_request import header_token, last_forwarded
 from ixfast.http.v1_query import read_query
 from ixfast.http.v2_scans import BatchBody, Caller, ScanBody, run
-from ixfast.records import ApiKey
-from ixfast.refs import token_sha256
+from ixfast.responses import bodies
 
 MESSAGES = {
     "unauthorised": "An API key with the scope scan is needed: X-API-Key, or Authorization: Bearer.",
@@ -38,13 +39,13 @@ MESSAGES = {
     "draining": "The server is leaving; another one answers.",
 }
 
-DESK: web.AppKey[Desk] = web.AppKey("desk", Desk)
+DISPATCHER: web.AppKey[ScanDispatcher] = web.AppKey("dispatcher", ScanDispatcher)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_scan_app(desk: Desk) -> web.Application:
+def make_scan_app(dispatcher: ScanDispatcher) -> web.Application:
     app = web.Application(middlewares=[_under_way, problems], client_max_size=limits.REQUEST_BODY_BYTES_MAX)
-    app[DESK] = desk
+    app[DISPATCHER] = dispatcher
     app.router.add_get("/v1/t", _v1_scan, allow_head=False)
     app.router.add_head("/v1/t", _v1_head)
     app.router.add_options("/v1/t", _v1_options)
@@ -58,8 +59,8 @@ async def strip(request: web.Request, response: web.StreamResponse) -> None:
     """Neither version nor clock: the front door sends none, and the two ways in are to look alike."""
     response.headers.pop("Server", None)
     response.headers.pop("Date", None)
-    desk = request.app.get(DESK)
-    if desk is not None and desk.draining:
+    dispatcher = request.app.get(DISPATCHER)
+    if dispatcher is not None and dispatcher.draining:
         response.force_close()
         response.headers["Connection"] = "close"  # aiohttp has written that field already when it asks us
 
@@ -75,8 +76,8 @@ def problem(request: web.BaseRequest, status: int, code: str, message: str, **mo
     if status in (429, 503):
         headers["Retry-After"] = str(limits.RETRY_AFTER_S)
     if status == 401:
-        headers["WWW-Authenticate"] = wire.CHALLENGE
-    body = reply.v2_error(code, message, _request_id(request), **more)
+        headers["WWW-Authenticate"] = raw_response.CHALLENGE
+    body = bodies.v2_error(code, message, _request_id(request), **more)
     return web.Response(body=body, status=status, content_type="application/json", charset="utf-8", headers=headers)
 
 
@@ -85,7 +86,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except InputError as error:
-        return problem(request, reply.STATUS[error.code], error.code, str(error), field=error.field)
+        return problem(request, bodies.STATUS[error.code], error.code, str(error), field=error.field)
     except UnavailableError as error:
         return problem(request, 503, error.code, MESSAGES[error.code], reason=error.reason)
     except web.HTTPRequestEntityTooLarge:
@@ -101,10 +102,10 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 @web.middleware
 async def _under_way(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Note the connection while it is owed an answer, so that a drain does not take it for an idle one."""
-    answering, transport = request.app[DESK].answering, request.transport
+    answering, transport = request.app[DISPATCHER].answering, request.transport
     if transport is None:
         return await handler(request)
-    unread = request.app[DESK].unread
+    unread = request.app[DISPATCHER].unread
     unread.pop(transport, None)
     answering.add(transport)
     try:
@@ -115,16 +116,18 @@ async def _under_way(request: web.Request, handler: Handler) -> web.StreamRespon
 
 
 async def _v1_scan(request: web.Request) -> web.Response:
-    desk = request.app[DESK]
+    dispatcher = request.app[DISPATCHER]
     try:
         query = read_query(request.rel_url.raw_query_string)
     except InputError as error:
-        desk.meters.slots[meters.SCAN_ERRORS[error.code]] += 1
-        return _v1_response(reply.STATUS[error.code], reply.v1_error(error.code, parameter=error.field))
+        dispatcher.meters.slots[meters.SCAN_ERRORS[error.code]] += 1
+        return _v1_response(bodies.STATUS[error.code], bodies.v1_error(error.code, parameter=error.field))
     token = _token(request)
     digest = token_sha256(token) if token else None
-    scan = await desk.ask(lambda answer: desk.submit_v1(query, digest, answer, _address(request)))
-    return _v1_response(reply.status(scan), reply.v1_body(scan), cors=wire.allows_cors(scan), challenged=wire.challenged(scan))
+    scan = await dispatcher.ask(lambda answer: dispatcher.submit_v1(query, digest, answer, _address(request)))
+    return _v1_response(
+        bodies.status(scan), bodies.v1_body(scan), cors=raw_response.allows_cors(scan), challenged=raw_response.challenged(scan)
+    )
 
 
 async def _v1_head(request: web.Request) -> web.Response:
@@ -132,7 +135,7 @@ async def _v1_head(request: web.Request) -> web.Response:
     try:
         read_query(request.rel_url.raw_query_string)
     except InputError as error:
-        return _v1_response(reply.STATUS[error.code], b"")
+        return _v1_response(bodies.STATUS[error.code], b"")
     return _v1_response(200, b"")
 
 
@@ -148,13 +151,13 @@ async def _v1_options(_request: web.Request) -> web.Response:
 
 
 def _v1_response(status: int, body: bytes, *, cors: bool = True, challenged: bool = False) -> web.Response:
-    headers = {"Content-Type": wire.CONTENT_TYPE, "Cache-Control": "no-store"}
+    headers = {"Content-Type": raw_response.CONTENT_TYPE, "Cache-Control": "no-store"}
     if cors:
         headers["Access-Control-Allow-Origin"] = "*"
     if status in (429, 503):
         headers["Retry-After"] = str(limits.RETRY_AFTER_S)
     if challenged:
-        headers["WWW-Authenticate"] = wire.CHALLENGE
+        headers["WWW-Authenticate"] = raw_response.CHALLENGE
     return web.Response(status=status, body=body, headers=headers)
 
 
@@ -165,35 +168,35 @@ def _token(request: web.Request) -> str | None:
 def _address(request: web.Request) -> str | None:
     # A balancer may add a field of its own after the client's instead of adding to it.
     fields = request.headers.getall("X-Forwarded-For", ())
-    return request.app[DESK].client_address(request.remote, last_forwarded(fields[-1] if fields else None))
+    return request.app[DISPATCHER].client_address(request.remote, last_forwarded(fields[-1] if fields else None))
 
 
 def _check_rate(request: web.Request, count: int) -> None:
     """Raise InputError if the rate limits do not let `count` more scans of this caller in."""
-    desk = request.app[DESK]
-    if not desk.admits(_address(request), _token(request) or request.query.get("r"), count):
-        desk.meters.slots[meters.SCAN_ERRORS["rate_limited"]] += count
+    dispatcher = request.app[DISPATCHER]
+    if not dispatcher.admits(_address(request), _token(request) or request.query.get("r"), count):
+        dispatcher.meters.slots[meters.SCAN_ERRORS["rate_limited"]] += count
         raise InputError("rate_limited", MESSAGES["rate_limited"])
 
 
 async def _v2_scan(request: web.Request) -> web.Response:
-    desk = request.app[DESK]
+    dispatcher = request.app[DISPATCHER]
     body = await _decoded(request, ScanBody)
     _check_rate(request, 1)
     api_key = await _api_key(request)
-    scan = await run(desk, body, _caller(request, api_key), peek=_peek(request), idempotency_key=_idempotency_key(request))
-    if scan.error is not None and scan.error not in reply.INACTIVE and scan.error != "not_found":
+    scan = await run(dispatcher, body, _caller(request, api_key), peek=_peek(request), idempotency_key=_idempotency_key(request))
+    if scan.error is not None and scan.error not in bodies.INACTIVE and scan.error != "not_found":
         return problem(
-            request, reply.status(scan), scan.error, MESSAGES[scan.error], field=scan.error_field, reason=scan.error_detail
+            request, bodies.status(scan), scan.error, MESSAGES[scan.error], field=scan.error_field, reason=scan.error_detail
         )
-    response = _json(reply.v2_scan(scan))
-    if wire.challenged(scan):
-        response.headers["WWW-Authenticate"] = wire.CHALLENGE
+    response = _json(bodies.v2_scan(scan))
+    if raw_response.challenged(scan):
+        response.headers["WWW-Authenticate"] = raw_response.CHALLENGE
     return response
 
 
 async def _v2_batch(request: web.Request) -> web.Response:
-    desk = request.app[DESK]
+    dispatcher = request.app[DISPATCHER]
     body = await _decoded(request, BatchBody)
     if len(body.scans) > limits.BATCH_SCANS_MAX:
         raise InputError("too_large", f"A batch holds at most {limits.BATCH_SCANS_MAX} scans.", "scans")
@@ -201,29 +204,29 @@ async def _v2_batch(request: web.Request) -> web.Response:
     caller = _caller(request, await _api_key(request))
     peek, key = _peek(request), _idempotency_key(request)
     items = (
-        _item(desk, scan, caller, request, peek=peek, idempotency_key=f"{key}\0{index}" if key is not None else None)
+        _item(dispatcher, scan, caller, request, peek=peek, idempotency_key=f"{key}\0{index}" if key is not None else None)
         for index, scan in enumerate(body.scans)
     )
     return _json({"scans": await asyncio.gather(*items)})
 
 
 async def _item(
-    desk: Desk, body: ScanBody, caller: Caller, request: web.Request, *, peek: bool, idempotency_key: str | None
+    dispatcher: ScanDispatcher, body: ScanBody, caller: Caller, request: web.Request, *, peek: bool, idempotency_key: str | None
 ) -> dict[str, Any]:
     """One scan of a batch: its answer, or the problem that it alone has."""
     try:
-        scan = await run(desk, body, caller, peek=peek, idempotency_key=idempotency_key)
+        scan = await run(dispatcher, body, caller, peek=peek, idempotency_key=idempotency_key)
     except InputError as error:
         return _item_problem(request, error.code, str(error), error.field, None)
     except UnavailableError as error:
         return _item_problem(request, error.code, MESSAGES[error.code], None, error.reason)
-    if scan.error is not None and scan.error not in reply.INACTIVE and scan.error != "not_found":
+    if scan.error is not None and scan.error not in bodies.INACTIVE and scan.error != "not_found":
         return _item_problem(request, scan.error, MESSAGES[scan.error], scan.error_field, scan.error_detail)
-    return reply.v2_scan(scan)
+    return bodies.v2_scan(scan)
 
 
 def _item_problem(request: web.Request, code: str, message: str, field: str | None, reason: str | None) -> dict[str, Any]:
-    decoded: dict[str, Any] = orjson.loads(reply.v2_error(code, message, _request_id(request), field=field, reason=reason))
+    decoded: dict[str, Any] = orjson.loads(bodies.v2_error(code, message, _request_id(request), field=field, reason=reason))
     return decoded
 
 
@@ -247,8 +250,8 @@ async def _api_key(request: web.Request) -> ApiKey | None:
     token = _token(request) or request.query.get("r")
     if token is None:
         return None
-    api_key = await request.app[DESK].api_key(token)
-    obstacle = request.app[DESK].engine.obstacle(api_key)
+    api_key = await request.app[DISPATCHER].api_key(token)
+    obstacle = request.app[DISPATCHER].engine.obstacle(api_key)
     if obstacle is not None:
         code, reason = obstacle
         raise InputError(code, MESSAGES[code]) if reason is None else UnavailableError(code, reason)

@@ -11,9 +11,10 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from ixfast import limits, refs
+from ixfast import limits
+from ixfast.domain import references
+from ixfast.domain.scan import Extras, Visitor
 from ixfast.errors import InputError
-from ixfast.scan import Extras, Visitor
 
 # Nearly every query; the general way says the same of it (tests compare them) and takes seven times as long.
 _USUAL = re.compile(rf"x=([A-Za-z0-9]{{1,{limits.TAG_CODE_CHARS_MAX}}})&n=([0-9A-Fa-f]{{6}})&e=([0-9A-Fa-f]{{16}})", re.ASCII)
@@ -98,9 +99,9 @@ def read_query(query: str) -> V1Query:
 def _reference(parameters: dict[str, str]) -> tuple[bytes | None, str | None]:
     x, c, u, aid = (parameters.get(name) for name in ("x", "c", "u", "a"))
     if aid is not None:
-        _check(refs.AID, aid, "a", "an account id")
+        _check(references.AID, aid, "a", "an account id")
     if x is not None:
-        _check(refs.CODE, x, "x", "a tag code of letters and digits")
+        _check(references.CODE, x, "x", "a tag code of letters and digits")
         return x.encode(), aid
     if c is None and u is None:
         if aid is None:
@@ -111,10 +112,10 @@ def _reference(parameters: dict[str, str]) -> tuple[bytes | None, str | None]:
     if c is not None:
         if not 0 < len(c) <= limits.CUSTOMER_ID_CHARS_MAX:
             raise InputError("invalid_parameter", f"c must be 1 to {limits.CUSTOMER_ID_CHARS_MAX} characters.", "c")
-        return refs.by_cuid(aid, c), aid
+        return references.by_cuid(aid, c), aid
     assert u is not None
-    _check(refs.UID_TEXT, u, "u", "14 upper-case hex digits")
-    return refs.by_uid(aid, bytes.fromhex(u)), aid
+    _check(references.UID_TEXT, u, "u", "14 upper-case hex digits")
+    return references.by_uid(aid, bytes.fromhex(u)), aid
 
 
 def _extras(parameters: dict[str, str], *, has_mac: bool) -> Extras | None:
@@ -122,7 +123,7 @@ def _extras(parameters: dict[str, str], *, has_mac: bool) -> Extras | None:
     parameters of these names; the profile decides."""
     names = parameters.keys()
     is_hot = names <= _HOT and (has_mac or "e" not in names) and not {"x", "u"} <= names
-    if is_hot and not ("a" in names and refs.may_be_a_mirror(parameters.get("x", "").encode())):
+    if is_hot and not ("a" in names and references.may_be_a_mirror(parameters.get("x", "").encode())):
         return None
     own = {name: value for name, value in parameters.items() if name not in ("r", "ip", "ua")}
     visitor = None

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import msgspec
 
-from ixfast import limits, refs
+from ixfast import limits
+from ixfast.domain import references
+from ixfast.domain.records import ApiKey
+from ixfast.domain.scan import KEYED_FROM, Extras, Scan, Visitor
 from ixfast.errors import InputError
-from ixfast.http.desk import Desk
-from ixfast.records import ApiKey
-from ixfast.scan import KEYED_FROM, Extras, Scan, Visitor
+from ixfast.http.dispatcher import ScanDispatcher
 
 
 class VisitorBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -52,29 +53,29 @@ class Caller(NamedTuple):
     address: str | None = None
 
 
-async def run(desk: Desk, body: ScanBody, caller: Caller, *, peek: bool, idempotency_key: str | None) -> Scan:
+async def run(dispatcher: ScanDispatcher, body: ScanBody, caller: Caller, *, peek: bool, idempotency_key: str | None) -> Scan:
     api_key = caller.api_key
     aid = api_key.aid if api_key is not None else body.account
     ref, parameters, url = _asked(body, aid)
     if aid is None and url is not None:
         aid = _account_in(url)
         if aid is None and ref is None:
-            aid = await desk.account_in_path(url)
+            aid = await dispatcher.account_in_path(url)
     visitor = Visitor(body.visitor.ip, body.visitor.user_agent) if body.visitor is not None else None
     extras = Extras(parameters, url, peek=peek, idempotent=idempotency_key is not None, wants_state=not peek, visitor=visitor)
-    scan_id = desk.next_scan_id() if idempotency_key is None else _derived_id(caller, body, idempotency_key)
+    scan_id = dispatcher.next_scan_id() if idempotency_key is None else _derived_id(caller, body, idempotency_key)
     if ref is None and aid is None:
         raise InputError("missing_parameter", "Say whose tag it is: an API key, account, or xuid.", "account")
 
     def start(answer: Callable[[Scan], None]) -> None:
-        scan = Scan(answer, ref or b"", -1, None, api_key, scan_id, desk.loop.time(), extras)
-        if ref is not None and (aid is None or url is None or not refs.may_be_a_mirror(ref)):
-            desk.engine.submit(scan)
+        scan = Scan(answer, ref or b"", -1, None, api_key, scan_id, dispatcher.loop.time(), extras)
+        if ref is not None and (aid is None or url is None or not references.may_be_a_mirror(ref)):
+            dispatcher.engine.submit(scan)
         else:
             assert aid is not None
-            desk.spawn(desk.identify(scan, aid))
+            dispatcher.spawn(dispatcher.identify(scan, aid))
 
-    return await desk.ask(start)
+    return await dispatcher.ask(start)
 
 
 def _asked(body: ScanBody, aid: str | None) -> tuple[bytes | None, dict[str, str] | None, str | None]:
@@ -98,18 +99,18 @@ def _asked(body: ScanBody, aid: str | None) -> tuple[bytes | None, dict[str, str
 def _reference(body: ScanBody, name: str, aid: str | None) -> bytes | None:
     value: str = getattr(body, name)
     if name == "xuid":
-        if not refs.CODE.fullmatch(value):
+        if not references.CODE.fullmatch(value):
             raise InputError("invalid_parameter", "xuid must be letters and digits.", "xuid")
         return value.encode()
-    if aid is None or not refs.AID.fullmatch(aid):
+    if aid is None or not references.AID.fullmatch(aid):
         raise InputError("missing_parameter", f"{name} needs account, the account id.", "account")
     if name == "uid":
-        if not refs.UID_TEXT.fullmatch(value):
+        if not references.UID_TEXT.fullmatch(value):
             raise InputError("invalid_parameter", "uid must be 14 upper-case hex digits.", "uid")
-        return refs.by_uid(aid, bytes.fromhex(value))
+        return references.by_uid(aid, bytes.fromhex(value))
     if not 0 < len(value) <= limits.CUSTOMER_ID_CHARS_MAX or not value.isprintable():
         raise InputError("invalid_parameter", f"cuid must be 1 to {limits.CUSTOMER_ID_CHARS_MAX} characters.", "cuid")
-    return refs.by_cuid(aid, value)
+    return references.by_cuid(aid, value)
 
 
 def _fields(body: ScanBody) -> dict[str, str]:
@@ -132,12 +133,12 @@ def _fields(body: ScanBody) -> dict[str, str]:
 
 def _code_in(text: str) -> str | None:
     """The tag code, or what may be one, if a URL has it under the usual names; others are read by the account's profiles."""
-    return _named(text, ("x", "xuid"), refs.CODE)
+    return _named(text, ("x", "xuid"), references.CODE)
 
 
 def _account_in(text: str) -> str | None:
     """The account id if a URL carries one under its usual names."""
-    return _named(text, ("a", "aid"), refs.AID)
+    return _named(text, ("a", "aid"), references.AID)
 
 
 def _named(text: str, names: tuple[str, ...], form: re.Pattern[str]) -> str | None:

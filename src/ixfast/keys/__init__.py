@@ -8,23 +8,23 @@ Invariants: a key never appears in a `repr`, a message, a traceback or a pickle;
 that it was sealed for (account, tag, slot, version); a failure to open one is an inability to answer, never a "Fail".
 """
 
-from ixfast.keys.custodian import Custodian
-from ixfast.keys.derived import DerivedKeys
+from ixfast.keys.derived_keys import DerivedKeys
 from ixfast.keys.envelope import ENVELOPE_BYTES, KeySlot, check_value, unwrap, wrap
 from ixfast.keys.kek import KekFileError, KeyEncryptionKey, KeyEnvelopeError, KeyUnavailableError, UnknownKekError
+from ixfast.keys.key_reloader import KeyReloader
 from ixfast.keys.key_set import KeyEncryptionKeys
 from ixfast.keys.provider import KeyProvider, ProviderError, Sealed
 from ixfast.keys.sealing import check_file
 
 __all__ = [
     "ENVELOPE_BYTES",
-    "Custodian",
     "DerivedKeys",
     "KekFileError",
     "KeyEncryptionKey",
     "KeyEncryptionKeys",
     "KeyEnvelopeError",
     "KeyProvider",
+    "KeyReloader",
     "KeySlot",
     "KeyUnavailableError",
     "ProviderError",

@@ -25,9 +25,9 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC, ECB
 
 from ixfast import cmac
+from ixfast.domain.model import Key
 from ixfast.keys.envelope import KEY_BYTES, check_value
 from ixfast.limits import UID_BYTES
-from ixfast.model import Key
 
 INPUT_BYTES_MAX = 31  # AN10922 section 2.2: with its constant, M fills two blocks at the most.
 LEGACY_ROUNDS = 5000

@@ -24,18 +24,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from ixfast import visitors
-from ixfast.model import Verdict
+from ixfast.domain.model import Verdict
+from ixfast.rules import condition_tree, visitors, wall_clock
 from ixfast.rules import facts as readers
-from ixfast.rules import tree, wall_clock
-from ixfast.rules.check import seconds_of
+from ixfast.rules.comparison import seconds_of
+from ixfast.rules.condition_tree import Comparison, Node
 from ixfast.rules.facts import FIELD, WEEKDAYS, Kind, find_fact
 from ixfast.rules.rule_set import RuleSet
-from ixfast.rules.tree import Comparison, Node
 
 if TYPE_CHECKING:
+    from ixfast.domain.scan import Scan
     from ixfast.rules.document import Rules
-    from ixfast.scan import Scan
 
 Decide = Callable[["Scan"], int]
 
@@ -133,9 +132,9 @@ class _Source:
     def _node(self, node: Node, negated: bool) -> str:
         if isinstance(node, Comparison):
             return self._comparison(node, negated)
-        if isinstance(node, tree.Not):
+        if isinstance(node, condition_tree.Not):
             return self._node(node.part, not negated)
-        word = " and " if isinstance(node, tree.All) is not negated else " or "
+        word = " and " if isinstance(node, condition_tree.All) is not negated else " or "
         return f"({word.join(self._node(part, negated) for part in node.parts)})"
 
     def _comparison(self, node: Comparison, negated: bool) -> str:

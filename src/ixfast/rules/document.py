@@ -24,11 +24,11 @@ from ixfast.limits import (
     RULE_NAME_CHARS_MAX,
     RULE_SET_BYTES_MAX,
 )
-from ixfast.rules import line, tree
-from ixfast.rules.check import check_fact, check_operator, check_value, check_zone, check_zone_name
+from ixfast.rules import condition_tree, line_notation
+from ixfast.rules.comparison import check_fact, check_operator, check_value, check_zone, check_zone_name
+from ixfast.rules.condition_tree import Comparison, Node
 from ixfast.rules.facts import OPERATORS
 from ixfast.rules.rule_error import RuleError, nearest, quoted
-from ixfast.rules.tree import Comparison, Node
 
 _FORMS = ("all", "any", "not", "fact")
 _OPERATORS = list(dict.fromkeys(op for ops in OPERATORS.values() for op in ops))
@@ -80,7 +80,7 @@ class Rules(msgspec.Struct, frozen=True):
     @property
     def facts(self) -> frozenset[str]:
         """Names of the facts that the conditions ask for."""
-        return frozenset(part.fact for group in self.groups for part in tree.comparisons(group.when))
+        return frozenset(part.fact for group in self.groups for part in condition_tree.comparisons(group.when))
 
 
 def read_rules(document: bytes | str | dict[str, Any]) -> Rules:
@@ -103,7 +103,8 @@ def schema() -> dict[str, Any]:
 def to_document(rules: Rules, *, lines: bool = False) -> dict[str, Any]:
     """A checked rule set as a JSON document, conditions as objects or as lines; `read_rules` of it is the same rule set."""
     groups = [
-        GroupDocument(g.name, line.print_line(g.when) if lines else condition_document(g.when), g.response) for g in rules.groups
+        GroupDocument(g.name, line_notation.print_line(g.when) if lines else condition_document(g.when), g.response)
+        for g in rules.groups
     ]
     found: dict[str, Any] = msgspec.to_builtins(RuleSetDocument(groups, rules.default, rules.time_zone))
     return found
@@ -111,11 +112,11 @@ def to_document(rules: Rules, *, lines: bool = False) -> dict[str, Any]:
 
 def condition_document(node: Node) -> ConditionDocument:
     """A condition in JSON notation."""
-    if isinstance(node, tree.All):
+    if isinstance(node, condition_tree.All):
         return ConditionDocument(all=[condition_document(part) for part in node.parts])
-    if isinstance(node, tree.Any):
+    if isinstance(node, condition_tree.Any):
         return ConditionDocument(any=[condition_document(part) for part in node.parts])
-    if isinstance(node, tree.Not):
+    if isinstance(node, condition_tree.Not):
         return ConditionDocument(not_=condition_document(node.part))
     value: Any = list(node.value) if isinstance(node.value, tuple) else node.value
     return ConditionDocument(fact=node.fact, op=node.op, value=msgspec.UNSET if value is None else value, zone=node.zone)
@@ -171,9 +172,9 @@ def _checked(document: RuleSetDocument) -> Rules:
             raise RuleError(f"Another group before is called {quoted(group.name)}.", path=path + ".name")
         names.add(group.name)
         when = _condition(group.when, path + ".when", 0)
-        if tree.depth(when) > RULE_DEPTH_MAX:  # lines inside conditions are each within it, but not always together
+        if condition_tree.depth(when) > RULE_DEPTH_MAX:  # lines inside conditions are each within it, but not always together
             raise RuleError(f"Conditions may be nested {RULE_DEPTH_MAX} deep.", path=path + ".when")
-        conditions += sum(1 for _ in tree.comparisons(when))
+        conditions += sum(1 for _ in condition_tree.comparisons(when))
         if conditions > RULE_CONDITIONS_MAX:
             raise RuleError(f"A rule set has at most {RULE_CONDITIONS_MAX} comparisons.", path=path + ".when")
         groups.append(RuleGroup(group.name, when, group.response))
@@ -184,18 +185,18 @@ def _condition(condition: str | ConditionDocument, path: str, depth: int) -> Nod
     if depth > RULE_DEPTH_MAX:
         raise RuleError(f"Conditions may be nested {RULE_DEPTH_MAX} deep.", path=path)
     if isinstance(condition, str):
-        return _placed(path, line.parse, condition)
+        return _placed(path, line_notation.parse, condition)
     forms = [form for form in _FORMS if getattr(condition, "not_" if form == "not" else form) is not None]
     stray = [n for n in ("op", "zone") if getattr(condition, n) is not None] + ["value"] * (condition.value is not msgspec.UNSET)
     if len(forms) != 1 or (stray and forms != ["fact"]):
         found = ", ".join(forms + stray) or "none"
         raise RuleError(f"A condition is one of all, any, not, or fact with op and value; found {found}.", path=path)
     if condition.all is not None:
-        return tree.all_of(_condition(part, f"{path}.all[{i}]", depth + 1) for i, part in enumerate(condition.all))
+        return condition_tree.all_of(_condition(part, f"{path}.all[{i}]", depth + 1) for i, part in enumerate(condition.all))
     if condition.any is not None:
-        return tree.any_of(_condition(part, f"{path}.any[{i}]", depth + 1) for i, part in enumerate(condition.any))
+        return condition_tree.any_of(_condition(part, f"{path}.any[{i}]", depth + 1) for i, part in enumerate(condition.any))
     if condition.not_ is not None:
-        return tree.negation(_condition(condition.not_, f"{path}.not", depth + 1))
+        return condition_tree.negation(_condition(condition.not_, f"{path}.not", depth + 1))
     return _comparison(condition, path)
 
 

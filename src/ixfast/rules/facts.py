@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ixfast import visitors
-from ixfast.model import Verdict
-from ixfast.rules import wall_clock
-from ixfast.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Scan
+from ixfast.domain.model import Verdict
+from ixfast.domain.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Scan
+from ixfast.rules import visitors, wall_clock
 
 FIELD = "field."
 """What the name of an extended field begins with as a fact."""

@@ -13,10 +13,10 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from ixfast.rules import line, tree
-from ixfast.rules.check import seconds_of
+from ixfast.rules import condition_tree, line_notation
+from ixfast.rules.comparison import seconds_of
+from ixfast.rules.condition_tree import Comparison, Node
 from ixfast.rules.facts import WEEKDAYS, ZONED, Kind, find_fact
-from ixfast.rules.tree import Comparison, Node
 
 if TYPE_CHECKING:
     from ixfast.rules.document import Rules
@@ -50,11 +50,11 @@ def evaluate(node: Node, facts: Facts, time_zone: str = "UTC") -> bool | None:
         if node.op in ("known", "unknown"):
             return (found is not None) is (node.op == "known")
         return None if found is None else _compare(node, found)
-    if isinstance(node, tree.Not):
+    if isinstance(node, condition_tree.Not):
         inner = evaluate(node.part, facts, time_zone)
         return None if inner is None else not inner
     outcomes = [evaluate(part, facts, time_zone) for part in node.parts]
-    decisive = isinstance(node, tree.Any)
+    decisive = isinstance(node, condition_tree.Any)
     if decisive in outcomes:
         return decisive
     return None if None in outcomes else not decisive
@@ -77,10 +77,12 @@ def _explain(node: Node, facts: Facts, time_zone: str, depth: int, steps: list[S
     outcome = evaluate(node, facts, time_zone)
     if isinstance(node, Comparison):
         found = _find(node, facts, time_zone)
-        steps.append(Step(line.print_line(node), depth, outcome, "unknown" if found is None else _printed(found)))
+        steps.append(Step(line_notation.print_line(node), depth, outcome, "unknown" if found is None else _printed(found)))
         return
-    steps.append(Step({tree.All: "all of", tree.Any: "any of", tree.Not: "not"}[type(node)], depth, outcome))
-    for part in (node.part,) if isinstance(node, tree.Not) else node.parts:
+    steps.append(
+        Step({condition_tree.All: "all of", condition_tree.Any: "any of", condition_tree.Not: "not"}[type(node)], depth, outcome)
+    )
+    for part in (node.part,) if isinstance(node, condition_tree.Not) else node.parts:
         _explain(part, facts, time_zone, depth + 1, steps)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ixfast.scan import Scan
+    from ixfast.domain.scan import Scan
 
 
 class RuleSet:

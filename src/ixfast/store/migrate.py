@@ -16,9 +16,10 @@ import asyncpg
 
 from ixfast import limits
 from ixfast.errors import ConfigurationError
-from ixfast.store import hosts, partitions
+from ixfast.store import partitions
+from ixfast.store.connections import hosts
+from ixfast.store.connections.session import fix_durability
 from ixfast.store.queries import sql_folder
-from ixfast.store.session import fix_durability
 
 _LOCK = 0x6978_6661_7374  # "ixfast": one migration at a time in a database.
 _FILE = re.compile(r"(\d{4})_(pre|post)_\w+\.sql")

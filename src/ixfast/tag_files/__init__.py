@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from ixfast.tag_files.columns import PRESETS, Layout, Preset
 from ixfast.tag_files.problems import PROBLEMS, PROBLEMS_MAX, Problem, Problems, counted
-from ixfast.tag_files.reading import TagFile
+from ixfast.tag_files.reader import TagFile
 from ixfast.tag_files.rows import NO_CHANGE, NOT_ASSIGNED, NOW, TagRow
-from ixfast.tag_files.writing import FORMATS, TagWriter
+from ixfast.tag_files.writer import FORMATS, TagWriter
 
 __all__ = [
     "FORMATS",

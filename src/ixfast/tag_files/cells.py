@@ -8,9 +8,9 @@ from __future__ import annotations
 import datetime as dt
 import re
 
-from ixfast.dynamic import compile_response
 from ixfast.errors import InputError
 from ixfast.limits import CUSTOMER_ID_CHARS_MAX, TAG_CODE_CHARS_MAX, UID_BYTES
+from ixfast.responses.response_text import compile_response
 from ixfast.tag_files.problems import NAME_CHARS_MAX
 
 KEY_BYTES = 16

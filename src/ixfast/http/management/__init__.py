@@ -12,27 +12,27 @@ from typing import Any
 
 from aiohttp import web
 
-from ixfast.engine import IsPast, past_by_host
 from ixfast.errors import InputError, UnavailableError
-from ixfast.http.management.office import Office, Route, problem
+from ixfast.http.management.call import ManagementDispatcher, Route, problem
 from ixfast.http.management.routes import ROUTES
 from ixfast.keys import KeyEncryptionKeys
+from ixfast.pipeline.engine import IsPast, past_by_host
 
-__all__ = ["ROUTES", "Office", "Route", "add_management"]
+__all__ = ["ROUTES", "ManagementDispatcher", "Route", "add_management"]
 
 
 def add_management(app: web.Application, pool: Any, keks: KeyEncryptionKeys, is_past: IsPast = past_by_host) -> None:
     """Add the routes. `pool` is shared with the worker's look-ups; half of it at most is used here. `is_past` says whether an
     API key has expired."""
-    office = Office(pool, keks, is_past)
+    management_dispatcher = ManagementDispatcher(pool, keks, is_past)
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, _handler(office, route))
+        app.router.add_route(route.method, route.path, _handler(management_dispatcher, route))
 
 
-def _handler(office: Office, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _handler(management_dispatcher: ManagementDispatcher, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         try:
-            return await office.serve(route, request)
+            return await management_dispatcher.serve(route, request)
         except (InputError, UnavailableError) as error:
             return problem(route, request, error)
 

@@ -1,7 +1,7 @@
 """Tags, and the keys of tags and accounts. A key goes in and never comes out: shown are check values and versions.
 
 A tag moves between the groups and batches of its account. A deleted tag's scans stay in the log, and it leaves behind how far
-its keys were used (`management.add_tags`).
+its keys were used (`edits.add_tags`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
+from ixfast.domain.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK
 from ixfast.errors import InputError
-from ixfast.http.management import checks
-from ixfast.http.management.office import Call, answered, created, gone, shown, unauthorised, unknown
-from ixfast.http.management.owners import given
-from ixfast.http.management.shapes import Counter, KeyDraft, KeyVersion, Tag, TagDraft, TagPatch
-from ixfast.http.management.shelves import defined, to_json
+from ixfast.http.management import validation
+from ixfast.http.management.accounts import given
+from ixfast.http.management.call import Call, answered, created, gone, shown, unauthorised, unknown
+from ixfast.http.management.folders import defined, to_json
+from ixfast.http.management.schemas import Counter, KeyDraft, KeyVersion, Tag, TagDraft, TagPatch
 from ixfast.keys import KeySlot
-from ixfast.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK
-from ixfast.store import management
-from ixfast.store.management import NewTag
+from ixfast.store.admin import edits
+from ixfast.store.admin.edits import NewTag
 
 V = TypeVar("V", bound=KeyVersion)
 _CODES_TRIED = 20  # Of eight random characters one in a million is taken in a fleet of millions.
@@ -84,15 +84,15 @@ async def create_tag(call: Call) -> web.Response:
     if draft.key is not None and "keys" not in call.caller.scopes:
         raise unauthorised(["keys"])
     if draft.rules is not None:
-        checks.rule_set(draft.rules)
+        validation.rule_set(draft.rules)
     group_id, fields = await _place(call, draft.group_id, draft.batch_id)
-    checks.values(draft.fields, fields)
+    validation.values(draft.fields, fields)
     xuid = draft.xuid if draft.xuid is not None else await _new_code(call, draft.xuid_length)
     uid = bytes.fromhex(draft.uid) if draft.uid is not None else None
-    key = checks.key(draft.key) if draft.key is not None else None
+    key = validation.key(draft.key) if draft.key is not None else None
     new = NewTag(xuid, uid, key, cuid=draft.cuid, name=draft.name)
-    keks, account_id = call.office.keks, call.account_id
-    await management.add_tags(call.connection, keks, account_id, group_id, [new], batch_id=draft.batch_id)
+    keks, account_id = call.management_dispatcher.keks, call.account_id
+    await edits.add_tags(call.connection, keks, account_id, group_id, [new], batch_id=draft.batch_id)
     row = await call.row("tag", "tag_by_xuid", xuid)
     plain = tag_of(row)
     assigned_at = dt.datetime.now(dt.UTC) if draft.assigned else None
@@ -109,7 +109,7 @@ async def create_tag(call: Call) -> web.Response:
 
 
 async def _new_code(call: Call, characters: int) -> str:
-    codes = [management.new_xuid(characters) for _ in range(_CODES_TRIED)]
+    codes = [edits.new_xuid(characters) for _ in range(_CODES_TRIED)]
     taken = {row["xuid"] for row in await call.connection.fetch(call.sql["known_xuids"], codes)}
     return next(code for code in codes if code not in taken)
 
@@ -148,7 +148,7 @@ async def _set_originality(call: Call, tag_id: int, tag: Tag, signature: str | N
     found = None
     if signature is not None:
         group = await call.row("group", "tag_group", tag.group_id)
-        found = checks.originality(tag.uid, signature, group["profile"])
+        found = validation.originality(tag.uid, signature, group["profile"])
     await call.connection.execute(call.sql["set_originality"], tag_id, found, bytes.fromhex(signature) if signature else None)
     return found
 
@@ -170,7 +170,7 @@ async def change(call: Call, row: Any, changes: dict[str, Any]) -> Tag:
 async def patch_tag(call: Call) -> web.Response:
     patch = call.body(TagPatch)
     if patch.rules is not UNSET and patch.rules is not None:
-        checks.rule_set(patch.rules)
+        validation.rule_set(patch.rules)
     row = await call.row("tag", "tag_by_xuid", call.xuid(), lock="NO KEY UPDATE")
     before = tag_of(row)
     call.match(before)
@@ -186,8 +186,8 @@ async def patch_tag(call: Call) -> web.Response:
         changes["group_id"], fields = await _place(call, wanted, batch_id)
         changes["batch_id"] = batch_id
         if patch.fields is not UNSET:
-            checks.values(patch.fields, fields)
-            changes["fields"] = checks.merged(before.fields, patch.fields)
+            validation.values(patch.fields, fields)
+            changes["fields"] = validation.merged(before.fields, patch.fields)
     if patch.originality_signature is not UNSET:
         del changes["originality_signature"]
         after = msgspec.structs.replace(before, **{name: changes[name] for name in ("uid", "group_id") if name in changes})
@@ -233,14 +233,14 @@ async def list_keys(call: Call) -> web.Response:
 
 async def add_key(call: Call) -> web.Response:
     draft = call.body(KeyDraft)
-    value = checks.key(draft.key)
+    value = validation.key(draft.key)
     row = await call.row("tag", "tag_by_xuid", call.xuid(), lock="NO KEY UPDATE")
     tag_id, xuid = row["tag_id"], row["xuid"]
     group = await call.row("group", "tag_group", row["group_id"])
     if group["derivation"] is not None:
         raise InputError("invalid_parameter", "The tag's group derives keys: add a master to the group.", "key")
     before = await _versions(call, tag_id)
-    version = await management.add_tag_key(call.connection, call.office.keks, call.account_id, tag_id, value)
+    version = await edits.add_tag_key(call.connection, call.management_dispatcher.keks, call.account_id, tag_id, value)
     if draft.retire_others:
         older = [key.version for key in before]
         await call.connection.execute(call.sql["retire_tag_keys"], tag_id, KeySlot.FILE, older)
@@ -282,9 +282,9 @@ async def list_meta_keys(call: Call) -> web.Response:
 
 async def add_meta_key(call: Call) -> web.Response:
     draft = call.body(KeyDraft)
-    value = checks.key(draft.key)
+    value = validation.key(draft.key)
     before = await _meta_versions(call)
-    version = await management.add_next_meta_key(call.connection, call.office.keks, call.account_id, value)
+    version = await edits.add_next_meta_key(call.connection, call.management_dispatcher.keks, call.account_id, value)
     if draft.retire_others:
         for key in before:
             await call.connection.execute(call.sql["retire_meta_key"], call.account_id, key.version)

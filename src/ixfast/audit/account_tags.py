@@ -1,0 +1,48 @@
+"""The tags of an account in the database, read in one read-only transaction and unwrapped as the server does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ixfast.audit.tag_catalogue import TagCatalogue
+from ixfast.errors import InputError
+from ixfast.keys import KeyEncryptionKeys
+from ixfast.store.catalogue.record_loader import Loader
+
+_CHUNK_TAGS = 5000
+_CODES = "SELECT xuid FROM tag WHERE account_id = $1 AND xuid > $2 ORDER BY xuid LIMIT $3"
+
+
+async def read_account(connection: Any, keks: KeyEncryptionKeys, aid: str) -> TagCatalogue:
+    """All tags of the account with their live keys and profiles, active or not: an audit is about what a tap proves.
+
+    InputError if there is no such account. A key that cannot be opened, or a group with a profile that cannot be, ends the
+    reading: an audit without it would call genuine taps forged.
+    """
+    catalogue = TagCatalogue()
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        loader = Loader(keks)
+        known = await loader.account_and_groups(connection, aid)
+        if known is None:
+            raise InputError("not_found", f"There is no account {aid!r}.", "account")
+        account, groups = known
+        catalogue.add_meta_keys(account.meta_keys)
+        for group in groups:
+            catalogue.add_meta_keys(group.meta_keys)
+        last = ""
+        while codes := [row["xuid"] for row in await connection.fetch(_CODES, account.account_id, last, _CHUNK_TAGS)]:
+            last = codes[-1]
+            found, failed = await loader.tags(connection, [code.encode() for code in codes])
+            for code, (error, *_) in failed.items():
+                raise InputError("unavailable", f"Tag {code.decode()} cannot be read: {type(error).__name__}.") from error
+            for record in found.values():
+                await record.derive_keys()
+                catalogue.add(
+                    record.xuid.decode(),
+                    record.group.profile,
+                    uid=record.uid or b"",
+                    keys=record.file_keys(),
+                    cuid=record.cuid,
+                    aid=aid,
+                )
+    return catalogue

@@ -1,0 +1,65 @@
+"""`ixfast account` and `ixfast api-key`: who may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ixfast.cli.database import connected, resolve
+from ixfast.store.admin import edits
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def register(main: click.Group, with_settings: Decorator) -> None:
+    @main.group()
+    def account() -> None:
+        """Accounts: the owners of tags."""
+
+    @account.command("create")
+    @click.argument("aid")
+    @click.option("--name", default="", help="A name for people.")
+    @click.option("--open", "is_open", is_flag=True, help="Anyone may verify its tags, without an API key.")
+    @with_settings
+    def account_create(aid: str, name: str, is_open: bool, config: Path | None, **flags: object) -> None:
+        """Create the account AID, closed unless told otherwise."""
+
+        async def work(dsn: str) -> None:
+            async with connected(dsn) as connection, connection.transaction():
+                account_id = await edits.create_account(connection, aid, name=name, is_open=is_open)
+                await edits.changed(connection, ("account", account_id, None))
+
+        with resolve(flags, config).database() as dsn:
+            asyncio.run(work(dsn))
+        click.echo(f"account {aid} is {'open' if is_open else 'closed: its callers need an API key'}")
+
+    @main.group("api-key")
+    def api_key() -> None:
+        """API keys: what callers of a closed account show."""
+
+    @api_key.command("create")
+    @click.argument("aid")
+    @click.option("--scope", "scopes", multiple=True, default=["scan"], help="scan (default), manage or keys; repeatable.")
+    @click.option("--label", default="", help="What it is for.")
+    @click.option("--days", type=click.IntRange(1), help="Expires after so many days; never by default.")
+    @with_settings
+    def api_key_create(
+        aid: str, scopes: tuple[str, ...], label: str, days: int | None, config: Path | None, **flags: object
+    ) -> None:
+        """Create an API key of the account AID. Its token is printed now and never again."""
+
+        async def work(dsn: str) -> str:
+            expires_at = dt.datetime.now(dt.UTC) + dt.timedelta(days=days) if days is not None else None
+            async with connected(dsn) as connection, connection.transaction():
+                account_id = await edits.account_id_of(connection, aid)
+                token = await edits.create_api_key(connection, account_id, scopes, label=label, expires_at=expires_at)
+                await edits.changed(connection, ("api_key", None, None))
+                return token
+
+        with resolve(flags, config).database() as dsn:
+            click.echo(asyncio.run(work(dsn)))

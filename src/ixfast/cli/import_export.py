@@ -1,0 +1,251 @@
+"""`ixfast import` and `ixfast export`: tags from files and into them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+import orjson
+
+from ixfast.cli.database import connected, resolve
+from ixfast.errors import InputError, UnavailableError
+from ixfast.store.admin import edits
+from ixfast.store.imports.exporter import export_tags
+from ixfast.store.imports.group_names import batch_named, group_named
+from ixfast.store.imports.importer import Options, Report, import_tags
+from ixfast.store.imports.random_codes import CODE_CHARS
+from ixfast.tag_files import FORMATS, PRESETS, counted
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+_PIECE_BYTES = 256 * 1024
+_SWITCH_S = 0.0005  # How long parsing may hold up the connection to the database; by default 5 ms, some ten times a block.
+_GC_THRESHOLD = 200_000  # A block makes 50,000 objects that live until it is written and none that only a collector would find.
+
+
+def register(main: click.Group, with_settings: Decorator) -> None:
+    _register_import(main, with_settings)
+    _register_export(main, with_settings)
+
+
+def _with_place(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--batch", help="The batch inside the group.")(command)
+    command = click.option("--folder", help="The folder of the group, if several have a group of this name.")(command)
+    return click.option("--account", "aid", required=True, metavar="AID", help="Whose tags they are.")(command)
+
+
+def _register_import(main: click.Group, with_settings: Decorator) -> None:
+    @main.command("import")
+    @click.argument("file", type=click.File("rb"))
+    @_with_place
+    @click.option("--group", required=True, help="The group that new tags get into.")
+    @click.option("--dry-run", is_flag=True, help="Do everything but the commit.")
+    @click.option("--preset", type=click.Choice(list(PRESETS)), help="Names of columns as another program writes them.")
+    @click.option("--ignore", "ignored", multiple=True, metavar="COLUMN", help="A column that is not read; repeatable.")
+    @click.option("--allow-zero-keys", is_flag=True, help="Take keys of all zeros, which everybody knows.")
+    @click.option("--retire-old-keys", is_flag=True, help="Keys that are replaced verify nothing any more, from now on.")
+    @click.option(
+        "--code-length", type=click.Choice([str(each) for each in CODE_CHARS]), default=str(CODE_CHARS[-1]), show_default=True,
+        help="Characters of a tag code that is made for a new tag.",
+    )  # fmt: skip
+    @click.option(
+        "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write what became of each line, as JSON lines."
+    )
+    @with_settings
+    def import_command(
+        file: BinaryIO, aid: str, group: str, folder: str | None, batch: str | None, config: Path | None, **flags: Any
+    ) -> None:
+        """Import the tags in FILE (CSV or JSON lines, also compressed with gzip; - is standard input): all of it or nothing.
+
+        Tags that are there already are changed; a blank cell leaves things as they are.
+        """
+        options = Options(
+            preset=flags.pop("preset"),
+            ignored=flags.pop("ignored"),
+            allow_zero_keys=flags.pop("allow_zero_keys"),
+            retire_old_keys=flags.pop("retire_old_keys"),
+            code_chars=int(flags.pop("code_length")),
+            dry_run=flags.pop("dry_run"),
+        )
+        report_path: Path | None = flags.pop("report")
+        place = resolve(flags, config)
+
+        async def work(dsn: str, lines: _ReportFile, progress: Callable[[int], None]) -> Report:
+            async with connected(dsn) as connection:
+                _stay_on_one_processor()
+                account_id = await edits.account_id_of(connection, aid)
+                return await import_tags(
+                    connection,
+                    place.keys(),
+                    _pieces(file),
+                    account_id=account_id,
+                    group_id=await group_named(connection, account_id, group, folder),
+                    batch=batch,
+                    options=options,
+                    on_lines=lines.write if lines.wanted else None,
+                    on_bytes=progress,
+                )
+
+        sys.setswitchinterval(_SWITCH_S)
+        gc.freeze()
+        gc.set_threshold(_GC_THRESHOLD)
+        with place.database() as dsn, _ReportFile(report_path) as lines, _progress(file) as progress:
+            with _broken_off():
+                report = asyncio.run(work(dsn, lines, progress))
+            lines.finish(report)
+        _tell(report, batch)
+
+
+def _register_export(main: click.Group, with_settings: Decorator) -> None:
+    @main.command("export")
+    @_with_place
+    @click.option("--group", help="Only the tags of this group.")
+    @click.option("--format", "format_", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True)
+    @click.option("--output", type=click.File("wb"), default="-", help="A file instead of standard output.")
+    @with_settings
+    def export_command(
+        aid: str, group: str | None, folder: str | None, batch: str | None, format_: str, output: BinaryIO, config: Path | None,
+        **flags: object,
+    ) -> None:  # fmt: skip
+        """Export tags without their keys, as a file that `ixfast import` takes."""
+        place = resolve(flags, config)
+
+        async def work(dsn: str) -> None:
+            async with connected(dsn) as connection:
+                account_id = await edits.account_id_of(connection, aid)
+                group_id, batch_id = await _group_and_batch(connection, account_id, group, folder, batch)
+                pieces = export_tags(connection, account_id, group_id=group_id, batch_id=batch_id, format_=format_)
+                async for piece in pieces:
+                    output.write(piece)
+
+        with place.database() as dsn:
+            asyncio.run(work(dsn))
+
+
+def _stay_on_one_processor() -> None:
+    """The threads take turns anyway. On one processor they take them without waking another, which the database needs.
+
+    Only once a private PostgreSQL has been started: it would stay there, too.
+    """
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+@contextlib.contextmanager
+def _file_errors(what: str) -> Iterator[None]:
+    """Errors of a file, which are not to be taken for the database's."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError("invalid_request", f"{what}: {error.strerror}. Nothing was imported.") from None
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    with _file_errors("The file cannot be read"):
+        while piece := file.read(_PIECE_BYTES):
+            yield piece
+
+
+@contextlib.contextmanager
+def _broken_off() -> Iterator[None]:
+    """The database's troubles as a sentence."""
+    try:
+        with edits.troubles(readonly=False):
+            yield
+    except UnavailableError as error:
+        what = "It is not known whether the file was imported" if error.code == "outcome_unknown" else "Nothing was imported"
+        raise click.ClickException(
+            f"{what}: {error.reason}. Import it again; what is there already is not imported twice."
+        ) from None
+
+
+async def _group_and_batch(
+    connection: Any, account_id: int, group: str | None, folder: str | None, batch: str | None
+) -> tuple[int | None, int | None]:
+    if group is None:
+        if folder is not None or batch is not None:
+            raise InputError("missing_parameter", "Name the group, too.", "group")
+        return None, None
+    group_id = await group_named(connection, account_id, group, folder)
+    batch_id = await batch_named(connection, group_id, batch) if batch is not None else None
+    if batch is not None and batch_id is None:
+        raise InputError("not_found", "The group has no such batch.", "batch")
+    return group_id, batch_id
+
+
+class _ReportFile:
+    """Lines of the report, under a temporary name until it is known what became of the import."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    @property
+    def wanted(self) -> bool:
+        return self._path is not None
+
+    @property
+    def _part(self) -> Path:
+        assert self._path is not None
+        return self._path.with_name(self._path.name + ".part")
+
+    def __enter__(self) -> _ReportFile:
+        if self._path is not None:
+            self._file = self._part.open("wb")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._part.unlink(missing_ok=True)
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        assert self._file is not None
+        with _file_errors("The report cannot be written"):
+            self._file.writelines(orjson.dumps(row) + b"\n" for row in rows)
+            self._file.flush()  # A full disk is told before the commit.
+
+    def finish(self, report: Report) -> None:
+        if self._path is None or self._file is None:
+            return
+        if report.problems:
+            self.write([{"outcome": "refused", **each._asdict()} for each in report.problems])
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._part.rename(self._path)
+
+
+@contextlib.contextmanager
+def _progress(file: BinaryIO) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, if the file has a length."""
+    length = None
+    with contextlib.suppress(OSError, ValueError):
+        length = os.fstat(file.fileno()).st_size
+    if not length or not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    with click.progressbar(length=length, label="importing", file=sys.stderr) as bar:
+        yield bar.update
+
+
+def _tell(report: Report, batch: str | None) -> None:
+    for problem in report.problems:
+        click.echo(str(problem), err=True)
+    if report.problems:
+        more = "; the rest of the file was not read" if report.more_problems else ""
+        raise click.ClickException(f"{counted(report.problems)}{more}. Nothing was imported.")
+    keys = f"{report.keys_added} keys added, {report.keys_replaced} replaced"
+    if report.meta_keys_added:
+        keys += f", {report.meta_keys_added} meta keys added"
+    click.echo(f"{report.lines} tags: {report.added} added, {report.changed} changed, {report.unchanged} unchanged; {keys}")
+    if report.batch_created:
+        click.echo(f"batch {batch} is new")
+    if report.dry_run:
+        click.echo("this was a dry run: nothing was imported")
+    elif not report.added and not report.changed:
+        click.echo("everything was there already: nothing was changed")

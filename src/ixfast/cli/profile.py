@@ -1,0 +1,134 @@
+"""`ixfast profile detect`: the encoding profile of tapped URLs, found with candidate keys."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ixfast.chips.detect import KEYS_MAX, Detection, detect
+from ixfast.domain.model import Key
+from ixfast.keys import check_value
+from ixfast.keys.diversify import USUAL_DERIVATIONS, An10922, Derivation
+from ixfast.limits import UID_BYTES
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+_KEY_BYTES = 16
+_FILE_BYTES_MAX = 64 * 1024
+_SOURCE = "HEX|@FILE|-"
+
+
+def register(main: click.Group, with_settings: Decorator) -> None:
+    """Add the group. It asks no server and no database, so it takes no settings."""
+    del with_settings
+
+    @main.group()
+    def profile() -> None:
+        """Encoding profiles: how chips write themselves into a URL."""
+
+    @profile.command("detect")
+    @click.argument("urls", metavar="URL...", nargs=-1, required=True)
+    @click.option("--key", "keys", multiple=True, metavar=_SOURCE, help="A file key, meta key or master to try; repeatable.")
+    @click.option("--meta-key", "meta_keys", multiple=True, metavar=_SOURCE, help="A key to try as meta key only; repeatable.")
+    @click.option("--uid", "uids", multiple=True, metavar="HEX", help="A UID that may be signed without being in the URL.")
+    @click.option("--an10922", "inputs", multiple=True, metavar="INPUT", help="Also derive with this M, such as {uid}3042f5.")
+    @click.option("--name", default="detected", show_default=True, help="What to call the profile.")
+    def profile_detect(
+        urls: tuple[str, ...],
+        keys: tuple[str, ...],
+        meta_keys: tuple[str, ...],
+        uids: tuple[str, ...],
+        inputs: tuple[str, ...],
+        name: str,
+    ) -> None:
+        """Find the encoding profile of tapped URLs and print it as JSON.
+
+        Give two taps of each of a few tags, verbatim. A key is 32 hex digits: @FILE reads one a line, - reads them from
+        standard input, and without --key you are asked. What stands in the command itself is seen by other users of
+        this machine. The all-zero factory key is always tried.
+        """
+        if not keys and sys.stdin.isatty():
+            keys = _asked()
+        found = detect(
+            urls,
+            _keys(keys, "--key"),
+            _keys(meta_keys, "--meta-key"),
+            derivations=(*_derivations(inputs), *USUAL_DERIVATIONS),
+            uids=[_unhex(uid, UID_BYTES, "--uid") for uid in uids],
+            name=name,
+        )
+        _tell(found, urls)
+        if not found.proposals:
+            raise click.ClickException("no profile makes the MAC of any of these URLs hold")
+        click.echo(_as_json(found.proposals[0].profile))
+
+
+def _tell(found: Detection, urls: tuple[str, ...]) -> None:
+    """What was found, for a person; the profile itself goes to standard output, alone."""
+    for place, proposal in enumerate(found.proposals):
+        click.echo(f"{'best' if not place else 'also'}: the MAC of {len(proposal.verified)} of {len(urls)} holds", err=True)
+        click.echo(f"  under {'; '.join(proposal.file_keys)}", err=True)
+        if proposal.meta_keys:
+            click.echo(f"  mirror read by {'; '.join(proposal.meta_keys)}", err=True)
+        if proposal.derivation is not None:
+            click.echo(f"  derivation: {msgspec.json.encode(proposal.derivation).decode()}", err=True)
+        for note in proposal.notes:
+            click.echo(f"  {note}", err=True)
+        if place:
+            click.echo(f"  {msgspec.json.encode(proposal.profile).decode()}", err=True)
+    for reason in found.reasons:
+        click.echo(f"not explained: {reason}", err=True)
+
+
+def _as_json(value: object) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def _asked() -> tuple[str, ...]:
+    text: str = click.prompt("Key (32 hex digits; empty: factory keys only)", default="", hide_input=True, show_default=False)
+    return tuple(text.split())
+
+
+def _keys(sources: tuple[str, ...], option: str) -> list[Key]:
+    values = dict.fromkeys(value for source in sources for value in _values(source, option))
+    if len(values) > KEYS_MAX:
+        raise click.UsageError(f"{option}: at most {KEYS_MAX} keys.")
+    return [Key(place, value, check_value(value)) for place, value in enumerate(values, start=1)]
+
+
+def _values(source: str, option: str) -> Iterable[bytes]:
+    if source == "-":
+        text = sys.stdin.read(_FILE_BYTES_MAX)
+    elif source.startswith("@"):
+        try:
+            with Path(source[1:]).open() as file:
+                text = file.read(_FILE_BYTES_MAX)
+        except (OSError, UnicodeDecodeError):
+            raise click.UsageError(f"{option}: the file {source[1:]} cannot be read.") from None
+    else:
+        text = source
+    lines = (line.partition("#")[0].strip() for line in text.splitlines())
+    return [_unhex(line, _KEY_BYTES, option) for line in lines if line]
+
+
+def _unhex(text: str, length: int, option: str) -> bytes:
+    """The value is never shown: it may be most of a key."""
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        value = b""
+    if len(value) != length:
+        raise click.UsageError(f"{option}: must be {2 * length} hex digits.")
+    return value
+
+
+def _derivations(inputs: tuple[str, ...]) -> list[Derivation]:
+    try:
+        return [An10922(input=text) for text in inputs]
+    except ValueError as error:
+        raise click.UsageError(f"--an10922: {error}.") from None

@@ -1,0 +1,1 @@
+"""Settings: what there is, and what was given."""

@@ -1,0 +1,276 @@
+"""Records: the catalogue's rows as the engine holds them, with everything prepared that can be known before a scan.
+
+Groups, batches and accounts are shared by their tags and replaced in place when they change (`adopt`), so that a
+change of one group costs the same whether ten of its tags are cached or a million.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+from ixfast.domain.model import Key
+from ixfast.responses.response_set import BUILT_IN, ResponseSet, members
+
+if TYPE_CHECKING:
+    from ixfast.chips import CompiledProfile
+
+
+_NO_FIELDS: Mapping[str, str] = MappingProxyType({})
+
+
+class SharedRecord:
+    """A record that outlives its own content."""
+
+    __slots__: tuple[str, ...] = ()
+
+    def adopt(self, other: SharedRecord) -> None:
+        """Take over what `other` holds. One step of the event loop: no scan sees half of it."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(other, name))
+
+
+class Account(SharedRecord):
+    __slots__ = ("account_id", "active", "aid", "cors", "meta_keys", "name", "open")
+
+    def __init__(
+        self, account_id: int, aid: str, name: str, *, is_open: bool, active: bool, cors: bool, meta_keys: tuple[Key, ...]
+    ) -> None:
+        self.account_id = account_id
+        self.aid = aid
+        self.name = name
+        self.open = is_open
+        self.active = active
+        self.cors = cors
+        self.meta_keys = meta_keys  # newest version first
+
+
+class KeySource(Protocol):
+    """Where the tags of a group have their keys from that does not store them; see `keys.derived`."""
+
+    @property
+    def meta_keys(self) -> tuple[Key, ...] | None: ...
+    @property
+    def slow(self) -> bool: ...
+    def file_keys(self, uid: bytes) -> tuple[Key, ...]: ...
+    async def derive(self, uid: bytes) -> tuple[Key, ...]: ...
+
+
+class Batch(SharedRecord):
+    __slots__ = ("active", "batch_id", "name")
+
+    def __init__(self, batch_id: int, name: str, *, active: bool) -> None:
+        self.batch_id = batch_id
+        self.name = name
+        self.active = active
+
+
+class Group(SharedRecord):
+    """A tag group with what it inherits.
+
+    `fields` are the values of the extended fields that its folder defines, for tags without own ones; `reply_names` the
+    fields that are switched on to be members of the reply. `enrols` says that a genuine tap may make its tag.
+    """
+
+    __slots__ = (
+        "account", "active", "answers", "dates", "derived", "enrols", "fields", "folder_active", "folder_name", "group_id",
+        "name", "profile", "reply_json", "reply_names", "retry_window_ms",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        group_id: int,
+        name: str,
+        account: Account,
+        *,
+        folder_name: str,
+        folder_active: bool,
+        active: bool,
+        profile: CompiledProfile | None,
+        answers: ResponseSet = BUILT_IN,
+        fields: Mapping[str, str] = _NO_FIELDS,
+        reply_names: tuple[str, ...] = (),
+        retry_window_ms: int = 0,
+        derived: KeySource | None = None,
+        enrols: bool = False,
+        dates: frozenset[str] = frozenset(),
+    ) -> None:
+        self.group_id = group_id
+        self.name = name
+        self.account = account
+        self.folder_name = folder_name
+        self.folder_active = folder_active
+        self.active = active
+        self.profile = profile  # None: a standard group, nothing to authenticate
+        self.answers = answers
+        self.fields = fields
+        self.reply_names = reply_names
+        self.reply_json = members(fields, reply_names)  # as JSON, for tags without own values; None if the scan decides
+        self.retry_window_ms = retry_window_ms
+        self.derived = derived  # None: its tags have stored keys
+        self.enrols = enrols
+        self.dates = dates  # subtags of a tag's dates that its answers and fields show
+
+    @property
+    def meta_keys(self) -> tuple[Key, ...]:
+        """What may open an encrypted mirror of its tags: derived keys, then the account's. Without its masters none, which
+        proves nothing against a tap."""
+        if self.derived is None:
+            return self.account.meta_keys
+        own = self.derived.meta_keys
+        return () if own is None else own + self.account.meta_keys
+
+
+class TagOverrides:
+    """What few tags have: answers in place of their group's, values of extended fields, and dates when an answer shows them."""
+
+    __slots__ = ("answers", "assigned_at", "created_at", "fields")
+
+    def __init__(
+        self,
+        answers: ResponseSet | None = None,
+        fields: Mapping[str, str] = _NO_FIELDS,
+        created_at: float | None = None,
+        assigned_at: float | None = None,
+    ) -> None:
+        self.answers = answers
+        self.fields = fields
+        self.created_at = created_at  # Unix time in seconds, as assigned_at
+        self.assigned_at = assigned_at
+
+
+class TagRecord:
+    """A tag. `floor` is a position known to be durable: what is not above it is a replay, without asking again."""
+
+    __slots__ = (
+        "active", "assigned", "batch", "cuid", "floor", "group", "key", "key_version", "keys", "name", "originality", "own",
+        "tag_id", "uid", "xuid",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        tag_id: int,
+        xuid: bytes,
+        group: Group,
+        batch: Batch | None,
+        *,
+        cuid: str | None,
+        uid: bytes | None,
+        name: str | None,
+        active: bool,
+        assigned: bool,
+        keys: tuple[Key, ...],
+        own: TagOverrides | None = None,
+        originality: str | None = None,
+    ) -> None:
+        self.tag_id = tag_id
+        self.xuid = xuid
+        self.group = group
+        self.batch = batch
+        self.cuid = cuid
+        self.uid = uid
+        self.name = name
+        self.active = active
+        self.assigned = assigned
+        self.own = own
+        self.originality = originality  # what the chip's signature says: genuine, forged, or None if there is none here
+        self.floor = 0
+        self.take_keys(keys)
+
+    def take_keys(self, keys: tuple[Key, ...]) -> None:
+        """Set the live file keys, newest first."""
+        # The one live key of nearly every tag, unpacked for the hot path; `keys` is None then.
+        self.key: bytes | None = keys[0].value if len(keys) == 1 else None
+        self.key_version = keys[0].version if keys else 0
+        self.keys = keys if len(keys) != 1 else None
+
+    def is_for(self, api_key: ApiKey | None) -> bool:
+        """Whether the owner of this key, or whoever has none, may ask about it. For all others it does not exist."""
+        account = self.group.account
+        return account.open if api_key is None else api_key.account_id == account.account_id
+
+    @property
+    def awaits_keys(self) -> bool:
+        """Whether its keys are still to be derived, which takes milliseconds: then no scan of it can be judged yet."""
+        derived = self.group.derived
+        return self.keys == () and self.uid is not None and derived is not None and derived.slow
+
+    async def derive_keys(self) -> None:
+        """Derive the keys that it awaits. Raises what `KeySource` raises."""
+        if self.awaits_keys:
+            assert self.group.derived is not None
+            assert self.uid is not None
+            self.take_keys(await self.group.derived.derive(self.uid))
+
+    def file_keys(self, check_value: bytes = b"\0\0\0") -> tuple[Key, ...]:
+        """The live file keys, newest first; a sole key is packed anew, with `check_value` as its check value."""
+        if self.keys is not None:
+            return self.keys
+        return (Key(self.key_version, self.key, check_value),) if self.key is not None else ()
+
+    @property
+    def answers(self) -> ResponseSet:
+        """A tag's own rule set replaces its group's until it is reverted."""
+        own = self.own
+        return self.group.answers if own is None or own.answers is None else own.answers
+
+    @property
+    def fields(self) -> Mapping[str, str]:
+        """Extended fields by name: the group's values, overridden by the tag's own."""
+        group = self.group
+        if self.own is None or not self.own.fields:
+            return group.fields
+        return {name: self.own.fields.get(name, value) for name, value in group.fields.items()}
+
+    @property
+    def reply_fields(self) -> Mapping[str, str]:
+        """The extended fields that are members of the reply."""
+        names = self.group.reply_names
+        if not names:
+            return _NO_FIELDS
+        fields = self.fields
+        return {name: fields[name] for name in names}
+
+    @property
+    def created_at(self) -> float | None:
+        return self.own.created_at if self.own is not None else None
+
+    @property
+    def assigned_at(self) -> float | None:
+        return self.own.assigned_at if self.own is not None else None
+
+    def statics(self) -> dict[str, str]:
+        """The owner's own texts as a chip may carry them inside its MAC window; an empty one is not registered."""
+        return {"xuid": self.xuid.decode(), "cuid": self.cuid or "", "aid": self.group.account.aid}
+
+    def inactive_level(self) -> str | None:
+        """The wire's error of the first inactive level from the top, or None."""
+        group = self.group
+        if not (group.folder_active and group.account.active):
+            return "folder_inactive"
+        if not group.active:
+            return "tg_inactive"
+        if self.batch is not None and not self.batch.active:
+            return "batch_inactive"
+        return None if self.active else "tag_inactive"
+
+    def __repr__(self) -> str:
+        return f"TagRecord(tag_id={self.tag_id}, xuid={self.xuid.decode()})"
+
+
+class ApiKey:
+    """A token's rights. The token itself is nowhere: only its hash finds this record."""
+
+    __slots__ = ("account_id", "aid", "api_key_id", "expires_at", "label", "scans", "scopes")
+
+    def __init__(
+        self, api_key_id: int, account_id: int, aid: str, scopes: frozenset[str], label: str, expires_at: float | None
+    ) -> None:
+        self.api_key_id = api_key_id
+        self.account_id = account_id
+        self.aid = aid
+        self.scopes = scopes
+        self.scans = "scan" in scopes
+        self.label = label
+        self.expires_at = expires_at  # Unix time in seconds

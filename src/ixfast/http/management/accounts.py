@@ -1,0 +1,165 @@
+"""Accounts and their API keys: who may ask, and who may manage.
+
+A key sees its own account and no other. A key gives away no scope that it has not itself, except `scan`, which managing
+implies. A token is shown once, when it is made.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from msgspec import UNSET
+
+from ixfast.errors import InputError
+from ixfast.http.management import validation
+from ixfast.http.management.call import Call, answered, gone, shown, unauthorised, unknown
+from ixfast.http.management.schemas import (
+    Account,
+    AccountPatch,
+    ApiKey,
+    ApiKeyDraft,
+    ApiKeyPatch,
+    NewApiKey,
+    Rotation,
+)
+from ixfast.store.admin import edits
+
+LIVE_API_KEYS_MAX = 1000  # Of one account; a company has some tens.
+
+
+def _account(row: Any) -> Account:
+    return Account(row["aid"], row["name"], row["open"], row["active"], row["cors"], row["created_at"])
+
+
+async def _own_account(call: Call, *, lock: bool = False) -> Account:
+    statement = call.sql["account"].rstrip(";") + (" FOR NO KEY UPDATE" if lock else "")
+    return _account(await call.connection.fetchrow(statement, call.account_id))
+
+
+async def list_accounts(call: Call) -> web.Response:
+    return call.page([await _own_account(call)], None)
+
+
+def _is_own(call: Call) -> None:
+    if call.request.match_info["aid"] != call.caller.aid:
+        raise unknown("account")
+
+
+async def read_account(call: Call) -> web.Response:
+    _is_own(call)
+    return shown(await _own_account(call))
+
+
+async def patch_account(call: Call) -> web.Response:
+    patch = call.body(AccountPatch)
+    _is_own(call)
+    before = await _own_account(call, lock=True)
+    call.match(before)
+    after = msgspec.structs.replace(before, **given(patch))
+    if after != before:
+        statement = call.sql["update_account"]
+        await call.connection.execute(statement, call.account_id, after.name, after.open, after.active, after.cors)
+        await call.note("update", "account", after.aid, before, after, ("account", call.account_id, None))
+    return shown(after)
+
+
+def given(patch: Any) -> dict[str, Any]:
+    """The members that a patch has."""
+    return {name: getattr(patch, name) for name in patch.__struct_fields__ if getattr(patch, name) is not UNSET}
+
+
+def _api_key(row: Any) -> ApiKey:
+    return ApiKey(
+        row["api_key_id"],
+        row["label"],
+        row["scopes"],
+        row["revoked_at"] is None and (row["expires_at"] is None or row["expires_at"] > dt.datetime.now(dt.UTC)),
+        row["expires_at"],
+        row["revoked_at"],
+        row["created_at"],
+    )
+
+
+async def list_api_keys(call: Call) -> web.Response:
+    return await call.paged("api_keys", _api_key, "api_key_id")
+
+
+async def read_api_key(call: Call) -> web.Response:
+    return shown(_api_key(await call.row("API key", "api_key", call.id("API key"))))
+
+
+async def create_api_key(call: Call) -> web.Response:
+    draft = call.body(ApiKeyDraft)
+    return await _make(call, draft.scopes, draft.label, validation.future(draft.expires_at, "expires_at"))
+
+
+async def _make(call: Call, scopes: list[Any], label: str, expires_at: dt.datetime | None) -> web.Response:
+    _may_give(call, scopes)
+    await call.connection.fetchval(call.sql["hold_account"], call.account_id)
+    if await call.connection.fetchval(call.sql["live_api_keys"], call.account_id) >= LIVE_API_KEYS_MAX:
+        raise InputError("limit_reached", f"An account has at most {LIVE_API_KEYS_MAX} live API keys: revoke some.")
+    by = call.caller.api_key_id
+    token = await edits.create_api_key(call.connection, call.account_id, scopes, label=label, expires_at=expires_at, by=by)
+    digest = hashlib.sha256(token.encode()).digest()
+    made = (await edits.caller_of(call.connection, digest) or call.caller).api_key_id
+    await edits.changed(call.connection, ("api_key", made, None))
+    key = _api_key(await call.row("API key", "api_key", made))
+    content = NewApiKey(**{name: getattr(key, name) for name in key.__struct_fields__}, token=token)
+    return answered(content, 201, location=f"/v2/api-keys/{made}")
+
+
+def _may_give(call: Call, scopes: list[Any]) -> None:
+    missing = set(scopes) - call.caller.scopes - {"scan"}
+    if missing:
+        raise unauthorised(sorted(missing))
+
+
+async def _locked(call: Call) -> tuple[int, ApiKey]:
+    api_key_id = call.id("API key")
+    return api_key_id, _api_key(await call.row("API key", "api_key", api_key_id, lock="NO KEY UPDATE"))
+
+
+async def patch_api_key(call: Call) -> web.Response:
+    patch = call.body(ApiKeyPatch)
+    if patch.expires_at is not UNSET:
+        validation.future(patch.expires_at, "expires_at")
+    api_key_id, before = await _locked(call)
+    call.match(before)
+    if patch.expires_at is not UNSET:
+        _may_give(call, before.scopes)
+    changes = given(patch)
+    after = msgspec.structs.replace(before, **changes)
+    if after != before:
+        await call.connection.execute(call.sql["update_api_key"], api_key_id, after.label, after.expires_at)
+        after = _api_key(await call.row("API key", "api_key", api_key_id))
+        await call.note("update", "api_key", api_key_id, before, after, ("api_key", api_key_id, None))
+    return shown(after)
+
+
+async def revoke_api_key(call: Call) -> web.Response:
+    api_key_id, before = await _locked(call)
+    call.match(before)
+    if before.revoked_at is None:
+        await call.connection.execute(call.sql["revoke_api_key"], api_key_id)
+        after = _api_key(await call.row("API key", "api_key", api_key_id))
+        await call.note("revoke", "api_key", api_key_id, before, after, ("api_key", api_key_id, None))
+    return gone()
+
+
+async def rotate_api_key(call: Call) -> web.Response:
+    rotation = call.body(Rotation) if call.content else Rotation()
+    expires_at = validation.future(rotation.expires_at, "expires_at")
+    api_key_id, before = await _locked(call)
+    if not before.live:
+        raise InputError("not_found", "The account has no such live API key.")
+    response = await _make(call, list(before.scopes), before.label, expires_at)
+    end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=rotation.overlap_s)
+    if before.expires_at is None or before.expires_at > end:
+        await call.connection.execute(call.sql["update_api_key"], api_key_id, before.label, end)
+        after = _api_key(await call.row("API key", "api_key", api_key_id))
+        await call.note("rotate", "api_key", api_key_id, before, after, ("api_key", api_key_id, None))
+    return response

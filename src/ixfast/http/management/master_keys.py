@@ -1,0 +1,64 @@
+"""Masters of groups that derive the keys of their tags. Like other keys they go in and never come out.
+
+A group must derive before it has masters; those of a group that stores keys again stay, and are not used. A master is used as the
+group's derivation says when it is added: another derivation is for those that come later.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from ixfast.errors import InputError
+from ixfast.http.management import validation
+from ixfast.http.management.call import Call, answered, gone
+from ixfast.http.management.schemas import KeyDraft, MasterVersion
+from ixfast.http.management.tags import key_version, version_among
+from ixfast.keys.diversify import Derivation
+from ixfast.store.admin import edits
+
+
+async def _versions(call: Call, group_id: int) -> list[MasterVersion]:
+    rows = await call.connection.fetch(call.sql["group_keys"], group_id)
+    return [_master_version(row) for row in rows]
+
+
+def _master_version(row: Any) -> MasterVersion:
+    derivation = msgspec.json.decode(row["derivation"], type=Derivation)
+    return MasterVersion(**msgspec.structs.asdict(key_version(row)), derivation=derivation)
+
+
+async def list_masters(call: Call) -> web.Response:
+    row = await call.row("group", "tag_group", call.id("group"))
+    return call.page(await _versions(call, row["group_id"]), None)
+
+
+async def add_master(call: Call) -> web.Response:
+    draft = call.body(KeyDraft)
+    value = validation.key(draft.key)
+    row = await call.row("group", "tag_group", call.id("group"), lock="NO KEY UPDATE OF g")
+    group_id = row["group_id"]
+    if row["derivation"] is None:
+        raise InputError("invalid_parameter", "The group stores keys: give it a derivation first.", "key")
+    before = await _versions(call, group_id)
+    if draft.retire_others:
+        await call.connection.execute(call.sql["retire_group_keys"], group_id, [key.version for key in before])
+    version = await edits.add_master(call.connection, call.management_dispatcher.keks, call.account_id, group_id, value)
+    after = await _versions(call, group_id)
+    await call.note("add_key", "group", group_id, {"keys": before}, {"keys": after}, ("group", group_id, None))
+    return answered(version_among(after, version), 201, location=f"/v2/groups/{group_id}/keys/{version}")
+
+
+async def retire_master(call: Call) -> web.Response:
+    row = await call.row("group", "tag_group", call.id("group"), lock="NO KEY UPDATE OF g")
+    group_id, version = row["group_id"], call.id("key version", "version")
+    before = await _versions(call, group_id)
+    if version_among(before, version).live:
+        if sum(key.live for key in before) == 1:
+            raise InputError("in_use", "It is the group's only live master: add another one first, or make the group inactive.")
+        await call.connection.execute(call.sql["retire_group_keys"], group_id, [version])
+        after = await _versions(call, group_id)
+        await call.note("retire_key", "group", group_id, {"keys": before}, {"keys": after}, ("group", group_id, None))
+    return gone()

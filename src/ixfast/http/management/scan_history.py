@@ -1,0 +1,89 @@
+"""What happened: the audit log, the scan log, and counts of scans."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from ixfast.domain.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK
+from ixfast.errors import InputError
+from ixfast.http.management import validation
+from ixfast.http.management.call import Call, answered, unknown
+from ixfast.http.management.schemas import ID_MAX, Act, Count, LoggedScan, Stats
+from ixfast.store.admin import scan_log
+
+_COUNTS_MAX = 1000
+
+
+def _act(row: Any) -> Act:
+    before, after = (msgspec.json.decode(row[name]) if row[name] is not None else None for name in ("before", "after"))
+    own = row["audit_id"], row["at"], row["api_key_id"]
+    return Act(*own, row["act"], row["object"], row["object_id"], before, after)
+
+
+async def list_acts(call: Call) -> web.Response:
+    limit, place = call.limit(), call.cursor()
+    before = place[0] if place is not None else ID_MAX
+    filters = call.parameter("object"), call.parameter("object_id")
+    rows = await call.connection.fetch(call.sql["audit"], call.account_id, before, *filters, limit + 1)
+    last = (rows[limit - 1]["audit_id"],) if len(rows) > limit else None
+    return call.page([_act(row) for row in rows[:limit]], last)
+
+
+def _range(call: Call, days: int, default_days: int) -> tuple[dt.datetime, dt.datetime]:
+    begin, end = call.parameter("from"), call.parameter("to")
+    now = dt.datetime.now(dt.UTC)
+    last = validation.moment(end, "to") if end is not None else now
+    first = validation.moment(begin, "from") if begin is not None else last - dt.timedelta(days=default_days)
+    if first >= last:
+        raise InputError("invalid_parameter", "from lies before to.", "from")
+    if last - first > dt.timedelta(days=days):
+        raise InputError("range_too_wide", f"From from to to are at most {days} days.", "from")
+    return first, last
+
+
+async def _tags(call: Call) -> list[int] | None:
+    xuid = call.parameter("tag")
+    if xuid is None:
+        return None
+    found = await scan_log.tag_ids(call.connection, call.account_id, xuid)
+    if not found:
+        raise unknown("tag")
+    return found
+
+
+def _scan(row: Any) -> LoggedScan:
+    place = row["position"]
+    version, counter = (place >> POSITION_COUNTER_BITS, place & POSITION_COUNTER_MASK) if place is not None else (None, None)
+    return LoggedScan(f"{row['scan_id']:016x}", row["at"], row["xuid"], scan_log.verdict_of(row["verdict"]), version, counter)
+
+
+async def list_scans(call: Call) -> web.Response:
+    limit, given = call.limit(), call.cursor(3)
+    begin, end = _range(call, scan_log.SCANS_RANGE_DAYS_MAX, default_days=1)
+    verdict = call.word("verdict", scan_log.WORDS.values())
+    before = scan_log.PageCursor(*given) if given is not None else None
+    if before is not None and not scan_log.microseconds(begin) <= before.at_us <= scan_log.microseconds(end):
+        raise InputError("invalid_parameter", "cursor is one of another range: repeat from and to.", "cursor")
+    tags = await _tags(call)
+    rows, following = await scan_log.scans(
+        call.connection, call.account_id, begin, end, limit=limit, verdict=verdict, tags=tags, before=before
+    )
+    return call.page([_scan(row) for row in rows], following)
+
+
+async def count_scans(call: Call) -> web.Response:
+    limit = call.number("limit", 100, _COUNTS_MAX)
+    begin, end = _range(call, scan_log.COUNTS_RANGE_DAYS_MAX, default_days=7)
+    by = call.word("by", ("day", "group", "tag"), "day")
+    assert by is not None
+    group_id = call.optional_id("group")
+    if group_id is not None:
+        await call.row("group", "tag_group", group_id)
+    tags = await _tags(call)
+    found = await scan_log.counts(call.connection, call.account_id, begin, end, by=by, limit=limit, group_id=group_id, tags=tags)
+    counts = [Count(name, sum(verdicts.values()), verdicts) for name, verdicts in found.items()]
+    return answered(msgspec.to_builtins(Stats(begin, end, by, counts)))  # type: ignore[arg-type]

@@ -1,0 +1,350 @@
+"""What bodies of the management API look like: objects as they are shown, drafts that make them, patches that change them.
+
+A patch has the members that are to change; what is absent stays. `fields` of a patch are merged by name, where null removes a
+value; every other member is replaced as a whole. Nothing shown here has a place for a key or, but once, for a token.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from ixfast import limits
+from ixfast.domain.model import EncodingProfile
+from ixfast.keys.diversify import Derivation
+
+NAME_CHARS_MAX = 128
+FIELD_VALUE_CHARS_MAX = limits.SUBTAG_VALUE_CHARS_MAX  # More of a value no response shows.
+FIELDS_MAX = 50
+RETRY_WINDOW_S_MAX = 3600
+ID_MAX = (1 << 53) - 1  # The largest number that every JSON reader takes for the same.
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*$(?!\n)"
+
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX, pattern=_PRINTABLE)]
+Label = Annotated[str, Meta(max_length=NAME_CHARS_MAX, pattern=_PRINTABLE)]
+Id = Annotated[int, Meta(ge=1, le=ID_MAX)]
+Xuid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]{1,64}$(?!\n)")]
+Uid = Annotated[str, Meta(pattern=r"^[0-9A-F]{14}$(?!\n)", description="7 bytes in hexadecimal, upper case.")]
+Signature = Annotated[
+    str, Meta(pattern=r"^[0-9A-Fa-f]{112}$(?!\n)", description="The 56 bytes of Read_Sig of an NTAG 424 DNA, in hexadecimal.")
+]
+Cuid = Annotated[str, Meta(min_length=1, max_length=limits.CUSTOMER_ID_CHARS_MAX, pattern=_PRINTABLE)]
+FieldName = Annotated[str, Meta(min_length=1, max_length=limits.FIELD_NAME_CHARS_MAX)]
+FieldValue = Annotated[str, Meta(max_length=FIELD_VALUE_CHARS_MAX)]
+# The checks of the value itself are not in the type: their messages would quote it.
+KeyText = Annotated[str, Meta(extra_json_schema={"pattern": "^[0-9A-Fa-f]{32}$", "format": "password", "writeOnly": True})]
+RuleSetBody = Annotated[dict[str, Any], Meta(extra_json_schema={"$ref": "#/components/schemas/RuleSetDocument"})]
+Moment = Annotated[dt.datetime, Meta(tz=True)]
+Scope = Literal["scan", "manage", "keys"]
+Scopes = Annotated[list[Scope], Meta(min_length=1, max_length=3)]
+Verdicts = Literal["genuine", "plain", "repeat", "replayed", "forged", "incomplete", "inactive"]
+
+
+class Definition(msgspec.Struct, forbid_unknown_fields=True):
+    """An extended field; `in_reply` makes it a member of the reply."""
+
+    name: FieldName
+    in_reply: bool = False
+
+
+Definitions = Annotated[list[Definition], Meta(max_length=FIELDS_MAX)]
+Fields = dict[str, FieldValue]
+FieldsPatch = dict[str, FieldValue | None]
+
+
+class Account(msgspec.Struct):
+    aid: str
+    name: str
+    open: bool
+    active: bool
+    cors: bool
+    created_at: dt.datetime
+
+
+class AccountPatch(msgspec.Struct, forbid_unknown_fields=True):
+    name: Label | UnsetType = UNSET
+    open: bool | UnsetType = UNSET
+    active: bool | UnsetType = UNSET
+    cors: bool | UnsetType = UNSET
+
+
+class Folder(msgspec.Struct):
+    id: int
+    name: str
+    active: bool
+    fields: list[Definition]
+    created_at: dt.datetime
+
+
+class FolderDraft(msgspec.Struct, forbid_unknown_fields=True):
+    name: Name
+    active: bool = True
+    fields: Definitions = []
+
+
+class FolderPatch(msgspec.Struct, forbid_unknown_fields=True):
+    name: Name | UnsetType = UNSET
+    active: bool | UnsetType = UNSET
+    fields: Definitions | UnsetType = UNSET
+
+
+class Group(msgspec.Struct):
+    """`profile` null is a standard group; `rules` null answers Pass and Fail; `derivation` null stores a key for each tag.
+    `enrols` says that a genuine tap of an unknown chip makes its tag."""
+
+    id: int
+    folder_id: int
+    name: str
+    kind: Literal["standard", "authentication"]
+    active: bool
+    profile: EncodingProfile | None
+    rules: RuleSetBody | None
+    fields: dict[str, str]
+    retry_window_s: int
+    derivation: Derivation | None
+    enrols: bool
+    created_at: dt.datetime
+
+
+Profile = Annotated[
+    str | dict[str, Any],
+    Meta(description="A preset by name, or an encoding profile.", examples=["ixkio-plain"]),
+]
+RetryWindow = Annotated[int, Meta(ge=0, le=RETRY_WINDOW_S_MAX)]
+
+
+class GroupDraft(msgspec.Struct, forbid_unknown_fields=True):
+    folder_id: Id
+    name: Name
+    active: bool = True
+    profile: Profile | None = None
+    rules: RuleSetBody | None = None
+    fields: Fields = {}
+    retry_window_s: RetryWindow = 0
+    derivation: Derivation | None = None
+    enrols: bool = False
+
+
+class GroupPatch(msgspec.Struct, forbid_unknown_fields=True):
+    name: Name | UnsetType = UNSET
+    active: bool | UnsetType = UNSET
+    profile: Profile | UnsetType | None = UNSET
+    rules: RuleSetBody | UnsetType | None = UNSET
+    fields: FieldsPatch | UnsetType = UNSET
+    retry_window_s: RetryWindow | UnsetType = UNSET
+    derivation: Derivation | UnsetType | None = UNSET
+    enrols: bool | UnsetType = UNSET
+
+
+class Batch(msgspec.Struct):
+    id: int
+    group_id: int
+    name: str
+    active: bool
+    created_at: dt.datetime
+
+
+class BatchDraft(msgspec.Struct, forbid_unknown_fields=True):
+    group_id: Id
+    name: Name
+    active: bool = True
+
+
+class BatchPatch(msgspec.Struct, forbid_unknown_fields=True):
+    name: Name | UnsetType = UNSET
+    active: bool | UnsetType = UNSET
+
+
+class Tag(msgspec.Struct):
+    """`rules` and `fields` are the tag's own; null and what is absent come from its group. `originality` is what the chip's
+    signature says; null if none was given."""
+
+    xuid: str
+    uid: str | None
+    cuid: str | None
+    name: str | None
+    group_id: int
+    batch_id: int | None
+    active: bool
+    assigned: bool
+    assigned_at: dt.datetime | None
+    rules: RuleSetBody | None
+    fields: dict[str, str]
+    originality: Literal["genuine", "forged"] | None
+    created_at: dt.datetime
+
+
+class TagDraft(msgspec.Struct, forbid_unknown_fields=True):
+    """Without `xuid` a tag code of `xuid_length` characters is made; `key` needs the scope keys."""
+
+    group_id: Id | None = None
+    batch_id: Id | None = None
+    xuid: Xuid | None = None
+    xuid_length: Literal[8, 16] = 16
+    uid: Uid | None = None
+    cuid: Cuid | None = None
+    name: Label | None = None
+    active: bool = True
+    assigned: bool = False
+    rules: RuleSetBody | None = None
+    fields: Fields = {}
+    key: KeyText | None = None
+    originality_signature: Signature | None = None
+
+
+class TagPatch(msgspec.Struct, forbid_unknown_fields=True):
+    """`uid` can be given once. `batch_id` alone moves the tag to that batch's group."""
+
+    group_id: Id | UnsetType = UNSET
+    batch_id: Id | UnsetType | None = UNSET
+    uid: Uid | UnsetType = UNSET
+    cuid: Cuid | UnsetType | None = UNSET
+    name: Label | UnsetType | None = UNSET
+    active: bool | UnsetType = UNSET
+    assigned: bool | UnsetType = UNSET
+    rules: RuleSetBody | UnsetType | None = UNSET
+    fields: FieldsPatch | UnsetType = UNSET
+    originality_signature: Signature | UnsetType | None = UNSET
+
+
+class Counter(msgspec.Struct):
+    """How far a tag was used; `counter` and `key_version` are null before its first genuine tap."""
+
+    scan_count: int
+    key_version: int | None
+    counter: int | None
+    last_at: dt.datetime | None
+
+
+class KeyVersion(msgspec.Struct):
+    """A key as it is shown: never its value. A version that is not live verifies nothing."""
+
+    version: int
+    live: bool
+    check_value: Annotated[str, Meta(description="The first 3 bytes of AES-CMAC over 16 zero bytes, in hexadecimal.")]
+    created_at: dt.datetime
+
+
+class MasterVersion(KeyVersion):
+    """A group's master as it is shown, with what is derived from it."""
+
+    derivation: Derivation
+
+
+class KeyDraft(msgspec.Struct, forbid_unknown_fields=True):
+    key: KeyText
+    retire_others: bool = False
+
+
+class ApiKey(msgspec.Struct):
+    id: int
+    label: str
+    scopes: list[Scope]
+    live: bool
+    expires_at: dt.datetime | None
+    revoked_at: dt.datetime | None
+    created_at: dt.datetime
+
+
+class NewApiKey(ApiKey):
+    """An API key at its making: `token` is shown now and never again."""
+
+    token: str
+
+
+class ApiKeyDraft(msgspec.Struct, forbid_unknown_fields=True):
+    scopes: Scopes
+    label: Label = ""
+    expires_at: Moment | None = None
+
+
+class ApiKeyPatch(msgspec.Struct, forbid_unknown_fields=True):
+    label: Label | UnsetType = UNSET
+    expires_at: Moment | UnsetType | None = UNSET
+
+
+class Rotation(msgspec.Struct, forbid_unknown_fields=True):
+    """The old key stays live for `overlap_s` seconds beside its successor, or until it would have expired."""
+
+    overlap_s: Annotated[int, Meta(ge=0, le=90 * 86_400)] = 86_400
+    expires_at: Moment | None = None
+
+
+class Trial(msgspec.Struct, forbid_unknown_fields=True):
+    """A rule set and the facts of a scan by name; what is absent is unknown. `now` is a moment: a text, or Unix seconds."""
+
+    rules: RuleSetBody
+    facts: dict[str, bool | int | str] = {}
+
+
+class TrialStep(msgspec.Struct):
+    """`outcome` null is unknown; `found` is the fact as it was found, empty for what is put together of others."""
+
+    step: str
+    depth: int
+    outcome: bool | None
+    found: str
+
+
+class TrialResult(msgspec.Struct):
+    """`group` is the name of the rule group that matched, null for the default."""
+
+    group: str | None
+    response: str
+    steps: list[TrialStep]
+    warnings: list[str]
+
+
+class Act(msgspec.Struct):
+    """An act of management. `api_key_id` null is a command on a host."""
+
+    id: int
+    at: dt.datetime
+    api_key_id: int | None
+    act: str
+    object: str
+    object_id: str
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+
+
+class LoggedScan(msgspec.Struct):
+    """`counter` and `key_version` are null where the tap proved none."""
+
+    scan_id: str
+    at: dt.datetime
+    tag: str
+    verdict: str
+    key_version: int | None
+    counter: int | None
+
+
+class Count(msgspec.Struct):
+    """`object` is a day (UTC), a group's id or a tag code, whatever was asked for."""
+
+    object: str
+    total: int
+    verdicts: dict[str, int]
+
+
+class Imported(msgspec.Struct):
+    """What an import did, or in a dry run would do."""
+
+    dry_run: bool
+    lines: int
+    added: int
+    changed: int
+    unchanged: int
+    keys_added: int
+    keys_replaced: int
+    meta_keys_added: int
+
+
+class Stats(msgspec.Struct, rename={"from_": "from"}):
+    from_: dt.datetime
+    to: dt.datetime
+    by: Literal["day", "group", "tag"]
+    counts: list[Count]

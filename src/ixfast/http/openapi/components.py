@@ -1,0 +1,222 @@
+"""The parts of the OpenAPI description that no management route declares: scans on the public listener, health, errors.
+
+Bodies of requests are the types that the server reads. Answers are written by `reply.py` and have types here for the description
+alone; tests hold every kind of answer against them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ixfast import limits
+from ixfast.domain.model import Verdict
+from ixfast.http.management.call import STATUS, Parameter
+from ixfast.http.management.schemas import Xuid
+from ixfast.http.v2_scans import BatchBody, ScanBody
+
+REFS = "#/components/schemas/{name}"
+SCAN_ERRORS = (
+    "invalid_request", "missing_parameter", "invalid_parameter", "unauthorised", "too_large", "unsupported_encoding",
+    "rate_limited", "overloaded", "outcome_unknown", "unavailable", "draining",
+)  # fmt: skip
+ANY_KEY: list[dict[str, list[str]]] = [{"X-API-Key": []}, {"Ixkio-R": []}, {"bearer": []}]
+
+_PUBLIC = [{"url": "http://127.0.0.1:8480", "description": "The public listener: scans."}]
+_CODE = f"^[A-Za-z0-9]{{1,{limits.TAG_CODE_CHARS_MAX}}}$"
+_AID = f"^[A-Za-z0-9_-]{{1,{limits.ACCOUNT_ID_CHARS_MAX}}}$"
+_STATES = Literal["closed", "open", "not_enabled", "invalid"]
+_HEX_16 = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+
+
+class LineProblem(msgspec.Struct):
+    line: int
+    column: str | None
+    code: str
+    message: str
+    remedy: str
+
+
+class ProblemBody(msgspec.Struct, omit_defaults=True):
+    code: str
+    message: str
+    request_id: str
+    field: str | None = None
+    reason: str | None = None
+    problems: list[LineProblem] | None = None
+
+
+class Problem(msgspec.Struct):
+    """`field` names the place of a mistake, `reason` says why there is no answer, `problems` are those of a file's lines."""
+
+    error: ProblemBody
+
+
+class FlatError(msgspec.Struct, omit_defaults=True):
+    """An error of `/v1`."""
+
+    error: str
+    xuid: Xuid | None = None
+    parameter: str | None = None
+    reason: str | None = None
+
+
+class ScannedTag(msgspec.Struct, forbid_unknown_fields=True):
+    xuid: str
+    cuid: str | None
+    uid: str | None
+    name: str | None
+    folder: str
+    group: str
+    batch: str | None
+
+
+class TamperStates(msgspec.Struct, forbid_unknown_fields=True):
+    stored: _STATES
+    current: _STATES
+
+
+class FirstAnswer(msgspec.Struct, forbid_unknown_fields=True):
+    """Of an answer that repeats an earlier one: when that one was given, and the members that may differ from it."""
+
+    at: str
+    of_now: list[str]
+
+
+class ScanAnswer(msgspec.Struct, forbid_unknown_fields=True):
+    """A decided scan; docs/api.md has what the members mean."""
+
+    scan_id: _HEX_16
+    verdict: Verdict
+    authentic: bool
+    reason: str | None
+    tag: ScannedTag | None
+    counter: int | None
+    previous_counter: int | None
+    gap: int | None
+    scan_count: int | None
+    tamper: TamperStates | None
+    originality: Literal["genuine", "forged"] | None
+    file_data: str | None
+    response: str | None
+    rule: str | None
+    fields: dict[str, str]
+    first_answer: FirstAnswer | None
+
+
+class Liveness(msgspec.Struct, forbid_unknown_fields=True):
+    alive: bool
+
+
+class Readiness(msgspec.Struct, forbid_unknown_fields=True):
+    """`problems` says why, by part of the worker."""
+
+    ready: bool
+    problems: dict[str, str]
+
+
+TYPES = (Problem, FlatError, ScanBody, BatchBody, ScanAnswer, Liveness, Readiness)
+"""What the description names; their schemas stand among its components."""
+
+
+def schema_of(kind: Any) -> dict[str, Any]:
+    """The schema of a type, with references to the components."""
+    (found,), _ = msgspec.json.schema_components([kind], ref_template=REFS)
+    return found
+
+
+def json_content(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def query_parameter(parameter: Parameter) -> dict[str, Any]:
+    return {"name": parameter.name, "in": "query", "schema": parameter.schema, "description": parameter.meaning}
+
+
+def problems(codes: Iterable[str], shape: Any) -> dict[str, Any]:
+    """Responses of errors: by status, with the codes that have it."""
+    by_status: dict[str, list[str]] = {}
+    for code in dict.fromkeys(codes):
+        by_status.setdefault(str(STATUS[code]), []).append(code)
+    content = json_content(schema_of(shape))
+    return {
+        status: {"description": ", ".join(f"`{code}`" for code in found), "content": content}
+        for status, found in sorted(by_status.items())
+    }
+
+
+def _tap_parameters() -> list[dict[str, Any]]:
+    tap = {
+        "x": (_CODE, "Tag code (XUID)."),
+        "c": (f"^.{{1,{limits.CUSTOMER_ID_CHARS_MAX}}}$", "Customer's own id; needs `a`."),
+        "u": ("^[0-9A-F]{14}$", "Chip UID; needs `a`."),
+        "a": (_AID, "Account id."),
+        "n": ("^[0-9A-Fa-f]{6}$", "Tap counter."),
+        "e": ("^[0-9A-Fa-f]{16}$", "Code of the tap."),
+        "t": (None, "Tamper status."),
+        "r": ("^[!-~]{1,256}$", "API token; a header is better."),
+        "ip": (None, "The visitor's address."),
+        "ua": (None, "The visitor's user agent."),
+    }
+    return [
+        query_parameter(Parameter(name, {"type": "string"} | ({"pattern": pattern} if pattern else {}), meaning))
+        for name, (pattern, meaning) in tap.items()
+    ]
+
+
+def public_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
+    """Path, method and operation of the scan API."""
+    reply = {
+        "type": "object",
+        "properties": {"xuid": schema_of(Xuid)},
+        "required": ["xuid"],
+        "additionalProperties": {"type": "string"},
+    }
+    flat = problems(("invalid_parameter", "not_found", *SCAN_ERRORS), FlatError)
+    common: dict[str, Any] = {"servers": _PUBLIC, "tags": ["scans"], "security": [{}, *ANY_KEY]}
+    asked = common | {"parameters": _tap_parameters()}
+    answer = {"200": {"description": "The owner's answer, or what is inactive.", "content": json_content(reply)}}
+    yield "/v1/t", "get", asked | {"operationId": "scan", "summary": "Verify a tap.", "responses": answer | flat}
+    form = {"200": {"description": "It can be asked."}, "400": {"description": "It has not its form."}}
+    yield "/v1/t", "head", asked | {"operationId": "scan_form", "summary": "Whether a tap can be asked for.", "responses": form}
+    allowed = {"204": {"description": "What browsers may send."}}
+    yield "/v1/t", "options", common | {"operationId": "scan_cors", "summary": "For browsers.", "responses": allowed}
+    idempotency = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"}}
+    peek = query_parameter(Parameter("peek", {"type": "string", "enum": ["true", "false"]}, "Look without consuming."))
+    each = {"anyOf": [schema_of(ScanAnswer), schema_of(Problem)]}
+    batch = {
+        "type": "object",
+        "properties": {"scans": {"type": "array", "items": each}},
+        "required": ["scans"],
+        "additionalProperties": False,
+    }
+    for path, kind, name, decided, summary in (
+        ("/v2/scans", ScanBody, "scan_v2", schema_of(ScanAnswer), "Verify a tap."),
+        ("/v2/scans/batch", BatchBody, "scan_batch", batch, "Verify up to 1,000 taps, each on its own merits."),
+    ):
+        content = {"200": {"description": "Decided, whatever the verdict.", "content": json_content(decided)}}
+        body = {"required": True, "content": json_content(schema_of(kind))}
+        operation = {"operationId": name, "summary": summary, "requestBody": body, "parameters": [idempotency, peek]}
+        yield path, "post", common | operation | {"responses": content | problems(SCAN_ERRORS, Problem)}
+
+
+def health_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
+    """Path, method and operation of what machines ask the private listener."""
+
+    def told(path: str, summary: str, content: dict[str, Any], **more: Any) -> tuple[str, str, dict[str, Any]]:
+        responses = {"200": {"description": summary, "content": content}, **more}
+        name = path[1:].replace(".", "_")
+        return path, "get", {
+            "operationId": name, "summary": summary, "tags": ["health"], "security": [], "responses": responses,
+        }  # fmt: skip
+
+    readiness = json_content(schema_of(Readiness))
+    not_ready = {"description": "Not ready, and why.", "content": readiness}
+    yield told("/livez", "The loop turns.", json_content(schema_of(Liveness)))
+    yield told("/readyz", "Whether scans can be answered.", readiness, **{"503": not_ready})
+    yield told("/metrics", "Metrics of all workers of the host.", {"text/plain": {"schema": {"type": "string"}}})
+    yield told("/versions", "What is running.", json_content(schema_of(dict[str, str | None])))
+    yield told("/openapi.json", "This description.", json_content({"type": "object"}))

@@ -1,0 +1,144 @@
+"""The OpenAPI description (3.1) of both listeners, made from what the server itself reads: the routes and the types of bodies.
+
+It is served at `/openapi.json`. What a type cannot say, such as which operator a fact has, the answers say.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Annotated, Any
+
+import msgspec
+
+from ixfast import __version__, limits, rules
+from ixfast.http.management.call import Route
+from ixfast.http.management.routes import ROUTES
+from ixfast.http.management.schemas import FieldName, FieldValue
+from ixfast.http.openapi.components import (
+    ANY_KEY,
+    REFS,
+    TYPES,
+    FlatError,
+    Problem,
+    health_operations,
+    problems,
+    public_operations,
+    query_parameter,
+    schema_of,
+)
+
+_ALWAYS = ("invalid_request", "unauthorised", "overloaded", "unavailable", "outcome_unknown")
+_PRIVATE = [{"url": "http://127.0.0.1:8481", "description": "The private listener: management, health, metrics."}]
+_TEXT_HEADERS = {"type": "string"}
+
+
+@functools.cache
+def description() -> dict[str, Any]:
+    paths: dict[str, dict[str, Any]] = {}
+    types = [kind for route in ROUTES for kind in (route.answer, route.body) if kind is not None]
+    types += [*TYPES, Annotated[str, FieldName], Annotated[str, FieldValue]]
+    _, schemas = msgspec.json.schema_components(types, ref_template=REFS)
+    schemas |= _rule_schemas()
+    for schema in schemas.values():
+        if "description" in schema:  # a docstring, from which Python 3.13 takes the indentation and those before do not
+            schema["description"] = inspect.cleandoc(schema["description"])
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    for path, method, operation in (*public_operations(), *health_operations()):
+        paths.setdefault(path, {})[method] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "ixfast", "version": __version__, "description": "Verification of authentication NFC tags."},
+        "servers": _PRIVATE,
+        "paths": paths,
+        "components": {"schemas": schemas, "securitySchemes": _security()},
+    }
+
+
+def _rule_schemas() -> dict[str, Any]:
+    """The schema of rule sets, with its references at home here."""
+    encoded = msgspec.json.encode(rules.schema()["$defs"]).replace(b"#/$defs/", REFS.format(name="").encode())
+    found: dict[str, Any] = msgspec.json.decode(encoded)
+    return found
+
+
+def _security() -> dict[str, Any]:
+    by_header = {name: {"type": "apiKey", "in": "header", "name": name} for name in ("X-API-Key", "Ixkio-R")}
+    return {**by_header, "bearer": {"type": "http", "scheme": "bearer"}}
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": _name(route.method, route.path),
+        "summary": route.summary,
+        "tags": [route.path.split("/")[2]],
+        "security": ANY_KEY,
+        "parameters": [*_path_parameters(route.path), *map(query_parameter, route.query), *_headers(route)],
+        "responses": _responses(route),
+    }
+    scopes = " or ".join(route.scopes)
+    operation["description"] = f"Scope: {scopes}."
+    if route.body is not None:
+        schema = schema_of(route.body)
+        content = {kind: {"schema": schema} for kind in route.body_types}
+        if route.compatible:
+            content["application/x-www-form-urlencoded"] = {"schema": schema}
+        optional = route.path.endswith("/rotate")
+        operation["requestBody"] = {"required": not optional, "content": content}
+    return operation
+
+
+def _name(method: str, path: str) -> str:
+    words = [word.strip("{}") for word in path.split("/")[1:]]
+    return "_".join([method.lower(), *words]).replace("-", "_")
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    schemas: dict[str, dict[str, Any]] = {
+        "id": {"type": "integer", "minimum": 1},
+        "version": {"type": "integer", "minimum": 1, "maximum": limits.KEY_VERSIONS_MAX},
+        "xuid": {"type": "string", "pattern": f"^[A-Za-z0-9]{{1,{limits.TAG_CODE_CHARS_MAX}}}$"},
+        "aid": {"type": "string", "pattern": f"^[A-Za-z0-9_-]{{1,{limits.ACCOUNT_ID_CHARS_MAX}}}$"},
+    }
+    names = [word[1:-1] for word in path.split("/") if word.startswith("{")]
+    return [{"name": name, "in": "path", "required": True, "schema": schemas[name]} for name in names]
+
+
+def _header(name: str, meaning: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "schema": _TEXT_HEADERS, "description": meaning}
+
+
+def _headers(route: Route) -> list[dict[str, Any]]:
+    if route.path == "/v1/a/{aid}":
+        return [_header("ix_c", "The tag's CUID."), _header("ix_u", "The tag's UID, unless ix_c is given.")]
+    if "precondition_failed" in route.errors:
+        return [_header("If-Match", "The ETag of the object as the caller has seen it, or *; else 412.")]
+    return []
+
+
+def _responses(route: Route) -> dict[str, Any]:
+    """The answer, and problems by status with their codes."""
+    headers = {}
+    if route.status == 201:
+        headers["Location"] = {"schema": {"type": "string"}}
+    if isinstance(route.answer, type) and (route.status == 201 or "{" in route.path) and not route.compatible:
+        headers["ETag"] = {"schema": {"type": "string"}}
+    good: dict[str, Any] = {"description": route.summary}
+    if route.answer is not None:
+        schema = schema_of(route.answer)
+        if route.paged:
+            schema = {
+                "type": "object",
+                "properties": {"items": {"type": "array", "items": schema}, "next_cursor": {"type": ["string", "null"]}},
+                "required": ["items", "next_cursor"],
+            }
+        good["content"] = {kind: {"schema": schema} for kind in route.answer_types}
+    if headers:
+        good["headers"] = headers
+    codes = [*_ALWAYS, *route.errors]
+    if route.body is not None:
+        codes += ["too_large", "unsupported_encoding"]
+    if route.query:
+        codes.append("invalid_parameter")
+    return {str(route.status): good, **problems(codes, FlatError if route.compatible else Problem)}

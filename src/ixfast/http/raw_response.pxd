@@ -1,0 +1,17 @@
+# Where wire.py is compiled: the usual response without a look-up of a name.
+
+cimport cython
+
+from ixfast.domain.records cimport TagRecord
+from ixfast.responses.bodies cimport v1_body
+from ixfast.domain.scan cimport Scan
+
+cdef tuple _OK_HEADS
+
+
+@cython.locals(record=TagRecord)
+cpdef bint allows_cors(Scan scan)
+
+
+@cython.locals(body=bytes)
+cpdef bytes v1_response(Scan scan, bint closing=*)

@@ -1,0 +1,93 @@
+"""The keys of a group that derives them: its masters, each with its derivation, as the loader keeps them for the tags it loads.
+
+Masters stay in memory, because tags are loaded at any time. One that cannot be opened now leaves all of them out: under the
+others a tap would look forged. Then `file_keys` raises, and nothing is said about any tap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import NamedTuple
+
+from ixfast.domain.model import Key
+from ixfast.keys.diversify import Derivation, SdmBackendLegacy
+from ixfast.keys.kek import KeyUnavailableError
+
+
+class MasterId(NamedTuple):
+    """What is known of a master without opening it; those with the same id make the same keys."""
+
+    derivation: Derivation
+    version: int
+    check_value: bytes
+
+
+class Master(NamedTuple):
+    """A master and what is derived from it; its `repr` shows no key."""
+
+    derivation: Derivation
+    key: Key
+
+    @property
+    def id(self) -> MasterId:
+        return MasterId(self.derivation, self.key.version, bytes(self.key.check_value))
+
+
+class DerivedKeys:
+    """`masters` are the live ones, newest version first, or None if one of them cannot be opened.
+
+    `meta_keys` are those of the group's encrypted mirrors: None without masters, empty if nothing derives any. `slow` says that a
+    key takes milliseconds. Two of these with the same `identity` make the same keys. Its `repr` shows none.
+    """
+
+    __slots__ = ("_masters", "identity", "meta_keys", "slow")
+
+    def __init__(self, masters: Sequence[Master] | None) -> None:
+        self._masters = masters
+        self.slow = _is_slow(masters)
+        self.identity = None if masters is None else tuple(master.id for master in masters)
+        self.meta_keys = None if masters is None else tuple(k for d, master in masters for k in d.meta_keys((master,)))
+
+    @classmethod
+    async def make(cls, masters: Sequence[Master] | None) -> DerivedKeys:
+        """The same without holding up the event loop."""
+        if _is_slow(masters):
+            return await asyncio.get_running_loop().run_in_executor(_thread(), cls, masters)
+        return cls(masters)
+
+    @property
+    def complete(self) -> bool:
+        return self._masters is not None
+
+    def masters_like(self, wanted: Sequence[MasterId]) -> tuple[Master, ...] | None:
+        """These masters, if all of them are open here."""
+        held = {master.id: master for master in self._masters or ()}
+        return tuple(held[each] for each in wanted) if self._masters is not None and held.keys() >= set(wanted) else None
+
+    def file_keys(self, uid: bytes) -> tuple[Key, ...]:
+        """The file keys of the tag with this UID (7 bytes), newest version first. Raises `KeyUnavailableError`."""
+        if self._masters is None:
+            raise KeyUnavailableError("A master of the tag's group cannot be opened.")
+        return tuple(key for derivation, master in self._masters for key in derivation.file_keys((master,), uid))
+
+    async def derive(self, uid: bytes) -> tuple[Key, ...]:
+        """The same without holding up the event loop."""
+        if not self.slow:
+            return self.file_keys(uid)
+        return await asyncio.get_running_loop().run_in_executor(_thread(), self.file_keys, uid)
+
+    def __repr__(self) -> str:
+        return f"DerivedKeys(complete={self.complete})"
+
+
+def _is_slow(masters: Sequence[Master] | None) -> bool:
+    return any(isinstance(master.derivation, SdmBackendLegacy) for master in masters or ())
+
+
+@cache
+def _thread() -> ThreadPoolExecutor:
+    """One a worker: more would take the cores from the scans of other tags, and find no key remembered that another makes."""
+    return ThreadPoolExecutor(1, "derivation")

@@ -1,0 +1,1 @@
+"""The way of a scan from a reference to a verdict."""

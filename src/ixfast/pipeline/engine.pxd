@@ -1,0 +1,37 @@
+# The engine's fields and steps where engine.py is compiled: a step calls the next one without a look-up.
+
+cimport cython
+
+from ixfast.domain.records cimport Account, ApiKey, Batch, Group, TagRecord
+from ixfast.domain.scan cimport Scan
+
+cdef class Engine:
+    cdef object _catalogue, _find, _ledger, _commit, _enrols, _is_past
+    cdef long long[::1] _slots
+
+    cpdef submit_with_token(self, Scan scan, bytes token_sha256)
+    cpdef _token_found(self, Scan scan, ApiKey api_key)
+    cpdef obstacle(self, ApiKey api_key)
+
+    @cython.locals(record=TagRecord)
+    cpdef submit(self, Scan scan)
+    cpdef _found(self, Scan scan, TagRecord record)
+    cpdef found(self, Scan scan, TagRecord record)
+
+    @cython.locals(group=Group, account=Account, batch=Batch)
+    cdef _admit(self, Scan scan, TagRecord record)
+    cdef _examine(self, Scan scan, TagRecord record)
+    cdef _evidence(self, Scan scan, TagRecord record)
+    cdef _settle(self, Scan scan, TagRecord record)
+    cpdef settled(self, Scan scan)
+
+    @cython.locals(record=TagRecord)
+    cdef _conclude(self, Scan scan)
+    cdef _refuse(self, Scan scan, verdict, reason)
+
+    @cython.locals(record=TagRecord)
+    cdef _decide(self, Scan scan)
+    cpdef unknown(self, Scan scan)
+    cpdef fail(self, Scan scan, code, reason=*)
+    cdef _broken(self, Scan scan)
+    cdef _answer(self, Scan scan)

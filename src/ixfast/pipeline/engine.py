@@ -1,0 +1,312 @@
+"""The way of one scan, readable top to bottom: find, admit, examine, settle, decide, answer.
+
+A step either calls the next one or leaves the scan with the catalogue or the ledger, which call back (`_found`, `settled`).
+No step reaches back, nothing here waits, and nothing here knows HTTP or SQL, so that benchmarks and simulations drive the
+real path.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ixfast import meters
+from ixfast.chips import UNDECIDED_REASONS, Missing
+from ixfast.domain import references
+from ixfast.domain.model import Evidence, Verdict
+from ixfast.domain.records import ApiKey, TagRecord
+from ixfast.domain.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, Extras, Outcome, Scan, parameters_of
+from ixfast.errors import InputError
+from ixfast.trace import CORE, LOOKUP, RULES, STATEMENT
+
+log = logging.getLogger("ixfast.engine")
+
+# A member of an enumeration is looked up by its class, in Python: once here instead of for every scan.
+_ADVANCED, _REPEATED = Outcome.ADVANCED, Outcome.REPEATED
+_GENUINE, _PLAIN, _REPEAT, _REPLAYED, _FORGED = (
+    Verdict.GENUINE, Verdict.PLAIN, Verdict.REPEAT, Verdict.REPLAYED, Verdict.FORGED,
+)  # fmt: skip
+_GENUINE_SLOT = meters.SCANS[Verdict.GENUINE]
+
+
+class Catalogue(Protocol):
+    stale: str | None
+    fresh_until: float
+
+    def find(self, ref: bytes) -> TagRecord | None: ...
+    def fetch(self, scan: Scan, ref: bytes, found: Callable[[Scan, Any], None]) -> None: ...
+    def find_api_key(self, token_sha256: bytes) -> ApiKey | None: ...
+
+
+class Ledger(Protocol):
+    def submit(self, scan: Scan) -> None: ...
+    def read_state(self, scan: Scan) -> None: ...
+    def log_refusal(self, scan: Scan) -> None: ...
+
+
+IsPast = Callable[[float], bool | None]
+"""Is a date (Unix time) over? None if nobody can tell, because clocks disagree."""
+
+
+def past_by_host(date: float) -> bool | None:
+    """By this host's clock alone."""
+    return date <= time.time()
+
+
+class Engine:
+    """Judges scans. `submit` ends in exactly one call of the scan's `reply`, perhaps before it returns."""
+
+    def __init__(self, catalogue: Catalogue, gauges: meters.Meters, is_past: IsPast | None = None) -> None:
+        self._catalogue = catalogue
+        self._is_past = is_past or past_by_host
+        self._find = catalogue.find
+        self._slots = gauges.slots
+        self._enrols: Callable[[Scan], bool] = lambda _scan: False
+        self._ledger: Ledger
+        self._commit: Callable[[Scan], None]
+
+    def use(self, ledger: Ledger) -> None:
+        """Set the ledger, which is made with our `settled` and so comes later."""
+        self._ledger = ledger
+        self._commit = ledger.submit
+
+    def enrol_by(self, takes: Callable[[Scan], bool]) -> None:
+        """Ask `takes` about scans whose tag is absent; it answers those of which it says True."""
+        self._enrols = takes
+
+    def submit_with_token(self, scan: Scan, token_sha256: bytes) -> None:
+        """Find out who asks, then `submit`. A token that is not good for scanning is refused before any tag is looked for."""
+        api_key = self._catalogue.find_api_key(token_sha256)
+        if api_key is None:
+            self._catalogue.fetch(scan, references.by_token(token_sha256), self._token_found)
+        else:
+            self._token_found(scan, api_key)
+
+    def _token_found(self, scan: Scan, api_key: ApiKey | None) -> None:
+        if scan.error is not None:
+            self._answer(scan)
+            return
+        obstacle = self.obstacle(api_key)
+        if obstacle is not None:
+            code, reason = obstacle
+            self.fail(scan, code, reason)
+        else:
+            scan.api_key = api_key
+            self.submit(scan)
+
+    def obstacle(self, api_key: ApiKey | None) -> tuple[str, str | None] | None:
+        """Why this key may not scan, as an error code with its reason; None if it may. No key at all is no good one."""
+        if api_key is None or not api_key.scans:
+            return "unauthorised", None
+        if api_key.expires_at is not None:
+            expired = self._is_past(api_key.expires_at)
+            if expired is not False:
+                return ("unauthorised", None) if expired else ("unavailable", "clock_stepped")
+        return None
+
+    def submit(self, scan: Scan) -> None:
+        """Find the tag."""
+        catalogue = self._catalogue
+        # By the clock, too: in a process that was stopped for a while, requests are read before the timer that says so goes off.
+        if catalogue.stale is not None or scan.arrived > catalogue.fresh_until:
+            self.fail(scan, "unavailable", catalogue.stale or "catalogue_stale")
+            return
+        record = self._find(scan.ref)
+        # Another account's tag is looked up like one that does not exist. Were it refused at once because it is at hand, the
+        # time of the answer would tell everybody that there is such a tag, and that it is in use.
+        if record is None or not record.is_for(scan.api_key):
+            self._catalogue.fetch(scan, scan.ref, self._found)
+        else:
+            self._admit(scan, record)
+
+    def _found(self, scan: Scan, record: TagRecord | None) -> None:
+        if record is not None or scan.error is not None or not self._enrols(scan):
+            self.found(scan, record)
+
+    def found(self, scan: Scan, record: TagRecord | None) -> None:
+        """Go on with what the catalogue has; a scan whose tag is absent, or another account's, ends here."""
+        if scan.error is not None:
+            self._answer(scan)
+        # A closed account's tag is to a caller without a token what it is to a caller of another account: none. Were it
+        # refused as such, whoever leaves his token out could tell which codes there are.
+        elif record is None or not record.is_for(scan.api_key):
+            self.unknown(scan)
+        else:
+            self._admit(scan, record)
+
+    def _admit(self, scan: Scan, record: TagRecord) -> None:
+        """Is the tag in use?"""
+        group = record.group
+        account = group.account
+        scan.record = record
+        batch = record.batch
+        if not (record.active and group.active and group.folder_active and account.active and (batch is None or batch.active)):
+            scan.verdict = Verdict.INACTIVE
+            scan.error = record.inactive_level()
+            self._answer(scan)
+            return
+        try:
+            self._examine(scan, record)
+        except Exception:
+            self._broken(scan)
+
+    def _examine(self, scan: Scan, record: TagRecord) -> None:
+        """Is the tap authentic? The hot form is judged here, every other by the profile."""
+        if scan.trace is not None:
+            scan.trace.ends(LOOKUP)
+        scan.tag_id = record.tag_id
+        profile = record.group.profile
+        if profile is None:
+            self._settle(scan, record)
+            return
+        key, uid = record.key, record.uid
+        verify = profile.verify_plain  # None unless the profile is plain in its mirror and its window
+        if scan.extras is None and verify and key and uid and scan.mac and scan.counter > 0:
+            if not verify(key, uid, scan.counter, scan.mac):
+                self._refuse(scan, _FORGED, "mac_mismatch")
+            else:
+                scan.position = record.key_version << POSITION_COUNTER_BITS | scan.counter
+                self._settle(scan, record)
+            return
+        evidence = self._evidence(scan, record)
+        if evidence is None:
+            return
+        if evidence.reason in UNDECIDED_REASONS:
+            self.fail(scan, "unavailable", evidence.reason)
+            return
+        if not evidence.authentic:
+            self._refuse(scan, _FORGED, evidence.reason)
+            return
+        if evidence.counter is None:
+            scan.reason = "not_replay_checked"
+        else:
+            scan.position = evidence.key_version << POSITION_COUNTER_BITS | evidence.counter
+        self._settle(scan, record)
+
+    def _evidence(self, scan: Scan, record: TagRecord) -> Evidence | None:
+        """What the chip scheme proves; None if the scan was answered already."""
+        profile = record.group.profile
+        assert profile is not None
+        extras = scan.extras
+        try:
+            if extras is not None and extras.url is not None:
+                message = profile.read_url(extras.url)
+            else:
+                message = profile.read_parameters(parameters_of(scan))
+        except InputError as error:
+            scan.error_field = error.field
+            self.fail(scan, error.code, None)
+            return None
+        if message is None or isinstance(message, Missing):
+            self._refuse(scan, Verdict.INCOMPLETE, "missing_parameter")
+            return None
+        evidence = profile.examine(
+            message,
+            uid=record.uid,
+            file_keys=record.file_keys(),
+            meta_keys=record.group.meta_keys,
+            statics=record.statics(),
+        )
+        if extras is None:
+            extras = scan.extras = Extras()
+        extras.evidence = evidence
+        return evidence
+
+    def _settle(self, scan: Scan, record: TagRecord) -> None:
+        """Is it newer than everything accepted before? A counter that this worker knows to be used costs no statement."""
+        extras = scan.extras
+        if scan.trace is not None:
+            scan.trace.ends(CORE)
+        if extras is not None and extras.peek:
+            self._ledger.read_state(scan)
+        elif scan.position > record.floor or scan.position == COUNTED_ONLY:
+            self._commit(scan)
+        elif record.group.retry_window_ms or (extras is not None and (extras.idempotent or extras.wants_state)):
+            self._ledger.read_state(scan)
+        else:
+            self._refuse(scan, _REPLAYED, "counter_used")
+
+    def settled(self, scan: Scan) -> None:
+        """The ledger's word."""
+        if scan.trace is not None:
+            scan.trace.ends(STATEMENT)
+        try:
+            self._conclude(scan)
+        except Exception:
+            self._broken(scan)
+
+    def _conclude(self, scan: Scan) -> None:
+        if scan.error is not None:
+            self._answer(scan)
+            return
+        outcome = scan.outcome
+        if outcome is _ADVANCED:
+            record = scan.record
+            assert record is not None
+            if record.group.profile is None:
+                scan.verdict = _PLAIN
+            else:
+                scan.verdict = _GENUINE
+                scan.authentic = True
+            self._decide(scan)
+        elif outcome is _REPEATED:
+            scan.verdict = _REPEAT
+            scan.authentic = True
+            self._decide(scan)
+        else:
+            self._refuse(scan, _REPLAYED, "counter_used")
+
+    def _refuse(self, scan: Scan, verdict: Verdict, reason: str | None) -> None:
+        scan.verdict = verdict
+        scan.reason = reason
+        self._decide(scan)
+
+    def _decide(self, scan: Scan) -> None:
+        """Which of the owner's answers?"""
+        record = scan.record
+        assert record is not None
+        own = record.own
+        answers = record.group.answers if own is None else record.answers
+        scan.rule = answers.rules.decide(scan)
+        if scan.trace is not None:
+            scan.trace.ends(RULES)
+        self._answer(scan)
+
+    def unknown(self, scan: Scan) -> None:
+        """End a scan whose tag is proven absent, or another account's, which is the same."""
+        if scan.trace is not None:
+            scan.trace.ends(LOOKUP)
+        scan.record = None
+        scan.verdict = Verdict.UNKNOWN
+        scan.error = "not_found"
+        self._answer(scan)
+
+    def fail(self, scan: Scan, code: str, reason: str | None = None) -> None:
+        """End a scan without a verdict: `code` is one of `meters.ERRORS`."""
+        scan.error = code
+        scan.error_detail = reason
+        self._answer(scan)
+
+    def _broken(self, scan: Scan) -> None:
+        """A bug of ours must neither hang this scan, nor stop the others of its batch, nor pass for a verdict."""
+        log.exception("a scan broke")
+        if not scan.answered:
+            scan.verdict = None
+            self.fail(scan, "unavailable", "internal_error")
+
+    def _answer(self, scan: Scan) -> None:
+        scan.answered = True
+        verdict = scan.verdict
+        if verdict is _GENUINE:
+            self._slots[_GENUINE_SLOT] += 1
+        elif verdict is not None:
+            self._slots[meters.SCANS[verdict]] += 1
+            if verdict is not _PLAIN and scan.record is not None:
+                extras = scan.extras
+                if extras is None or not extras.peek:
+                    self._ledger.log_refusal(scan)
+        elif scan.error is not None:
+            self._slots[meters.SCAN_ERRORS[scan.error]] += 1
+        scan.reply(scan)

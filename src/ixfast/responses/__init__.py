@@ -1,0 +1,1 @@
+"""Response texts and the bodies of replies."""

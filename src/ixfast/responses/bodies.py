@@ -1,0 +1,175 @@
+"""Replies: decided scans to JSON bytes. The only room that knows the wire format.
+
+`/v1` bodies are put together from prepared fragments, flat, every value a string; `/v2` bodies are built as plain values and
+encoded by orjson. Both are described in docs/api.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from ixfast.domain.model import Verdict
+from ixfast.domain.references import CUID, XUID, kind
+from ixfast.domain.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Scan
+from ixfast.responses.response_text import expanded, inner_text
+
+STATUS = {
+    "tg_inactive": 200, "batch_inactive": 200, "folder_inactive": 200, "tag_inactive": 200, "not_found": 404,
+    "missing_parameter": 400, "invalid_parameter": 400, "unauthorised": 401, "rate_limited": 429, "overloaded": 503,
+    "outcome_unknown": 503, "unavailable": 503, "draining": 503, "invalid_request": 400, "idempotency_conflict": 409,
+    "too_large": 413, "invalid_rule": 422, "invalid_response": 422, "no_such_route": 404, "method_not_allowed": 405,
+    "unsupported_encoding": 415, "expectation_failed": 417,
+}  # fmt: skip
+"""HTTP status by error code; a decided scan without an error is 200."""
+
+INACTIVE = frozenset(("tg_inactive", "batch_inactive", "folder_inactive", "tag_inactive"))
+
+
+def v1_body(scan: Scan) -> bytes:
+    """The flat body of `GET /v1/t`: `xuid` first, `cuid` if the tag was found by it, then `response` or `error`."""
+    record = scan.record
+    if scan.error is None and record is not None:
+        group = record.group
+        if record.own is None and group.reply_json is not None and scan.ref[:1] != b"\0":
+            answers = group.answers
+            fragment = answers.fragments[scan.rule] or answers.json(scan)
+            return b"".join((b'{"xuid":"', record.xuid, b'","response":', fragment, group.reply_json, b"}"))
+        return _v1_body_with_members(scan)
+    return v1_error(scan.error or "unavailable", _told_xuid(scan), parameter=scan.error_field, reason=scan.error_detail)
+
+
+def _v1_body_with_members(scan: Scan) -> bytes:
+    record = scan.record
+    assert record is not None
+    cuid = b""
+    if record.cuid is not None and kind(scan.ref) == CUID:
+        cuid = b',"cuid":' + orjson.dumps(record.cuid)
+    fields = [b"," + orjson.dumps(name) + b":" + inner_text(value).json(scan) for name, value in record.reply_fields.items()]
+    return b"".join((b'{"xuid":"', record.xuid, b'"', cuid, b',"response":', record.answers.json(scan), *fields, b"}"))
+
+
+def v1_error(code: str, xuid: bytes | None = None, *, parameter: str | None = None, reason: str | None = None) -> bytes:
+    """An error body. `xuid` is echoed if the caller gave it or the tag was found; a parameter is named, never quoted."""
+    head = b'{"xuid":"' + xuid + b'","error":"' if xuid else b'{"error":"'
+    tail = b""
+    if parameter is not None:
+        tail += b',"parameter":' + orjson.dumps(parameter)
+    if reason is not None:
+        tail += b',"reason":' + orjson.dumps(reason)
+    return head + code.encode() + b'"' + tail + b"}"
+
+
+def _told_xuid(scan: Scan) -> bytes | None:
+    if kind(scan.ref) == XUID:
+        return scan.ref
+    return scan.record.xuid if scan.record is not None and scan.error in INACTIVE else None
+
+
+def status(scan: Scan) -> int:
+    return 200 if scan.error is None else STATUS[scan.error]
+
+
+def v2_scan(scan: Scan) -> dict[str, Any]:
+    """The answer of `POST /v2/scans` as plain values; raises KeyError never, an undecided scan is not for this."""
+    record, extras = scan.record, scan.extras
+    evidence = extras.evidence if extras is not None else None
+    decided = record is not None and scan.verdict not in (None, Verdict.INACTIVE, Verdict.UNKNOWN)
+    counted = decided and scan.verdict in (Verdict.GENUINE, Verdict.REPEAT, Verdict.REPLAYED)
+    counter = scan.position & POSITION_COUNTER_MASK if counted and scan.position != COUNTED_ONLY else None
+    previous = _previous_counter(scan) if counter is not None else None
+    told = scan.scan_count > 0
+    return {
+        "scan_id": f"{scan.scan_id:016x}",
+        "verdict": scan.verdict,
+        "authentic": scan.authentic,
+        "reason": scan.reason or scan.error,
+        "tag": _tag(scan),
+        "counter": counter,
+        "previous_counter": previous,
+        "gap": counter - previous - 1 if counter is not None and previous is not None and counter > previous else None,
+        "scan_count": scan.scan_count if decided and told else None,
+        "tamper": _tamper(evidence) if scan.authentic or scan.verdict is Verdict.REPLAYED else None,
+        "originality": record.originality
+        if record is not None and (scan.authentic or scan.verdict is Verdict.REPLAYED)
+        else None,
+        "file_data": evidence.file_data.hex() if evidence is not None and evidence.file_data is not None else None,
+        "response": record.answers.text(scan) if record is not None and decided else None,
+        "rule": record.answers.rules.name_of(scan.rule) if record is not None and decided else None,
+        "fields": _fields(scan) if record is not None and decided else {},
+        "first_answer": _first_answer(scan) if counted or scan.verdict is Verdict.PLAIN else None,
+    }
+
+
+_OF_NOW = ["tag", "originality", "response", "rule", "fields"]
+"""What a repeated answer has from the catalogue as it is now; all else is as it was in the first one."""
+
+
+def _first_answer(scan: Scan) -> dict[str, Any] | None:
+    """When the scan was answered for the first time, if this answer repeats that one, and what may differ from it."""
+    first_at = scan.extras.first_at if scan.extras is not None else None
+    if first_at is None:
+        return None
+    at = datetime.fromtimestamp(first_at, UTC).isoformat(timespec="milliseconds")
+    return {"at": at.replace("+00:00", "Z"), "of_now": _OF_NOW}
+
+
+def _fields(scan: Scan) -> dict[str, str]:
+    assert scan.record is not None
+    return {name: expanded(value, scan) for name, value in scan.record.reply_fields.items()}
+
+
+def _previous_counter(scan: Scan) -> int | None:
+    """The counter accepted before under the same key version; None at a key version's first tap."""
+    previous = scan.previous_position
+    if not previous or previous >> POSITION_COUNTER_BITS != scan.position >> POSITION_COUNTER_BITS:
+        return None
+    return previous & POSITION_COUNTER_MASK
+
+
+def _tag(scan: Scan) -> dict[str, Any] | None:
+    record = scan.record
+    if record is None or scan.verdict is Verdict.UNKNOWN:
+        return None
+    return {
+        "xuid": record.xuid.decode(),
+        "cuid": record.cuid,
+        "uid": record.uid.hex().upper() if record.uid is not None else None,
+        "name": expanded(record.name, scan) if record.name is not None else None,
+        "folder": record.group.folder_name,
+        "group": record.group.name,
+        "batch": record.batch.name if record.batch is not None else None,
+    }
+
+
+def _tamper(evidence: Any) -> dict[str, str] | None:
+    words = {"C": "closed", "O": "open", "I": "not_enabled"}
+    if evidence is None or evidence.tamper is None:
+        return None
+    return {
+        "stored": words.get(evidence.tamper.stored, "invalid"),
+        "current": words.get(evidence.tamper.current, "invalid"),
+    }
+
+
+def v2_error(
+    code: str,
+    message: str,
+    request_id: str,
+    *,
+    field: str | None = None,
+    reason: str | None = None,
+    problems: Sequence[Mapping[str, Any]] | None = None,
+) -> bytes:
+    """The one shape of problem bodies outside `/v1`. `problems` are those of the lines of a file."""
+    error: dict[str, Any] = {"code": code, "message": message, "request_id": request_id}
+    if field is not None:
+        error["field"] = field
+    if reason is not None:
+        error["reason"] = reason
+    if problems is not None:
+        error["problems"] = problems
+    return orjson.dumps({"error": error})

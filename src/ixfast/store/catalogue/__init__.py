@@ -1,0 +1,1 @@
+"""Tags, groups and keys as workers look them up."""

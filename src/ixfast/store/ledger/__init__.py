@@ -1,0 +1,1 @@
+"""Counters: which taps are new."""

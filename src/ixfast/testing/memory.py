@@ -1,0 +1,263 @@
+"""A catalogue and a ledger in memory: tests, simulations and benchmarks drive the real `Engine` with them, without a database.
+
+They say what `store.catalogue.Catalogue` and `store.ledger.Ledger` say, but at once, inside the call. They are no truth:
+nothing is durable or shared, so nothing that serves taps may use them.
+
+    catalogue = MemoryCatalogue()
+    group = catalogue.add_group("acme", compile_profile(preset("ixkio-plain")))
+    record = catalogue.add_tag(group, "q8w3sbcz", uid=tag.uid, keys=tag.file_keys())
+    engine = Engine(catalogue, Meters())
+    ledger = MemoryLedger(engine.settled)
+    ledger.add(record)
+    engine.use(ledger)
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ixfast.chips import CompiledProfile
+from ixfast.domain import references
+from ixfast.domain.model import Key
+from ixfast.domain.records import Account, ApiKey, Batch, Group, TagRecord
+from ixfast.domain.scan import COUNTED_ONLY, KEYED_FROM, Outcome, Scan
+from ixfast.responses.response_set import ResponseSet
+from ixfast.rules import AUTHENTICATION_PASS, RuleSet
+
+LOG_ROWS_MAX = 100_000
+"""Passes, and refusals, that a `MemoryLedger` remembers; the newest stay."""
+
+
+class MemoryCatalogue:
+    """Tags and API keys. A tag is found from its first `fetch` on, as in a cache that begins empty.
+
+    `trouble` is the reason for which every look-up fails now; `stale` that for which nothing may pass.
+    """
+
+    def __init__(self) -> None:
+        self.stale: str | None = None
+        self.fresh_until = float("inf")
+        self.trouble: str | None = None
+        self.fetched = 0
+        self._accounts: dict[str, Account] = {}
+        self._records: dict[bytes, Any] = {}
+        self._cached: dict[bytes, Any] = {}
+        self._ids = 0
+
+    def add_account(self, aid: str, *, is_open: bool = True, meta_keys: tuple[Key, ...] = ()) -> Account:
+        account = Account(self._next_id(), aid, aid, is_open=is_open, active=True, cors=True, meta_keys=meta_keys)
+        self._accounts[aid] = account
+        return account
+
+    def add_group(
+        self,
+        aid: str,
+        profile: CompiledProfile | None,
+        *,
+        name: str = "Group",
+        rules: RuleSet = AUTHENTICATION_PASS,
+        retry_window_s: int = 0,
+    ) -> Group:
+        """A group of the account `aid`, which is made open if there is none. Without a profile it authenticates nothing."""
+        return Group(
+            self._next_id(),
+            name,
+            self._accounts.get(aid) or self.add_account(aid),
+            folder_name="Folder",
+            folder_active=True,
+            active=True,
+            profile=profile,
+            answers=ResponseSet(rules),
+            retry_window_ms=retry_window_s * 1000,
+        )
+
+    def add_tag(
+        self,
+        group: Group,
+        xuid: str,
+        *,
+        uid: bytes | None = None,
+        cuid: str | None = None,
+        keys: tuple[Key, ...] = (),
+        batch: Batch | None = None,
+        name: str | None = None,
+    ) -> TagRecord:
+        """A tag, found by its code and, if it has them, by CUID and UID."""
+        record = TagRecord(
+            self._next_id(),
+            xuid.encode(),
+            group,
+            batch,
+            cuid=cuid,
+            uid=uid,
+            name=name,
+            active=True,
+            assigned=True,
+            keys=keys,
+        )
+        self._records[record.xuid] = record
+        if cuid is not None:
+            self._records[references.by_cuid(group.account.aid, cuid)] = record
+        if uid is not None:
+            self._records[references.by_uid(group.account.aid, uid)] = record
+        return record
+
+    def add_api_key(
+        self, aid: str, token_sha256: bytes, *, scopes: tuple[str, ...] = ("scan",), expires_at: float | None = None
+    ) -> ApiKey:
+        """An API key of an account; `expires_at` is Unix time in seconds."""
+        account = self._accounts[aid]
+        api_key = ApiKey(self._next_id(), account.account_id, aid, frozenset(scopes), "", expires_at)
+        self._records[references.by_token(token_sha256)] = api_key
+        return api_key
+
+    def find(self, ref: bytes) -> TagRecord | None:
+        return self._cached.get(ref)
+
+    def find_api_key(self, token_sha256: bytes) -> ApiKey | None:
+        return self._cached.get(references.by_token(token_sha256))
+
+    def fetch(self, scan: Scan, ref: bytes, found: Callable[[Scan, Any], None]) -> None:
+        self.fetched += 1
+        record = None
+        if self.trouble is not None:
+            scan.error = "unavailable"
+            scan.error_detail = self.trouble
+        else:
+            record = self._records.get(ref)
+            if record is not None:
+                self._cached[ref] = record
+        found(scan, record)
+
+    def _next_id(self) -> int:
+        self._ids += 1
+        return self._ids
+
+
+class _Counter:
+    """A row of `tag_counter`."""
+
+    __slots__ = ("last_at", "last_position", "last_scan_id", "previous_position", "scan_count")
+
+    def __init__(self) -> None:
+        self.scan_count = 0
+        self.last_scan_id = 0
+        self.last_at = float("-inf")
+        self.last_position = 0
+        self.previous_position = 0
+
+
+class _Keyed(NamedTuple):
+    """A row of `keyed_scan`."""
+
+    tag_id: int
+    position: int
+    previous_position: int
+    scan_count: int
+    at: float
+
+
+class MemoryLedger:
+    """Counters by tag id. `clock` tells seconds; `passes` and `refusals` are the scan log.
+
+    `trouble` is the reason for which every scan ends with 503 now.
+    """
+
+    def __init__(self, settled: Callable[[Scan], None], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.trouble: str | None = None
+        self.passes: deque[tuple[int, int, int]] = deque(maxlen=LOG_ROWS_MAX)  # tag id, scan id, position
+        self.keyed: dict[int, _Keyed] = {}  # first answers, by scan id
+        self.refusals: deque[tuple[int, int, int, str]] = deque(maxlen=LOG_ROWS_MAX)  # the same, and the verdict
+        self._settled = settled
+        self._clock = clock
+        self._counters: dict[int, _Counter] = {}
+
+    def add(self, record: TagRecord) -> None:
+        """Make the tag's counter, without which its scans end with 503."""
+        self._counters[record.tag_id] = _Counter()
+
+    def submit(self, scan: Scan) -> None:
+        counter = self._counter_of(scan)
+        if counter is None:
+            return
+        position = scan.position
+        is_new = counter.last_position < position or (position < 0 and counter.last_scan_id != scan.scan_id)
+        if not is_new or scan.scan_id in self.keyed:
+            self._decide(scan, counter)
+            return
+        counter.previous_position = counter.last_position
+        counter.last_position = max(counter.last_position, position)
+        counter.last_scan_id = scan.scan_id
+        counter.last_at = self._clock()
+        counter.scan_count += 1
+        self.passes.append((scan.tag_id, scan.scan_id, position))
+        scan.previous_position = counter.previous_position
+        scan.scan_count = counter.scan_count
+        if scan.scan_id >= KEYED_FROM:
+            self.keyed[scan.scan_id] = _Keyed(scan.tag_id, position, scan.previous_position, scan.scan_count, time.time())
+            if len(self.keyed) > LOG_ROWS_MAX:
+                del self.keyed[next(iter(self.keyed))]
+        self._pass(scan)
+
+    def read_state(self, scan: Scan) -> None:
+        counter = self._counter_of(scan)
+        if counter is not None:
+            self._decide(scan, counter)
+
+    def log_refusal(self, scan: Scan) -> None:
+        if scan.record is not None and scan.verdict is not None:
+            self.refusals.append((scan.record.tag_id, scan.scan_id, scan.position, scan.verdict.value))
+
+    def _counter_of(self, scan: Scan) -> _Counter | None:
+        counter = self._counters.get(scan.tag_id)
+        if self.trouble is not None or counter is None:
+            scan.error = "unavailable"
+            scan.error_detail = self.trouble or "counter_missing"
+            self._settled(scan)
+            return None
+        return counter
+
+    def _decide(self, scan: Scan, counter: _Counter) -> None:
+        """By the state that stands, consuming nothing: `store.ledger.Ledger` reads it and says the same."""
+        record, extras, position = scan.record, scan.extras, scan.position
+        assert record is not None
+        last = counter.last_position
+        record.floor = max(record.floor, last)
+        scan.scan_count = counter.scan_count
+        scan.previous_position = counter.previous_position if last == position else last
+        first = self.keyed.get(scan.scan_id)
+        if first is not None:
+            self._answer_again(scan, first)
+        elif counter.last_scan_id == scan.scan_id and position in (last, COUNTED_ONLY):
+            self._pass(scan)
+        elif extras is not None and extras.peek and not 0 <= position <= last:
+            scan.previous_position = last
+            scan.scan_count += 1
+            scan.outcome = Outcome.ADVANCED
+            self._settled(scan)
+        else:
+            repeated = position == last and 0 <= self._clock() - counter.last_at < record.group.retry_window_ms / 1000
+            scan.outcome = Outcome.REPEATED if repeated else Outcome.REPLAYED
+            self._settled(scan)
+
+    def _answer_again(self, scan: Scan, first: _Keyed) -> None:
+        """Give the first answer under the scan's key, if it was about this tap."""
+        if (first.tag_id, first.position) != (scan.tag_id, scan.position):
+            scan.error = "idempotency_conflict"
+            self._settled(scan)
+            return
+        assert scan.extras is not None
+        scan.extras.first_at = first.at
+        scan.previous_position = first.previous_position
+        scan.scan_count = first.scan_count
+        self._pass(scan)
+
+    def _pass(self, scan: Scan) -> None:
+        scan.outcome = Outcome.ADVANCED
+        record = scan.record
+        assert record is not None
+        record.floor = max(record.floor, scan.position)
+        self._settled(scan)

@@ -1,0 +1,103 @@
+"""Provisioning: a demo account, and whole fleets of simulated tags, in one transaction each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ixfast.chips import PRESETS, preset
+from ixfast.errors import InputError
+from ixfast.keys import KeyEncryptionKeys
+from ixfast.keys.diversify import DEFAULT_DERIVATIONS, scheme_of
+from ixfast.store.admin import edits
+from ixfast.store.admin.edits import NewTag
+from ixfast.testing.virtual_tags import VirtualFleet
+
+DEMO_AID = "demo"
+DEMO_PROFILE = "ixkio-plain"
+_DEMO_SEED = 424
+_DEMO_TAGS = 1000
+_DEMO_TAGS_OF_OTHERS = 10
+_CHUNK_TAGS = 20_000
+
+
+DEMO_DERIVED: Mapping[str, str] = {
+    "an10922": "plain-uid-counter",
+    "boltcard": "boltcard",
+    "sdm-backend": "encrypted",
+    "sdm-backend-legacy": "encrypted-file",
+}
+"""The demo account's groups that derive keys: presets by scheme. Their tags are not registered, the first tap makes each."""
+
+
+def demo_fleet(profile: str = DEMO_PROFILE) -> VirtualFleet:
+    """The demo account's simulated tags of one preset: the same on every machine, so that tapping them needs no key file.
+
+    Raises `ProfileError` for an unknown preset.
+    """
+    place = list(PRESETS).index(preset(profile).name)
+    count = _DEMO_TAGS if profile == DEMO_PROFILE else _DEMO_TAGS_OF_OTHERS
+    return VirtualFleet(_DEMO_SEED + place, count, profile, account=DEMO_AID)
+
+
+def derived_demo_fleet(scheme: str) -> VirtualFleet:
+    """The demo account's simulated tags whose keys are derived by this scheme, one of `DEMO_DERIVED`."""
+    place = len(PRESETS) + list(DEMO_DERIVED).index(scheme)
+    return VirtualFleet(
+        _DEMO_SEED + place,
+        _DEMO_TAGS_OF_OTHERS,
+        DEMO_DERIVED[scheme],
+        account=DEMO_AID,
+        derivation=DEFAULT_DERIVATIONS[scheme],
+        enrols=True,
+    )
+
+
+async def provision(connection: Any, keks: KeyEncryptionKeys, fleets: Sequence[VirtualFleet], *, is_open: bool = True) -> int:
+    """Create the account of the fleets, a group and a batch for each, and all tags, or nothing; return the number of tags.
+
+    Raises InputError if the account exists already. Each fleet with an encrypted mirror adds its meta key to the account, unless
+    it is derived. A fleet that enrols gets its group alone.
+    """
+    aid = fleets[0].account
+    async with connection.transaction():
+        await connection.execute("SET LOCAL statement_timeout = 0")
+        account_id = await edits.create_account(connection, aid, name=aid, is_open=is_open)
+        folder_id = await edits.create_folder(connection, account_id, "Demo")
+        encrypted = [fleet for fleet in fleets if fleet.profile.encrypted and not fleet.derives_meta_key]
+        for version, fleet in enumerate(encrypted, start=1):
+            await edits.add_meta_key(connection, keks, account_id, version, fleet.meta_key)
+        for fleet in fleets:
+            await _add_fleet(connection, keks, account_id, folder_id, fleet)
+        await edits.changed(connection, ("account", account_id, None), ("tags_added", None, None))
+    return sum(len(fleet) for fleet in fleets if not fleet.enrols)
+
+
+async def _add_fleet(connection: Any, keks: KeyEncryptionKeys, account_id: int, folder_id: int, fleet: VirtualFleet) -> None:
+    name, derivation = fleet.profile.name, fleet.derivation
+    if derivation is not None:
+        name = f"{name}-{scheme_of(derivation)}"
+    group_id = await edits.create_group(
+        connection, folder_id, name, fleet.profile.profile, derivation=derivation, enrols=fleet.enrols
+    )
+    batch_id = await edits.create_batch(connection, group_id, "First")
+    if derivation is not None:
+        await edits.add_master(connection, keks, account_id, group_id, fleet.master)
+    if fleet.enrols:
+        return
+    for start in range(0, len(fleet), _CHUNK_TAGS):
+        indices = range(start, min(start + _CHUNK_TAGS, len(fleet)))
+        keys = ((i, fleet.file_key(i) if derivation is None else None) for i in indices)
+        tags = [NewTag(fleet.xuid(i), fleet.uid(i), key, cuid=f"{name}-{i}") for i, key in keys]
+        await edits.add_tags(connection, keks, account_id, group_id, tags, batch_id=batch_id)
+
+
+async def ensure_demo(connection: Any, keks: KeyEncryptionKeys) -> bool:
+    """Provision the demo account unless it is there; tell whether it was made now."""
+    try:
+        await provision(connection, keks, [*map(demo_fleet, PRESETS), *map(derived_demo_fleet, DEMO_DERIVED)])
+    except InputError as error:
+        if error.code != "already_exists":
+            raise
+        return False
+    return True

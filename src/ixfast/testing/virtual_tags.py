@@ -1,0 +1,301 @@
+"""Simulated tags, so that an integration can be tested without a chip.
+
+`VirtualTag` is one tag with a counter of its own; it writes the same URLs as a chip that is configured after the given
+encoding profile. `VirtualFleet` is up to millions of them, derived from a seed and made only when asked for.
+
+Nothing here is secret: keys follow from seeds that stand in tests. Never put one of them on a real chip. Even so no
+`repr` shows a key, because test output is copied into places where nobody can tell that it was only a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Literal, overload
+from urllib.parse import quote
+
+from ixfast.chips import CompiledProfile, Message, compile_profile, preset
+from ixfast.chips.template import STANDARD_NAMES, STATICS, Part
+from ixfast.domain.model import EncodingProfile, Key
+from ixfast.keys import check_value
+from ixfast.keys.diversify import Derivation
+from ixfast.limits import COUNTER_MAX, UID_BYTES
+
+Forgery = Literal["flipped_bit", "wrong_key"]
+
+_KEY_BYTES = 16
+_CODE_CHARS = 8
+_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
+_PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
+_CODES: int = len(_ALPHABET) ** _CODE_CHARS
+_SERIALS = 1 << 48  # A UID is 04 (NXP) and 6 more bytes.
+# Multiplying by a number that shares no factor with the modulus permutes it: scattered codes, not one collision.
+_CODE_STEP = 1_984_712_367_173
+_SERIAL_STEP = 174_440_041_914_541
+
+
+class VirtualTag:
+    """A simulated tag. `uid` has 7 bytes, the keys 16.
+
+    `profile` is an `EncodingProfile`, a compiled one or the name of a preset. `counter` is the last one used: the next
+    tap has one more. `stored` and `current` are the tamper characters, `status` the 4 bytes that a StatusDetect chip
+    mirrors after them, `file_data` what an `{enc:N}` mirrors (padded
+    with `-` to N/2 bytes, the tamper characters laid over it at the profile's offset). `mirrors_uid` and
+    `mirrors_counter` say what an encrypted mirror contains; a plain one follows its template. The random padding of
+    PICCData derives from `seed`, UID and counter, so that the same tag writes the same URLs in every run.
+    """
+
+    def __init__(
+        self,
+        profile: EncodingProfile | CompiledProfile | str,
+        *,
+        xuid: str,
+        uid: bytes,
+        file_key: bytes,
+        meta_key: bytes = bytes(_KEY_BYTES),
+        counter: int = 0,
+        cuid: str | None = None,
+        aid: str | None = None,
+        stored: str = "C",
+        current: str = "C",
+        status: bytes = bytes(4),
+        file_data: bytes = b"",
+        mirrors_uid: bool = True,
+        mirrors_counter: bool = True,
+        base_url: str = "https://tag.example/t",
+        seed: int = 0,
+    ) -> None:
+        if len(uid) != UID_BYTES:
+            raise ValueError(f"uid must be {UID_BYTES} bytes")
+        if len(file_key) != _KEY_BYTES or len(meta_key) != _KEY_BYTES:
+            raise ValueError(f"keys must be {_KEY_BYTES} bytes")
+        self.profile = _compiled(profile)
+        self.xuid = xuid
+        self.cuid = cuid
+        self.aid = aid
+        self.uid = uid
+        self.file_key = file_key
+        self.meta_key = meta_key
+        self.counter = counter
+        self.stored = stored
+        self.current = current
+        self.status = status
+        self.file_data = file_data
+        self.mirrors_uid = mirrors_uid
+        self.mirrors_counter = mirrors_counter
+        self.base_url = base_url
+        self.seed = seed
+
+    def __repr__(self) -> str:
+        uid = self.uid.hex().upper()
+        return f"VirtualTag({self.profile.name!r}, xuid={self.xuid!r}, uid={uid}, counter={self.counter})"
+
+    @property
+    def statics(self) -> dict[str, str]:
+        """What `CompiledProfile.examine` takes as the registered texts of this tag."""
+        texts = {"xuid": self.xuid, "cuid": self.cuid, "aid": self.aid}
+        return {name: text for name, text in texts.items() if text is not None}
+
+    def file_keys(self, version: int = 1) -> tuple[Key, ...]:
+        """The file key as `CompiledProfile.examine` takes it."""
+        return (_key(version, self.file_key),)
+
+    def meta_keys(self, version: int = 1) -> tuple[Key, ...]:
+        """The meta key as `CompiledProfile.examine` takes it."""
+        return (_key(version, self.meta_key),)
+
+    def tap(self) -> str:
+        """Raise the counter and return the URL that a phone would open. At 0xFFFFFF a tag stops: ValueError."""
+        return self.tap_at(self._raise())
+
+    def tap_at(self, counter: int) -> str:
+        """The URL at this counter, without touching the tag's own: for replays and gaps."""
+        return self._url(self._texts(counter, self.file_key))
+
+    def tap_parameters(self) -> dict[str, str]:
+        """Raise the counter and return the tap as `/v1/t` takes it.
+
+        A plain mirror gives `x`, `n`, `e` and, if the tag mirrors it, `t`; the UID is not forwarded, as is usual. An
+        encrypted mirror (and file data) gives `x` and the names of the profile.
+        """
+        return self.parameters_at(self._raise())
+
+    def parameters_at(self, counter: int) -> dict[str, str]:
+        """The parameters at this counter, without touching the tag's own."""
+        texts = self._texts(counter, self.file_key)
+        template = self.profile.template
+        if not template.encrypted and "enc" not in template.slots:
+            mirrors = {name: texts[slot] for slot, name in STANDARD_NAMES.items() if slot in texts and slot != "uid"}
+            return {"x": self.xuid, **mirrors}
+        parameters = {name: texts[slot] for slot, name in template.separate.items()}
+        parameters |= {piece.name: _fill(piece.parts, texts) for piece in template.query if piece.name and piece.slots}
+        return {"x": self.xuid, **parameters}
+
+    def forged(self, kind: Forgery = "flipped_bit") -> str:
+        """Raise the counter and return a URL that must not pass.
+
+        `flipped_bit` has one bit of the MAC wrong, another one at every counter; `wrong_key` was made with a key that
+        differs in one bit.
+        """
+        counter = self._raise()
+        if kind == "wrong_key":
+            return self._url(self._texts(counter, _flip(self.file_key, counter)))
+        texts = self._texts(counter, self.file_key)
+        texts["mac"] = _flip(bytes.fromhex(texts["mac"]), counter).hex().upper()
+        return self._url(texts)
+
+    def _raise(self) -> int:
+        if self.counter >= COUNTER_MAX:
+            raise ValueError("the tag's counter is used up")
+        self.counter += 1
+        return self.counter
+
+    def _texts(self, counter: int, file_key: bytes) -> dict[str, str]:
+        """Every slot of the template as the chip prints it at this counter."""
+        scheme, slots = self.profile.scheme, self.profile.template.slots
+        encrypted = self.profile.encrypted
+        has_uid = self.mirrors_uid if encrypted else "uid" in slots
+        has_counter = self.mirrors_counter if encrypted else "counter" in slots
+        uid, number = self.uid if has_uid else b"", counter if has_counter else -1
+        picc = enc = None
+        if encrypted:
+            padding = blake2b(uid + counter.to_bytes(3), key=self.seed.to_bytes(8), digest_size=16).digest()
+            picc = scheme.write_picc(self.meta_key, uid or None, counter if has_counter else None, padding)
+        if "enc" in slots:
+            enc = scheme.encrypt_file(file_key, uid, number, self._file_plaintext(slots["enc"].chars // 2))
+        tamper = self.stored + self.current
+        tt = tamper + self.status.hex().upper()
+        message = Message(b"", uid or None, counter, picc, enc, tamper, tt)
+        mac = scheme.simulated_mac(file_key, uid, number, self.profile.window_text(message, uid, self.statics))
+        texts = {"uid": self.uid.hex(), "counter": f"{counter:06x}", "tamper": tamper, "tt": tt, "mac": mac.hex()}
+        texts |= {name: block.hex() for name, block in (("picc", picc), ("enc", enc)) if block is not None}
+        return {name: text.upper() for name, text in texts.items() if name in slots} | self.statics
+
+    def _file_plaintext(self, length: int) -> bytes:
+        if len(self.file_data) > length:
+            raise ValueError(f"the profile mirrors {length} bytes of file data, the tag has {len(self.file_data)}")
+        text = bytearray(self.file_data.ljust(length, b"-"))
+        offset = self.profile.profile.tamper_offset
+        if offset is not None:
+            text[offset : offset + 2] = (self.stored + self.current).encode()
+        return bytes(text)
+
+    def _url(self, texts: dict[str, str]) -> str:
+        quoted = {name: quote(text, safe="") if name in STATICS else text for name, text in texts.items()}
+        tail = _fill(self.profile.template.parts, quoted)
+        return self.base_url + (tail if tail.startswith("/") else f"?{tail}")
+
+
+class VirtualFleet:
+    """`count` tags of one account, derived from `seed`: the same in every run, none of them made before it is asked
+    for.
+
+    Tag codes are 8 lower-case alphanumerics, UIDs 7 bytes that begin with 04; no two are alike inside a fleet.
+    `account` is the AID. One fleet has one meta key, as real fleets do. With a `derivation` all keys follow from `master`;
+    `enrols` says that its tags are not registered before they are tapped.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        count: int,
+        profile: EncodingProfile | CompiledProfile | str = "ixkio-plain",
+        account: str = "acme",
+        *,
+        derivation: Derivation | None = None,
+        enrols: bool = False,
+    ) -> None:
+        if not 0 <= count <= _CODES:
+            raise ValueError(f"count must be 0 to {_CODES}")
+        self.seed = seed
+        self.count = count
+        self.profile = _compiled(profile)
+        self.account = account
+        self._root = blake2b(f"ixfast virtual fleet {seed}".encode(), digest_size=32).digest()
+        self._code_start = int.from_bytes(self._root[:8]) % _CODES
+        self._serial_start = int.from_bytes(self._root[8:16]) % _SERIALS
+        self.derivation = derivation
+        self.enrols = enrols
+        self.master = blake2b(b"master", key=self._root, digest_size=_KEY_BYTES).digest()
+        derived = derivation.derive_meta_key(self.master) if derivation is not None else None
+        self.derives_meta_key = derived is not None
+        self.meta_key = derived or blake2b(b"meta key", key=self._root, digest_size=_KEY_BYTES).digest()
+
+    def __len__(self) -> int:
+        return self.count
+
+    @overload
+    def __getitem__(self, index: int) -> VirtualTag: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[VirtualTag]: ...
+    def __getitem__(self, index: int | slice) -> VirtualTag | list[VirtualTag]:
+        """A fresh tag with its counter at 0: hold on to it if its taps are to follow each other."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.count))]
+        if not -self.count <= index < self.count:
+            raise IndexError(f"the fleet has {self.count} tags")
+        index %= self.count
+        return VirtualTag(
+            self.profile,
+            xuid=self.xuid(index),
+            uid=self.uid(index),
+            file_key=self.file_key(index),
+            meta_key=self.meta_key,
+            aid=self.account,
+            seed=self.seed & 0xFFFFFFFFFFFFFFFF,
+        )
+
+    def __iter__(self) -> Iterator[VirtualTag]:
+        return map(self.__getitem__, range(self.count))
+
+    def __repr__(self) -> str:
+        name = self.profile.name
+        return f"VirtualFleet(seed={self.seed}, count={self.count}, profile={name!r}, account={self.account!r})"
+
+    def xuid(self, index: int) -> str:
+        """The tag code of the tag at `index`, 0 to `count` - 1."""
+        number = (self._code_start + index * _CODE_STEP) % _CODES
+        high, low = divmod(number, 1_679_616)
+        first, second = divmod(high, 1296)
+        third, fourth = divmod(low, 1296)
+        return _PAIRS[first] + _PAIRS[second] + _PAIRS[third] + _PAIRS[fourth]
+
+    def uid(self, index: int) -> bytes:
+        """The UID (7 bytes) of the tag at `index`."""
+        return b"\x04" + ((self._serial_start + index * _SERIAL_STEP) % _SERIALS).to_bytes(6)
+
+    def file_key(self, index: int) -> bytes:
+        """The file key (16 bytes) of the tag at `index`."""
+        if self.derivation is not None:
+            return self.derivation.derive_file_key(self.master, self.uid(index))
+        return blake2b(index.to_bytes(8), key=self._root, digest_size=_KEY_BYTES).digest()
+
+    def plain_tap(self, index: int, counter: int) -> tuple[str, str, str]:
+        """`x`, `n` and `e` of a plain tap, fast enough to feed a load generator: no tag object, no URL.
+
+        ValueError unless the profile is a plain mirror whose window is known without the tag (`is_bare_plain`).
+        """
+        if not self.profile.is_bare_plain:
+            raise ValueError(f"profile {self.profile.name!r} is no plain mirror with a counter")
+        uid = self.uid(index) if self.profile.uid_in_session else b""
+        window = self.profile.window_text(Message(b"", counter=counter), uid, {}) if self.profile.template.window else b""
+        mac = self.profile.scheme.simulated_mac(self.file_key(index), uid, counter, window)
+        return self.xuid(index), f"{counter:06X}", mac.hex().upper()
+
+
+def _compiled(profile: EncodingProfile | CompiledProfile | str) -> CompiledProfile:
+    if isinstance(profile, CompiledProfile):
+        return profile
+    return compile_profile(preset(profile) if isinstance(profile, str) else profile)
+
+
+def _key(version: int, value: bytes) -> Key:
+    return Key(version, value, check_value(value))
+
+
+def _fill(parts: tuple[Part, ...], texts: dict[str, str]) -> str:
+    return "".join(part if isinstance(part, str) else texts[part.name] for part in parts)
+
+
+def _flip(value: bytes, counter: int) -> bytes:
+    return (int.from_bytes(value) ^ 1 << counter % (8 * len(value))).to_bytes(len(value))

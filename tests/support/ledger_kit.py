@@ -1,0 +1,141 @@
+"""A ledger on a test's database, and scans for it whose answers can be waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+
+from ixfast.chips import compile_profile, preset
+from ixfast.domain.model import Verdict
+from ixfast.domain.records import TagRecord
+from ixfast.domain.scan import COUNTED_ONLY, KEYED_FROM, Extras, Outcome, Scan
+from ixfast.meters import Meters
+from ixfast.store.connections import session
+from ixfast.store.ledger.ledger import Ledger
+from ixfast.store.ledger.ledger_database import PostgresLedgerDatabase
+from ixfast.testing.memory import MemoryCatalogue
+
+_profile = compile_profile(preset("ixkio-plain"))
+_scan_ids = itertools.count(0x1CA0_0000_0000_0001)
+
+
+def tag_record(tag_id: int, *, retry_window_s: int = 0) -> TagRecord:
+    catalogue = MemoryCatalogue()
+    group = catalogue.add_group("acme", _profile, retry_window_s=retry_window_s)
+    record = catalogue.add_tag(group, f"tag{tag_id}")
+    record.tag_id = tag_id
+    return record
+
+
+def word(scan: Scan) -> str:
+    """The answer in one word: `advanced`, `replayed`, `repeated`, or the error with its reason."""
+    return f"{scan.error}:{scan.error_detail}" if scan.error is not None else scan.outcome.name.lower()
+
+
+class LedgerKit:
+    """Scans in, answers out; each scan must be answered exactly once."""
+
+    def __init__(self, *, retry_window_s: int = 0) -> None:
+        self.ledger: Any = None
+        self.pool: Any = None
+        self.meters = Meters()
+        self.retry_window_s = retry_window_s
+        self._records: dict[int, TagRecord] = {}
+        self._answers: dict[int, asyncio.Future[Scan]] = {}
+
+    def settled(self, scan: Scan) -> None:
+        """Called exactly once for each scan; a second time is a KeyError."""
+        self._answers.pop(id(scan)).set_result(scan)
+
+    def record(self, tag_id: int) -> TagRecord:
+        return self._records.setdefault(tag_id, tag_record(tag_id, retry_window_s=self.retry_window_s))
+
+    def submit(
+        self, tag_id: int, position: int = COUNTED_ONLY, scan_id: int | None = None, **extras: Any
+    ) -> asyncio.Future[Scan]:
+        loop = asyncio.get_running_loop()
+        options = Extras(**extras) if extras else None
+        scan_id = scan_id or next(_scan_ids)
+        if options is not None and options.idempotent:
+            scan_id |= KEYED_FROM
+        scan = Scan(lambda _scan: None, b"", -1, None, None, scan_id, loop.time(), options)
+        scan.record, scan.tag_id, scan.position = self.record(tag_id), tag_id, position
+        answer: asyncio.Future[Scan] = loop.create_future()
+        self._answers[id(scan)] = answer
+        peek = options is not None and options.peek
+        (self.ledger.read_state if peek else self.ledger.submit)(scan)  # as the engine sends them
+        return answer
+
+    async def word(self, tag_id: int, position: int = COUNTED_ONLY, scan_id: int | None = None, **extras: Any) -> str:
+        return word(await self.submit(tag_id, position, scan_id, **extras))
+
+    def refuse(self, tag_id: int, position: int, verdict: Verdict = Verdict.FORGED) -> None:
+        """Log a refusal, as the engine does."""
+        scan = Scan(lambda _scan: None, b"", -1, None, None, next(_scan_ids), 0.0)
+        scan.record, scan.tag_id, scan.position, scan.verdict = self.record(tag_id), tag_id, position, verdict
+        self.ledger.log_refusal(scan)
+
+
+@contextlib.asynccontextmanager
+async def open_ledger(
+    dsn: str,
+    *,
+    pool_dsn: str | None = None,
+    kind: Any = Ledger,
+    database_kind: Any = PostgresLedgerDatabase,
+    retry_window_s: int = 0,
+    **options: Any,
+) -> AsyncIterator[LedgerKit]:
+    """A started ledger; `pool_dsn` leads its reads past the proxy that its commits go through."""
+    kit = LedgerKit(retry_window_s=retry_window_s)
+    kit.pool = await session.make_pool(pool_dsn or dsn, 4)
+    kit.ledger = kind(database_kind(dsn, kit.pool), kit.settled, kit.meters, **{"groups": 1} | options)
+    kit.ledger.start()
+    try:
+        yield kit
+    finally:
+        await kit.ledger.stop()
+        kit.pool.terminate()
+    assert not kit._answers, "a scan was never answered"
+
+
+class Truth:
+    """What the database holds, over a connection of its own."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self.connection = connection
+        self.execute = connection.execute
+
+    async def add_counters(self, count: int) -> None:
+        await self.connection.execute("INSERT INTO tag_counter (tag_id) SELECT generate_series(1, $1::int)", count)
+
+    async def counter(self, tag_id: int) -> tuple[int, int, int]:
+        """Last position, previous position, scan count."""
+        columns = "last_position, previous_position, scan_count"
+        return tuple(await self.connection.fetchrow(f"SELECT {columns} FROM tag_counter WHERE tag_id = $1", tag_id))
+
+    async def log(self, verdicts: str = "gp") -> list[tuple[int, int | None]]:
+        """Tag id and position of the logged scans of these verdicts."""
+        rows = await self.connection.fetch(
+            "SELECT tag_id, position FROM scan_log WHERE strpos($1, verdict::text) > 0 ORDER BY tag_id, position", verdicts
+        )
+        return [tuple(row) for row in rows]
+
+
+@contextlib.asynccontextmanager
+async def open_truth(dsn: str, counters: int = 0) -> AsyncIterator[Truth]:
+    connection = await asyncpg.connect(dsn)
+    try:
+        truth = Truth(connection)
+        await truth.add_counters(counters)
+        yield truth
+    finally:
+        await connection.close()
+
+
+ADVANCED, REPLAYED, REPEATED = (outcome.name.lower() for outcome in (Outcome.ADVANCED, Outcome.REPLAYED, Outcome.REPEATED))

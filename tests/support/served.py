@@ -1,0 +1,386 @@
+"""A server as a user runs it, `python -m ixfast serve` in a process of its own, and small clients for it.
+
+`Served` starts, signals and stops it. `Connection` is a keep-alive HTTP/1.1 client that sends exactly the bytes it is
+given, so that tests can say what no well-behaved client library would.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlencode
+
+import asyncpg
+
+from ixfast.keys import KeyEncryptionKeys
+from ixfast.testing.provision import provision
+from ixfast.testing.virtual_tags import VirtualFleet
+from support import administer, drop_database, eventually_sync
+
+START_DEADLINE_S = 60.0
+STOP_DEADLINE_S = 20.0
+ANSWER_DEADLINE_S = 10.0
+_PLACES = re.compile(r"verifies scans at (https?)://[^\s:]+:(\d+)\n.* at http://[^\s:]+:(\d+)\n")
+
+
+class Served:
+    """One server with its own data directory `home` and ports that the kernel chose.
+
+    `settings` become flags. Without `dsn` it runs on a private PostgreSQL. `entry` are the interpreter's arguments
+    before the command, for variants of the server.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *flags: str,
+        dsn: str | None = None,
+        entry: Sequence[str] = ("-m", "ixfast"),
+        environ: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
+        self.home = home
+        self.data_dir = home / "data"
+        self._dsn = dsn
+        given = {"data_dir": self.data_dir, "port": 0, "private_port": 0, "workers": 2, **settings}
+        if dsn is not None:
+            self.kek_file = home / "kek"
+            given["kek_file"] = self.kek_file
+        else:
+            self.kek_file = self.data_dir / "kek"
+        self._settings = {f"--{name.replace('_', '-')}": str(value) for name, value in given.items()}
+        self._command = [sys.executable, *entry, "serve", *flags]
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith("IXFAST_")}
+        self.environ |= {"PYTHONUNBUFFERED": "1", **({"IXFAST_DSN": dsn} if dsn is not None else {}), **(environ or {})}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port = self.private_port = 0
+        self.scheme = "http"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.process is not None:
+            self.stop()
+
+    def start(self, *, ready: bool = True) -> None:
+        self.home.mkdir(mode=0o711, exist_ok=True)
+        if self._dsn is not None and not self.kek_file.exists():
+            KeyEncryptionKeys.create_file(self.kek_file)
+        command = [*self._command, *(word for pair in self._settings.items() for word in pair)]
+        with (self.home / "out").open("wb") as out, (self.home / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, env=self.environ, stdout=out, stderr=log, stdin=subprocess.DEVNULL)
+        if ready:
+            try:
+                self._await_banner()
+            except BaseException:
+                self.stop()
+                raise
+
+    def _await_banner(self) -> None:
+        def banner() -> re.Match[str] | None:
+            assert self.process is not None
+            assert self.process.poll() is None, f"the server ended: {self.log}"
+            return _PLACES.search(self.output)
+
+        places = eventually_sync(banner, START_DEADLINE_S)
+        self.scheme, self.port, self.private_port = places[1], int(places[2]), int(places[3])
+
+    @property
+    def output(self) -> str:
+        return (self.home / "out").read_text()
+
+    @property
+    def log(self) -> str:
+        return (self.home / "log").read_text()
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}"
+
+    @property
+    def private_url(self) -> str:
+        return f"http://127.0.0.1:{self.private_port}"
+
+    @property
+    def dsn(self) -> str:
+        """The database: the given one, or the private PostgreSQL's while it runs."""
+        return self._dsn if self._dsn is not None else (self.data_dir / "dsn").read_text()
+
+    def command(self, *words: str) -> list[str]:
+        """A command of `ixfast` about this server, to be run in `environ`."""
+        place = {**self._settings, "--port": str(self.port)}
+        return [sys.executable, "-m", "ixfast", *words, *(word for pair in place.items() for word in pair)]
+
+    def cli(self, *words: str) -> str:
+        """What a command prints; AssertionError if it fails."""
+        done = subprocess.run(self.command(*words), env=self.environ, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def ask_private(self, path: str) -> tuple[int, bytes]:
+        try:
+            with urllib.request.urlopen(self.private_url + path, timeout=ANSWER_DEADLINE_S) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    @property
+    def ready(self) -> bool:
+        """Whether readiness says so; not while nobody answers."""
+        try:
+            return self.ask_private("/readyz")[0] == 200
+        except OSError:
+            return False
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether every worker's own meter says so: readiness is asked of one of them."""
+        try:
+            text = self.ask_private("/metrics")[1].decode()
+        except OSError:
+            return False
+        told = re.findall(r"^ixfast_worker_ready\{.*\} (\S+)$", text, re.MULTILINE)
+        return bool(told) and set(told) == {"1.0"}
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers that live."""
+        assert self.process is not None
+        return sorted(
+            pid for pid in children_of(self.process.pid) if b"ixfast.process.worker" in cmdline(pid) or b"WORKER" in cmdline(pid)
+        )
+
+    def postmaster(self) -> int:
+        """The private PostgreSQL's first process; 0 while there is none."""
+        assert self.process is not None
+        return next((pid for pid in children_of(self.process.pid) if b"-D" in cmdline(pid).split(b"\0")), 0)
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status. Whatever did not leave in time is killed and the test fails."""
+        assert self.process is not None
+        process, self.process = self.process, None
+        family = descendants_of(process.pid)
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        try:
+            status = process.wait(STOP_DEADLINE_S)
+        finally:
+            for pid in (process.pid, *family):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+                    os.kill(pid, signal.SIGKILL)
+            process.wait()
+        return status
+
+    def provision(self, *fleets: VirtualFleet, is_open: bool = True) -> None:
+        """Add the fleets' account with its tags."""
+
+        async def work(connection: Any) -> None:
+            await provision(connection, KeyEncryptionKeys.load_file(self.kek_file), fleets, is_open=is_open)
+
+        self.in_database(work)
+
+    def in_database(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
+        """Run a coroutine function on a connection, in a thread with a loop of its own."""
+
+        async def main() -> Any:
+            connection = await asyncpg.connect(self.dsn)
+            try:
+                return await work(connection)
+            finally:
+                await connection.close()
+
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, main()).result()
+
+    def fetch(self, query: str, *arguments: Any) -> list[Any]:
+        return self.in_database(lambda connection: connection.fetch(query, *arguments))
+
+
+@contextlib.contextmanager
+def own_database(postgres: Any, template: str) -> Iterator[str]:
+    """The connection string of a migrated database; for fixtures that live longer than a test."""
+    name = f"ixfast_served_{secrets.token_hex(6)}"
+    administer(postgres.dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield postgres.dsn_of(name)
+    finally:
+        drop_database(postgres.dsn, name)
+
+
+def children_of(pid: int) -> list[int]:
+    """Process ids of the living children, by /proc."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def descendants_of(pid: int) -> list[int]:
+    return [each for child in children_of(pid) for each in (child, *descendants_of(child))]
+
+
+def cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def target(parameters: Mapping[str, str]) -> str:
+    """The request target of `/v1/t` with these parameters."""
+    return f"/v1/t?{urlencode(parameters)}"
+
+
+def plain_target(fleet: VirtualFleet, index: int, counter: int) -> str:
+    """The request target of a plain tap, as a web server writes it most often."""
+    x, n, e = fleet.plain_tap(index, counter)
+    return f"/v1/t?x={x}&n={n}&e={e}"
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]  # names in lower case; values of a repeated name are joined
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def passed(self) -> bool:
+        return self.status == 200 and self.json.get("response") == "Pass"
+
+    @property
+    def failed(self) -> bool:
+        """The owner's refusal: not an error."""
+        return self.status == 200 and self.json.get("response") == "Fail"
+
+
+class ClosedError(ConnectionError):
+    """The server closed the connection; `partial` is what it had said of an answer."""
+
+    def __init__(self, partial: bytes) -> None:
+        super().__init__(f"closed after {partial!r}")
+        self.partial = partial
+
+
+class Connection:
+    """One connection. Each answer has a deadline; a connection that is told to close is closed."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self.answers = 0
+        self.closing = False  # the last answer said so
+
+    @classmethod
+    async def open(cls, port: int, **options: Any) -> Self:
+        return cls(*await asyncio.open_connection("127.0.0.1", port, **options))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+    async def get(self, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET") -> Answer:
+        self.writer.write(request(method, path, headers))
+        return await self.answer(bodyless=method == "HEAD")
+
+    async def post(self, path: str, content: Any, headers: Mapping[str, str] | None = None) -> Answer:
+        self.writer.write(
+            request("POST", path, {"Content-Type": "application/json", **(headers or {})}, json.dumps(content).encode())
+        )
+        return await self.answer()
+
+    async def answer(self, *, bodyless: bool = False) -> Answer:
+        """The next answer. ClosedError if there comes none; TimeoutError at the deadline."""
+        async with asyncio.timeout(ANSWER_DEADLINE_S):
+            try:
+                head = await self.reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError as error:
+                raise ClosedError(error.partial) from None
+            line, *lines = head[:-4].decode("latin-1").split("\r\n")
+            status = int(line.split(" ")[1])
+            headers: dict[str, str] = {}
+            for name, _, value in (each.partition(":") for each in lines):
+                known = headers.get(name.lower())
+                headers[name.lower()] = value.strip() if known is None else f"{known}, {value.strip()}"
+            body = b""
+            if not bodyless and status >= 200 and status != 204:
+                body = await self.reader.readexactly(int(headers["content-length"]))
+        self.answers += 1
+        self.closing = headers.get("connection", "").lower() == "close"
+        return Answer(status, headers, body)
+
+
+def request(method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None) -> bytes:
+    """A request as bytes; header values in Latin-1."""
+    fields = {"Host": "localhost", **(headers or {})}
+    if body is not None:
+        fields["Content-Length"] = str(len(body))
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + (body or b"")
+
+
+async def once(port: int, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET") -> Answer:
+    """One request on a connection of its own."""
+    async with await Connection.open(port) as connection:
+        return await connection.get(path, headers, method=method)
+
+
+async def manage(server: Served, token: str, method: str, path: str, body: Any = None) -> Any:
+    """The JSON answer of a request of management that succeeds; None if it has no body."""
+    content = json.dumps(body).encode() if body is not None else None
+    async with await Connection.open(server.private_port) as connection:
+        connection.writer.write(request(method, path, {"X-API-Key": token}, content))
+        answer = await connection.answer()
+    assert answer.status < 300, answer
+    return answer.json if answer.body else None
+
+
+async def all_of(port: int, paths: Sequence[str], connections: int) -> list[Answer]:
+    """Ask everything at once over so many connections; answers in the order of `paths`."""
+    answers: list[Answer | None] = [None] * len(paths)
+    waiting = iter(enumerate(paths))
+
+    async def ask() -> None:
+        async with await Connection.open(port) as connection:
+            for index, path in waiting:
+                answers[index] = await connection.get(path)
+
+    await asyncio.gather(*(ask() for _ in range(connections)))
+    return [answer for answer in answers if answer is not None]

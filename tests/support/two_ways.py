@@ -1,0 +1,192 @@
+"""Two ways into one product: the front door, and aiohttp alone. What the same bytes bring about on each is compared.
+
+The ways are compared in two worlds that begin alike: in one all bytes meet the front door, in the other aiohttp. Each world
+has its own ledger in memory, so that a tap that is used up is used up in both. Nothing waits for a socket or a database
+here, so that a few turns of the loop are all that any request takes.
+"""
+
+import asyncio
+import re
+from itertools import accumulate, pairwise
+from typing import Any
+
+from ixfast.chips import compile_profile, preset
+from ixfast.domain import references
+from ixfast.domain.records import Account, Group
+from ixfast.http.dispatcher import ScanDispatcher
+from ixfast.http.front_door import FrontDoor, ServerState
+from ixfast.http.request_handler import handlers
+from ixfast.http.scan_app import make_scan_app
+from ixfast.meters import HOT_REQUESTS, Meters
+from ixfast.pipeline.engine import Engine
+from ixfast.testing.memory import MemoryCatalogue, MemoryLedger
+from ixfast.testing.virtual_tags import VirtualFleet
+from support.served import plain_target
+
+OPEN = VirtualFleet(91, 400, account="open-house")
+CLOSED = VirtualFleet(92, 5, account="closed-house")
+MIRROR = VirtualFleet(93, 20, profile="encrypted", account="open-house")
+TOKEN = "ixf_accepted"
+HOST = b"Host: localhost\r\n"
+_TURNS = 30
+_RANDOM = re.compile(rb'"(request_id|scan_id)":"[^"]*"')
+
+
+class Catalogue(MemoryCatalogue):
+    """Also knows accounts, which identify taps that name no tag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.groups: list[Group] = []
+
+    async def account(self, aid: str, *, is_owner: bool) -> tuple[Account, list[Group]] | None:
+        groups = [group for group in self.groups if group.account.aid == aid]
+        return (groups[0].account, groups) if groups and (is_owner or groups[0].account.open) else None
+
+
+class Wire(asyncio.Transport):
+    """A client's end: what the server wrote, and whether it hung up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = bytearray()
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.written += data
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return ("127.0.0.1", 1) if name == "peername" else default
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def is_reading(self) -> bool:
+        return True
+
+
+class World:
+    """A dispatcher with both ways in."""
+
+    async def start(self) -> None:
+        self.meters = Meters()
+        catalogue = Catalogue()
+        engine = Engine(catalogue, self.meters)
+        ledger = MemoryLedger(engine.settled)
+        engine.use(ledger)
+        catalogue.add_account("open-house", meta_keys=MIRROR[0].meta_keys())
+        catalogue.add_account("closed-house", is_open=False)
+        for fleet in (OPEN, CLOSED, MIRROR):
+            group = catalogue.add_group(fleet.account, compile_profile(preset(fleet.profile.name)))
+            catalogue.groups.append(group)
+            for index, tag in enumerate(fleet):
+                ledger.add(catalogue.add_tag(group, tag.xuid, uid=tag.uid, cuid=f"{fleet.seed}-{index}", keys=tag.file_keys()))
+        catalogue.add_api_key("closed-house", references.token_sha256(TOKEN))
+        self.dispatcher = ScanDispatcher(engine, catalogue, self.meters, asyncio.get_running_loop())  # type: ignore[arg-type]
+        self.runner, self.make_handler = await handlers(make_scan_app(self.dispatcher), 75)
+        self.house = ServerState(self.dispatcher, self.make_handler, connections_max=1000, idle_timeout_s=75)
+
+        self.ends: list[int] = []  # lengths of the requests that the front door recognised
+        recognise = self.house.recognise
+
+        def noted(received: bytes) -> Any:
+            hot = recognise(received)
+            if hot is not None:
+                self.ends.append(hot[2])
+            return hot
+
+        self.house.recognise = noted
+
+    async def stop(self) -> None:
+        self.house.close()
+        await self.runner.cleanup()
+
+    async def say(self, *pieces: bytes, door: bool) -> tuple[bytes, bool]:
+        """What is answered to these bytes, arriving one after the other, and whether the server hangs up then."""
+        wire = Wire()
+        protocol: Any = FrontDoor(self.house) if door else self.make_handler()
+        protocol.connection_made(wire)
+        for piece in pieces:
+            if not wire.closed:
+                protocol.data_received(piece)
+                await _turns(3)
+        seen = -1
+        while seen != len(wire.written):
+            seen = len(wire.written)
+            await _turns(_TURNS)
+        said = _RANDOM.sub(lambda match: b"-" * len(match[0]), bytes(wire.written)), wire.closed
+        protocol.connection_lost(None)
+        await _turns(3)
+        return said
+
+
+async def _turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class Worlds:
+    """The same said in both worlds."""
+
+    async def start(self) -> None:
+        self.doors, self.routes = World(), World()
+        await self.doors.start()
+        await self.routes.start()
+
+    async def stop(self) -> None:
+        await self.doors.stop()
+        await self.routes.stop()
+
+    async def compare(self, *pieces: bytes) -> list[tuple[int, bytes]]:
+        """What both say to these bytes; AssertionError if they differ.
+
+        aiohttp forgets good requests that came in one packet with a bad one, which is its right and no other reading. So it
+        gets its packets cut where the front door took a request to end; if it sees no end there, that shows.
+        """
+        self.doors.ends.clear()
+        by_door = await self.doors.say(*pieces, door=True)
+        cuts = {0, *accumulate(self.doors.ends), *accumulate(map(len, pieces))}
+        stream = b"".join(pieces)
+        by_route = await self.routes.say(*(stream[a:b] for a, b in pairwise(sorted(cuts))), door=False)
+        said, expected = _answers(by_door[0]), _answers(by_route[0])
+        assert said == expected, f"{b''.join(pieces)!r}\nfront door: {by_door}\naiohttp:    {by_route}"
+        assert by_door[1] == by_route[1], f"{b''.join(pieces)!r}: one hangs up"
+        assert all(status < 500 for status, _, _ in said), by_door
+        return [(status, body) for status, _, body in said]
+
+    @property
+    def hot(self) -> int:
+        """Requests that the front door itself served."""
+        return self.doors.meters.slots[HOT_REQUESTS]
+
+
+def _answers(stream: bytes) -> list[tuple[int, list[bytes], bytes]]:
+    """Status, sorted header fields and body of each answer."""
+    answers = []
+    while stream:
+        head, _, rest = stream.partition(b"\r\n\r\n")
+        line, *fields = head.split(b"\r\n")
+        length = next((int(f.split(b":")[1]) for f in fields if f.lower().startswith(b"content-length:")), 0)
+        body = rest[:length]
+        told = sorted(f.lower() for f in fields if not f.lower().startswith((b"connection", b"date")))
+        answers.append((int(line.split(b" ")[1]), told, body))
+        stream = rest[length:]
+    return answers
+
+
+def tap(index: int, counter: int = 1) -> bytes:
+    """The target of a tap of an open account's tag."""
+    return plain_target(OPEN, index, counter).encode()
+
+
+def get(path: bytes, fields: bytes = HOST, line_end: bytes = b" HTTP/1.1\r\n") -> bytes:
+    return b"GET " + path + line_end + fields + b"\r\n"
