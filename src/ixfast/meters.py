@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 from typing import NamedTuple
 
-from ixfast.domain.model import Verdict
+from ixfast.verdict import Verdict
 
 ERRORS = (
     "tg_inactive", "batch_inactive", "folder_inactive", "tag_inactive", "not_found", "missing_parameter",

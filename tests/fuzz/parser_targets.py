@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from ixfast.chips import Message, Missing, compile_profile
+from ixfast.chips import Message, Missing, compile_profile, explain_message
 from ixfast.chips.profile import CompiledProfile
 from ixfast.domain.model import EncodingProfile
 from ixfast.errors import InputError, ProfileError
@@ -61,7 +61,7 @@ def _read(read: Callable[[str], Message | Missing | None], text: str) -> Message
 def _examined(tag: VirtualTag, profile: CompiledProfile, message: Message) -> int | None:
     known = {"uid": tag.uid, "file_keys": tag.file_keys(), "meta_keys": tag.meta_keys(), "statics": tag.statics}
     evidence = profile.examine(message, **known)
-    profile.explain(message, **known)
+    explain_message(profile, message, **known)
     return evidence.counter if evidence.authentic else None
 
 

@@ -20,6 +20,7 @@ from ixfast.keys.derived_keys import Master
 from ixfast.keys.diversify import BoltCard
 from ixfast.limits import ACCOUNTS_IN_PATH_MAX, META_KEYS_MAX
 from ixfast.pipeline.identify import account_in_path, identify
+from ixfast.responses.response_set import BUILT_IN
 from ixfast.testing.virtual_tags import VirtualTag
 
 UID = bytes.fromhex("04A1B2C3D4E5F6")
@@ -55,7 +56,13 @@ class OneAccount:
         keys = tuple(key(n, bytes([n]) * 16) for n in range(stored, 0, -1))
         self.own = Account(1, "acme", "acme", is_open=True, active=True, cors=True, meta_keys=keys)
         derived = DerivedKeys([Master(BoltCard(), key(n, value)) for n, value in enumerate(MASTERS, start=1)])
-        more: dict[str, Any] = {"folder_name": "F", "folder_active": True, "active": True, "profile": profile}
+        more: dict[str, Any] = {
+            "folder_name": "F",
+            "folder_active": True,
+            "active": True,
+            "profile": profile,
+            "response_set": BUILT_IN,
+        }
         self.groups = [
             Group(1, "A", self.own, **more),
             Group(2, "B", self.own, derived=derived, **more),

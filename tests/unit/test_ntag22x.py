@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ixfast import _cmac_py
-from ixfast.chips import CompiledProfile, Message, Missing, compile_profile, preset
+from ixfast.chips import CompiledProfile, Message, Missing, compile_profile, explain_message, preset
 from ixfast.chips.ntag22x import Core, Ntag22xScheme, pack_tt
 from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
 from ixfast.errors import InputError, ProfileError
@@ -249,5 +249,5 @@ def test_the_explanation_names_a_state_that_is_unknown() -> None:
     tag.stored = "0"
     message = tag.profile.read_url(tag.tap())
     assert isinstance(message, Message)
-    steps = tag.profile.explain(message, uid=UID, file_keys=tag.file_keys())
+    steps = explain_message(tag.profile, message, uid=UID, file_keys=tag.file_keys())
     assert ("tamper", "no known state in authenticated text") in steps

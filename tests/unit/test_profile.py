@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ixfast import cmac
-from ixfast.chips import REASONS, UNDECIDED_REASONS, CompiledProfile, Message, compile_profile, preset
+from ixfast.chips import REASONS, UNDECIDED_REASONS, CompiledProfile, Message, compile_profile, explain_message, preset
 from ixfast.chips.ntag424_aes import AesScheme
 from ixfast.chips.scheme import PiccData
 from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
@@ -358,8 +358,8 @@ def test_no_counter_has_no_direct_way() -> None:
 
 
 def outcomes(tag: VirtualTag, message: Message, file_keys: tuple[Key, ...]) -> dict[str, str]:
-    steps = tag.profile.explain(
-        message, uid=UID, file_keys=file_keys, meta_keys=(*tag.meta_keys(3), key(UNUSED_KEY)), statics=tag.statics
+    steps = explain_message(
+        tag.profile, message, uid=UID, file_keys=file_keys, meta_keys=(*tag.meta_keys(3), key(UNUSED_KEY)), statics=tag.statics
     )
     return dict(steps)
 
@@ -405,7 +405,7 @@ def test_an_explanation_never_shows_a_secret(name: str, forged: bool, seed: byte
     tag = VirtualTag(name, xuid="q8w3sbcz", uid=UID, file_key=seed[:16], meta_key=seed[16:32], counter=4)
     message = read(tag.profile, tag.forged() if forged else tag.tap())
     genuine = read(tag.profile, tag.tap_at(5))
-    steps = tag.profile.explain(message, uid=UID, file_keys=tag.file_keys(), meta_keys=tag.meta_keys())
+    steps = explain_message(tag.profile, message, uid=UID, file_keys=tag.file_keys(), meta_keys=tag.meta_keys())
     text = repr(steps).lower()
     for secret in (tag.file_key, tag.meta_key, genuine.mac):
         assert secret.hex() not in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ixfast.audit.tag_catalogue import TagCatalogue
+from ixfast.chips import CompiledProfile
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.store.catalogue.record_loader import Loader
@@ -37,9 +38,11 @@ async def read_account(connection: Any, keks: KeyEncryptionKeys, aid: str) -> Ta
                 raise InputError("unavailable", f"Tag {code.decode()} cannot be read: {type(error).__name__}.") from error
             for record in found.values():
                 await record.derive_keys()
+                profile = record.group.profile
+                assert profile is None or isinstance(profile, CompiledProfile)
                 catalogue.add(
                     record.xuid.decode(),
-                    record.group.profile,
+                    profile,
                     uid=record.uid or b"",
                     keys=record.file_keys(),
                     cuid=record.cuid,

@@ -4,7 +4,7 @@
 name.
 """
 
-from ixfast.chips.explain import Step
+from ixfast.chips.explain import Step, explain_message
 from ixfast.chips.message import Message, Missing
 from ixfast.chips.presets import PRESETS, preset
 from ixfast.chips.profile import CompiledProfile, compile_profile
@@ -20,6 +20,7 @@ __all__ = [
     "Missing",
     "Step",
     "compile_profile",
+    "explain_message",
     "find_scheme",
     "preset",
     "scheme_names",

@@ -7,15 +7,16 @@ never part of it: an explanation ends in tickets and chats.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from types import MappingProxyType
+from typing import NamedTuple
 
 from ixfast.chips.message import Message
+from ixfast.chips.profile import CompiledProfile
 from ixfast.chips.reasons import REASONS
 from ixfast.chips.template import STATICS
 from ixfast.domain.model import Evidence, Key
 
-if TYPE_CHECKING:
-    from ixfast.chips.profile import CompiledProfile
+_NO_STATICS: Mapping[str, str] = MappingProxyType({})
 
 
 class Step(NamedTuple):
@@ -31,8 +32,8 @@ def explain_message(
     *,
     uid: bytes | None,
     file_keys: tuple[Key, ...],
-    meta_keys: tuple[Key, ...],
-    statics: Mapping[str, str],
+    meta_keys: tuple[Key, ...] = (),
+    statics: Mapping[str, str] = _NO_STATICS,
 ) -> list[Step]:
     """The steps of `CompiledProfile.examine` for the same arguments."""
     evidence = compiled.examine(message, uid=uid, file_keys=file_keys, meta_keys=meta_keys, statics=statics)

@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from ixfast.chips.explain import Step, explain_message
 from ixfast.chips.message import Message, Missing
 from ixfast.chips.reasons import REASONS
 from ixfast.chips.registry import find_scheme
@@ -170,18 +169,6 @@ class CompiledProfile:
             for reading, key in readings
             if reading is not None and not (whole and (reading.uid is None or reading.counter is None))
         ]
-
-    def explain(
-        self,
-        message: Message,
-        *,
-        uid: bytes | None,
-        file_keys: tuple[Key, ...],
-        meta_keys: tuple[Key, ...] = (),
-        statics: Mapping[str, str] = _NO_STATICS,
-    ) -> list[Step]:
-        """The way of `examine` in words, step by step; shows check values, never a key or an expected MAC."""
-        return explain_message(self, message, uid=uid, file_keys=file_keys, meta_keys=meta_keys, statics=statics)
 
     def window_text(self, message: Message, uid: bytes, statics: Mapping[str, str]) -> bytes:
         """The authenticated text as the tag sent it: hex in upper case, the owner's texts as registered."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import click
 
 from ixfast import meters
-from ixfast.chips import Message, Missing, Step
+from ixfast.chips import CompiledProfile, Message, Missing, Step, explain_message
 from ixfast.cli.database import CommandEnvironment, resolve
 from ixfast.domain import references
 from ixfast.domain.model import Evidence
@@ -91,6 +91,7 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> list[Step]:
     profile = group.profile
     if profile is None:
         return [*steps, Step("result", "a standard tag: nothing to authenticate")]
+    assert isinstance(profile, CompiledProfile)
     message: Message | Missing | None = profile.read_url(url)
     if message is None or isinstance(message, Missing):
         message = profile.read_parameters(parse_parameters(urlsplit(url).query))
@@ -102,7 +103,7 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> list[Step]:
         "meta_keys": group.meta_keys,
         "statics": record.statics(),
     }
-    steps += profile.explain(message, **known)
+    steps += explain_message(profile, message, **known)
     evidence = profile.examine(message, **known)
     if evidence.authentic:
         steps.append(await _ledger_step(pool, record, evidence))

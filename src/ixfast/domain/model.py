@@ -7,23 +7,11 @@ here shows one.
 
 from __future__ import annotations
 
-import enum
 from typing import Any
 
 import msgspec
 
-
-class Verdict(enum.StrEnum):
-    """What became of a scan; the words of the `/v2` wire."""
-
-    GENUINE = "genuine"
-    REPEAT = "repeat"  # the same tap again inside the group's retry window, or under the same idempotency key
-    REPLAYED = "replayed"
-    FORGED = "forged"
-    INCOMPLETE = "incomplete"  # an authentication tag without the parameters of its profile
-    PLAIN = "plain"  # a standard tag: nothing to authenticate
-    INACTIVE = "inactive"
-    UNKNOWN = "unknown"
+from ixfast.verdict import Verdict as Verdict
 
 
 class EncodingProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

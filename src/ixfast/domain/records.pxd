@@ -23,13 +23,13 @@ cdef class Group(SharedRecord):
     cdef public long long group_id
     cdef public Account account
     cdef public bint active, folder_active, enrols
-    cdef public object name, folder_name, profile, answers, fields, reply_names, derived, dates
+    cdef public object name, folder_name, profile, response_set, fields, reply_names, derived, dates
     cdef public bytes reply_json
     cdef public long retry_window_ms
 
 
 cdef class TagOverrides:
-    cdef public object answers, fields, created_at, assigned_at
+    cdef public object response_set, fields, created_at, assigned_at
 
 
 cdef class TagRecord:
@@ -40,7 +40,7 @@ cdef class TagRecord:
     cdef public long key_version, floor
     cdef public bint active, assigned
     cdef public object cuid, name, keys, originality
-    cdef public TagOverrides own
+    cdef public TagOverrides overrides
 
     cpdef bint is_for(self, ApiKey api_key)
 

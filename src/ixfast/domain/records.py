@@ -8,14 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
 
 from ixfast.domain.model import Key
-from ixfast.responses.response_set import BUILT_IN, ResponseSet, members
-
-if TYPE_CHECKING:
-    from ixfast.chips import CompiledProfile
-
+from ixfast.domain.protocols import KeySource, ScanResponses, TapProfile
 
 _NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
@@ -46,17 +41,6 @@ class Account(SharedRecord):
         self.meta_keys = meta_keys  # newest version first
 
 
-class KeySource(Protocol):
-    """Where the tags of a group have their keys from that does not store them; see `keys.derived`."""
-
-    @property
-    def meta_keys(self) -> tuple[Key, ...] | None: ...
-    @property
-    def slow(self) -> bool: ...
-    def file_keys(self, uid: bytes) -> tuple[Key, ...]: ...
-    async def derive(self, uid: bytes) -> tuple[Key, ...]: ...
-
-
 class Batch(SharedRecord):
     __slots__ = ("active", "batch_id", "name")
 
@@ -74,8 +58,8 @@ class Group(SharedRecord):
     """
 
     __slots__ = (
-        "account", "active", "answers", "dates", "derived", "enrols", "fields", "folder_active", "folder_name", "group_id",
-        "name", "profile", "reply_json", "reply_names", "retry_window_ms",
+        "account", "active", "dates", "derived", "enrols", "fields", "folder_active", "folder_name", "group_id",
+        "name", "profile", "reply_json", "reply_names", "response_set", "retry_window_ms",
     )  # fmt: skip
 
     def __init__(
@@ -87,10 +71,11 @@ class Group(SharedRecord):
         folder_name: str,
         folder_active: bool,
         active: bool,
-        profile: CompiledProfile | None,
-        answers: ResponseSet = BUILT_IN,
+        profile: TapProfile | None,
+        response_set: ScanResponses,
         fields: Mapping[str, str] = _NO_FIELDS,
         reply_names: tuple[str, ...] = (),
+        reply_json: bytes | None = None,
         retry_window_ms: int = 0,
         derived: KeySource | None = None,
         enrols: bool = False,
@@ -103,10 +88,10 @@ class Group(SharedRecord):
         self.folder_active = folder_active
         self.active = active
         self.profile = profile  # None: a standard group, nothing to authenticate
-        self.answers = answers
+        self.response_set = response_set
         self.fields = fields
         self.reply_names = reply_names
-        self.reply_json = members(fields, reply_names)  # as JSON, for tags without own values; None if the scan decides
+        self.reply_json = reply_json  # `reply_names` as JSON for tags without own values; None: made for each scan
         self.retry_window_ms = retry_window_ms
         self.derived = derived  # None: its tags have stored keys
         self.enrols = enrols
@@ -125,16 +110,16 @@ class Group(SharedRecord):
 class TagOverrides:
     """What few tags have: answers in place of their group's, values of extended fields, and dates when an answer shows them."""
 
-    __slots__ = ("answers", "assigned_at", "created_at", "fields")
+    __slots__ = ("assigned_at", "created_at", "fields", "response_set")
 
     def __init__(
         self,
-        answers: ResponseSet | None = None,
+        response_set: ScanResponses | None = None,
         fields: Mapping[str, str] = _NO_FIELDS,
         created_at: float | None = None,
         assigned_at: float | None = None,
     ) -> None:
-        self.answers = answers
+        self.response_set = response_set
         self.fields = fields
         self.created_at = created_at  # Unix time in seconds, as assigned_at
         self.assigned_at = assigned_at
@@ -144,8 +129,8 @@ class TagRecord:
     """A tag. `floor` is a position known to be durable: what is not above it is a replay, without asking again."""
 
     __slots__ = (
-        "active", "assigned", "batch", "cuid", "floor", "group", "key", "key_version", "keys", "name", "originality", "own",
-        "tag_id", "uid", "xuid",
+        "active", "assigned", "batch", "cuid", "floor", "group", "key", "key_version", "keys", "name", "originality",
+        "overrides", "tag_id", "uid", "xuid",
     )  # fmt: skip
 
     def __init__(
@@ -161,7 +146,7 @@ class TagRecord:
         active: bool,
         assigned: bool,
         keys: tuple[Key, ...],
-        own: TagOverrides | None = None,
+        overrides: TagOverrides | None = None,
         originality: str | None = None,
     ) -> None:
         self.tag_id = tag_id
@@ -173,7 +158,7 @@ class TagRecord:
         self.name = name
         self.active = active
         self.assigned = assigned
-        self.own = own
+        self.overrides = overrides
         self.originality = originality  # what the chip's signature says: genuine, forged, or None if there is none here
         self.floor = 0
         self.take_keys(keys)
@@ -210,18 +195,18 @@ class TagRecord:
         return (Key(self.key_version, self.key, check_value),) if self.key is not None else ()
 
     @property
-    def answers(self) -> ResponseSet:
+    def response_set(self) -> ScanResponses:
         """A tag's own rule set replaces its group's until it is reverted."""
-        own = self.own
-        return self.group.answers if own is None or own.answers is None else own.answers
+        overrides = self.overrides
+        return self.group.response_set if overrides is None or overrides.response_set is None else overrides.response_set
 
     @property
     def fields(self) -> Mapping[str, str]:
         """Extended fields by name: the group's values, overridden by the tag's own."""
         group = self.group
-        if self.own is None or not self.own.fields:
+        if self.overrides is None or not self.overrides.fields:
             return group.fields
-        return {name: self.own.fields.get(name, value) for name, value in group.fields.items()}
+        return {name: self.overrides.fields.get(name, value) for name, value in group.fields.items()}
 
     @property
     def reply_fields(self) -> Mapping[str, str]:
@@ -234,11 +219,11 @@ class TagRecord:
 
     @property
     def created_at(self) -> float | None:
-        return self.own.created_at if self.own is not None else None
+        return self.overrides.created_at if self.overrides is not None else None
 
     @property
     def assigned_at(self) -> float | None:
-        return self.own.assigned_at if self.own is not None else None
+        return self.overrides.assigned_at if self.overrides is not None else None
 
     def statics(self) -> dict[str, str]:
         """The owner's own texts as a chip may carry them inside its MAC window; an empty one is not registered."""

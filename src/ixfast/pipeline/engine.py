@@ -267,9 +267,8 @@ class Engine:
         """Which of the owner's answers?"""
         record = scan.record
         assert record is not None
-        own = record.own
-        answers = record.group.answers if own is None else record.answers
-        scan.rule = answers.rules.decide(scan)
+        response_set = record.group.response_set if record.overrides is None else record.response_set
+        scan.rule = response_set.rules.decide(scan)
         if scan.trace is not None:
             scan.trace.ends(RULES)
         self._answer(scan)

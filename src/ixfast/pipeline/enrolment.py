@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from ixfast import limits
-from ixfast.chips import CompiledProfile, Message
+from ixfast.chips import Message
 from ixfast.domain import references
+from ixfast.domain.protocols import TapProfile
 from ixfast.domain.records import Account, Group
 from ixfast.domain.scan import Scan, parameters_of
 from ixfast.errors import InputError, UnavailableError
@@ -136,7 +137,7 @@ class Enrolment:
             self._deriving -= 1
 
 
-def _read(profile: CompiledProfile, scan: Scan) -> Message | None:
+def _read(profile: TapProfile, scan: Scan) -> Message | None:
     url = scan.extras.url if scan.extras is not None else None
     try:
         message = profile.read_url(url) if url is not None else profile.read_parameters(parameters_of(scan))
@@ -145,7 +146,7 @@ def _read(profile: CompiledProfile, scan: Scan) -> Message | None:
     return message if isinstance(message, Message) else None
 
 
-def _uids(profile: CompiledProfile, message: Message, group: Group, scan: Scan) -> Iterator[bytes]:
+def _uids(profile: TapProfile, message: Message, group: Group, scan: Scan) -> Iterator[bytes]:
     """Whose tap it may be: what the mirror says, under every meta key that reads it, or what the caller said."""
     if profile.encrypted:
         yield from (uid for uid, _, _ in profile.find_uid(message, group.meta_keys))

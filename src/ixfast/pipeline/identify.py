@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ixfast import limits
-from ixfast.chips import CompiledProfile, Message
+from ixfast.chips import Message
 from ixfast.domain import references
 from ixfast.domain.model import EncodingProfile, Key
+from ixfast.domain.protocols import TapProfile
 from ixfast.domain.records import Account, Group
 from ixfast.domain.scan import Extras
 from ixfast.errors import InputError
@@ -64,7 +65,7 @@ async def account_in_path(accounts: Accounts, url: str) -> str | None:
     return None
 
 
-def _names(profile: CompiledProfile, url: str, aid: str) -> bool:
+def _names(profile: TapProfile, url: str, aid: str) -> bool:
     """Does the profile read this account out of the URL's path?"""
     if not any("aid" in piece.slots for piece in profile.template.path):
         return False
@@ -74,10 +75,10 @@ def _names(profile: CompiledProfile, url: str, aid: str) -> bool:
     return False
 
 
-def _distinct_profiles(groups: Iterable[Group]) -> list[tuple[CompiledProfile, tuple[Key, ...]]]:
+def _distinct_profiles(groups: Iterable[Group]) -> list[tuple[TapProfile, tuple[Key, ...]]]:
     """Each profile once, with the meta keys of all groups that have it, each once. All of them are tried, whichever opens the
     mirror."""
-    found: dict[EncodingProfile, tuple[CompiledProfile, dict[bytes, Key]]] = {}
+    found: dict[EncodingProfile, tuple[TapProfile, dict[bytes, Key]]] = {}
     for group in groups:
         if group.profile is not None:
             _, keys = found.setdefault(group.profile.profile, (group.profile, {}))
@@ -85,13 +86,13 @@ def _distinct_profiles(groups: Iterable[Group]) -> list[tuple[CompiledProfile, t
     return [(profile, tuple(keys.values())) for profile, keys in found.values()]
 
 
-def _read(profile: CompiledProfile, extras: Extras) -> Message | None:
+def _read(profile: TapProfile, extras: Extras) -> Message | None:
     url = extras.url
     message = profile.read_url(url) if url is not None else profile.read_parameters(extras.parameters or {})
     return message if isinstance(message, Message) else None
 
 
-def _claims(profile: CompiledProfile, message: Message, aid: str, meta_keys: tuple[Key, ...]) -> list[bytes]:
+def _claims(profile: TapProfile, message: Message, aid: str, meta_keys: tuple[Key, ...]) -> list[bytes]:
     claims = []
     if message.xuid is not None:
         claims.append(message.xuid.encode())

@@ -34,9 +34,9 @@ def v1_body(scan: Scan) -> bytes:
     record = scan.record
     if scan.error is None and record is not None:
         group = record.group
-        if record.own is None and group.reply_json is not None and scan.ref[:1] != b"\0":
-            answers = group.answers
-            fragment = answers.fragments[scan.rule] or answers.json(scan)
+        if record.overrides is None and group.reply_json is not None and scan.ref[:1] != b"\0":
+            response_set = group.response_set
+            fragment = response_set.fragments[scan.rule] or response_set.json(scan)
             return b"".join((b'{"xuid":"', record.xuid, b'","response":', fragment, group.reply_json, b"}"))
         return _v1_body_with_members(scan)
     return v1_error(scan.error or "unavailable", _told_xuid(scan), parameter=scan.error_field, reason=scan.error_detail)
@@ -49,7 +49,7 @@ def _v1_body_with_members(scan: Scan) -> bytes:
     if record.cuid is not None and kind(scan.ref) == CUID:
         cuid = b',"cuid":' + orjson.dumps(record.cuid)
     fields = [b"," + orjson.dumps(name) + b":" + inner_text(value).json(scan) for name, value in record.reply_fields.items()]
-    return b"".join((b'{"xuid":"', record.xuid, b'"', cuid, b',"response":', record.answers.json(scan), *fields, b"}"))
+    return b"".join((b'{"xuid":"', record.xuid, b'"', cuid, b',"response":', record.response_set.json(scan), *fields, b"}"))
 
 
 def v1_error(code: str, xuid: bytes | None = None, *, parameter: str | None = None, reason: str | None = None) -> bytes:
@@ -97,8 +97,8 @@ def v2_scan(scan: Scan) -> dict[str, Any]:
         if record is not None and (scan.authentic or scan.verdict is Verdict.REPLAYED)
         else None,
         "file_data": evidence.file_data.hex() if evidence is not None and evidence.file_data is not None else None,
-        "response": record.answers.text(scan) if record is not None and decided else None,
-        "rule": record.answers.rules.name_of(scan.rule) if record is not None and decided else None,
+        "response": record.response_set.text(scan) if record is not None and decided else None,
+        "rule": record.response_set.rules.name_of(scan.rule) if record is not None and decided else None,
         "fields": _fields(scan) if record is not None and decided else {},
         "first_answer": _first_answer(scan) if counted or scan.verdict is Verdict.PLAIN else None,
     }

@@ -70,7 +70,8 @@ class MemoryCatalogue:
             folder_active=True,
             active=True,
             profile=profile,
-            answers=ResponseSet(rules),
+            response_set=ResponseSet(rules),
+            reply_json=b"",
             retry_window_ms=retry_window_s * 1000,
         )
 

@@ -19,7 +19,7 @@ from ixfast.errors import InputError, ProfileError
 from ixfast.keys import DerivedKeys, KeyEncryptionKeys, KeySlot, KeyUnavailableError, unwrap
 from ixfast.keys.derived_keys import Master, MasterId
 from ixfast.keys.diversify import Derivation
-from ixfast.responses.response_set import BUILT_IN, ResponseSet
+from ixfast.responses.response_set import BUILT_IN, ResponseSet, members
 from ixfast.responses.response_text import inner_text
 from ixfast.rules import load_rules
 from ixfast.store.queries import load
@@ -126,7 +126,7 @@ class Loader:
             active=row["active"],
             assigned=row["assigned"],
             keys=keys,
-            own=_own(row, group),
+            overrides=_overrides(row, group),
             originality=row["originality"],
         )
 
@@ -242,8 +242,9 @@ class Loader:
         profile = row["profile"]
         definitions = msgspec.json.decode(row["field_definitions"], type=list[FieldDefinition])
         values = msgspec.json.decode(row["field_values"], type=dict[str, str])
-        answers = ResponseSet(load_rules(row["rule_set"])) if row["rule_set"] else BUILT_IN
+        response_set = ResponseSet(load_rules(row["rule_set"])) if row["rule_set"] else BUILT_IN
         fields = {field.name: values.get(field.name, "") for field in definitions}
+        reply_names = tuple(field.name for field in definitions if field.in_reply)
         return Group(
             row["group_id"],
             row["group_name"],
@@ -252,13 +253,14 @@ class Loader:
             folder_active=row["folder_active"],
             active=row["group_active"],
             profile=compile_profile(msgspec.json.decode(profile, type=EncodingProfile)) if profile else None,
-            answers=answers,
+            response_set=response_set,
             fields=fields,
-            reply_names=tuple(field.name for field in definitions if field.in_reply),
+            reply_names=reply_names,
+            reply_json=members(fields, reply_names),
             retry_window_ms=row["retry_window_s"] * 1000,
             derived=derived,
             enrols=row["enrols"] and derived is not None,
-            dates=_DATES & answers.subtags | _dates_in(fields.values()),
+            dates=_DATES & response_set.subtags | _dates_in(fields.values()),
         )
 
     async def load_accounts(self, connection: Any, account_ids: Collection[int]) -> None:
@@ -333,18 +335,18 @@ class Loader:
         return self.accounts[account_id], groups
 
 
-def _own(row: Any, group: Group) -> TagOverrides | None:
+def _overrides(row: Any, group: Group) -> TagOverrides | None:
     """What the tag has for itself; None for nearly every one. Raises `InputError` for a rule set that cannot be."""
     rule_set, own_fields, name = row["rule_set"], row["fields"], row["name"]
     if rule_set is None and own_fields is None and not group.dates and (name is None or "{" not in name):
         return None
-    answers = ResponseSet(load_rules(rule_set)) if rule_set is not None else None
+    response_set = ResponseSet(load_rules(rule_set)) if rule_set is not None else None
     fields = msgspec.json.decode(own_fields, type=dict[str, str]) if own_fields is not None else {}
-    own = answers.subtags if answers is not None else frozenset[str]()
+    own = response_set.subtags if response_set is not None else frozenset[str]()
     dated = group.dates | _dates_in((name or "", *fields.values())) | (_DATES & own)
-    if answers is None and not fields and not dated:
+    if response_set is None and not fields and not dated:
         return None
-    return TagOverrides(answers, fields, row["created_at"] if dated else None, row["assigned_at"] if dated else None)
+    return TagOverrides(response_set, fields, row["created_at"] if dated else None, row["assigned_at"] if dated else None)
 
 
 def _dates_in(texts: Iterable[str]) -> frozenset[str]:
