@@ -20,8 +20,8 @@ from ixfast.domain.scan import COUNTED_ONLY, Extras, Scan, Visitor, position
 from ixfast.responses import response_text
 from ixfast.responses.response_set import ResponseSet
 from ixfast.rules import RuleError, Rules, compiler, condition_tree, facts, line_notation, visitors, wall_clock
-from ixfast.rules.document import RuleGroup
 from ixfast.rules.facts import FACTS, Kind
+from ixfast.rules.rule_document import RuleGroup
 
 CASES = int(os.environ.get("IXFAST_DIFFERENTIAL_CASES", "3200"))  # 100,000 take half a minute, see docs/rules.md
 SCANS_OF_A_SET = 32

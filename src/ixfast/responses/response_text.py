@@ -35,7 +35,7 @@ from ixfast.rules import facts, visitors, wall_clock
 
 if TYPE_CHECKING:
     from ixfast.domain.scan import Scan
-    from ixfast.rules.document import Rules
+    from ixfast.rules.rule_document import Rules
 
 Reader = Callable[["Scan"], str | None]
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 from ixfast.rules.compiler import compile_rules
-from ixfast.rules.document import RuleGroup, Rules, read_rules, schema, to_document
 from ixfast.rules.interpreter import Step, decide, explain
+from ixfast.rules.rule_document import RuleGroup, Rules, read_rules, schema, to_document
 from ixfast.rules.rule_error import RuleError
 from ixfast.rules.rule_set import AUTHENTICATION_PASS, RuleSet
 

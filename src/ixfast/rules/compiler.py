@@ -34,7 +34,7 @@ from ixfast.rules.rule_set import RuleSet
 
 if TYPE_CHECKING:
     from ixfast.domain.scan import Scan
-    from ixfast.rules.document import Rules
+    from ixfast.rules.rule_document import Rules
 
 Decide = Callable[["Scan"], int]
 

@@ -19,7 +19,7 @@ from ixfast.rules.condition_tree import Comparison, Node
 from ixfast.rules.facts import WEEKDAYS, ZONED, Kind, find_fact
 
 if TYPE_CHECKING:
-    from ixfast.rules.document import Rules
+    from ixfast.rules.rule_document import Rules
 
 Facts = Mapping[str, Any]
 """Facts by name; absent or None is unknown. Times of day, dates and weekdays come from `now`, Unix time in seconds, or are

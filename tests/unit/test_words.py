@@ -1,0 +1,316 @@
+"""Words that do not belong in this repository, each with what to write instead.
+
+Some are renamed metaphors, which would lead a reader to look for a thing that does not exist. The others are constructions that
+read like a translation. The patterns are few and have hardly any false positive; where one is right after all, rephrase.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+BANNED = {
+    # Metaphors that were renamed.
+    r"\bdesks?\b": "dispatcher",
+    r"\bhouses?\b": "server, server state, or what the fixture is",
+    r"\boffices?\b": "management API, management dispatcher",
+    r"\bshel(?:f|ves)\b": "folder",
+    r"\brooms?\b(?! for)": "package, layer, capacity, space",
+    r"\bcustodians?\b": "key reloader",
+    r"\btroubles?\b": "error, failure, reason",
+    r"\bway of (?:a|an|one|the) (?:scan|tap)\b|\bscan's way\b|\bshort way\b": "path of a scan, hot path",
+    r"\b(?:ways?|both ways) in\b(?! which)": "endpoint, listener, path",
+    # People.
+    r"\b(?:he|him|his|himself)\b": "they, their, or repeat the noun",
+    r"\bwhoever\b": "anyone who, callers who",
+    r"(?:^|[.:;] |\"{3}|# |\*\*)Who (?:has|may|can|is|forgot|shows|holds|leaves)\b(?!.*\?)": "Callers who, anyone who",
+    # Constructions.
+    r"so[- ]many[- ]th\b": "every Nth",
+    r"\b(?:in|after|within|for|of|but for) so many\b": "N, this many",
+    r"\b(?:in|for) so long\b(?! as)": "for that long",
+    r"\bmend(?:s|ed|ing)?\b": "fix",
+    r"\bha(?:s|ve) not (?:its|their|the)\b": "is malformed, lacks",
+    r"\bhears?\b|\bheard\b": "gets, receives, notices",
+    r"\btells\b(?! \w+ apart)|\btold\b": "reports, returns, logs, shows",
+    r"(?<![Tt]here )\b(?:is|are) no (?!longer|more|less|need|one\b)\w": "is not a",
+    r"\bmay be had\b": "is available",
+    r"\bwhat stands\b": "the text, what precedes",
+    r"\b(?:that|which) cannot be[.,;:)]": "invalid",
+    r"\bfor ever\b": "forever",
+    r"\bthe curious\b": "debugging",
+}
+"""Patterns, matched line by line without regard to case, and the replacement."""
+
+_PATTERNS = [(re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in BANNED.items()]
+_SUFFIXES = frozenset((".c", ".h", ".md", ".pxd", ".py", ".pyi", ".pyx", ".sql", ".yaml"))
+_FOLDERS = ("src", "docs", "tests")
+
+PENDING: frozenset[str] = frozenset(
+    (
+        "README.md",
+        "docs/api.md",
+        "docs/audit.md",
+        "docs/chips.md",
+        "docs/import.md",
+        "docs/keys.md",
+        "docs/management.md",
+        "docs/metrics.md",
+        "docs/openapi.yaml",
+        "docs/operating.md",
+        "docs/performance.md",
+        "docs/rules.md",
+        "docs/settings.md",
+        "src/ixfast/_cmac.pyx",
+        "src/ixfast/_cmac_py.py",
+        "src/ixfast/audit/__init__.py",
+        "src/ixfast/audit/account_tags.py",
+        "src/ixfast/audit/findings.py",
+        "src/ixfast/audit/judge.py",
+        "src/ixfast/audit/named_profiles.py",
+        "src/ixfast/audit/tag_key_file.py",
+        "src/ixfast/audit/tap_lines.py",
+        "src/ixfast/audit/tap_times.py",
+        "src/ixfast/audit/url_layout.py",
+        "src/ixfast/chips/detect.py",
+        "src/ixfast/chips/ntag22x.py",
+        "src/ixfast/chips/originality.py",
+        "src/ixfast/chips/presets.py",
+        "src/ixfast/chips/profile.py",
+        "src/ixfast/chips/reasons.py",
+        "src/ixfast/chips/tap_reader.py",
+        "src/ixfast/chips/template.py",
+        "src/ixfast/chips/url_fields.py",
+        "src/ixfast/cli/account.py",
+        "src/ixfast/cli/bench.py",
+        "src/ixfast/cli/import_export.py",
+        "src/ixfast/cli/keys.py",
+        "src/ixfast/cli/main.py",
+        "src/ixfast/cli/profile.py",
+        "src/ixfast/cli/simulate.py",
+        "src/ixfast/cli/tap.py",
+        "src/ixfast/cmac.py",
+        "src/ixfast/compiled.py",
+        "src/ixfast/config/settings.py",
+        "src/ixfast/domain/model.py",
+        "src/ixfast/domain/records.py",
+        "src/ixfast/domain/references.py",
+        "src/ixfast/errors.py",
+        "src/ixfast/http/dispatcher.py",
+        "src/ixfast/http/front_door.py",
+        "src/ixfast/http/management/accounts.py",
+        "src/ixfast/http/management/call.py",
+        "src/ixfast/http/openapi/components.py",
+        "src/ixfast/http/rate_limits.py",
+        "src/ixfast/http/raw_response.py",
+        "src/ixfast/http/scan_app.py",
+        "src/ixfast/http/v1_query.py",
+        "src/ixfast/http/v2_scans.py",
+        "src/ixfast/json_members.py",
+        "src/ixfast/keys/__init__.py",
+        "src/ixfast/keys/diversify.py",
+        "src/ixfast/keys/envelope.py",
+        "src/ixfast/keys/key_file.py",
+        "src/ixfast/keys/key_reloader.py",
+        "src/ixfast/keys/key_set.py",
+        "src/ixfast/keys/provider.py",
+        "src/ixfast/keys/providers/azure_keyvault.py",
+        "src/ixfast/keys/providers/pkcs11.py",
+        "src/ixfast/limits.py",
+        "src/ixfast/native/aes128.h",
+        "src/ixfast/pipeline/__init__.py",
+        "src/ixfast/pipeline/engine.py",
+        "src/ixfast/pipeline/enrolment.py",
+        "src/ixfast/pipeline/identify.py",
+        "src/ixfast/process/hardening.py",
+        "src/ixfast/process/supervisor.py",
+        "src/ixfast/process/worker.py",
+        "src/ixfast/responses/bodies.py",
+        "src/ixfast/responses/response_set.py",
+        "src/ixfast/responses/response_text.py",
+        "src/ixfast/rules/comparison.py",
+        "src/ixfast/rules/compiler.py",
+        "src/ixfast/rules/visitors.py",
+        "src/ixfast/store/__init__.py",
+        "src/ixfast/store/admin/deleted_tags.py",
+        "src/ixfast/store/admin/edits.py",
+        "src/ixfast/store/admin/enrolled_tags.py",
+        "src/ixfast/store/admin/recovery.py",
+        "src/ixfast/store/admin/rotation.py",
+        "src/ixfast/store/admin/scan_log.py",
+        "src/ixfast/store/catalogue/catalogue.py",
+        "src/ixfast/store/catalogue/change_follower.py",
+        "src/ixfast/store/catalogue/record_loader.py",
+        "src/ixfast/store/connections/database_clock.py",
+        "src/ixfast/store/connections/dialling.py",
+        "src/ixfast/store/connections/fitness.py",
+        "src/ixfast/store/connections/session.py",
+        "src/ixfast/store/db_errors.py",
+        "src/ixfast/store/imports/import_plan.py",
+        "src/ixfast/store/imports/importer.py",
+        "src/ixfast/store/ledger/committer.py",
+        "src/ixfast/store/ledger/ledger.py",
+        "src/ixfast/store/ledger/resolver.py",
+        "src/ixfast/store/ledger/state_reader.py",
+        "src/ixfast/store/migrate.py",
+        "src/ixfast/store/partitions.py",
+        "src/ixfast/store/sql/management.sql",
+        "src/ixfast/store/sql/schema.sql",
+        "src/ixfast/tag_files/problems.py",
+        "src/ixfast/tag_files/reader.py",
+        "src/ixfast/testing/memory.py",
+        "src/ixfast/testing/virtual_tags.py",
+        "src/ixfast/trace.py",
+        "src/ixfast/versions.py",
+        "tests/acceptance/test_balancers.py",
+        "tests/acceptance/test_canaries.py",
+        "tests/acceptance/test_change_latency.py",
+        "tests/acceptance/test_code_or_mirror.py",
+        "tests/acceptance/test_compatible_client.py",
+        "tests/acceptance/test_cross_origin.py",
+        "tests/acceptance/test_description.py",
+        "tests/acceptance/test_drain.py",
+        "tests/acceptance/test_failover.py",
+        "tests/acceptance/test_framing.py",
+        "tests/acceptance/test_idempotent_answers.py",
+        "tests/acceptance/test_import.py",
+        "tests/acceptance/test_isolation_of_secrets.py",
+        "tests/acceptance/test_key_custody.py",
+        "tests/acceptance/test_malformed.py",
+        "tests/acceptance/test_rate_limits.py",
+        "tests/acceptance/test_readiness.py",
+        "tests/acceptance/test_repeated_errors.py",
+        "tests/acceptance/test_same_tap.py",
+        "tests/acceptance/test_serve.py",
+        "tests/acceptance/test_stepped_clocks.py",
+        "tests/acceptance/test_tls.py",
+        "tests/acceptance/test_visitors_file.py",
+        "tests/acceptance/test_who_may_ask.py",
+        "tests/fuzz/parser_targets.py",
+        "tests/integration/test_answers.py",
+        "tests/integration/test_catalogue.py",
+        "tests/integration/test_custodian.py",
+        "tests/integration/test_derived_groups.py",
+        "tests/integration/test_durability.py",
+        "tests/integration/test_embedded.py",
+        "tests/integration/test_enrolling.py",
+        "tests/integration/test_history.py",
+        "tests/integration/test_importing.py",
+        "tests/integration/test_key_providers.py",
+        "tests/integration/test_ledger_concurrency.py",
+        "tests/integration/test_ledger_faults.py",
+        "tests/integration/test_management.py",
+        "tests/integration/test_management_files.py",
+        "tests/integration/test_management_history.py",
+        "tests/integration/test_management_keys.py",
+        "tests/integration/test_management_masters.py",
+        "tests/integration/test_management_roles.py",
+        "tests/integration/test_originality_registered.py",
+        "tests/integration/test_same_work.py",
+        "tests/native/constant_time.c",
+        "tests/openapi_document.py",
+        "tests/simulation/__init__.py",
+        "tests/simulation/callers.py",
+        "tests/simulation/judge.py",
+        "tests/simulation/loop.py",
+        "tests/simulation/network.py",
+        "tests/simulation/operations.py",
+        "tests/simulation/run.py",
+        "tests/simulation/tables.py",
+        "tests/simulation/test_simulation.py",
+        "tests/simulation/worker.py",
+        "tests/support/__init__.py",
+        "tests/support/followed_ledger.py",
+        "tests/support/key_services.py",
+        "tests/support/linearizability.py",
+        "tests/support/malformed.py",
+        "tests/support/replication.py",
+        "tests/support/served.py",
+        "tests/support/tcp_proxy.py",
+        "tests/support/two_ways.py",
+        "tests/unit/test_admission.py",
+        "tests/unit/test_audit.py",
+        "tests/unit/test_audit_columns.py",
+        "tests/unit/test_audit_command.py",
+        "tests/unit/test_benchmarks.py",
+        "tests/unit/test_changes.py",
+        "tests/unit/test_compiled.py",
+        "tests/unit/test_detect.py",
+        "tests/unit/test_docs.py",
+        "tests/unit/test_dynamic.py",
+        "tests/unit/test_engine.py",
+        "tests/unit/test_enrolment.py",
+        "tests/unit/test_experiments.py",
+        "tests/unit/test_identify.py",
+        "tests/unit/test_key_file.py",
+        "tests/unit/test_keys.py",
+        "tests/unit/test_linearizability.py",
+        "tests/unit/test_ntag22x.py",
+        "tests/unit/test_originality.py",
+        "tests/unit/test_round_trips.py",
+        "tests/unit/test_rules.py",
+        "tests/unit/test_rules_doc.py",
+        "tests/unit/test_scan_reply.py",
+        "tests/unit/test_simulate.py",
+        "tests/unit/test_state_reader.py",
+        "tests/unit/test_tag_files.py",
+        "tests/unit/test_template.py",
+        "tests/unit/test_trouble.py",
+        "tests/unit/test_visitors.py",
+        "tests/vectors/test_lrp_vectors.py",
+        "tests/vectors/test_other_vectors.py",
+    )
+)
+"""Files that are still to be rewritten."""
+
+
+def files() -> Iterator[str]:
+    """Every file of text, relative to the root; C that Cython has written is none of ours."""
+    yield "README.md"
+    for folder in _FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*")):
+            made = path.suffix == ".c" and any(path.with_suffix(suffix).exists() for suffix in (".py", ".pyx"))
+            fixed = path.parent.name == "migrations"  # a released migration never changes
+            if path.suffix in _SUFFIXES and not made and not fixed and path != Path(__file__):
+                yield str(path.relative_to(ROOT))
+
+
+def banned_words(text: str) -> list[str]:
+    """Each finding as `line: word (write: replacement)`."""
+    return [
+        f"{number}: {found[0].strip()!r} (write: {replacement})"
+        for number, line in enumerate(text.splitlines(), start=1)
+        for pattern, replacement in _PATTERNS
+        if (found := pattern.search(line)) is not None
+    ]
+
+
+@pytest.mark.parametrize("file", sorted(set(files()) - PENDING))
+def test_no_banned_words(file: str) -> None:
+    assert banned_words((ROOT / file).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Of every so-many-th scan the time is measured.",
+        "A parameter has not its form.",
+        "**Who forgot his key therefore hears `not_found`.**",
+        "what is no URL",
+        "for whoever keeps tags",
+        '"""Who may ask is decided elsewhere."""',
+    ],
+)
+def test_a_banned_word_is_found(line: str) -> None:
+    assert banned_words(line)
+
+
+@pytest.mark.parametrize(
+    "line", ["There is no such tag.", "Which of them is no longer used?", "# Who may ask?", "room for 64 scans"]
+)
+def test_plain_english_passes(line: str) -> None:
+    assert banned_words(line) == []
