@@ -141,8 +141,6 @@ def test_a_settings_file_that_is_missing(tmp_path: Path) -> None:
     "name",
     [
         "IXFAST_FORCE_TWIN",
-        "IXFAST_VECTORS",
-        "IXFAST_REQUIRE_VECTORS",
         "IXFAST_REQUIRE_NATIVE",
         "IXFAST_DIFFERENTIAL_CASES",
         "IXFAST_SANITIZE",

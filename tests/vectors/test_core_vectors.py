@@ -1,22 +1,20 @@
 """Published vectors over the native core and its twin.
 
-`aes_cmac.json` and `sdm_aes.json` beside this file stand alone. Besides, the independent vectors in ../shared/vectors
-(or in the folder that IXFAST_VECTORS names) are run where that folder is there; IXFAST_REQUIRE_VECTORS=1 makes its
-absence a failure.
+`aes_cmac.json` and `sdm_aes.json` in this folder hold the examples of the standards and of NXP's application notes;
+`data/` holds the independent vectors. All of them run over both cores.
 """
 
 import json
 import os
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from support.vectors import Vector, independent_vectors
 
 HERE = Path(__file__).parent
-SHARED = Path(os.environ.get("IXFAST_VECTORS") or HERE.parents[1].parent / "shared" / "vectors")
 OPERATIONS = (
     "aes_cmac",
     "aes_cmac_subkeys",
@@ -41,16 +39,9 @@ def own_cases(name: str) -> list[Any]:
     return [pytest.param(case, id=case["name"]) for case in cases]
 
 
-@cache
-def shared_vectors() -> list[dict[str, Any]]:
-    """AES-mode vectors of the operations that the core has."""
-    sets = [json.loads(path.read_text())["vectors"] for path in sorted(SHARED.glob("*.json"))]
-    return [
-        vector
-        for vectors in sets
-        for vector in vectors
-        if vector["op"] in OPERATIONS and vector["inputs"].get("mode", "AES") == "AES"
-    ]
+def aes_vectors() -> list[Vector]:
+    """The independent vectors of the operations that the core has, in AES mode."""
+    return [v for v in independent_vectors() if v["op"] in OPERATIONS and v["inputs"].get("mode", "AES") == "AES"]
 
 
 def unhex(text: str | None) -> bytes:
@@ -98,12 +89,7 @@ def test_sdm(core: ModuleType, case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_independent_vectors(core: ModuleType, operation: str) -> None:
-    if not shared_vectors():
-        absent = f"the independent vectors are absent: no *.json in {SHARED} (IXFAST_VECTORS names another folder)"
-        if os.environ.get("IXFAST_REQUIRE_VECTORS") == "1":
-            pytest.fail(absent)
-        pytest.skip(absent)
-    vectors = [vector for vector in shared_vectors() if vector["op"] == operation]
+    vectors = [vector for vector in aes_vectors() if vector["op"] == operation]
     assert vectors or operation == "sdm_mac", f"no vector of operation {operation}"  # sdm_mac has LRP vectors only
     wrong = [vector["name"] for vector in vectors if not holds(core, operation, vector["inputs"], vector["expected"])]
     assert not wrong

@@ -1,15 +1,7 @@
-"""Every published and real message is explained from its URL and keys alone, and none of the forged ones is.
-
-The vectors lie outside the project (`IXFAST_VECTORS`, by default `../shared/vectors`). Where they are absent these
-tests are skipped, unless `IXFAST_REQUIRE_VECTORS=1` says that they must be there.
-"""
-
-import json
-import os
-from pathlib import Path
-from typing import Any
+"""Every published and real message is explained from its URL and keys alone, and none of the forged ones is."""
 
 import pytest
+from support.vectors import Vector, independent_vectors
 
 from ixfast.chips import Message, compile_profile
 from ixfast.chips.detect import Detection, detect
@@ -17,16 +9,8 @@ from ixfast.domain.model import Key
 from ixfast.keys import check_value
 from ixfast.keys.diversify import USUAL_DERIVATIONS
 
-FOLDER = Path(os.environ.get("IXFAST_VECTORS") or Path(__file__).parents[3] / "shared" / "vectors")
 COUNTER_0 = "bolty/sdm-counter0"  # made by a program; a tag's first read has counter 1
-Vector = dict[str, Any]
-ALL: list[Vector] = [vector for file in sorted(FOLDER.glob("*.json")) for vector in json.loads(file.read_text())["vectors"]]
-
-if not ALL:
-    absent = f"the test vectors are not in {FOLDER} (IXFAST_VECTORS)"
-    if os.environ.get("IXFAST_REQUIRE_VECTORS") == "1":
-        raise FileNotFoundError(absent)
-    pytest.skip(absent, allow_module_level=True)
+ALL = independent_vectors()
 
 
 def url_of(vector: Vector) -> str:

@@ -1,26 +1,24 @@
 """Published and independent vectors of LRP mode over the native core and its twin.
 
-`lrp.json` beside this file stands alone. Besides, the independent vectors in ../shared/vectors (or in the folder that
-IXFAST_VECTORS names) are run where that folder is there; IXFAST_REQUIRE_VECTORS=1 makes its absence a failure. Whole
-messages, read from their URLs, are in test_message_vectors.py.
+`lrp.json` in this folder holds examples of NXP's application note and of this project; `data/` holds the independent
+vectors. test_message_vectors.py reads whole messages from their URLs.
 """
 
 import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from support.vectors import Vector, independent_vectors
 
 from ixfast import _lrp_py
 
 HERE = Path(__file__).parent
-SHARED = Path(os.environ.get("IXFAST_VECTORS") or HERE.parents[1].parent / "shared" / "vectors")
 COUNTS = {
     "lrp_key_material": 2,
     "lrp_eval": 36,
@@ -33,8 +31,6 @@ COUNTS = {
     "sdm_message": 30,
 }
 
-Vector = dict[str, Any]
-
 
 @pytest.fixture(scope="module", params=["_lrp", "_lrp_py"])
 def core(request: pytest.FixtureRequest) -> ModuleType:
@@ -43,11 +39,9 @@ def core(request: pytest.FixtureRequest) -> ModuleType:
     return import_module(f"ixfast.{request.param}")
 
 
-@cache
-def shared_vectors() -> list[Vector]:
-    """Vectors of the primitive, and of messages in LRP mode."""
-    sets = [json.loads(path.read_text())["vectors"] for path in sorted(SHARED.glob("*.json"))]
-    return [v for vectors in sets for v in vectors if v["op"].startswith("lr") or v["inputs"].get("mode") == "LRP"]
+def lrp_vectors() -> list[Vector]:
+    """The independent vectors of the primitive, and of messages in LRP mode."""
+    return [v for v in independent_vectors() if v["op"].startswith("lr") or v["inputs"].get("mode") == "LRP"]
 
 
 def own_cases() -> list[Vector]:
@@ -159,15 +153,10 @@ def test_published_examples(core: ModuleType, case: Vector) -> None:
 
 @pytest.mark.parametrize("operation", COUNTS)
 def test_independent_vectors(core: ModuleType, operation: str) -> None:
-    if not shared_vectors():
-        absent = f"the independent vectors are absent: no *.json in {SHARED} (IXFAST_VECTORS names another folder)"
-        if os.environ.get("IXFAST_REQUIRE_VECTORS") == "1":
-            pytest.fail(absent)
-        pytest.skip(absent)
-    counted = Counter(v["op"] for v in shared_vectors())
+    counted = Counter(v["op"] for v in lrp_vectors())
     assert {name: counted[name] for name in COUNTS} == COUNTS
     assert counted.total() == sum(COUNTS.values())
-    assert wrong_ones(core, [v for v in shared_vectors() if v["op"] == operation]) == []
+    assert wrong_ones(core, [v for v in lrp_vectors() if v["op"] == operation]) == []
 
 
 # --- controls: a broken LRP is caught by what stands alone ----------------------------------------

@@ -1,18 +1,13 @@
-"""Whole tap messages of real tags and published examples, read from their URLs and examined, over both cores.
-
-The vectors lie outside the project (`IXFAST_VECTORS`, by default `../shared/vectors`). Where they are absent these
-tests are skipped, unless `IXFAST_REQUIRE_VECTORS=1` says that they must be there.
-"""
+"""Whole tap messages of real tags and published examples, read from their URLs and examined, over both cores."""
 
 import importlib
-import json
 import os
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support.vectors import Vector, independent_vectors
 
 from ixfast import _cmac_py, _lrp_py
 from ixfast.chips import CompiledProfile, Message, compile_profile
@@ -22,20 +17,11 @@ from ixfast.chips.scheme import PiccData, Scheme
 from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
 from ixfast.errors import InputError
 
-FOLDER = Path(os.environ.get("IXFAST_VECTORS") or Path(__file__).parents[3] / "shared" / "vectors")
 COVERED = {("sdm_message", "AES"): 49, ("sdm_message", "LRP"): 30}
 MESSAGE_OPERATIONS = ("sdm_message",)  # test_other_vectors.py has the messages of other chips
 COUNTER_0 = "bolty/sdm-counter0"  # made by a program; a tag's first read has counter 1
 
-Vector = dict[str, Any]
-
-
-def load() -> list[Vector]:
-    files = sorted(FOLDER.glob("*.json"))
-    return [vector for file in files for vector in json.loads(file.read_text())["vectors"]]
-
-
-ALL = load()
+ALL = independent_vectors()
 MESSAGES = [v for v in ALL if v["op"] == "sdm_message"]
 AES = [v for v in MESSAGES if v["inputs"]["mode"] == "AES"]
 LRP = [v for v in MESSAGES if v["inputs"]["mode"] == "LRP"]
@@ -55,12 +41,6 @@ def schemes() -> dict[str, dict[str, Scheme]]:
 
 
 SCHEMES = schemes()
-
-if not ALL:
-    absent = f"the test vectors are not in {FOLDER} (IXFAST_VECTORS)"
-    if os.environ.get("IXFAST_REQUIRE_VECTORS") == "1":
-        raise FileNotFoundError(absent)
-    pytest.skip(absent, allow_module_level=True)
 
 
 def test_every_message_vector_is_covered() -> None:

@@ -1,18 +1,16 @@
-"""Independent vectors of NTAG 22x messages, derived keys and originality, and the roll-call of all operations.
-
-The vectors lie outside the project (`IXFAST_VECTORS`, by default `../shared/vectors`). Where they are absent these
-tests are skipped, unless `IXFAST_REQUIRE_VECTORS=1` says that they must be there.
-"""
+"""Independent vectors of NTAG 22x messages, derived keys and originality, and the roll-call of all operations."""
 
 import importlib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.vectors import FOLDER, Vector, independent_vectors
 
 from ixfast import _cmac_py
 from ixfast.chips import Message, compile_profile, ntag22x
@@ -22,7 +20,6 @@ from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
 from ixfast.keys.diversify import BoltCard, BoltCardKeys, SdmBackend, SdmBackendLegacy, an10922
 
 HERE = Path(__file__).parent
-FOLDER = Path(os.environ.get("IXFAST_VECTORS") or Path(__file__).parents[3] / "shared" / "vectors")
 COUNTS = {
     "aes_cmac": 10,
     "aes_cmac_subkeys": 1,
@@ -46,8 +43,7 @@ COUNTS = {
     "sdm_session": 3,
 }
 
-Vector = dict[str, Any]
-ALL: list[Vector] = [vector for file in sorted(FOLDER.glob("*.json")) for vector in json.loads(file.read_text())["vectors"]]
+ALL = independent_vectors()
 WORDS = {"closed": "C", "open": "O", "not enabled": "I", "not mirrored": None}
 
 
@@ -62,12 +58,6 @@ def cores() -> dict[str, Core]:
 
 
 CORES = cores()
-
-if not ALL:
-    absent = f"the test vectors are not in {FOLDER} (IXFAST_VECTORS)"
-    if os.environ.get("IXFAST_REQUIRE_VECTORS") == "1":
-        raise FileNotFoundError(absent)
-    pytest.skip(absent, allow_module_level=True)
 
 
 def of(operation: str) -> list[Any]:
@@ -88,6 +78,13 @@ def test_every_operation_is_claimed_by_a_test_module() -> None:
     here = Path(__file__).read_text()
     unclaimed = {name for name in COUNTS if f'"{name}"' not in others and f'of("{name}")' not in here}
     assert unclaimed == set()
+
+
+def test_the_provenance_of_every_file_is_stated() -> None:
+    rows = re.findall(r"^\| `(\w+\.json)` \| (\d+) \|", (FOLDER / "README.md").read_text(), re.MULTILINE)
+    counts = {file.name: len(json.loads(file.read_text())["vectors"]) for file in sorted(FOLDER.glob("*.json"))}
+    assert {name: int(count) for name, count in rows} == counts
+    assert len(rows) == len(counts)
 
 
 def read_ntag22x(vector: Vector, scheme: Ntag22xScheme, change: Callable[[str], str] = str) -> Evidence:
