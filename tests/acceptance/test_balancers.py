@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from support import eventually, eventually_sync
+from support.requirements import requires
 from support.served import STOP_DEADLINE_S, Answer, ClosedError, Connection, Served, once, own_database, plain_target, request
 
 from ixfast.testing.virtual_tags import VirtualFleet
@@ -48,9 +49,7 @@ class Balancer:
     """A running balancer; `settings` are the names that the shipped files ask for."""
 
     def __init__(self, kind: str, home: Path, config: str, settings: dict[str, str]) -> None:
-        program = shutil.which(kind, path=f"{os.environ['PATH']}:/usr/sbin")
-        if program is None:
-            pytest.skip(f"{kind} is not installed")
+        program = requires(kind, package=kind)
         self.kind = kind
         self.port = int(settings["BIND"].rpartition(":")[2])
         self._log = home / "balancer.log"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from support import eventually_sync
+from support.requirements import requires
 from support.served import Served, plain_target
 
 from ixfast.config.settings_loader import load
@@ -243,9 +244,7 @@ def cluster(server_dir: Path) -> Iterator[tuple[Path, Binaries, int]]:
 def test_the_shipped_database_configuration_serves(cluster: tuple[Path, Binaries, int], tmp_path: Path) -> None:
     """initdb, configuration and role as in compose.yaml; then `ixfast migrate`, a server, and one tap."""
     socket_dir, binaries, port = cluster
-    psql = shutil.which("psql", path=f"{binaries.folder}:{os.environ['PATH']}")
-    if psql is None:
-        pytest.skip("psql is not installed")
+    psql = requires("psql", package="postgresql-client", path=str(binaries.folder))
     password = secrets.token_hex(24)
     environ = {
         "PATH": f"{Path(psql).parent}:{os.environ['PATH']}",
@@ -316,14 +315,18 @@ def test_the_compose_file_keeps_its_promises() -> None:
     assert re.search(r"^  inside:\n    internal: true$", COMPOSE, re.MULTILINE)
 
 
+UNIT_LINES = dict(line.split("=", 1) for line in UNIT.splitlines() if "=" in line and not line.startswith("#"))
+
+
+def test_the_unit_starts_the_server_as_documented() -> None:
+    assert (UNIT_LINES["Type"], UNIT_LINES["KillMode"], UNIT_LINES["User"]) == ("exec", "mixed", "ixfast")
+    assert UNIT_LINES["ExecStart"].split()[1:] == ["serve", "--config", "/etc/ixfast/ixfast.toml"]
+
+
 def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
-    program = shutil.which("systemd-analyze")
-    lines = dict(line.split("=", 1) for line in UNIT.splitlines() if "=" in line and not line.startswith("#"))
-    assert (lines["Type"], lines["KillMode"], lines["User"]) == ("exec", "mixed", "ixfast")
-    assert lines["ExecStart"].split()[1:] == ["serve", "--config", "/etc/ixfast/ixfast.toml"]
-    if program is not None:
-        # The check wants a program that exists.
-        unit = tmp_path / "ixfast.service"
-        unit.write_text(UNIT.replace(lines["ExecStart"].split()[0], "/bin/true"))
-        done = subprocess.run([program, "verify", str(unit)], capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0 and "ixfast.service" not in done.stderr, done.stderr
+    program = requires("systemd-analyze", package="systemd")
+    unit = tmp_path / "ixfast.service"
+    # `verify` checks that the program exists.
+    unit.write_text(UNIT.replace(UNIT_LINES["ExecStart"].split()[0], "/bin/true"))
+    done = subprocess.run([program, "verify", str(unit)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and "ixfast.service" not in done.stderr, done.stderr

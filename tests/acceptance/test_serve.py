@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from support import eventually, eventually_sync
+from support.requirements import requires
 from support.served import Connection, Served, once, plain_target
 
 from ixfast.chips import PRESETS
@@ -41,6 +42,7 @@ def fleets(server: Served) -> Served:
 
 
 def test_the_printed_curl_line_passes_once(demo: Served) -> None:
+    requires("curl", package="curl")
     # It is printed after the lines that tell a test that the server is there.
     line = eventually_sync(lambda: next((line for line in demo.output.splitlines() if "curl" in line), None), 10)
     bodies = [subprocess.run([*shlex.split(line), "-sS"], capture_output=True, text=True, timeout=20).stdout for _ in "12"]

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from support.requirements import requires
 from support.served import ClosedError, Connection, Served, own_database, plain_target, request
 
 from ixfast.testing.virtual_tags import VirtualFleet
@@ -103,7 +104,7 @@ async def test_what_is_no_tls_gets_no_answer(secured: Served) -> None:
 
 def test_the_printed_curl_line_works_with_the_certificate(secured: Served) -> None:
     url = next(line for line in secured.output.splitlines() if "curl" in line).split("'")[1]
-    command = ["curl", "-sS", "--cacert", str(secured.home / "cert.pem"), url]
+    command = [requires("curl", package="curl"), "-sS", "--cacert", str(secured.home / "cert.pem"), url]
     assert '"response":"Pass"' in subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
 
 

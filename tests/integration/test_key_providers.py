@@ -17,6 +17,7 @@ from azure.core.credentials import AccessToken
 from cryptography.hazmat.primitives.asymmetric import rsa
 from moto.server import ThreadedMotoServer
 from support.key_services import VAULT_TOKEN, AzureVault, GoogleKms, Vault
+from support.requirements import requires
 
 from ixfast.errors import ConfigurationError
 from ixfast.keys import KekFileError, KeyEncryptionKeys, ProviderError, key_file, provider, sealing
@@ -108,6 +109,7 @@ def vault(transit: Vault, monkeypatch: pytest.MonkeyPatch) -> Place:
 @pytest.fixture(scope="module")
 def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A SoftHSM token with an AES key; the module reads its configuration once in a process."""
+    program = requires("softhsm2-util", package="softhsm2")
     folder = tmp_path_factory.mktemp("hsm")
     (folder / "tokens").mkdir()
     (folder / "conf").write_text(f"directories.tokendir = {folder}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n")
@@ -116,7 +118,7 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     changed.setenv("SOFTHSM2_CONF", str(folder / "conf"))
     label = f"t{secrets.token_hex(4)}"
     subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", label, "--pin", HSM_PIN, "--so-pin", HSM_PIN],
+        [program, "--init-token", "--free", "--label", label, "--pin", HSM_PIN, "--so-pin", HSM_PIN],
         check=True,
         capture_output=True,
     )

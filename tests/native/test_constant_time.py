@@ -1,19 +1,18 @@
 """Nothing in the native core branches on a secret or looks one up: memcheck watches it with its secrets undefined.
 
-Needs valgrind with its headers, and a C compiler (Debian: valgrind, gcc).
+Needs valgrind with its headers, and a C compiler.
 """
 
 import os
 import platform
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from support.requirements import COMPILER, requires, skip_without
 
 HERE = Path(__file__).parent
 HEADERS = HERE.parents[1] / "src" / "ixfast"
-COMPILER = os.environ.get("CC", "cc")
 CONSTANT_TIME = (
     "comparison",
     "aes",
@@ -28,26 +27,25 @@ CONSTANT_TIME = (
 CONTROLS = ("control_memcmp", "control_early_exit", "control_early_exit_mact", "control_table_index")
 
 
-def why_not() -> str | None:
+def require_valgrind() -> str:
+    """The path of valgrind; skips the test without it, its headers or a compiler."""
     if platform.machine() != "x86_64":
-        return "valgrind knows the AES instructions of x86-64 only"
-    if not shutil.which("valgrind") or not shutil.which(COMPILER):
-        return "valgrind or a C compiler is not installed"
-    includes = subprocess.run(
-        [COMPILER, "-E", "-include", "valgrind/memcheck.h", "-x", "c", os.devnull], capture_output=True, check=False
-    )
-    return "valgrind's headers are not installed" if includes.returncode else None
+        pytest.skip("valgrind supports the AES instructions of x86-64 only")
+    program = requires("valgrind", package="valgrind")
+    include = ["-E", "-include", "valgrind/memcheck.h", "-x", "c", os.devnull]
+    if subprocess.run([requires(COMPILER, package="gcc"), *include], capture_output=True, check=False).returncode:
+        skip_without("valgrind/memcheck.h", package="valgrind")
+    return program
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
     """The number of memcheck's reports by case; of one run, which takes seconds."""
-    if (reason := why_not()) is not None:
-        pytest.skip(reason)
+    valgrind = require_valgrind()
     program = tmp_path_factory.mktemp("constant_time") / "constant_time"
     flags = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", f"-I{HEADERS}"]
     subprocess.run([COMPILER, *flags, str(HERE / "constant_time.c"), "-o", str(program)], check=True)
-    done = subprocess.run(["valgrind", "-q", str(program)], capture_output=True, text=True, check=False)
+    done = subprocess.run([valgrind, "-q", str(program)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     print(done.stderr)  # pytest shows where the reports come from if a test fails

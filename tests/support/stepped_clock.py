@@ -12,9 +12,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from ixfast.embedded import binaries
+from support.requirements import skip_without
 
 _LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 _SHARED = Path("/dev/shm")  # where the library, not this kit, leaves files
@@ -60,7 +59,7 @@ def stepped_clock(directory: Path, *, in_use: bool = True) -> Iterator[SteppedCl
     """A clock whose file lies in `directory`, through which the server's user can pass. Without `in_use` the test says which
     servers have it."""
     if not _LIBRARIES:
-        pytest.skip("libfaketime is missing: apt install faketime")
+        skip_without("libfaketime", package="faketime")
     directory.mkdir(mode=0o711, exist_ok=True)
     clock = SteppedClock(directory)
     try:

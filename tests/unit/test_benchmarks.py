@@ -6,7 +6,6 @@ import math
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 from array import array
@@ -18,6 +17,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from support.requirements import requires
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -251,8 +251,8 @@ class TestGenerator:
             load.finish()
         assert "ran out" in " ".join(result.flaws())
 
-    @pytest.mark.skipif(shutil.which("wrk") is None, reason=check.WRK_IS_ABSENT)
     def test_wrk_is_understood(self) -> None:
+        requires("wrk", package="wrk")
         row = check.wrk("free", check.SMOKE)
         assert row.requests_per_s > 0 and row.latency_us_p99 >= row.latency_us_p50 > 0
 

@@ -5,7 +5,6 @@ AES of `cryptography`.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES128
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.requirements import COMPILER, requires
 
 from ixfast import _lrp_py as twin
 from ixfast import cmac
@@ -336,8 +336,8 @@ def test_both_cores_and_the_chooser_have_the_same_functions() -> None:
 # --- the benchmark --------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not shutil.which(os.environ.get("CC", "cc")), reason="there is no C compiler for the benchmark's loops")
 def test_the_benchmark_works() -> None:
+    requires(COMPILER, package="gcc")
     script = Path(__file__).parents[2] / "benchmarks" / "micro" / "lrp.py"
     done = subprocess.run([sys.executable, str(script), "--smoke"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
