@@ -17,12 +17,9 @@ import asyncpg
 
 from ixfast.errors import InputError
 from ixfast.store.queries import load
+from ixfast.store.verdict_letters import VERDICTS
 
-WORDS: Mapping[str, str] = MappingProxyType(
-    {
-        "g": "genuine", "p": "plain", "a": "repeat", "r": "replayed", "f": "forged", "i": "incomplete", "x": "inactive",
-    }
-)  # fmt: skip
+WORDS: Mapping[str, str] = MappingProxyType({letter: verdict.value for letter, verdict in VERDICTS.items()})
 """Verdicts by the letters of the log."""
 
 SCANS_RANGE_DAYS_MAX = 92

@@ -1,18 +1,17 @@
-# The ledger's fields and its steps for every scan where ledger.py is compiled.
+# Fields of the ledger, and its steps for every scan, where ledger.py is compiled.
 
 cimport cython
 
 from ixfast.domain.records cimport TagRecord
 from ixfast.domain.scan cimport Scan
+from ixfast.store.ledger.refusal_log cimport RefusalLog
 
 
 cdef class Ledger:
-    cdef public object _database, _history, _settled, _meters, _reader, _loop, _flusher
-    cdef public double _deadline_s, _flush_s
-    cdef public list _committers, _submits, _refusals
+    cdef public object _database, _history, _settled, _reader
+    cdef public RefusalLog _refusals
+    cdef public list _committers, _submits
     cdef public long _groups
-    cdef public bint _flushing
-    cdef public set _tasks
 
     cpdef submit(self, Scan scan)
 
