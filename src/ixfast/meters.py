@@ -10,14 +10,8 @@ from __future__ import annotations
 import mmap
 from typing import NamedTuple
 
+from ixfast.error_codes import COUNTED
 from ixfast.verdict import Verdict
-
-ERRORS = (
-    "tg_inactive", "batch_inactive", "folder_inactive", "tag_inactive", "not_found", "missing_parameter",
-    "invalid_parameter", "unauthorised", "idempotency_conflict", "rate_limited", "overloaded", "outcome_unknown", "unavailable",
-    "draining",
-)  # fmt: skip
-"""The wire's error codes (docs/api.md)."""
 
 STATEMENT_BUCKETS_US = (250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000, 256000, 1000000)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -44,7 +38,8 @@ def _meter(name: str, kind: str, text: str, **labels: str) -> int:
 
 SCANS = {v: _meter("ixfast_scans_total", "counter", "Scans decided, by verdict.", verdict=v) for v in Verdict}
 SCAN_ERRORS = {
-    code: _meter("ixfast_scan_errors_total", "counter", "Scans answered with an error, by code.", code=code) for code in ERRORS
+    code: _meter("ixfast_scan_errors_total", "counter", "Scans that ended without a verdict, by error code.", code=code)
+    for code in COUNTED
 }
 HOT_REQUESTS = _meter("ixfast_hot_requests_total", "counter", "Requests answered by the front door itself.")
 HANDED_OVER = _meter("ixfast_handed_over_connections_total", "counter", "Connections handed over to aiohttp.")

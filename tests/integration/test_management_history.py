@@ -15,12 +15,11 @@ import msgspec
 import pytest
 from test_management import House, open_house, shelf
 
+from ixfast.error_codes import MANAGEMENT, STATUS
 from ixfast.http.dispatcher import ScanDispatcher
 from ixfast.http.management import ROUTES
-from ixfast.http.management.call import STATUS
 from ixfast.http.openapi.document import description
 from ixfast.http.scan_app import make_scan_app
-from ixfast.responses import bodies
 from ixfast.store.admin import scan_log
 from ixfast.store.queries import load
 
@@ -187,4 +186,4 @@ def test_the_document_has_every_route_and_code() -> None:
     documented = [(method, path, re.findall(r"`(\w+)`", scopes)) for method, path, scopes in rows]
     assert sorted(documented) == sorted((route.method, route.path, list(route.scopes)) for route in ROUTES)
     codes = {code: int(status) for code, status in re.findall(r"^\| `(\w+)` \| (\d+) \|", text, re.MULTILINE)}
-    assert codes == {code: status for code, status in STATUS.items() if code not in bodies.STATUS}
+    assert codes == {code: STATUS[code] for code in MANAGEMENT}

@@ -18,7 +18,7 @@ from ixfast.chips.reasons import REASONS
 from ixfast.cli import main
 from ixfast.config import settings
 from ixfast.domain.model import Verdict
-from ixfast.responses import bodies
+from ixfast.error_codes import INACTIVE, MANAGEMENT, STATUS
 from ixfast.store.db_errors import DbErrorKind
 
 ROOT = Path(__file__).parents[2]
@@ -46,9 +46,14 @@ def first_cells(text: str) -> list[str]:
 
 def test_every_error_code_is_documented_with_its_status() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", section(API, "Errors"), re.MULTILINE)
-    assert {code: int(status) for code, status in rows} == bodies.STATUS
-    assert len(rows) == len(bodies.STATUS)
-    assert set(meters.ERRORS) <= set(bodies.STATUS)
+    expected = {code: status for code, status in STATUS.items() if code not in MANAGEMENT}
+    assert {code: int(status) for code, status in rows} == expected
+    assert len(rows) == len(expected)
+
+
+def test_every_counted_error_code_is_documented() -> None:
+    listed = section((DOCS / "metrics.md").read_text(), "Error codes").partition(":")[2].partition("(")[0]
+    assert re.findall(r"`(\w+)`", listed) == list(meters.SCAN_ERRORS)
 
 
 def test_every_verdict_is_documented() -> None:
@@ -73,7 +78,7 @@ def engine_reasons() -> set[str]:
 
 
 def test_every_reason_is_documented() -> None:
-    known = (set(REASONS) - UNDECIDED_REASONS) | engine_reasons() | bodies.INACTIVE | {"not_found"}
+    known = (set(REASONS) - UNDECIDED_REASONS) | engine_reasons() | INACTIVE | {"not_found"}
     assert {"counter_used", "mac_mismatch", "not_replay_checked"} <= engine_reasons()
     assert sorted(first_cells(section(API, "Reasons"))) == sorted(known)
 
@@ -114,7 +119,7 @@ def unavailable_reasons() -> set[str]:
                 for each in ast.walk(node):
                     if isinstance(each, ast.Return) and each.value is not None:
                         found.update(texts_in(each.value))
-    return found - set(bodies.STATUS) - engine_reasons()
+    return found - set(STATUS) - engine_reasons()
 
 
 def test_every_reason_of_a_503_is_documented() -> None:

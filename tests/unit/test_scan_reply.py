@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixfast import meters
+from ixfast import error_codes, meters
 from ixfast.chips import compile_profile, preset
 from ixfast.domain import references
 from ixfast.domain.model import Evidence, Tamper, Verdict
@@ -105,8 +105,9 @@ def test_v1_escapes_what_owners_write(response: str, cuid: str) -> None:
 
 
 def test_every_error_has_a_status() -> None:
-    assert set(meters.ERRORS) <= bodies.STATUS.keys()
-    assert set(meters.ERRORS) >= bodies.INACTIVE
+    assert meters.SCAN_ERRORS.keys() <= error_codes.STATUS.keys()
+    assert meters.SCAN_ERRORS.keys().isdisjoint(error_codes.DECIDED)
+    assert error_codes.DECIDED > error_codes.INACTIVE
 
 
 def test_v2_of_a_genuine_scan() -> None:

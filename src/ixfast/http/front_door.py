@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from ixfast import limits, meters
 from ixfast.domain.scan import Scan
+from ixfast.error_codes import STATUS
 from ixfast.errors import InputError
 from ixfast.http import raw_response
 from ixfast.http.hot_request import Head, Recogniser, may_become_hot
@@ -127,7 +128,7 @@ class FrontDoor:
     def _answer_malformed(self, error: InputError) -> None:
         self._server_state.slots[meters.SCAN_ERRORS[error.code]] += 1
         body = bodies.v1_error(error.code, parameter=error.field)
-        self._write(raw_response.response(bodies.STATUS[error.code], body, closing=self._server_state.dispatcher.draining))
+        self._write(raw_response.response(STATUS[error.code], body, closing=self._server_state.dispatcher.draining))
 
     def refuse(self, asked: Any) -> None:
         """Answer that the worker is busy."""

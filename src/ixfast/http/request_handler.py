@@ -15,10 +15,10 @@ from typing import Any
 from aiohttp import web
 
 from ixfast import limits
+from ixfast.error_codes import ERROR_CODES, STATUS
 from ixfast.errors import InputError
 from ixfast.http.framing import BODY_BYTES_MAX, check
 from ixfast.http.scan_app import problem
-from ixfast.responses import bodies
 
 _Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -37,9 +37,9 @@ class Handler(web.RequestHandler):  # type: ignore[misc,type-arg,unused-ignore]
             raise ConnectionError("a part of the answer is sent already")
         if status < 500:
             log.debug("unreadable request: %s", type(exc).__name__)
-            return _closing(problem(request, status, "invalid_request", "Malformed HTTP/1.1 request."))
+            return _closing(problem(request, status, "invalid_request", ERROR_CODES["invalid_request"].message))
         log.error("a request broke", exc_info=exc)
-        return _closing(problem(request, 503, "unavailable", "The request cannot be answered now.", reason="internal_error"))
+        return _closing(problem(request, 503, "unavailable", ERROR_CODES["unavailable"].message, reason="internal_error"))
 
 
 def _closing(response: web.Response) -> web.Response:
@@ -68,7 +68,7 @@ def _checked(serve: _Serve, body_bytes_max: Mapping[str, int]) -> _Serve:
         try:
             check(request, body_bytes_max.get(request.path, limits.REQUEST_BODY_BYTES_MAX))
         except InputError as error:
-            return _closing(problem(request, bodies.STATUS[error.code], error.code, str(error), field=error.field))
+            return _closing(problem(request, STATUS[error.code], error.code, str(error), field=error.field))
         return await serve(request)
 
     return served

@@ -18,6 +18,7 @@ from aiohttp import web
 from ixfast import limits, meters
 from ixfast.domain.records import ApiKey
 from ixfast.domain.references import token_sha256
+from ixfast.error_codes import DECIDED, ERROR_CODES, STATUS
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http import raw_response
 from ixfast.http.dispatcher import ScanDispatcher
@@ -26,18 +27,6 @@ from ixfast.http.hot_request import header_token, last_forwarded
 from ixfast.http.v1_query import read_query
 from ixfast.http.v2_scans import BatchBody, Caller, ScanBody, run
 from ixfast.responses import bodies
-
-MESSAGES = {
-    "unauthorised": "An API key with the scope scan is needed: X-API-Key, or Authorization: Bearer.",
-    "invalid_parameter": "A parameter of the tap has not its form.",
-    "missing_parameter": "A parameter is missing.",
-    "idempotency_conflict": "The Idempotency-Key was used with another tap. Use a new key for each tap.",
-    "rate_limited": "Too many requests; try again later.",
-    "overloaded": "Too much is waiting already; nothing was consumed. Try again.",
-    "outcome_unknown": "Whether the tap was accepted is not known. Ask again with the same Idempotency-Key.",
-    "unavailable": "The scan cannot be answered now; nothing was consumed.",
-    "draining": "The server is leaving; another one answers.",
-}
 
 DISPATCHER: web.AppKey[ScanDispatcher] = web.AppKey("dispatcher", ScanDispatcher)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -86,9 +75,9 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except InputError as error:
-        return problem(request, bodies.STATUS[error.code], error.code, str(error), field=error.field)
+        return problem(request, STATUS[error.code], error.code, str(error), field=error.field)
     except UnavailableError as error:
-        return problem(request, 503, error.code, MESSAGES[error.code], reason=error.reason)
+        return problem(request, 503, error.code, ERROR_CODES[error.code].message, reason=error.reason)
     except web.HTTPRequestEntityTooLarge:
         return problem(request, 413, "too_large", f"The body is larger than {limits.REQUEST_BODY_BYTES_MAX} bytes.")
     except web.HTTPMethodNotAllowed as error:
@@ -121,7 +110,7 @@ async def _v1_scan(request: web.Request) -> web.Response:
         query = read_query(request.rel_url.raw_query_string)
     except InputError as error:
         dispatcher.meters.slots[meters.SCAN_ERRORS[error.code]] += 1
-        return _v1_response(bodies.STATUS[error.code], bodies.v1_error(error.code, parameter=error.field))
+        return _v1_response(STATUS[error.code], bodies.v1_error(error.code, parameter=error.field))
     token = _token(request)
     digest = token_sha256(token) if token else None
     scan = await dispatcher.ask(lambda answer: dispatcher.submit_v1(query, digest, answer, _address(request)))
@@ -135,7 +124,7 @@ async def _v1_head(request: web.Request) -> web.Response:
     try:
         read_query(request.rel_url.raw_query_string)
     except InputError as error:
-        return _v1_response(bodies.STATUS[error.code], b"")
+        return _v1_response(STATUS[error.code], b"")
     return _v1_response(200, b"")
 
 
@@ -176,7 +165,7 @@ def _check_rate(request: web.Request, count: int) -> None:
     dispatcher = request.app[DISPATCHER]
     if not dispatcher.admits(_address(request), _token(request) or request.query.get("r"), count):
         dispatcher.meters.slots[meters.SCAN_ERRORS["rate_limited"]] += count
-        raise InputError("rate_limited", MESSAGES["rate_limited"])
+        raise InputError("rate_limited", ERROR_CODES["rate_limited"].message)
 
 
 async def _v2_scan(request: web.Request) -> web.Response:
@@ -185,9 +174,14 @@ async def _v2_scan(request: web.Request) -> web.Response:
     _check_rate(request, 1)
     api_key = await _api_key(request)
     scan = await run(dispatcher, body, _caller(request, api_key), peek=_peek(request), idempotency_key=_idempotency_key(request))
-    if scan.error is not None and scan.error not in bodies.INACTIVE and scan.error != "not_found":
+    if scan.error is not None and scan.error not in DECIDED:
         return problem(
-            request, bodies.status(scan), scan.error, MESSAGES[scan.error], field=scan.error_field, reason=scan.error_detail
+            request,
+            bodies.status(scan),
+            scan.error,
+            ERROR_CODES[scan.error].message,
+            field=scan.error_field,
+            reason=scan.error_detail,
         )
     response = _json(bodies.v2_scan(scan))
     if raw_response.challenged(scan):
@@ -219,9 +213,9 @@ async def _item(
     except InputError as error:
         return _item_problem(request, error.code, str(error), error.field, None)
     except UnavailableError as error:
-        return _item_problem(request, error.code, MESSAGES[error.code], None, error.reason)
-    if scan.error is not None and scan.error not in bodies.INACTIVE and scan.error != "not_found":
-        return _item_problem(request, scan.error, MESSAGES[scan.error], scan.error_field, scan.error_detail)
+        return _item_problem(request, error.code, ERROR_CODES[error.code].message, None, error.reason)
+    if scan.error is not None and scan.error not in DECIDED:
+        return _item_problem(request, scan.error, ERROR_CODES[scan.error].message, scan.error_field, scan.error_detail)
     return bodies.v2_scan(scan)
 
 
@@ -254,7 +248,7 @@ async def _api_key(request: web.Request) -> ApiKey | None:
     obstacle = request.app[DISPATCHER].engine.obstacle(api_key)
     if obstacle is not None:
         code, reason = obstacle
-        raise InputError(code, MESSAGES[code]) if reason is None else UnavailableError(code, reason)
+        raise InputError(code, ERROR_CODES[code].message) if reason is None else UnavailableError(code, reason)
     return api_key
 
 

@@ -283,7 +283,7 @@ class Engine:
         self._answer(scan)
 
     def fail(self, scan: Scan, code: str, reason: str | None = None) -> None:
-        """End a scan without a verdict: `code` is one of `meters.ERRORS`."""
+        """End a scan without a verdict: `code` is one of `error_codes.COUNTED`."""
         scan.error = code
         scan.error_detail = reason
         self._answer(scan)

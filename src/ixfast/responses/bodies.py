@@ -15,18 +15,8 @@ import orjson
 from ixfast.domain.model import Verdict
 from ixfast.domain.references import CUID, XUID, kind
 from ixfast.domain.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Scan
+from ixfast.error_codes import INACTIVE, STATUS
 from ixfast.responses.response_text import expanded, inner_text
-
-STATUS = {
-    "tg_inactive": 200, "batch_inactive": 200, "folder_inactive": 200, "tag_inactive": 200, "not_found": 404,
-    "missing_parameter": 400, "invalid_parameter": 400, "unauthorised": 401, "rate_limited": 429, "overloaded": 503,
-    "outcome_unknown": 503, "unavailable": 503, "draining": 503, "invalid_request": 400, "idempotency_conflict": 409,
-    "too_large": 413, "invalid_rule": 422, "invalid_response": 422, "no_such_route": 404, "method_not_allowed": 405,
-    "unsupported_encoding": 415, "expectation_failed": 417,
-}  # fmt: skip
-"""HTTP status by error code; a decided scan without an error is 200."""
-
-INACTIVE = frozenset(("tg_inactive", "batch_inactive", "folder_inactive", "tag_inactive"))
 
 
 def v1_body(scan: Scan) -> bytes:

@@ -19,6 +19,7 @@ import msgspec
 from aiohttp import web
 
 from ixfast import limits
+from ixfast.error_codes import ERROR_CODES
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http import scan_app
 from ixfast.http.framing import read_body
@@ -32,10 +33,6 @@ from ixfast.store.admin import edits
 from ixfast.store.admin.edits import Caller
 from ixfast.store.queries import load
 
-STATUS = {
-    **bodies.STATUS, "already_exists": 409, "in_use": 409, "limit_reached": 409, "key_retired": 409, "import_running": 409,
-    "precondition_failed": 412, "invalid_profile": 422, "range_too_wide": 422, "invalid_file": 422,
-}  # fmt: skip
 PAGE_ROWS = 100
 PAGE_ROWS_MAX = 1000
 _WAITING_MAX = 64  # Requests of a worker that wait for a connection; more are answered 503.
@@ -326,22 +323,13 @@ def _is_text(value: str) -> bool:
 
 def problem(route: Route, request: web.Request, error: InputError | UnavailableError) -> web.Response:
     """An error in the shape of its route: flat on `/v1`, as everywhere else on `/v2`."""
-    status = 503 if isinstance(error, UnavailableError) else STATUS[error.code]
+    code = ERROR_CODES[error.code]
     field = error.field if isinstance(error, InputError) else None
     reason = error.reason if isinstance(error, UnavailableError) else None
-    message = scan_app.MESSAGES[error.code] if isinstance(error, UnavailableError) else str(error)
-    if error.code in _MESSAGES:
-        message = _MESSAGES[error.code]
-    response = scan_app.problem(request, status, error.code, message, field=field, reason=reason)
+    message = code.management_message or (code.message if isinstance(error, UnavailableError) else str(error))
+    response = scan_app.problem(request, code.status, error.code, message, field=field, reason=reason)
     if route.compatible:
         xuid = request.match_info.get("xuid", "")
         told = xuid.encode() if xuid.isascii() and xuid.isalnum() and len(xuid) <= limits.TAG_CODE_CHARS_MAX else None
         response.body = bodies.v1_error(error.code, told, parameter=field, reason=reason)
     return response
-
-
-_MESSAGES = {
-    "overloaded": "Too much is waiting already; nothing was changed. Try again.",
-    "unavailable": "This cannot be done now; nothing was changed.",
-    "outcome_unknown": "Whether it was done is not known: read the object again.",
-}

@@ -13,10 +13,11 @@ from collections.abc import AsyncIterator, Iterator
 
 from aiohttp import web
 
+from ixfast.error_codes import STATUS
 from ixfast.errors import InputError
 from ixfast.http import scan_app
 from ixfast.http.framing import reading
-from ixfast.http.management.call import STATUS, Call, answered, unknown
+from ixfast.http.management.call import Call, answered, unknown
 from ixfast.http.management.schemas import Imported
 from ixfast.limits import TAG_FILE_SILENCE_MS_MAX
 from ixfast.store.admin import edits

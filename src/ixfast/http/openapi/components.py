@@ -14,15 +14,15 @@ from msgspec import Meta
 
 from ixfast import limits
 from ixfast.domain.model import Verdict
-from ixfast.http.management.call import STATUS, Parameter
+from ixfast.error_codes import COUNTED, REQUEST, STATUS
+from ixfast.http.management.call import Parameter
 from ixfast.http.management.schemas import Xuid
 from ixfast.http.v2_scans import BatchBody, ScanBody
 
 REFS = "#/components/schemas/{name}"
-SCAN_ERRORS = (
-    "invalid_request", "missing_parameter", "invalid_parameter", "unauthorised", "too_large", "unsupported_encoding",
-    "rate_limited", "overloaded", "outcome_unknown", "unavailable", "draining",
-)  # fmt: skip
+ROUTED_ERRORS = tuple(code for code in REQUEST if code not in ("no_such_route", "method_not_allowed"))
+"""Errors of requests that reach a route, whichever it is."""
+
 ANY_KEY: list[dict[str, list[str]]] = [{"X-API-Key": []}, {"Ixkio-R": []}, {"bearer": []}]
 
 _PUBLIC = [{"url": "http://127.0.0.1:8480", "description": "The public listener: scans."}]
@@ -175,7 +175,7 @@ def public_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
         "required": ["xuid"],
         "additionalProperties": {"type": "string"},
     }
-    flat = problems(("invalid_parameter", "not_found", *SCAN_ERRORS), FlatError)
+    flat = problems(("not_found", *ROUTED_ERRORS, *(code for code in COUNTED if code != "idempotency_conflict")), FlatError)
     common: dict[str, Any] = {"servers": _PUBLIC, "tags": ["scans"], "security": [{}, *ANY_KEY]}
     asked = common | {"parameters": _tap_parameters()}
     answer = {"200": {"description": "The owner's answer, or what is inactive.", "content": json_content(reply)}}
@@ -200,7 +200,7 @@ def public_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
         content = {"200": {"description": "Decided, whatever the verdict.", "content": json_content(decided)}}
         body = {"required": True, "content": json_content(schema_of(kind))}
         operation = {"operationId": name, "summary": summary, "requestBody": body, "parameters": [idempotency, peek]}
-        yield path, "post", common | operation | {"responses": content | problems(SCAN_ERRORS, Problem)}
+        yield path, "post", common | operation | {"responses": content | problems((*ROUTED_ERRORS, *COUNTED), Problem)}
 
 
 def health_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
