@@ -17,7 +17,7 @@ FLEET = VirtualFleet(41, 40, account="shop")
 CLIENTS = 32
 ENOUGH = 2000
 # Hangs are noticed after seconds here, not after half a minute.
-IMPATIENT = "from ixfast import cli, supervisor as s; s._HUNG_S = s._STARTUP_S = 2.0; cli.main()"
+IMPATIENT = "from ixfast import cli; from ixfast.process import supervisor as s; s._HUNG_S = s._STARTUP_S = 2.0; cli.main()"
 
 
 class Visitors:

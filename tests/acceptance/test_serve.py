@@ -220,5 +220,5 @@ def test_a_second_server_on_the_port_is_told_so(fleets: Served, server_dir: Any)
     assert process is not None
     status = eventually_sync(process.poll, 20.0)
     assert status != 0
-    assert f"port: 127.0.0.1:{fleets.port} cannot be bound (Address already in use)" in second.log
+    assert f"port: cannot bind 127.0.0.1:{fleets.port} (Address already in use)" in second.log
     assert "Traceback" not in second.log

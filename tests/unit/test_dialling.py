@@ -139,8 +139,8 @@ async def test_a_connection_that_nobody_took_in_time_is_closed(server: Server) -
     await left(dialler)
     server.attempts[0].set_result(old)
     await turns()
-    (left_at, attempt) = dialler._left.pop()
-    dialler._left.append((left_at - PATIENCE_S_MAX, attempt))
+    (left_at, attempt) = dialler._abandoned.pop()
+    dialler._abandoned.append((left_at - PATIENCE_S_MAX, attempt))
     caller = asyncio.ensure_future(dialler(DSN))
     await turns()
     assert old.terminated
@@ -178,8 +178,8 @@ async def test_a_pool_leaves_no_connection_behind(server: Server, when: str) -> 
         dialler.close()
         caller.cancel()
     await asyncio.gather(caller, return_exceptions=True)
-    assert dialler._left or when.startswith("left")
+    assert dialler._abandoned or when.startswith("left")
     dialler.close()
     await turns()
-    assert not dialler._left
+    assert not dialler._abandoned
     assert connection.terminated if when == "opened" else server.attempts[0].cancelled()

@@ -15,7 +15,7 @@ _NAME_BYTES_MAX = 16
 @contextmanager
 def accepted(algorithm: str) -> Iterator[socket.socket]:
     """The server's side of a connection."""
-    with _listener("127.0.0.1", 0, "port", beside=True) as listener:
+    with _listener("127.0.0.1", 0, "port", shared=True) as listener:
         _choose_congestion_control(listener, algorithm)
         listener.listen()
         with socket.create_connection(listener.getsockname()):
@@ -38,8 +38,8 @@ def test_without_a_choice_it_is_the_systems() -> None:
         assert congestion_control(connection) == Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
 
 
-def test_what_the_kernel_has_not_keeps_nobody_from_listening(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unavailable_algorithm_does_not_prevent_listening(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     with accepted("nonesuch") as connection:
         assert congestion_control(connection) == Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
-    assert "nonesuch is not to be had" in caplog.text
+    assert "nonesuch is not available" in caplog.text

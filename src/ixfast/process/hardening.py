@@ -1,8 +1,8 @@
-"""What a process with opened keys owes to them: its memory is not written to a file when it dies.
+"""Keeps the memory of a process that holds opened keys from being written to disk.
 
-A worker must hold the keys of its tags to verify anything, so they stand in its memory in the clear. What can be kept from them
-is the way to a disk, and the way to other processes of the same user. Root can read the memory of every process; nothing here
-is against him.
+A worker needs the plain keys of its tags to verify anything, so they are in its memory. This module prevents core dumps and
+denies debuggers and other processes of the same user access to that memory. It does not protect against root, who can read the
+memory of every process.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ _PR_SET_DUMPABLE = 4
 
 
 def forbid_core_dumps() -> None:
-    """Let the kernel dump this process for nobody: neither into a file nor to a collector of dumps, nor for a debugger.
+    """Make this process undumpable: no core file, no crash collector, no debugger of the same user.
 
-    The flag is what counts (prctl(2), PR_SET_DUMPABLE): a limit of 0 bytes does not hold for a collector behind a pipe (core(5)).
-    The flag is lost when another program is executed, so each process calls this for itself; the limit is inherited, which
-    keeps the database's processes from filling the disk.
+    The flag is what counts (prctl(2), PR_SET_DUMPABLE): collectors that read from a pipe ignore a core size limit of 0 bytes
+    (core(5)). The flag is reset by execve(2), so each process calls this for itself. The limit is inherited, which keeps
+    the embedded database's processes from filling the disk.
+
+    Raises ConfigurationError if the kernel refuses the flag.
     """
-    _, most = resource.getrlimit(resource.RLIMIT_CORE)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, most))
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard_limit))
     if ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise ConfigurationError("The kernel does not keep this process from being dumped (prctl PR_SET_DUMPABLE).")
+        raise ConfigurationError("The kernel refused to disable core dumps for this process (prctl PR_SET_DUMPABLE).")

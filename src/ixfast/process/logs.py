@@ -1,7 +1,8 @@
-"""Logging to standard error, as text or as JSON lines. No message of ours contains a key, a code or a token.
+"""Logging to standard error, as text or JSON lines. No message of ixfast contains a key, a tag code or a token.
 
-A warning or error that repeats is written once and then counted: a database that is gone would otherwise fill the disk with
-one sentence. What ticks in a process calls `write_repeats`, so that the count is written even if nothing else is logged.
+A warning or error that repeats is written once and then counted; otherwise an unreachable database would fill the disk with
+copies of one message. The periodic task of each process calls `write_repeats`, so that counts are written even when nothing
+else is logged.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ixfast.config.settings import Settings
 
 REPEAT_S = 10.0  # How long messages of one kind are counted before the count is written.
-KINDS_MAX = 256  # Kinds that are counted at a time, at about 1 KB each.
+KINDS_MAX = 256  # Kinds counted at the same time, at about 1 KB each.
 _TEMPLATE_CHARS_MAX = 200
 
 
@@ -44,7 +45,7 @@ class _JsonLines(logging.Formatter):
 
 
 class _Repeats:
-    """What came of one kind since its last line."""
+    """The messages of one kind since the last line written for it."""
 
     __slots__ = ("count", "last", "level", "name", "since")
 
@@ -53,21 +54,21 @@ class _Repeats:
         self.level = record.levelno
         self.since = since
         self.count = 0
-        self.last = ""  # the message alone: a record would keep alive what its arguments and its traceback hold
+        self.last = ""  # only the message: a record would keep its arguments and traceback alive
 
 
 class CountingHandler(logging.StreamHandler[TextIO]):
-    """Writes the first warning or error of its kind at once, and further ones as a count when `REPEAT_S` have passed.
+    """Writes the first warning or error of a kind at once, and later ones as a count every `REPEAT_S` seconds.
 
-    A kind is a logger, a level and a message before its arguments are filled in; for an exception also its type and the line
-    that raised it, and with `extra={"about": …}` what that says. The count's line has the arguments of the last message.
-    Messages below a warning are all written.
+    A kind is the logger, the level and the message template. For exceptions it also includes the type and the line that raised
+    it, and with `extra={"about": …}` that value. The line with the count shows the arguments of the last message.
+    Messages below the level of a warning are always written.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(stream)
         self._clock = clock
-        self._kinds: dict[tuple[object, ...], _Repeats] = {}  # in the order of their beginnings
+        self._kinds: dict[tuple[object, ...], _Repeats] = {}  # in the order of `since`
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno < logging.WARNING:
@@ -85,11 +86,11 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         known.count += 1
         try:
             known.last = record.getMessage()
-        except Exception:  # arguments that do not fit: `logging` reports that and goes on
+        except Exception:  # arguments that do not match the template: `logging` reports it and continues
             self.handleError(record)
 
     def write_repeats(self) -> None:
-        """Write the counts whose time has come."""
+        """Write the counts that are due."""
         self.acquire()
         try:
             self._write_due(self._clock())
@@ -108,7 +109,7 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         super().close()
 
     def _write_due(self, now: float) -> None:
-        """A kind that came again goes on being counted; one that did not is forgotten."""
+        """Write due counts. Kinds without a repeat since their last line are forgotten."""
         while self._kinds:
             kind, repeats = next(iter(self._kinds.items()))
             if now - repeats.since < REPEAT_S:
@@ -129,7 +130,7 @@ class CountingHandler(logging.StreamHandler[TextIO]):
 
 
 def _kind(record: logging.LogRecord) -> tuple[object, ...]:
-    # Messages of libraries come with their arguments filled in, often with addresses of objects in the lines after the first.
+    # Libraries often log messages that are already formatted, with the addresses of objects after the first line.
     template = str(record.msg).partition("\n")[0][:_TEMPLATE_CHARS_MAX]
     error, raised_at = None, None
     if record.exc_info and record.exc_info[0] is not None:
@@ -141,7 +142,7 @@ def _kind(record: logging.LogRecord) -> tuple[object, ...]:
 
 
 def configure(settings: Settings, process: str) -> None:
-    """Set the root logger up for this process; `process` names it in every line."""
+    """Set up the root logger. `process` is the name of this process in every line."""
     handler = CountingHandler(sys.stderr)
     if settings.log_format == "json":
         handler.setFormatter(_JsonLines(process))
@@ -151,7 +152,7 @@ def configure(settings: Settings, process: str) -> None:
 
 
 def write_repeats() -> None:
-    """Write the counts of repeated messages whose time has come; for whatever ticks in a process."""
+    """Write the counts of repeated messages that are due. Call this periodically."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, CountingHandler):
             handler.write_repeats()

@@ -1,8 +1,8 @@
-"""The supervisor: starts the workers, keeps them alive, and lets them go.
+"""The supervisor: starts the workers, restarts them when they die or hang, and drains them at the end.
 
-It holds the listening sockets, two for each worker (SO_REUSEPORT), so that a connection that reaches a dead worker's socket
-waits there for its successor. It serves nothing itself, so nothing a client sends can harm it. It also owns the private
-PostgreSQL, if there is one, and starts it again when it dies.
+It holds the listening sockets, two for each worker (SO_REUSEPORT), so that connections to a dead worker's socket wait for
+its successor. It does not read from them, so no client can affect it. It also owns the embedded PostgreSQL, if there
+is one, and restarts it when it dies.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from ixfast.embedded import EmbeddedPostgres
 from ixfast.errors import ConfigurationError
 from ixfast.http.rate_limits import make_memory
 from ixfast.process import logs
-from ixfast.process.worker import Inheritance
+from ixfast.process.worker import WorkerConfig
 
 log = logging.getLogger("ixfast.supervisor")
 
 _WORKER = ("-m", "ixfast.process.worker")
-_SECRET = "IXFAST_DSN"  # noqa: S105 - the name of what the workers get by another way
+_SECRET = "IXFAST_DSN"  # noqa: S105 - a name; workers get the value through a file descriptor
 _TICK_S = 0.1
-_HUNG_S = 15.0  # A loop that did not turn for so long serves nobody.
-_SHORT_LIFE_S = 3.0
+_HUNG_S = 15.0  # A worker without a heartbeat for this long is killed.
+_EARLY_EXIT_S = 3.0  # A worker that lives no longer than this is restarted with a growing delay.
 _BACKOFF_S_MAX = 10.0
 _STARTUP_S = 15.0
-_EXIT_GRACE_S = 3.0  # Beyond the drain's own time, for closing connections.
+_EXIT_GRACE_S = 3.0  # Added to the drain time, for closing connections.
 
 
 class Slot:
-    """A worker's place: its sockets outlive it."""
+    """The sockets of a worker, which outlive its process, and the process that uses them now."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -48,7 +48,7 @@ class Slot:
         self.private: socket.socket | None = None
         self.process: subprocess.Popen[bytes] | None = None
         self.started_at = 0.0
-        self.short_lives = 0
+        self.early_exits = 0
         self.restart_at = 0.0
 
     def close_sockets(self) -> None:
@@ -59,7 +59,8 @@ class Slot:
 
 
 class Supervisor:
-    """`run` returns when a signal has been obeyed. `announce(port, private_port)` is called once all workers are ready."""
+    """`run` serves until a signal ends it. `announce(port, private_port)` is called once, when all workers are ready or
+    `_STARTUP_S` have passed."""
 
     def __init__(
         self,
@@ -79,8 +80,8 @@ class Supervisor:
         self._port = settings.port
         self._private_port = settings.private_port
         self._slots = [Slot(index) for index in range(self._count)]
-        self._leaving = False
-        self._reloading = False
+        self._stopping = False
+        self._reload_requested = False
         self._shared = os.memfd_create("ixfast-meters", 0)
         os.ftruncate(self._shared, self._count * meters.REGION_BYTES)
         self._memory = mmap.mmap(self._shared, self._count * meters.REGION_BYTES)
@@ -88,44 +89,45 @@ class Supervisor:
         self._rates = make_memory()
 
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. SIGHUP makes the workers read their files again."""
+        """Serve until SIGTERM or SIGINT. On SIGHUP the workers reload their files."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: setattr(self, "_leaving", True))
-        signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reloading", True))
+            signal.signal(number, lambda *_: setattr(self, "_stopping", True))
+        signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reload_requested", True))
         try:
             self._refuse_taken_ports()
             for slot in self._slots:
                 self._open_sockets(slot)
                 self._spawn(slot)
             self._await_ready()
-            while not self._leaving:
-                self._tend()
+            while not self._stopping:
+                self._supervise()
                 time.sleep(_TICK_S)
         finally:
-            self._let_go()
+            self._drain_workers()
 
     def _open_sockets(self, slot: Slot) -> None:
         settings = self._settings
-        slot.public = _listener(settings.host, self._port, "port", beside=True)
+        slot.public = _listener(settings.host, self._port, "port", shared=True)
         _choose_congestion_control(slot.public, settings.congestion_control)
         self._port = slot.public.getsockname()[1]
-        slot.private = _listener(settings.private_host, self._private_port, "private_port", beside=True)
+        slot.private = _listener(settings.private_host, self._private_port, "private_port", shared=True)
         self._private_port = slot.private.getsockname()[1]
 
     def _refuse_taken_ports(self) -> None:
-        """Sharing a port is for our own workers: another server that shares it too would get half of the scans."""
+        """Raise ConfigurationError if another server has bound a port. With SO_REUSEPORT alone the bind would succeed, and each
+        server would get a part of the scans."""
         settings = self._settings
         for host, port, setting in (
             (settings.host, settings.port, "port"),
             (settings.private_host, settings.private_port, "private_port"),
         ):
-            _listener(host, port, setting, beside=False).close()
+            _listener(host, port, setting, shared=False).close()
 
     def _spawn(self, slot: Slot) -> None:
         if slot.public is None or slot.private is None:
             self._open_sockets(slot)
         assert slot.public is not None and slot.private is not None
-        inheritance = Inheritance(
+        config = WorkerConfig(
             settings=self._settings,
             dsn=self._dsn,
             kek_file=str(self._kek_file),
@@ -136,13 +138,13 @@ class Supervisor:
             meters=self._shared,
             rates=self._rates,
         )
-        descriptor = os.memfd_create("ixfast-inheritance", 0)
+        descriptor = os.memfd_create("ixfast-worker-config", 0)
         try:
-            os.write(descriptor, inheritance.encode())
+            os.write(descriptor, config.encode())
             slot.started_at = time.monotonic()
             slot.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, *_WORKER, str(descriptor), str(os.getpid())],
-                pass_fds=(descriptor, self._shared, self._rates, inheritance.public, inheritance.private),
+                pass_fds=(descriptor, self._shared, self._rates, config.public, config.private),
                 stdin=subprocess.DEVNULL,
                 env={name: value for name, value in os.environ.items() if name != _SECRET},
             )
@@ -151,63 +153,63 @@ class Supervisor:
 
     def _await_ready(self) -> None:
         until = time.monotonic() + _STARTUP_S
-        while not self._leaving and time.monotonic() < until:
-            self._tend()
+        while not self._stopping and time.monotonic() < until:
+            self._supervise()
             if all(m.slots[meters.READY] for m in self._meters):
                 break
             time.sleep(0.02)
         else:
-            if not self._leaving:
-                log.warning("not all workers are ready; serving what can be served. /readyz tells why")
-        if self._announce is not None and not self._leaving:
+            if not self._stopping:
+                log.warning("some workers are not ready; see /readyz for the reason")
+        if self._announce is not None and not self._stopping:
             self._announce(self._port, self._private_port)
 
-    def _tend(self) -> None:
-        """Restart what died; end what hangs."""
+    def _supervise(self) -> None:
+        """Restart processes that died and kill workers that hang."""
         now = time.monotonic()
         logs.write_repeats()
-        if self._reloading:
+        if self._reload_requested:
             self._reload()
         if self._postgres is not None and not self._postgres.running:
-            self._revive_postgres(self._postgres)
+            self._restart_postgres(self._postgres)
         for slot in self._slots:
             if slot.process is None:
                 if now >= slot.restart_at:
                     self._spawn(slot)
             elif (status := slot.process.poll()) is not None:
-                self._bury(slot, status, now)
-            elif self._hangs(slot, now):
+                self._schedule_restart(slot, status, now)
+            elif self._is_hung(slot, now):
                 log.error("worker %d (pid %d) hangs: killing it", slot.index, slot.process.pid, extra={"about": slot.index})
                 slot.process.kill()
 
     def _reload(self) -> None:
-        """Workers that have not got so far as to hear a signal read the file anyway."""
-        self._reloading = False
+        """Send SIGHUP to the workers that handle it; those still starting have yet to read the files."""
+        self._reload_requested = False
         log.info("reloading")
         for slot in self._slots:
             if slot.process is not None and self._meters[slot.index].slots[meters.HEARTBEAT]:
                 slot.process.send_signal(signal.SIGHUP)
 
-    def _hangs(self, slot: Slot, now: float) -> bool:
+    def _is_hung(self, slot: Slot, now: float) -> bool:
         heartbeat = self._meters[slot.index].slots[meters.HEARTBEAT]
         return now - max(heartbeat, slot.started_at + _STARTUP_S) > _HUNG_S
 
-    def _bury(self, slot: Slot, status: int, now: float) -> None:
-        log.error("worker %d ended with status %d: starting another", slot.index, status, extra={"about": slot.index})
+    def _schedule_restart(self, slot: Slot, status: int, now: float) -> None:
+        log.error("worker %d exited with status %d: restarting it", slot.index, status, extra={"about": slot.index})
         self._meters[slot.index].reset()
         slot.process = None
-        if now - slot.started_at > _SHORT_LIFE_S:
-            slot.short_lives = 0
+        if now - slot.started_at > _EARLY_EXIT_S:
+            slot.early_exits = 0
             slot.restart_at = now
             return
-        # It cannot live: let the kernel give its connections to the others until it can.
-        slot.short_lives += 1
-        slot.restart_at = now + min(_BACKOFF_S_MAX, 0.25 * 2**slot.short_lives)
+        # The worker cannot start. Without its sockets, the kernel hands new connections to the other workers.
+        slot.early_exits += 1
+        slot.restart_at = now + min(_BACKOFF_S_MAX, 0.25 * 2**slot.early_exits)
         if self._count > 1:
             slot.close_sockets()
 
-    def _revive_postgres(self, postgres: EmbeddedPostgres) -> None:
-        log.error("the private PostgreSQL ended: starting it again")
+    def _restart_postgres(self, postgres: EmbeddedPostgres) -> None:
+        log.error("the embedded PostgreSQL exited: restarting it")
         try:
             postgres.stop()
             postgres.start()
@@ -221,46 +223,48 @@ class Supervisor:
                 if slot.process is not None:
                     slot.process.terminate()
 
-    def _let_go(self) -> None:
-        """Drain the workers; what does not leave in its time is killed."""
+    def _drain_workers(self) -> None:
+        """Drain the workers, and kill those that do not exit in time."""
         running = [slot.process for slot in self._slots if slot.process is not None]
         for process in running:
             process.terminate()
         for slot in self._slots:
-            slot.close_sockets()  # the workers hold them too, and close them when they have drained
+            slot.close_sockets()  # the workers hold them too, and close them once drained
         settings = self._settings
         until = time.monotonic() + (settings.drain_delay_ms + settings.drain_timeout_ms) / 1000 + _EXIT_GRACE_S
         for process in running:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, until - time.monotonic()))
             if process.poll() is None:
-                log.error("worker with pid %d did not leave: killing it", process.pid, extra={"about": process.pid})
+                log.error("worker with pid %d did not exit in time: killing it", process.pid, extra={"about": process.pid})
                 process.kill()
                 process.wait()
         os.close(self._shared)
         os.close(self._rates)
 
 
-def _listener(host: str, port: int, setting: str, *, beside: bool) -> socket.socket:
-    """A bound TCP socket that others of this user may bind `beside`. Raises ConfigurationError that names the setting."""
+def _listener(host: str, port: int, setting: str, *, shared: bool) -> socket.socket:
+    """A bound TCP socket; with `shared`, other processes of this user may bind the same port. Raises ConfigurationError that
+    names the setting."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if beside:
+    if shared:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ConfigurationError(f"{setting}: {host}:{port} cannot be bound ({error.strerror}).") from None
+        raise ConfigurationError(f"{setting}: cannot bind {host}:{port} ({error.strerror}).") from None
     return listener
 
 
 def _choose_congestion_control(listener: socket.socket, algorithm: str) -> None:
-    """Have the connections of `listener` use it, tcp(7); with "system", or if it is not to be had, the kernel's own."""
+    """Set the congestion control of connections to `listener` (tcp(7)). With "system", or if the kernel lacks the algorithm,
+    they use the kernel's default."""
     if algorithm == "system":
         return
     try:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, algorithm.encode())
     except OSError as error:
-        log.info("TCP stays with the system's congestion control: %s is not to be had (%s)", algorithm, error.strerror)
+        log.info("using the system's TCP congestion control: %s is not available (%s)", algorithm, error.strerror)

@@ -1,7 +1,8 @@
-"""A worker: one process with one event loop, stateless but for its caches.
+"""A worker: one process with one event loop that serves scans and management, with no state but its caches.
 
-Started by the supervisor, which hands it its listening sockets, the workers' shared memory and its settings by file descriptor:
-so a killed worker's connections wait in the socket for its successor, and no secret stands in an environment or an argument list.
+The supervisor passes the listening sockets, the workers' shared memory and the settings as file descriptors. The
+connections of a killed worker therefore wait in the socket for its successor, and no secret appears in an environment or an
+argument list.
 """
 
 from __future__ import annotations
@@ -56,12 +57,13 @@ _CATALOGUE_WAIT_S = 1.0
 _HEARTBEAT_S = 0.5
 _UPKEEP_S = 3600.0
 _UPKEEP_RETRY_S = 30.0
-_DRAIN_IDLE_S = 0.5  # A connection this long without a request while draining has none on its way.
+_DRAIN_IDLE_S = 0.5  # While draining, a connection is closed after this long without a request.
 _PR_SET_PDEATHSIG = 1
 
 
-class Inheritance(msgspec.Struct):
-    """What the supervisor hands a worker, as JSON on a file descriptor. The other members are descriptors."""
+class WorkerConfig(msgspec.Struct):
+    """What the supervisor passes to a worker, as JSON in a memory file. `public` and `private` are the descriptors of listening
+    sockets, `meters` and `rates` those of shared memory."""
 
     settings: Settings
     dsn: str
@@ -74,34 +76,34 @@ class Inheritance(msgspec.Struct):
     rates: int
 
     def encode(self) -> bytes:
-        return msgspec.json.encode(self, enc_hook=str)  # paths are the only values that JSON has no word for
+        return msgspec.json.encode(self, enc_hook=str)  # paths are the only values without a JSON type
 
     @classmethod
-    def decode(cls, encoded: bytes) -> Inheritance:
+    def decode(cls, encoded: bytes) -> WorkerConfig:
         return msgspec.json.decode(encoded, type=cls, dec_hook=lambda kind, value: kind(value))
 
 
 class Worker:
-    """Builds the rooms from the database to the sockets, and takes them down in the opposite order."""
+    """Assembles a worker from the database connections up to the sockets, and takes it down in the reverse order."""
 
-    def __init__(self, inheritance: Inheritance) -> None:
-        self._inheritance = inheritance
-        self._settings = inheritance.settings
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._settings = config.settings
         self._loop = asyncio.get_running_loop()
-        shared = mmap.mmap(inheritance.meters, inheritance.workers * meters.REGION_BYTES)
-        self.meters = meters.Meters(shared, inheritance.worker)
+        shared = mmap.mmap(config.meters, config.workers * meters.REGION_BYTES)
+        self.meters = meters.Meters(shared, config.worker)
         self.meters.reset()
-        self._leaving = asyncio.Event()
+        self._stopping = asyncio.Event()
         self._servers: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Open the sockets. Neither the database nor a provider of keys need be there yet: until they are, scans are 503
-        and readiness says why."""
-        settings, dsn = self._settings, self._inheritance.dsn
+        """Open the sockets. The database and the key providers may still be unreachable: until they answer, scans get 503 and
+        readiness reports the reason."""
+        settings, dsn = self._settings, self._config.dsn
         self._open_addresses()
         deadline_s = settings.deadline_ms / 1000
-        self.key_reloader = KeyReloader(Path(self._inheritance.kek_file), self.meters)
+        self.key_reloader = KeyReloader(Path(self._config.kek_file), self.meters)
         await self.key_reloader.start()
         self._clock = clock = DatabaseClock(self.meters, moment=self._loop.time)
         history = History()
@@ -143,7 +145,7 @@ class Worker:
         self._follower.start()
         self.fitness = Fitness(self._pool, self.key_reloader.keys, self.ledger)
         limiter = Limiter(
-            mmap.mmap(self._inheritance.rates, MEMORY_BYTES),
+            mmap.mmap(self._config.rates, MEMORY_BYTES),
             per_key=settings.rate_limit_key,
             per_address=settings.rate_limit_address,
         )
@@ -156,28 +158,28 @@ class Worker:
             trust_forwarded_for=settings.trust_forwarded_for,
         )
         await self._await_catalogue()
-        await self._open_doors()
-        self._tasks = [self._loop.create_task(work) for work in (self._beat(), self._upkeep(), self.fitness.keep())]
+        await self._open_sockets()
+        self._tasks = [self._loop.create_task(work) for work in (self._beat(), self._maintain_partitions(), self.fitness.run())]
 
     def _open_addresses(self) -> None:
-        """Serve without what tells countries rather than not at all: rules that ask for one do not match then."""
+        """Open the file of addresses. Without a usable one the worker still serves; rules that ask for a country do not match."""
         reason = visitors.open_addresses(self._settings.addresses_file)
         if reason is not None:
             log.error("addresses_file: %s", reason)
 
     def reload(self) -> None:
-        """Read the files again that may have been replaced."""
+        """Reload the key file and the file of addresses, which may have been replaced."""
         self.key_reloader.reload()
         self._open_addresses()
 
     async def _await_catalogue(self) -> None:
-        """Let the first connections wait in their sockets for a moment rather than answer them that we are starting."""
+        """Wait briefly for the catalogue, so that the first connections wait in their sockets rather than get a 503."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CATALOGUE_WAIT_S):
                 await self._follower.heard.wait()
 
-    async def _open_doors(self) -> None:
-        settings, inheritance = self._settings, self._inheritance
+    async def _open_sockets(self) -> None:
+        settings, config = self._settings, self._config
         self._scans, make_handler = await handlers(make_scan_app(self.dispatcher), settings.idle_timeout_s)
         private_app = make_private_app(self.meters, self.readiness, self._pool, self.key_reloader.keys, self._clock.is_past)
         self._private, make_private = await handlers(private_app, settings.idle_timeout_s)
@@ -195,8 +197,8 @@ class Worker:
             tls.load_cert_chain(settings.tls_cert, settings.tls_key)
         server_state = self.server_state
         for factory, descriptor, context in (
-            (lambda: cast(asyncio.Protocol, FrontDoor(server_state)), inheritance.public, tls),
-            (make_private, inheritance.private, None),
+            (lambda: cast(asyncio.Protocol, FrontDoor(server_state)), config.public, tls),
+            (make_private, config.private, None),
         ):
             listener = socket.socket(fileno=descriptor)
             handshake_s = limits.REQUEST_HEAD_S if context is not None else None
@@ -206,19 +208,19 @@ class Worker:
             self._servers.append(server)
 
     async def readiness(self) -> dict[str, str]:
-        """What is not ready, and why."""
+        """The parts that are not ready with the reason for each; empty if the worker is ready. Queries the database."""
         problems = self._known_problems()
         try:
             async with session.pooled_connection(self._pool, 1.0) as connection:
                 await connection.fetchval("SELECT 1")
-        except Exception as error:  # every kind that an unreachable database can raise
+        except Exception as error:  # an unreachable database raises many types of errors
             problems["database"] = reason_of(error)
         return problems
 
     def _known_problems(self) -> dict[str, str]:
-        """What is known to stand in the way of scans, without asking anybody."""
+        """Like `readiness`, but from the worker's own state alone."""
         problems = dict(self.fitness.problems)
-        if self._leaving.is_set():
+        if self._stopping.is_set():
             problems["worker"] = "draining"
         if self.catalogue.stale is not None:
             problems["catalogue"] = self.catalogue.stale
@@ -228,30 +230,32 @@ class Worker:
             problems["ledger"] = self.ledger.trouble
         return problems
 
-    def leave(self) -> None:
-        """Begin to drain."""
-        self._leaving.set()
+    def begin_drain(self) -> None:
+        """Make `run` drain and return."""
+        self._stopping.set()
 
     async def run(self) -> None:
-        await self._leaving.wait()
+        """Serve until `begin_drain` is called, then drain and stop."""
+        await self._stopping.wait()
         log.info("draining")
         self.meters.slots[meters.READY] = 0
         await asyncio.sleep(self._settings.drain_delay_ms / 1000)
         public = self._servers[0]
-        await asyncio.sleep(0)  # what is in the accept queue is taken before the socket closes
+        await asyncio.sleep(0)  # accept the connections in the queue before the socket closes
         public.close()
         self.dispatcher.draining = True
         await self._drain()
         await self.stop()
 
     async def _drain(self) -> None:
-        """Answer what is asked, tell each connection to go, and close those that ask nothing more."""
+        """Answer the requests under way, ask each client to close its connection, and close idle ones."""
         until = self._loop.time() + self._settings.drain_timeout_ms / 1000
         while self._loop.time() < until and (self.server_state.connections or not self.ledger.idle):
             self.server_state.close_idle(self._loop.time() - _DRAIN_IDLE_S)
             await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
+        """Close everything at once, in the reverse order of `start`."""
         self.server_state.close()
         for task in self._tasks:
             task.cancel()
@@ -268,7 +272,8 @@ class Worker:
                 await self._pool.close()
 
     async def _beat(self) -> None:
-        """Show that the loop turns. A first collection of garbage done, what start-up made is never looked at again."""
+        """Write the heartbeat and readiness to the shared memory. Objects made at start-up are collected once and then frozen,
+        so that later collections skip them."""
         gc.collect()
         gc.freeze()
         while True:
@@ -277,28 +282,28 @@ class Worker:
             logs.write_repeats()
             await asyncio.sleep(_HEARTBEAT_S)
 
-    async def _upkeep(self) -> None:
-        """Partitions ahead, and no older than the retention; every worker tries, the database's lock lets one do it.
+    async def _maintain_partitions(self) -> None:
+        """Create partitions ahead and drop those beyond the retention. Every worker tries; a lock in the database admits one.
 
-        At once and then every hour: a server that is restarted daily would otherwise never get to it. What failed is tried again
-        soon, because it may be about the current partition; and that this one is missing is found out sooner than in an hour.
+        Runs at once and then hourly: a server that is restarted daily would otherwise never do it. A failure may concern the
+        current partition, so it is retried after `_UPKEEP_RETRY_S`; a missing current partition triggers a run, too.
         """
         while True:
             failed = True
             self.fitness.lacks_partition.clear()
             try:
-                connection = await session.connect(self._inheritance.dsn, statement_timeout="0", lock_timeout="5000")
+                connection = await session.connect(self._config.dsn, statement_timeout="0", lock_timeout="5000")
                 try:
                     changes = await partitions.make_ahead(connection)
                     if self._clock.agree(partitions.CLOCKS_APART_MAX.total_seconds()):
                         await partitions.drop_old(connection, self._settings.scan_log_retention_days)
                     else:
-                        log.error("no partition of the scan log is dropped: a clock was stepped since this worker started")
+                        log.error("old partitions are kept: a clock was stepped after this worker started")
                     failed = any(change.problem is not None for change in changes)
                 finally:
                     await connection.close()
             except Exception as error:
-                log.warning("upkeep of the scan log failed: %s", db_error_kind(error).value)
+                log.warning("partition maintenance failed: %s", db_error_kind(error).value)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_UPKEEP_S):
                     await asyncio.sleep(_UPKEEP_RETRY_S)
@@ -306,34 +311,37 @@ class Worker:
                         await self.fitness.lacks_partition.wait()
 
 
-def _die_with(parent: int) -> None:
-    """Without a supervisor nobody would restart, drain or stop this worker."""
+def _exit_with(parent: int) -> None:
+    """Have the kernel send SIGTERM when the supervisor dies: an orphaned worker would never be restarted, drained or stopped."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         sys.exit(1)
 
 
-async def _main(inheritance: Inheritance) -> None:
-    worker = Worker(inheritance)
+async def _main(config: WorkerConfig) -> None:
+    worker = Worker(config)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, worker.leave)
-    loop.add_signal_handler(signal.SIGINT, lambda: None)  # the terminal's; the supervisor decides
+    loop.add_signal_handler(signal.SIGTERM, worker.begin_drain)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C reaches the whole process group; the supervisor sends SIGTERM
     await worker.start()
     loop.add_signal_handler(signal.SIGHUP, worker.reload)
     await worker.run()
 
 
 def main() -> None:
-    """`python -m ixfast.process.worker DESCRIPTOR PARENT`: the supervisor's way to start a worker."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload; ending is SIGTERM's
+    """`python -m ixfast.process.worker DESCRIPTOR PARENT`, which the supervisor runs.
+
+    DESCRIPTOR is the memory file with the `WorkerConfig`, PARENT the supervisor's process id.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the files are loaded
     hardening.forbid_core_dumps()
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
-    _die_with(parent)
+    _exit_with(parent)
     with os.fdopen(descriptor, "rb") as file:
         file.seek(0)
-        inheritance = Inheritance.decode(file.read())
-    logs.configure(inheritance.settings, f"worker {inheritance.worker}")
-    uvloop.run(_main(inheritance))
+        config = WorkerConfig.decode(file.read())
+    logs.configure(config.settings, f"worker {config.worker}")
+    uvloop.run(_main(config))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""New connections, one at a time: a server that is short of CPU is never asked for several, nor given up halfway.
+"""Opens new connections one at a time, so that reconnecting does not overload a slow server.
 
-To open a connection takes PostgreSQL as long as to commit a thousand scans. When it is slow, attempts that run side by side and
-are given up after a fixed time take all it has and none succeeds. So attempts of an event loop take turns, one that ran out
-of time lets the next one have twice as much, and one whose caller has gone goes on for the next caller.
+Opening a connection costs PostgreSQL as much as committing a thousand scans. When the server is short of CPU, concurrent
+attempts with a fixed timeout use all of its CPU and none succeeds. Therefore the attempts of an event loop take turns, each
+timeout doubles the time of the next attempt, and an attempt whose caller was cancelled continues for the next caller.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ixfast import limits
 from ixfast.store.connections import hosts
 
 Dial = Callable[[float], Awaitable[Any]]
-"""Opens a connection within so many seconds."""
+"""Opens a connection within the given number of seconds, or raises TimeoutError."""
 
 
 class ConnectQueue:
-    """Through which all attempts of an event loop go."""
+    """Serialises the connection attempts of an event loop. `patience_s` is the time that the next attempt gets."""
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
@@ -43,51 +43,54 @@ class ConnectQueue:
         self.patience_s = min(max(seconds, limits.CONNECT_TIMEOUT_MS / 1000), limits.CONNECT_TIMEOUT_MS_MAX / 1000)
 
 
-_lines: WeakKeyDictionary[asyncio.AbstractEventLoop, ConnectQueue] = WeakKeyDictionary()
+_queues: WeakKeyDictionary[asyncio.AbstractEventLoop, ConnectQueue] = WeakKeyDictionary()
 
 
-def line() -> ConnectQueue:
-    """The running loop's."""
-    return _lines.setdefault(asyncio.get_running_loop(), ConnectQueue())
+def connect_queue() -> ConnectQueue:
+    """The queue of the running event loop."""
+    return _queues.setdefault(asyncio.get_running_loop(), ConnectQueue())
 
 
 class PoolDialler:
-    """How a pool connects. A connection that nobody waits for any more when it is there is the next caller's, if one comes soon:
-    one that lay about may lead to a server that was left behind."""
+    """The connect function of a pool. An attempt whose caller was cancelled is handed to the next caller.
+
+    A connection that waits for a caller longer than `CONNECT_TIMEOUT_MS_MAX` is closed: after a failover it may lead to the old
+    primary.
+    """
 
     def __init__(self) -> None:
-        self._left: deque[tuple[float, asyncio.Task[Any]]] = deque()  # with the loop's time at which its caller went
+        self._abandoned: deque[tuple[float, asyncio.Task[Any]]] = deque()  # with the loop time of the cancellation
         self._closed = False
 
     async def __call__(self, dsn: str, **options: Any) -> Any:
         attempt = self._usable() or asyncio.ensure_future(
-            line().open(lambda patience_s: hosts.connect(dsn, patience_s, **options))
+            connect_queue().open(lambda patience_s: hosts.connect(dsn, patience_s, **options))
         )
         try:
             return await asyncio.shield(attempt)
         except asyncio.CancelledError:
-            self._left.append((asyncio.get_running_loop().time(), attempt))
+            self._abandoned.append((asyncio.get_running_loop().time(), attempt))
             if self._closed:
                 self.close()
             raise
 
     def close(self) -> None:
-        """Give up what nobody waits for, now and later: the pool has no next caller."""
+        """Cancel abandoned attempts, now and whenever one is abandoned later: a closed pool has no next caller."""
         self._closed = True
-        while self._left:
-            _, attempt = self._left.popleft()
+        while self._abandoned:
+            _, attempt = self._abandoned.popleft()
             attempt.cancel()
             attempt.add_done_callback(_terminate)
 
     def _usable(self) -> asyncio.Task[Any] | None:
         now = asyncio.get_running_loop().time()
-        while self._left:
-            left_at, attempt = self._left.popleft()
+        while self._abandoned:
+            abandoned_at, attempt = self._abandoned.popleft()
             if not attempt.done():
                 return attempt
             if attempt.cancelled() or attempt.exception() is not None or attempt.result().is_closed():
                 continue
-            if now < left_at + limits.CONNECT_TIMEOUT_MS_MAX / 1000:
+            if now < abandoned_at + limits.CONNECT_TIMEOUT_MS_MAX / 1000:
                 return attempt
             _terminate(attempt)
         return None

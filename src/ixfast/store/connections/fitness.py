@@ -1,8 +1,8 @@
-"""Whether scans could be answered if they came: what a worker tries by itself, so that it says no before a scan finds out.
+"""Periodic self-checks of a worker, so that readiness fails before a scan does.
 
-It writes what a pass writes and rolls that back, which finds a missing or detached partition, a database that is read-only,
-and a disk without room; and it opens a few envelopes, which finds a key file that belongs to another database. `problems` says
-what was wrong at the last try, under the names that readiness uses.
+Each check writes what a pass would write and rolls it back, which detects a missing or detached partition, a read-only
+database and a full disk. It also opens a few envelopes, which detects a key file that belongs to another database.
+`problems` holds the failures of the last check, under the names that readiness uses.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ log = logging.getLogger("ixfast.fitness")
 
 TRY_S = 5.0
 TRY_AGAIN_S = 1.0
-"""While something is wrong."""
-_PAUSES = 9  # Pauses as long as the last attempt, which costs a database as much as a thousand scans.
+"""The interval while a check fails."""
+_PAUSES = 9  # The pause in multiples of the last check's duration, which costs the database as much as a thousand scans.
 _PAUSE_S_MAX = 10.0
 _ENVELOPES = 4
-_WRITES = ("try_log", "try_keyed", "empty_room", "try_room")
+_WRITES = ("try_log", "try_keyed", "empty_disk_probe", "fill_disk_probe")
 
 
 class Refusable(Protocol):
-    """The ledger, as far as it may be told that what the database refused is worth another try."""
+    """The part of the ledger that the checks use: its current problem, and a hint that refused writes may succeed again."""
 
     @property
     def trouble(self) -> str | None: ...
@@ -37,7 +37,7 @@ class Refusable(Protocol):
 
 
 class Fitness:
-    """`keep` tries every few seconds."""
+    """`run` checks every few seconds."""
 
     def __init__(self, pool: Any, keks: KeyEncryptionKeys, ledger: Refusable) -> None:
         self._pool = pool
@@ -46,20 +46,21 @@ class Fitness:
         self._sql = load("fitness")
         self.problems: dict[str, str] = {}
         self.lacks_partition = asyncio.Event()
-        """Set when the partition for the present moment was found missing."""
+        """Set when the current partition is missing."""
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
+        """Check until cancelled."""
         while True:
             began = asyncio.get_running_loop().time()
             await self.examine()
             spent_s = asyncio.get_running_loop().time() - began
             again_s = TRY_AGAIN_S if self.problems or self._ledger.trouble is not None else TRY_S
-            if self._ledger.trouble is None:  # what is slow commits, and is not to be kept from it
+            if self._ledger.trouble is None:  # a slow database that commits must not be slowed down further
                 again_s = max(again_s, min(spent_s * _PAUSES, _PAUSE_S_MAX))
             await asyncio.sleep(again_s)
 
     async def examine(self) -> None:
-        """Try everything once. Raises nothing."""
+        """Run all checks once and update `problems`. Never raises."""
         problems = {}
         try:
             async with pooled_connection(self._pool, limits.STATEMENT_TIMEOUT_MS / 1000 * 2) as connection:
@@ -67,7 +68,7 @@ class Fitness:
                 self._ledger.forget_refusal()
                 if not await self._opens_any(connection):
                     problems["keys"] = "key_unavailable"
-        except Exception as error:  # of every kind; readiness says what
+        except Exception as error:  # of any type; readiness reports the reason
             problems["database"] = reason_of(error)
             if db_error_kind(error) is DbErrorKind.NO_PARTITION:
                 self.lacks_partition.set()
@@ -89,7 +90,7 @@ class Fitness:
                 await transaction.rollback()
 
     async def _opens_any(self, connection: Any) -> bool:
-        """Do the keys open one of a few envelopes? True if there are none."""
+        """Whether the keys open at least one of a few envelopes; True if there are none."""
         rows = await connection.fetch(self._sql["envelopes"], _ENVELOPES)
         await self._keks.look_for({row["kek_id"] for row in rows})
         return not rows or any(self._opens(row) for row in rows)

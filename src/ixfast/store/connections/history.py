@@ -1,11 +1,11 @@
-"""Which history of the database a worker follows.
+"""The history of the database that a worker follows: a system identifier and a timeline.
 
-A failover to a standby that was behind, or a restore, makes another history: numbers that were given out come again and mean
-something else. What a worker remembers is true in one history only. The catalogue's follower decides which one that is and
-forgets everything when it changes; ledger sessions are used only if they lead to that one.
+A failover to a standby that lagged, or a restore, starts another history, in which the same ids and generations are given
+out again with other meanings. Everything that a worker caches is valid in one history only. The catalogue's change follower
+decides which history is followed and clears the caches when it changes; ledger sessions are used only if they lead to it.
 
-It is never followed back to an earlier timeline of the same system: a primary that was lost in a failover and comes back where
-everybody looks for it still accepts writes, and knows nothing of what has passed and was switched off since.
+A worker never goes back to an earlier timeline of the same system. A failed primary that returns at its old address still
+accepts writes, but lacks the passes and deactivations since the failover.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ixfast.errors import IxfastError
 
 
 class HistoryChangedError(IxfastError):
-    """The connection leads to another history of the database than the one that is followed."""
+    """The connection leads to another history of the database than the followed one."""
 
 
 class History:
-    """`followed` is a system identifier and a timeline; None before the database was first read."""
+    """`followed` is "system identifier/timeline"; None until the database was first read."""
 
     def __init__(self) -> None:
         self.followed: str | None = None
@@ -28,35 +28,37 @@ class History:
         self._followers: list[Callable[[str], None]] = []
 
     def on_suspicion(self, look: Callable[[], None]) -> None:
-        """Have `look` called when something does not fit the history that is followed."""
+        """Call `look` when something contradicts the followed history."""
         self._look = look
 
     def on_change(self, changed: Callable[[str], None]) -> None:
-        """Have `changed` called with each history that is followed from then on."""
+        """Call `changed` with each history that is followed from now on."""
         self._followers.append(changed)
 
     def suspect(self) -> None:
+        """Have the follower check the history at once."""
         self._look()
 
     def follow(self, history: str) -> None:
+        """Follow `history`, and notify everyone registered by `on_change`."""
         self.followed = history
         for changed in self._followers:
             changed(history)
 
     def check(self, history: str) -> None:
-        """Raise HistoryChangedError if `history` is not the one that is followed, and have the follower look at once."""
+        """Raise HistoryChangedError if `history` is not the followed one, and have the follower check at once."""
         if self.followed is not None and history != self.followed:
             self._look()
             raise HistoryChangedError
 
     def check_not_behind(self, history: str) -> None:
-        """Raise HistoryChangedError if `history` is an earlier timeline of the system that is followed."""
+        """Raise HistoryChangedError if `history` is an earlier timeline of the followed system."""
         if self.followed is None:
             return
         system, _, timeline = history.partition("/")
         followed_system, _, followed_timeline = self.followed.partition("/")
         if system == followed_system and timeline < followed_timeline:  # eight hexadecimal digits each
             raise HistoryChangedError(
-                f"A server with the earlier timeline {timeline} accepts writes, although {followed_timeline} is followed. "
-                "Stop it; or, if an old backup was restored on purpose, restart ixfast."
+                f"A server on the earlier timeline {timeline} accepts writes, but ixfast follows timeline {followed_timeline}. "
+                "Stop that server. If an old backup was restored on purpose, restart ixfast."
             )

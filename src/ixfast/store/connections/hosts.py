@@ -1,7 +1,7 @@
-"""Connecting to whichever of several hosts accepts writes, though another one is silent.
+"""Connects to the host that accepts writes, out of several in a connection string.
 
-A driver that is given several hosts and one time for all of them waits all that time for the first one: a host that was powered
-off refuses nothing and answers nothing. So each host has a time of its own, and the one that answered last is asked first.
+The driver applies one timeout to all hosts together. If the first is powered off, it neither accepts nor refuses, and uses up
+all of that time. Therefore each host gets a timeout of its own, and the host that answered last is tried first.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
-_last: dict[str, str] = {}
-"""By connection string, the host's own one that was reached last."""
+_last_reached: dict[str, str] = {}
+"""By connection string, the single-host connection string that was connected last."""
 
 
 def each_host(dsn: str) -> list[str]:
-    """A connection string for each host of `dsn`, in its order; `dsn` itself if it names one or none, or cannot be read."""
+    """A connection string for each host of `dsn`, in its order; `dsn` itself if it names at most one or is malformed."""
     try:
         parts = urlsplit(dsn)
         query = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
     except ValueError:
-        return [dsn]  # the driver says what is wrong with it
-    user, at, places = parts.netloc.rpartition("@")
-    if "," in places:
-        return [urlunsplit(parts._replace(netloc=f"{user}{at}{place}")) for place in places.split(",")]
+        return [dsn]  # the driver reports what is wrong with it
+    user, at, addresses = parts.netloc.rpartition("@")
+    if "," in addresses:
+        return [urlunsplit(parts._replace(netloc=f"{user}{at}{address}")) for address in addresses.split(",")]
     names = query.get("host", "").split(",")
     if len(names) == 1:
         return [dsn]
@@ -39,10 +39,13 @@ def each_host(dsn: str) -> list[str]:
 
 
 async def connect(dsn: str, patience_s: float, **options: Any) -> Any:
-    """A connection to the first host that accepts writes; each is given `patience_s`. Raises what the driver raises, of several
-    errors one that a server gave rather than the silence of another."""
+    """Connect to the first host that accepts writes, with a timeout of `patience_s` for each.
+
+    Raises the driver's error. If several hosts fail, an error that a server reported takes precedence over OSError and
+    TimeoutError.
+    """
     hosts = each_host(dsn)
-    last = _last.get(dsn)
+    last = _last_reached.get(dsn)
     if last in hosts:
         hosts.remove(last)
         hosts.insert(0, last)
@@ -52,10 +55,10 @@ async def connect(dsn: str, patience_s: float, **options: Any) -> Any:
             async with asyncio.timeout(patience_s):
                 connection = await asyncpg.connect(host, timeout=patience_s, target_session_attrs="read-write", **options)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-            if failure is None or isinstance(failure, OSError):  # TimeoutError is one, too
+            if failure is None or isinstance(failure, OSError):  # includes TimeoutError
                 failure = error
         else:
-            _last[dsn] = host
+            _last_reached[dsn] = host
             return connection
     assert failure is not None
     raise failure

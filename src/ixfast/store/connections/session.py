@@ -54,7 +54,7 @@ async def connect(dsn: str, **settings: str) -> Any:
             raise
         return connection
 
-    return await dialling.line().open(dial)
+    return await dialling.connect_queue().open(dial)
 
 
 async def fix_durability(connection: Any) -> None:

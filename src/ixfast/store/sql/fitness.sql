@@ -1,20 +1,20 @@
 -- name: try_log
--- What a pass writes beside its counter; rolled back.
+-- What a pass writes in addition to its counter. Rolled back.
 INSERT INTO scan_log (at, scan_id, tag_id, position, verdict) VALUES (now(), 0, 0, NULL, 'p');
 
 -- name: try_keyed
 INSERT INTO keyed_scan (at, scan_id, tag_id, position, previous_position, scan_count) VALUES (now(), 0, 0, -1, 0, 0);
 
--- name: empty_room
--- A file of its own for what comes next, so that it has to be given new pages.
+-- name: empty_disk_probe
+-- Gives the table a new file, so that the next statement has to allocate new pages.
 TRUNCATE room_probe;
 
--- name: try_room
--- 64 kB.
+-- name: fill_disk_probe
+-- Writes 64 kB.
 INSERT INTO room_probe SELECT repeat('x', 2000) FROM generate_series(1, 32);
 
 -- name: envelopes
--- A few of the oldest and newest envelopes of each kind. $1 how many of each.
+-- A few of the oldest and newest envelopes of each kind. $1 number of each.
 (SELECT t.account_id, k.tag_id, k.slot, k.version, k.kek_id, k.wrapped
  FROM tag_key AS k JOIN tag AS t ON t.tag_id = k.tag_id ORDER BY k.tag_id, k.slot, k.version LIMIT $1)
 UNION ALL
