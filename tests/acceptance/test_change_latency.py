@@ -64,7 +64,7 @@ class Load:
             await asyncio.gather(*tasks)
 
 
-class ManagementDispatcher:
+class Manager:
     """Changes everything, and back; `acted_at` is when the act on a tag returned."""
 
     def __init__(self, server: Served) -> None:
@@ -97,12 +97,12 @@ class ManagementDispatcher:
 AFTER = {"ruled": "Welcome", "off": "batch_inactive", "keyed": "Fail"}
 
 
-def lasted(load: Load, office: ManagementDispatcher, promised_s: float, after: dict[str, str]) -> dict[str, float]:
+def lasted(load: Load, manager: Manager, promised_s: float, after: dict[str, str]) -> dict[str, float]:
     """How long the last old answer came after the act, in seconds by account; none was asked for later than promised."""
     found: dict[str, float] = {}
     for place, seen in load.seen.items():
         account = place[0]
-        since = [(each.sent_at - office.acted_at[place], each.text) for each in seen]
+        since = [(each.sent_at - manager.acted_at[place], each.text) for each in seen]
         old = [moment for moment, text in since if text == "Pass"]
         late = {text for moment, text in since if moment > promised_s}
         assert old, "the load was not under way"
@@ -132,14 +132,14 @@ def fleets(postgres: Any, template: str, tmp_path: Path) -> Iterator[Served]:
 
 
 async def test_changes_that_are_told(fleets: Served) -> None:
-    office, load = ManagementDispatcher(fleets), Load(fleets)
-    await load.during(office.change, 1.0)
-    tell("told", load, lasted(load, office, 1.0, AFTER))
+    manager, load = Manager(fleets), Load(fleets)
+    await load.during(manager.change, 1.0)
+    tell("told", load, lasted(load, manager, 1.0, AFTER))
 
 
 async def test_changes_that_are_not_told(fleets: Served) -> None:
     """Whoever listens for changes is cut off at once, again and again: they are asked for every second."""
-    office, load = ManagementDispatcher(fleets), Load(fleets)
+    manager, load = Manager(fleets), Load(fleets)
     connection = await asyncpg.connect(fleets.dsn)
     deaf = asyncio.Event()
     cut = 0
@@ -156,25 +156,25 @@ async def test_changes_that_are_not_told(fleets: Served) -> None:
     deafening = asyncio.create_task(deafen())
     try:
         await asyncio.wait_for(deaf.wait(), 20.0)
-        await load.during(office.change, 10.0)
+        await load.during(manager.change, 10.0)
     finally:
         deafening.cancel()
         await asyncio.gather(deafening, return_exceptions=True)
         await connection.close()
     assert cut >= 2 * 5  # both workers came back to listen, every second or so
-    tell("not told", load, lasted(load, office, 10.0, AFTER))
+    tell("not told", load, lasted(load, manager, 10.0, AFTER))
 
 
 async def test_changes_that_cannot_be_asked_for(fleets: Served) -> None:
     """The server may not read them: nothing passes after 10 s. This is also the control, in which old answers do last."""
-    office, load = ManagementDispatcher(fleets), Load(fleets)
+    manager, load = Manager(fleets), Load(fleets)
 
     async def change() -> None:
         fleets.in_database(lambda connection: connection.execute("REVOKE SELECT ON catalogue_change FROM current_user"))
-        await office.change()
+        await manager.change()
 
     await load.during(change, 10.0)
-    found = lasted(load, office, 10.0, dict.fromkeys(AFTER, "unavailable"))
+    found = lasted(load, manager, 10.0, dict.fromkeys(AFTER, "unavailable"))
     tell("not to be asked for", load, found)
     fleets.in_database(lambda connection: connection.execute("GRANT SELECT ON catalogue_change TO current_user"))
     await eventually(lambda: fleets.all_ready, 10.0)

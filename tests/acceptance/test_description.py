@@ -55,7 +55,7 @@ async def furnish(connection: Any) -> str:
     return await edits.create_api_key(connection, account_id, list(edits.SCOPES))
 
 
-class ManagementDispatcher:
+class Manager:
     """A server with the tokens of its account, and requests to both of its listeners."""
 
     def __init__(self, server: Served) -> None:
@@ -103,13 +103,13 @@ class ManagementDispatcher:
 
 
 @pytest.fixture(scope="module")
-def office(postgres: Any, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagementDispatcher]:
+def manager(postgres: Any, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
     home: Path = tmp_path_factory.mktemp("server")
     with own_database(postgres, template) as dsn, Served(home, dsn=dsn, workers=1, deadline_ms=20_000) as server:
         server.provision(FLEET)
-        office = ManagementDispatcher(server)
-        with office.session:
-            yield office
+        manager = Manager(server)
+        with manager.session:
+            yield manager
 
 
 def path_of(path: str, objects: dict[str, Any]) -> dict[str, Any]:
@@ -186,15 +186,15 @@ def is_asked(path: str, method: str, mode: GenerationMode) -> bool:
         if is_asked(path, method, mode)
     ],
 )
-def test_what_is_described_is_answered(office: ManagementDispatcher, path: str, method: str, mode: GenerationMode) -> None:
-    operation = office.schema[path][method]
+def test_what_is_described_is_answered(manager: Manager, path: str, method: str, mode: GenerationMode) -> None:
+    operation = manager.schema[path][method]
     public = "8480" in str(DESCRIBED["paths"][path][method].get("servers"))
-    base_url = office.server.base_url if public else office.server.private_url
-    objects = office.shared if method in ("get", "head", "options") else office.objects(empty=method == "delete")
+    base_url = manager.server.base_url if public else manager.server.private_url
+    objects = manager.shared if method in ("get", "head", "options") else manager.objects(empty=method == "delete")
     anything = operation.as_strategy(mode, feedback=NO_FEEDBACK)
     existing = path_of(path, objects)
     own = operation.as_strategy(mode, path_parameters=existing, feedback=NO_FEEDBACK) if existing else anything
-    statuses = office.statuses[path, method, mode.value]
+    statuses = manager.statuses[path, method, mode.value]
 
     @given(drawn=st.tuples(anything, own))
     @settings(
@@ -206,7 +206,7 @@ def test_what_is_described_is_answered(office: ManagementDispatcher, path: str, 
         case = drawn[eased]
         if eased and mode is GenerationMode.POSITIVE:
             ease(case, path, objects)
-        response = case.call(base_url, office.session, {"X-API-Key": office.token})
+        response = case.call(base_url, manager.session, {"X-API-Key": manager.token})
         statuses.append(response.status_code)
         case.validate_response(response, checks=CHECKS)
 
@@ -224,34 +224,34 @@ def test_what_is_described_is_answered(office: ManagementDispatcher, path: str, 
     ],
     ids=["status", "content", "schema"],
 )
-def test_a_wrong_description_is_found_out(office: ManagementDispatcher, mend: Callable[[Any], None]) -> None:
+def test_a_wrong_description_is_found_out(manager: Manager, mend: Callable[[Any], None]) -> None:
     """The control: an answer that is not as described fails."""
     wrong = copy.deepcopy(DESCRIBED)
     mend(wrong["paths"]["/v2/folders/{id}"]["get"])
     for document, expected in ((DESCRIBED, contextlib.nullcontext()), (wrong, pytest.raises(FailureGroup))):
         operation = schemathesis.openapi.from_dict(document)["/v2/folders/{id}"]["get"]
         case = operation.Case(path_parameters={"id": 1 << 40})
-        response = case.call(office.server.private_url, office.session, {"X-API-Key": office.token})
+        response = case.call(manager.server.private_url, manager.session, {"X-API-Key": manager.token})
         assert response.status_code == 404
         with expected:
             case.validate_response(response, checks=CHECKS)
 
 
-def test_answers_of_every_verdict_are_as_described(office: ManagementDispatcher) -> None:
-    office.objects()
+def test_answers_of_every_verdict_are_as_described(manager: Manager) -> None:
+    manager.objects()
     answer = schemathesis.openapi.from_dict(DESCRIBED)["/v2/scans"]["post"]
     first = {"url": FLEET[0].tap_at(1)}
     bodies: list[tuple[str, Any]] = [("genuine", first), ("replayed", first), ("unknown", {"xuid": "nosuchtag"})]
     bodies += [("incomplete", {"xuid": FLEET.xuid(1)}), ("forged", {"xuid": FLEET.xuid(1), "counter": 1, "code": "0" * 16})]
-    inactive = office.objects()["tags"]
-    headers = {"X-API-Key": office.token}
-    office.session.patch(f"{office.server.private_url}/v2/tags/{inactive}", json={"active": False}, headers=headers)
+    inactive = manager.objects()["tags"]
+    headers = {"X-API-Key": manager.token}
+    manager.session.patch(f"{manager.server.private_url}/v2/tags/{inactive}", json={"active": False}, headers=headers)
     bodies.append(("inactive", {"xuid": inactive}))
-    group = office.make("/v2/groups", {"folder_id": office.shared["folders"], "name": "Plain"})["id"]
-    bodies.append(("plain", {"xuid": office.make("/v2/tags", {"group_id": group})["xuid"]}))
+    group = manager.make("/v2/groups", {"folder_id": manager.shared["folders"], "name": "Plain"})["id"]
+    bodies.append(("plain", {"xuid": manager.make("/v2/tags", {"group_id": group})["xuid"]}))
     for verdict, body in bodies:
         case = answer.Case(body=body, media_type="application/json")
-        response = case.call(office.server.base_url, office.session, headers)
+        response = case.call(manager.server.base_url, manager.session, headers)
         case.validate_response(response, checks=CHECKS)
         assert response.json()["verdict"] == verdict
 
