@@ -15,9 +15,10 @@ from support.ledger_kit import ADVANCED, REPEATED, REPLAYED, Truth, open_ledger,
 from support.stepped_clock import SteppedClock, stepped_clock
 from support.tcp_proxy import TcpProxy
 
+from ixfast.domain.decision import CounterState
 from ixfast.domain.scan import Scan
 from ixfast.embedded import EmbeddedPostgres
-from ixfast.store.ledger.ledger_database import CounterState, PostgresLedgerDatabase
+from ixfast.store.ledger.ledger_database import PostgresLedgerDatabase
 from ixfast.store.migrate import migrate
 
 TAGS = 50

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from ixfast.domain.decision import CounterState, KeyedScan
 from ixfast.store.catalogue.change_source import ChangeRow, Reading
-from ixfast.store.ledger.ledger_database import CounterState, KeyedScan
 
 from . import catalogue_queries, statements
 from .database import Server

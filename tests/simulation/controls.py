@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ixfast.domain.decision import CounterState, Finding
 from ixfast.domain.records import TagRecord
 from ixfast.domain.scan import Outcome, Scan
 from ixfast.store.catalogue.catalogue import Catalogue
@@ -16,7 +17,6 @@ from ixfast.store.connections.database_clock import DatabaseClock
 from ixfast.store.db_errors import DbErrorKind, db_error_kind
 from ixfast.store.ledger.committer import Committer
 from ixfast.store.ledger.ledger import Ledger
-from ixfast.store.ledger.ledger_database import CounterState
 from ixfast.store.ledger.state_reader import StateReader
 
 from .adapters import LedgerDatabase
@@ -41,7 +41,7 @@ def _ledger_with(reader: Callable[..., Any] = StateReader, committer: Callable[.
 
 
 class _AgeAloneReader(StateReader):
-    def _decide_newest(self, scan: Scan, state: CounterState) -> None:
+    def _decide_newest(self, scan: Scan, state: CounterState, finding: Finding) -> None:
         assert scan.record is not None
         inside = state.age_ms < scan.record.group.retry_window_ms
         self._settler.decided(scan, Outcome.REPEATED if inside else Outcome.REPLAYED)

@@ -13,10 +13,10 @@ from support import eventually
 from support.ledger_kit import ADVANCED, REPEATED, REPLAYED, LedgerKit, word
 
 from ixfast import limits
+from ixfast.domain.decision import CounterState, KeyedScan
 from ixfast.domain.scan import KEYED_FROM, Outcome, Scan
 from ixfast.meters import LEDGER_BROKEN, Meters
 from ixfast.store.connections.database_clock import DatabaseClock
-from ixfast.store.ledger.ledger_database import CounterState, KeyedScan
 from ixfast.store.ledger.state_reader import StateReader
 
 DEADLINE_S = 0.4

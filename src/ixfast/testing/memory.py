@@ -1,7 +1,8 @@
-"""A catalogue and a ledger in memory: tests, simulations and benchmarks drive the real `Engine` with them, without a database.
+"""A catalogue and a ledger in memory, for tests and benchmarks that drive the real `Engine` without a database.
 
-They say what `store.catalogue.Catalogue` and `store.ledger.Ledger` say, but at once, inside the call. They are no truth:
-nothing is durable or shared, so nothing that serves taps may use them.
+They give the same answers as `store.catalogue.Catalogue` and `store.ledger.Ledger`, but immediately, inside the call. What a scan
+means is decided by the same function, `domain.decision.decide`. Nothing is durable or shared, so nothing that serves taps may
+use them.
 
     catalogue = MemoryCatalogue()
     group = catalogue.add_group("acme", compile_profile(preset("ixkio-plain")))
@@ -14,27 +15,31 @@ nothing is durable or shared, so nothing that serves taps may use them.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ixfast.chips import CompiledProfile
 from ixfast.domain import references
+from ixfast.domain.decision import ERRORS, OUTCOMES, CounterState, Finding, KeyedScan, decide, submission_of
 from ixfast.domain.model import Key
 from ixfast.domain.records import Account, ApiKey, Batch, Group, TagRecord
-from ixfast.domain.scan import COUNTED_ONLY, KEYED_FROM, Outcome, Scan
+from ixfast.domain.scan import KEYED_FROM, Outcome, Scan
 from ixfast.responses.response_set import ResponseSet
 from ixfast.rules import AUTHENTICATION_PASS, RuleSet
 
 LOG_ROWS_MAX = 100_000
-"""Passes, and refusals, that a `MemoryLedger` remembers; the newest stay."""
+"""How many passes, and how many refusals, a `MemoryLedger` keeps; the oldest are dropped."""
+
+_NEVER_AGE_MS = 1 << 62  # longer than any retry window
 
 
 class MemoryCatalogue:
-    """Tags and API keys. A tag is found from its first `fetch` on, as in a cache that begins empty.
+    """Tags and API keys. `find` returns a tag only after a first `fetch`, like a cache that starts empty.
 
-    `trouble` is the reason for which every look-up fails now; `stale` that for which nothing may pass.
+    If `trouble` is set, every look-up fails with it as the reason; if `stale` is set, nothing may pass.
     """
 
     def __init__(self) -> None:
@@ -61,7 +66,10 @@ class MemoryCatalogue:
         rules: RuleSet = AUTHENTICATION_PASS,
         retry_window_s: int = 0,
     ) -> Group:
-        """A group of the account `aid`, which is made open if there is none. Without a profile it authenticates nothing."""
+        """Add a group to the account `aid`, which is created as an open one if it does not exist.
+
+        A group without a profile authenticates nothing.
+        """
         return Group(
             self._next_id(),
             name,
@@ -86,7 +94,7 @@ class MemoryCatalogue:
         batch: Batch | None = None,
         name: str | None = None,
     ) -> TagRecord:
-        """A tag, found by its code and, if it has them, by CUID and UID."""
+        """Add a tag. It is found by its code and, if it has them, by CUID and UID."""
         record = TagRecord(
             self._next_id(),
             xuid.encode(),
@@ -109,7 +117,7 @@ class MemoryCatalogue:
     def add_api_key(
         self, aid: str, token_sha256: bytes, *, scopes: tuple[str, ...] = ("scan",), expires_at: float | None = None
     ) -> ApiKey:
-        """An API key of an account; `expires_at` is Unix time in seconds."""
+        """Add an API key to an account. `token_sha256` has 32 bytes, `expires_at` is Unix time in seconds."""
         account = self._accounts[aid]
         api_key = ApiKey(self._next_id(), account.account_id, aid, frozenset(scopes), "", expires_at)
         self._records[references.by_token(token_sha256)] = api_key
@@ -146,38 +154,28 @@ class _Counter:
     def __init__(self) -> None:
         self.scan_count = 0
         self.last_scan_id = 0
-        self.last_at = float("-inf")
+        self.last_at: float | None = None  # None: nothing was accepted yet
         self.last_position = 0
         self.previous_position = 0
 
 
-class _Keyed(NamedTuple):
-    """A row of `keyed_scan`."""
-
-    tag_id: int
-    position: int
-    previous_position: int
-    scan_count: int
-    at: float
-
-
 class MemoryLedger:
-    """Counters by tag id. `clock` tells seconds; `passes` and `refusals` are the scan log.
+    """Counters by tag id. `clock` returns seconds; `passes` and `refusals` are the scan log.
 
-    `trouble` is the reason for which every scan ends with 503 now.
+    If `trouble` is set, every scan ends with 503 and it as the reason.
     """
 
     def __init__(self, settled: Callable[[Scan], None], *, clock: Callable[[], float] = time.monotonic) -> None:
         self.trouble: str | None = None
         self.passes: deque[tuple[int, int, int]] = deque(maxlen=LOG_ROWS_MAX)  # tag id, scan id, position
-        self.keyed: dict[int, _Keyed] = {}  # first answers, by scan id
+        self.keyed: dict[int, KeyedScan] = {}  # first answers, by scan id
         self.refusals: deque[tuple[int, int, int, str]] = deque(maxlen=LOG_ROWS_MAX)  # the same, and the verdict
         self._settled = settled
         self._clock = clock
         self._counters: dict[int, _Counter] = {}
 
     def add(self, record: TagRecord) -> None:
-        """Make the tag's counter, without which its scans end with 503."""
+        """Add a counter for the tag. Without one, its scans end with 503."""
         self._counters[record.tag_id] = _Counter()
 
     def submit(self, scan: Scan) -> None:
@@ -198,7 +196,8 @@ class MemoryLedger:
         scan.previous_position = counter.previous_position
         scan.scan_count = counter.scan_count
         if scan.scan_id >= KEYED_FROM:
-            self.keyed[scan.scan_id] = _Keyed(scan.tag_id, position, scan.previous_position, scan.scan_count, time.time())
+            first = KeyedScan(scan.scan_id, scan.tag_id, position, scan.previous_position, scan.scan_count, time.time())
+            self.keyed[scan.scan_id] = first
             if len(self.keyed) > LOG_ROWS_MAX:
                 del self.keyed[next(iter(self.keyed))]
         self._pass(scan)
@@ -214,51 +213,52 @@ class MemoryLedger:
 
     def _counter_of(self, scan: Scan) -> _Counter | None:
         counter = self._counters.get(scan.tag_id)
-        if self.trouble is not None or counter is None:
-            scan.error = "unavailable"
-            scan.error_detail = self.trouble or "counter_missing"
-            self._settled(scan)
+        if self.trouble is not None:
+            self._fail(scan, "unavailable", self.trouble)
             return None
+        if counter is None:
+            self._fail(scan, *ERRORS[Finding.MISSING])
         return counter
 
     def _decide(self, scan: Scan, counter: _Counter) -> None:
-        """By the state that stands, consuming nothing: `store.ledger.Ledger` reads it and says the same."""
-        record, extras, position = scan.record, scan.extras, scan.position
-        assert record is not None
-        last = counter.last_position
-        record.floor = max(record.floor, last)
-        scan.scan_count = counter.scan_count
-        scan.previous_position = counter.previous_position if last == position else last
+        """Decide the scan by its tag's state, consuming nothing."""
         first = self.keyed.get(scan.scan_id)
-        if first is not None:
-            self._answer_again(scan, first)
-        elif counter.last_scan_id == scan.scan_id and position in (last, COUNTED_ONLY):
+        decision = decide(submission_of(scan), self._state(scan.tag_id, counter), () if first is None else (first,))
+        finding = decision.finding
+        scan.previous_position, scan.scan_count = decision.previous_position, decision.scan_count
+        assert scan.record is not None
+        scan.record.floor = max(scan.record.floor, counter.last_position)
+        if finding in ERRORS:
+            self._fail(scan, *ERRORS[finding])
+        elif finding is Finding.ACCEPTED:
+            if decision.first_at is not None:
+                assert scan.extras is not None
+                scan.extras.first_at = decision.first_at
             self._pass(scan)
-        elif extras is not None and extras.peek and not 0 <= position <= last:
-            scan.previous_position = last
-            scan.scan_count += 1
-            scan.outcome = Outcome.ADVANCED
-            self._settled(scan)
         else:
-            repeated = position == last and 0 <= self._clock() - counter.last_at < record.group.retry_window_ms / 1000
-            scan.outcome = Outcome.REPEATED if repeated else Outcome.REPLAYED
+            scan.outcome = OUTCOMES[finding]
             self._settled(scan)
 
-    def _answer_again(self, scan: Scan, first: _Keyed) -> None:
-        """Give the first answer under the scan's key, if it was about this tap."""
-        if (first.tag_id, first.position) != (scan.tag_id, scan.position):
-            scan.error = "idempotency_conflict"
-            self._settled(scan)
-            return
-        assert scan.extras is not None
-        scan.extras.first_at = first.at
-        scan.previous_position = first.previous_position
-        scan.scan_count = first.scan_count
-        self._pass(scan)
+    def _state(self, tag_id: int, counter: _Counter) -> CounterState:
+        age_ms = math.floor((self._clock() - counter.last_at) * 1000) if counter.last_at is not None else _NEVER_AGE_MS
+        return CounterState(
+            tag_id,
+            counter.last_position,
+            counter.previous_position,
+            counter.last_scan_id,
+            counter.scan_count,
+            age_ms,
+            doubtful=False,
+        )
 
     def _pass(self, scan: Scan) -> None:
         scan.outcome = Outcome.ADVANCED
         record = scan.record
         assert record is not None
         record.floor = max(record.floor, scan.position)
+        self._settled(scan)
+
+    def _fail(self, scan: Scan, code: str, reason: str | None) -> None:
+        scan.error = code
+        scan.error_detail = reason
         self._settled(scan)

@@ -1,47 +1,24 @@
-"""What the ledger asks of its database, and how PostgreSQL answers it.
+"""The statements that the ledger needs from its database, and PostgreSQL's implementation of them.
 
-`LedgerDatabase` is the seam at which a simulation takes PostgreSQL's place; the statements are in `sql/ledger.sql`.
+`LedgerDatabase` is the seam at which a simulation replaces PostgreSQL; the statements are in `sql/ledger.sql`. Committing is not
+here: a committer has a `LedgerSession` of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from ixfast.domain.decision import CounterState, KeyedScan
 from ixfast.store.connections.session import LedgerSession, pooled_connection
 from ixfast.store.queries import load
 
-
-class CounterState(NamedTuple):
-    """A tag's durable state. `age_ms` is the database clock's now less the last acceptance, and negative if the clock was
-    stepped back; `doubtful` says that it may be too small for that reason."""
-
-    tag_id: int
-    last_position: int
-    previous_position: int
-    last_scan_id: int
-    scan_count: int
-    age_ms: int
-    doubtful: bool
-
-
-class KeyedScan(NamedTuple):
-    """The first answer under an Idempotency-Key; `at` is the database clock's Unix time in seconds."""
-
-    scan_id: int
-    tag_id: int
-    position: int
-    previous_position: int
-    scan_count: int
-    at: float
-
-
 Refusal = tuple[int, int, int, str]
-"""Scan id, tag id, position (-1 unknown), verdict letter."""
+"""Scan id, tag id, position (-1: not known), verdict letter (`store.verdict_letters`)."""
 
 
 class LedgerDatabase(Protocol):
-    """Every method but `open_session` ends within `time_left_s`, or raises TimeoutError; all raise what the driver raises."""
+    """Every method except `open_session` ends within `time_left_s` or raises TimeoutError; all raise what the driver raises."""
 
     async def open_session(self) -> LedgerSession: ...
     async def clock(self, time_left_s: float) -> float: ...
@@ -55,7 +32,7 @@ class LedgerDatabase(Protocol):
 
 
 class PostgresLedgerDatabase:
-    """Sessions of their own for commits; everything else on connections of the worker's pool."""
+    """Opens a session for each committer; everything else runs on connections of the worker's pool."""
 
     def __init__(self, dsn: str, pool: Any) -> None:
         self._dsn = dsn
@@ -66,27 +43,27 @@ class PostgresLedgerDatabase:
         return await LedgerSession.open(self._dsn)
 
     async def clock(self, time_left_s: float) -> float:
-        """The database's clock, Unix time in seconds."""
+        """The database's clock, as Unix time in seconds."""
         async with pooled_connection(self._pool, time_left_s) as connection:
             return float(await connection.fetchval(self._sql["clock"]))
 
     async def settle(self, time_left_s: float) -> None:
-        """Commit nothing, and wait for that as for a pass: what was seen before is durable then, on synchronous standbys too."""
+        """Commit nothing and wait for it as for a pass: what was visible before is durable then, on synchronous standbys too."""
         async with pooled_connection(self._pool, time_left_s) as connection:
             await connection.execute(self._sql["settle"])
 
     async def states(self, tag_ids: Collection[int], time_left_s: float) -> Sequence[CounterState]:
-        """The states of those tags that have one."""
+        """The counter rows of these tags. A tag without one is left out."""
         return [CounterState(*row) for row in await self._fetch("states", time_left_s, list(tag_ids))]
 
     async def keyed(self, scan_ids: Collection[int], time_left_s: float) -> Sequence[KeyedScan]:
-        """First answers of those scans that have one. Costs the same whatever the log's size: an index leads to each."""
+        """The first answers of those scans that have one. An index leads to each, so the size of the log does not matter."""
         return [KeyedScan(*row) for row in await self._fetch("keyed", time_left_s, list(scan_ids))]
 
     async def logged(
         self, scan_ids: Collection[int], spans: Sequence[tuple[float, float]], time_left_s: float
     ) -> set[tuple[int, int]]:
-        """(tag id, scan id) of those scans that the log has as passes within the spans of the database's clock."""
+        """(tag id, scan id) of those scans that the log has as passes within these spans of the database's clock."""
         earliest, latest = zip(*spans, strict=True)
         return {(row[0], row[1]) for row in await self._fetch("logged", time_left_s, list(scan_ids), earliest, latest)}
 

@@ -1,17 +1,22 @@
 """Reading durable state: the proof behind every scan that did not advance its counter, and the answer to a peek.
 
-Three lanes, each with a queue, a bound and a query under way of its own, so that no kind of scan waits for another:
+What the state means for a scan is decided by `domain.decision.decide`; this module reads the state, in batches, and adds what the
+pure function cannot know: whether an age can be trusted, and whether what was read is durable.
 
-- plain: the tag's counter row says it all;
+Three lanes, each with its own queue, bound and query under way, so that no kind of scan waits for another:
+
+- plain: the tag's counter row is enough;
 - keyed: scans with an Idempotency-Key, whose first answer is looked up by an index;
-- unresolved: scans whose commit was sent and whose reply was lost. If others have overtaken them since, the scan log of just
-  that moment is read.
+- unresolved: scans whose commit was sent and whose reply was lost. If others have overtaken them since, the scan log of that
+  moment is read.
 
-State is read before first answers and the log are: what was applied before the state was read is seen by what is read later.
+Invariants:
 
-A pass that is proven by reading waits for a commit of its own, which carries nothing: a primary that crashed while a commit
-waited for its synchronous standby shows that commit as soon as it is back, and the standby does not have it yet (PostgreSQL
-manual, 27.2.8.3).
+- State is read before first answers and the log: whatever was applied before the state was read is visible to the later reads.
+- A pass that is proven by reading waits for a commit of its own, which carries nothing. A primary that crashed while a commit
+  waited for its synchronous standby shows that commit as soon as it is back, and the standby does not have it yet (PostgreSQL
+  manual, 27.2.8.3).
+- Nothing is consumed. State that cannot be read is a 503, never a verdict.
 """
 
 from __future__ import annotations
@@ -23,24 +28,24 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from ixfast import limits, meters
-from ixfast.domain.scan import COUNTED_ONLY, Outcome, Scan
+from ixfast.domain.decision import ERRORS, OUTCOMES, CounterState, Finding, KeyedScan, decide, submission_of
+from ixfast.domain.scan import Outcome, Scan
 from ixfast.store.connections.database_clock import DatabaseClock
 from ixfast.store.db_errors import reason_of
-from ixfast.store.ledger.ledger_database import CounterState, KeyedScan, LedgerDatabase
+from ixfast.store.ledger.ledger_database import LedgerDatabase
 
 log = logging.getLogger("ixfast.ledger")
 
 _TIME_LEFT_MIN_S = 0.05
 _SWEEP_S = 0.05
-_ADVANCED, _REPEATED, _REPLAYED = Outcome.ADVANCED, Outcome.REPEATED, Outcome.REPLAYED
 
 
 Proven = tuple[Scan, Outcome | None]
-"""A scan with the outcome that reading has proven; None if it has ended already."""
+"""A scan with the outcome that reading has proven; None if the scan has already ended."""
 
 
 class Settler(Protocol):
-    """Whom a decided scan is given back to."""
+    """Receives decided scans."""
 
     def passed(self, scan: Scan) -> None: ...
     def decided(self, scan: Scan, outcome: Outcome) -> None: ...
@@ -50,12 +55,12 @@ class Settler(Protocol):
 class Lane:
     """A queue of scans and the task that empties it, a batch at a time."""
 
-    def __init__(self, reader: StateReader, judge: Callable[[list[Scan], float], Awaitable[None]], room: int) -> None:
+    def __init__(self, reader: StateReader, decide_batch: Callable[[list[Scan], float], Awaitable[None]], capacity: int) -> None:
         self._reader = reader
-        self._judge = judge
-        self._room = room
+        self._decide_batch = decide_batch
+        self._capacity = capacity
         self._waiting: deque[Scan] = deque()
-        self._asked: list[Scan] = []  # what the query under way is about
+        self._batch: list[Scan] = []  # the scans of the query under way
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -63,7 +68,7 @@ class Lane:
         return self._task is None
 
     def add(self, scan: Scan) -> None:
-        if len(self._waiting) >= self._room:
+        if len(self._waiting) >= self._capacity:
             self._reader.fail(scan, "overloaded", "state_queue_full")
             return
         self._waiting.append(scan)
@@ -72,11 +77,11 @@ class Lane:
             self._reader.loop.call_later(_SWEEP_S, self._sweep)
 
     def _sweep(self) -> None:
-        """End the scans whose deadline has passed, while there are any."""
+        """Fail the scans whose deadline has passed. Repeats itself until the lane is idle."""
         if self.idle:
             return
         self._reader.loop.call_later(_SWEEP_S, self._sweep)
-        late = [scan for scan in (*self._asked, *self._waiting) if self._reader.time_left([scan]) <= 0]
+        late = [scan for scan in (*self._batch, *self._waiting) if self._reader.time_left([scan]) <= 0]
         if late:
             self._fail_undecided(late, "unavailable", "deadline")
             self._waiting = deque(filter(_is_undecided, self._waiting))
@@ -89,25 +94,25 @@ class Lane:
             self._task = None
 
     async def _read(self) -> None:
-        """Judge a batch. Of one that took too long only those are failed whose own time is over."""
+        """Decide one batch. If reading took too long, fail only the scans whose own time is over; the others are read again."""
         batch: list[Scan] = []
         while self._waiting and len(batch) < limits.FLOOR_QUERY_TAGS_MAX:
             batch.append(self._waiting.popleft())
-        self._asked = batch
+        self._batch = batch
         try:
-            await self._judge(batch, max(_TIME_LEFT_MIN_S, self._reader.time_left(batch)))
+            await self._decide_batch(batch, max(_TIME_LEFT_MIN_S, self._reader.time_left(batch)))
         except asyncio.CancelledError:
             self._fail_undecided(batch, "draining", "stopped")
             raise
-        except Exception as error:  # of every kind, as in the committer; the answer is 503 and never a verdict
+        except Exception as error:  # any kind, as in the committer: the answer is 503, never a verdict
             reason = reason_of(error)
-            log.warning("durable state of %d scans unread: %s", len(batch), reason)
+            log.warning("durable state of %d scans not read: %s", len(batch), reason)
             undecided = [scan for scan in batch if _is_undecided(scan)]
             late = [s for s in undecided if reason != "deadline" or self._reader.time_left([s]) <= _TIME_LEFT_MIN_S]
             self._fail_undecided(late, "unavailable", reason)
             self._waiting.extendleft(reversed([scan for scan in undecided if _is_undecided(scan)]))
         finally:
-            self._asked = []
+            self._batch = []
 
     def _fail_undecided(self, scans: list[Scan], code: str, reason: str) -> None:
         for scan in scans:
@@ -115,7 +120,7 @@ class Lane:
                 self._reader.fail(scan, code, reason)
 
     async def stop(self) -> None:
-        """Stop at once; scans still here are answered `draining`."""
+        """Stop at once. Scans that are still here fail with `draining`."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -124,7 +129,10 @@ class Lane:
 
 
 class StateReader:
-    """Decides scans by durable state, consuming nothing."""
+    """Decides scans by durable state, consuming nothing.
+
+    `suspect` is called when the state contradicts what was known to be durable: another history of the database may be behind it.
+    """
 
     def __init__(
         self,
@@ -141,11 +149,11 @@ class StateReader:
         self._clock = clock
         self._slots = gauges.slots
         self._deadline_s = deadline_s
-        self._suspect = suspect  # called when the state contradicts what was known: another history may be behind it
+        self._suspect = suspect
         self.loop = asyncio.get_running_loop()
-        self._plain = Lane(self, self._judge_plain, limits.STATE_QUEUE_MAX)
-        self._keyed = Lane(self, self._judge_keyed, limits.KEYED_QUEUE_MAX)
-        self._unresolved = Lane(self, self._judge_unresolved, limits.STATE_QUEUE_MAX)
+        self._plain = Lane(self, self._decide_plain, limits.STATE_QUEUE_MAX)
+        self._keyed = Lane(self, self._decide_keyed, limits.KEYED_QUEUE_MAX)
+        self._unresolved = Lane(self, self._decide_unresolved, limits.STATE_QUEUE_MAX)
 
     @property
     def idle(self) -> bool:
@@ -165,58 +173,41 @@ class StateReader:
             self._plain.add(scan)
 
     def fail(self, scan: Scan, code: str, reason: str | None) -> None:
-        """End a scan without a verdict; one whose reply was lost may have passed, and its caller is told so."""
+        """End a scan without a verdict. One whose reply was lost may have passed, so it gets `outcome_unknown` instead."""
         self._settler.failed(scan, "outcome_unknown" if scan.unresolved else code, reason)
 
     def time_left(self, scans: list[Scan]) -> float:
-        """Seconds until the first of them gives up."""
+        """Seconds until the first of these scans reaches its deadline."""
         return min(scan.arrived for scan in scans) + self._deadline_s - self.loop.time()
 
     async def _states(self, scans: list[Scan], time_left_s: float) -> dict[int, CounterState]:
         self._slots[meters.LEDGER_STATE_READS] += len(scans)
         states = {state.tag_id: state for state in await self._database.states({s.tag_id for s in scans}, time_left_s)}
-        if any(_seems_late(scan, states.get(scan.tag_id)) for scan in scans):
+        if any(_seems_expired(scan, states.get(scan.tag_id)) for scan in scans):
             await self._read_clock(time_left_s)
         return states
 
     async def _read_clock(self, time_left_s: float) -> float:
-        """Look at the database's clock, so that a step before now is known. Returns the moment of the reading."""
+        """Read the database's clock, so that a step before now is noticed. Returns the loop's time of the reading."""
         asked_at = self.loop.time()
         clock = await self._database.clock(time_left_s)
         now = self.loop.time()
         self._clock.note(asked_at, now, clock)
         return now
 
-    async def _judge_plain(self, scans: list[Scan], time_left_s: float) -> None:
+    async def _decide_plain(self, scans: list[Scan], time_left_s: float) -> None:
         states = await self._states(scans, time_left_s)
-        proven = [(scan, self._decide(scan, states.get(scan.tag_id))) for scan in scans]
-        await self._tell(proven, time_left_s)
+        await self._announce([(scan, self._decide(scan, states.get(scan.tag_id))) for scan in scans], time_left_s)
 
-    async def _judge_keyed(self, scans: list[Scan], time_left_s: float) -> None:
+    async def _decide_keyed(self, scans: list[Scan], time_left_s: float) -> None:
         states = await self._states(scans, time_left_s)
         first: defaultdict[int, list[KeyedScan]] = defaultdict(list)
         for keyed in await self._database.keyed({scan.scan_id for scan in scans}, time_left_s):
             first[keyed.scan_id].append(keyed)
-        proven: list[Proven] = []
-        for scan in filter(_is_undecided, scans):
-            answers = first.get(scan.scan_id)
-            outcome = self._decide(scan, states.get(scan.tag_id)) if answers is None else self._answer_again(scan, answers)
-            proven.append((scan, outcome))
-        await self._tell(proven, time_left_s)
+        proven = [(scan, self._decide(scan, states.get(scan.tag_id), first.get(scan.scan_id, ()))) for scan in scans]
+        await self._announce(proven, time_left_s)
 
-    def _answer_again(self, scan: Scan, answers: list[KeyedScan]) -> Outcome | None:
-        """Give the first answer under the scan's key, if it was about this tap."""
-        own = next((a for a in answers if (a.tag_id, a.position) == (scan.tag_id, scan.position)), None)
-        if own is None:
-            self._settler.failed(scan, "idempotency_conflict", None)
-            return None
-        assert scan.extras is not None
-        scan.extras.first_at = own.at
-        scan.previous_position = own.previous_position
-        scan.scan_count = own.scan_count
-        return _ADVANCED
-
-    async def _judge_unresolved(self, scans: list[Scan], time_left_s: float) -> None:
+    async def _decide_unresolved(self, scans: list[Scan], time_left_s: float) -> None:
         states = await self._states(scans, time_left_s)
         overtaken = [s for s in scans if s.tag_id in states and states[s.tag_id].last_position > s.position]
         logged: set[tuple[int, int]] = set()
@@ -224,18 +215,12 @@ class StateReader:
             now = await self._read_clock(time_left_s)
             spans = self._clock.spans(min(scan.arrived for scan in overtaken), now)
             logged = await self._database.logged({scan.scan_id for scan in overtaken}, spans, time_left_s)
-        proven: list[Proven] = []
-        for scan in filter(_is_undecided, scans):
-            if (scan.tag_id, scan.scan_id) in logged:
-                # What it was counted as is known no more; it is told as not known.
-                scan.previous_position = 0
-                scan.scan_count = states[scan.tag_id].scan_count
-                proven.append((scan, _ADVANCED))
-            else:
-                proven.append((scan, self._decide(scan, states.get(scan.tag_id))))
-        await self._tell(proven, time_left_s)
+        proven = [
+            (scan, self._decide(scan, states.get(scan.tag_id), logged=(scan.tag_id, scan.scan_id) in logged)) for scan in scans
+        ]
+        await self._announce(proven, time_left_s)
 
-    async def _tell(self, proven: Sequence[Proven], time_left_s: float) -> None:
+    async def _announce(self, proven: Sequence[Proven], time_left_s: float) -> None:
         """Announce what reading has proven to have passed, once it is durable wherever a commit has to be."""
         passes = [(scan, outcome) for scan, outcome in proven if outcome is not None]
         if passes:
@@ -243,70 +228,77 @@ class StateReader:
         for scan, outcome in passes:
             if not _is_undecided(scan):
                 continue  # its deadline came first
-            if outcome is _ADVANCED:
+            if outcome is Outcome.ADVANCED:
                 self._settler.passed(scan)
             else:
                 self._settler.decided(scan, outcome)
 
-    def _decide(self, scan: Scan, state: CounterState | None) -> Outcome | None:
-        """End the scan, or return the outcome that it has proven; `state` is the tag's durable row, or None if it has none."""
+    def _decide(
+        self, scan: Scan, state: CounterState | None, first_answers: Sequence[KeyedScan] = (), *, logged: bool = False
+    ) -> Outcome | None:
+        """End the scan, or return the outcome that is proven but must be durable before it is announced."""
         if not _is_undecided(scan):
             return None  # its deadline came first
-        if state is None:
-            self._broken(scan, "counter_missing")
-            return None
-        position, last = scan.position, state.last_position
-        scan.scan_count = state.scan_count
-        scan.previous_position = state.previous_position if last == position else last
-        record, extras = scan.record, scan.extras
-        assert record is not None
-        record.floor = max(record.floor, last)
-        if state.last_scan_id == scan.scan_id and position in (last, COUNTED_ONLY):
-            return _ADVANCED
-        if extras is not None and extras.peek and not 0 <= position <= last:
-            scan.previous_position = last
-            scan.scan_count += 1
-            self._settler.decided(scan, _ADVANCED)
-        elif position == last:
-            return self._decide_newest(scan, state)
-        elif 0 <= position < last:
-            self._settler.decided(scan, _REPLAYED)
+        decision = decide(submission_of(scan), state, first_answers, logged=logged)
+        finding = decision.finding
+        scan.previous_position, scan.scan_count = decision.previous_position, decision.scan_count
+        if decision.first_at is not None:
+            assert scan.extras is not None
+            scan.extras.first_at = decision.first_at
+        if state is not None:
+            self._raise_floor(scan, state)
+        if finding is Finding.ACCEPTED:
+            return OUTCOMES[finding]
+        if finding in (Finding.REPEATED, Finding.EXPIRED):
+            assert state is not None
+            return self._decide_newest(scan, state, finding)
+        if finding is Finding.KEY_CONFLICT:
+            self._settler.failed(scan, *ERRORS[finding])
+        elif finding in ERRORS:
+            self._broken(scan, state, finding)
         else:
-            record.floor = last
-            self._suspect()
-            self._broken(scan, "counter_contradicts")
+            self._settler.decided(scan, OUTCOMES[finding])
         return None
 
-    def _decide_newest(self, scan: Scan, state: CounterState) -> Outcome | None:
-        """The newest accepted tap once more: a repeat inside its group's retry window, a replay outside.
+    def _decide_newest(self, scan: Scan, state: CounterState, finding: Finding) -> Outcome | None:
+        """The newest accepted tap once more: a repeat or a replay by its age, if that age can be trusted.
 
-        A window of 0 has no inside, and a negative age is outside every window. If the clock was stepped so that either
-        could be true, there is no answer.
+        If the clock was stepped so that the tap could be on either side of the retry window's end, there is no answer.
         """
         assert scan.record is not None
         window_ms = scan.record.group.retry_window_ms
-        inside = 0 <= state.age_ms < window_ms
         age = state.age_ms / 1000, window_ms / 1000, self.loop.time()
-        if inside and not (state.doubtful or self._clock.may_be_older(*age)):
-            return _REPEATED
-        if inside or (window_ms and self._clock.may_be_younger(*age)):
-            self.fail(scan, "unavailable", "clock_stepped")
-        else:
-            self._settler.decided(scan, _REPLAYED)
+        if finding is Finding.REPEATED:
+            if not (state.doubtful or self._clock.may_be_older(*age)):
+                return OUTCOMES[finding]
+        elif not (window_ms and self._clock.may_be_younger(*age)):
+            self._settler.decided(scan, OUTCOMES[finding])
+            return None
+        self.fail(scan, "unavailable", "clock_stepped")
         return None
 
-    def _broken(self, scan: Scan, reason: str) -> None:
+    def _raise_floor(self, scan: Scan, state: CounterState) -> None:
+        """Remember what is known to be used, so that later replays need not be read again."""
+        assert scan.record is not None
+        scan.record.floor = max(scan.record.floor, state.last_position)
+
+    def _broken(self, scan: Scan, state: CounterState | None, finding: Finding) -> None:
+        code, reason = ERRORS[finding]
+        if finding is Finding.CONTRADICTED:
+            assert scan.record is not None and state is not None
+            scan.record.floor = state.last_position
+            self._suspect()
         self._slots[meters.LEDGER_BROKEN] += 1
         log.error("tag %d: %s", scan.tag_id, reason)
-        self.fail(scan, "unavailable", reason)
+        self.fail(scan, code, reason)
 
 
 def _is_undecided(scan: Scan) -> bool:
     return scan.outcome is Outcome.UNDECIDED and scan.error is None
 
 
-def _seems_late(scan: Scan, state: CounterState | None) -> bool:
-    """Is this the newest accepted tap once more, and outside its group's retry window as far as clocks can be trusted?"""
+def _seems_expired(scan: Scan, state: CounterState | None) -> bool:
+    """Whether this is the newest accepted tap once more, outside its group's retry window by an age not yet checked for steps."""
     if state is None or scan.position != state.last_position or scan.record is None:
         return False
     return 0 < scan.record.group.retry_window_ms <= state.age_ms
