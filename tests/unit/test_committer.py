@@ -1,4 +1,4 @@
-"""What a committer learns of its database."""
+"""The committer, with a database whose statements take no time or are cut short: what it sends, and to whom it answers."""
 
 import asyncio
 from typing import Any
@@ -96,40 +96,6 @@ class Refused:
         self.reasons.append(f"{scan.tag_id} {code}:{reason}")
 
 
-async def test_the_room_follows_a_database_that_became_slow_within_a_second() -> None:
-    """5,000 scans waited for a database that commits 1,000 a second: with a decay of 5 % a statement it took ten seconds."""
-    committer = committer_at(Clock())
-    for _ in range(10):
-        committer._learn_rate(1000, 0.02)
-    assert committer._room == 5000
-    spent_s = 0.0
-    while spent_s < 1.0:
-        committer._learn_rate(250, 0.25)
-        spent_s += 0.25
-    assert committer._room <= limits.LEDGER_ROOM_MIN
-    committer._learn_rate(256, 0.00512)  # it is quick again
-    assert committer._room == 5000
-
-
-async def test_the_room_stays_when_one_statement_is_held_up() -> None:
-    committer = committer_at(Clock())
-    committer._learn_rate(1000, 0.02)
-    committer._learn_rate(1000, 0.1)
-    assert committer._room > 2000
-    committer._learn_rate(1000, 0.02)
-    assert committer._room == 5000
-
-
-async def test_a_very_slow_database_has_room_for_what_it_answers_in_time() -> None:
-    committer = committer_at(Clock())
-    for _ in range(50):
-        committer._learn_rate(100, 1.0)  # 100 scans a second
-    assert committer._room == limits.LEDGER_RATE_ROWS_MIN  # so that the next statement teaches, too
-    for _ in range(50):
-        committer._learn_rate(100, 0.2)
-    assert committer._room == int(1.5 * limits.LEDGER_ROOM_SHARE / 0.002)
-
-
 class CutShort(Quick):
     """A session whose statements take a second and are then ended by the server."""
 
@@ -152,14 +118,14 @@ async def test_a_statement_that_was_cut_short_teaches_and_is_not_sent_again_for_
     session = CutShort(clock)
     committer = committer_at(clock, resolver)
     committer._session = session  # type: ignore[assignment]
-    committer._learn_rate(1000, 0.02)
+    committer._note_statement(1000, 0.02)
     for tag_id in range(SCANS):
         scan = Scan(lambda _: None, b"x", -1, None, None, tag_id, clock.now)
         scan.tag_id, scan.position = tag_id, 1
         committer.submit(scan)
     batch = committer._take()
     await committer._attempt(batch)
-    assert committer._room < 1000
+    assert committer._capacity < 1000
     assert (batch, session.unheld) == ({}, [])
     assert sorted(resolver.reasons) == sorted(f"{tag_id} overloaded:deadline" for tag_id in range(SCANS))
 
@@ -178,19 +144,10 @@ async def test_of_a_statement_that_was_cut_short_those_who_have_time_are_sent_ag
     assert (list(committer._waiting), resolver.reasons) == ([1], [])  # its row was held, as far as is known
 
 
-async def test_a_worker_that_is_late_itself_does_not_take_the_database_for_slow() -> None:
-    committer = committer_at(Clock())
-    committer._learn_rate(1000, 0.02)
-    for _ in range(20):
-        committer._lag_s = 0.3  # so late was the worker with its timers
-        committer._learn_rate(200, 0.304)
-    assert committer._room > 4900
-
-
 async def test_what_cannot_be_answered_in_time_is_not_sent() -> None:
     clock, resolver = Clock(), Refused()
     committer = committer_at(clock, resolver)
-    committer._learn_rate(100, 0.5)
+    committer._note_statement(100, 0.5)
     committer._session = Quick()  # type: ignore[assignment]
     for tag_id, age_s in ((1, 1.2), (2, 0.9), (3, 0.0)):
         scan = Scan(lambda _: None, b"x", -1, None, None, tag_id, clock.now - age_s)

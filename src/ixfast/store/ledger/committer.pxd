@@ -1,4 +1,4 @@
-# A committer's fields where committer.py is compiled.
+# A committer's fields, and its steps for every scan, where committer.py is compiled.
 
 cimport cython
 
@@ -6,16 +6,17 @@ from ixfast.domain.scan cimport Scan
 
 
 cdef class Committer:
-    cdef public object _open_session, _resolver, _meters, _loop, _session, _trouble, _refused, _wake, _task, _sweeper
-    cdef public Py_ssize_t _batch_max, _queue_max, _behind_count, _room
-    cdef public double _deadline_s, _wait_max_s, _row_s, _statement_s, _stalled_at, _sweep_at, _lag_s
+    cdef public object _open_session, _resolver, _meters, _rate, _loop, _session, _no_session_reason, _refusal_reason
+    cdef public object _wake, _task, _sweeper
+    cdef public Py_ssize_t _batch_max, _behind_count, _capacity
+    cdef public double _deadline_s, _abandoned_at, _sweep_at
     cdef public dict _waiting, _behind, _in_flight
     cdef public list _set_aside
     cdef public bint _sent, _traced, _stopped
 
     @cython.locals(waiting=dict, tag_id=object)
     cpdef submit(self, Scan scan)
-    cdef _turn_away(self, Scan scan)
+    cdef _reject(self, Scan scan)
     cdef _queue_behind(self, Scan scan)
 
     @cython.locals(waiting=dict)

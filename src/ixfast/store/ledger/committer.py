@@ -1,12 +1,12 @@
-"""Group commit: one committer makes the scans of its group durable, a statement at a time.
+"""Group commit: a committer makes the scans of its group durable, one statement at a time.
 
 Rules of this class:
 1. One statement is in flight. Scans that arrive meanwhile form the next batch, which leaves as soon as the reply is there.
-2. A tag stands once in a batch. Further scans of it follow behind, in the order of their arrival.
-3. A scan leaves exactly once: settled by a statement's reply, by its deadline, or because there is no room to wait. Room is
-   for what the database has lately committed in `wait_max_s`: more would only grow old, so it is told at once.
+2. A tag occurs once in a batch. Further scans of it queue behind, in the order of their arrival.
+3. A scan leaves exactly once: settled by a statement's reply, failed at its deadline, or refused because the queue is full. The
+   queue holds what the database has lately committed in `wait_max_s` (`CommitRate`): more would only grow old in it.
 4. A batch whose reply was lost is sent again as it was, with the same scan ids, before anything else: the row locks of the
-   first attempt, if it still runs, make the second one wait. Nothing is ever resolved by reading first.
+   first attempt, if it is still running, make the second one wait. Nothing is ever resolved by reading first.
 5. A tag that did not advance is not refused here: its durable state is read (`StateReader`), and that is the proof.
 """
 
@@ -26,14 +26,14 @@ from ixfast.domain.scan import KEYED_FROM, Scan
 from ixfast.store.connections.history import HistoryChangedError
 from ixfast.store.connections.session import LedgerSession
 from ixfast.store.db_errors import DbErrorKind, db_error_kind
+from ixfast.store.ledger.commit_rate import ROUND_CLOCK_S, CommitRate
 from ixfast.store.ledger.resolver import Resolver
 from ixfast.trace import WAIT
 
 log = logging.getLogger("ixfast.ledger")
 
 _SWEEP_S = 0.05
-_ROUND_CLOCK_S = 0.001
-_STALLED_S = 2 * limits.STATEMENT_TIMEOUT_MS / 1000  # A server that runs at all has ended its statement by itself by then.
+_STALLED_S = 2 * limits.STATEMENT_TIMEOUT_MS / 1000  # By then, a server that runs at all has ended the statement itself.
 
 
 class Committer:
@@ -54,27 +54,23 @@ class Committer:
         self._resolver = resolver
         self._meters = gauges
         self._batch_max = batch_max
-        self._queue_max = queue_max
         self._deadline_s = deadline_s
-        self._wait_max_s = wait_max_s
-        self._row_s = 0.0  # seconds a scan of the last large statements; 0: none was seen yet
-        self._stalled_at = 0.0  # since when nobody waits any more for the statement under way; 0: somebody does
+        self._rate = CommitRate(queue_max=queue_max, deadline_s=deadline_s, wait_max_s=wait_max_s)
+        self._capacity = queue_max  # scans that may wait; 0 once stopped
+        self._abandoned_at = 0.0  # since when no scan waits for the statement in flight; 0: at least one does
         self._sweep_at = 0.0  # when the next sweep is due
-        self._lag_s = 0.0  # how late sweeps were at most since the last statement
-        self._statement_s = 0.0  # what the last statement took
-        self._room = queue_max
         self._stopped = False
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, Scan] = {}  # the next batch, by tag id, in order of arrival
-        self._behind: dict[int, deque[Scan]] = {}  # further scans of tags that stand in the next batch
+        self._behind: dict[int, deque[Scan]] = {}  # further scans of tags that are in the next batch
         self._behind_count = 0
         self._in_flight: dict[int, Scan] = {}
         self._set_aside: list[dict[int, Scan]] = []  # halves of the batch in flight that wait for their turn
-        self._traced = False  # a scan that is traced waits, or has waited
+        self._traced = False  # a traced scan is waiting, or was since the last batch
         self._sent = False  # the batch in flight has reached a connection at least once
         self._session: LedgerSession | None = None
-        self._trouble = "database_unreachable"  # why there is no session
-        self._refused: str | None = None  # why the database refused the last statement
+        self._no_session_reason = "database_unreachable"
+        self._refusal_reason: str | None = None  # why the database refused the last statement
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -85,8 +81,9 @@ class Committer:
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
 
     async def stop(self) -> None:
-        """Stop at once; what is still here, or comes later, is answered `draining`. A graceful stop waits for `idle` first."""
-        self._room = 0
+        """Stop at once. Scans that are still here, or come later, fail with `draining`, or with `outcome_unknown` if their
+        statement was sent. For a graceful stop, wait for `idle` first."""
+        self._capacity = 0
         self._stopped = True
         if self._task is not None:
             self._task.cancel()
@@ -110,14 +107,14 @@ class Committer:
 
     @property
     def trouble(self) -> str | None:
-        """Why nothing can be committed now, as far as is known; None if it can."""
-        return self._trouble if self._session is None else self._refused
+        """Why nothing can be committed at present, as far as is known; None if it can."""
+        return self._no_session_reason if self._session is None else self._refusal_reason
 
     def forget_refusal(self) -> None:
-        self._refused = None
+        self._refusal_reason = None
 
     def follow(self, history: str) -> None:
-        """Leave a session that leads to another history of the database; a statement under way there is sent again."""
+        """Drop the session if it leads to another history of the database. A statement in flight there is sent again."""
         if self._session is not None and self._session.history != history:
             self._session.terminate()
 
@@ -126,11 +123,11 @@ class Committer:
         return len(self._waiting) + self._behind_count
 
     def submit(self, scan: Scan) -> None:
-        """Queue a scan; one for which there is no room ends at once."""
+        """Queue a scan. If the queue is full, the scan fails at once."""
         waiting = self._waiting
         tag_id = scan.tag_id
-        if len(waiting) + self._behind_count >= self._room:
-            self._turn_away(scan)
+        if len(waiting) + self._behind_count >= self._capacity:
+            self._reject(scan)
         elif tag_id not in waiting:
             waiting[tag_id] = scan
             if scan.trace is not None:
@@ -141,7 +138,7 @@ class Committer:
         else:
             self._queue_behind(scan)
 
-    def _turn_away(self, scan: Scan) -> None:
+    def _reject(self, scan: Scan) -> None:
         if self._stopped:
             self._resolver.failed(scan, "draining", "stopped")
         else:
@@ -158,26 +155,26 @@ class Committer:
     async def _run(self) -> None:
         while True:
             if not self._waiting and self._session is None:
-                await self._connect()  # so that the next scan need not wait for it, and readiness knows
+                await self._connect()  # so that the next scan need not wait for it, and readiness reflects it
                 continue
             if not self._waiting:
                 self._wake = self._loop.create_future()
                 await self._wake
             self._in_flight = batch = self._take()
             self._sent = False
-            self._stalled_at = 0.0
+            self._abandoned_at = 0.0
             while batch:
                 try:
                     await self._attempt(batch)
-                except Exception:  # a bug of ours: this batch ends without a verdict, the next ones go on
-                    log.exception("a ledger batch broke")
+                except Exception:  # a bug of ours: this batch ends without a verdict, later ones are not affected
+                    log.exception("internal error in a ledger batch")
                     for part in (batch, self._in_flight, *self._set_aside):
                         while part:
                             self._fail(part.popitem()[1], "outcome_unknown" if self._sent else "unavailable", "internal_error")
                     self._set_aside.clear()
 
     def _take(self) -> dict[int, Scan]:
-        """The next batch; those behind its scans move up. Whoever could not be answered in time any more is left out."""
+        """Take the next batch and move up the scans behind it. Scans that could not be answered in time are failed instead."""
         if self._waiting:
             too_old = self._too_old()
             if next(iter(self._waiting.values())).arrived < too_old:
@@ -194,8 +191,8 @@ class Committer:
         return batch
 
     def _too_old(self) -> float:
-        """Whoever arrived before would not be answered in time by a statement that takes as long as the last one."""
-        return self._loop.time() - self._deadline_s + min(self._statement_s, self._deadline_s / 2)
+        """The arrival time before which a scan would miss its deadline if a statement took as long as the last one."""
+        return self._loop.time() - self._deadline_s + min(self._rate.statement_s, self._deadline_s / 2)
 
     def _move_up(self, batch: dict[int, Scan]) -> None:
         for tag_id in [t for t in self._behind if t in batch]:
@@ -210,9 +207,9 @@ class Committer:
                 del self._behind[tag_id]
 
     async def _attempt(self, batch: dict[int, Scan]) -> None:
-        """Send the batch once. What is settled leaves it; what stays is to be sent again."""
+        """Send the batch once. Settled scans leave it; those that stay are sent again."""
         if self._session is not None and self._session.closed:
-            self._drop(self._session, "database_unreachable")  # while idle: nothing was sent, nothing is unknown
+            self._drop(self._session, "database_unreachable")  # while idle: nothing was sent, no outcome is unknown
         session = self._session or await self._connect()
         if session is None or not batch:
             return
@@ -228,47 +225,32 @@ class Committer:
                 rows = await session.advance(*columns)
         except asyncio.CancelledError:
             raise
-        except Exception as error:  # every kind: asyncpg's failures of a broken server share no base class
+        except Exception as error:  # any kind: what asyncpg raises for a broken server has no common base class
             if isinstance(error, asyncpg.QueryCanceledError):
-                self._give_up_late(batch, len(columns[0]), self._loop.time() - round_started)
+                self._note_statement(len(columns[0]), self._loop.time() - round_started)
+                self._fail_late(batch)
             await self._recover(batch, session, error)
             return
-        self._refused = None
+        self._refusal_reason = None
         self._meters.observe_statement(int((perf_counter() - started) * 1e6), len(columns[0]))
-        # By the clock of the loop's rounds: the requests that were read in this round before the reply are not the database's
-        # time. It counts milliseconds, and may have counted none.
-        self._learn_rate(len(columns[0]), max(self._loop.time() - round_started, _ROUND_CLOCK_S))
+        # By the clock of the loop's rounds: reading the requests that came before the reply in this round is not the database's
+        # time. That clock counts milliseconds and may not have advanced at all.
+        self._note_statement(len(columns[0]), max(self._loop.time() - round_started, ROUND_CLOCK_S))
         passed = self._resolver.passed
         for tag_id, previous_position, scan_count in rows:
             scan = batch.pop(tag_id, None)
-            if scan is not None:  # else answered at its deadline
+            if scan is not None:  # otherwise it was failed at its deadline
                 scan.previous_position = previous_position
                 scan.scan_count = scan_count
                 passed(scan)
         self._unproven(batch)
 
-    def _learn_rate(self, rows: int, seconds: float) -> None:
-        """Make room for as many scans as are committed in `wait_max_s` at the best rate of late.
+    def _note_statement(self, rows: int, seconds: float) -> None:
+        self._rate.note_statement(rows, seconds)
+        self._capacity = self._rate.capacity
 
-        The longer a statement took, the more it lowers the rate: a stall of a moment does little, and a database that has
-        become slow is known for it after a few statements.
-        """
-        lag_s, self._lag_s = self._lag_s, 0.0
-        # The reply may have been there for as long as this worker did not come round to its timers.
-        seconds = max(seconds - lag_s, _ROUND_CLOCK_S)
-        self._statement_s = seconds
-        if rows < limits.LEDGER_RATE_ROWS_MIN:
-            return
-        row_s = seconds / rows
-        decay = limits.LEDGER_RATE_DECAY + seconds / self._wait_max_s
-        self._row_s = row_s if not self._row_s else min(row_s, self._row_s * decay)
-        in_time = int(self._deadline_s * limits.LEDGER_ROOM_SHARE / self._row_s)
-        always = min(limits.LEDGER_ROOM_MIN, max(limits.LEDGER_RATE_ROWS_MIN, in_time))
-        self._room = min(self._queue_max, max(always, int(self._wait_max_s / self._row_s)))
-
-    def _give_up_late(self, batch: dict[int, Scan], rows: int, seconds: float) -> None:
-        """End those of a batch that the server cut short, applying nothing, that another statement would not answer in time."""
-        self._learn_rate(rows, seconds)
+    def _fail_late(self, batch: dict[int, Scan]) -> None:
+        """After the server cut a statement short and applied nothing: fail what another statement would not answer in time."""
         too_old = self._too_old()
         for scan in [s for s in batch.values() if s.arrived < too_old]:
             del batch[scan.tag_id]
@@ -285,56 +267,56 @@ class Committer:
             self._resolver.unproven(batch.popitem()[1])
 
     async def _connect(self) -> LedgerSession | None:
-        """A session, or None after a pause if there is none to be had now."""
+        """Open a session. If that fails, wait a little and return None."""
         try:
             self._session = await self._open_session()
         except asyncio.CancelledError:
             raise
         except Exception as error:
-            trouble = db_error_kind(error)
-            reason = "database_unreachable" if trouble is DbErrorKind.LOST else trouble.value
+            kind = db_error_kind(error)
+            reason = "database_unreachable" if kind is DbErrorKind.LOST else kind.value
             if "read-write" in str(error):  # asyncpg's TargetServerAttributeNotMatched has no SQLSTATE
                 reason = DbErrorKind.READ_ONLY.value
             elif isinstance(error, HistoryChangedError):
                 reason = "history_changed"
-            if reason != self._trouble:
+            if reason != self._no_session_reason:
                 log.warning("ledger has no connection: %s", reason)
-            self._trouble = reason
+            self._no_session_reason = reason
             await asyncio.sleep(limits.RECONNECT_DELAY_MS / 1000)
         else:
-            self._trouble = "database_unreachable"
+            self._no_session_reason = "database_unreachable"
         return self._session
 
     async def _recover(self, batch: dict[int, Scan], session: LedgerSession, error: Exception) -> None:
-        trouble = db_error_kind(error)
+        kind = db_error_kind(error)
         slots = self._meters.slots
-        if trouble is DbErrorKind.LOST:
+        if kind is DbErrorKind.LOST:
             slots[meters.LEDGER_LOST] += 1
             for scan in batch.values():
                 scan.unresolved = True
             log.warning("ledger connection lost with %d scans unresolved: %s", len(batch), type(error).__name__)
             self._drop(session, DbErrorKind.LOST.value)
             return
-        if trouble is DbErrorKind.HELD:
+        if kind is DbErrorKind.HELD:
             slots[meters.LEDGER_HELD] += 1
             if batch:
                 await self._attempt_unheld(batch, session)
             return
         slots[meters.LEDGER_FAILURES] += 1
-        self._refused = trouble.value if trouble is not DbErrorKind.BAD_VALUE else None
-        log.error("ledger statement refused: %s (%s)", trouble.value, getattr(error, "sqlstate", None))
-        if trouble is DbErrorKind.READ_ONLY:
-            self._drop(session, trouble.value)  # the batch stays and looks for the writable primary until its deadline
+        self._refusal_reason = kind.value if kind is not DbErrorKind.BAD_VALUE else None
+        log.error("ledger statement refused: %s (%s)", kind.value, getattr(error, "sqlstate", None))
+        if kind is DbErrorKind.READ_ONLY:
+            self._drop(session, kind.value)  # the batch stays and looks for the writable primary until its deadline
             self._sent = any(scan.unresolved for scan in batch.values())
-        elif trouble is DbErrorKind.BAD_VALUE and len(batch) > 1:
+        elif kind is DbErrorKind.BAD_VALUE and len(batch) > 1:
             await self._halve(batch)
         else:
-            if trouble is DbErrorKind.SCHEMA:
-                self._drop(session, trouble.value)
-            self._fail_all(batch, trouble.value)
+            if kind is DbErrorKind.SCHEMA:
+                self._drop(session, kind.value)
+            self._fail_all(batch, kind.value)
 
     async def _halve(self, batch: dict[int, Scan]) -> None:
-        """One value spoils the whole statement: find it without letting the others suffer."""
+        """One bad value fails the whole statement: find it by halving, so that all other scans are answered."""
         scans = list(batch.items())
         batch.clear()
         self._set_aside.append(dict(scans[len(scans) // 2 :]))
@@ -370,7 +352,7 @@ class Committer:
         self._hold_back(batch)
 
     def _hold_back(self, batch: dict[int, Scan]) -> None:
-        """Scans whose rows somebody holds wait for the next round, before those that came after them."""
+        """Requeue scans whose rows are locked by another session, ahead of the scans that arrived after them."""
         while batch:
             tag_id, scan = batch.popitem()
             scan.held_rounds += 1
@@ -388,22 +370,22 @@ class Committer:
             self._fail(batch.popitem()[1], "unavailable", reason)
 
     def _fail(self, scan: Scan, code: str, reason: str) -> None:
-        """End a scan without a verdict; one whose earlier reply was lost may have passed, and its caller is told so."""
+        """End a scan without a verdict. If an earlier reply was lost, it may have passed: it gets `outcome_unknown` instead."""
         self._resolver.failed(scan, "outcome_unknown" if scan.unresolved else code, reason)
 
     def _taken(self) -> list[Scan]:
-        """The scans of the batch in flight, with those of its halves that wait."""
+        """The scans of the batch in flight, including the halves that wait for their turn."""
         return [scan for part in (self._in_flight, *self._set_aside) for scan in part.values()]
 
     def _drop(self, session: LedgerSession, reason: str) -> None:
         session.terminate()
         self._session = None
-        self._trouble = reason
+        self._no_session_reason = reason
 
     def _sweep(self) -> None:
-        """End the scans whose deadline has passed, and a statement that nobody waits for any more."""
+        """Fail the scans whose deadline has passed, and drop a connection whose statement no scan waits for any more."""
         now = self._loop.time()
-        self._lag_s = max(self._lag_s, now - self._sweep_at)
+        self._rate.note_lag(now - self._sweep_at)
         self._sweep_at = now + _SWEEP_S
         self._sweeper = self._loop.call_later(_SWEEP_S, self._sweep)
         too_old = now - self._deadline_s
@@ -412,26 +394,28 @@ class Committer:
             for scan in [s for s in part.values() if s.arrived < too_old]:
                 del part[scan.tag_id]
                 if self._sent:
-                    self._resolver.failed(scan, "outcome_unknown", self._trouble if self._session is None else "deadline")
+                    self._resolver.failed(
+                        scan, "outcome_unknown", self._no_session_reason if self._session is None else "deadline"
+                    )
                 else:
-                    self._fail(scan, "unavailable", self._trouble)
+                    self._fail(scan, "unavailable", self._no_session_reason)
         if self._session is None:
-            self._stalled_at = 0.0
+            self._abandoned_at = 0.0
         elif had_batch and not self._in_flight:
-            self._stalled_at = now
-        elif self._stalled_at and now > self._stalled_at + _STALLED_S:
+            self._abandoned_at = now
+        elif self._abandoned_at and now > self._abandoned_at + _STALLED_S:
             self._drop(self._session, "database_stalled")
-            self._stalled_at = 0.0
+            self._abandoned_at = 0.0
         self._sweep_waiting(too_old)
         if self._wake is not None and self._session is not None and self._session.closed:
-            self._drop(self._session, "database_unreachable")  # while idle: nothing was sent, nothing is unknown
+            self._drop(self._session, "database_unreachable")  # while idle: nothing was sent, no outcome is unknown
             self._wake.set_result(None)
             self._wake = None
         self._meters.slots[meters.LEDGER_WAITING] = self.queued
 
     def _sweep_waiting(self, too_old: float) -> None:
-        code, reason = ("overloaded", "deadline") if self._session is not None else ("unavailable", self._trouble)
-        if self._stalled_at:
+        code, reason = ("overloaded", "deadline") if self._session is not None else ("unavailable", self._no_session_reason)
+        if self._abandoned_at:
             code, reason = "unavailable", "database_stalled"
         for tag_id, queue in list(self._behind.items()):
             while queue and queue[0].arrived < too_old:
@@ -447,7 +431,7 @@ class Committer:
 
 
 def _columns(batch: dict[int, Scan]) -> tuple[list[int], list[int], list[int]]:
-    """The statement's arrays, ascending by tag id: rows are locked in one order by everybody."""
+    """The statement's arrays, in ascending order of tag ids, so that every committer locks rows in the same order."""
     tag_ids = sorted(batch)
     positions: list[int] = []
     scan_ids: list[int] = []

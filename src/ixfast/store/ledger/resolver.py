@@ -1,4 +1,7 @@
-"""Whom a committer tells how its scans ended."""
+"""What a committer needs from the ledger: where its scans go when they leave it.
+
+A seam on purpose: the ledger owns committers, and committers call the ledger back without importing it.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,16 @@ from ixfast.domain.scan import Scan
 
 
 class Resolver(Protocol):
-    """What the committer hands its scans to."""
+    """Receives the scans of a committer. Each scan is passed, unproven or failed exactly once."""
 
     def passed(self, scan: Scan) -> None:
         """The scan advanced its counter, durably."""
 
     def unproven(self, scan: Scan) -> None:
-        """The scan did not advance; why is to be read."""
+        """The scan did not advance its counter; its durable state has to be read."""
 
     def known_replay(self, scan: Scan) -> bool:
-        """Settle the scan if what this worker knows to be durable already refuses it."""
+        """Settle the scan as a replay if this worker already knows that its counter is used. Returns whether it did."""
 
     def failed(self, scan: Scan, code: str, reason: str | None) -> None:
         """The scan ends without a verdict."""
