@@ -21,7 +21,8 @@ from ixfast.domain.scan import Scan
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
 from ixfast.meters import Meters
 from ixfast.store.admin import edits
-from ixfast.store.catalogue.catalogue import Catalogue, change_follower
+from ixfast.store.catalogue import change_follower
+from ixfast.store.catalogue.catalogue import Catalogue
 from ixfast.store.catalogue.change_follower import ChangeFollower
 from ixfast.store.catalogue.change_source import PostgresChangeSource
 from ixfast.store.connections import session

@@ -17,6 +17,7 @@ from ixfast.chips import UNDECIDED_REASONS
 from ixfast.chips.reasons import REASONS
 from ixfast.cli import main
 from ixfast.config import settings
+from ixfast.domain import decision
 from ixfast.domain.model import Verdict
 from ixfast.error_codes import INACTIVE, MANAGEMENT, STATUS
 from ixfast.store.db_errors import DbErrorKind
@@ -99,6 +100,7 @@ def texts_in(node: ast.AST) -> Iterator[str]:
 def unavailable_reasons() -> set[str]:
     """Every reason of an answer without a verdict: what is handed on as one in any room, and the database's troubles."""
     found = {trouble.value for trouble in DbErrorKind} | UNDECIDED_REASONS
+    found.update(reason for code, reason in decision.ERRORS.values() if code == "unavailable" and reason is not None)
     for file in [
         SOURCES / "process" / "worker.py",
         *(file for package in ("pipeline", "store", "http") for file in (SOURCES / package).rglob("*.py")),
@@ -106,14 +108,24 @@ def unavailable_reasons() -> set[str]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call):
                 name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-                if name in ("fail", "failed", "_fail", "_fail_undecided", "_fail_all", "_drop", "_broken", "_be_stale"):
+                if name in (
+                    "fail",
+                    "failed",
+                    "_fail",
+                    "_fail_undecided",
+                    "_fail_all",
+                    "_drop",
+                    "_broken",
+                    "_mark_stale",
+                    "Failure",
+                ):
                     for argument in node.args:
                         found.update(texts_in(argument))
             elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
                 for target in targets:
                     names = {getattr(each, "id", getattr(each, "attr", "")) for each in ast.walk(target)}
-                    if names & {"stale", "_trouble", "reason"}:
+                    if names & {"stale", "_no_session_reason", "reason"}:
                         found.update(texts_in(node.value))
             elif isinstance(node, ast.FunctionDef) and node.name == "_reason":
                 for each in ast.walk(node):

@@ -2,21 +2,20 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
-from ixfast import meters
+from ixfast.domain.records import TagRecord
 from ixfast.domain.scan import Scan
-from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
-from ixfast.store.catalogue import catalogue as module
-from ixfast.store.catalogue.catalogue import Catalogue
+from ixfast.store.catalogue import lookups as module
+from ixfast.store.catalogue.lookups import LookupRounds, RoundResult, Wanted
 
 
 class Rounds(NamedTuple):
-    """A catalogue whose look-ups end when their future does."""
+    """Rounds of which each ends when its future does."""
 
-    catalogue: Catalogue
+    lookups: LookupRounds
     asked: list[list[bytes]]
     answers: list[asyncio.Future[None]]
     found: list[bytes]
@@ -26,25 +25,27 @@ class Rounds(NamedTuple):
 @pytest.fixture
 async def rounds(monkeypatch: pytest.MonkeyPatch) -> Rounds:
     loop = asyncio.get_running_loop()
-    keks = KeyEncryptionKeys([KeyEncryptionKey(bytes(32))])
-    catalogue = Catalogue(None, keks, meters.Meters(), tags_max=10, absent_max=10, deadline_s=1.0)
     asked: list[list[bytes]] = []
     answers: list[asyncio.Future[None]] = []
     found: list[bytes] = []
 
-    async def look_up(wanted: dict[bytes, Any]) -> tuple[dict[bytes, Any], dict[bytes, str]]:
+    async def look_up(wanted: Wanted, time_left_s: float) -> RoundResult:
         asked.append(list(wanted))
         answers.append(loop.create_future())
         await answers[-1]
-        return dict.fromkeys(wanted), {}
+        return RoundResult(dict.fromkeys(wanted), {})
+
+    async def derive_keys(record: TagRecord, revision: int) -> str | None:
+        raise AssertionError("no record awaits its keys")
+
+    lookups = LookupRounds(look_up, derive_keys, deadline_s=1.0)
 
     def miss(ref: bytes) -> None:
         scan = Scan(lambda _scan: None, ref, -1, None, None, 0, loop.time())
-        catalogue.fetch(scan, ref, lambda scan, _record: found.append(scan.ref))
+        lookups.add(scan, ref, lambda scan, _record: found.append(scan.ref))
 
-    monkeypatch.setattr(catalogue, "_look_up", look_up)
     monkeypatch.setattr(module, "_SLOW_ROUND_S", 3600.0)
-    return Rounds(catalogue, asked, answers, found, miss)
+    return Rounds(lookups, asked, answers, found, miss)
 
 
 async def turns(count: int = 5) -> None:
@@ -66,7 +67,7 @@ async def test_a_miss_at_the_moment_when_all_rounds_end_is_looked_up(rounds: Rou
     rounds.answers[-1].set_result(None)
     await turns()
     assert rounds.found == [b"a", b"b", b"c"]
-    assert rounds.catalogue.idle
+    assert rounds.lookups.idle
 
 
 async def test_few_wait_for_the_round_under_way_and_are_asked_for_together(rounds: Rounds) -> None:

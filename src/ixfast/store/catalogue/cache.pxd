@@ -1,4 +1,4 @@
-# Where cache.py is compiled.
+# Fields of the cache, and its methods for every scan, where cache.py is compiled.
 
 cdef class TwoGenerations:
     cdef public dict _young, _old, _dying

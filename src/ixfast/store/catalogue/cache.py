@@ -1,19 +1,19 @@
-"""A bounded cache that forgets what has not been used for a while.
+"""A bounded cache that drops what has not been used for a while.
 
-Two dictionaries: entries are put into the young one; when that is full it becomes the old one, and what the old one still
-holds is forgotten unless it was asked for meanwhile. A hit costs one look-up, there is no list to maintain, and what is
-forgotten goes a few entries at a time, because freeing 250,000 records at once stops the loop for 50 ms.
+It has two dictionaries. New entries go into the young one; when that is full, it becomes the old one, and the entries of the
+previous old one that were not used meanwhile are dropped. A hit costs one look-up, and there is no list to maintain. Dropped
+entries are freed a few at a time, because freeing 250,000 records at once blocks the loop for 50 ms.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-_FORGET_PER_PUT = 3
+_FREED_PER_PUT = 3  # Enough to free one generation before the next one is dropped.
 
 
 class TwoGenerations:
-    """At most about `entries_max` live values by `bytes` key. None is not a value."""
+    """Up to about `entries_max` values by `bytes` key. A value cannot be None."""
 
     __slots__ = ("_dying", "_half", "_old", "_young")
 
@@ -35,22 +35,22 @@ class TwoGenerations:
         return value
 
     def peek(self, key: bytes) -> Any:
-        """The value without taking this for a use."""
+        """The value, without counting this as a use."""
         return self._young.get(key) or self._old.get(key)
 
     def keys(self) -> list[bytes]:
-        """All keys now; a management act, which may take its time."""
+        """A list of all keys. Not for the hot path."""
         return [*self._young, *self._old]
 
     def put(self, key: bytes, value: Any) -> None:
         if key in self._young:
             self._young[key] = value
             return
-        self._old.pop(key, None)  # a key stands in one generation, or an old value would outlive the removal of its successor
+        self._old.pop(key, None)  # a key is in one generation only, or an old value would outlive the removal of its successor
         if len(self._young) >= self._half:
             self._dying, self._old, self._young = self._old, self._young, {}
         dying = self._dying
-        for _ in range(_FORGET_PER_PUT):  # three a put: the dying are gone before the next generation dies
+        for _ in range(_FREED_PER_PUT):
             if not dying:
                 break
             dying.popitem()
@@ -61,5 +61,5 @@ class TwoGenerations:
         return value if value is not None else self._old.pop(key, None)
 
     def clear(self) -> None:
-        """Forget everything; a management act, which may take its time."""
+        """Drop everything at once. Not for the hot path."""
         self._dying, self._young, self._old = {}, {}, {}

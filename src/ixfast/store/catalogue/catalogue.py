@@ -1,11 +1,12 @@
 """The catalogue: tags, API keys and what they inherit, from a bounded cache in front of PostgreSQL.
 
-Misses of one moment are resolved by one round of queries. An absent reference is remembered for a few seconds, within a
-bound, for those who asked: a caller with a token asks within its account, where another account's tag is as absent as one that
-does not exist. It is looked up, not found and remembered in the same way and with the same work, even while it is cached.
+`find` returns what is cached; `fetch` looks up the rest in rounds (`LookupRounds`). An absent reference is remembered for a few
+seconds, within a bound, and only for those who asked: a caller with a token asks within its account, where another account's tag
+is as absent as one that does not exist. Both are looked up, not found and remembered with the same work, even while the other
+account's tag is cached.
 
-A management change drops or renews what it touched (`apply`); a look-up that was under way while a change arrived is answered
-but not remembered, because it may have read the state before.
+A management change drops or renews what it touched (`apply`). A look-up that was under way when a change arrived is answered but
+not cached, because it may have read the state before the change.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
 from ixfast import limits, meters
@@ -23,25 +22,14 @@ from ixfast.domain.records import Account, ApiKey, Group, TagRecord
 from ixfast.domain.scan import Scan
 from ixfast.keys import KeyEncryptionKeys, KeyUnavailableError
 from ixfast.store.catalogue.cache import TwoGenerations
-from ixfast.store.catalogue.record_loader import Loader, Unusable
+from ixfast.store.catalogue.lookups import Failure, Found, LookupRounds, RoundResult, Waiter, Wanted, accounts_asking
+from ixfast.store.catalogue.record_loader import Loader
 from ixfast.store.connections.session import RetainingPool, pooled_connection
-from ixfast.store.db_errors import db_error_kind, reason_of
+from ixfast.store.db_errors import db_error_kind
 
 log = logging.getLogger("ixfast.catalogue")
 
-_CONCURRENT_ROUNDS = 2  # One round's rows are turned into records while the other waits for the database.
-# What misses waits for the round under way and is asked for together with others, since a round costs 0.2 ms however few it is
-# for; unless many wait already, or that round is slow.
-_SECOND_ROUND_FROM = 32
-_SLOW_ROUND_S = 0.01
-_SWEEP_S = 0.05
 _SLICE_TAGS = 5000  # About a millisecond.
-Found = Callable[[Scan, Any], None]
-Waiter = tuple[Scan, Found]
-Wanted = dict[bytes, list[Waiter]]
-DbErrorKind = tuple[
-    str, Unusable | None
-]  # Why a look-up cannot be answered, and the tag of which that is not everybody's business.
 
 
 class Change:
@@ -56,7 +44,7 @@ class Change:
 
 
 class Catalogue:
-    """`find` for what is cached, `fetch` for what is not. `stale` says why nothing may pass now, or is None."""
+    """Records by reference. `stale` is the reason why nothing may pass at present, or None."""
 
     def __init__(
         self,
@@ -70,7 +58,7 @@ class Catalogue:
         loader: Loader | None = None,
     ) -> None:
         self._pool = pool
-        self._kept = RetainingPool(pool)  # for the rounds, which may follow each other a thousand times a second
+        self._kept = RetainingPool(pool)  # for the rounds, of which there may be a thousand a second
         self._meters = gauges
         self._deadline_s = deadline_s
         self._loader = loader or Loader(keks)
@@ -79,24 +67,18 @@ class Catalogue:
         self._api_keys = TwoGenerations(10_000)  # ApiKey
         self._absent = TwoGenerations(absent_max)  # float
         self._accounts: dict[str, tuple[Account, list[Group]]] = {}
-        self._enrolling: frozenset[str] | None = None  # Accounts (AID) with a group that enrols; None: to be asked for
-        self._waiting: Wanted = {}
-        self._waiting_count = 0
-        self._asked: list[Wanted] = []  # what the rounds under way are for
-        self._rounds: set[asyncio.Task[None]] = set()
-        self._round_began = 0.0
-        self._slow = False  # the last round took long, as all do of late: a second one beside it would make both slower
-        self._derivings: set[asyncio.Task[None]] = set()
+        self._enrolling: frozenset[str] | None = None  # accounts (AID) with a group that enrols; None: not known
+        self._rounds = LookupRounds(self._look_up, self._derive_keys, deadline_s=deadline_s)
         self._renewals: set[asyncio.Task[None]] = set()
         self._changes_applied = 0
         self._loop = asyncio.get_running_loop()
         self.stale: str | None = "starting"
         self.fresh_until = float("inf")
-        """Loop time until which a scan may be answered by what is cached, unless it is `stale` before."""
+        """Loop time until which cached records may decide scans, unless the catalogue becomes `stale` before."""
 
     @property
     def idle(self) -> bool:
-        return not (self._rounds or self._derivings)
+        return self._rounds.idle
 
     def find(self, ref: bytes) -> TagRecord | None:
         """The cached record behind a tag reference."""
@@ -106,7 +88,7 @@ class Catalogue:
             if code is not None:
                 record = self._tags.get(code)
                 if record is not None and ref not in _aliases_of(record):
-                    return None  # the id was given to another tag meanwhile
+                    return None  # the alias was moved to another tag meanwhile
         return record
 
     def find_api_key(self, token_sha256: bytes) -> ApiKey | None:
@@ -115,133 +97,25 @@ class Catalogue:
         return known
 
     def fetch(self, scan: Scan, ref: bytes, found: Found) -> None:
-        """Look `ref` up and call `found(scan, record)`; None is proof of absence, in the account of the scan's API key if it
-        has one. The scan fails if nothing can be said."""
+        """Look up `ref` and call `found(scan, record)`.
+
+        None proves absence, in the account of the scan's API key if it has one. If there is no answer, the scan has an error when
+        `found` is called.
+        """
         slots = self._meters.slots
-        place = _absent_place(scan, ref)
-        until = self._absent.get(place)
+        absent_key = _absent_key(scan, ref)
+        until = self._absent.get(absent_key)
         if until is not None:
             if until > self._loop.time():
                 slots[meters.CATALOGUE_ABSENT] += 1
                 found(scan, None)
                 return
-            self._absent.pop(place)
+            self._absent.pop(absent_key)
         slots[meters.CATALOGUE_MISSES] += 1
-        if self._waiting_count >= limits.LOOKUP_QUEUE_MAX:
-            _fail(scan, found, "overloaded", "lookup_queue_full")
-            return
-        self._waiting.setdefault(ref, []).append((scan, found))
-        self._waiting_count += 1
-        if self._may_begin_round():
-            self._round_began = self._loop.time()
-            if not self._rounds:
-                self._loop.call_later(_SWEEP_S, self._sweep)
-            task = self._loop.create_task(self._run_rounds())
-            self._rounds.add(task)
+        self._rounds.add(scan, ref, found)
 
-    def _may_begin_round(self) -> bool:
-        if not self._rounds:
-            return True
-        if len(self._rounds) == _CONCURRENT_ROUNDS or self._slow:
-            return False
-        return len(self._waiting) >= _SECOND_ROUND_FROM or self._loop.time() > self._round_began + _SLOW_ROUND_S
-
-    def _sweep(self) -> None:
-        """End the scans whose deadline has passed, while there are rounds: those go on for whoever asked later."""
-        if not self._rounds:
-            return
-        too_old = self._loop.time() - self._deadline_s
-        late = []
-        for wanted in (self._waiting, *self._asked):
-            for waiters in wanted.values():
-                if min([scan.arrived for scan, _ in waiters], default=too_old) < too_old:
-                    late += [waiter for waiter in waiters if waiter[0].arrived < too_old]
-                    waiters[:] = [waiter for waiter in waiters if waiter[0].arrived >= too_old]
-        self._waiting = {ref: waiters for ref, waiters in self._waiting.items() if waiters}
-        self._loop.call_later(_SWEEP_S, self._sweep)
-        self._answer(late, None, ("deadline", None))  # at last, since whoever is answered may ask for something else
-
-    async def _run_rounds(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        try:
-            await self._resolve_waiting()
-        finally:
-            # Not by a callback of the task, which runs later: what misses in between would wait for a round that never comes.
-            self._rounds.discard(task)
-
-    async def _resolve_waiting(self) -> None:
-        while self._waiting:
-            wanted = self._take_waiting()
-            applied = self._changes_applied
-            began = self._loop.time()
-            self._asked.append(wanted)
-            try:
-                records, failed = await self._look_up(wanted)
-            except Exception as error:  # of every kind: an unanswered look-up is 503 and never an absent tag
-                reason = reason_of(error)
-                log.warning("look-up of %d references failed: %s", len(wanted), reason)
-                records, failed = {}, dict.fromkeys(wanted, (reason, None))
-            finally:
-                self._asked.remove(wanted)
-            slow: dict[bytes, tuple[TagRecord, list[Waiter]]] = {}
-            for ref, waiters in wanted.items():
-                record = records.get(ref)
-                if isinstance(record, TagRecord) and record.awaits_keys:
-                    own = self._answer_strangers(record, waiters)
-                    if own:
-                        slow.setdefault(record.xuid, (record, []))[1].extend(own)
-                else:
-                    self._answer(waiters, record, failed.get(ref))
-            if slow:
-                task = self._loop.create_task(self._derive(list(slow.values()), applied))
-                self._derivings.add(task)
-                task.add_done_callback(self._derivings.discard)
-            spent_s = self._loop.time() - began
-            self._slow = spent_s > limits.LOOKUP_SLOW_S
-            if self._slow:
-                await asyncio.sleep(min(limits.LOOKUP_PAUSES * spent_s, limits.LOOKUP_PAUSE_S_MAX))
-
-    def _take_waiting(self) -> Wanted:
-        """What the next round is for."""
-        if len(self._waiting) <= limits.LOOKUP_BATCH_MAX:
-            wanted, self._waiting = self._waiting, {}
-            return wanted
-        wanted = dict(islice(self._waiting.items(), limits.LOOKUP_BATCH_MAX))
-        for ref in wanted:
-            del self._waiting[ref]
-        return wanted
-
-    def _answer_strangers(self, record: TagRecord, waiters: list[Waiter]) -> list[Waiter]:
-        """Answer those for whom the tag does not exist, so that they do not wait for its keys; the others are returned."""
-        self._answer([waiter for waiter in waiters if not record.is_for(waiter[0].api_key)], None, None)
-        return [waiter for waiter in waiters if record.is_for(waiter[0].api_key)]
-
-    def _answer(self, waiters: list[Waiter], record: Any, trouble: DbErrorKind | None) -> None:
-        self._waiting_count -= len(waiters)
-        for scan, found in waiters:
-            if trouble is not None and _concerns(trouble, scan):
-                _fail(scan, found, "unavailable", trouble[0])
-            else:
-                found(scan, record)
-
-    async def _derive(self, slow: list[tuple[TagRecord, list[Waiter]]], applied: int) -> None:
-        """Answer for tags whose keys take milliseconds to derive, one after the other beside the scans of all other tags."""
-        for record, waiters in slow:
-            failure = None
-            if self._loop.time() > max(scan.arrived for scan, _ in waiters) + self._deadline_s:
-                failure = "deadline"  # nobody waits any more; what is not derived costs nothing
-            else:
-                try:
-                    await record.derive_keys()
-                except Exception as error:  # of every kind, as in a look-up
-                    failure = self._reason(record.xuid, error)
-            if failure is None and applied == self._changes_applied:
-                self._keep(record)
-            self._answer(waiters, record, (failure, None) if failure is not None else None)
-
-    async def _look_up(self, wanted: Wanted) -> tuple[dict[bytes, Any], dict[bytes, DbErrorKind]]:
-        """One round: records by reference, and reasons for those that exist but cannot be used."""
+    async def _look_up(self, wanted: Wanted, time_left_s: float) -> RoundResult:
+        """One round of look-ups."""
         self._meters.slots[meters.CATALOGUE_QUERIES] += 1
         applied = self._changes_applied
         names: set[bytes] = set()  # tag codes
@@ -254,28 +128,28 @@ class Catalogue:
         api_keys: dict[bytes, ApiKey] = {}
         codes: dict[bytes, bytes] = {}  # by alias
         enrolling = self._enrolling
-        async with pooled_connection(self._kept, self._time_left(wanted)) as connection:
+        async with pooled_connection(self._kept, time_left_s) as connection:
             if others:
                 api_keys, codes, enrolling = await self._look_up_others(connection, others)
                 names.update(codes.values())
-            tags, unusable = await self._loader.tags(connection, names, _accounts_asking(wanted)) if names else ({}, {})
-        failed: dict[bytes, DbErrorKind] = {code: (self._reason(code, tag.error), tag) for code, tag in unusable.items()}
+            tags, unusable = await self._loader.tags(connection, names, accounts_asking(wanted)) if names else ({}, {})
+        failures = {code: Failure(self._reason(code, tag.error), tag) for code, tag in unusable.items()}
         records: dict[bytes, Any] = {**api_keys, **tags}
         for alias, code in codes.items():
-            if code in failed:
-                failed[alias] = failed[code]
+            if code in failures:
+                failures[alias] = failures[code]
             elif code in tags:
                 records[alias] = tags[code]
         if applied == self._changes_applied:
             self._enrolling = enrolling
             self._remember(tags, codes, api_keys)
-            self._remember_absent(wanted, records, failed)
-        return records, failed
+            self._remember_absent(wanted, records, failures)
+        return RoundResult(records, failures, applied)
 
     async def _look_up_others(
         self, connection: Any, others: list[bytes]
     ) -> tuple[dict[bytes, ApiKey], dict[bytes, bytes], frozenset[str] | None]:
-        """What is no tag code: API keys, tag codes by alias, and, if one was asked for, the accounts with a group that enrols."""
+        """API keys, tag codes by alias and, if an alias is among them, the accounts with a group that enrols."""
         tokens = [ref for ref in others if references.kind(ref) == references.TOKEN]
         api_keys = await self._loader.api_keys(connection, [t[2:] for t in tokens]) if tokens else {}
         aliases = [ref for ref in others if references.kind(ref) in (references.CUID, references.UID)]
@@ -285,16 +159,10 @@ class Catalogue:
             enrolling = await self._loader.enrolling(connection)
         return api_keys, codes, enrolling
 
-    def _time_left(self, wanted: Wanted) -> float:
-        """Seconds until the last of those who wait gives up, and a little for one who has: what is found is of use to later ones,
-        so that a slow database is not asked for the same again and again."""
-        newest = max([scan.arrived for waiters in wanted.values() for scan, _ in waiters])
-        return max(0.05, newest + self._deadline_s - self._loop.time())
-
     def _name_of(self, code: bytes, waiters: list[Waiter]) -> bytes:
-        """What a tag code is looked up under: if it is known that none of those who wait may see the tag, a code that nobody has.
+        """The name to look up a tag code under: one that no tag has, if none of the waiting scans may see the cached tag.
 
-        Finding the row and leaving it out takes PostgreSQL 5 us longer than finding none, and callers have clocks.
+        Finding the row and filtering it out takes PostgreSQL 5 us longer than finding none, which callers could measure.
         """
         record = self._tags.peek(code)
         if record is None or any(record.is_for(scan.api_key) for scan, _ in waiters):
@@ -312,20 +180,30 @@ class Catalogue:
             self._api_keys.put(ref, api_key)
         self._meters.slots[meters.CATALOGUE_TAGS] = len(self._tags)
 
-    def _remember_absent(self, wanted: Wanted, records: dict[bytes, Any], failed: dict[bytes, DbErrorKind]) -> None:
+    def _remember_absent(self, wanted: Wanted, records: dict[bytes, Any], failures: dict[bytes, Failure]) -> None:
         until = self._loop.time() + limits.NEGATIVE_TTL_S
         for ref, waiters in wanted.items():
-            _, unusable = failed.get(ref, (None, None))
-            record = unusable or records.get(ref)
+            failure = failures.get(ref)
+            record = (failure.tag if failure is not None else None) or records.get(ref)
             if isinstance(record, ApiKey):
                 continue
             for scan, _ in waiters:
                 if record is None or not record.is_for(scan.api_key):
-                    self._absent.put(_absent_place(scan, ref), until)
+                    self._absent.put(_absent_key(scan, ref), until)
+
+    async def _derive_keys(self, record: TagRecord, revision: int) -> str | None:
+        """Derive a record's keys and cache it, unless a change arrived since `revision`. Returns the reason if they cannot be."""
+        try:
+            await record.derive_keys()
+        except Exception as error:  # any kind, as in a look-up
+            return self._reason(record.xuid, error)
+        if revision == self._changes_applied:
+            self._keep(record)
+        return None
 
     def _keep(self, record: TagRecord) -> None:
         known = self._tags.get(record.xuid)
-        if known is not None:  # two rounds at once: the floor that was learnt must not be lost
+        if known is not None:  # from a round beside this one: the floor that was learnt must not be lost
             record.floor = max(record.floor, known.floor)
         self._tags.put(record.xuid, record)
 
@@ -338,8 +216,11 @@ class Catalogue:
         return "bad_record"
 
     async def account(self, aid: str, *, is_owner: bool = True) -> tuple[Account, list[Group]] | None:
-        """An account with all its groups; off the hot path. None is proof of absence; a closed account is absent unless its
-        owner asks. Raises what the database raises, and `KeyUnavailableError`."""
+        """An account with all its groups. Not on the hot path.
+
+        None proves absence; a closed account is absent unless its owner asks. Raises what the database raises, and
+        `KeyUnavailableError`.
+        """
         known = self._accounts.get(aid)
         if known is None:
             applied = self._changes_applied
@@ -350,15 +231,15 @@ class Catalogue:
         return known if known is None or is_owner or known[0].open else None
 
     def may_enrol(self, aid: str) -> bool:
-        """Whether the account may have a group that enrols; True if that is not known now."""
+        """Whether the account may have a group that enrols; True if that is not known at present."""
         return self._enrolling is None or aid in self._enrolling
 
     def forget_absent(self, scan: Scan) -> None:
-        """Ask for the scan's reference again: what was absent may be there."""
-        self._absent.pop(_absent_place(scan, scan.ref))
+        """Forget that the scan's reference was absent, because it may exist now."""
+        self._absent.pop(_absent_key(scan, scan.ref))
 
     def keys_opened(self) -> None:
-        """Key-encryption keys are open that were not: accounts and groups whose keys waited for them are read again."""
+        """Read accounts and groups again whose keys could not be opened: more key-encryption keys are open now."""
         if self._loader.lacking or self._loader.lacking_groups:
             task = self._loop.create_task(self._renew_lacking())
             self._renewals.add(task)
@@ -373,19 +254,19 @@ class Catalogue:
                 return
             try:
                 await self.apply(lacking)
-            except Exception as error:  # tried until the database answers
+            except Exception as error:  # try again until the database answers
                 log.warning("renewing accounts failed: %s", db_error_kind(error).value)
                 await asyncio.sleep(limits.RECONNECT_DELAY_MS_MAX / 1000)
             else:
                 return
 
     async def apply(self, changes: list[Change]) -> None:
-        """Take over management changes. Returns when no scan is answered by the state before any more."""
+        """Apply management changes. Once it returns, no scan is answered from the state before."""
         self._meters.slots[meters.CATALOGUE_CHANGES] += len(changes)
         await self._take_over(changes)
 
     async def forget(self) -> None:
-        """Forget everything that was looked up. Returns when no scan is answered by it any more."""
+        """Forget everything that was looked up. Once it returns, no scan is answered from it."""
         await self._take_over([Change("all", None, None)])
 
     async def _take_over(self, changes: list[Change]) -> None:
@@ -407,11 +288,11 @@ class Catalogue:
             self._aliases.clear()
             self._api_keys.clear()
         await self._renew_shared(by_kind)
-        self._changes_applied += 1  # from here on nothing is remembered that was made from the groups as they were
+        self._changes_applied += 1  # records made from the groups as they were are not cached from here on
         await self._forget_outgrown()
 
     async def _forget_outgrown(self) -> None:
-        """Forget the tags of groups whose keys or dates have changed, a slice at a time: there may be a million others."""
+        """Forget the tags of groups whose keys or dates have changed. In slices, because there may be a million other tags."""
         outgrown, self._loader.outgrown = self._loader.outgrown, set()
         if not outgrown:
             return
@@ -440,34 +321,12 @@ class Catalogue:
                 await loader.load_batches(connection, batches)
 
 
-def _absent_place(scan: Scan, ref: bytes) -> bytes:
-    """Under what the absence of a reference is remembered: whoever has a token asks within an account."""
+def _absent_key(scan: Scan, ref: bytes) -> bytes:
+    """The key under which the absence of a reference is remembered: within an account, if the caller has a token."""
     return ref if scan.api_key is None else b"\0%d\0%b" % (scan.api_key.account_id, ref)
-
-
-def _accounts_asking(wanted: Wanted) -> set[int] | None:
-    """The accounts whose tags those who wait may see; None if one of them has no token and may see those of all."""
-    accounts = set()
-    for ref, waiters in wanted.items():
-        for scan, _ in waiters:
-            if scan.api_key is not None:
-                accounts.add(scan.api_key.account_id)
-            elif references.kind(ref) != references.TOKEN:
-                return None
-    return accounts
 
 
 def _aliases_of(record: TagRecord) -> tuple[bytes, ...]:
     aid = record.group.account.aid
     by_cuid = (references.by_cuid(aid, record.cuid),) if record.cuid is not None else ()
     return (*by_cuid, references.by_uid(aid, record.uid)) if record.uid is not None else by_cuid
-
-
-def _concerns(trouble: DbErrorKind, scan: Scan) -> bool:
-    return trouble[1] is None or trouble[1].is_for(scan.api_key)
-
-
-def _fail(scan: Scan, found: Found, code: str, reason: str) -> None:
-    scan.error = code
-    scan.error_detail = reason
-    found(scan, None)

@@ -1,12 +1,15 @@
-"""Hearing of management changes: LISTEN for speed, polling for certainty.
+"""Following management changes: LISTEN for speed, polling for certainty.
 
-A notification only says «look now»; what changed is read from `catalogue_change` by generation, which rises in the order of
-commits. If nothing could be read for `STALE_AFTER_S`, the catalogue is marked stale and scans are answered 503: a
-deactivated tag must not pass because its deactivation could not be heard. It begins stale, until the database has been
-reached, has our schema, and keeps what it acknowledges.
+A notification only wakes the follower. What changed is read from `catalogue_change` by generation, which rises in the order of
+commits. Each reading also shows which history of the database this is (`store.connections.history`), its clock, and whether the
+server still keeps what it acknowledges.
 
-Each look also says which history of the database it is (`history.py`), what its clock shows, and whether it still keeps what
-it acknowledges. In another history a known generation says nothing: everything cached is forgotten and read again.
+Invariants:
+
+- If nothing could be read for `STALE_AFTER_S`, the catalogue is stale and scans are answered 503: a deactivated tag must not pass
+  because its deactivation could not be read. The catalogue also starts stale, until the database was reached, has the schema of
+  this release, and keeps what it acknowledges.
+- In another history, a known generation means nothing: everything cached is forgotten and read again.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ _EVERYTHING = Change("all", None, None)
 
 
 class Known(NamedTuple):
-    """How far the history was followed."""
+    """How far a history was followed."""
 
     history: str
     generation: int
@@ -42,7 +45,7 @@ class Known(NamedTuple):
     started: float
 
     def is_continued_by(self, reading: Reading) -> bool:
-        """Does the database still have everything that was read from it? `reading` asked about our generation."""
+        """Whether the database still has everything that was read from it. `reading` must have asked about this generation."""
         return (
             reading.history == self.history
             and reading.flushed >= self.flushed
@@ -52,7 +55,7 @@ class Known(NamedTuple):
 
 
 class ChangeFollower:
-    """Keeps a catalogue in step with the database."""
+    """Keeps a catalogue in step with the database. `heard` is set once the database was reached and is usable."""
 
     def __init__(
         self,
@@ -72,10 +75,9 @@ class ChangeFollower:
         self._history.on_suspicion(self.look)
         self._poll_interval_s = poll_interval_s
         self._known: Known | None = None
-        self._staleness: asyncio.TimerHandle | None = None  # goes off unless something was read in time
+        self._staleness: asyncio.TimerHandle | None = None  # marks the catalogue stale unless something is read before
         self._wake = asyncio.Event()
         self.heard = asyncio.Event()
-        """Set once the database has been reached and is fit for us."""
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -91,7 +93,7 @@ class ChangeFollower:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def look(self) -> None:
-        """Look at the database at once."""
+        """Read the database's state at once instead of at the next poll."""
         self._wake.set()
 
     async def _poll(self) -> None:
@@ -102,14 +104,14 @@ class ChangeFollower:
             self._wake.clear()
             try:
                 await self._catch_up()
-            except Exception as error:  # every kind; staleness is what tells, and the next round tries again
+            except Exception as error:  # any kind: staleness is what counts, and the next poll tries again
                 self._note(error)
 
     def _note(self, error: Exception) -> None:
         if isinstance(error, ConfigurationError):
-            # Known at once, and not only after a while in which nothing could be read.
+            # At once, instead of after a time in which nothing could be read.
             reason = "schema_mismatch" if isinstance(error, SchemaMismatchError) else "unsafe_database"
-            self._be_stale(reason)
+            self._mark_stale(reason)
             log.error("%s", error)
             return
         if isinstance(error, HistoryChangedError):
@@ -121,19 +123,19 @@ class ChangeFollower:
         if self._known is None:
             self._catalogue.stale = reason
 
-    def _heard(self, asked_at: float) -> None:
-        """Everything committed before this moment is served. A timer ends that, not the next reading, which may hang."""
+    def _mark_fresh(self, asked_at: float) -> None:
+        """Everything committed before `asked_at` is applied. A timer ends this state, because the next reading may hang."""
         self._catalogue.stale = None
         self._catalogue.fresh_until = asked_at + STALE_AFTER_S
         if self._staleness is not None:
             self._staleness.cancel()
-        self._staleness = self._loop.call_at(asked_at + STALE_AFTER_S, self._run_out)
+        self._staleness = self._loop.call_at(asked_at + STALE_AFTER_S, self._expire)
         self.heard.set()
 
-    def _run_out(self) -> None:
-        self._be_stale("catalogue_stale")
+    def _expire(self) -> None:
+        self._mark_stale("catalogue_stale")
 
-    def _be_stale(self, reason: str) -> None:
+    def _mark_stale(self, reason: str) -> None:
         if self._staleness is not None:
             self._staleness.cancel()
             self._staleness = None
@@ -152,28 +154,28 @@ class ChangeFollower:
                 f"The database runs with {reading.unsafe} off: an acknowledged tap could pass twice. Turn it on."
             )
         if known is None:
-            # Look-ups may have been answered already, before a change that is a part of this reading.
+            # Look-ups may have been answered already, from before a change that this reading includes.
             await self._catalogue.forget()
             self._follow(reading)
         elif reading.started != known.started or not known.is_continued_by(reading):
             await self._begin_anew(known, reading)
         else:
             await self._take_over_changes(known, reading)
-        self._heard(asked_at)
+        self._mark_fresh(asked_at)
 
     def _follow(self, reading: Reading) -> None:
         self._known = Known(reading.history, reading.generation, reading.newest, reading.flushed, reading.started)
         self._history.follow(reading.history)
 
     async def _begin_anew(self, known: Known, reading: Reading) -> None:
-        """The history that was followed is gone: nothing that is remembered of it may decide anything.
+        """Forget everything cached, because the history that was followed may have been lost, in whole or in part.
 
-        After a start of the server the end of it may be, beyond what was followed: what was read while `fsync` was off is not
-        there after a crash of the host, and whether it was off between two looks nobody knows.
+        A restarted server may have lost the end of its history even if everything that was followed is still there: rows read
+        while `fsync` was off are gone after a crash of the host, and it may have been off between two readings.
         """
-        self._be_stale("history_changed")
+        self._mark_stale("history_changed")
         if known.is_continued_by(reading):
-            log.warning("the database was started again: everything cached from it is forgotten")
+            log.warning("the database was restarted: everything cached from it is forgotten")
         else:
             self._slots[meters.HISTORY_CHANGES] += 1
             log.error(
@@ -199,7 +201,7 @@ class ChangeFollower:
         self._known = Known(reading.history, generation, identity, reading.flushed, reading.started)
 
     async def _listen(self) -> None:
-        """Hold a listening connection; without one, polling goes on."""
+        """Keep a listening connection. Without one, changes are still found by polling."""
         while True:
             try:
                 await self._source.listen(self.look)

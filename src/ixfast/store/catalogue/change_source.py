@@ -1,6 +1,6 @@
-"""What a worker follows of its database: management changes, the history they belong to, the clock, and durability.
+"""What a worker reads from its database every second: management changes, their history, the clock, and durability settings.
 
-`ChangeSource` is the seam at which a simulation takes PostgreSQL's place; the statements are in `sql/catalogue.sql`.
+`ChangeSource` is the seam at which a simulation replaces PostgreSQL; the statements are in `sql/catalogue.sql`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ CHANNEL = "ixfast_catalogue"
 
 
 class Reading(NamedTuple):
-    """One look at the database."""
+    """One reading of the database's state."""
 
-    generation: int  # of its newest change
-    newest: str | None  # that change's identity; None if there was none yet
-    known: str | None  # the identity of the change that was asked about; None if the database has no such change
+    generation: int  # of the newest change
+    newest: str | None  # identity of that change; None if there was no change yet
+    known: str | None  # identity of the change that was asked about; None if the database has no such change
     history: str  # system identifier and timeline
-    flushed: int  # how far its log is on disk, in bytes; never less than before in one history
-    started: float  # when the server was started (Unix time by its clock); what was not on disk then is gone
-    clock: float  # Unix time in seconds
-    unsafe: str | None  # the durability settings that are off
+    flushed: int  # bytes of the write-ahead log that are on disk; never decreases within one history
+    started: float  # when the server was started (Unix time by its clock); what was not on disk then is lost
+    clock: float  # the database's clock, Unix time in seconds
+    unsafe: str | None  # names of the durability settings that are off; None if none is
 
 
 class ChangeRow(NamedTuple):
@@ -41,7 +41,7 @@ class ChangeRow(NamedTuple):
 
 
 class ChangeSource(Protocol):
-    """All methods raise what the driver raises; `check` also `SchemaMismatchError`."""
+    """All methods raise what the driver raises; `check` also raises `SchemaMismatchError`."""
 
     async def check(self) -> None: ...
     async def read(self, known: int | None) -> Reading: ...
@@ -51,7 +51,7 @@ class ChangeSource(Protocol):
 
 
 class PostgresChangeSource:
-    """Reads on connections of the worker's pool, listens on one of its own."""
+    """Reads on connections of the worker's pool and listens on a connection of its own."""
 
     def __init__(self, dsn: str, pool: Any) -> None:
         self._dsn = dsn
@@ -62,7 +62,7 @@ class PostgresChangeSource:
         return session.pooled_connection(self._pool, limits.STATEMENT_TIMEOUT_MS / 1000 * 2)
 
     async def check(self) -> None:
-        """Raise `SchemaMismatchError` unless the schema is ours."""
+        """Raise `SchemaMismatchError` unless the schema is the one of this release."""
         async with self._borrowed() as connection:
             await migrate.check(connection)
 
@@ -75,7 +75,7 @@ class PostgresChangeSource:
             return [ChangeRow(*row) for row in await connection.fetch(self._sql["changes_since"], after, limit)]
 
     async def listen(self, wake: Callable[[], None]) -> None:
-        """Call `wake` for each notification, until the connection is lost."""
+        """Call `wake` once listening, and for each notification. Returns when the connection is lost."""
         connection = await session.connect(self._dsn)
         try:
             lost = asyncio.Event()
@@ -87,5 +87,5 @@ class PostgresChangeSource:
             connection.terminate()
 
     async def forget_connections(self) -> None:
-        """Use no connection any more that was opened before now: it may lead to a server that was left behind."""
+        """Stop using connections that were opened before now: they may lead to a server that was left behind."""
         await self._pool.expire_connections()
