@@ -802,7 +802,9 @@ async def test_command(house: House, dispatcher: ScanDispatcher) -> None:
     path.write_text(f"UID,KEY\n04,\n{uid(3)},12\n")
     done = await in_thread(dispatcher, *command)
     assert done.exit_code == 1
-    assert "line 3, KEY: key_length: A key has 16 bytes." in done.output and "2 problems. Nothing was imported." in done.output
+    assert (
+        "line 3, KEY: key_length: A key must be 16 bytes." in done.output and "2 problems. Nothing was imported." in done.output
+    )
     refused = [json.loads(line) for line in report.read_text().splitlines()]
     assert [(line["line"], line["code"], line["outcome"]) for line in refused] == [
         (2, "uid_length", "refused"),

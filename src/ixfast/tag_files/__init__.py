@@ -1,8 +1,12 @@
-"""Tag files: lists of tags as CSV or JSON lines, read into rows and mistakes.
+"""Tag files: lists of tags as CSV or JSON Lines, parsed into rows and problems, and written back without keys.
 
-Nothing here knows a database or a key-encryption key. A file is fed in pieces of any size and is never held whole. A
-mistake is a value (`Problem`) with line, column, code and remedy; no cell is ever quoted in it, because a key may stand in
-any column of a file that was put together wrongly.
+Not here: the database, key-encryption keys, and the decision which rows may be stored (`store.imports`). May import the root,
+`rules` (names of fields) and `responses` (to compile response texts); never `store`, `keys` or `http`.
+
+Invariants:
+1. A file is read in pieces of any size and never held whole; what is reported does not depend on the pieces.
+2. A mistake in a file is a value (`Problem`) with line, column, code, message and remedy, never an exception.
+3. No problem quotes a cell: in a file that was put together wrongly, any column may hold a key.
 """
 
 from __future__ import annotations

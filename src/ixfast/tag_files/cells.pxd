@@ -1,4 +1,4 @@
-# Where cells.py is compiled.
+# Types of the compiled form of cells.py.
 
 cpdef bytes uid(str text)
 cpdef bytes key(str text)

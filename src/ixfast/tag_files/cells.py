@@ -1,6 +1,8 @@
-"""One cell: its text to a value, or a `CellError`. Texts here are never blank; a blank cell is not converted.
+"""Converters from the text of one cell to its value; each raises `CellError` for text that it cannot convert.
 
-What names a tag or is a key is read without the spaces around it; names, responses and fields are taken as they are.
+Converters never get blank text: a blank cell leaves the tag's value unchanged, and `rows.read_row` skips it. Tag codes, UIDs,
+keys, check values, status and assignment ignore surrounding spaces. Customer ids, names, response texts and fields are stored
+exactly as written.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ _NO = frozenset(("no", "n", "false", "0"))
 
 
 class CellError(Exception):
-    """A cell cannot be read; `code` is one of `problems.PROBLEMS`."""
+    """Text that cannot be converted; `code` is a key of `problems.PROBLEMS`. Carries nothing of the text itself."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -36,6 +38,7 @@ class CellError(Exception):
 
 
 def xuid(text: str) -> str:
+    """A tag code: 1 to `TAG_CODE_CHARS_MAX` ASCII letters and digits."""
     text = text.strip()
     if _XUID.fullmatch(text) is None or not text.isascii():
         raise CellError("bad_xuid")
@@ -43,7 +46,7 @@ def xuid(text: str) -> str:
 
 
 def uid(text: str) -> bytes:
-    """A chip's UID: 7 bytes."""
+    """A chip's UID, 7 bytes, from 14 hex digits with optional separators (`:`, space, `-`, `.`) and `0x` prefix."""
     value = _hex(text, UID_BYTES)
     if len(value) != UID_BYTES:
         raise CellError("uid_4_bytes" if len(value) == 4 else "uid_length")
@@ -51,7 +54,7 @@ def uid(text: str) -> bytes:
 
 
 def key(text: str) -> bytes:
-    """An AES-128 key: 16 bytes, not all zero."""
+    """An AES-128 key, 16 bytes, which must not be all zeros; written like a UID."""
     value = key_or_zeros(text)
     if value == _ZERO_KEY:
         raise CellError("zero_key")
@@ -59,6 +62,7 @@ def key(text: str) -> bytes:
 
 
 def key_or_zeros(text: str) -> bytes:
+    """An AES-128 key, 16 bytes, which may be all zeros."""
     value = _hex(text, KEY_BYTES)
     if len(value) != KEY_BYTES:
         raise CellError("key_length")
@@ -66,6 +70,7 @@ def key_or_zeros(text: str) -> bytes:
 
 
 def check_value(text: str) -> bytes:
+    """A key's check value, 3 bytes."""
     value = _hex(text, CHECK_VALUE_BYTES)
     if len(value) != CHECK_VALUE_BYTES:
         raise CellError("bad_check_value")
@@ -73,12 +78,14 @@ def check_value(text: str) -> bytes:
 
 
 def cuid(text: str) -> str:
+    """A customer id, verbatim: at most `CUSTOMER_ID_CHARS_MAX` characters, without control characters or surrounding spaces."""
     if len(text) > CUSTOMER_ID_CHARS_MAX or _CONTROL.search(text) is not None or text != text.strip():
         raise CellError("bad_cuid")
     return text
 
 
 def name(text: str) -> str:
+    """A tag's name: at most `NAME_CHARS_MAX` characters, without control characters."""
     if len(text) > NAME_CHARS_MAX:
         raise CellError("bad_name")
     if _CONTROL.search(text) is not None:
@@ -87,7 +94,7 @@ def name(text: str) -> str:
 
 
 def response(text: str) -> str:
-    """The text that the tag answers, with subtags; it may have lines."""
+    """A tag's response text; it may contain subtags and line breaks, but no NUL, which PostgreSQL cannot store."""
     if "\0" in text:
         raise CellError("bad_text")
     try:
@@ -98,6 +105,7 @@ def response(text: str) -> str:
 
 
 def field(text: str) -> str:
+    """The value of an extended field; it may contain subtags, but no control characters."""
     if _CONTROL.search(text) is not None:
         raise CellError("bad_text")
     try:
@@ -116,7 +124,7 @@ def status(text: str) -> bool:
 
 
 def assigned(text: str) -> Assigned:
-    """NOW, NOT_ASSIGNED, or a moment; without a zone it is UTC's."""
+    """`NOW`, `NOT_ASSIGNED`, or an aware UTC time; a date or time without an offset is taken as UTC."""
     word = text.strip().lower()
     if word in _YES:
         return NOW
@@ -130,13 +138,13 @@ def assigned(text: str) -> Assigned:
 
 
 def _hex(text: str, length: int) -> bytes:
-    """The bytes of hexadecimal digits, hopefully `length` of them; none at all for an odd number of digits."""
+    """Decode hex digits; b"" for an odd number of them. `length` is the usual result length, for which there is a fast path."""
     if len(text) == 2 * length:
         try:
             value = bytes.fromhex(text)
         except ValueError:
             value = b""
-        if len(value) == length:  # fewer where spaces were passed over
+        if len(value) == length:  # shorter if the text had spaces, which `fromhex` skips
             return value
     digits = text.strip().translate(_SEPARATORS)
     if digits[:2] in ("0x", "0X"):

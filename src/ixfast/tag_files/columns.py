@@ -1,4 +1,9 @@
-"""The names of columns: one table of aliases, presets for files that other programs write, and extended fields."""
+"""Column names: which value a column of a file holds, by its name.
+
+`ALIASES` lists the accepted names, `PRESETS` adds those of other programs' files, and a `Layout` adds the extended fields of the
+folder that a file is imported into. Names match regardless of case, spaces, `_` and `-`. An unknown column is a problem unless
+it is ignored explicitly, because a misspelt KEY must not import tags without keys.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +32,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "KEY_CHECK_VALUE": ("KEY_CHECK_VALUE", "KCV"),
     IGNORED: ("KEY_VERSION",),
 }
-"""What a column means: the names it may have, in any case of letters, with or without spaces, `_` and `-`."""
+"""The meaning of a column, and the names that it may have in a file."""
 
 CONVERTERS: Mapping[str, Callable[[str], Any]] = {
     "XUID": cells.xuid,
@@ -45,13 +50,13 @@ SLOTS = tuple(CONVERTERS)
 _FIELD_SLOT = len(SLOTS)
 _IDENTITIES = frozenset(("XUID", "UID", "CUID"))
 _KEYS = frozenset(("KEY", "META_KEY"))
-_LIKE_A_NAME = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{0,39}")
-_LIKE_A_VALUE = re.compile(r"(?:[0-9A-Fa-f]{2}[ :-]?){4,}")
+_NAME_LIKE = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{0,39}")
+_VALUE_LIKE = re.compile(r"(?:[0-9A-Fa-f]{2}[ :-]?){4,}")
 _FOLDED_AWAY = str.maketrans("", "", " _-")
 
 
 class Preset(NamedTuple):
-    """Names as one program writes them: what they mean; other names are looked up in the table of aliases."""
+    """Column names of one program's files with their meanings. They take precedence over `ALIASES`."""
 
     description: str
     columns: Mapping[str, str]
@@ -63,7 +68,7 @@ PRESETS: Mapping[str, Preset] = {
         dict.fromkeys(("NFTCONTRACT", "NFTTOKEN", "NFTCHAIN", "NFTOWNER", "NFTMETA"), IGNORED),
     ),
     "sdm-keys": Preset(
-        "key files with uid, picc_master_key, app_read_key and sdm_mac_key, the keys 0, 1 and 3 of each chip",
+        "key files with uid, picc_master_key, app_read_key and sdm_mac_key: keys 0, 1 and 3 of each chip",
         {
             "SDM_MAC_KEY": "KEY",
             **dict.fromkeys(
@@ -76,16 +81,19 @@ PRESETS: Mapping[str, Preset] = {
         },
     ),
     "bolt-card": Preset(
-        "key files with uid and k0 to k4, where k1 opens the mirror and k2 signs",
+        "key files with uid and k0 to k4, where k1 is the meta key and k2 the file key",
         {"K1": "META_KEY", "K2": "KEY", **dict.fromkeys(("K0", "K3", "K4"), IGNORED)},
     ),
 }  # fmt: skip
 
 
 class Cell(NamedTuple):
-    """Where a column stands in a line, where its value goes, and how it is read. A field's slot is past the last."""
+    """One column: its position in a record, its name in the file, the slot of its value in a row, and its converter.
 
-    place: int
+    An extended field has the slot `len(SLOTS)` and its name in `field`.
+    """
+
+    position: int
     name: str
     slot: int
     convert: Callable[[str], Any]
@@ -93,7 +101,7 @@ class Cell(NamedTuple):
 
 
 class Layout:
-    """What the columns of one file may be called. Extended fields are those of a folder."""
+    """The accepted column names of one file. `fields` are the extended fields of the folder, `ignored` names to skip."""
 
     def __init__(
         self,
@@ -104,7 +112,7 @@ class Layout:
         allow_keys: bool = True,
         allow_zero_keys: bool = False,
     ) -> None:
-        """`KeyError` for an unknown preset."""
+        """Raises KeyError for an unknown preset."""
         self._meanings = {_folded(alias): meaning for meaning, aliases in ALIASES.items() for alias in aliases}
         if preset is not None:
             self._meanings |= {_folded(name): meaning for name, meaning in PRESETS[preset].columns.items()}
@@ -116,7 +124,10 @@ class Layout:
             self._converters |= {"KEY": cells.key_or_zeros, "META_KEY": cells.key_or_zeros}
 
     def cells(self, names: Sequence[str], line: int, problems: Problems, *, is_header: bool = True) -> tuple[Cell, ...]:
-        """The cells that the named columns are read into; what is wrong with them is added to `problems`."""
+        """Resolve column names to cells; ignored columns have none. Names that cannot be resolved are added to `problems`.
+
+        `names` are a CSV header, or with `is_header` false the member names of one JSON object, which may lack an identity.
+        """
         if is_header and _is_data(names):
             problems.add(line, None, "no_header")
             return ()
@@ -125,7 +136,7 @@ class Layout:
         for index, name in enumerate(names):
             meaning, field = self._meaning(name)
             if meaning == IGNORED or (is_header and not name.strip() and index == len(names) - 1):
-                continue  # spreadsheets like to end a line with a comma
+                continue  # a header that ends with a comma, as spreadsheets often write it
             if meaning is None and field is None:
                 problems.add(line, shown(name), "unknown_column", self._hint(name))
                 continue
@@ -146,7 +157,7 @@ class Layout:
         return tuple(found)
 
     def _meaning(self, name: str) -> tuple[str | None, str | None]:
-        """What a column means, or the extended field that it is."""
+        """The meaning of a column and None, or None and its extended field; both are None for an unknown name."""
         bare = name.strip()
         if bare.lower().startswith(FIELD_PREFIX):
             return None, self._fields.get(field_key(bare[len(FIELD_PREFIX) :]))
@@ -163,7 +174,7 @@ class Layout:
 
 
 def is_built_in(name: str) -> bool:
-    """Whether a column of this name would not be taken for an extended field."""
+    """Whether a column of this name is not taken as an extended field, so that one of this name needs the prefix `field.`."""
     built_in = {_folded(alias) for aliases in ALIASES.values() for alias in aliases}
     return _folded(name) in built_in or name.lower().startswith(FIELD_PREFIX)
 
@@ -173,10 +184,13 @@ def _folded(name: str) -> str:
 
 
 def shown(name: str) -> str | None:
-    """A column's name for a message, unless it may be a value: a file without names begins with a tag and its key."""
+    """The name of a column if it may be quoted in a message, otherwise None.
+
+    Anything that resembles a value is not quoted: in a file without a header, the first line holds a tag and its key.
+    """
     bare = name.strip()
-    return bare if _LIKE_A_NAME.fullmatch(bare) and not _LIKE_A_VALUE.fullmatch(bare) else None
+    return bare if _NAME_LIKE.fullmatch(bare) and not _VALUE_LIKE.fullmatch(bare) else None
 
 
 def _is_data(names: Sequence[str]) -> bool:
-    return any(_LIKE_A_VALUE.fullmatch(name.strip()) for name in names)
+    return any(_VALUE_LIKE.fullmatch(name.strip()) for name in names)

@@ -1,11 +1,11 @@
-"""Cells that a spreadsheet would execute, and how CSV has them: with an apostrophe in front, which makes a text of them.
+"""Protects CSV exports against formula injection: a cell that a spreadsheet would execute gets an apostrophe in front.
 
-What begins with `=`, `+`, `-`, `@` or the full-width form of one is a formula to a spreadsheet, also behind a tab or a line
-break that it passes over. A program whose separator is the semicolon or the tab cuts a cell of our CSV there, and at line breaks,
-too, because it does not see the quotation marks: so what follows these is treated as the beginning of a cell.
+Spreadsheets treat a cell as a formula if it begins with `=`, `+`, `-`, `@` or the full-width form of one of these, even behind a
+tab or line break. A program that is set to `;` or tab as its separator also splits our cells at these characters and at line
+breaks, because it ignores the quotation marks then; so the text after each of them is treated as the beginning of a cell.
 
-The apostrophe is put before those that are there already, and taken off only where a formula follows: every text is read as it
-was, and one such as `'s-Hertogenbosch` is never touched.
+Invariant: `original(neutralised(text)) == text` for every text. Apostrophes that are already there stay behind the added one, and
+one is removed only where a formula follows, so a text such as `'s-Hertogenbosch` is never changed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _NEUTRALISED = re.compile(f"{_IN_FRONT}'|{_INSIDE}'")
 
 
 def neutralised(text: str) -> str:
-    """The text as a cell of CSV that no spreadsheet executes; `original` of it is the text."""
+    """The text as a CSV cell that no spreadsheet executes; `original` reverses it."""
     return _EXPOSED.sub("'", text)
 
 
 def original(cell: str) -> str:
-    """The text of a cell, whether or not an apostrophe had to make it one."""
+    """The text of a CSV cell, without the apostrophes that `neutralised` added."""
     return _NEUTRALISED.sub("", cell)

@@ -1,13 +1,20 @@
-"""A tag file in pieces: decompressed, cut into lines, decoded and read as CSV or JSON lines.
+"""Reads a tag file piece by piece: decompresses it, splits it into lines, decodes them and parses CSV or JSON Lines.
 
-What the file is follows from its first bytes and its first line. At most a piece, a block and one line are held. The numbers of
-lines are those of an editor; a record of several lines is named by its first.
+The format follows from the content: gzip from the first bytes, JSON Lines from a first line that begins with `{`, and CSV
+otherwise, with the separator that is most frequent in the header. `Content-Type` and file names are not consulted.
+
+Invariants:
+1. Rows and problems do not depend on how the file is cut into pieces. The one exception is damaged gzip, where decompression
+   loses what precedes the damage in the same piece.
+2. Memory is bounded: at most one piece, one block (`BLOCK_BYTES`) and one line or one unfinished CSV record are held.
+3. Line numbers are those of a text editor, starting at 1. A record that spans several lines has the number of its first.
 """
 
 from __future__ import annotations
 
 import csv
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import orjson
@@ -19,216 +26,256 @@ from ixfast.tag_files.formulas import original
 from ixfast.tag_files.problems import LINE_BYTES_MAX, Problems
 from ixfast.tag_files.rows import TagRow, read_row
 
-BLOCK_BYTES = 256 * 1024  # Read at a time after decompression: some 4,000 tags, 30 ms.
+BLOCK_BYTES = 256 * 1024  # Parsed at a time, after decompression: about 4,000 tags, 30 ms. At most LINE_BYTES_MAX.
 _GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_BITS = 31  # zlib: the format of gzip alone
+_GZIP_WBITS = 31  # zlib's window bits for "gzip only, 32 KiB window"
 _UTF8_BOM = b"\xef\xbb\xbf"
 _SEPARATORS = ",;\t"
-_CUT_SHORT = "unexpected end of data"  # the csv module's word for a quoted cell that goes on
+_UNCLOSED_QUOTE = "unexpected end of data"  # the csv module's message when its input ends inside a quoted cell
 
 
 class TagFile:
-    """Feed it, then finish it. Problems are added to `problems`; when `done` is true nothing more is read."""
+    """Parses one file: call `feed` for each piece, then `finish`, and consume the iterators that they return.
+
+    Problems are added to `problems`. Once `done` is true the rest of the file is ignored and need not be fed.
+    """
 
     def __init__(self, layout: Layout, problems: Problems) -> None:
         self.problems = problems
         self._layout = layout
-        self._first = b""  # until there are enough bytes to see whether it is compressed
+        self._first_bytes = b""  # until there are enough of them to recognise gzip
+        self._started = False
         self._inflate: _Inflate | None = None
-        self._begun = False
-        self._rest = b""
-        self._line = 0  # lines handed on
-        self._length = 0
+        self._partial_line = b""
+        self._lines_read = 0
+        self._bytes_read = 0
+        self._undecodable = _UndecodableLines(problems)
         self._records: _CsvRecords | _JsonRecords | None = None
-        self._broken = False
+        self._aborted = False
 
     @property
     def done(self) -> bool:
-        return self._broken or self.problems.full
+        return self._aborted or self.problems.full
 
     def feed(self, piece: bytes) -> Iterator[list[TagRow]]:
-        """Rows of this piece and of what was left of those before, in blocks."""
-        if not self._begun:
-            self._first += piece
-            if len(self._first) < len(_UTF8_BOM):
+        """Yield the rows that this piece completes, in blocks."""
+        if not self._started:
+            self._first_bytes += piece
+            if len(self._first_bytes) < len(_UTF8_BOM):
                 return
-            piece = self._begin()
-        yield from self._feed(piece)
+            piece = self._start()
+        yield from self._read(piece)
 
     def finish(self) -> Iterator[list[TagRow]]:
-        """The rest of the rows."""
-        if not self._begun:
-            yield from self._feed(self._begin())
+        """Yield the remaining rows, and report what is wrong with the end of the file."""
+        if not self._started:
+            yield from self._read(self._start())
         if self.done:
             return
         if self._inflate is not None and not self._inflate.complete:
-            self._break(self._line + 1, "bad_gzip")
+            self._abort("bad_gzip")
             return
-        rest, self._rest = self._rest, b""
-        yield self._block(rest, last=True)
+        last_line, self._partial_line = self._partial_line, b""
+        yield self._block(last_line, last=True)
+        if not self._aborted:
+            self._undecodable.report_up_to(self._lines_read)
         if self._records is None and not self.problems:
             self.problems.add(1, None, "empty_file")
 
-    def _begin(self) -> bytes:
-        self._begun = True
-        piece, self._first = self._first, b""
+    def _start(self) -> bytes:
+        self._started = True
+        piece, self._first_bytes = self._first_bytes, b""
         if piece.startswith(_GZIP_MAGIC):
             self._inflate = _Inflate()
         return piece
 
-    def _feed(self, piece: bytes) -> Iterator[list[TagRow]]:
+    def _read(self, piece: bytes) -> Iterator[list[TagRow]]:
         try:
-            for block in self._inflate.blocks(piece) if self._inflate is not None else _cut(piece):
+            for block in self._inflate.blocks(piece) if self._inflate is not None else _split(piece):
                 if self.done:
                     return
-                self._length += len(block)
-                if self._length > TAG_FILE_BYTES_MAX:
-                    self._break(self._line + 1, "file_too_long")
-                    return
-                whole, newline, rest = (self._rest + block).rpartition(b"\n")
-                self._rest = rest
-                if newline:
-                    yield self._block(whole + newline, last=False)
-                if len(rest) > LINE_BYTES_MAX:
-                    self._break(self._line + 1, "line_too_long")
+                yield from self._read_block(block)
         except zlib.error:
-            self._break(self._line + 1, "bad_gzip")
+            if not self.done:
+                self._abort("bad_gzip")
 
-    def _break(self, line: int, code: str) -> None:
-        self._broken = True
-        self.problems.add(line, None, code)
+    def _read_block(self, block: bytes) -> Iterator[list[TagRow]]:
+        excess = self._bytes_read + len(block) - TAG_FILE_BYTES_MAX
+        if excess > 0:
+            block = block[:-excess]
+        self._bytes_read += len(block)
+        # Only the line that the previous block left unfinished can be too long: a block is no longer than a line may be.
+        first_end = block.find(b"\n")
+        if len(self._partial_line) + (first_end if first_end >= 0 else len(block)) > LINE_BYTES_MAX:
+            self._abort("line_too_long")
+            return
+        lines, newline, self._partial_line = (self._partial_line + block).rpartition(b"\n")
+        if newline:
+            yield self._block(lines + newline, last=False)
+        if excess > 0 and not self.done:
+            self._abort("file_too_long")
+
+    def _abort(self, code: str) -> None:
+        """Report a problem with the line that is being read, after which nothing more can be read."""
+        self._aborted = True
+        self.problems.add(self._lines_read + 1, None, code)
 
     def _block(self, encoded: bytes, *, last: bool) -> list[TagRow]:
-        """Rows of whole lines."""
-        if self._line == 0:
+        """Parse whole lines; only the last line of the file may lack its line feed."""
+        if self._lines_read == 0:
             encoded = encoded.removeprefix(_UTF8_BOM)
         lines = self._decode(encoded).split("\n")
         lines = [line + "\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
-        before, self._line = self._line, self._line + len(lines)
+        before, self._lines_read = self._lines_read, self._lines_read + len(lines)
         if self._records is None:
-            self._records = self._recognised(lines, before)
+            self._records = self._detect_format(lines, before)
         if self._records is None:
             return []
         rows = list(self._records.rows(lines, last=last))
-        self._broken = self._broken or self._records.broken
+        self._aborted = self._aborted or self._records.aborted
         return rows
 
     def _decode(self, encoded: bytes) -> str:
         try:
             return encoded.decode()
         except UnicodeDecodeError:
-            for number, line in enumerate(encoded.split(b"\n"), self._line + 1):
+            for number, line in enumerate(encoded.split(b"\n"), self._lines_read + 1):
                 try:
                     line.decode()
                 except UnicodeDecodeError:
-                    self.problems.add(number, None, "bad_encoding")
-            return encoded.decode(errors="replace")  # nothing of it will be stored; its other mistakes are told, too
+                    self._undecodable.numbers.append(number)
+            return encoded.decode(errors="replace")  # never stored; parsed only to report the other problems as well
 
-    def _recognised(self, lines: list[str], before: int) -> _CsvRecords | _JsonRecords | None:
-        """What the first line that is not blank begins; lines up to there are removed."""
+    def _detect_format(self, lines: list[str], before: int) -> _CsvRecords | _JsonRecords | None:
+        """Choose the parser by the first line that is not blank; drop the lines above it from `lines`."""
         while lines and not lines[0].strip():
             del lines[0]
             before += 1
         if not lines:
             return None
         if lines[0].lstrip().startswith("{"):
-            return _JsonRecords(self._layout, self.problems, before)
+            return _JsonRecords(self._layout, self.problems, self._undecodable, before)
         first = lines[0].strip().lower()
-        if first.startswith("sep=") and len(first) <= len("sep=;"):  # a spreadsheet's own line
+        separator = max(_SEPARATORS, key=lines[0].count)
+        if first.startswith("sep=") and len(first) <= len("sep=;"):  # Excel's directive, not a record
             separator = lines[0].rstrip("\r\n")[-1]
+            separator = separator if separator in _SEPARATORS else ","
             del lines[0]
-            return _CsvRecords(self._layout, self.problems, before + 1, separator if separator in _SEPARATORS else ",")
-        return _CsvRecords(self._layout, self.problems, before, max(_SEPARATORS, key=lines[0].count))
+            before += 1
+        return _CsvRecords(self._layout, self.problems, self._undecodable, before, separator)
+
+
+class _UndecodableLines:
+    """Numbers of lines that are not UTF-8, kept until the parser has passed them.
+
+    Reported by the parser rather than when a block is decoded, so that a file that is given up early has the same problems, in
+    the same order, whatever the size of its blocks.
+    """
+
+    def __init__(self, problems: Problems) -> None:
+        self.numbers: deque[int] = deque()
+        self._problems = problems
+
+    def report_up_to(self, line: int) -> None:
+        while self.numbers and self.numbers[0] <= line:
+            self._problems.add(self.numbers.popleft(), None, "bad_encoding")
 
 
 class _CsvRecords:
-    """Records of CSV, RFC 4180 with other separators. `broken` says that what follows cannot be understood."""
+    """Parses CSV as in RFC 4180, with other separators too. `aborted` is set when the rest of the file makes no sense."""
 
-    def __init__(self, layout: Layout, problems: Problems, before: int, separator: str) -> None:
+    def __init__(self, layout: Layout, problems: Problems, undecodable: _UndecodableLines, before: int, separator: str) -> None:
         self._layout = layout
         self._problems = problems
-        self._source = _Lines(before)
+        self._undecodable = undecodable
+        self._source = _LineSource(before)
         self._reader = csv.reader(self._source, delimiter=separator, strict=True)
         self._cells: Sequence[Cell] | None = None
         self._cell_count = 0
-        self.broken = False
+        self.aborted = False
 
     def rows(self, lines: list[str], *, last: bool) -> Iterator[TagRow]:
-        source, problems = self._source, self._problems
+        source, problems, undecodable = self._source, self._problems, self._undecodable
         source.add(lines)
-        while source.place < len(source.lines) and not (self.broken or problems.full):
-            start, line = source.place, source.line
+        while source.position < len(source.lines) and not (self.aborted or problems.full):
+            start, line = source.position, source.next_line
+            malformed = False
             try:
                 texts = [original(text) if "'" in text else text for text in next(self._reader)]
             except csv.Error as error:
-                if str(error) == _CUT_SHORT and not last:
-                    source.place = start  # a cell of several lines, of which more will come
+                if str(error) == _UNCLOSED_QUOTE and not last:
+                    source.position = start  # the record continues in the next block: parse it again from its start
                     return
+                malformed = True
+            if undecodable.numbers:
+                undecodable.report_up_to(source.next_line - 1)
+            if malformed:
                 problems.add(line, None, "bad_csv")
-                self.broken = source.place == len(source.lines)
-                continue
-            if self._cells is not None and len(texts) == self._cell_count:
+            elif self._cells is not None and len(texts) == self._cell_count:
                 row = read_row(line, texts, self._cells, problems)
                 if row is not None:
                     yield row
             elif any(text.strip() for text in texts):
-                self._unusual(line, texts)
+                self._header_or_mismatch(line, texts)
 
-    def _unusual(self, line: int, texts: list[str]) -> None:
-        """The names of the columns, or a line that has not as many cells."""
+    def _header_or_mismatch(self, line: int, texts: list[str]) -> None:
+        """Take the first record as the header; report any later record whose cell count differs from the header's."""
         if self._cells is not None:
             self._problems.add(line, None, "wrong_cell_count", f"{len(texts)} instead of {self._cell_count}.")
             return
         before = len(self._problems)
         self._cells, self._cell_count = self._layout.cells(texts, line, self._problems), len(texts)
-        self.broken = len(self._problems) > before  # every line would repeat the mistake
+        self.aborted = len(self._problems) > before  # otherwise every line would repeat the problem
 
 
-class _Lines:
-    """What the csv module reads from; `place` can be put back."""
+class _LineSource:
+    """The lines that the csv module reads from. Assigning to `position` rewinds it."""
 
     def __init__(self, before: int) -> None:
         self.lines: list[str] = []
-        self.place = 0
+        self.position = 0
         self._before = before
 
     @property
-    def line(self) -> int:
-        """The number of the line that comes next."""
-        return self._before + self.place + 1
+    def next_line(self) -> int:
+        """The number of the next line in the file, from 1."""
+        return self._before + self.position + 1
 
     def add(self, lines: list[str]) -> None:
-        self._before += self.place
-        self.lines = self.lines[self.place :] + lines
-        self.place = 0
+        self._before += self.position
+        self.lines = self.lines[self.position :] + lines
+        self.position = 0
 
-    def __iter__(self) -> _Lines:
+    def __iter__(self) -> _LineSource:
         return self
 
     def __next__(self) -> str:
-        if self.place == len(self.lines):
+        if self.position == len(self.lines):
             raise StopIteration
-        self.place += 1
-        return self.lines[self.place - 1]
+        self.position += 1
+        return self.lines[self.position - 1]
 
 
 class _JsonRecords:
-    """One object a line. Members are columns; each combination of names is looked up once."""
+    """Parses JSON Lines: one object per line, its members taken as columns. Each combination of names is resolved once."""
 
     _LAYOUTS_MAX = 1000
 
-    def __init__(self, layout: Layout, problems: Problems, before: int) -> None:
+    def __init__(self, layout: Layout, problems: Problems, undecodable: _UndecodableLines, before: int) -> None:
         self._layout = layout
         self._problems = problems
+        self._undecodable = undecodable
         self._line = before
-        self._layouts: dict[tuple[str, ...], Sequence[Cell]] = {}
-        self.broken = False
+        self._cells_by_names: dict[tuple[str, ...], Sequence[Cell]] = {}
+        self.aborted = False
 
     def rows(self, lines: list[str], *, last: bool) -> Iterator[TagRow]:
         for line in lines:
             self._line += 1
             if self._problems.full:
                 return
+            if self._undecodable.numbers:
+                self._undecodable.report_up_to(self._line)
             if not line.strip():
                 continue
             try:
@@ -248,14 +295,14 @@ class _JsonRecords:
 
     def _row(self, members: dict[str, object]) -> TagRow | None:
         names = tuple(members)
-        cells = self._layouts.get(names)
+        cells = self._cells_by_names.get(names)
         if cells is None:
             cells = self._layout.cells(names, self._line, self._problems, is_header=False)
-            if len(self._layouts) < self._LAYOUTS_MAX:
-                self._layouts[names] = cells
+            if len(self._cells_by_names) < self._LAYOUTS_MAX:
+                self._cells_by_names[names] = cells
         texts = [_TEXTS.get(value) if value is None or isinstance(value, bool) else value for value in members.values()]
         for cell in cells:
-            if not isinstance(texts[cell.place], str):
+            if not isinstance(texts[cell.position], str):
                 self._problems.add(self._line, cell.name, "not_text")
                 return None
         return read_row(self._line, texts, cells, self._problems)  # type: ignore[arg-type]
@@ -265,28 +312,29 @@ _TEXTS = {None: "", True: "yes", False: "no"}
 
 
 class _Inflate:
-    """gzip, of several members too, a block at a time: a small file may be a huge one."""
+    """Decompresses gzip, including concatenated members, in blocks of bounded size: a small file may expand to a huge one."""
 
     def __init__(self) -> None:
-        self._member = zlib.decompressobj(_GZIP_BITS)
-        self._fresh = True
+        self._member = zlib.decompressobj(_GZIP_WBITS)
+        self._at_start = True
 
     @property
     def complete(self) -> bool:
-        return self._member.eof or self._fresh
+        """Whether the input so far ends at the end of a member."""
+        return self._member.eof or self._at_start
 
     def blocks(self, piece: bytes) -> Iterator[bytes]:
         while piece:
             if self._member.eof:
-                self._member, self._fresh = zlib.decompressobj(_GZIP_BITS), True
-                piece = piece.lstrip(b"\0")  # padding, as tapes have it
+                self._member, self._at_start = zlib.decompressobj(_GZIP_WBITS), True
+                piece = piece.lstrip(b"\0")  # zero padding after a member, as tape archives have it
                 if not piece:
                     return
-            self._fresh = False
+            self._at_start = False
             yield self._member.decompress(piece, BLOCK_BYTES)
             piece = self._member.unconsumed_tail or self._member.unused_data
 
 
-def _cut(piece: bytes) -> Iterator[bytes]:
+def _split(piece: bytes) -> Iterator[bytes]:
     for start in range(0, len(piece), BLOCK_BYTES):
         yield piece[start : start + BLOCK_BYTES]

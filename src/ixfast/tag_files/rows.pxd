@@ -1,4 +1,4 @@
-# Where rows.py is compiled: a line's values, and the loop over its cells.
+# Types of the compiled form of rows.py: the row, and the loop over the cells of a record.
 
 cimport cython
 
@@ -10,5 +10,5 @@ cdef class TagRow:
 cpdef bytes check_value(bytes key16)
 
 
-@cython.locals(values=list, fields=dict, text=str, blank=bint, good=bint)
+@cython.locals(values=list, fields=dict, text=str, blank=bint, valid=bint)
 cpdef read_row(line, texts, cells, problems)

@@ -1,4 +1,8 @@
-"""One line: its cells to a `TagRow`."""
+"""Converts the cells of one record to a `TagRow`, the unit that an import stores.
+
+A row has been checked only by itself. Whether its tag exists, and whether its values collide with those of other rows or tags,
+is decided by `store.imports`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,10 @@ _ZERO_BLOCK = bytes(16)
 
 
 class TagRow:
-    """A tag as one line has it; None means «leave as it is». Keys have 16 bytes and are in no `repr`."""
+    """One tag as a file describes it. None leaves the tag's value unchanged. Keys are 16 bytes and never shown by `repr`.
+
+    `check_value` is that of `key` (3 bytes), None without a key. `line` is the number of the line where the record begins.
+    """
 
     __slots__ = (
         "active",
@@ -59,28 +66,28 @@ class TagRow:
         self.assigned = assigned
         self.key = key
         self.meta_key = meta_key
-        self.check_value = check_value  # of `key`, where there is one
+        self.check_value = check_value
         self.fields = fields
 
     def __repr__(self) -> str:
         return f"TagRow(line={self.line}, xuid={self.xuid!r})"
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError("A line with a key is not to be pickled: it would leave the process.")
+        raise TypeError("A row may hold a key and cannot be pickled: keys must not leave the process.")
 
 
 def check_value(key16: bytes) -> bytes:
-    """What `keys.check_value` says of a key, by the native core: 0.4 us instead of 4.6."""
+    """The same as `keys.check_value`, computed by the native core: 0.4 us instead of 4.6 us."""
     return bytes(cmac.aes_cmac(key16, _ZERO_BLOCK)[:CHECK_VALUE_BYTES])
 
 
 def read_row(line: int, texts: Sequence[str], cells: Sequence[Cell], problems: Problems) -> TagRow | None:
-    """The row of a line; None for a blank line, and for one with problems, which are added."""
+    """Convert the cells of a record. None for a blank record, and for an invalid one, whose problems are added to `problems`."""
     values: list[Any] = [None] * len(SLOTS)
     fields: dict[str, str] | None = None
-    blank = good = True
-    for place, name, slot, convert, field in cells:
-        text = texts[place]
+    blank = valid = True
+    for position, name, slot, convert, field in cells:
+        text = texts[position]
         if not text or text.isspace():
             continue
         blank = False
@@ -88,13 +95,13 @@ def read_row(line: int, texts: Sequence[str], cells: Sequence[Cell], problems: P
             value = convert(text)
         except CellError as error:
             problems.add(line, name, error.code)
-            good = False
+            valid = False
             continue
         if field is None:
             values[slot] = value
         else:
             fields = {**(fields or {}), field: value}
-    if blank or not good:
+    if blank or not valid:
         return None
     xuid, uid, cuid, tag_name, response, active, assigned, key, meta_key, check = values
     if xuid is None and uid is None and cuid is None:

@@ -1,6 +1,7 @@
-"""Tags to lines of a file that can be read again: CSV or JSON lines, without keys.
+"""Writes tags as CSV or JSON Lines that an import reads back without changing anything. Never contains keys.
 
-CSV is opened with spreadsheets, so its cells are such as none executes (`formulas.py`); JSON lines have all values as they are.
+CSV files are opened with spreadsheets, so their cells are protected against formula injection (`formulas.py`). JSON Lines have
+every value unchanged.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ _COLUMNS = ("XUID", "UID", "CUID", "TAGNAME", "RESPONSE", "STATUS", "ASSIGNED", 
 
 
 class TagWriter:
-    """Lines of one file, encoded. `fields` are the extended fields that become columns."""
+    """Encodes the lines of one file. `fields` are the extended fields that become columns."""
 
     def __init__(self, format_: str, fields: Sequence[str]) -> None:
-        """`ValueError` for a format that is none of FORMATS."""
+        """Raises ValueError for a format that is not in FORMATS."""
         if format_ not in FORMATS:
-            raise ValueError(f"a format is one of {', '.join(FORMATS)}")
+            raise ValueError(f"format must be one of {', '.join(FORMATS)}")
         self._as_csv = format_ == "csv"
         self._fields = tuple(fields)
         self._names = (*_COLUMNS, *(FIELD_PREFIX + name if is_built_in(name) else name for name in fields))
@@ -33,11 +34,11 @@ class TagWriter:
         self._csv = csv.writer(self._buffer, lineterminator="\r\n")
 
     def header(self) -> bytes:
-        """The first line of CSV; JSON lines have none."""
+        """The header line of CSV; b"" for JSON Lines."""
         return self._csv_lines([self._names]) if self._as_csv else b""
 
     def lines(self, rows: Sequence[Sequence[str | None]]) -> bytes:
-        """Lines of tags, each as `values_of` makes it."""
+        """Encode rows, each as `values_of` returns it. JSON Lines omit blank values."""
         if self._as_csv:
             return self._csv_lines(rows)
         return b"".join(
@@ -58,7 +59,7 @@ class TagWriter:
         key_check_value: bytes | None,
         fields: Mapping[str, str],
     ) -> list[str | None]:
-        """A tag's cells in the order of the columns."""
+        """The cells of one tag in the order of the columns."""
         return [
             xuid,
             uid.hex().upper() if uid is not None else None,
