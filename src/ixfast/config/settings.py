@@ -1,8 +1,10 @@
-"""Settings of a server: flags, then the environment, then a TOML file, then defaults, in one frozen record.
+"""Every setting of a server, declared once, as a field of `Settings` with its default and its `Rule`.
 
-Each setting is declared once, as a field of `Settings` with its `Rule`; names of flags and environment variables, the
-checks (`given.py`), `ixfast settings` and docs/settings.md all follow from that declaration. Secrets are never shown: not by
-`repr`, not by `dump`.
+Everything else follows from that declaration: flags and environment variables, the checks in `settings_loader.py`, `ixfast
+settings`, the help of `ixfast serve`, and the table in docs/settings.md. Values are loaded and checked in `settings_loader.py`,
+not here.
+
+Secrets are never shown, neither by `repr` nor by `dump`.
 """
 
 import os
@@ -20,7 +22,11 @@ REDACTED = "<redacted>"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a setting means. `minimum` and `maximum` are inclusive; `default` replaces the printed default."""
+    """Documentation and limits of a setting.
+
+    `consequence` is the sentence that documentation and help show. `minimum` and `maximum` are inclusive. `default` is the text
+    to show as the default where the value itself says too little.
+    """
 
     consequence: str
     unit: str = ""
@@ -31,12 +37,12 @@ class Rule:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Every setting of a server, checked. Made by `load`."""
+    """The checked settings of a server. Create it with `settings_loader.load`, which is what checks them."""
 
     dsn: Annotated[
         str | None,
         Rule(
-            "The PostgreSQL that holds everything. Unset: a private one is started in data_dir.",
+            "The PostgreSQL database that stores everything. If unset, a private server is started in data_dir.",
             "URL",
             secret=True,
             default="a private server",
@@ -45,7 +51,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: Annotated[
         Path | None,
         Rule(
-            "Where the private PostgreSQL and a generated key file live; not used when dsn and kek_file are set.",
+            "Directory of the private PostgreSQL server and the generated key file. Unused if both dsn and kek_file are set.",
             "directory",
             default="/var/lib/ixfast for root, else $XDG_DATA_HOME/ixfast",
         ),
@@ -53,54 +59,60 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kek_file: Annotated[
         Path | None,
         Rule(
-            "Key-encryption keys, mode 0600. Losing it loses every key; keep it apart from the database's backups.",
+            "File with the key-encryption keys, mode 0600. If it is lost, every key is lost; keep it apart from database "
+            "backups.",
             "file",
             default="kek in data_dir",
         ),
     ] = None
-    host: Annotated[str, Rule("Address of the scan API. 0.0.0.0 or :: opens it to every network of the machine.", "address")] = (
-        "127.0.0.1"
-    )
-    port: Annotated[int, Rule("Port of the scan API; 0 lets the kernel choose one.", "TCP port", 0, 65535)] = 8480
+    host: Annotated[
+        str, Rule("Address that the scan API listens on. 0.0.0.0 or :: exposes it on every network interface.", "address")
+    ] = "127.0.0.1"
+    port: Annotated[int, Rule("Port of the scan API. 0 lets the kernel choose a free one.", "TCP port", 0, 65535)] = 8480
     private_host: Annotated[
-        str, Rule("Address of management, metrics and health. It is not meant for a public network.", "address")
+        str,
+        Rule("Address that management, metrics and health checks listen on. Do not expose it to a public network.", "address"),
     ] = "127.0.0.1"
     private_port: Annotated[
-        int, Rule("Port of management, metrics and health; 0 lets the kernel choose.", "TCP port", 0, 65535)
+        int, Rule("Port of management, metrics and health checks. 0 lets the kernel choose a free one.", "TCP port", 0, 65535)
     ] = 8481
     tls_cert: Annotated[
         Path | None,
-        Rule("Certificate chain, PEM; with it and tls_key the scan API speaks HTTPS.", "file", default="no TLS"),
+        Rule("Certificate chain in PEM format. With tls_key it makes the scan API serve HTTPS.", "file", default="no TLS"),
     ] = None
-    tls_key: Annotated[Path | None, Rule("Private key of tls_cert, PEM, not encrypted.", "file", default="no TLS")] = None
+    tls_key: Annotated[Path | None, Rule("Private key for tls_cert, in PEM format, unencrypted.", "file", default="no TLS")] = (
+        None
+    )
     workers: Annotated[
         int | Literal["auto"],
         Rule(
-            "Processes that answer scans. More than there are CPUs makes the slowest answers slower.",
+            "Number of worker processes. More than there are CPUs increases tail latency.",
             "processes",
             1,
             256,
         ),
     ] = "auto"
     deadline_ms: Annotated[
-        int, Rule("Time for one scan; what is not durable by then is answered 503, never refused.", "ms", 50, 60_000)
+        int, Rule("Time limit of one scan. A scan that is not durable by then gets 503, never a refusal.", "ms", 50, 60_000)
     ] = 1500
     committers: Annotated[
         int,
         Rule(
-            "Ledger connections of a worker; the tags are split among them, each with one batch under way.",
+            "Ledger connections per worker. Tags are divided among them; each connection has one batch in flight.",
             "connections",
             1,
             64,
         ),
     ] = 1
     ledger_batch_max: Annotated[
-        int, Rule("Scans committed by one statement; beyond 1024 the rate hardly rises.", "scans", 1, 8192)
+        int,
+        Rule("Maximum number of scans that one statement commits. Above 1024, throughput hardly increases.", "scans", 1, 8192),
     ] = 1024
     ledger_queue_max: Annotated[
         int,
         Rule(
-            "Scans of a worker waiting for a commit; more are answered 503 at once. At least ledger_batch_max.",
+            "Maximum number of scans per worker that wait for a commit; further scans get 503 at once. At least "
+            "ledger_batch_max.",
             "scans",
             1,
             1_000_000,
@@ -109,20 +121,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ledger_wait_max_ms: Annotated[
         int,
         Rule(
-            "As many scans may wait as the worker has lately committed in this time, or 256, or what a slow database commits in "
-            "a quarter of deadline_ms; more are answered 503 at once.",
+            "Limits the queue to the number of scans that the worker recently committed in this time, or to 256 or what a slow "
+            "database commits in a quarter of deadline_ms, if that is more. Further scans get 503 at once.",
             "ms",
             1,
             60_000,
         ),
     ] = 100
     pool_size: Annotated[
-        int, Rule("Connections of a worker for look-ups and management, beside its committers.", "connections", 1, 256)
+        int, Rule("Connections per worker for look-ups and management, in addition to its committers.", "connections", 1, 256)
     ] = 4
     cache_tags: Annotated[
         int,
         Rule(
-            "Tag records with opened keys that a worker holds in memory; a tag that is not held costs one look-up.",
+            "Maximum number of tag records with decrypted keys that a worker caches. A scan of any other tag costs a look-up.",
             "tags",
             1,
             50_000_000,
@@ -131,7 +143,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     negative_cache: Annotated[
         int,
         Rule(
-            "Unknown tag references remembered for a few seconds, so that guessing does not reach the database.",
+            "Maximum number of unknown tag references that are cached for a few seconds, so that guesses do not reach the "
+            "database.",
             "references",
             1,
             10_000_000,
@@ -140,7 +153,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     poll_interval_ms: Annotated[
         int,
         Rule(
-            "How often changes of the catalogue are asked for when no notification came; a deactivated tag may pass as long.",
+            "How often to poll for catalogue changes if no notification arrives. A deactivated tag may keep passing for up "
+            "to this long.",
             "ms",
             10,
             5_000,
@@ -149,7 +163,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: Annotated[
         int,
         Rule(
-            "Open client connections of a worker; beyond it new ones are closed. Needs as many file descriptors.",
+            "Maximum number of client connections per worker; further ones are closed. Each needs a file descriptor.",
             "connections",
             1,
             1_000_000,
@@ -158,14 +172,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     congestion_control: Annotated[
         Literal["cubic", "reno", "system"],
         Rule(
-            "How TCP of the scan API paces its answers, which are too short for any to matter; bbr would cost a timer for each. "
-            "system: as the kernel is set.",
+            "TCP congestion control of the scan API. Responses are too short for it to matter, but bbr would cost a timer "
+            "for each. system uses the kernel's default.",
         ),
     ] = "cubic"
     rate_limit_key: Annotated[
         int,
         Rule(
-            "Scans a second that one API key may ask of this host, in bursts as large; more are answered 429. 0: no limit.",
+            "Scans per second, and burst size, allowed to one API key on this host; further scans get 429. 0 disables the limit.",
             "scans/s",
             0,
             10_000_000,
@@ -174,7 +188,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit_address: Annotated[
         int,
         Rule(
-            "The same for one client address. Behind a balancer it needs trust_forwarded_for. 0: no limit.",
+            "The same limit for one client address. Behind a load balancer it requires trust_forwarded_for. 0 disables the "
+            "limit.",
             "scans/s",
             0,
             10_000_000,
@@ -183,19 +198,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trace_every: Annotated[
         int,
         Rule(
-            "Of every so-many-th scan the time of each stage is measured and told by the metrics. 0: of none.",
+            "Time every Nth scan stage by stage and export the result as metrics. 0 disables tracing.",
             "scans",
             0,
             1_000_000,
         ),
     ] = 0
     trust_forwarded_for: Annotated[
-        bool, Rule("Take the client's address from the last entry of X-Forwarded-For. Only behind a balancer that sets it.")
+        bool,
+        Rule(
+            "Take the client's address from the last entry of X-Forwarded-For. "
+            "Use it only behind a load balancer that sets the header."
+        ),
     ] = False
     idle_timeout_s: Annotated[
         int,
         Rule(
-            "A connection without a request is closed after this; keep it above the balancer's own idle time.",
+            "Close a connection that has been idle for this long. Keep it above the load balancer's own idle timeout.",
             "s",
             1,
             86_400,
@@ -204,7 +223,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_delay_ms: Annotated[
         int,
         Rule(
-            "After SIGTERM, scans are still accepted for this long while health says no; the time a balancer needs.",
+            "After SIGTERM, keep accepting scans for this long while health checks fail, so that a load balancer can react.",
             "ms",
             0,
             600_000,
@@ -213,32 +232,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_timeout_ms: Annotated[
         int,
         Rule(
-            "After the delay, scans under way get this long to finish before their connections are cut.",
+            "After drain_delay_ms, wait this long for scans in flight before closing their connections.",
             "ms",
             0,
             600_000,
         ),
     ] = 10_000
     scan_log_retention_days: Annotated[
-        int, Rule("Partitions of the scan log older than this are dropped for good.", "days", 1, 36_500)
+        int, Rule("Partitions of the scan log older than this are dropped permanently.", "days", 1, 36_500)
     ] = 400
     addresses_file: Annotated[
         Path | None,
         Rule(
-            "MaxMind DB file by which rules and responses know a visitor's country and time zone; needs ixfast[visitors]. "
-            "Replace it by renaming another one over it, then SIGHUP.",
+            "MaxMind DB file that gives rules and responses a visitor's country and time zone. Requires ixfast[visitors]. "
+            "To update it, rename the new file over it and send SIGHUP.",
             "file",
-            default="country never known",
+            default="no country or time zone",
         ),
     ] = None
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Rule("Messages below this level are not written.")] = (
-        "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Rule("Messages below this level are not logged.")] = "info"
+    log_format: Annotated[Literal["text", "json"], Rule("text is for people, json (one object per line) for log collectors.")] = (
+        "text"
     )
-    log_format: Annotated[Literal["text", "json"], Rule("text for people, json (one object a line) for collectors.")] = "text"
 
     @property
     def worker_count(self) -> int:
-        """`workers`, where "auto" is the number of CPUs that this process may use."""
+        """The number of workers; `auto` means the number of CPUs that this process may use."""
         return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
 
     def __repr__(self) -> str:
@@ -249,7 +268,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SettingDescription(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting as documentation shows it; all texts are ready to print."""
+    """One setting as documentation shows it; every text is ready to print."""
 
     name: str
     flag: str
@@ -266,19 +285,19 @@ class SettingDescription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def describe() -> list[SettingDescription]:
-    """Every setting in the order of its declaration."""
-    described = []
+    """All settings, in the order of declaration."""
+    descriptions = []
     for field in msgspec.structs.fields(Settings):
         base, rule = typing.get_args(field.type)
         kind, choices = _kind_of(base)
-        described.append(
+        descriptions.append(
             SettingDescription(
                 name=field.name,
                 flag="--" + field.name.replace("_", "-"),
                 env=PREFIX + field.name.upper(),
                 kind=kind,
                 unit=rule.unit,
-                default=rule.default or _printed(field.default),
+                default=rule.default or _shown_default(field.default),
                 range=_range_of(kind, rule, choices),
                 consequence=rule.consequence,
                 secret=rule.secret,
@@ -287,11 +306,11 @@ def describe() -> list[SettingDescription]:
                 choices=choices,
             )
         )
-    return described
+    return descriptions
 
 
 def dump(settings: Settings) -> dict[str, object]:
-    """The settings in effect as plain values, in the order of their declaration, secrets hidden."""
+    """The settings as plain values, in the order of declaration, with secrets redacted."""
     shown: dict[str, object] = {}
     for each in describe():
         value = getattr(settings, each.name)
@@ -301,7 +320,7 @@ def dump(settings: Settings) -> dict[str, object]:
 
 
 def _kind_of(base: Any) -> tuple[Any, tuple[str, ...]]:
-    """The kind of a field by its annotation, and its choices."""
+    """The kind of a field, from its annotation, and the choices if it is a choice."""
     simple = {int: "integer", bool: "boolean", str: "text", Path: "path"}
     if base in simple:
         return simple[base], ()
@@ -319,5 +338,5 @@ def _range_of(kind: str, rule: Rule, choices: tuple[str, ...]) -> str:
     return f"{rule.minimum} to {rule.maximum}" + (" or auto" if kind == "integer or auto" else "")
 
 
-def _printed(default: object) -> str:
+def _shown_default(default: object) -> str:
     return str(default).lower() if isinstance(default, bool) else str(default)

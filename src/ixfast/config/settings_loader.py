@@ -1,7 +1,11 @@
-"""What was given for the settings: flags, then the environment, then a TOML file, checked and frozen into `Settings`.
+"""Loads settings from flags, environment variables and a TOML file, in this order of precedence, and checks them.
 
-A name that nobody knows is an error with a suggestion, because a misspelt setting that is silently ignored is found in
-production. Secrets may stand in files of their own (`dsn_file`, `IXFAST_DSN_FILE`); no message shows one.
+What settings there are is declared in `settings.py`; this module only collects and checks values.
+
+Invariants:
+1. Every error is a `ConfigurationError` of one line with the origin of the value, what is allowed, and what was given.
+2. An unknown name is an error with a suggestion: a misspelt setting that is silently ignored would be noticed only in production.
+3. No message shows a secret. A secret may be read from a file of its own (`dsn_file`, `IXFAST_DSN_FILE`).
 """
 
 import difflib
@@ -18,8 +22,8 @@ _FILE_BYTES_MAX = 64 * 1024
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
-# Names of the environment that are not settings. The tests and the build read some. Kubernetes announces a service
-# called `ixfast` to every pod of its namespace as IXFAST_SERVICE_HOST, IXFAST_PORT_8480_TCP and so on.
+# Environment variables that are not settings. Some are read by the tests and the build. Kubernetes announces a service
+# named `ixfast` to every pod of its namespace as IXFAST_SERVICE_HOST, IXFAST_PORT_8480_TCP and so on.
 _FOREIGN_NAMES = frozenset(
     PREFIX + name
     for name in ("CONFIG", "FORCE_TWIN", "REQUIRE_NATIVE", "DIFFERENTIAL_CASES", "SANITIZE", "NO_EXTENSIONS")
@@ -27,153 +31,158 @@ _FOREIGN_NAMES = frozenset(
 _FOREIGN_PREFIXES = tuple(PREFIX + name for name in ("WORKER_", "TEST_", "SERVICE_", "PORT_"))
 
 
-class _Given(typing.NamedTuple):
-    """A value as it was found: where, and what."""
+class _RawValue(typing.NamedTuple):
+    """An unchecked value and where it comes from, such as "flag --port"."""
 
     origin: str
     value: object
 
     @classmethod
-    def in_file(cls, origin: str, value: object) -> Self:
-        """The content of a secret's own file; a newline at its end is the editor's."""
+    def from_secret_file(cls, origin: str, value: object) -> Self:
+        """Read a secret from the file `value`, without surrounding whitespace: editors append a newline."""
         path = Path(str(value))
         try:
             content = path.read_bytes()[: _FILE_BYTES_MAX + 1]
         except OSError as error:
-            raise ConfigurationError(f"{origin}: {path} cannot be read ({error.strerror}).") from None
+            raise ConfigurationError(f"{origin}: cannot read {path}: {error.strerror}.") from None
         text = content.decode("utf-8", "replace").strip()
         if not text or len(content) > _FILE_BYTES_MAX:
-            raise ConfigurationError(f"{origin}: {path} is empty or too large; it has to hold the secret alone.")
+            raise ConfigurationError(f"{origin}: {path} is empty or larger than 64 KiB; it must contain only the secret.")
         return cls(f"{origin} ({path})", text)
 
 
 def load(flags: Mapping[str, object], environ: Mapping[str, str], config_path: Path | None = None) -> Settings:
-    """Collect, check and freeze the settings.
+    """Load and check the settings.
 
-    `flags` are by setting name (`dsn_file` too), None for what was not given. `config_path`, or else
-    `IXFAST_CONFIG`, names a TOML file whose keys are setting names. `ConfigurationError` says where a wrong name or
-    value stands and what may stand there instead.
+    `flags` are keyed by setting name (or `dsn_file`); None means not given. `config_path`, or else `IXFAST_CONFIG`, names a TOML
+    file whose keys are setting names. Raises ConfigurationError for an unknown name, an invalid value, a file that cannot be
+    read, and settings that contradict each other.
     """
     known = {each.name: each for each in describe()}
     chosen = config_path or (Path(environ[PREFIX + "CONFIG"]) if environ.get(PREFIX + "CONFIG") else None)
-    found: dict[str, _Given] = {}
+    collected: dict[str, _RawValue] = {}
     for source in (_from_file(chosen, known), _from_environ(environ, known), _from_flags(flags, known)):
-        found.update(source)
-    values: dict[str, Any] = {name: _checked(known[name], given) for name, given in found.items()}
+        collected.update(source)
+    values: dict[str, Any] = {name: _convert(known[name], raw) for name, raw in collected.items()}
     settings = Settings(**values)
     _check_together(settings)
     return settings
 
 
-def _from_flags(flags: Mapping[str, object], known: Mapping[str, SettingDescription]) -> dict[str, _Given]:
+def _from_flags(flags: Mapping[str, object], known: Mapping[str, SettingDescription]) -> dict[str, _RawValue]:
     given = {name: (f"flag --{name.replace('_', '-')}", value) for name, value in flags.items() if value is not None}
-    return _gathered(given, known, lambda name: "--" + name.replace("_", "-"))
+    return _by_setting(given, known, lambda name: "--" + name.replace("_", "-"))
 
 
-def _from_environ(environ: Mapping[str, str], known: Mapping[str, SettingDescription]) -> dict[str, _Given]:
+def _from_environ(environ: Mapping[str, str], known: Mapping[str, SettingDescription]) -> dict[str, _RawValue]:
     given: dict[str, tuple[str, object]] = {}
     for name, value in environ.items():
         if not name.startswith(PREFIX) or name in _FOREIGN_NAMES or name.startswith(_FOREIGN_PREFIXES):
             continue
-        # An empty variable is how compose files and shells say "not set". And IXFAST_PORT=tcp://10.… is Kubernetes
-        # announcing a service called `ixfast`, not an operator choosing a port.
+        # Compose files and shells set a variable to the empty string when they mean "unset". IXFAST_PORT=tcp://10.… comes from
+        # Kubernetes, which announces a service named `ixfast`, and not from an operator who chooses a port.
         if value and not (name == PREFIX + "PORT" and value.startswith("tcp://")):
             given[name.removeprefix(PREFIX).lower()] = (f"environment variable {name}", value)
-    return _gathered(given, known, lambda name: PREFIX + name.upper())
+    return _by_setting(given, known, lambda name: PREFIX + name.upper())
 
 
-def _from_file(path: Path | None, known: Mapping[str, SettingDescription]) -> dict[str, _Given]:
+def _from_file(path: Path | None, known: Mapping[str, SettingDescription]) -> dict[str, _RawValue]:
     if path is None:
         return {}
     try:
         document = tomllib.loads(path.read_text())
     except OSError as error:
-        raise ConfigurationError(f"The settings file {path} cannot be read ({error.strerror}).") from None
+        raise ConfigurationError(f"Cannot read the settings file {path}: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"The settings file {path} is not TOML: {error}.") from None
-    return _gathered({name: (f"{path}: {name}", value) for name, value in document.items()}, known, str)
+        raise ConfigurationError(f"The settings file {path} is not valid TOML: {error}.") from None
+    return _by_setting({name: (f"{path}: {name}", value) for name, value in document.items()}, known, str)
 
 
-def _gathered(
+def _by_setting(
     given: Mapping[str, tuple[str, object]],
     known: Mapping[str, SettingDescription],
     spelled: typing.Callable[[str], str],
-) -> dict[str, _Given]:
-    """Values of one source by setting name, with secrets read from their files; unknown names are refused."""
+) -> dict[str, _RawValue]:
+    """The values of one source by setting name, with secrets read from their files. Raises for unknown and duplicate names."""
     files = {f"{each.name}_file": each.name for each in known.values() if each.secret}
-    found: dict[str, _Given] = {}
+    found: dict[str, _RawValue] = {}
     for name, (origin, value) in given.items():
         target = files.get(name, name)
         if target not in known:
             close = difflib.get_close_matches(name.lower(), [*known, *files], 1)
-            hint = f"did you mean {spelled(close[0])}?" if close else "`ixfast settings` lists them all."
-            raise ConfigurationError(f"{origin}: there is no such setting; {hint}")
+            hint = f"did you mean {spelled(close[0])}?" if close else "`ixfast settings` lists all settings."
+            raise ConfigurationError(f"{origin}: unknown setting; {hint}")
         if target in found:
-            raise ConfigurationError(f"{origin}: {spelled(target)} is given directly and by a file; remove one.")
-        found[target] = _Given.in_file(origin, value) if name in files else _Given(origin, value)
+            raise ConfigurationError(f"{origin}: {spelled(target)} is set both directly and by a file; remove one of them.")
+        found[target] = _RawValue.from_secret_file(origin, value) if name in files else _RawValue(origin, value)
     return found
 
 
-def _checked(setting: SettingDescription, given: _Given) -> object:
-    """The value in its type, within its range."""
-    value = given.value
+def _convert(setting: SettingDescription, raw: _RawValue) -> object:
+    """Convert a value to the type of its setting and check its range."""
+    value = raw.value
     if setting.kind in ("integer", "integer or auto"):
-        return _whole_number(setting, given)
+        return _whole_number(setting, raw)
     if setting.kind == "boolean":
         if isinstance(value, bool):
             return value
-        if isinstance(value, str) and value.lower() in _TRUE + _FALSE and not _is_from_file(given):
+        if isinstance(value, str) and value.lower() in _TRUE + _FALSE and not _is_from_toml(raw):
             return value.lower() in _TRUE
-        raise _refused(given, setting, "true or false")
+        raise _invalid(raw, setting, "`true` or `false`")
     if setting.kind == "choice":
         if value in setting.choices:
             return value
-        raise _refused(given, setting, "one of " + ", ".join(setting.choices))
+        raise _invalid(raw, setting, "one of " + ", ".join(f"`{choice}`" for choice in setting.choices))
     if setting.kind == "path" and isinstance(value, str | Path) and str(value):
         return Path(value).expanduser()
     if setting.kind == "text" and isinstance(value, str) and value.strip():
         if setting.name == "dsn" and not value.startswith(("postgresql://", "postgres://")):
-            raise _refused(given, setting, "postgresql://user:password@host:port/database")
+            raise _invalid(raw, setting, "a URL of the form postgresql://user:password@host:port/database")
         return value.strip()
-    raise _refused(given, setting, f"a {setting.kind} ({setting.unit})")
+    raise _invalid(raw, setting, "a path" if setting.kind == "path" else "a non-empty string")
 
 
-def _whole_number(setting: SettingDescription, given: _Given) -> int | str:
-    value = given.value
+def _whole_number(setting: SettingDescription, raw: _RawValue) -> int | str:
+    value = raw.value
     if value == "auto" and setting.kind == "integer or auto":
         return "auto"
-    wanted = f"a whole number ({setting.unit}), {setting.range}"
-    if isinstance(value, str) and not _is_from_file(given) and value.strip().lstrip("+-").isdecimal():
+    assert setting.minimum is not None and setting.maximum is not None
+    allowed = f"between {setting.minimum} and {setting.maximum}" + (", or `auto`" if setting.kind == "integer or auto" else "")
+    if isinstance(value, str) and not _is_from_toml(raw) and value.strip().lstrip("+-").isdecimal():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise _refused(given, setting, wanted)
-    assert setting.minimum is not None and setting.maximum is not None
+        raise _invalid(raw, setting, f"a whole number {allowed}")
     if not setting.minimum <= value <= setting.maximum:
-        raise _refused(given, setting, wanted)
+        raise _invalid(raw, setting, allowed)
     return value
 
 
-def _is_from_file(given: _Given) -> bool:
-    """TOML has types of its own: a number or a truth value in quotes there is a mistake, not a spelling."""
-    return not given.origin.startswith(("flag ", "environment "))
+def _is_from_toml(raw: _RawValue) -> bool:
+    """Whether a value has a type of its own: in TOML, a number or boolean in quotation marks is a mistake."""
+    return not raw.origin.startswith(("flag ", "environment "))
 
 
-def _refused(given: _Given, setting: SettingDescription, wanted: str) -> ConfigurationError:
-    shown = "the value (not shown)" if setting.secret else repr(given.value)
-    return ConfigurationError(f"{given.origin}: {shown} cannot be; write {wanted}.")
+def _invalid(raw: _RawValue, setting: SettingDescription, allowed: str) -> ConfigurationError:
+    got = "the value is a secret and not shown" if setting.secret else f"got {_quoted(raw)}"
+    return ConfigurationError(f"{raw.origin}: `{setting.name}` must be {allowed} ({got}).")
+
+
+def _quoted(raw: _RawValue) -> str:
+    """The value as the user wrote it. Only TOML distinguishes a number from a string of digits."""
+    return repr(raw.value) if _is_from_toml(raw) or str(raw.value) != str(raw.value).strip() else str(raw.value)
 
 
 def _check_together(settings: Settings) -> None:
-    """Rules between settings."""
+    """Check settings against each other."""
     if (settings.tls_cert is None) != (settings.tls_key is None):
-        raise ConfigurationError("tls_cert and tls_key belong together; set both or neither.")
+        raise ConfigurationError("tls_cert and tls_key must be set together; set both or neither.")
     if settings.ledger_queue_max < settings.ledger_batch_max:
         raise ConfigurationError(
-            f"ledger_queue_max ({settings.ledger_queue_max}) is below ledger_batch_max ({settings.ledger_batch_max}); "
-            "a full batch could never form. Raise the one or lower the other."
+            f"ledger_queue_max ({settings.ledger_queue_max}) must not be below ledger_batch_max ({settings.ledger_batch_max}): "
+            "a full batch could never form. Raise the former or lower the latter."
         )
     if settings.port and (settings.host, settings.port) == (settings.private_host, settings.private_port):
         raise ConfigurationError(
-            f"port and private_port are both {settings.port} of {settings.host}; management must not be reachable "
-            "through the scan API's port. Change one."
+            f"port and private_port must differ (both are {settings.port} on {settings.host}): management must not be "
+            "reachable on the scan API's port."
         )
