@@ -35,9 +35,9 @@ from ixfast.store.admin import edits
 from ixfast.store.imports import importer
 from ixfast.store.imports.group_names import group_named
 from ixfast.store.imports.importer import Options, Report, import_tags
-from ixfast.store.imports.random_codes import draw_codes
 from ixfast.store.imports.seen_tags import Names, TagIds
 from ixfast.store.queries import load
+from ixfast.store.random_codes import draw_codes
 from ixfast.tag_files import PROBLEMS
 from ixfast.tag_files.columns import ALIASES
 

@@ -363,3 +363,13 @@ def test_a_row_of_parameters_is_a_query() -> None:
 def test_no_outcome_is_told_in_two_ways() -> None:
     assert len(set(OUTCOMES)) == len(OUTCOMES) < EMPTY
     assert Finding(GENUINE).tag == NO_TAG
+
+
+def test_a_mirror_that_no_meta_key_opens_is_unknown_whatever_other_profiles_there_are() -> None:
+    fleets = [VirtualFleet(21, 1, "encrypted"), VirtualFleet(22, 1, "lrp-encrypted")]
+    tap = VirtualTag(
+        "encrypted", xuid="q8w3sbcz", uid=bytes.fromhex("04A1B2C3D4E5F6"), file_key=bytes(16), meta_key=b"?" * 16
+    ).tap()
+    for order in (fleets, fleets[::-1]):
+        assert verdicts(catalogue_of(*order), [tap]) == ["unknown"]
+    assert verdicts(catalogue_of(fleets[1]), [tap]) == ["malformed"]

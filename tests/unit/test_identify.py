@@ -25,6 +25,7 @@ from ixfast.testing.virtual_tags import VirtualTag
 
 UID = bytes.fromhex("04A1B2C3D4E5F6")
 FILE_KEY = bytes(range(16))
+STRANGERS = [bytes([200 + n]) * 16 for n in range(8)]  # a wrong meta key reads something about once in 85 times
 MASTERS = [bytes([n]) * 16 for n in (101, 102)]
 
 
@@ -147,6 +148,22 @@ def test_what_looks_like_the_profile_and_is_malformed_is_told(account: OneAccoun
     with pytest.raises(InputError) as told:
         account.find(Extras({"picc_data": "00", "cmac": "0" * 16}))
     assert told.value.field == "picc_data" and not account.scheme.read
+
+
+def test_a_mirror_that_no_meta_key_opens_is_unknown_whatever_other_profiles_there_are(account: OneAccount) -> None:
+    stranger = next(url for url in map(tap, STRANGERS) if account.find(Extras(url=url)) == [])
+    other = compile_profile(preset("lrp-encrypted"))
+    with pytest.raises(InputError):  # the same name, but a longer mirror: to this profile alone the tap is malformed
+        other.read_url(stranger)
+    for at in (0, len(account.groups)):
+        group = Group(4, "D", account.own, folder_name="F", folder_active=True, active=True, profile=other)
+        account.groups.insert(at, group)
+        assert account.find(Extras(url=stranger)) == []
+        assert account.find(Extras(parameters(stranger))) == []
+        del account.groups[at]
+    account.groups = [group]
+    with pytest.raises(InputError):
+        account.find(Extras(url=stranger))
 
 
 def parameters(url: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from ixfast.chips import REASONS, UNDECIDED_REASONS
+from ixfast.chips.tamper import PAIRS
 from ixfast.domain.model import Tamper
 
 OUTCOMES: tuple[tuple[str, str | None], ...] = (
@@ -32,7 +33,7 @@ EMPTY = 255
 BY_REASON = {reason: code for code, (_, reason) in enumerate(OUTCOMES) if reason in REASONS}
 
 NO_TAG = 0xFFFFFFFF
-_STATES = "COI"
+
 _CODES_OF_HOLDS = bytes((EMPTY, GENUINE)) + bytes(254)
 
 
@@ -114,14 +115,14 @@ def each(column: Any, places: Sequence[Any]) -> Sequence[Any]:
 
 
 def tamper_code(tamper: Tamper | None) -> int:
-    """Stored and current state in a byte; 0 for none."""
-    return 0 if tamper is None else 1 + 3 * _STATES.index(tamper.stored) + _STATES.index(tamper.current)
+    """Stored and current state in one byte; 0 for an unknown or absent tamper state."""
+    return 0 if tamper is None else TAMPER_CODES[tamper.stored + tamper.current]
 
 
-TAMPER_CODES = {stored + current: tamper_code(Tamper(stored, current)) for stored in _STATES for current in _STATES}
-"""By the two characters that a tag mirrors."""
+TAMPER_CODES = {pair: code for code, pair in enumerate(PAIRS, start=1)}
+"""Codes by the two characters that a tag mirrors."""
 
 
 def tamper_text(code: int) -> str:
-    """The two characters behind a `tamper_code` that is not 0."""
-    return _STATES[(code - 1) // 3] + _STATES[(code - 1) % 3]
+    """The two characters that `tamper_code` encoded; `code` is not 0."""
+    return PAIRS[code - 1]

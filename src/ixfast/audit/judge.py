@@ -22,24 +22,12 @@ from ixfast.domain.scan import position
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
 
-CODE_NAMES = ("x", "xuid")
-"""The parameters that hold a tag code whatever the profile says, in lower case."""
-
-
-def code_in(text: str) -> str | None:
-    """The tag code of a URL or query string under one of its usual names."""
-    for piece in text.partition("?")[2].split("&") if "?" in text else text.split("&"):
-        name, _, value = piece.partition("=")
-        if name.lower() in CODE_NAMES and references.CODE.fullmatch(value):
-            return value
-    return None
-
 
 def judge(catalogue: TagCatalogue, text: str) -> Finding:
     """What a tapped URL, its query string, or a query string with the names of `/v1/t` is."""
     if len(text) > REQUEST_TARGET_BYTES_MAX:
         return Finding(MALFORMED, problem=f"longer than {REQUEST_TARGET_BYTES_MAX} characters")
-    code = code_in(text)
+    code = references.code_in(text)
     try:
         if code is None:
             return _judge_unnamed(catalogue, text)
@@ -70,7 +58,7 @@ def read(profile: CompiledProfile, text: str) -> Message | Missing:
 def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
     """A tap without a tag code: each profile is asked whose it could be."""
     error: InputError | None = None
-    missing = False
+    readable = False
     for profile in catalogue.profiles:
         if profile is None:
             continue
@@ -79,8 +67,8 @@ def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
         except InputError as problem:
             error = error or problem
             continue
+        readable = True
         if isinstance(message, Missing):
-            missing = True
             continue
         place = catalogue.find(profile, message)
         if place is None:
@@ -94,7 +82,7 @@ def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
                 return Finding(INCOMPLETE, place)
             message = said
         return _examined(catalogue, place, own, message)
-    if error is not None and not missing:
+    if error is not None and not readable:
         return Finding(MALFORMED, problem=_told(error))
     return Finding(UNKNOWN)
 

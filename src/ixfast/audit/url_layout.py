@@ -25,7 +25,6 @@ from cryptography.hazmat.primitives.ciphers.modes import ECB
 
 from ixfast import cmac
 from ixfast.audit.findings import TAMPER_CODES, each, positions_of
-from ixfast.audit.judge import CODE_NAMES
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.chips import CompiledProfile
 from ixfast.chips.ntag424_aes import AesScheme
@@ -333,7 +332,7 @@ def learn(profile: CompiledProfile, profile_place: int, text: str) -> UrlLayout 
         start = at + len(name) + 1
         if name in own:
             placed += _places(own[name], start, value)
-        elif name.lower() in CODE_NAMES and references.CODE.fullmatch(value):
+        elif name.lower() in references.CODE_NAMES and references.CODE.fullmatch(value):
             placed.append(("xuid", (start, start + len(value))))
         at += len(parameter) + 1
     slots = dict(placed)

@@ -22,6 +22,7 @@ from ixfast.chips.profile import CompiledProfile, compile_profile
 from ixfast.chips.reasons import REASONS
 from ixfast.chips.registry import find_scheme, scheme_names
 from ixfast.chips.scheme import Scheme
+from ixfast.chips.tamper import STATES
 from ixfast.chips.template import STATICS, Slot
 from ixfast.chips.url_fields import Encoding, Sample, dissect, encodings
 from ixfast.domain.model import EncodingProfile, Evidence, Key
@@ -393,7 +394,7 @@ def _tamper_offset(texts: Sequence[bytes | None]) -> tuple[int | None, str | Non
     if not known:
         return None, None
     length = min(map(len, known))
-    places = [at for at in range(length - 1) if all(set(text[at : at + 2]) <= set(b"COI") for text in known)]
+    places = [at for at in range(length - 1) if all(set(text[at : at + 2]) <= set(STATES.encode()) for text in known)]
     if len(places) == 1:
         return places[0], f"file data has tamper characters at offset {places[0]}; set tamper_offset to null if that is chance"
     if places:

@@ -23,6 +23,7 @@ from ixfast.chips.message import Message, Missing
 from ixfast.chips.reasons import REASONS
 from ixfast.chips.registry import find_scheme
 from ixfast.chips.scheme import PiccData, Scheme
+from ixfast.chips.tamper import TAMPER_CHARS, read_tamper
 from ixfast.chips.tap_reader import Reader
 from ixfast.chips.template import STATICS, Slot, Template, compile_template
 from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
@@ -30,7 +31,7 @@ from ixfast.limits import COUNTER_MAX, META_KEYS_MAX, UID_BYTES
 
 _RANKS = {reason: rank for rank, reason in enumerate(REASONS)}
 _NO_STATICS: Mapping[str, str] = MappingProxyType({})
-_TAMPER_STATES = frozenset("COI")
+
 
 PlainVerifier = Callable[[bytes, bytes, int, bytes], bool]
 
@@ -224,12 +225,12 @@ class CompiledProfile:
     def _tamper_of(self, message: Message, file_data: bytes | None) -> Tamper | None:
         """Tamper state from authenticated text only; the caller has seen the MAC hold."""
         if self.tamper_in_window:
-            text = (message.tamper or message.tt or "")[:2]
+            text = (message.tamper or message.tt or "")[:TAMPER_CHARS]
         elif self.profile.tamper_offset is not None and file_data is not None:
-            text = file_data[self.profile.tamper_offset :][:2].decode("latin-1")
+            text = file_data[self.profile.tamper_offset :][:TAMPER_CHARS].decode("latin-1")
         else:
             return None
-        return Tamper(text[0], text[1]) if len(text) == 2 and _TAMPER_STATES.issuperset(text) else None
+        return read_tamper(text)
 
     def _statics_reason(self, message: Message, statics: Mapping[str, str]) -> str | None:
         """The owner's texts inside the window are authenticated, so what was sent must be what is registered.

@@ -16,8 +16,8 @@ import re
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from ixfast.chips.ntag22x import TT_CHARS
 from ixfast.chips.scheme import SDM_MIRRORS
+from ixfast.chips.tamper import TAMPER_CHARS, TT_CHARS, TT_PATTERN
 from ixfast.domain.model import EncodingProfile
 from ixfast.errors import ProfileError
 from ixfast.limits import (
@@ -32,7 +32,7 @@ from ixfast.limits import (
 STATICS = {"xuid": TAG_CODE_CHARS_MAX, "cuid": CUSTOMER_ID_CHARS_MAX, "aid": ACCOUNT_ID_CHARS_MAX}
 """What the owner wrote himself, with the greatest length in characters."""
 
-MIRROR_CHARS = {"uid": 14, "counter": 6, "tamper": 2, "tt": TT_CHARS, "mac": 16}
+MIRROR_CHARS = {"uid": 14, "counter": 6, "tamper": TAMPER_CHARS, "tt": TT_CHARS, "mac": 16}
 """What the chip writes, in characters; `picc` depends on the scheme and `enc` on the template."""
 
 STANDARD_NAMES = {"uid": "u", "counter": "n", "mac": "e", "tamper": "t", "tt": "t"}
@@ -40,7 +40,7 @@ STANDARD_NAMES = {"uid": "u", "counter": "n", "mac": "e", "tamper": "t", "tt": "
 
 _NAMES = (*MIRROR_CHARS, "picc", "enc", *STATICS)
 _ENC_STEP = 32  # Hex digits of one AES block; the chip encrypts whole blocks (NT4H2421Gx section 9.3.6).
-_TAMPER_BYTES = 2
+
 _BRACES = re.compile(r"\{([^{}]*)\}|([{}])")
 _NOT_IN_A_URL = re.compile(r"[^!-~]|#|%(?![0-9A-Fa-f]{2})")
 _OWNER_CHARACTER = r"[^\x00-\x1f\x7f\ud800-\udfff]"
@@ -243,7 +243,7 @@ def _check_tamper(profile: EncodingProfile, slots: dict[str, Slot], window: tupl
     where = f"profile {profile.name!r}, tamper_offset"
     if "enc" not in slots:
         raise ProfileError(f"{where}: it points into file data, but the template has no {{enc:N}}")
-    last = slots["enc"].chars // 2 - _TAMPER_BYTES
+    last = slots["enc"].chars // 2 - TAMPER_CHARS
     if not 0 <= offset <= last:
         raise ProfileError(f"{where}: must be 0 to {last}, so that both characters lie in the file data")
     if any(isinstance(part, Slot) and part.name == "tamper" for part in window):
@@ -305,7 +305,7 @@ def _piece(name: str | None, text: str, where: str, picc_chars: int) -> Piece:
             patterns.append("([!-~]{2})")
             words.append("2 characters of tamper status")
         elif part.name == "tt":
-            patterns.append("([COI0]{2}[0-9A-F]{8})")
+            patterns.append(f"({TT_PATTERN})")
             words.append(f"{TT_CHARS} characters of tamper status")
         else:
             patterns.append(f"([0-9a-f]{{{part.chars}}})")

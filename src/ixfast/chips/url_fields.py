@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ixfast.chips.ntag22x import TT_CHARS
+from ixfast.chips.tamper import PAIR_PATTERN, TT_CHARS, TT_PATTERN
 from ixfast.chips.template import MIRROR_CHARS, STATICS, Part, Slot
 from ixfast.errors import InputError
 from ixfast.limits import FILE_DATA_BYTES_MAX, PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
@@ -25,8 +25,8 @@ _ENC_STEP = 32
 _HEX = re.compile(r"[0-9A-Fa-f]+")
 # What joins mirrors: letters that are no hex digits, signs, and hex runs that are too short for any mirror.
 _LITERAL = re.compile(r"(?:[^0-9A-Fa-f]|(?<![0-9A-Fa-f])[0-9A-Fa-f]{1,5}(?![0-9A-Fa-f]))+")
-_TAMPER = re.compile(r"[COI]{2}(?![0-9A-Za-wyz])", re.IGNORECASE)
-_TT = re.compile(r"[COI0]{2}[0-9A-F]{8}", re.IGNORECASE)
+_TAMPER = re.compile(rf"{PAIR_PATTERN}(?![0-9A-Za-wyz])", re.IGNORECASE)
+_TT = re.compile(TT_PATTERN, re.IGNORECASE)
 _AFTER_LITERAL = re.compile(r"(?:^|[^0-9A-Za-z]|[xX])$")
 # In one run of hex digits the chip's own order, which is that of every published bulk form.
 _ORDER = {name: place for place, name in enumerate(("uid", "counter", "picc", "enc", "tamper", "tt", "mac"))}

@@ -20,7 +20,7 @@ from ixfast.store.admin import edits
 from ixfast.store.imports.exporter import export_tags
 from ixfast.store.imports.group_names import batch_named, group_named
 from ixfast.store.imports.importer import Options, Report, import_tags
-from ixfast.store.imports.random_codes import CODE_CHARS
+from ixfast.store.random_codes import CODE_CHARS
 from ixfast.tag_files import FORMATS, PRESETS, counted
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]

@@ -16,6 +16,11 @@ AID = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.ACCOUNT_ID_CHARS_MAX}}}", re.ASCII)
 UID_TEXT = re.compile(r"[0-9A-F]{14}")
 """A chip's UID as `/v1/t` takes it."""
 
+CODE_NAMES = ("x", "xuid")
+"""The parameters that hold a tag code whatever the profile, in lower case."""
+AID_NAMES = ("a", "aid")
+"""The parameters that hold an account id whatever the profile, in lower case."""
+
 XUID = b""
 CUID = b"\0c"
 UID = b"\0u"
@@ -23,6 +28,24 @@ TOKEN = b"\0k"
 
 
 _MIRROR_CHARS_MIN = 2 * limits.UID_BYTES
+
+
+def code_in(text: str) -> str | None:
+    """The tag code, or what may be one, in a URL or query string under one of its standard names."""
+    return _parameter(text, CODE_NAMES, CODE)
+
+
+def aid_in(text: str) -> str | None:
+    """The account id in a URL or query string under one of its standard names."""
+    return _parameter(text, AID_NAMES, AID)
+
+
+def _parameter(text: str, names: tuple[str, ...], pattern: re.Pattern[str]) -> str | None:
+    for pair in text.partition("?")[2].split("&") if "?" in text else text.split("&"):
+        name, _, value = pair.partition("=")
+        if name.lower() in names and pattern.fullmatch(value):
+            return value
+    return None
 
 
 def may_be_a_mirror(code: bytes) -> bool:

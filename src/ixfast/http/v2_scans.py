@@ -7,7 +7,6 @@ the value, which may be an unused code.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -58,7 +57,7 @@ async def run(dispatcher: ScanDispatcher, body: ScanBody, caller: Caller, *, pee
     aid = api_key.aid if api_key is not None else body.account
     ref, parameters, url = _asked(body, aid)
     if aid is None and url is not None:
-        aid = _account_in(url)
+        aid = references.aid_in(url)
         if aid is None and ref is None:
             aid = await dispatcher.account_in_path(url)
     visitor = Visitor(body.visitor.ip, body.visitor.user_agent) if body.visitor is not None else None
@@ -87,7 +86,7 @@ def _asked(body: ScanBody, aid: str | None) -> tuple[bytes | None, dict[str, str
             raise InputError("invalid_parameter", "Give either url, or query, or the fields of the tap.", "url")
         if len(text) > limits.REQUEST_TARGET_BYTES_MAX:
             raise InputError("invalid_parameter", f"Longer than {limits.REQUEST_TARGET_BYTES_MAX} characters.", "url")
-        code = _code_in(text)
+        code = references.code_in(text)
         return (code.encode() if code is not None else None), None, text
     if len(own) != 1:
         if not own and body.parameters:
@@ -129,24 +128,6 @@ def _fields(body: ScanBody) -> dict[str, str]:
     if body.tamper is not None:
         parameters["t"] = body.tamper
     return parameters
-
-
-def _code_in(text: str) -> str | None:
-    """The tag code, or what may be one, if a URL has it under the usual names; others are read by the account's profiles."""
-    return _named(text, ("x", "xuid"), references.CODE)
-
-
-def _account_in(text: str) -> str | None:
-    """The account id if a URL carries one under its usual names."""
-    return _named(text, ("a", "aid"), references.AID)
-
-
-def _named(text: str, names: tuple[str, ...], form: re.Pattern[str]) -> str | None:
-    for piece in text.partition("?")[2].split("&") if "?" in text else text.split("&"):
-        name, _, value = piece.partition("=")
-        if name.lower() in names and form.fullmatch(value):
-            return value
-    return None
 
 
 def _derived_id(caller: Caller, body: ScanBody, idempotency_key: str) -> int:

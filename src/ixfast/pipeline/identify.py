@@ -37,6 +37,7 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
     _, groups = known
     found: dict[bytes, None] = {}
     error: InputError | None = None
+    well_formed = False
     for profile, meta_keys in _distinct_profiles(groups):
         try:
             message = _read(profile, extras)
@@ -44,8 +45,9 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
             error = error or problem
             continue
         if message is not None:
+            well_formed = True
             found.update(dict.fromkeys(_claims(profile, message, aid, meta_keys)))
-    if not found and error is not None:
+    if error is not None and not well_formed:
         raise error
     return list(found)
 

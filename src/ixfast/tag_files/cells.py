@@ -10,8 +10,9 @@ from __future__ import annotations
 import datetime as dt
 import re
 
+from ixfast.domain import references
 from ixfast.errors import InputError
-from ixfast.limits import CUSTOMER_ID_CHARS_MAX, TAG_CODE_CHARS_MAX, UID_BYTES
+from ixfast.limits import CUSTOMER_ID_CHARS_MAX, UID_BYTES
 from ixfast.responses.response_text import compile_response
 from ixfast.tag_files.problems import NAME_CHARS_MAX
 
@@ -22,7 +23,7 @@ NOW = "now"
 Assigned = dt.datetime | str
 
 _ZERO_KEY = bytes(KEY_BYTES)
-_XUID = re.compile(rf"[A-Za-z0-9]{{1,{TAG_CODE_CHARS_MAX}}}")
+
 _SEPARATORS = str.maketrans("", "", ": -.")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _YES = frozenset(("yes", "y", "true", "1"))
@@ -40,7 +41,7 @@ class CellError(Exception):
 def xuid(text: str) -> str:
     """A tag code: 1 to `TAG_CODE_CHARS_MAX` ASCII letters and digits."""
     text = text.strip()
-    if _XUID.fullmatch(text) is None or not text.isascii():
+    if references.CODE.fullmatch(text) is None:
         raise CellError("bad_xuid")
     return text
 

@@ -17,7 +17,7 @@ from ixfast.http.management import (
 )
 from ixfast.http.management.call import PAGE_ROWS, PAGE_ROWS_MAX, Parameter, Route
 from ixfast.store.admin import scan_log
-from ixfast.store.imports.random_codes import CODE_CHARS
+from ixfast.store.random_codes import CODE_CHARS
 from ixfast.tag_files import FORMATS, PRESETS
 
 _ID: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": schemas.ID_MAX}

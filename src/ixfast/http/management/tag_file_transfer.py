@@ -23,7 +23,7 @@ from ixfast.limits import TAG_FILE_SILENCE_MS_MAX
 from ixfast.store.admin import edits
 from ixfast.store.imports.exporter import export_tags
 from ixfast.store.imports.importer import Options, Report, import_tags
-from ixfast.store.imports.random_codes import CODE_CHARS
+from ixfast.store.random_codes import CODE_CHARS
 from ixfast.tag_files import FORMATS, PRESETS, counted
 
 _PIECE_BYTES = 128 * 1024

@@ -24,6 +24,7 @@ from ixfast.http.management.schemas import Counter, KeyDraft, KeyVersion, Tag, T
 from ixfast.keys import KeySlot
 from ixfast.store.admin import edits
 from ixfast.store.admin.edits import NewTag
+from ixfast.store.random_codes import draw_codes
 
 V = TypeVar("V", bound=KeyVersion)
 _CODES_TRIED = 20  # Of eight random characters one in a million is taken in a fleet of millions.
@@ -109,7 +110,7 @@ async def create_tag(call: Call) -> web.Response:
 
 
 async def _new_code(call: Call, characters: int) -> str:
-    codes = [edits.new_xuid(characters) for _ in range(_CODES_TRIED)]
+    codes = draw_codes(_CODES_TRIED, characters)
     taken = {row["xuid"] for row in await call.connection.fetch(call.sql["known_xuids"], codes)}
     return next(code for code in codes if code not in taken)
 

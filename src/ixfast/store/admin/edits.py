@@ -33,7 +33,6 @@ _ROWS_WORTH_ROOM = 200  # About two pages.
 _TAG_COLUMNS = ("tag_id", "account_id", "group_id", "batch_id", "xuid", "cuid", "uid", "name")
 _KEY_COLUMNS = ("tag_id", "slot", "version", "kek_id", "wrapped", "check_value")
 _FIRST_VERSION = 1
-_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 _DEADLINE_S = 15.0  # One act, with waiting for a connection.
 _STATEMENT_TIMEOUT_MS = 5000
 _LOCK_TIMEOUT_MS = 2000
@@ -135,11 +134,6 @@ def troubles(*, readonly: bool) -> Iterator[None]:
 def _unavailable(error: Exception, *, may_have_committed: bool) -> UnavailableError:
     lost = may_have_committed and db_error_kind(error) is DbErrorKind.LOST
     return UnavailableError("outcome_unknown" if lost else "unavailable", reason_of(error))
-
-
-def new_xuid(characters: int) -> str:
-    """A tag code that nobody can guess: lower-case letters and digits."""
-    return "".join(secrets.choice(_LETTERS) for _ in range(characters))
 
 
 async def record(

@@ -13,10 +13,10 @@ from typing import Any
 
 from ixfast import limits, meters
 from ixfast.errors import UnavailableError
-from ixfast.store.admin.edits import new_xuid
 from ixfast.store.connections.session import pooled_connection
 from ixfast.store.db_errors import reason_of
 from ixfast.store.queries import load
+from ixfast.store.random_codes import draw_codes
 
 log = logging.getLogger("ixfast.enrolment")
 
@@ -69,7 +69,7 @@ class TagRegister:
     async def _make(self, connection: Any, rows: list[tuple[int, int, bytes]]) -> int:
         """One transaction; returns how many were made."""
         accounts, groups, uids = map(list, zip(*rows, strict=True))
-        codes = [new_xuid(_CODE_CHARS) for _ in rows]
+        codes = draw_codes(len(rows), _CODE_CHARS)
         async with connection.transaction():
             made = [row["tag_id"] for row in await connection.fetch(self._sql["enrol"], accounts, groups, uids, codes)]
             if not made:

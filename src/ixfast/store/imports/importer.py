@@ -40,10 +40,10 @@ from ixfast.store.imports.import_plan import (
     names_of,
     plan,
 )
-from ixfast.store.imports.random_codes import CODE_CHARS, draw_codes
 from ixfast.store.imports.seen_tags import Names
 from ixfast.store.imports.stored_keys import MetaKeys, deleted_before, keys_of
 from ixfast.store.queries import load
+from ixfast.store.random_codes import CODE_CHARS, draw_codes
 from ixfast.tag_files import PRESETS, PROBLEMS_MAX, Layout, Problem, Problems, TagFile, TagRow
 
 _TAGS_NOTED_MAX = CHANGES_READ_MAX // 2  # More changed tags empty the workers' caches instead.
