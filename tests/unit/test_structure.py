@@ -27,7 +27,7 @@ SEAMS = {
     "process.hardening": "the only system call that protects keys in memory, apart from all other code of a process",
     "store.admin.deleted_tags": "the only code that deletes tags for good",
     "store.imports.group_names": "groups by name, shared by imports and exports",
-    "store.imports.random_codes": "tag codes that cannot be guessed, in one place to be reviewed",
+    "store.random_codes": "tag codes that cannot be guessed, in one place to be reviewed",
     "store.ledger.resolver": "the protocol between the committer and the ledger",
     "store.queries": "loads the SQL files for every module of the store",
     "tag_files.formulas": "protection against spreadsheet formulas, shared by reader and writer",
