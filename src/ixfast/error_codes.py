@@ -60,7 +60,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     ),
     "draining": ErrorCode(503, "scan", "The server is shutting down. Nothing was consumed; try again."),
     "invalid_request": ErrorCode(400, "request", "Malformed HTTP/1.1 request."),
-    "no_such_route": ErrorCode(404, "request", "There is nothing at this path."),
+    "no_such_route": ErrorCode(404, "request", "There is nothing at this path; see /v1/t and /v2/scans."),
     "method_not_allowed": ErrorCode(405, "request"),
     "too_large": ErrorCode(413, "request"),
     "unsupported_encoding": ErrorCode(415, "request"),

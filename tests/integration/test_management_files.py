@@ -212,7 +212,7 @@ async def test_a_sender_that_falls_silent_is_told_so(house: House, monkeypatch: 
 
 async def test_acts_go_on_beside_a_file_and_another_file_waits_its_turn(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     _, group, _ = await shelf(house)
-    monkeypatch.setattr("ixfast.http.management.call._SEAT_S", 0.05)
+    monkeypatch.setattr("ixfast.http.management.call._WAIT_S", 0.05)
     go_on = asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:

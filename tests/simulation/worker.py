@@ -16,7 +16,8 @@ import orjson
 from ixfast.domain.scan import Scan
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http.dispatcher import ScanDispatcher
-from ixfast.http.front_door import FrontDoor, ServerState
+from ixfast.http.front_door import FrontDoor
+from ixfast.http.server_state import ServerState
 from ixfast.http.v2_scans import Caller, ScanBody
 from ixfast.http.v2_scans import run as run_v2
 from ixfast.meters import Meters
@@ -124,7 +125,7 @@ class Worker:
         self.dispatcher = ScanDispatcher(self.engine, self.catalogue, gauges, self.loop)
         self.dispatcher.next_scan_id = self._next_scan_id
         self.server_state = ServerState(
-            self.dispatcher, None, connections_max=10_000, idle_timeout_s=1e9, moment=self.dispatcher.loop.time
+            self.dispatcher, connections_max=10_000, idle_timeout_s=1e9, moment=self.dispatcher.loop.time
         )
 
     def _next_scan_id(self) -> int:
@@ -136,7 +137,7 @@ class Worker:
 
     def ask(self, operation: Operation, answer: Answer) -> None:
         """A request arrives, on a connection of its own."""
-        if self.dispatcher.draining:
+        if self.server_state.draining:
             return  # there is nobody who would accept it
         _asking.set(operation)
         if operation.v2:
@@ -145,7 +146,7 @@ class Worker:
             self._ask_v1(operation, answer)
 
     def _ask_v1(self, operation: Operation, answer: Answer) -> None:
-        connection: Any = FrontDoor(self.server_state)
+        connection: Any = FrontDoor(self.server_state, _no_handler)
 
         def told(response: bytes) -> None:
             answer(operation, *read_v1(response, is_plain=operation.position < 0))
@@ -186,7 +187,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Leave in an orderly way, as after a SIGTERM."""
-        self.dispatcher.draining = True
+        self.server_state.begin_draining()
         for _ in range(DRAIN_ROUNDS):
             if self.ledger.idle and self.catalogue.idle:
                 break
@@ -199,6 +200,10 @@ class Worker:
         self.process.kill()
         for connection in list(self.link.connections):
             connection.terminate()
+
+
+def _no_handler() -> asyncio.Protocol:
+    raise AssertionError("a request of the simulation was handed over to aiohttp")
 
 
 def _mac(operation: Operation) -> str:

@@ -14,9 +14,10 @@ from ixfast.chips import compile_profile, preset
 from ixfast.domain import references
 from ixfast.domain.records import Account, Group
 from ixfast.http.dispatcher import ScanDispatcher
-from ixfast.http.front_door import FrontDoor, ServerState
+from ixfast.http.front_door import FrontDoor
 from ixfast.http.request_handler import handlers
 from ixfast.http.scan_app import make_scan_app
+from ixfast.http.server_state import ServerState
 from ixfast.meters import HOT_REQUESTS, Meters
 from ixfast.pipeline.engine import Engine
 from ixfast.testing.memory import MemoryCatalogue, MemoryLedger
@@ -92,11 +93,11 @@ class World:
                 ledger.add(catalogue.add_tag(group, tag.xuid, uid=tag.uid, cuid=f"{fleet.seed}-{index}", keys=tag.file_keys()))
         catalogue.add_api_key("closed-house", references.token_sha256(TOKEN))
         self.dispatcher = ScanDispatcher(engine, catalogue, self.meters, asyncio.get_running_loop())  # type: ignore[arg-type]
-        self.runner, self.make_handler = await handlers(make_scan_app(self.dispatcher), 75)
-        self.house = ServerState(self.dispatcher, self.make_handler, connections_max=1000, idle_timeout_s=75)
+        self.server_state = ServerState(self.dispatcher, connections_max=1000, idle_timeout_s=75)
+        self.runner, self.make_handler = await handlers(make_scan_app(self.server_state), 75)
 
         self.ends: list[int] = []  # lengths of the requests that the front door recognised
-        recognise = self.house.recognise
+        recognise = self.server_state.recognise
 
         def noted(received: bytes) -> Any:
             hot = recognise(received)
@@ -104,16 +105,16 @@ class World:
                 self.ends.append(hot[2])
             return hot
 
-        self.house.recognise = noted
+        self.server_state.recognise = noted
 
     async def stop(self) -> None:
-        self.house.close()
+        self.server_state.close()
         await self.runner.cleanup()
 
     async def say(self, *pieces: bytes, door: bool) -> tuple[bytes, bool]:
         """What is answered to these bytes, arriving one after the other, and whether the server hangs up then."""
         wire = Wire()
-        protocol: Any = FrontDoor(self.house) if door else self.make_handler()
+        protocol: Any = FrontDoor(self.server_state, self.make_handler) if door else self.make_handler()
         protocol.connection_made(wire)
         for piece in pieces:
             if not wire.closed:

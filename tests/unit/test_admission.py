@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ixfast import limits, meters
-from ixfast.http import front_door
+from ixfast.http import admission
+from ixfast.http.admission import Admission
 from ixfast.http.dispatcher import ScanDispatcher
-from ixfast.http.front_door import ServerState
 from ixfast.pipeline.engine import Engine
 
 DEADLINE_S = 1.5
@@ -61,49 +61,47 @@ class Worker:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = Clock()
         self.age_s = 0.0
-        monkeypatch.setattr(front_door, "_unread_s", lambda _: self.age_s)
+        monkeypatch.setattr(admission, "_unread_s", lambda _: self.age_s)
         catalogue: Any = NoCatalogue()
         loop: Any = self.clock
         gauges = meters.Meters()
         self.dispatcher = ScanDispatcher(Engine(catalogue, gauges), catalogue, gauges, loop)
-        self.house = ServerState(
-            self.dispatcher, None, connections_max=10, idle_timeout_s=75, deadline_s=DEADLINE_S, moment=self.clock.time
-        )
+        self.admission = Admission(self.dispatcher, deadline_s=DEADLINE_S, moment=self.clock.time)
         self.refused: list[int] = []
         self.resumed: list[tuple[int, float]] = []
-        self.house.begin_round(self.clock.now)
+        self.admission.begin_round(self.clock.now)
 
     def round(self, seconds: float) -> None:
         self.clock.now += seconds
-        self.house.begin_round(self.clock.now)
+        self.admission.begin_round(self.clock.now)
 
     def takes(self, age_s: float) -> bool:
         """Is a request that has waited so long taken in?"""
         self.age_s = age_s
-        if self.house.slow and self.house.is_overdue(None):
+        if self.admission.slow and self.admission.is_overdue(None):
             return False
-        self.house.inside += 1
+        self.admission.in_flight += 1
         return True
 
     def answer(self, count: int) -> None:
-        self.house.inside -= count
-        self.house.answered += count
+        self.admission.in_flight -= count
+        self.admission.answered += count
 
     def learn(self, per_s: int) -> None:
         """Serve 100 at a time at that rate for a while."""
         for _ in range(30):
-            self.house.inside += 100
+            self.admission.in_flight += 100
             self.round(100 / per_s)
             self.answer(100)
-            self.house.inside += limits.WORKER_RATE_SCANS_MIN
+            self.admission.in_flight += limits.WORKER_RATE_SCANS_MIN
             self.round(0.0)
-            self.house.inside -= limits.WORKER_RATE_SCANS_MIN
+            self.admission.in_flight -= limits.WORKER_RATE_SCANS_MIN
 
     def postpone(self, name: int, age_s: float = BUDGET_S * 2) -> None:
         """Leave a request for later that has waited so long."""
-        self.age_s = self.house._age_s = age_s
-        self.house._overdue_at = self.clock.now
-        self.house.postpone(Postponed(self), name, None)
+        self.age_s = self.admission._age_s = age_s
+        self.admission._overdue_at = self.clock.now
+        self.admission.postpone(Postponed(self), name, None)
 
 
 class Postponed:
@@ -113,11 +111,11 @@ class Postponed:
         self.worker = worker
 
     def submit(self, name: int, head: None, trace: None) -> None:
-        self.worker.house.inside += 1
+        self.worker.admission.in_flight += 1
         self.worker.resumed.append((name, self.worker.dispatcher.waited_s))
 
     def refuse(self, name: int) -> None:
-        self.worker.house.inside += 1
+        self.worker.admission.in_flight += 1
         self.worker.refused.append(name)
         self.worker.answer(1)
 
@@ -128,7 +126,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
 
 
 def test_a_worker_that_keeps_up_asks_nobody_how_old_a_request_is(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(front_door, "_unread_s", None)
+    monkeypatch.setattr(admission, "_unread_s", None)
     for _ in range(100):
         worker.round(limits.SLOW_ROUND_S / 2)
         assert worker.takes(0.0)
@@ -172,11 +170,11 @@ def test_those_postponed_get_their_turn_the_newest_first(worker: Worker) -> None
         pass
     for name, age_s in enumerate((BUDGET_S + 0.1, 0.5, 0.4, 0.3)):
         worker.postpone(name, age_s)
-    assert worker.house.inside > worker.house.resume_at == room // 2
+    assert worker.admission.in_flight > worker.admission.resume_at == room // 2
     worker.answer(room // 2 + 1)
-    assert worker.house.inside <= worker.house.resume_at
+    assert worker.admission.in_flight <= worker.admission.resume_at
     worker.clock.now += 0.1
-    worker.house.resume_soon()
+    worker.admission.resume_soon()
     worker.clock.run(0.0)
     assert worker.resumed == [(3, pytest.approx(0.4)), (2, pytest.approx(0.5)), (1, pytest.approx(0.6))]
     worker.clock.run(limits.REFUSAL_INTERVAL_S)
@@ -186,7 +184,7 @@ def test_those_postponed_get_their_turn_the_newest_first(worker: Worker) -> None
 def test_what_was_postponed_for_too_long_is_refused(worker: Worker) -> None:
     worker.postpone(1, BUDGET_S - 0.01)
     worker.clock.now += 0.02
-    worker.house.resume_soon()
+    worker.admission.resume_soon()
     worker.clock.run(0.0)
     worker.clock.run(limits.REFUSAL_INTERVAL_S)
     assert (worker.resumed, worker.refused) == ([], [1])
@@ -205,16 +203,16 @@ def test_a_round_after_a_slow_one_is_looked_at_while_requests_are_old(worker: Wo
     for _ in range(2 * limits.AGE_LOOK_EVERY):
         worker.takes(0.001)
     worker.round(0.001)
-    assert not worker.house.slow
+    assert not worker.admission.slow
 
 
 def test_a_worker_with_too_much_to_do_refuses_one_for_eight_answers(worker: Worker) -> None:
-    worker.house.inside = 1
+    worker.admission.in_flight = 1
     worker.round(0.1)
     assert not worker.takes(BUDGET_S * 2)
     for scan_id in range(1000):
         worker.postpone(scan_id)
-    worker.house.inside += 500
+    worker.admission.in_flight += 500
     assert worker.refused == []
     worker.answer(400)
     worker.clock.run(limits.REFUSAL_INTERVAL_S)
@@ -227,7 +225,7 @@ def test_a_worker_with_nothing_else_to_do_refuses_all(worker: Worker) -> None:
     worker.clock.run(limits.REFUSAL_INTERVAL_S)
     worker.clock.run(limits.REFUSAL_INTERVAL_S)
     assert worker.refused == list(range(300))
-    assert worker.house.inside == 0
+    assert worker.admission.in_flight == 0
 
 
 def _served_in_time(worker: Worker, times: float, *, controlled: bool) -> float:
@@ -263,7 +261,7 @@ def _served_in_time(worker: Worker, times: float, *, controlled: bool) -> float:
         while unread:
             arrived = unread.pop(0)
             if not controlled:
-                worker.house.inside += 1
+                worker.admission.in_flight += 1
             elif not worker.takes(now - arrived):
                 worker.postpone(0, now - arrived)
                 continue
@@ -287,7 +285,7 @@ async def test_the_kernel_tells_how_long_a_request_has_waited() -> None:
             self.transport = transport
 
         def data_received(self, data: bytes) -> None:
-            seen.set_result(front_door._unread_s(self.transport))
+            seen.set_result(admission._unread_s(self.transport))
 
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Protocol, "127.0.0.1", 0)

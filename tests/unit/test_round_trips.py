@@ -26,6 +26,7 @@ from ixfast.domain.records import Account, Group
 from ixfast.errors import ProfileError
 from ixfast.http.dispatcher import ScanDispatcher
 from ixfast.http.scan_app import make_scan_app
+from ixfast.http.server_state import ServerState
 from ixfast.meters import Meters
 from ixfast.pipeline.engine import Engine
 from ixfast.testing.memory import MemoryCatalogue, MemoryLedger
@@ -115,8 +116,10 @@ async def house(profile: CompiledProfile) -> AsyncIterator[House]:
     ledger.add(record)
     engine.use(ledger)
     dispatcher = ScanDispatcher(engine, catalogue, gauges, asyncio.get_running_loop())  # type: ignore[arg-type]
-    async with TestClient(TestServer(make_scan_app(dispatcher))) as client:
+    server_state = ServerState(dispatcher, connections_max=10, idle_timeout_s=75)
+    async with TestClient(TestServer(make_scan_app(server_state))) as client:
         yield House(client, tag)
+    server_state.close()
 
 
 @pytest.mark.parametrize("notation", COMBINATIONS)

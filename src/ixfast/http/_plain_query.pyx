@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 # cython: freethreading_compatible=True
-"""Reading the usual request line in one pass. The twin is `hot_request.read_plain_query`.
+"""Reading the request line with the plain query in one pass. The twin in Python is `hot_request.read_plain_query`.
 
-No length is trusted: the bytes object ends with a NUL that belongs to no pattern, so a mismatch comes before its end.
+Reading past the end is impossible: a bytes object ends with a NUL, which matches nothing here, so a mismatch comes first.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -37,7 +37,7 @@ _fill()
 
 
 def read_usual(bytes received not None):
-    """The tag code, counter and MAC (8 bytes) of a usual request, and the length of its line; None for any other."""
+    """Tag code, counter and MAC (8 bytes) of a plain query, and the length of its request line; None for any other request."""
     cdef const unsigned char *text = <const unsigned char *>PyBytes_AS_STRING(received)
     cdef const unsigned char *end = text + len(received)
     cdef const unsigned char *at = text + 12
@@ -45,10 +45,10 @@ def read_usual(bytes received not None):
     cdef Py_ssize_t size = 0
     cdef unsigned char mac[MAC_BYTES]
     cdef int counter = 0, i, high, low
-    # What follows the code has a fixed length, so one check of what is left serves all of it.
+    # What follows the code has a fixed length, so one check of the remaining length covers it.
     if len(received) < 12 or memcmp(text, _BEGINNING, 12):
         return None
-    while _IS_CODE[at[0]]:  # ends at the NUL behind the last byte
+    while _IS_CODE[at[0]]:  # stops at the NUL after the last byte at the latest
         at += 1
     size = at - code
     if not 0 < size <= CODE_CHARS_MAX or end - at < 3 + COUNTER_CHARS + 3 + 2 * MAC_BYTES + 11:

@@ -1,4 +1,4 @@
-# The dispatcher's fields and its steps for every scan where dispatcher.py is compiled.
+# Types for the compiled form of dispatcher.py: its fields and its steps for every scan.
 
 from ixfast.pipeline.engine cimport Engine
 from ixfast.domain.scan cimport Scan
@@ -8,9 +8,8 @@ cdef class ScanDispatcher:
     cdef public Engine engine
     cdef public object catalogue, meters, loop, limiter, next_scan_id, _now
     cdef public double waited_s
-    cdef public bint draining, _trust_forwarded_for
-    cdef public set answering, _tasks
-    cdef public dict unread
+    cdef public bint _trust_forwarded_for
+    cdef public set _tasks
 
     cpdef submit_plain(self, bytes code, long counter, bytes mac, bytes digest, reply, address, trace)
     cdef _submit(self, Scan scan, bytes digest)

@@ -1,6 +1,7 @@
-"""The dispatcher: where both ways in put their scans, so that no request is treated differently for the way it came.
+"""The scan dispatcher: every scan of both endpoints starts here, whether it arrives through the front door or aiohttp.
 
-It gives scans their ids, finds out whose token was shown, and identifies taps that name no tag.
+It assigns scan ids, applies the rate limits, looks up API keys, and identifies the tag of taps that do not name one. Verifying
+the tap is the engine's work. It has no knowledge of connections or of HTTP.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _CODE = re.compile(r"[0-9A-Fa-f]{16}", re.ASCII)
 
 
 class ScanDispatcher:
-    """One a worker. `draining` is set when the worker is about to leave."""
+    """One per worker."""
 
     def __init__(
         self,
@@ -51,20 +52,17 @@ class ScanDispatcher:
         self._now = loop.time
         self.limiter = limiter
         self._trust_forwarded_for = trust_forwarded_for
-        self.draining = False
-        self.waited_s = 0.0  # how long what is submitted now has waited to be read, beyond the loop's time
-        self.unread: dict[asyncio.Transport, float] = {}  # when the first byte came of a head that is not complete yet
-        self.answering: set[asyncio.Transport] = set()  # connections on which aiohttp has a request under way
-        # Unique is what a scan id must be, across workers and hosts; 62 random bits are, and cost 50 ns.
+        self.waited_s = 0.0  # how long the request submitted next has waited before the loop's current time
+        # A scan id must be unique across workers and hosts. 62 random bits are, and cost 50 ns.
         self.next_scan_id = _scan_ids()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def client_address(self, peer: str | None, forwarded_for: str | None) -> str | None:
-        """Whose requests are counted together: the peer, or whom a trusted balancer names."""
+        """The address whose requests are counted together: the peer's, or the one that a trusted balancer reports."""
         return forwarded_for or peer if self._trust_forwarded_for else peer
 
     def submit_v1(self, query: V1Query, digest: bytes | None, reply: Callable[[Scan], None], address: str | None = None) -> None:
-        """Start a scan of `/v1/t`. `digest` is the hash of a header's token, which goes before `r`; `address` the client's."""
+        """Start a scan of `/v1/t`. `digest` is the SHA-256 of a token in the header fields, which takes precedence over `r`."""
         extras = query.extras
         if query.ref is None and extras is None:
             extras = Extras({})
@@ -90,7 +88,7 @@ class ScanDispatcher:
         address: str | None,
         trace: Trace | None,
     ) -> None:
-        """Start a scan of `/v1/t` that says tag code, counter and MAC and nothing else, as nearly all do."""
+        """Start a scan of `/v1/t` with tag code, counter and MAC (8 bytes) and nothing else, as nearly all are."""
         scan = Scan(reply, code, counter, mac, None, self.next_scan_id(), self._now() - self.waited_s, None)
         if trace is not None:
             scan.trace = trace
@@ -111,7 +109,7 @@ class ScanDispatcher:
         return self.limiter.admits(address, digest, self._now(), 1)
 
     def admits(self, address: str | None, token: str | None, count: int = 1) -> bool:
-        """Do the rate limits let `count` more scans of this caller in?"""
+        """Whether the rate limits admit `count` more scans of this caller."""
         digest = token_sha256(token) if token is not None else None
         return self.limiter is None or self.limiter.admits(address, digest, self._now(), count)
 
@@ -131,18 +129,18 @@ class ScanDispatcher:
             scan.api_key = api_key
         if aid is None or (api_key is not None and api_key.aid != aid):
             if scan.ref and references.kind(scan.ref) == references.XUID:
-                self.engine.submit(scan)  # a code needs no account, so a wrong one takes nothing from it
+                self.engine.submit(scan)  # a tag code needs no account, so a wrong account does not matter
             else:
                 self.engine.unknown(scan)
             return
         await self.identify(scan, aid)
 
     async def identify(self, scan: Scan, aid: str) -> None:
-        """Find the reference of a scan that names no tag, or none that is certain, and submit it."""
+        """Submit a scan that names no tag, or perhaps one, under the first reference that exists."""
         try:
-            claims = await self._claims(scan, aid)
-            for ref in claims:
-                if ref is claims[-1] or await self._exists(ref, scan.api_key):
+            candidates = await self._candidates(scan, aid)
+            for ref in candidates:
+                if ref is candidates[-1] or await self._exists(ref, scan.api_key):
                     scan.ref = ref
                     self.engine.submit(scan)
                     return
@@ -151,76 +149,78 @@ class ScanDispatcher:
             self.engine.fail(scan, error.code)
         except KeyUnavailableError:
             self.engine.fail(scan, "unavailable", "key_unavailable")
-        except Exception:  # every kind that a database can raise; no answer is no verdict
+        except Exception:  # whatever the database raises: without a look-up there is no verdict
             self.engine.fail(scan, "unavailable", "lookup_failed")
         else:
             self.engine.unknown(scan)
 
     async def account_in_path(self, url: str) -> str | None:
-        """The account (AID) that a tap URL names in its path; None if none. Raises `UnavailableError` if nobody can say."""
+        """The account id (AID) in the path of a tap URL, or None. Raises UnavailableError if the look-up fails."""
         try:
             return await account_in_path(self.catalogue, url)
-        except Exception:  # every kind that a database can raise
+        except Exception:  # whatever the database raises
             raise UnavailableError("unavailable", "lookup_failed") from None
 
-    async def _claims(self, scan: Scan, aid: str) -> list[bytes]:
-        """Under which references the tag may be found: the caller's, if he gave one, then those of the tap itself."""
+    async def _candidates(self, scan: Scan, aid: str) -> list[bytes]:
+        """The references under which the tag may be found: the one sent by the caller, if any, then those of the tap itself."""
         assert scan.extras is not None
-        given = [scan.ref] if scan.ref else []
+        sent = [scan.ref] if scan.ref else []
         try:
             found = await identify(self.catalogue, aid, scan.extras, is_owner=scan.api_key is not None)
         except InputError:
-            if not given:
+            if not sent:
                 raise
-            return given
+            return sent
         if scan.ref in found and references.kind(scan.ref) == references.XUID:
-            return given  # a code in the profile's eyes, too
-        return given + found
+            return sent  # the profile, too, reads it as a tag code
+        return sent + found
 
     async def _exists(self, ref: bytes, api_key: ApiKey | None) -> bool:
-        """Is there such a tag for this caller? Of another account's tag not even the work tells: it is looked up as none."""
+        """Whether this caller has such a tag. Another account's tag is looked up like one that does not exist, so that not even
+        the work done reveals it."""
         record = self.catalogue.find(ref)
         if record is None or not record.is_for(api_key):
             probe, record = await self._fetched(ref, api_key)
             if probe.error is not None:
-                return True  # nobody knows; who asks again is told so
+                return True  # unknown; the scan itself will fail with the same error
         return record is not None and record.is_for(api_key)
 
     async def _fetched(self, ref: bytes, api_key: ApiKey | None = None) -> tuple[Scan, Any]:
-        """What the catalogue has under a reference, with the probe that carries the error if it cannot say."""
+        """What the catalogue has under a reference, with the probe scan that carries the error if the look-up failed."""
         future: asyncio.Future[tuple[Scan, Any]] = self.loop.create_future()
         probe = Scan(lambda _scan: None, ref, -1, None, api_key, 0, self.loop.time())
         self.catalogue.fetch(probe, ref, lambda scan, found: _resolve(future, (scan, found)))
         return await future
 
     async def api_key(self, token: str) -> ApiKey | None:
-        """The key behind a token, whatever its scopes; None if there is none. Raises `UnavailableError` if nobody can say."""
+        """The API key of a token, whatever its scopes, or None. Raises UnavailableError if the look-up fails."""
         return await self._api_key(token_sha256(token))
 
     async def _api_key(self, digest: bytes) -> ApiKey | None:
-        known = self.catalogue.find_api_key(digest)
-        if known is not None:
-            return known
+        cached = self.catalogue.find_api_key(digest)
+        if cached is not None:
+            return cached
         probe, found = await self._fetched(by_token(digest))
         if probe.error is not None:
             raise UnavailableError(probe.error, probe.error_detail or "")
         return found if isinstance(found, ApiKey) else None
 
-    async def ask(self, scan_of: Callable[[Callable[[Scan], None]], None]) -> Scan:
-        """Start a scan with `scan_of(reply)` and wait until it is decided."""
+    async def ask(self, start: Callable[[Callable[[Scan], None]], None]) -> Scan:
+        """Start a scan with `start(reply)` and wait until it is decided."""
         future: asyncio.Future[Scan] = self.loop.create_future()
-        scan_of(lambda scan: _resolve(future, scan))
+        start(lambda scan: _resolve(future, scan))
         return await future
 
     def spawn(self, work: Any) -> None:
+        """Run a coroutine as a task, and keep a reference to it until it ends."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
 def _may_be_a_mirror(query: V1Query) -> bool:
-    """Whether what names the tag is perhaps a mirror under that name: `x` no tag code, or `c` no CUID but the code of an
-    encrypted mirror, which Bolt Card calls so, too."""
+    """Whether what seems to name the tag may be a mirror in a parameter of that name: `x` not as a tag code, or `c` not as a CUID
+    but as the MAC of an encrypted mirror, which Bolt Card calls `c`."""
     extras = query.extras
     if extras is None or query.ref is None or query.aid is None or extras.parameters is None:
         return False
@@ -231,7 +231,7 @@ def _may_be_a_mirror(query: V1Query) -> bool:
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:
-    if not future.done():  # the caller may have gone meanwhile
+    if not future.done():  # the waiting request may have been cancelled
         future.set_result(result)
 
 

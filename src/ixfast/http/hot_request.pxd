@@ -1,4 +1,4 @@
-# Where hot_request.py is compiled: the recogniser's memo and its one method.
+# Types for the compiled form of hot_request.py: the recogniser's memo and its one method.
 
 cdef class Head:
     cdef public object token_sha256, forwarded_for

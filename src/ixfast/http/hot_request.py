@@ -1,11 +1,11 @@
-"""Recognising the hot request: a complete, plain GET of `/v1/t` that every HTTP parser would read in the same way.
+"""Recognising the hot request: a complete, plain GET of `/v1/t` that every HTTP parser reads in the same way.
 
-Anything else is not refused here but left to aiohttp. Accepted is only: the request line with a target of unreserved characters,
-HTTP/1.1, header fields `name: value` with one space and visible ASCII, exactly one Host, none of the fields that change
-framing, connection or meaning. RFC 9112 sections 2 to 4.
+Nothing is refused here: whatever is not recognised is left to aiohttp. A hot request has a request line with a target of
+unreserved characters and HTTP/1.1, header fields `name: value` with one space and visible ASCII, exactly one Host, and none of
+the fields that change framing, connection or meaning (RFC 9112 sections 2 to 4).
 
-Nearly every request line is the usual one, a tag code with counter and MAC and nothing else. `read_usual` reads it in one
-step (in native code where that is built), so that no query has to be taken apart.
+Nearly every request has the plain query: a tag code, counter and MAC and nothing else. `read_usual` reads its request line in
+one step (in native code where that is built), so that the query need not be parsed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from importlib import import_module
 
 from ixfast import compiled, limits
 from ixfast.domain import references
+from ixfast.http.credentials import header_token, last_forwarded
 
 TARGET = b"GET /v1/t?"
 _LINE = re.compile(rb"GET /v1/t\?([A-Za-z0-9=&._~-]{0,%d}) HTTP/1\.1\r\n" % limits.REQUEST_TARGET_BYTES_MAX)
 _FIELD = re.compile(rb"([A-Za-z0-9-]+): ([!-~](?:[ -~]*[!-~])?)")
 _END = b"\r\n\r\n"
-# What the bytes of a head may be while its end has not come. A bare CR or LF is not waited on: nothing may ever follow it.
+# What an incomplete head may look like. After a bare CR or LF nothing can make it a hot request any more.
 _LINE_SO_FAR = re.compile(rb"GET /v1/t\?[A-Za-z0-9=&._~-]{0,%d}(?: [HTP/1.]{0,8}\r?)?" % limits.REQUEST_TARGET_BYTES_MAX)
 _FIELDS_SO_FAR = re.compile(rb"(?:[!-~][ -~]*\r\n)*(?:[!-~][ -~]*)?\r?")
-# What changes how a message is framed, who it is for, or what happens to the connection.
+# Fields that change how a message is framed, whom it is for, or what happens to the connection.
 _SURPRISING = frozenset((
     b"connection", b"content-length", b"expect", b"http2-settings", b"keep-alive", b"proxy-connection", b"te", b"trailer",
     b"transfer-encoding", b"upgrade",
 ))  # fmt: skip
 _SURPRISING_BEGINNINGS = (b"content-", b"sec-websocket-")
-_TOKEN_FIELDS = (b"x-api-key", b"ixkio-r", b"authorization")
 
 
 _USUAL = re.compile(
@@ -38,11 +38,11 @@ _USUAL = re.compile(
 )
 
 Usual = tuple[bytes, int, bytes]
-"""Tag code, counter and MAC (8 bytes) of a usual request."""
+"""Tag code, counter and MAC (8 bytes) of a plain query."""
 
 
 def read_plain_query(received: bytes) -> tuple[bytes, int, bytes, int] | None:
-    """The tag code, counter and MAC (8 bytes) of a usual request, and the length of its line; None for any other."""
+    """Tag code, counter and MAC (8 bytes) of a plain query, and the length of its request line; None for any other request."""
     line = _USUAL.match(received)
     if line is None:
         return None
@@ -57,36 +57,17 @@ if compiled.PLAIN is None:
 
 
 class Head:
-    """What the header fields of a hot request say. Header blocks repeat on a connection, so these are remembered."""
+    """What matters in the header fields of a hot request."""
 
     __slots__ = ("forwarded_for", "token_sha256")
 
     def __init__(self, token: str | None, forwarded_for: str | None) -> None:
         self.token_sha256 = references.token_sha256(token) if token else None
-        self.forwarded_for = forwarded_for  # the last entry: what the nearest balancer saw
-
-
-def header_token(fields: dict[bytes, bytes]) -> str | None:
-    """The API token among lower-cased header fields: X-API-Key before Ixkio-R before a bearer token (RFC 6750)."""
-    for name in _TOKEN_FIELDS:
-        value = fields.get(name)
-        if value is None:
-            continue
-        if name != b"authorization":
-            return value.decode("latin-1")
-        scheme, _, token = value.partition(b" ")
-        if scheme.lower() == b"bearer":
-            return token.strip().decode("latin-1")
-    return None
-
-
-def last_forwarded(value: str | None) -> str | None:
-    """The last address of an X-Forwarded-For field: those before it are the client's own word."""
-    return value.rpartition(",")[2].strip() or None if value is not None else None
+        self.forwarded_for = forwarded_for  # the last entry, which the nearest balancer added
 
 
 def read_head(block: bytes) -> Head | None:
-    """Judge a header block (the lines after the request line, without the empty one); None if aiohttp must have it."""
+    """Read a header block (the lines after the request line, without the empty one); None if it is not a hot request's."""
     fields: dict[bytes, bytes] = {}
     lines = block.split(b"\r\n")
     if len(lines) > limits.HEADERS_MAX:
@@ -107,7 +88,10 @@ def read_head(block: bytes) -> Head | None:
 
 
 class Recogniser:
-    """Cuts hot requests out of received bytes. One a worker; its memo of header blocks is bounded."""
+    """Finds hot requests at the beginning of received bytes. One per worker.
+
+    Header blocks repeat on a connection and between clients, so the parsed ones are kept in a bounded memo.
+    """
 
     __slots__ = ("_heads",)
 
@@ -115,8 +99,8 @@ class Recogniser:
         self._heads: dict[bytes, Head | None] = {}
 
     def recognise(self, received: bytes) -> tuple[Usual | str, Head, int] | None:
-        """What the hot request that `received` begins with asks (the raw query unless it is usual), its head and its
-        length; None if `received` begins with none."""
+        """The hot request at the beginning of `received`: its plain query (or the raw query string), its head, and its length in
+        bytes. None if there is none."""
         usual = read_usual(received)
         if usual is not None:
             code, counter, mac, start = usual
@@ -144,7 +128,7 @@ class Recogniser:
 
 
 def may_become_hot(received: bytes) -> bool:
-    """Can bytes still to come make this a hot request? Only an incomplete head can be waited for."""
+    """Whether further bytes can make this a hot request. True only for an incomplete head."""
     if len(received) >= limits.REQUEST_HEAD_BYTES_MAX or _END in received:
         return False
     if len(received) < len(TARGET):

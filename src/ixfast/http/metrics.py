@@ -1,4 +1,4 @@
-"""Exposition of the shared meters in Prometheus' text format: all workers of the host in one scrape."""
+"""The metrics endpoint: the meters that all workers of a host share, in Prometheus' text format, in one scrape."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from ixfast.meters import METERS, Meters
 
-# Cumulative buckets are kept as plain counters; Prometheus joins them by these endings.
+# Histograms are kept as plain counters, one per bucket. As gauges they keep these suffixes, by which Prometheus joins them.
 _HISTOGRAM = ("_bucket", "_sum", "_count")
 
 

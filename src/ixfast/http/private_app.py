@@ -1,4 +1,7 @@
-"""The private listener: health, metrics, versions and management. Never to be reached from outside; see docs/operating.md."""
+"""The private listener: health, metrics, versions, the OpenAPI description and the management API.
+
+It must never be reachable from outside; see docs/operating.md.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ import msgspec
 from aiohttp import web
 
 from ixfast import limits
-from ixfast.http import scan_app
 from ixfast.http.framing import BODY_BYTES_MAX
 from ixfast.http.management import ROUTES, add_management
 from ixfast.http.metrics import exposition
 from ixfast.http.openapi.document import description
+from ixfast.http.problems import problem_middleware
+from ixfast.http.scan_app import strip
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.meters import Meters
 from ixfast.pipeline.engine import IsPast, past_by_host
@@ -29,9 +33,9 @@ def make_private_app(
     keks: KeyEncryptionKeys | None = None,
     is_past: IsPast = past_by_host,
 ) -> web.Application:
-    """`readiness` names what is not ready, and why; an empty answer is ready.
+    """`readiness` returns what is not ready, with the reason, by part of the worker; an empty result means ready.
 
-    `pool` and `keks` are what management works with. Not given, they are those of the worker whose readiness this is.
+    `pool` and `keks` are for the management API, which is left out without them.
     """
 
     async def livez(_request: web.Request) -> web.Response:
@@ -50,7 +54,7 @@ def make_private_app(
     async def openapi(_request: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(description()), content_type="application/json", charset="utf-8")
 
-    app = web.Application(middlewares=[scan_app.problems], client_max_size=limits.REQUEST_BODY_BYTES_MAX)
+    app = web.Application(middlewares=[problem_middleware], client_max_size=limits.REQUEST_BODY_BYTES_MAX)
     for path, handler in (
         ("/livez", livez),
         ("/readyz", readyz),
@@ -62,5 +66,5 @@ def make_private_app(
     if pool is not None and keks is not None:
         add_management(app, pool, keks, is_past)
     app[BODY_BYTES_MAX] = {route.path: limits.TAG_FILE_BYTES_MAX for route in ROUTES if route.streams and route.body}
-    app.on_response_prepare.append(scan_app.strip)
+    app.on_response_prepare.append(strip)
     return app

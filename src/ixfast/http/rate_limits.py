@@ -1,18 +1,18 @@
-"""Rate limits: one bucket a caller, in memory that all workers of a host share.
+"""Rate limits: one token bucket per caller, in memory shared by all workers of a host.
 
-A bucket holds one second's worth of scans, so that a burst of that size passes and the rate holds on average, whichever workers
-the kernel spreads the caller's connections over. It is kept as one number, the time at which it will be full (the generic cell
-rate algorithm, ITU-T I.371): each scan moves that time ahead by 1 s / rate, and a full bucket's time lies in the past. Times are
-those of CLOCK_MONOTONIC, which all processes of a host share and nobody can set.
+A bucket holds one second's worth of scans: a burst of that size passes, and the rate holds on average, whichever workers the
+kernel spreads the caller's connections over. A bucket is stored as one number, the time at which it will be full (the generic
+cell rate algorithm, ITU-T I.371): each scan moves that time forward by 1 s / rate, and the time of a full bucket lies in the
+past. Times are of CLOCK_MONOTONIC, which all processes of a host share and which cannot be set.
 
-A table has a fixed number of slots of two words, a fingerprint of the caller's name and that time. A name goes into any of the
-four slots of its set. A slot whose time has passed is as good as a free one. If all four are in use, the one that would be full
-first is taken over: its caller begins anew with a full bucket, which errs on the caller's side. Fingerprints are keyed with
-random bytes of each run, so nobody can choose names that meet in one set.
+A table has a fixed number of slots of two words: a fingerprint of the caller's name, and that time. A name may be in any of the
+four slots of its set. A slot whose time has passed is as good as free. If all four are in use, the one that would be full first
+is evicted, and its caller starts over with a full bucket: an error in the caller's favour. Fingerprints are keyed with random
+bytes of each run, so that names cannot be chosen to collide in one set.
 
-There is no lock. Of two workers that count for one caller in the same twentieth of a microsecond, one may overwrite what the
-other has counted, so that a few scans more than the limit pass: some 1 % where two processes ask for one caller 40,000 times a
-second each, and less where they do anything else. One that the system stops just there overwrites more, a bucket at the most.
+There is no lock. If two workers count for one caller within the same 50 ns, one may overwrite what the other has counted, and a
+few scans more than the limit pass: some 1 % if two processes do nothing but count for one caller, 40,000 times per second each,
+and fewer otherwise. A process suspended at just that moment overwrites more, one bucket at most.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _SLOT_WORDS = 2  # fingerprint; nanoseconds
 _SET_WORDS = 4 * _SLOT_WORDS
 _TABLE_BYTES = limits.RATE_BUCKETS_MAX * _SLOT_WORDS * _WORD_BYTES
 _KEY_BYTES = 16
-_NAME_BYTES_MAX = 256  # An address has 45 at the most; what a balancer forwards may be anything.
+_NAME_BYTES_MAX = 256  # An address has at most 45; a balancer may forward anything.
 _SECOND_NS = 1_000_000_000
 
 MEMORY_BYTES = _KEY_BYTES + 2 * _TABLE_BYTES
-"""The key, the buckets of addresses and those of API keys. Pages that no bucket has touched take no memory."""
+"""The key, the buckets of addresses and the buckets of API keys. Pages that no bucket has touched take no memory."""
 
 
 def make_memory() -> int:
-    """A descriptor of memory for the limiters of a host's workers, with a key of its own and all buckets full."""
+    """A file descriptor of memory for the limiters of a host's workers, with a random key and all buckets full."""
     descriptor = os.memfd_create("ixfast-rates", 0)
     os.ftruncate(descriptor, MEMORY_BYTES)
     os.pwrite(descriptor, os.urandom(_KEY_BYTES), 0)
@@ -44,7 +44,7 @@ def make_memory() -> int:
 
 
 class Buckets:
-    """One bucket a name, for whole scans a second. `words` are a table's, whose sets are a power of two; `key` has 16 bytes."""
+    """One bucket per name, of `rate_per_s` tokens. `words` is a table with a power of two of sets; `key` has 16 bytes."""
 
     __slots__ = ("_key", "_last_set", "_rate_per_s", "_words")
 
@@ -55,7 +55,7 @@ class Buckets:
         self._key = key
 
     def take(self, name: bytes, now: float, count: int = 1) -> bool:
-        """Take `count` tokens at the time `now` (seconds, monotonic); False if there are not as many."""
+        """Take `count` tokens at the time `now` (seconds, monotonic). False, and none taken, if there are fewer."""
         words, now_ns = self._words, int(now * _SECOND_NS)
         cost_ns = count * _SECOND_NS // self._rate_per_s
         fingerprint = int.from_bytes(aes_cmac(self._key, name[:_NAME_BYTES_MAX])[:_WORD_BYTES])
@@ -67,28 +67,28 @@ class Buckets:
                 return True
         while True:
             full_ns = words[at + 1]
-            # More than the bucket ever holds goes through when it is full, and is paid off by waiting.
+            # A request for more than a bucket holds passes when it is full, and is paid off by waiting.
             if full_ns <= now_ns:
                 next_ns = now_ns + cost_ns
             elif full_ns + cost_ns <= now_ns + _SECOND_NS:
                 next_ns = full_ns + cost_ns
             else:
                 return False
-            if words[at + 1] == full_ns:  # no other worker has counted meanwhile
+            if words[at + 1] == full_ns:  # no other worker has counted in between
                 words[at + 1] = next_ns
                 return True
 
 
 def _begin(words: memoryview, first: int, fingerprint: int, full_ns: int) -> None:
-    """Put a bucket into the slot of its set whose time is the earliest: a free one, one that is full, or the next to be."""
+    """Put a new bucket into the slot of its set with the earliest time: a free one, a full one, or the next to be full."""
     at = min(range(first, first + _SET_WORDS, _SLOT_WORDS), key=lambda slot: words[slot + 1])
-    words[at] = 0  # nobody's, until the time is its new owner's
+    words[at] = 0  # of no name until the time is the new bucket's
     words[at + 1] = full_ns
     words[at] = fingerprint
 
 
 class Limiter:
-    """Both limits of a host, in scans a second; 0 is none. `memory` is that of `make_memory`."""
+    """Both limits of a host, in scans per second; 0 disables one. `memory` maps the descriptor of `make_memory`."""
 
     __slots__ = ("_by_address", "_by_key")
 
@@ -103,9 +103,9 @@ class Limiter:
         return self._by_key is not None or self._by_address is not None
 
     def admits(self, address: str | None, token_sha256: bytes | None, now: float, count: int = 1) -> bool:
-        """May `count` more scans come from this address and under this token? Either may be unknown."""
+        """Whether `count` more scans of this address and token may pass. Either may be unknown."""
         if self._by_address is not None and address is not None:
-            name = address.encode("utf-8", "surrogateescape")  # aiohttp's way with bytes of a header that are no text
+            name = address.encode("utf-8", "surrogateescape")  # how aiohttp represents header bytes that are not UTF-8
             if not self._by_address.take(name, now, count):
                 return False
         return self._by_key is None or token_sha256 is None or self._by_key.take(token_sha256, now, count)

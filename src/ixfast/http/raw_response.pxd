@@ -1,4 +1,4 @@
-# Where wire.py is compiled: the usual response without a look-up of a name.
+# Types for the compiled form of raw_response.py: the plain response without a single look-up by name.
 
 cimport cython
 

@@ -1,4 +1,7 @@
-"""HTTP responses of `/v1/t` as bytes, with the same header fields as its aiohttp route."""
+"""HTTP responses of `/v1/t` as bytes, for the front door, with the same header fields as the aiohttp route sends.
+
+What does not depend on the body is prepared at import, one prefix for each combination of status and header fields.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,10 @@ from ixfast.responses.bodies import v1_body
 
 CONTENT_TYPE = "application/json; charset=utf-8"
 _CORS = b"Access-Control-Allow-Origin: *\r\n"
-_RETRY = (429, 503)
-
+_RETRY = (429, 503)  # statuses with Retry-After
 
 CHALLENGE = 'Bearer realm="ixfast"'
-"""`WWW-Authenticate` of 401, and of what may not be found for want of a token (RFC 9110 section 11.6.1)."""
+"""`WWW-Authenticate` of 401, and of `not_found` without a token (RFC 9110 section 11.6.1)."""
 
 
 def _prefix(status: int, *, cors: bool, closing: bool, challenged: bool) -> bytes:
@@ -38,22 +40,22 @@ _PREFIXES = {
     for challenged in (True, False)
 }
 _OK_HEADS = tuple(_PREFIXES[200, True, False, False] + b"%d\r\n\r\n" % length for length in range(512))
-"""Everything before a body of so many bytes in the usual response."""
+"""Everything before the body of a plain 200 response, by length of the body in bytes."""
 
 
 def allows_cors(scan: Scan) -> bool:
-    """Browsers may read answers unless the account forbids it; what belongs to no account is open."""
+    """Whether browsers of other origins may read the response. An account can forbid it; what belongs to no account is open."""
     record = scan.record
     return record is None or record.group.account.cors
 
 
 def challenged(scan: Scan) -> bool:
-    """Might a token have made the answer another one? Said of every tag that is not found without one, there or not."""
+    """Whether a token might have led to another response. True for every tag not found without one, whether it exists or not."""
     return scan.error == "unauthorised" or (scan.error == "not_found" and scan.api_key is None)
 
 
 def v1_response(scan: Scan, closing: bool = False) -> bytes:
-    """The whole response to a hot request."""
+    """The whole response to a hot request. `closing` announces that the connection will be closed."""
     body = v1_body(scan)
     if scan.error is None and not closing and len(body) < len(_OK_HEADS) and allows_cors(scan):
         return _OK_HEADS[len(body)] + body

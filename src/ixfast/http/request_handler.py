@@ -1,8 +1,8 @@
-"""aiohttp's side of a connection, in our words: what cannot be read is refused without being quoted.
+"""aiohttp's protocol object for one connection, with this project's error responses, limits and logging.
 
-aiohttp quotes the bytes that it could not parse in its answer and, with a traceback, in its log. They may hold the code of a
-tap that was not used yet, or a token; and a log that a stranger can fill is an attack. A handler that raises is a bug of
-ours: 503 and never a verdict, as everywhere.
+aiohttp quotes the bytes that it could not parse in its response and, with a traceback, in its log. They may hold the code of a
+tap that was not used yet, or a token; and a log that strangers can fill is an attack. So nothing of a request that cannot be
+read is repeated. A handler that raises is a bug of the server: it is logged and answered with 503, never with a verdict.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion10, HttpVersion11, web
 
 from ixfast import limits
-from ixfast.error_codes import ERROR_CODES, STATUS
 from ixfast.errors import InputError
 from ixfast.http.framing import BODY_BYTES_MAX, check
-from ixfast.http.scan_app import problem
+from ixfast.http.problems import problem_response
 
 _Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -26,7 +25,7 @@ log = logging.getLogger("ixfast.http")
 
 
 class Handler(web.RequestHandler):  # type: ignore[misc,type-arg,unused-ignore]
-    """The protocol of one connection. `close` lets the request under way finish and ends the connection then."""
+    """The protocol of one connection. `close` lets the active request finish and then closes the connection."""
 
     __slots__ = ()
 
@@ -34,26 +33,26 @@ class Handler(web.RequestHandler):  # type: ignore[misc,type-arg,unused-ignore]
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         if request.writer.output_size > 0:
-            raise ConnectionError("a part of the answer is sent already")
+            raise ConnectionError("part of the response has already been sent")
         if status < 500:
             log.debug("unreadable request: %s", type(exc).__name__)
-            return _closing(problem(request, status, "invalid_request", ERROR_CODES["invalid_request"].message))
-        log.error("a request broke", exc_info=exc)
-        return _closing(problem(request, 503, "unavailable", ERROR_CODES["unavailable"].message, reason="internal_error"))
+            return _closing(problem_response(request, "invalid_request", status=status))
+        log.error("unhandled error in a request", exc_info=exc)
+        return _closing(problem_response(request, "unavailable", reason="internal_error"))
 
 
 def _closing(response: web.Response) -> web.Response:
     """The last response of a connection, made outside the application."""
-    response.headers["Server"] = "ixfast"  # else it would tell aiohttp's version and Python's
+    response.headers["Server"] = "ixfast"  # otherwise it would name the versions of aiohttp and Python
     response.force_close()
     return response
 
 
 def options(idle_timeout_s: float) -> dict[str, Any]:
-    """What aiohttp is to do with its connections: our bounds, and no log of URLs."""
+    """How aiohttp runs its connections: within this project's limits, and without logging URLs."""
     return {
         "access_log": None,
-        "auto_decompress": False,  # a small body may be a huge one; `framing` refuses it
+        "auto_decompress": False,  # a small body may decompress to a huge one; `framing` refuses it
         "keepalive_timeout": idle_timeout_s,
         "max_line_size": limits.REQUEST_HEAD_BYTES_MAX,
         "max_field_size": limits.REQUEST_HEAD_BYTES_MAX,
@@ -62,25 +61,34 @@ def options(idle_timeout_s: float) -> dict[str, Any]:
 
 
 def _checked(serve: _Serve, body_bytes_max: Mapping[str, int]) -> _Serve:
-    """`serve`, for requests that pass the checks. What refuses a request ends its connection: the body may be on its way."""
+    """`serve` for requests that pass the checks. A refusal closes the connection, because the body may be on its way."""
 
     async def served(request: web.BaseRequest) -> web.StreamResponse:
         try:
+            _check_version(request)
             check(request, body_bytes_max.get(request.path, limits.REQUEST_BODY_BYTES_MAX))
         except InputError as error:
-            return _closing(problem(request, STATUS[error.code], error.code, str(error), field=error.field))
+            return _closing(problem_response(request, error.code, str(error), field=error.field))
         return await serve(request)
 
     return served
 
 
+def _check_version(request: web.BaseRequest) -> None:
+    """Raise InputError for an HTTP version that is not served, and answer in one that is (RFC 9110 section 2.5)."""
+    # aiohttp repeats the request's version in the status line. `request.version` caches what it has once returned.
+    if request._version not in (HttpVersion11, HttpVersion10):
+        request._version = HttpVersion11
+        raise InputError("invalid_request", "Only HTTP/1.1 and HTTP/1.0 are supported.")
+
+
 async def handlers(app: web.Application, idle_timeout_s: float) -> tuple[web.AppRunner, Callable[[], Handler]]:
-    """An application's runner, set up, and what makes the protocol of a connection to it."""
-    given = options(idle_timeout_s)
-    runner = web.AppRunner(app, **given)
+    """An application's runner, set up, and a factory for the protocol objects of its connections."""
+    settings = options(idle_timeout_s)
+    runner = web.AppRunner(app, **settings)
     await runner.setup()
     server = runner.server
     assert server is not None
     server.request_handler = _checked(server.request_handler, app.get(BODY_BYTES_MAX, {}))
     loop = asyncio.get_running_loop()
-    return runner, lambda: Handler(server, loop=loop, **given)
+    return runner, lambda: Handler(server, loop=loop, **settings)

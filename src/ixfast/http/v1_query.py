@@ -1,8 +1,9 @@
-"""The query of `GET /v1/t`, read once for both ways in: the front door and the aiohttp route call this and nothing else.
+"""The query of `GET /v1/t`. The front door and the aiohttp route both read it here, so that they cannot differ.
 
-`x` names a tag by its code, `c` or `u` together with `a` by the customer's id or the chip's UID; `x` goes before `c`, `c` before
-`u`. `n` and `e` are the mirrored counter and MAC, `r` the API token, `ip` and `ua` the visitor. All other parameters are
-kept for the group's encoding profile and otherwise ignored. With `a`, an `x` that is no code may be a mirror of that account's.
+`x` names a tag by its code, `c` or `u` together with `a` by the customer's id or the chip's UID; `x` takes precedence over `c`,
+and `c` over `u`. `n` and `e` are the mirrored counter and MAC, `r` is the API token, `ip` and `ua` describe the visitor. All
+other parameters are kept for the group's encoding profile and otherwise ignored. With `a`, an `x` that is not a tag code may be
+a mirror in a parameter of that name.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ixfast.domain import references
 from ixfast.domain.scan import Extras, Visitor
 from ixfast.errors import InputError
 
-# Nearly every query; the general way says the same of it (tests compare them) and takes seven times as long.
+# Nearly every query. The general code below reads the same from it (tests compare them) and takes seven times as long.
 _USUAL = re.compile(rf"x=([A-Za-z0-9]{{1,{limits.TAG_CODE_CHARS_MAX}}})&n=([0-9A-Fa-f]{{6}})&e=([0-9A-Fa-f]{{16}})", re.ASCII)
 _COUNTER = re.compile(r"[0-9A-Fa-f]{6}")
 _MAC_CHARS = 16
@@ -26,7 +27,10 @@ _HOT = frozenset(("x", "c", "u", "a", "n", "e", "r"))
 
 
 class V1Query(NamedTuple):
-    """What a query says. `ref` is None if it names no tag: then an encrypted mirror under account `aid` may."""
+    """A query that was read. `ref` is None if it names no tag: an encrypted mirror may then name one of account `aid`.
+
+    `counter` is -1 if `n` is absent; `mac` has 8 bytes, and is None if `e` is absent or of another length.
+    """
 
     ref: bytes | None
     aid: str | None
@@ -37,7 +41,7 @@ class V1Query(NamedTuple):
 
 
 def parse_parameters(query: str) -> dict[str, str]:
-    """Percent-decoded parameters by name. Raises InputError for one given twice, for too many, and for what is no text."""
+    """Percent-decoded parameters by name. Raises InputError for a duplicate, for too many, and for values that are not text."""
     if len(query) > limits.REQUEST_TARGET_BYTES_MAX:
         raise InputError("invalid_parameter", f"The query is longer than {limits.REQUEST_TARGET_BYTES_MAX} characters.")
     parameters: dict[str, str] = {}
@@ -50,7 +54,7 @@ def parse_parameters(query: str) -> dict[str, str]:
         name, _, value = piece.partition("=")
         name, value = _decode(name, None), _decode(value, name)
         if name in parameters:
-            raise InputError("invalid_parameter", "The parameter is given twice.", name)
+            raise InputError("invalid_parameter", "The parameter is sent twice.", name)
         if len(value) > limits.PARAMETER_BYTES_MAX:
             raise InputError("invalid_parameter", "The parameter's value is too long.", name)
         parameters[name] = value
@@ -58,15 +62,15 @@ def parse_parameters(query: str) -> dict[str, str]:
 
 
 def _decode(text: str, name: str | None) -> str:
-    """Undo percent-encoding. Control characters never mean anything in a tap and are refused here for all."""
+    """Undo percent-encoding. Control characters never mean anything in a tap, and are refused in every parameter."""
     if "%" not in text and "+" not in text and text.isascii() and text.isprintable():
         return text
     try:
         decoded = unquote_to_bytes(text.replace("+", " ")).decode()
-    except UnicodeError:  # lone surrogates, too: an argument of the command line may have them
+    except UnicodeError:  # also lone surrogates, which command line arguments may have
         raise InputError("invalid_parameter", "The parameter is not UTF-8.", _printable(name)) from None
     if not decoded.isprintable():
-        raise InputError("invalid_parameter", "The parameter has control characters.", _printable(name))
+        raise InputError("invalid_parameter", "The parameter contains control characters.", _printable(name))
     return decoded
 
 
@@ -75,7 +79,7 @@ def _printable(name: str | None) -> str | None:
 
 
 def read_query(query: str) -> V1Query:
-    """Read the raw query string of `/v1/t`. Raises InputError; its `field` is the parameter, the value is never told."""
+    """Read the raw query string of `/v1/t`. Raises InputError with the parameter as its `field`; the value is never quoted."""
     usual = _USUAL.fullmatch(query)
     if usual is not None:
         code, n, e = usual.groups()
@@ -89,7 +93,7 @@ def read_query(query: str) -> V1Query:
         counter = int(n, 16)
     mac = None
     if (e := get("e")) is not None:
-        _check(_HEX, e, "e", "16 hex digits")  # or as many as the group's profile says, which is not known yet
+        _check(_HEX, e, "e", "16 hex digits")  # or another number that the group's profile defines; it is not known yet
         mac = bytes.fromhex(e) if len(e) == _MAC_CHARS else None
     if (token := get("r")) is not None:
         _check(_TOKEN, token, "r", "an API token")
@@ -105,7 +109,7 @@ def _reference(parameters: dict[str, str]) -> tuple[bytes | None, str | None]:
         return x.encode(), aid
     if c is None and u is None:
         if aid is None:
-            raise InputError("missing_parameter", "Name the tag: x, or c or u together with a.", "x")
+            raise InputError("missing_parameter", "Name the tag: send x, or c or u together with a.", "x")
         return None, aid
     if aid is None:
         raise InputError("missing_parameter", "c and u need a, the account id.", "a")
@@ -119,17 +123,17 @@ def _reference(parameters: dict[str, str]) -> tuple[bytes | None, str | None]:
 
 
 def _extras(parameters: dict[str, str], *, has_mac: bool) -> Extras | None:
-    """None for the hot form. `e` that is no MAC, and an `x` of an account that is perhaps no code, may be a profile's own
-    parameters of these names; the profile decides."""
+    """The parameters that go to the group's profile; None if there is nothing for it. An `e` that is not a MAC, and with `a` an
+    `x` that may be a mirror, may be the profile's own parameters of these names: the profile decides."""
     names = parameters.keys()
     is_hot = names <= _HOT and (has_mac or "e" not in names) and not {"x", "u"} <= names
     if is_hot and not ("a" in names and references.may_be_a_mirror(parameters.get("x", "").encode())):
         return None
-    own = {name: value for name, value in parameters.items() if name not in ("r", "ip", "ua")}
+    kept = {name: value for name, value in parameters.items() if name not in ("r", "ip", "ua")}
     visitor = None
     if "ip" in parameters or "ua" in parameters:
         visitor = Visitor(parameters.get("ip"), parameters.get("ua"))
-    return Extras(own, visitor=visitor)
+    return Extras(kept, visitor=visitor)
 
 
 def _check(pattern: re.Pattern[str], value: str, name: str, expected: str) -> None:

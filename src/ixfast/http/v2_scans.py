@@ -1,16 +1,17 @@
-"""Scans of `/v2`: what their bodies say, and how they are started.
+"""Scans of `/v2`: the types of their bodies, and how a body becomes a scan.
 
-A scan is given as the tapped URL or its query string, verbatim, or as fields. The field errors name the place and never quote
-the value, which may be an unused code.
+A scan is given as the tapped URL or its query string, verbatim, or as fields. Errors name the member and never quote its
+value, which may be a code that has not been used yet.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from ixfast import limits
 from ixfast.domain import references
@@ -26,7 +27,7 @@ class VisitorBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ScanBody(msgspec.Struct, forbid_unknown_fields=True):
-    """One scan of `/v2`: a URL, a query string, or fields."""
+    """One scan: a URL, a query string, or fields."""
 
     url: str | None = None
     query: str | None = None
@@ -41,21 +42,28 @@ class ScanBody(msgspec.Struct, forbid_unknown_fields=True):
     visitor: VisitorBody | None = None
 
 
+_RawScanBody = Annotated[msgspec.Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/ScanBody"})]
+
+
 class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
-    scans: list[ScanBody]
+    """Up to 1,000 scans. A scan of the wrong form has a problem of its own in the response."""
+
+    scans: list[_RawScanBody]
 
 
 class Caller(NamedTuple):
-    """Who asks: the API key that was shown, if any, and the client's address, if it is known."""
+    """Who sends a scan: the API key, if any, and the client's address, if it is known."""
 
     api_key: ApiKey | None
     address: str | None = None
 
 
 async def run(dispatcher: ScanDispatcher, body: ScanBody, caller: Caller, *, peek: bool, idempotency_key: str | None) -> Scan:
+    """Verify one tap and wait for the decided scan. Raises InputError for a malformed tap, UnavailableError if the account
+    that its URL names cannot be looked up."""
     api_key = caller.api_key
     aid = api_key.aid if api_key is not None else body.account
-    ref, parameters, url = _asked(body, aid)
+    ref, parameters, url = _read(body, aid)
     if aid is None and url is not None:
         aid = references.aid_in(url)
         if aid is None and ref is None:
@@ -64,10 +72,10 @@ async def run(dispatcher: ScanDispatcher, body: ScanBody, caller: Caller, *, pee
     extras = Extras(parameters, url, peek=peek, idempotent=idempotency_key is not None, wants_state=not peek, visitor=visitor)
     scan_id = dispatcher.next_scan_id() if idempotency_key is None else _derived_id(caller, body, idempotency_key)
     if ref is None and aid is None:
-        raise InputError("missing_parameter", "Say whose tag it is: an API key, account, or xuid.", "account")
+        raise InputError("missing_parameter", "The account is unknown: send an API key, account or xuid.", "account")
 
-    def start(answer: Callable[[Scan], None]) -> None:
-        scan = Scan(answer, ref or b"", -1, None, api_key, scan_id, dispatcher.loop.time(), extras)
+    def start(reply: Callable[[Scan], None]) -> None:
+        scan = Scan(reply, ref or b"", -1, None, api_key, scan_id, dispatcher.loop.time(), extras)
         if ref is not None and (aid is None or url is None or not references.may_be_a_mirror(ref)):
             dispatcher.engine.submit(scan)
         else:
@@ -77,22 +85,22 @@ async def run(dispatcher: ScanDispatcher, body: ScanBody, caller: Caller, *, pee
     return await dispatcher.ask(start)
 
 
-def _asked(body: ScanBody, aid: str | None) -> tuple[bytes | None, dict[str, str] | None, str | None]:
-    """Reference, parameters and verbatim URL of a scan body. Raises InputError where it says too little or too much."""
+def _read(body: ScanBody, aid: str | None) -> tuple[bytes | None, dict[str, str] | None, str | None]:
+    """Reference, parameters and verbatim URL of a scan. Raises InputError if members are missing or contradict each other."""
     text = body.url if body.url is not None else body.query
-    own = [name for name in ("xuid", "cuid", "uid") if getattr(body, name) is not None]
+    named = [name for name in ("xuid", "cuid", "uid") if getattr(body, name) is not None]
     if text is not None:
-        if own or (body.url is not None and body.query is not None):
-            raise InputError("invalid_parameter", "Give either url, or query, or the fields of the tap.", "url")
+        if named or (body.url is not None and body.query is not None):
+            raise InputError("invalid_parameter", "Send either url, or query, or the fields of the tap.", "url")
         if len(text) > limits.REQUEST_TARGET_BYTES_MAX:
             raise InputError("invalid_parameter", f"Longer than {limits.REQUEST_TARGET_BYTES_MAX} characters.", "url")
         code = references.code_in(text)
         return (code.encode() if code is not None else None), None, text
-    if len(own) != 1:
-        if not own and body.parameters:
+    if len(named) != 1:
+        if not named and body.parameters:
             return None, _fields(body), None
-        raise InputError("missing_parameter", "Name the tag by one of xuid, cuid, uid, or give the tapped url.", "xuid")
-    return _reference(body, own[0], aid), _fields(body), None
+        raise InputError("missing_parameter", "Name the tag by exactly one of xuid, cuid and uid, or send its url.", "xuid")
+    return _reference(body, named[0], aid), _fields(body), None
 
 
 def _reference(body: ScanBody, name: str, aid: str | None) -> bytes | None:
@@ -108,18 +116,18 @@ def _reference(body: ScanBody, name: str, aid: str | None) -> bytes | None:
             raise InputError("invalid_parameter", "uid must be 14 upper-case hex digits.", "uid")
         return references.by_uid(aid, bytes.fromhex(value))
     if not 0 < len(value) <= limits.CUSTOMER_ID_CHARS_MAX or not value.isprintable():
-        raise InputError("invalid_parameter", f"cuid must be 1 to {limits.CUSTOMER_ID_CHARS_MAX} characters.", "cuid")
+        raise InputError("invalid_parameter", f"cuid must be 1 to {limits.CUSTOMER_ID_CHARS_MAX} printable characters.", "cuid")
     return references.by_cuid(aid, value)
 
 
 def _fields(body: ScanBody) -> dict[str, str]:
-    """The tap's parts by their standard names, as `/v1/t` would have them."""
+    """The parts of the tap under the parameter names of `/v1/t`."""
     parameters = dict(body.parameters or {})
     if len(parameters) > limits.PARAMETERS_MAX:
         raise InputError("invalid_parameter", f"More than {limits.PARAMETERS_MAX} parameters.", "parameters")
     if isinstance(body.counter, int):
         if not 0 <= body.counter <= limits.COUNTER_MAX:
-            raise InputError("invalid_parameter", f"counter must be 0 to {limits.COUNTER_MAX}.", "counter")
+            raise InputError("invalid_parameter", f"counter must be between 0 and {limits.COUNTER_MAX}.", "counter")
         parameters["n"] = f"{body.counter:06X}"
     elif body.counter is not None:
         parameters["n"] = body.counter
@@ -131,10 +139,10 @@ def _fields(body: ScanBody) -> dict[str, str]:
 
 
 def _derived_id(caller: Caller, body: ScanBody, idempotency_key: str) -> int:
-    """The scan id that belongs to a caller's key: asking again finds the same scan.
+    """The scan id that belongs to a caller's Idempotency-Key: the same key finds the same scan.
 
-    An API key has its keys for itself. Without one, callers are told apart by their addresses, and the same text from one
-    address means another key with each tap: who shares the address is not known.
+    Keys are private to an API key. Without one, callers are told apart by their addresses, and the tap is part of the key,
+    because several callers may share an address.
     """
     owner: list[object]
     if caller.api_key is not None:

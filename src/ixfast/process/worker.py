@@ -27,11 +27,12 @@ import uvloop
 from ixfast import limits, meters
 from ixfast.config.settings import Settings
 from ixfast.http.dispatcher import ScanDispatcher
-from ixfast.http.front_door import FrontDoor, ServerState
+from ixfast.http.front_door import FrontDoor
 from ixfast.http.private_app import make_private_app
 from ixfast.http.rate_limits import MEMORY_BYTES, Limiter
 from ixfast.http.request_handler import handlers
 from ixfast.http.scan_app import make_scan_app
+from ixfast.http.server_state import ServerState
 from ixfast.keys import KeyReloader
 from ixfast.pipeline.engine import Engine
 from ixfast.pipeline.enrolment import Enrolment
@@ -180,24 +181,23 @@ class Worker:
 
     async def _open_sockets(self) -> None:
         settings, config = self._settings, self._config
-        self._scans, make_handler = await handlers(make_scan_app(self.dispatcher), settings.idle_timeout_s)
         private_app = make_private_app(self.meters, self.readiness, self._pool, self.key_reloader.keys, self._clock.is_past)
         self._private, make_private = await handlers(private_app, settings.idle_timeout_s)
         self.server_state = ServerState(
             self.dispatcher,
-            make_handler,
             connections_max=settings.max_connections,
             idle_timeout_s=settings.idle_timeout_s,
             trace_every=settings.trace_every,
             deadline_s=settings.deadline_ms / 1000,
         )
+        self._scans, make_handler = await handlers(make_scan_app(self.server_state), settings.idle_timeout_s)
         tls = None
         if settings.tls_cert is not None:
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             tls.load_cert_chain(settings.tls_cert, settings.tls_key)
         server_state = self.server_state
         for factory, descriptor, context in (
-            (lambda: cast(asyncio.Protocol, FrontDoor(server_state)), config.public, tls),
+            (lambda: cast(asyncio.Protocol, FrontDoor(server_state, make_handler)), config.public, tls),
             (make_private, config.private, None),
         ):
             listener = socket.socket(fileno=descriptor)
@@ -243,7 +243,7 @@ class Worker:
         public = self._servers[0]
         await asyncio.sleep(0)  # accept the connections in the queue before the socket closes
         public.close()
-        self.dispatcher.draining = True
+        self.server_state.begin_draining()
         await self._drain()
         await self.stop()
 

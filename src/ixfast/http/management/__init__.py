@@ -1,8 +1,11 @@
-"""The management API: accounts, folders, groups, batches, tags, keys and rules, and what happened to them.
+"""The management API on the private listener: accounts, folders, groups, batches, tags, keys, rules, tag files and the logs.
 
-It lives on the private listener, beside health and metrics. Its objects are those of the caller's account alone; what belongs
-to another account is, in every word of the answer, what does not exist. Each act is one transaction that ends with the note
-of what changed, by which every worker serves it within a second. See docs/management.md.
+A caller sees the objects of its own account only; the response about another account's object is the one about an object that
+does not exist, byte for byte. Each request is one transaction. One that changes something ends with the audit log and a change
+notice, from which every worker learns of it within a second. See docs/management.md.
+
+Routes are declared in `routes`, with their OpenAPI description. Handlers take a `Call`. SQL is in `store`, not here. The package
+may import what `ixfast.http` may, and no module of the public listener except for error responses and bodies.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ __all__ = ["ROUTES", "ManagementDispatcher", "Route", "add_management"]
 
 
 def add_management(app: web.Application, pool: Any, keks: KeyEncryptionKeys, is_past: IsPast = past_by_host) -> None:
-    """Add the routes. `pool` is shared with the worker's look-ups; half of it at most is used here. `is_past` says whether an
-    API key has expired."""
+    """Add the routes. `pool` is shared with the worker's look-ups, and at most half of it is used here. `is_past` decides whether
+    an API key has expired."""
     management_dispatcher = ManagementDispatcher(pool, keks, is_past)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _handler(management_dispatcher, route))

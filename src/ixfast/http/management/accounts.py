@@ -1,7 +1,7 @@
-"""Accounts and their API keys: who may ask, and who may manage.
+"""Accounts and their API keys.
 
-A key sees its own account and no other. A key gives away no scope that it has not itself, except `scan`, which managing
-implies. A token is shown once, when it is made.
+An API key reads and changes its own account only. It cannot grant a scope that it does not have, except `scan`, which `manage`
+implies. A token is part of one response, that of its creation, and is stored as a hash.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from msgspec import UNSET
 
 from ixfast.errors import InputError
 from ixfast.http.management import validation
-from ixfast.http.management.call import Call, answered, gone, shown, unauthorised, unknown
+from ixfast.http.management.call import Call
+from ixfast.http.management.json_responses import json_response, no_content, not_found, object_response, unauthorised
 from ixfast.http.management.schemas import (
     Account,
     AccountPatch,
@@ -25,10 +26,11 @@ from ixfast.http.management.schemas import (
     ApiKeyPatch,
     NewApiKey,
     Rotation,
+    set_members,
 )
 from ixfast.store.admin import edits
 
-LIVE_API_KEYS_MAX = 1000  # Of one account; a company has some tens.
+LIVE_API_KEYS_MAX = 1000  # Per account; a company has a few dozen.
 
 
 def _account(row: Any) -> Account:
@@ -44,32 +46,27 @@ async def list_accounts(call: Call) -> web.Response:
     return call.page([await _own_account(call)], None)
 
 
-def _is_own(call: Call) -> None:
+def _check_own(call: Call) -> None:
     if call.request.match_info["aid"] != call.caller.aid:
-        raise unknown("account")
+        raise not_found("account")
 
 
 async def read_account(call: Call) -> web.Response:
-    _is_own(call)
-    return shown(await _own_account(call))
+    _check_own(call)
+    return object_response(await _own_account(call))
 
 
 async def patch_account(call: Call) -> web.Response:
     patch = call.body(AccountPatch)
-    _is_own(call)
+    _check_own(call)
     before = await _own_account(call, lock=True)
     call.match(before)
-    after = msgspec.structs.replace(before, **given(patch))
+    after = msgspec.structs.replace(before, **set_members(patch))
     if after != before:
         statement = call.sql["update_account"]
         await call.connection.execute(statement, call.account_id, after.name, after.open, after.active, after.cors)
         await call.note("update", "account", after.aid, before, after, ("account", call.account_id, None))
-    return shown(after)
-
-
-def given(patch: Any) -> dict[str, Any]:
-    """The members that a patch has."""
-    return {name: getattr(patch, name) for name in patch.__struct_fields__ if getattr(patch, name) is not UNSET}
+    return object_response(after)
 
 
 def _api_key(row: Any) -> ApiKey:
@@ -89,19 +86,19 @@ async def list_api_keys(call: Call) -> web.Response:
 
 
 async def read_api_key(call: Call) -> web.Response:
-    return shown(_api_key(await call.row("API key", "api_key", call.id("API key"))))
+    return object_response(_api_key(await call.row("API key", "api_key", call.id("API key"))))
 
 
 async def create_api_key(call: Call) -> web.Response:
     draft = call.body(ApiKeyDraft)
-    return await _make(call, draft.scopes, draft.label, validation.future(draft.expires_at, "expires_at"))
+    return await _create(call, draft.scopes, draft.label, validation.future(draft.expires_at, "expires_at"))
 
 
-async def _make(call: Call, scopes: list[Any], label: str, expires_at: dt.datetime | None) -> web.Response:
-    _may_give(call, scopes)
+async def _create(call: Call, scopes: list[Any], label: str, expires_at: dt.datetime | None) -> web.Response:
+    _check_scopes(call, scopes)
     await call.connection.fetchval(call.sql["hold_account"], call.account_id)
     if await call.connection.fetchval(call.sql["live_api_keys"], call.account_id) >= LIVE_API_KEYS_MAX:
-        raise InputError("limit_reached", f"An account has at most {LIVE_API_KEYS_MAX} live API keys: revoke some.")
+        raise InputError("limit_reached", f"An account can have at most {LIVE_API_KEYS_MAX} live API keys: revoke some.")
     by = call.caller.api_key_id
     token = await edits.create_api_key(call.connection, call.account_id, scopes, label=label, expires_at=expires_at, by=by)
     digest = hashlib.sha256(token.encode()).digest()
@@ -109,10 +106,10 @@ async def _make(call: Call, scopes: list[Any], label: str, expires_at: dt.dateti
     await edits.changed(call.connection, ("api_key", made, None))
     key = _api_key(await call.row("API key", "api_key", made))
     content = NewApiKey(**{name: getattr(key, name) for name in key.__struct_fields__}, token=token)
-    return answered(content, 201, location=f"/v2/api-keys/{made}")
+    return json_response(content, 201, location=f"/v2/api-keys/{made}")
 
 
-def _may_give(call: Call, scopes: list[Any]) -> None:
+def _check_scopes(call: Call, scopes: list[Any]) -> None:
     missing = set(scopes) - call.caller.scopes - {"scan"}
     if missing:
         raise unauthorised(sorted(missing))
@@ -130,14 +127,14 @@ async def patch_api_key(call: Call) -> web.Response:
     api_key_id, before = await _locked(call)
     call.match(before)
     if patch.expires_at is not UNSET:
-        _may_give(call, before.scopes)
-    changes = given(patch)
+        _check_scopes(call, before.scopes)
+    changes = set_members(patch)
     after = msgspec.structs.replace(before, **changes)
     if after != before:
         await call.connection.execute(call.sql["update_api_key"], api_key_id, after.label, after.expires_at)
         after = _api_key(await call.row("API key", "api_key", api_key_id))
         await call.note("update", "api_key", api_key_id, before, after, ("api_key", api_key_id, None))
-    return shown(after)
+    return object_response(after)
 
 
 async def revoke_api_key(call: Call) -> web.Response:
@@ -147,7 +144,7 @@ async def revoke_api_key(call: Call) -> web.Response:
         await call.connection.execute(call.sql["revoke_api_key"], api_key_id)
         after = _api_key(await call.row("API key", "api_key", api_key_id))
         await call.note("revoke", "api_key", api_key_id, before, after, ("api_key", api_key_id, None))
-    return gone()
+    return no_content()
 
 
 async def rotate_api_key(call: Call) -> web.Response:
@@ -156,7 +153,7 @@ async def rotate_api_key(call: Call) -> web.Response:
     api_key_id, before = await _locked(call)
     if not before.live:
         raise InputError("not_found", "The account has no such live API key.")
-    response = await _make(call, list(before.scopes), before.label, expires_at)
+    response = await _create(call, list(before.scopes), before.label, expires_at)
     end = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=rotation.overlap_s)
     if before.expires_at is None or before.expires_at > end:
         await call.connection.execute(call.sql["update_api_key"], api_key_id, before.label, end)

@@ -1,4 +1,4 @@
-"""Trying rule sets: which group answers a scan with given facts, and why. Nothing is stored or consumed."""
+"""Trying rule sets: which rule group matches a scan with the given facts, and why. Nothing is stored or consumed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from aiohttp import web
 from ixfast import rules
 from ixfast.errors import InputError
 from ixfast.http.management import validation
-from ixfast.http.management.call import Call, answered
+from ixfast.http.management.call import Call
+from ixfast.http.management.json_responses import json_response
 from ixfast.http.management.schemas import Trial, TrialResult, TrialStep
 from ixfast.responses import response_text
 from ixfast.rules import RuleError
 from ixfast.rules.comparison import check_fact, check_value
 
 
-async def show_schema(_call: Call) -> web.Response:
-    return answered(rules.schema())
+async def read_schema(_call: Call) -> web.Response:
+    return json_response(rules.schema())
 
 
 async def try_rules(call: Call) -> web.Response:
@@ -29,13 +30,13 @@ async def try_rules(call: Call) -> web.Response:
     steps = [TrialStep(step.name, step.depth, step.outcome, step.found) for step in rules.explain(checked, facts)]
     group = checked.groups[index].name if index >= 0 else None
     response = checked.groups[index].response if index >= 0 else checked.default
-    return answered(TrialResult(group, response, steps, list(response_text.never_known(checked))))
+    return json_response(TrialResult(group, response, steps, list(response_text.never_known(checked))))
 
 
-def _facts(given: dict[str, Any]) -> dict[str, Any]:
-    """Facts by name, each checked as a value of a rule is."""
+def _facts(sent: dict[str, Any]) -> dict[str, Any]:
+    """Facts by name, each checked like a value in a rule."""
     facts: dict[str, Any] = {"now": time.time()}
-    for index, (name, value) in enumerate(given.items()):
+    for index, (name, value) in enumerate(sent.items()):
         if name == "now":
             facts["now"] = _now(value)
             continue
@@ -45,7 +46,7 @@ def _facts(given: dict[str, Any]) -> dict[str, Any]:
         except RuleError as error:
             hint = f" Did you mean {error.suggestion}?" if error.suggestion is not None else ""
             raise InputError("invalid_rule", f"Fact {index + 1}: {error.reason}{hint}", "facts") from None
-    if "scan_count" in facts:  # one is nothing but the other
+    if "scan_count" in facts:  # derived from it, unless it was sent
         facts.setdefault("first_scan", facts["scan_count"] == 1)
     return facts
 
@@ -54,5 +55,7 @@ def _now(value: bool | int | str) -> float:
     if isinstance(value, str):
         return validation.moment(value, "facts.now").timestamp()
     if isinstance(value, bool) or not 0 <= value < 1 << 33:
-        raise InputError("invalid_parameter", "now is a moment as 2026-01-31T09:30:00+01:00, or Unix seconds.", "facts.now")
+        raise InputError(
+            "invalid_parameter", "now must be a time such as 2026-01-31T09:30:00+01:00, or Unix seconds.", "facts.now"
+        )
     return float(value)

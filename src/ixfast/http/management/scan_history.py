@@ -1,4 +1,4 @@
-"""What happened: the audit log, the scan log, and counts of scans."""
+"""The audit log, the scan log, and counts of scans."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from aiohttp import web
 from ixfast.domain.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK
 from ixfast.errors import InputError
 from ixfast.http.management import validation
-from ixfast.http.management.call import Call, answered, unknown
+from ixfast.http.management.call import Call
+from ixfast.http.management.json_responses import json_response, not_found
 from ixfast.http.management.schemas import ID_MAX, Act, Count, LoggedScan, Stats
 from ixfast.store.admin import scan_log
 
@@ -20,13 +21,13 @@ _COUNTS_MAX = 1000
 
 def _act(row: Any) -> Act:
     before, after = (msgspec.json.decode(row[name]) if row[name] is not None else None for name in ("before", "after"))
-    own = row["audit_id"], row["at"], row["api_key_id"]
-    return Act(*own, row["act"], row["object"], row["object_id"], before, after)
+    head = row["audit_id"], row["at"], row["api_key_id"]
+    return Act(*head, row["act"], row["object"], row["object_id"], before, after)
 
 
 async def list_acts(call: Call) -> web.Response:
-    limit, place = call.limit(), call.cursor()
-    before = place[0] if place is not None else ID_MAX
+    limit, cursor = call.limit(), call.cursor()
+    before = cursor[0] if cursor is not None else ID_MAX
     filters = call.parameter("object"), call.parameter("object_id")
     rows = await call.connection.fetch(call.sql["audit"], call.account_id, before, *filters, limit + 1)
     last = (rows[limit - 1]["audit_id"],) if len(rows) > limit else None
@@ -39,9 +40,9 @@ def _range(call: Call, days: int, default_days: int) -> tuple[dt.datetime, dt.da
     last = validation.moment(end, "to") if end is not None else now
     first = validation.moment(begin, "from") if begin is not None else last - dt.timedelta(days=default_days)
     if first >= last:
-        raise InputError("invalid_parameter", "from lies before to.", "from")
+        raise InputError("invalid_parameter", "from must be before to.", "from")
     if last - first > dt.timedelta(days=days):
-        raise InputError("range_too_wide", f"From from to to are at most {days} days.", "from")
+        raise InputError("range_too_wide", f"The range from from to to can be at most {days} days.", "from")
     return first, last
 
 
@@ -51,23 +52,25 @@ async def _tags(call: Call) -> list[int] | None:
         return None
     found = await scan_log.tag_ids(call.connection, call.account_id, xuid)
     if not found:
-        raise unknown("tag")
+        raise not_found("tag")
     return found
 
 
 def _scan(row: Any) -> LoggedScan:
-    place = row["position"]
-    version, counter = (place >> POSITION_COUNTER_BITS, place & POSITION_COUNTER_MASK) if place is not None else (None, None)
+    position = row["position"]
+    version, counter = (None, None)
+    if position is not None:
+        version, counter = position >> POSITION_COUNTER_BITS, position & POSITION_COUNTER_MASK
     return LoggedScan(f"{row['scan_id']:016x}", row["at"], row["xuid"], scan_log.verdict_of(row["verdict"]), version, counter)
 
 
 async def list_scans(call: Call) -> web.Response:
-    limit, given = call.limit(), call.cursor(3)
+    limit, cursor = call.limit(), call.cursor(3)
     begin, end = _range(call, scan_log.SCANS_RANGE_DAYS_MAX, default_days=1)
     verdict = call.word("verdict", scan_log.WORDS.values())
-    before = scan_log.PageCursor(*given) if given is not None else None
+    before = scan_log.PageCursor(*cursor) if cursor is not None else None
     if before is not None and not scan_log.microseconds(begin) <= before.at_us <= scan_log.microseconds(end):
-        raise InputError("invalid_parameter", "cursor is one of another range: repeat from and to.", "cursor")
+        raise InputError("invalid_parameter", "cursor belongs to another range: send the same from and to with it.", "cursor")
     tags = await _tags(call)
     rows, following = await scan_log.scans(
         call.connection, call.account_id, begin, end, limit=limit, verdict=verdict, tags=tags, before=before
@@ -86,4 +89,4 @@ async def count_scans(call: Call) -> web.Response:
     tags = await _tags(call)
     found = await scan_log.counts(call.connection, call.account_id, begin, end, by=by, limit=limit, group_id=group_id, tags=tags)
     counts = [Count(name, sum(verdicts.values()), verdicts) for name, verdicts in found.items()]
-    return answered(msgspec.to_builtins(Stats(begin, end, by, counts)))  # type: ignore[arg-type]
+    return json_response(msgspec.to_builtins(Stats(begin, end, by, counts)))  # type: ignore[arg-type]

@@ -1,7 +1,8 @@
-"""What bodies of the management API look like: objects as they are shown, drafts that make them, patches that change them.
+"""Types of the bodies of the management API: objects as responses have them, drafts that create them, patches that change them.
 
-A patch has the members that are to change; what is absent stays. `fields` of a patch are merged by name, where null removes a
-value; every other member is replaced as a whole. Nothing shown here has a place for a key or, but once, for a token.
+A patch sets the members that it has; the others stay. `fields` of a patch are merged by name, and null removes a value; every
+other member is replaced as a whole. No object has a member for a key, and only `NewApiKey` has one for a token. Docstrings here
+are descriptions in OpenAPI.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from ixfast.domain.model import EncodingProfile
 from ixfast.keys.diversify import Derivation
 
 NAME_CHARS_MAX = 128
-FIELD_VALUE_CHARS_MAX = limits.SUBTAG_VALUE_CHARS_MAX  # More of a value no response shows.
+FIELD_VALUE_CHARS_MAX = limits.SUBTAG_VALUE_CHARS_MAX  # No response has more of a value.
 FIELDS_MAX = 50
 RETRY_WINDOW_S_MAX = 3600
-ID_MAX = (1 << 53) - 1  # The largest number that every JSON reader takes for the same.
+ID_MAX = (1 << 53) - 1  # The largest integer that every JSON parser reads exactly.
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$(?!\n)"
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX, pattern=_PRINTABLE)]
@@ -34,7 +35,7 @@ Signature = Annotated[
 Cuid = Annotated[str, Meta(min_length=1, max_length=limits.CUSTOMER_ID_CHARS_MAX, pattern=_PRINTABLE)]
 FieldName = Annotated[str, Meta(min_length=1, max_length=limits.FIELD_NAME_CHARS_MAX)]
 FieldValue = Annotated[str, Meta(max_length=FIELD_VALUE_CHARS_MAX)]
-# The checks of the value itself are not in the type: their messages would quote it.
+# Not checked by the type, whose error message would quote the value.
 KeyText = Annotated[str, Meta(extra_json_schema={"pattern": "^[0-9A-Fa-f]{32}$", "format": "password", "writeOnly": True})]
 RuleSetBody = Annotated[dict[str, Any], Meta(extra_json_schema={"$ref": "#/components/schemas/RuleSetDocument"})]
 Moment = Annotated[dt.datetime, Meta(tz=True)]
@@ -44,10 +45,15 @@ Verdicts = Literal["genuine", "plain", "repeat", "replayed", "forged", "incomple
 
 
 class Definition(msgspec.Struct, forbid_unknown_fields=True):
-    """An extended field; `in_reply` makes it a member of the reply."""
+    """An extended field. `in_reply` adds it to responses to scans."""
 
     name: FieldName
     in_reply: bool = False
+
+
+def set_members(patch: msgspec.Struct) -> dict[str, Any]:
+    """The members that a patch sets."""
+    return {name: getattr(patch, name) for name in patch.__struct_fields__ if getattr(patch, name) is not UNSET}
 
 
 Definitions = Annotated[list[Definition], Meta(max_length=FIELDS_MAX)]
@@ -92,8 +98,8 @@ class FolderPatch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Group(msgspec.Struct):
-    """`profile` null is a standard group; `rules` null answers Pass and Fail; `derivation` null stores a key for each tag.
-    `enrols` says that a genuine tap of an unknown chip makes its tag."""
+    """Without `profile` the group is a standard one, without `rules` its responses are Pass and Fail, and without `derivation` a
+    key is stored for each tag. If `enrols` is true, a genuine tap of an unknown chip creates its tag."""
 
     id: int
     folder_id: int
@@ -111,7 +117,7 @@ class Group(msgspec.Struct):
 
 Profile = Annotated[
     str | dict[str, Any],
-    Meta(description="A preset by name, or an encoding profile.", examples=["ixkio-plain"]),
+    Meta(description="The name of a preset, or an encoding profile.", examples=["ixkio-plain"]),
 ]
 RetryWindow = Annotated[int, Meta(ge=0, le=RETRY_WINDOW_S_MAX)]
 
@@ -159,8 +165,8 @@ class BatchPatch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Tag(msgspec.Struct):
-    """`rules` and `fields` are the tag's own; null and what is absent come from its group. `originality` is what the chip's
-    signature says; null if none was given."""
+    """`rules` and `fields` are those of the tag itself; where they are null or absent, the group's apply. `originality` is the
+    result of checking the chip's signature, null without one."""
 
     xuid: str
     uid: str | None
@@ -178,7 +184,7 @@ class Tag(msgspec.Struct):
 
 
 class TagDraft(msgspec.Struct, forbid_unknown_fields=True):
-    """Without `xuid` a tag code of `xuid_length` characters is made; `key` needs the scope keys."""
+    """Without `xuid`, a random tag code of `xuid_length` characters is assigned. `key` requires the scope keys."""
 
     group_id: Id | None = None
     batch_id: Id | None = None
@@ -196,7 +202,7 @@ class TagDraft(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TagPatch(msgspec.Struct, forbid_unknown_fields=True):
-    """`uid` can be given once. `batch_id` alone moves the tag to that batch's group."""
+    """`uid` can be set once. `batch_id` alone also moves the tag to the group of that batch."""
 
     group_id: Id | UnsetType = UNSET
     batch_id: Id | UnsetType | None = UNSET
@@ -211,7 +217,7 @@ class TagPatch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Counter(msgspec.Struct):
-    """How far a tag was used; `counter` and `key_version` are null before its first genuine tap."""
+    """The newest accepted tap of a tag. `counter` and `key_version` are null before the first genuine one."""
 
     scan_count: int
     key_version: int | None
@@ -220,7 +226,7 @@ class Counter(msgspec.Struct):
 
 
 class KeyVersion(msgspec.Struct):
-    """A key as it is shown: never its value. A version that is not live verifies nothing."""
+    """A version of a key, never its value. One that is not live verifies no taps."""
 
     version: int
     live: bool
@@ -229,7 +235,7 @@ class KeyVersion(msgspec.Struct):
 
 
 class MasterVersion(KeyVersion):
-    """A group's master as it is shown, with what is derived from it."""
+    """A version of a group's master key, with its derivation."""
 
     derivation: Derivation
 
@@ -250,7 +256,7 @@ class ApiKey(msgspec.Struct):
 
 
 class NewApiKey(ApiKey):
-    """An API key at its making: `token` is shown now and never again."""
+    """A new API key. This response is the only one that has its `token`."""
 
     token: str
 
@@ -267,21 +273,21 @@ class ApiKeyPatch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Rotation(msgspec.Struct, forbid_unknown_fields=True):
-    """The old key stays live for `overlap_s` seconds beside its successor, or until it would have expired."""
+    """The old key stays live for another `overlap_s` seconds, or until it would have expired."""
 
     overlap_s: Annotated[int, Meta(ge=0, le=90 * 86_400)] = 86_400
     expires_at: Moment | None = None
 
 
 class Trial(msgspec.Struct, forbid_unknown_fields=True):
-    """A rule set and the facts of a scan by name; what is absent is unknown. `now` is a moment: a text, or Unix seconds."""
+    """A rule set, and facts of a scan by name; absent ones are unknown. `now` is a time, as text or in Unix seconds."""
 
     rules: RuleSetBody
     facts: dict[str, bool | int | str] = {}
 
 
 class TrialStep(msgspec.Struct):
-    """`outcome` null is unknown; `found` is the fact as it was found, empty for what is put together of others."""
+    """`outcome` is null if it is unknown; `found` is the value of the fact, empty for a step that combines others."""
 
     step: str
     depth: int
@@ -290,7 +296,7 @@ class TrialStep(msgspec.Struct):
 
 
 class TrialResult(msgspec.Struct):
-    """`group` is the name of the rule group that matched, null for the default."""
+    """`group` is the name of the rule group that matched, or null for the default."""
 
     group: str | None
     response: str
@@ -299,7 +305,7 @@ class TrialResult(msgspec.Struct):
 
 
 class Act(msgspec.Struct):
-    """An act of management. `api_key_id` null is a command on a host."""
+    """A change made through management. `api_key_id` is null for commands on a host."""
 
     id: int
     at: dt.datetime
@@ -312,7 +318,7 @@ class Act(msgspec.Struct):
 
 
 class LoggedScan(msgspec.Struct):
-    """`counter` and `key_version` are null where the tap proved none."""
+    """`counter` and `key_version` are null if the tap proved none."""
 
     scan_id: str
     at: dt.datetime
@@ -323,7 +329,7 @@ class LoggedScan(msgspec.Struct):
 
 
 class Count(msgspec.Struct):
-    """`object` is a day (UTC), a group's id or a tag code, whatever was asked for."""
+    """`object` is a day (UTC), the id of a group or a tag code, as requested."""
 
     object: str
     total: int
@@ -331,7 +337,7 @@ class Count(msgspec.Struct):
 
 
 class Imported(msgspec.Struct):
-    """What an import did, or in a dry run would do."""
+    """What an import did, or would do in a dry run."""
 
     dry_run: bool
     lines: int

@@ -1,7 +1,7 @@
-"""Tag files over HTTP: an import reads the body while it comes, an export is written while it is read. Neither is held.
+"""Tag files over HTTP. Both directions stream: neither an import nor an export is ever held in memory as a whole.
 
-A file with mistakes is answered 422 `invalid_file` with a problem for each line. A caller who goes away, or says nothing for too
-long, has imported nothing.
+A file with mistakes is refused with 422 `invalid_file` and a problem for each line. A caller who disconnects, or sends nothing
+for too long, has imported nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import AsyncIterator, Iterator
 
 from aiohttp import web
 
-from ixfast.error_codes import STATUS
 from ixfast.errors import InputError
-from ixfast.http import scan_app
 from ixfast.http.framing import reading
-from ixfast.http.management.call import Call, answered, unknown
+from ixfast.http.management.call import Call
+from ixfast.http.management.json_responses import json_response, not_found
 from ixfast.http.management.schemas import Imported
+from ixfast.http.problems import problem_response
 from ixfast.limits import TAG_FILE_SILENCE_MS_MAX
 from ixfast.store.admin import edits
 from ixfast.store.imports.exporter import export_tags
@@ -27,19 +27,19 @@ from ixfast.store.random_codes import CODE_CHARS
 from ixfast.tag_files import FORMATS, PRESETS, counted
 
 _PIECE_BYTES = 128 * 1024
-_SWITCH_S = 0.0005  # How long parsing in its thread may hold up scans of the worker; by default 5 ms.
-_SILENCE_S = TAG_FILE_SILENCE_MS_MAX / 2000  # Before the database gives the transaction up.
-_CUT_SHORT = "The body ended before its end; nothing was imported."
+_SWITCH_S = 0.0005  # Longest time that parsing in its thread holds up the worker's scans; Python's default is 5 ms.
+_SILENCE_S = TAG_FILE_SILENCE_MS_MAX / 2000  # Well before the database ends the idle transaction.
+_CUT_SHORT = "The body ended early. Nothing was imported."
 _TYPES = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
 
 
 async def import_file(call: Call) -> web.StreamResponse:
     group_id, options = call.optional_id("group"), _options(call)
     if group_id is None:
-        raise InputError("missing_parameter", "Say in which group new tags are.", "group")
+        raise InputError("missing_parameter", "group is required: new tags are added to it.", "group")
     batch_id = call.optional_id("batch")
     async with edits.long_work(call.management_dispatcher.pool, readonly=False) as connection:
-        with _short_turns():
+        with _short_switch_interval():
             report = await import_tags(
                 connection,
                 call.management_dispatcher.keks,
@@ -50,7 +50,7 @@ async def import_file(call: Call) -> web.StreamResponse:
                 options=options,
                 by=call.caller.api_key_id,
             )
-    return _refused(call, report) if report.problems else answered(_imported(report))
+    return _refused(call, report) if report.problems else json_response(_imported(report))
 
 
 def _options(call: Call) -> Options:
@@ -69,7 +69,7 @@ def _options(call: Call) -> Options:
 
 
 async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
-    """The body as it comes."""
+    """The body as it arrives."""
     while True:
         try:
             async with asyncio.timeout(_SILENCE_S):
@@ -83,14 +83,14 @@ async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
 
 
 @contextlib.contextmanager
-def _short_turns() -> Iterator[None]:
-    """Threads take turns more often: scans are served beside the import."""
-    usual = sys.getswitchinterval()
+def _short_switch_interval() -> Iterator[None]:
+    """Switch threads more often, so that scans are served during the import."""
+    before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
     try:
         yield
     finally:
-        sys.setswitchinterval(usual)
+        sys.setswitchinterval(before)
 
 
 def _imported(report: Report) -> Imported:
@@ -101,7 +101,7 @@ def _refused(call: Call, report: Report) -> web.Response:
     more = "; the rest of the file was not read" if report.more_problems else ""
     message = f"{counted(report.problems)}{more}. Nothing was imported."
     problems = [each._asdict() for each in report.problems]
-    return scan_app.problem(call.request, STATUS["invalid_file"], "invalid_file", message, problems=problems)
+    return problem_response(call.request, "invalid_file", message, problems=problems)
 
 
 async def export_file(call: Call) -> web.StreamResponse:
@@ -111,22 +111,22 @@ async def export_file(call: Call) -> web.StreamResponse:
     async with edits.long_work(call.management_dispatcher.pool, readonly=True) as connection:
         for kind, statement, key in (("group", "tag_group", group_id), ("batch", "batch", batch_id)):
             if key is not None and await connection.fetchrow(call.sql[statement], call.account_id, key) is None:
-                raise unknown(kind)
+                raise not_found(kind)
         pieces = export_tags(connection, call.account_id, group_id=group_id, batch_id=batch_id, format_=format_)
         async with contextlib.aclosing(pieces):
-            return await _written(call.request, _TYPES[format_], pieces)
+            return await _send(call.request, _TYPES[format_], pieces)
 
 
-async def _written(request: web.Request, kind: str, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
-    """The pieces as the answer. If one cannot be had, the connection is cut, so that half a file is not taken for a whole one."""
+async def _send(request: web.Request, kind: str, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
+    """Send the pieces. If reading one fails, the connection is aborted, so that half a file is not mistaken for all of it."""
     response = web.StreamResponse(headers={"Cache-Control": "no-store"})
     response.content_type, response.charset = kind, "utf-8"
     first = await anext(pieces)
     await response.prepare(request)
     try:
-        await _written_soon(response, first)
+        await _write(response, first)
         async for piece in pieces:
-            await _written_soon(response, piece)
+            await _write(response, piece)
         await response.write_eof()
     except BaseException:
         if request.transport is not None:
@@ -135,6 +135,6 @@ async def _written(request: web.Request, kind: str, pieces: AsyncIterator[bytes]
     return response
 
 
-async def _written_soon(response: web.StreamResponse, piece: bytes) -> None:
+async def _write(response: web.StreamResponse, piece: bytes) -> None:
     async with asyncio.timeout(_SILENCE_S):
         await response.write(piece)

@@ -1,14 +1,13 @@
-"""Tags, and the keys of tags and accounts. A key goes in and never comes out: shown are check values and versions.
+"""Tags. A tag can move between the groups and batches of its account.
 
-A tag moves between the groups and batches of its account. A deleted tag's scans stay in the log, and it leaves behind how far
-its keys were used (`edits.add_tags`).
+Deleting a tag keeps its scans in the log, and remembers how far its keys were used (`edits.add_tags`), so that adding the tag
+again does not make old taps pass.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -17,17 +16,22 @@ from msgspec import UNSET
 from ixfast.domain.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK
 from ixfast.errors import InputError
 from ixfast.http.management import validation
-from ixfast.http.management.accounts import given
-from ixfast.http.management.call import Call, answered, created, gone, shown, unauthorised, unknown
-from ixfast.http.management.folders import defined, to_json
-from ixfast.http.management.schemas import Counter, KeyDraft, KeyVersion, Tag, TagDraft, TagPatch
-from ixfast.keys import KeySlot
+from ixfast.http.management.call import Call, to_jsonb
+from ixfast.http.management.groups import field_names
+from ixfast.http.management.json_responses import (
+    created_response,
+    json_response,
+    no_content,
+    not_found,
+    object_response,
+    unauthorised,
+)
+from ixfast.http.management.schemas import Counter, Tag, TagDraft, TagPatch, set_members
 from ixfast.store.admin import edits
 from ixfast.store.admin.edits import NewTag
 from ixfast.store.random_codes import draw_codes
 
-V = TypeVar("V", bound=KeyVersion)
-_CODES_TRIED = 20  # Of eight random characters one in a million is taken in a fleet of millions.
+_CODES_TRIED = 20  # With eight random characters, one in a million is taken in a fleet of millions.
 
 
 def tag_of(row: Any) -> Tag:
@@ -52,9 +56,9 @@ async def list_tags(call: Call) -> web.Response:
     group, batch, cuid, uid = (call.parameter(name) for name in ("group", "batch", "cuid", "uid"))
     filters = [each for each in (group, batch, cuid, uid) if each is not None]
     if len(filters) > 1:
-        raise InputError("invalid_parameter", "Ask for one of group, batch, cuid and uid.", "group")
+        raise InputError("invalid_parameter", "Only one of group, batch, cuid and uid can be used.", "group")
     if cuid is not None or uid is not None:
-        return await _found_tags(call, cuid, uid)
+        return await _tag_by(call, cuid, uid)
     if batch is not None:
         return await call.paged("tags_of_batch", tag_of, "tag_id", call.optional_id("batch"))
     if group is not None:
@@ -62,7 +66,7 @@ async def list_tags(call: Call) -> web.Response:
     return await call.paged("tags_of_account", tag_of, "tag_id")
 
 
-async def _found_tags(call: Call, cuid: str | None, uid: str | None) -> web.Response:
+async def _tag_by(call: Call, cuid: str | None, uid: str | None) -> web.Response:
     if uid is not None:
         row = await call.connection.fetchrow(call.sql["tag_by_uid"], call.account_id, uid_bytes(uid, "uid"))
     else:
@@ -70,14 +74,15 @@ async def _found_tags(call: Call, cuid: str | None, uid: str | None) -> web.Resp
     return call.page([] if row is None else [tag_of(row)], None)
 
 
-def uid_bytes(text: str, place: str) -> bytes:
+def uid_bytes(text: str, field: str) -> bytes:
+    """A UID of 7 bytes from 14 upper-case hex digits; InputError for `field` otherwise."""
     if len(text) != 14 or not set(text) <= set("0123456789ABCDEF"):
-        raise InputError("invalid_parameter", "A UID is 14 hex digits, upper case.", place)
+        raise InputError("invalid_parameter", "A UID must be 14 upper-case hex digits.", field)
     return bytes.fromhex(text)
 
 
 async def read_tag(call: Call) -> web.Response:
-    return shown(tag_of(await call.row("tag", "tag_by_xuid", call.xuid())))
+    return object_response(tag_of(await call.row("tag", "tag_by_xuid", call.xuid())))
 
 
 async def create_tag(call: Call) -> web.Response:
@@ -86,7 +91,7 @@ async def create_tag(call: Call) -> web.Response:
         raise unauthorised(["keys"])
     if draft.rules is not None:
         validation.rule_set(draft.rules)
-    group_id, fields = await _place(call, draft.group_id, draft.batch_id)
+    group_id, fields = await _lock_group(call, draft.group_id, draft.batch_id)
     validation.values(draft.fields, fields)
     xuid = draft.xuid if draft.xuid is not None else await _new_code(call, draft.xuid_length)
     uid = bytes.fromhex(draft.uid) if draft.uid is not None else None
@@ -106,7 +111,7 @@ async def create_tag(call: Call) -> web.Response:
         await _set_originality(call, row["tag_id"], wanted, draft.originality_signature)
     made = tag_of(await call.row("tag", "tag_by_xuid", xuid))
     await call.note("create", "tag", xuid, None, made, ("tags_added", None, None))
-    return created(made, f"/v2/tags/{xuid}")
+    return created_response(made, f"/v2/tags/{xuid}")
 
 
 async def _new_code(call: Call, characters: int) -> str:
@@ -115,17 +120,17 @@ async def _new_code(call: Call, characters: int) -> str:
     return next(code for code in codes if code not in taken)
 
 
-async def _place(call: Call, group_id: int | None, batch_id: int | None) -> tuple[int, list[str]]:
-    """Where a tag is to hang, held until the commit: its group, and the fields defined there."""
+async def _lock_group(call: Call, group_id: int | None, batch_id: int | None) -> tuple[int, list[str]]:
+    """Lock the group and batch that a tag is put into until the commit. Returns the group's id and the fields defined there."""
     if batch_id is not None:
         batch = await call.row("batch", "batch", batch_id, lock="KEY SHARE OF b")
         if group_id is not None and batch["group_id"] != group_id:
-            raise InputError("invalid_parameter", "The batch is one of another group.", "batch_id")
+            raise InputError("invalid_parameter", "The batch belongs to another group.", "batch_id")
         group_id = batch["group_id"]
     if group_id is None:
-        raise InputError("missing_parameter", "Say in which group or batch the tag is.", "group_id")
+        raise InputError("missing_parameter", "group_id or batch_id is required.", "group_id")
     row = await call.row("group", "tag_group", group_id, lock="KEY SHARE OF g")
-    return group_id, defined(row)
+    return group_id, field_names(row)
 
 
 async def _update(call: Call, tag_id: int, tag: Tag) -> None:
@@ -139,13 +144,13 @@ async def _update(call: Call, tag_id: int, tag: Tag) -> None:
         tag.batch_id,
         tag.active,
         tag.assigned_at,
-        to_json(tag.rules),
-        to_json(tag.fields) if tag.fields else None,
+        to_jsonb(tag.rules),
+        to_jsonb(tag.fields) if tag.fields else None,
     )
 
 
 async def _set_originality(call: Call, tag_id: int, tag: Tag, signature: str | None) -> str | None:
-    """Keep the signature of a tag and what it says, or forget both."""
+    """Store a tag's originality signature and the result of checking it, or clear both. Returns the result."""
     found = None
     if signature is not None:
         group = await call.row("group", "tag_group", tag.group_id)
@@ -155,7 +160,7 @@ async def _set_originality(call: Call, tag_id: int, tag: Tag, signature: str | N
 
 
 async def change(call: Call, row: Any, changes: dict[str, Any]) -> Tag:
-    """Give a tag, whose row is locked, these members, log it and tell the workers."""
+    """Apply changes to a tag whose row is locked, write the audit log and notify the workers."""
     before = tag_of(row)
     if "assigned" in changes:
         same = before.assigned == changes["assigned"]
@@ -175,16 +180,18 @@ async def patch_tag(call: Call) -> web.Response:
     row = await call.row("tag", "tag_by_xuid", call.xuid(), lock="NO KEY UPDATE")
     before = tag_of(row)
     call.match(before)
-    changes = given(patch)
+    changes = set_members(patch)
     if patch.uid is not UNSET and before.uid not in (None, patch.uid):
-        raise InputError("invalid_parameter", "A tag has one UID for life: delete the tag and add the other chip.", "uid")
+        raise InputError(
+            "invalid_parameter", "The UID of a tag cannot be changed: delete the tag and add one for the other chip.", "uid"
+        )
     group_id, batch_id = changes.get("group_id"), changes.get("batch_id", before.batch_id)
     if group_id is not None and "batch_id" not in changes and group_id != before.group_id:
         batch_id = None  # a batch belongs to one group
     moves = "group_id" in changes or "batch_id" in changes
     if moves or patch.fields is not UNSET:
         wanted = group_id if batch_id is not None or group_id is not None else before.group_id
-        changes["group_id"], fields = await _place(call, wanted, batch_id)
+        changes["group_id"], fields = await _lock_group(call, wanted, batch_id)
         changes["batch_id"] = batch_id
         if patch.fields is not UNSET:
             validation.values(patch.fields, fields)
@@ -195,7 +202,7 @@ async def patch_tag(call: Call) -> web.Response:
         if after.uid != before.uid:
             await _update(call, row["tag_id"], msgspec.structs.replace(before, uid=after.uid))
         changes["originality"] = await _set_originality(call, row["tag_id"], after, patch.originality_signature)
-    return shown(await change(call, row, changes))
+    return object_response(await change(call, row, changes))
 
 
 async def delete_tag(call: Call) -> web.Response:
@@ -204,105 +211,14 @@ async def delete_tag(call: Call) -> web.Response:
     call.match(before)
     await call.connection.execute(call.sql["delete_tag"], row["tag_id"])
     await call.note("delete", "tag", before.xuid, before, None, ("tag", row["tag_id"], before.xuid))
-    return gone()
+    return no_content()
 
 
 async def read_counter(call: Call) -> web.Response:
     tag = await call.row("tag", "tag_by_xuid", call.xuid())
     row = await call.connection.fetchrow(call.sql["counter"], tag["tag_id"])
     if row is None:
-        raise unknown("tag")
-    place, never = row["last_position"], row["scan_count"] == 0
-    version, counter = (place >> POSITION_COUNTER_BITS, place & POSITION_COUNTER_MASK) if place else (None, None)
-    return answered(Counter(row["scan_count"], version, counter, None if never else row["last_at"]))
-
-
-def key_version(row: Any) -> KeyVersion:
-    """A key as it is shown."""
-    return KeyVersion(row["version"], row["live"], row["check_value"].hex().upper(), row["created_at"])
-
-
-async def _versions(call: Call, tag_id: int) -> list[KeyVersion]:
-    rows = await call.connection.fetch(call.sql["tag_keys"], tag_id, KeySlot.FILE)
-    return [key_version(row) for row in rows]
-
-
-async def list_keys(call: Call) -> web.Response:
-    row = await call.row("tag", "tag_by_xuid", call.xuid())
-    return call.page(await _versions(call, row["tag_id"]), None)
-
-
-async def add_key(call: Call) -> web.Response:
-    draft = call.body(KeyDraft)
-    value = validation.key(draft.key)
-    row = await call.row("tag", "tag_by_xuid", call.xuid(), lock="NO KEY UPDATE")
-    tag_id, xuid = row["tag_id"], row["xuid"]
-    group = await call.row("group", "tag_group", row["group_id"])
-    if group["derivation"] is not None:
-        raise InputError("invalid_parameter", "The tag's group derives keys: add a master to the group.", "key")
-    before = await _versions(call, tag_id)
-    version = await edits.add_tag_key(call.connection, call.management_dispatcher.keks, call.account_id, tag_id, value)
-    if draft.retire_others:
-        older = [key.version for key in before]
-        await call.connection.execute(call.sql["retire_tag_keys"], tag_id, KeySlot.FILE, older)
-    after = await _versions(call, tag_id)
-    await call.note("add_key", "tag", xuid, {"keys": before}, {"keys": after}, ("tag", tag_id, xuid))
-    made = version_among(after, version)
-    return answered(made, 201, location=f"/v2/tags/{xuid}/keys/{version}")
-
-
-async def retire_key(call: Call) -> web.Response:
-    row = await call.row("tag", "tag_by_xuid", call.xuid(), lock="NO KEY UPDATE")
-    tag_id, xuid, version = row["tag_id"], row["xuid"], call.id("key version", "version")
-    before = await _versions(call, tag_id)
-    found = version_among(before, version)
-    if found.live:
-        if sum(key.live for key in before) == 1:
-            raise InputError("in_use", "It is the tag's only live key: add another one first, or make the tag inactive.")
-        await call.connection.execute(call.sql["retire_tag_keys"], tag_id, KeySlot.FILE, [version])
-        after = await _versions(call, tag_id)
-        await call.note("retire_key", "tag", xuid, {"keys": before}, {"keys": after}, ("tag", tag_id, xuid))
-    return gone()
-
-
-def version_among(keys: Sequence[V], version: int) -> V:
-    """The key of this version; `not_found` if there is none."""
-    found = next((key for key in keys if key.version == version), None)
-    if found is None:
-        raise unknown("key version")
-    return found
-
-
-async def _meta_versions(call: Call) -> list[KeyVersion]:
-    return [key_version(row) for row in await call.connection.fetch(call.sql["meta_keys"], call.account_id)]
-
-
-async def list_meta_keys(call: Call) -> web.Response:
-    return call.page(await _meta_versions(call), None)
-
-
-async def add_meta_key(call: Call) -> web.Response:
-    draft = call.body(KeyDraft)
-    value = validation.key(draft.key)
-    before = await _meta_versions(call)
-    version = await edits.add_next_meta_key(call.connection, call.management_dispatcher.keks, call.account_id, value)
-    if draft.retire_others:
-        for key in before:
-            await call.connection.execute(call.sql["retire_meta_key"], call.account_id, key.version)
-    after = await _meta_versions(call)
-    change = ("account", call.account_id, None)
-    await call.note("add_key", "account", call.caller.aid, {"meta_keys": before}, {"meta_keys": after}, change)
-    made = version_among(after, version)
-    return answered(made, 201, location=f"/v2/meta-keys/{version}")
-
-
-async def retire_meta_key(call: Call) -> web.Response:
-    version = call.id("key version", "version")
-    await call.connection.fetchval(call.sql["hold_account"], call.account_id)
-    before = await _meta_versions(call)
-    if version_among(before, version).live:
-        await call.connection.execute(call.sql["retire_meta_key"], call.account_id, version)
-        after = await _meta_versions(call)
-        change = ("account", call.account_id, None)
-        await call.note("retire_key", "account", call.caller.aid, {"meta_keys": before}, {"meta_keys": after}, change)
-    return gone()
+        raise not_found("tag")
+    position, unused = row["last_position"], row["scan_count"] == 0
+    version, counter = (position >> POSITION_COUNTER_BITS, position & POSITION_COUNTER_MASK) if position else (None, None)
+    return json_response(Counter(row["scan_count"], version, counter, None if unused else row["last_at"]))

@@ -1,7 +1,7 @@
 """The parts of the OpenAPI description that no management route declares: scans on the public listener, health, errors.
 
-Bodies of requests are the types that the server reads. Answers are written by `reply.py` and have types here for the description
-alone; tests hold every kind of answer against them.
+Request bodies are the types that the server reads. Responses are written by `responses.bodies`; their types here are for the
+description alone, and tests validate every kind of response against them.
 """
 
 from __future__ import annotations
@@ -50,13 +50,14 @@ class ProblemBody(msgspec.Struct, omit_defaults=True):
 
 
 class Problem(msgspec.Struct):
-    """`field` names the place of a mistake, `reason` says why there is no answer, `problems` are those of a file's lines."""
+    """`field` is the path of the member or the name of the parameter that is wrong, `reason` explains a 503, and `problems` lists
+    those of a tag file by line."""
 
     error: ProblemBody
 
 
 class FlatError(msgspec.Struct, omit_defaults=True):
-    """An error of `/v1`."""
+    """An error of `/v1`. `parameter` is the one that is wrong, and `reason` explains a 503."""
 
     error: str
     xuid: Xuid | None = None
@@ -80,14 +81,14 @@ class TamperStates(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class FirstAnswer(msgspec.Struct, forbid_unknown_fields=True):
-    """Of an answer that repeats an earlier one: when that one was given, and the members that may differ from it."""
+    """In a response that repeats an earlier one: when that one was given, and which members may differ from it."""
 
     at: str
     of_now: list[str]
 
 
 class ScanAnswer(msgspec.Struct, forbid_unknown_fields=True):
-    """A decided scan; docs/api.md has what the members mean."""
+    """A scan with its verdict. docs/api.md explains the members."""
 
     scan_id: _HEX_16
     verdict: Verdict
@@ -112,18 +113,18 @@ class Liveness(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Readiness(msgspec.Struct, forbid_unknown_fields=True):
-    """`problems` says why, by part of the worker."""
+    """`problems` gives the reason for each part of the worker that is not ready."""
 
     ready: bool
     problems: dict[str, str]
 
 
 TYPES = (Problem, FlatError, ScanBody, BatchBody, ScanAnswer, Liveness, Readiness)
-"""What the description names; their schemas stand among its components."""
+"""Types whose schemas are among the components of the description."""
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """The schema of a type, with references to the components."""
+    """The JSON Schema of a type, with references to the components."""
     (found,), _ = msgspec.json.schema_components([kind], ref_template=REFS)
     return found
 
@@ -137,7 +138,7 @@ def query_parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def problems(codes: Iterable[str], shape: Any) -> dict[str, Any]:
-    """Responses of errors: by status, with the codes that have it."""
+    """Error responses by status, each with its error codes."""
     by_status: dict[str, list[str]] = {}
     for code in dict.fromkeys(codes):
         by_status.setdefault(str(STATUS[code]), []).append(code)
@@ -151,13 +152,13 @@ def problems(codes: Iterable[str], shape: Any) -> dict[str, Any]:
 def _tap_parameters() -> list[dict[str, Any]]:
     tap = {
         "x": (_CODE, "Tag code (XUID)."),
-        "c": (f"^.{{1,{limits.CUSTOMER_ID_CHARS_MAX}}}$", "Customer's own id; needs `a`."),
-        "u": ("^[0-9A-F]{14}$", "Chip UID; needs `a`."),
+        "c": (f"^.{{1,{limits.CUSTOMER_ID_CHARS_MAX}}}$", "Customer's own id. Needs `a`."),
+        "u": ("^[0-9A-F]{14}$", "Chip UID. Needs `a`."),
         "a": (_AID, "Account id."),
         "n": ("^[0-9A-Fa-f]{6}$", "Tap counter."),
-        "e": ("^[0-9A-Fa-f]{16}$", "Code of the tap."),
+        "e": ("^[0-9A-Fa-f]{16}$", "MAC of the tap (SDMMAC)."),
         "t": (None, "Tamper status."),
-        "r": ("^[!-~]{1,256}$", "API token; a header is better."),
+        "r": ("^[!-~]{1,256}$", "API token. Prefer a header field."),
         "ip": (None, "The visitor's address."),
         "ua": (None, "The visitor's user agent."),
     }
@@ -168,7 +169,7 @@ def _tap_parameters() -> list[dict[str, Any]]:
 
 
 def public_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
-    """Path, method and operation of the scan API."""
+    """Path, method and operation of each route of the scan API."""
     reply = {
         "type": "object",
         "properties": {"xuid": schema_of(Xuid)},
@@ -178,14 +179,19 @@ def public_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
     flat = problems(("not_found", *ROUTED_ERRORS, *(code for code in COUNTED if code != "idempotency_conflict")), FlatError)
     common: dict[str, Any] = {"servers": _PUBLIC, "tags": ["scans"], "security": [{}, *ANY_KEY]}
     asked = common | {"parameters": _tap_parameters()}
-    answer = {"200": {"description": "The owner's answer, or what is inactive.", "content": json_content(reply)}}
+    answer = {"200": {"description": "The owner's response text, or what is inactive.", "content": json_content(reply)}}
     yield "/v1/t", "get", asked | {"operationId": "scan", "summary": "Verify a tap.", "responses": answer | flat}
-    form = {"200": {"description": "It can be asked."}, "400": {"description": "It has not its form."}}
-    yield "/v1/t", "head", asked | {"operationId": "scan_form", "summary": "Whether a tap can be asked for.", "responses": form}
-    allowed = {"204": {"description": "What browsers may send."}}
-    yield "/v1/t", "options", common | {"operationId": "scan_cors", "summary": "For browsers.", "responses": allowed}
+    form = {"200": {"description": "The query is well-formed."}, "400": {"description": "The query is malformed."}}
+    yield (
+        "/v1/t",
+        "head",
+        asked
+        | {"operationId": "scan_form", "summary": "Check the form of a query without verifying the tap.", "responses": form},
+    )
+    allowed = {"204": {"description": "The methods and header fields that browsers may send."}}
+    yield "/v1/t", "options", common | {"operationId": "scan_cors", "summary": "CORS preflight.", "responses": allowed}
     idempotency = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"}}
-    peek = query_parameter(Parameter("peek", {"type": "string", "enum": ["true", "false"]}, "Look without consuming."))
+    peek = query_parameter(Parameter("peek", {"type": "string", "enum": ["true", "false"]}, "Verify without consuming the tap."))
     each = {"anyOf": [schema_of(ScanAnswer), schema_of(Problem)]}
     batch = {
         "type": "object",
@@ -195,18 +201,18 @@ def public_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
     }
     for path, kind, name, decided, summary in (
         ("/v2/scans", ScanBody, "scan_v2", schema_of(ScanAnswer), "Verify a tap."),
-        ("/v2/scans/batch", BatchBody, "scan_batch", batch, "Verify up to 1,000 taps, each on its own merits."),
+        ("/v2/scans/batch", BatchBody, "scan_batch", batch, "Verify up to 1,000 taps, each independently of the others."),
     ):
-        content = {"200": {"description": "Decided, whatever the verdict.", "content": json_content(decided)}}
+        content = {"200": {"description": "The tap has a verdict, whatever it is.", "content": json_content(decided)}}
         body = {"required": True, "content": json_content(schema_of(kind))}
         operation = {"operationId": name, "summary": summary, "requestBody": body, "parameters": [idempotency, peek]}
         yield path, "post", common | operation | {"responses": content | problems((*ROUTED_ERRORS, *COUNTED), Problem)}
 
 
 def health_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
-    """Path, method and operation of what machines ask the private listener."""
+    """Path, method and operation of the health routes of the private listener."""
 
-    def told(path: str, summary: str, content: dict[str, Any], **more: Any) -> tuple[str, str, dict[str, Any]]:
+    def operation(path: str, summary: str, content: dict[str, Any], **more: Any) -> tuple[str, str, dict[str, Any]]:
         responses = {"200": {"description": summary, "content": content}, **more}
         name = path[1:].replace(".", "_")
         return path, "get", {
@@ -214,9 +220,9 @@ def health_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
         }  # fmt: skip
 
     readiness = json_content(schema_of(Readiness))
-    not_ready = {"description": "Not ready, and why.", "content": readiness}
-    yield told("/livez", "The loop turns.", json_content(schema_of(Liveness)))
-    yield told("/readyz", "Whether scans can be answered.", readiness, **{"503": not_ready})
-    yield told("/metrics", "Metrics of all workers of the host.", {"text/plain": {"schema": {"type": "string"}}})
-    yield told("/versions", "What is running.", json_content(schema_of(dict[str, str | None])))
-    yield told("/openapi.json", "This description.", json_content({"type": "object"}))
+    not_ready = {"description": "Not ready, with the reasons.", "content": readiness}
+    yield operation("/livez", "The worker is alive.", json_content(schema_of(Liveness)))
+    yield operation("/readyz", "Whether the worker can verify scans.", readiness, **{"503": not_ready})
+    yield operation("/metrics", "Metrics of all workers of the host.", {"text/plain": {"schema": {"type": "string"}}})
+    yield operation("/versions", "Versions of the components that are running.", json_content(schema_of(dict[str, str | None])))
+    yield operation("/openapi.json", "This description.", json_content({"type": "object"}))

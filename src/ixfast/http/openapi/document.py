@@ -1,6 +1,6 @@
-"""The OpenAPI description (3.1) of both listeners, made from what the server itself reads: the routes and the types of bodies.
+"""The OpenAPI description (3.1) of both listeners, generated from what the server itself uses: routes and types of bodies.
 
-It is served at `/openapi.json`. What a type cannot say, such as which operator a fact has, the answers say.
+It is served at `/openapi.json`. What a JSON Schema cannot express, such as the operators of a fact, is reported by errors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ixfast.http.openapi.components import (
     schema_of,
 )
 
-_ALWAYS = ("invalid_request", "unauthorised", "overloaded", "unavailable", "outcome_unknown")
+_COMMON_ERRORS = ("invalid_request", "unauthorised", "overloaded", "unavailable", "outcome_unknown")
 _PRIVATE = [{"url": "http://127.0.0.1:8481", "description": "The private listener: management, health, metrics."}]
 _TEXT_HEADERS = {"type": "string"}
 
@@ -41,7 +41,7 @@ def description() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(types, ref_template=REFS)
     schemas |= _rule_schemas()
     for schema in schemas.values():
-        if "description" in schema:  # a docstring, from which Python 3.13 takes the indentation and those before do not
+        if "description" in schema:  # a docstring, whose indentation only Python 3.13 and newer remove
             schema["description"] = inspect.cleandoc(schema["description"])
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -57,7 +57,7 @@ def description() -> dict[str, Any]:
 
 
 def _rule_schemas() -> dict[str, Any]:
-    """The schema of rule sets, with its references at home here."""
+    """The schemas of rule sets, with their references pointing to the components."""
     encoded = msgspec.json.encode(rules.schema()["$defs"]).replace(b"#/$defs/", REFS.format(name="").encode())
     found: dict[str, Any] = msgspec.json.decode(encoded)
     return found
@@ -111,20 +111,20 @@ def _header(name: str, meaning: str) -> dict[str, Any]:
 
 def _headers(route: Route) -> list[dict[str, Any]]:
     if route.path == "/v1/a/{aid}":
-        return [_header("ix_c", "The tag's CUID."), _header("ix_u", "The tag's UID, unless ix_c is given.")]
+        return [_header("ix_c", "The tag's CUID."), _header("ix_u", "The tag's UID, unless ix_c is sent.")]
     if "precondition_failed" in route.errors:
-        return [_header("If-Match", "The ETag of the object as the caller has seen it, or *; else 412.")]
+        return [_header("If-Match", "The ETag of the object when it was read, or *. Anything else is 412.")]
     return []
 
 
 def _responses(route: Route) -> dict[str, Any]:
-    """The answer, and problems by status with their codes."""
+    """The response, and the errors by status with their codes."""
     headers = {}
     if route.status == 201:
         headers["Location"] = {"schema": {"type": "string"}}
     if isinstance(route.answer, type) and (route.status == 201 or "{" in route.path) and not route.compatible:
         headers["ETag"] = {"schema": {"type": "string"}}
-    good: dict[str, Any] = {"description": route.summary}
+    success: dict[str, Any] = {"description": route.summary}
     if route.answer is not None:
         schema = schema_of(route.answer)
         if route.paged:
@@ -133,12 +133,12 @@ def _responses(route: Route) -> dict[str, Any]:
                 "properties": {"items": {"type": "array", "items": schema}, "next_cursor": {"type": ["string", "null"]}},
                 "required": ["items", "next_cursor"],
             }
-        good["content"] = {kind: {"schema": schema} for kind in route.answer_types}
+        success["content"] = {kind: {"schema": schema} for kind in route.answer_types}
     if headers:
-        good["headers"] = headers
-    codes = [*_ALWAYS, *route.errors]
+        success["headers"] = headers
+    codes = [*_COMMON_ERRORS, *route.errors]
     if route.body is not None:
         codes += ["too_large", "unsupported_encoding"]
     if route.query:
         codes.append("invalid_parameter")
-    return {str(route.status): good, **problems(codes, FlatError if route.compatible else Problem)}
+    return {str(route.status): success, **problems(codes, FlatError if route.compatible else Problem)}

@@ -1,0 +1,60 @@
+"""Error responses: the one JSON shape that everything outside `/v1` uses, and the middleware that makes errors into it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from ixfast import limits
+from ixfast.error_codes import ERROR_CODES, STATUS
+from ixfast.errors import InputError, UnavailableError
+from ixfast.http import raw_response
+from ixfast.responses import bodies
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_REQUEST_ID_CHARS_MAX = 64
+
+
+def request_id(request: web.BaseRequest) -> str:
+    """The caller's X-Request-Id if it is printable ASCII of up to 64 characters, else a random one."""
+    sent = request.headers.get("X-Request-Id", "")
+    return sent if 0 < len(sent) <= _REQUEST_ID_CHARS_MAX and sent.isascii() and sent.isprintable() else uuid.uuid4().hex
+
+
+def problem_response(
+    request: web.BaseRequest, code: str, message: str | None = None, *, status: int | None = None, **details: Any
+) -> web.Response:
+    """An error response. Message and status are those of the code unless given; `details` are further members of the body."""
+    if status is None:
+        status = STATUS[code]
+    headers = {"Cache-Control": "no-store"}
+    if status in (429, 503):
+        headers["Retry-After"] = str(limits.RETRY_AFTER_S)
+    if status == 401:
+        headers["WWW-Authenticate"] = raw_response.CHALLENGE
+    body = bodies.v2_error(code, ERROR_CODES[code].message if message is None else message, request_id(request), **details)
+    return web.Response(body=body, status=status, content_type="application/json", charset="utf-8", headers=headers)
+
+
+@web.middleware
+async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn the exceptions that handlers and the router raise into error responses."""
+    try:
+        return await handler(request)
+    except InputError as error:
+        return problem_response(request, error.code, str(error), field=error.field)
+    except UnavailableError as error:
+        return problem_response(request, error.code, reason=error.reason)
+    except web.HTTPRequestEntityTooLarge:
+        return problem_response(request, "too_large", f"The body is larger than {limits.REQUEST_BODY_BYTES_MAX} bytes.")
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        response = problem_response(request, "method_not_allowed", f"Allowed methods: {allowed}.")
+        response.headers["Allow"] = allowed
+        return response
+    except web.HTTPNotFound:
+        return problem_response(request, "no_such_route")
