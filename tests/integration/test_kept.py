@@ -17,7 +17,7 @@ Pools = Callable[[int], Any]
 
 @pytest.fixture
 async def pools(database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pools]:
-    monkeypatch.setattr(session, "_KEPT_S", 0.02)
+    monkeypatch.setattr(session, "_RETENTION_CHECK_S", 0.02)
     made = []
 
     async def make(size: int) -> Any:
@@ -93,7 +93,7 @@ async def test_goes_back_when_all_others_are_taken(pools: Pools) -> None:
 
 
 async def test_one_that_was_cut_off_is_not_lent_again(pools: Pools, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_KEPT_S", 0.5)
+    monkeypatch.setattr(session, "_RETENTION_CHECK_S", 0.5)
     pool = await pools(4)
     kept = RetainingPool(pool)
     first = await process_of(kept)

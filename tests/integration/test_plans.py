@@ -1,11 +1,11 @@
-"""How the database carries the ledger's statements out: plans, heap-only updates, and no deadlocks."""
+"""How PostgreSQL executes the ledger's statements: their plans, the order of row locks, and heap-only updates."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import asyncpg
@@ -23,6 +23,9 @@ from ixfast.testing.virtual_tags import VirtualFleet
 BATCH = 40
 STATEMENT = load("ledger")
 TYPES = "(bigint[], int[], bigint[])"
+WAITING = ("advance", "advance_keyed")
+"""The statements that wait for row locks."""
+UNPINNED_JOIN = {"enable_hashjoin": "on", "enable_nestloop": "on"}
 
 
 async def fill(connection: asyncpg.Connection, rows: int) -> None:
@@ -44,7 +47,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 async def plan_of(connection: asyncpg.Connection, statement: str, tag_ids: list[int]) -> list[dict[str, Any]]:
-    """The nodes of the plan that a prepared statement runs with."""
+    """The nodes of a prepared statement's plan."""
     await connection.execute(f"PREPARE explained {TYPES} AS {statement}")
     positions = [1] * len(tag_ids)
     arguments = (
@@ -55,13 +58,24 @@ async def plan_of(connection: asyncpg.Connection, statement: str, tag_ids: list[
     return list(nodes(json.loads(text)[0]["Plan"]))
 
 
-@pytest.mark.parametrize("rows", [200, 1_000_000])
-async def test_the_pinned_plan_takes_the_rows_by_their_index(database: str, connection: asyncpg.Connection, rows: int) -> None:
+def joins_of(nodes_found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The joins that lead to the counters."""
+    return [node for node in nodes_found if any(scans_counters(inner) for inner in nodes(node)) and "Join Type" in node]
+
+
+def scans_counters(node: dict[str, Any]) -> bool:
+    return "Scan" in node["Node Type"] and node.get("Relation Name") == "tag_counter"
+
+
+@pytest.mark.parametrize("rows", [0, 200, 1_000_000])
+async def test_the_pinned_plan_locks_rows_in_the_order_of_their_index(
+    database: str, connection: asyncpg.Connection, rows: int
+) -> None:
     await fill(connection, rows)
     pinned = await session.connect(database, **PINNED)
     try:
         for batch in (1, BATCH, 200):
-            tag_ids = sorted(random.Random(batch).sample(range(1, rows + 1), batch))
+            tag_ids = sorted(random.Random(batch).sample(range(1, max(rows, batch) + 1), batch))
             for name in ("advance", "advance_keyed", "advance_unheld"):
                 found = await plan_of(pinned, STATEMENT[name], tag_ids)
                 counters = [
@@ -72,20 +86,38 @@ async def test_the_pinned_plan_takes_the_rows_by_their_index(database: str, conn
                 assert {node["Node Type"] for node in counters} == {"Index Scan"}, name
                 assert {node["Index Name"] for node in counters} == {"tag_counter_pkey"}
                 assert not [node for node in found if node["Node Type"] in ("Seq Scan", "Bitmap Heap Scan")]
-            # All rows of the batch by one condition: they are locked in the index's order, whatever order the arrays have.
-            for name in ("advance", "advance_keyed"):
+            # One index scan finds all rows of the batch, and the join keeps the index's order, whatever order the arrays have.
+            for name in WAITING:
                 found = await plan_of(pinned, STATEMENT[name], tag_ids)
                 (scan,) = [node for node in found if node.get("Alias") == "c" and "Scan" in node["Node Type"]]
                 assert "ANY" in scan["Index Cond"]
+                assert scan["Scan Direction"] == "Forward"
+                assert [node["Node Type"] for node in joins_of(found)] == ["Merge Join"], name
     finally:
         await pinned.close()
 
 
-async def test_left_alone_the_planner_would_read_the_whole_table(database: str, connection: asyncpg.Connection) -> None:
-    """The control of the test above: it can tell the plans apart."""
+async def test_an_unpinned_plan_would_read_the_whole_table(database: str, connection: asyncpg.Connection) -> None:
+    """A control of the test above."""
     await fill(connection, 200)
     found = await plan_of(connection, STATEMENT["advance"], list(range(1, 201)))
     assert [node for node in found if node["Node Type"] == "Seq Scan"]
+
+
+async def test_an_unpinned_join_would_follow_the_arrays(database: str, connection: asyncpg.Connection) -> None:
+    """A control of the same test: on every version one statement is joined from the arrays' side, since 17 both are."""
+    await fill(connection, 200)
+    unpinned = await session.connect(database, **PINNED | UNPINNED_JOIN)
+    following = []
+    try:
+        for name in WAITING:
+            (join,) = joins_of(await plan_of(unpinned, STATEMENT[name], list(range(1, 41))))
+            outer = join["Plans"][0]
+            following += [name] if outer["Node Type"] == "Function Scan" else []
+    finally:
+        await unpinned.close()
+    major = connection.get_server_version().major
+    assert following == (list(WAITING) if major >= 17 else ["advance_keyed"])
 
 
 async def advance(own: LedgerSession, tag_ids: list[int], round_: int) -> int:
@@ -140,33 +172,36 @@ async def test_an_index_on_a_changing_column_would_end_that(database: str, conne
     assert await heap_only_share(database, connection) < 0.5
 
 
-async def deadlocks(sessions: list[Any], advance_once: Any, batches: int) -> int:
-    """Batches of 40 of 200 hot tags, shuffled, from every session at once; the first deadlock ends it."""
+async def deadlocks(statements: list[Callable[..., Awaitable[Any]]]) -> int:
+    """Sixty batches of 40 of 200 hot tags, shuffled, by each of the sessions' statements at once, until the first deadlock."""
     found = 0
 
     async def worker(number: int) -> None:
         nonlocal found
         chance = random.Random(number)
-        for round_ in range(1, batches + 1):
+        for round_ in range(1, 61):
             if found:
                 break
             tag_ids = chance.sample(range(1, 201), BATCH)
+            position = round_ * len(statements) + number
+            scan_ids = [KEYED_FROM | position << 32 | tag_id for tag_id in tag_ids]
             try:
-                await advance_once(sessions[number], tag_ids, round_ * len(sessions) + number)
+                await statements[number](tag_ids, [position] * BATCH, scan_ids)
             except asyncpg.DeadlockDetectedError:
                 found += 1
 
-    await asyncio.gather(*(worker(number) for number in range(len(sessions))))
+    await asyncio.gather(*(worker(number) for number in range(len(statements))))
     return found
 
 
-async def test_shuffled_batches_of_hot_tags_do_not_deadlock(database: str, connection: asyncpg.Connection) -> None:
+@pytest.mark.parametrize("name", WAITING)
+async def test_shuffled_batches_of_hot_tags_do_not_deadlock(database: str, connection: asyncpg.Connection, name: str) -> None:
     await fill(connection, 200)
     sessions = [await LedgerSession.open(database) for _ in range(8)]
     try:
         for own in sessions:
             await own.connection.execute("SET lock_timeout = 0; SET statement_timeout = 0")
-        assert await deadlocks(sessions, advance, 60) == 0
+        assert await deadlocks([getattr(own, name) for own in sessions]) == 0
     finally:
         for own in sessions:
             own.terminate()
@@ -174,19 +209,27 @@ async def test_shuffled_batches_of_hot_tags_do_not_deadlock(database: str, conne
     assert rows == []
 
 
-async def test_rows_taken_in_the_order_of_the_arrays_would_deadlock(database: str, connection: asyncpg.Connection) -> None:
-    """The control: the same without the ANY condition, joined from the arrays' side."""
+async def control_deadlocks(database: str, statement: str, **settings: str) -> int:
+    """Deadlocks of a statement that is planned with other settings."""
+    sessions = [
+        await session.connect(database, **PINNED | settings | {"lock_timeout": "0", "statement_timeout": "0"}) for _ in range(8)
+    ]
+    try:
+        return await deadlocks([(await each.prepare(statement, name="control")).fetch for each in sessions])
+    finally:
+        for each in sessions:
+            each.terminate()
+
+
+async def test_an_unpinned_join_would_deadlock(database: str, connection: asyncpg.Connection) -> None:
+    """A control: on every version the planner joins this statement from the arrays' side if it may."""
+    await fill(connection, 200)
+    assert await control_deadlocks(database, STATEMENT["advance_keyed"], **UNPINNED_JOIN) > 0
+
+
+async def test_rows_locked_in_the_order_of_the_arrays_would_deadlock(database: str, connection: asyncpg.Connection) -> None:
+    """A control: the statement without the ANY condition, joined from the arrays' side."""
     await fill(connection, 200)
     naive = STATEMENT["advance"].replace("AND c.tag_id = ANY ($1::bigint[])", "")
     assert naive != STATEMENT["advance"]
-    settings = PINNED | {"enable_hashjoin": "off", "enable_mergejoin": "off", "lock_timeout": "0", "statement_timeout": "0"}
-    sessions = [await session.connect(database, **settings) for _ in range(8)]
-
-    async def advance_naively(own: Any, tag_ids: list[int], round_: int) -> None:
-        await own.fetch(naive, tag_ids, [round_] * BATCH, tag_ids)
-
-    try:
-        assert await deadlocks(sessions, advance_naively, 60) > 0
-    finally:
-        for own in sessions:
-            own.terminate()
+    assert await control_deadlocks(database, naive, enable_nestloop="on", enable_mergejoin="off") > 0

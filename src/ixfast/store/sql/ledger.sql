@@ -2,7 +2,9 @@
 -- The ledger's statement (form A): raise the counters of a batch and log each pass, in one commit.
 -- $1 tag ids, each once, ascending; $2 positions, -1 for a scan that is only counted; $3 scan ids.
 -- Returns one row for each tag that advanced and none for a refused one.
--- The redundant-looking ANY makes row locks follow the index and lets a distributed table prune its shards.
+-- Rows are locked in ascending order of tag_id even if the arrays are not sorted, because `session.PINNED` leaves the planner
+-- no other join than a merge. ANY looks redundant, but keeps the join from reading the whole index, and lets a distributed table
+-- prune its shards.
 WITH advanced AS (
     UPDATE tag_counter AS c
     SET previous_position = c.last_position,
@@ -23,8 +25,8 @@ WITH advanced AS (
 SELECT tag_id, previous_position, scan_count FROM advanced;
 
 -- name: advance_keyed
--- The same for a batch in which scans have an Idempotency-Key (scan ids of 2^62 or more). A key that was used already advances
--- nothing, whatever tap it comes with; the first answer under a key is kept in the same commit.
+-- The same for a batch that has scans with an Idempotency-Key (scan ids of 2^62 or more). A key that was used before advances
+-- nothing, whatever tap it comes with. The first answer under a key is stored in the same commit.
 WITH advanced AS (
     UPDATE tag_counter AS c
     SET previous_position = c.last_position,
@@ -52,8 +54,9 @@ WITH advanced AS (
 SELECT tag_id, previous_position, scan_count FROM advanced;
 
 -- name: advance_unheld
--- The same for any batch that ran into somebody's row lock (form B): held rows are skipped, not waited for.
--- Returns every tag whose row could be locked, with whether it advanced; a tag that is missing was held (or has no row).
+-- The same for any batch that timed out waiting for a row lock (form B): locked rows are skipped.
+-- Returns every tag whose row could be locked, and whether it advanced. A missing tag is locked by another transaction, or has
+-- no row.
 WITH unheld AS MATERIALIZED (
     SELECT t.tag_id, t.last_position, t.scan_count, n.position, n.scan_id,
            (t.last_position < n.position OR (n.position < 0 AND t.last_scan_id <> n.scan_id))
@@ -87,12 +90,12 @@ SELECT tag_id, last_position AS previous_position, scan_count + advances::int AS
 SELECT extract(epoch FROM clock_timestamp())::float8;
 
 -- name: settle
--- A transaction that changes nothing but has a commit: no row, so that nobody waits for a lock.
+-- Commit a transaction that changes no row, so that it waits for no lock.
 SELECT pg_logical_emit_message(true, 'ixfast', '');
 
 -- name: states
--- The durable state behind a refusal. $1 tag ids. `doubtful`: the database's clock was stepped back since, or may have been, so
--- that `age_ms` may be too small.
+-- The durable state behind a refusal. $1 tag ids. `doubtful`: the database's clock was, or may have been, set back since then,
+-- so that `age_ms` may be too small.
 SELECT c.tag_id, c.last_position, c.previous_position, c.last_scan_id, c.scan_count,
        (extract(epoch FROM clock_timestamp() - c.last_at) * 1000)::bigint AS age_ms,
        c.last_at <= s.doubtful_until OR clock_timestamp() < s.clock_high - interval '500 ms' AS doubtful
@@ -107,8 +110,8 @@ FROM keyed_scan
 WHERE scan_id = ANY ($1::bigint[]);
 
 -- name: logged
--- Which of these scans were accepted before others overtook them? $1 scan ids; $2 and $3 spans of time in which that must have
--- been, side by side, as the database's clock showed it (Unix seconds).
+-- The scans among $1 (scan ids) that were accepted before others overtook them. $2 and $3 are the beginnings and ends of the
+-- time spans in which that must have happened, in Unix seconds of the database's clock.
 SELECT DISTINCT l.tag_id, l.scan_id
 FROM unnest($2::float8[], $3::float8[]) AS span (earliest, latest),
      LATERAL (
@@ -118,7 +121,7 @@ FROM unnest($2::float8[], $3::float8[]) AS span (earliest, latest),
      ) AS l;
 
 -- name: log_refusals
--- Best effort, off the path. $1 scan ids, $2 tag ids, $3 positions (-1 unknown), $4 verdict letters.
+-- Log refused scans, best effort, off the scan path. $1 scan ids, $2 tag ids, $3 positions (-1 unknown), $4 verdict letters.
 INSERT INTO scan_log (at, scan_id, tag_id, position, verdict)
 SELECT now(), scan_id, tag_id, nullif(position, -1), verdict::"char"
 FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[]) AS n (scan_id, tag_id, position, verdict);
