@@ -57,6 +57,7 @@ LOCK_TIMEOUT_MS = 300  # Far above any batch's own time, far below a scan's dead
 STATEMENT_TIMEOUT_MS = 1000  # Ends what a frozen or overloaded server would otherwise hold for ever.
 CONNECT_TIMEOUT_MS = 1000
 CONNECT_TIMEOUT_MS_MAX = 8000  # After attempts that ran out of time: a server short of CPU takes seconds, and can't be hurried.
+POSTGRES_MAJOR_MIN = 15  # The oldest PostgreSQL that the ledger's plans and locks are tested on.
 RECONNECT_DELAY_MS = 50  # Between attempts to reach a database that refuses connections.
 RECONNECT_DELAY_MS_MAX = 1000
 REFUSAL_QUEUE_ROWS_MAX = 10_000  # Best-effort log rows of refused scans waiting for their insert.

