@@ -159,7 +159,7 @@ def measure_ledger(stage: Stage, size: Size, repetition: int, rows: int, *, unsa
         cpu = cpu_s(stage.postgres_pids) - cpu
         audited = stage.run(dsn, lambda connection: audit.of_ledger(connection, seen["advanced"]))
     flaws = [] if seen["advanced"] == seen["expected"] else [f"{seen['expected'] - seen['advanced']} taps did not advance"]
-    if seen["ran_out"]:
+    if seen.get("ran_out"):
         flaws.append("prepared statements ran out before the time")
     rate = seen["advanced"] / seen["seconds"]
     return Run(
