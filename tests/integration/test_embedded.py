@@ -1,6 +1,7 @@
 """The private PostgreSQL: started, stopped, killed, fought over, as root and as a user, with every set of binaries."""
 
 import asyncio
+import errno
 import json
 import os
 import pwd
@@ -23,6 +24,7 @@ from ixfast.embedded.ownership import ClusterProcesses
 
 SOURCE = Path(__file__).parents[2] / "src"
 IS_ROOT = os.geteuid() == 0
+UNLISTED_USER = 2_000_012_345  # not in /etc/passwd
 
 
 def system_folder() -> Path | None:
@@ -389,6 +391,40 @@ def test_default_data_dir(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "relative/is/ignored")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert default_data_dir() == Path("/home/somebody/.local/share/ixfast")
+
+
+def test_default_data_dir_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    listed = pwd.getpwnam("nobody")
+    monkeypatch.setattr(os, "geteuid", lambda: listed.pw_uid)
+    for home in (None, ""):
+        monkeypatch.delenv("HOME", raising=False) if home is None else monkeypatch.setenv("HOME", home)
+        assert default_data_dir() == Path(listed.pw_dir) / ".local/share/ixfast"
+    monkeypatch.setattr(os, "geteuid", lambda: UNLISTED_USER)
+    with pytest.raises(EmbeddedPostgresError, match=rf"HOME is not set, and user {UNLISTED_USER} .*Set data_dir to"):
+        default_data_dir()
+
+
+def test_a_user_without_a_name_is_refused_with_the_remedy() -> None:
+    unlisted = ServerUser(str(UNLISTED_USER), UNLISTED_USER, UNLISTED_USER, other=False)
+    with pytest.raises(EmbeddedPostgresError, match=rf"useradd --uid {UNLISTED_USER} ixfast\).* dsn") as caught:
+        unlisted.require_name()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_directory_of_another_user_is_named_with_its_owner(server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server:
+        pass
+
+    def refuse(*arguments: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    owner = server.home.stat().st_uid
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(EmbeddedPostgresError, match=rf"lock \(Permission denied\); .* belongs to user {owner}\. .*data_dir"):
+            server.start()
+    assert not server.running
 
 
 # Root and the unprivileged user. Where the tests run as a user already, that user is the unprivileged one.

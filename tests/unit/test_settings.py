@@ -142,6 +142,11 @@ def test_a_settings_file_that_is_missing(tmp_path: Path) -> None:
         load({}, {}, tmp_path / "absent.toml")
 
 
+def test_a_home_that_nobody_knows() -> None:
+    with pytest.raises(ConfigurationError, match=r"^flag --data-dir: '~no-such-user/data' .*a path without ~"):
+        load({"data_dir": "~no-such-user/data"}, {})
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -134,7 +134,10 @@ def _convert(setting: SettingDescription, raw: _RawValue) -> object:
             return value
         raise _invalid(raw, setting, "one of " + ", ".join(f"`{choice}`" for choice in setting.choices))
     if setting.kind == "path" and isinstance(value, str | Path) and str(value):
-        return Path(value).expanduser()
+        try:
+            return Path(value).expanduser()
+        except RuntimeError:
+            raise _refused(given, setting, "a path without ~, whose home directory is not known") from None
     if setting.kind == "text" and isinstance(value, str) and value.strip():
         if setting.name == "dsn" and not value.startswith(("postgresql://", "postgres://")):
             raise _invalid(raw, setting, "a URL of the form postgresql://user:password@host:port/database")

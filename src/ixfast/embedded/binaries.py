@@ -139,6 +139,16 @@ class ServerUser:
                 "closed. Set data_dir to another place, /var/lib/ixfast for example."
             )
 
+    def require_name(self) -> None:
+        """`EmbeddedPostgresError` when the user has no name, as in a container that was given a bare number: initdb needs one."""
+        try:
+            pwd.getpwuid(self.uid)
+        except KeyError:
+            raise EmbeddedPostgresError(
+                f"User {self.uid} has no entry in /etc/passwd, without which PostgreSQL cannot create a database. Add one "
+                f"(useradd --uid {self.uid} ixfast), run ixfast as another user, or set dsn to a database."
+            ) from None
+
     def require_owner(self, cluster: Path) -> None:
         """`EmbeddedPostgresError` when a cluster belongs to another user, as after a start by root and one without."""
         owner = cluster.stat().st_uid

@@ -34,8 +34,17 @@ class Lock:
     """
 
     def __init__(self, path: Path) -> None:
-        """Take the lock at once; `EmbeddedPostgresError` when another process, or this one, holds it."""
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        """Take the lock without waiting.
+
+        `EmbeddedPostgresError` when another process, or this one, holds it, or when the directory belongs to another user.
+        """
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise EmbeddedPostgresError(
+                f"User {os.geteuid()} cannot open {path} ({error.strerror}); {path.parent} belongs to user "
+                f"{path.parent.stat().st_uid}. Run ixfast as that user, or set data_dir to another directory."
+            ) from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -43,7 +52,7 @@ class Lock:
             os.close(self._descriptor)
             raise EmbeddedPostgresError(
                 f"Another ixfast (process {owner}) runs the database in {path.parent}. "
-                "Stop it, or give this one a data_dir of its own."
+                "Stop it, or set data_dir to another directory for this one."
             ) from None
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)

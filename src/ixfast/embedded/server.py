@@ -19,6 +19,7 @@ names that `peer` compares, and a port of 127.0.0.1 has no directory: one rule f
 import contextlib
 import hashlib
 import os
+import pwd
 import random
 import secrets
 import shutil
@@ -70,12 +71,23 @@ _HBA = "local all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n"
 
 
 def default_data_dir() -> Path:
-    """`/var/lib/ixfast` for root, else `$XDG_DATA_HOME/ixfast`, else `~/.local/share/ixfast`."""
+    """`/var/lib/ixfast` for root, else `$XDG_DATA_HOME/ixfast`, else `~/.local/share/ixfast`.
+
+    An empty HOME counts as unset; the home directory is then the one in /etc/passwd. `EmbeddedPostgresError` when there is none.
+    """
     if os.geteuid() == 0:
         return Path("/var/lib/ixfast")
     configured = os.environ.get("XDG_DATA_HOME", "")
-    base = Path(configured) if Path(configured).is_absolute() else Path.home() / ".local/share"
-    return base / "ixfast"
+    if Path(configured).is_absolute():
+        return Path(configured) / "ixfast"
+    try:
+        home = os.environ.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        raise EmbeddedPostgresError(
+            f"HOME is not set, and user {os.geteuid()} has no home directory in /etc/passwd. Set data_dir to a directory in "
+            "which ixfast may write."
+        ) from None
+    return Path(home) / ".local" / "share" / "ixfast"
 
 
 def _usual_buffers_mb() -> int:
@@ -221,6 +233,7 @@ class EmbeddedPostgres:
             self._password = _write_secret(password)
             self._single_user(binaries, self.cluster, [f"ALTER ROLE {ROLE} PASSWORD '{self._password}'"])
             return
+        self._user.require_name()
         part = self.home / "cluster.part"
         if part.exists():
             shutil.rmtree(part)
