@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 PXD = $(wildcard src/ixfast/*.pxd src/ixfast/*/*.pxd src/ixfast/*/*/*.pxd)
 SOURCES = setup.py pyproject.toml src/ixfast/compiled.py $(PXD) $(wildcard $(PXD:.pxd=.py) $(PXD:.pxd=.pyx)) \
 	$(wildcard src/ixfast/*/*.pyx src/ixfast/native/*)
-GENERATOR = benchmarks/build.py benchmarks/load/lanes.py benchmarks/load/lanes.pxd
+GENERATOR = benchmarks/build.py benchmarks/load/connections.py benchmarks/load/connections.pxd
 
 RUNS ?= 1000000
 SEED ?= 1

@@ -17,11 +17,11 @@ BENCHMARKS = {
     "scale": ("benchmarks.scale.sizes", "10,000 to 10,000,000 registered tags: warm, cold, start, memory, import"),
     "ledger": ("benchmarks.ledger.sweep", "the SQL alone, by tags a statement"),
     "stages": ("benchmarks.stages", "what each stage of a scan costs, as the workers measured it"),
-    "knobs": ("benchmarks.knobs", "what each setting is worth"),
+    "knobs": ("benchmarks.setting_variants", "what each setting is worth"),
     "generator": ("benchmarks.load.check", "what the load generator itself costs, and whether it tells the truth"),
     "keyed": ("benchmarks.keyed", "what an Idempotency-Key costs on /v2"),
     "timing": ("benchmarks.timing", "can a caller tell by the clock what it may not know?"),
-    "micro": ("benchmarks.micro.everything", "one step of a scan at a time, without network and database"),
+    "micro": ("benchmarks.micro.suite", "one step of a scan at a time, without network and database"),
     "report": ("benchmarks.report", "all newest results as one document, with the figures to reach"),
 }
 

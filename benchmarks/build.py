@@ -11,7 +11,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 
 from benchmarks.processes import ROOT
 
-MODULE = "benchmarks.load.lanes"
+MODULE = "benchmarks.load.connections"
 SOURCE = ROOT.joinpath(*MODULE.split(".")).with_suffix(".py")
 
 

@@ -13,11 +13,11 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks import audit
+from benchmarks import database_audit
+from benchmarks.load.connections import Expected
 from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS
-from benchmarks.load.lanes import Expected
 from benchmarks.processes import ContenderError, Processes, free_port, python
-from benchmarks.stage import IXFAST_DATABASE, IXFAST_FULL_DATABASE, PEER_DATABASE, Stage
+from benchmarks.testbed import IXFAST_DATABASE, IXFAST_FULL_DATABASE, PEER_DATABASE, Testbed
 
 _READY_S = 30.0
 _FLASK_NEEDS = ("flask", "gunicorn", "psycopg", "Crypto")
@@ -39,7 +39,7 @@ class Contender(NamedTuple):
     requests_per_s_max: int  # so many are prepared; a rate that uses them up is told and not believed
     serve: Callable[..., contextlib.AbstractContextManager[Running]]
     audit: Callable[..., Any] | None
-    headers: Callable[[Stage], bytes] = lambda _: b""  # further header fields of every request
+    headers: Callable[[Testbed], bytes] = lambda _: b""  # further header fields of every request
 
 
 def ixfast_command(port: int, private_port: int, workers: int, flags: Sequence[str] = ()) -> list[str]:
@@ -54,11 +54,11 @@ def ixfast_with(flags: Sequence[str] = ()) -> Callable[..., contextlib.AbstractC
     """ixfast with further flags."""
 
     @contextlib.contextmanager
-    def serve(stage: Stage, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
+    def serve(testbed: Testbed, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
         private_port = free_port()
         assert dsn is not None
         command = ixfast_command(port, private_port, workers, flags)
-        environment = {"IXFAST_DSN": dsn, "IXFAST_KEK_FILE": str(stage.kek_file)}
+        environment = {"IXFAST_DSN": dsn, "IXFAST_KEK_FILE": str(testbed.kek_file)}
         base = f"http://127.0.0.1:{private_port}"
         with Processes([command], environment) as processes:
             processes.await_listeners(port, workers)
@@ -68,9 +68,9 @@ def ixfast_with(flags: Sequence[str] = ()) -> Callable[..., contextlib.AbstractC
     return serve
 
 
-def _with_token(stage: Stage) -> bytes:
-    stage.prepare(IXFAST_FULL_DATABASE)
-    return b"X-API-Key: %b\r\n" % stage.token.encode()
+def _with_token(testbed: Testbed) -> bytes:
+    testbed.prepare(IXFAST_FULL_DATABASE)
+    return b"X-API-Key: %b\r\n" % testbed.token.encode()
 
 
 def await_readiness(processes: Processes, url: str) -> None:
@@ -128,7 +128,7 @@ def _peer(module: str) -> Callable[..., contextlib.AbstractContextManager[Runnin
 
 def _flask(interpreter: str) -> Callable[..., contextlib.AbstractContextManager[Running]]:
     @contextlib.contextmanager
-    def serve(_stage: Stage, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
+    def serve(_stage: Testbed, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
         command = [
             interpreter, "-m", "gunicorn", "--workers", str(workers), "--worker-class", "gthread", "--threads", "4",
             "--keep-alive", "75", "--bind", f"127.0.0.1:{port}", "--log-level", "warning",
@@ -144,10 +144,10 @@ def _flask(interpreter: str) -> Callable[..., contextlib.AbstractContextManager[
 def http_contenders(*, flask_python: str | None = None) -> dict[str, Contender]:
     """By name, in the order of the table."""
     contenders = (
-        Contender("ixfast", "ixfast", IXFAST_DATABASE, SCAN_ANSWERS, 120_000, ixfast_with(), audit.of_ixfast),
+        Contender("ixfast", "ixfast", IXFAST_DATABASE, SCAN_ANSWERS, 120_000, ixfast_with(), database_audit.of_ixfast),
         Contender(
             "ixfast_full", "ixfast with rules, fields in the reply, and an API key", IXFAST_FULL_DATABASE, SCAN_ANSWERS, 120_000,
-            ixfast_with(), audit.of_ixfast, _with_token,
+            ixfast_with(), database_audit.of_ixfast, _with_token,
         ),
         Contender(
             "aiohttp_constant", "aiohttp `Application`, constant answer, no database", None, CONSTANT_ANSWER, 120_000,
@@ -155,12 +155,12 @@ def http_contenders(*, flask_python: str | None = None) -> dict[str, Contender]:
         ),
         Contender(
             "aiohttp_asyncpg", "aiohttp + asyncpg, one guarded UPDATE a scan", PEER_DATABASE, SCAN_ANSWERS, 30_000,
-            _peer("benchmarks.peers.aiohttp_asyncpg"), audit.of_peer,
+            _peer("benchmarks.peers.aiohttp_asyncpg"), database_audit.of_peer,
         ),
         # A thread of gunicorn that has work keeps to its connection, so that one may need far more taps than another.
         Contender(
             "flask", "Flask + gunicorn + pycryptodome + psycopg", PEER_DATABASE, SCAN_ANSWERS, 60_000,
-            _flask(flask_python or sys.executable), audit.of_peer,
+            _flask(flask_python or sys.executable), database_audit.of_peer,
         ),
     )  # fmt: skip
     return {contender.name: contender for contender in contenders}

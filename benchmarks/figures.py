@@ -1,7 +1,7 @@
-"""The figures to reach, each with what the newest results say about it.
+"""The figures with targets, each with its value in the newest results.
 
-A figure that no result has is shown as not measured, and one that was missed as missed: nothing is left out. Absolute rates
-depend on the machine, ratios much less; the first row says how fast aiohttp alone is here, against which to read them.
+A figure without a result is listed as not measured, and one below its target as missed: nothing is left out. Absolute rates
+depend on the machine, ratios much less; the first row has the rate of aiohttp alone on this machine as a reference.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SCALE = "scale.jsonl"
 
 
 class Figure(NamedTuple):
-    """`values` are one a repetition. `higher`: more is better."""
+    """`values` has one value for each repetition. `higher`: more is better."""
 
     name: str
     unit: str
@@ -56,7 +56,7 @@ def _number(value: float) -> str:
 
 
 class Results:
-    """The newest session of every experiment."""
+    """The newest session of every benchmark."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -181,5 +181,5 @@ def _soak(results: Results) -> Iterable[Figure]:
 
 
 def table(figures: Iterable[Figure]) -> str:
-    lines = ["| figure | measured | at least | aim | |", "|---|---:|---:|---:|---|"]
-    return "\n".join([*lines, *(figure.row() for figure in figures)])
+    header = ["| figure | measured | at least | aim | |", "|---|---:|---:|---:|---|"]
+    return "\n".join([*header, *(figure.row() for figure in figures)])

@@ -1,8 +1,8 @@
-"""One report of the newest results of every experiment. `python -m benchmarks report`
+"""One report of the newest results of every benchmark. `python -m benchmarks report`
 
-Prints markdown: the figures to reach beside what was measured, then every experiment's own table, each with when and at which
-commit it was made. The same goes to `report.md` beside the history. `--into FILE` puts the tables into a document,
-between the lines `<!-- benchmark NAME -->` and `<!-- end -->`.
+Prints markdown: the figures with their targets, then the table of every benchmark, each with its time and commit. The report is
+also written to `report.md` in the folder of the history. `--into FILE` updates the tables of a document, between the lines
+`<!-- benchmark NAME -->` and `<!-- end -->`; `--plots FOLDER` draws the main plots.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environment, figures, knobs, latency, overload, scans, soak, stages
+from benchmarks import environment, figures, latency, overload, plots, scans, setting_variants, soak, stages
 from benchmarks.figures import MICRO, SCALE
 from benchmarks.ledger import sweep
 from benchmarks.scale import sizes
+from benchmarks.tables import markdown
 
 Records = list[dict[str, Any]]
 
@@ -38,12 +39,12 @@ def _micro(records: Records) -> str:
         *((f"LRP, {r['operation']}: {r['name']}", r["us_fastest"] * 1000, r["us_median"] * 1000) for r in record["lrp"]),
         *((f"{r['title']}: {r['name']}", r["ns_fastest"], r["ns_median"]) for r in record["steps"]),
     ]
-    lines = ["| step | ns, fastest | ns, median |", "|---|---:|---:|"]
-    return "\n".join([*lines, *(f"| {name} | {fastest:,.0f} | {median:,.0f} |" for name, fastest, median in rows)])
+    numbers = [(name, f"{fastest:,.0f}", f"{median:,.0f}") for name, fastest, median in rows]
+    return markdown(("step", "ns, fastest", "ns, median"), numbers)
 
 
-def _last(table: Callable[[Any], str]) -> Callable[[Records], str]:
-    return lambda records: table(records[-1])
+def _last(of_record: Callable[[Any], Any]) -> Callable[[Records], Any]:
+    return lambda records: of_record(records[-1])
 
 
 SECTIONS: dict[str, tuple[str, str, Callable[[Records], str]]] = {
@@ -54,13 +55,13 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Records], str]]] = {
     "overload": ("Past the capacity", overload.HISTORY, _last(overload.table)),
     "soak": ("Over time", soak.HISTORY, _last(soak.table)),
     "scale": ("By registered tags", SCALE, _last(sizes.table)),
-    "knobs": ("Knobs", knobs.HISTORY, _last(knobs.table)),
+    "knobs": ("Settings", setting_variants.HISTORY, _last(setting_variants.table)),
     "micro": ("Steps", MICRO, _micro),
 }
 
 
-def told(folder: Path) -> dict[str, str]:
-    """The tables by name; an experiment without results has none."""
+def tables_of(folder: Path) -> dict[str, str]:
+    """The tables by name; a benchmark without results has none."""
     found = {"figures": f"{figures.table(figures.all_figures(folder))}\n\n{_commits(folder)}"}
     for name, (_, history, table) in SECTIONS.items():
         records = environment.newest(history, folder)
@@ -70,7 +71,7 @@ def told(folder: Path) -> dict[str, str]:
 
 
 def _commits(folder: Path) -> str:
-    """Which commit each experiment's newest results are of."""
+    """Time and commit of the newest results of each benchmark."""
     made = {name: environment.newest(history, folder) for name, (_, history, _) in SECTIONS.items()}
     return "Results of " + ", ".join(
         f"{name}: {records[-1]['environment']['at']} at {records[-1]['environment']['commit']}"
@@ -99,7 +100,7 @@ def as_markdown(tables: dict[str, str]) -> str:
 
 
 def into(document: str, tables: dict[str, str]) -> str:
-    """The document with every marked place filled; a place without results stays as it is."""
+    """The document with every marked section filled; a section without results stays unchanged."""
 
     def filled(match: re.Match[str]) -> str:
         return f"{match[1]}\n\n{tables[match[2]]}\n\n{match[4]}" if match[2] in tables else match[0]
@@ -107,19 +108,39 @@ def into(document: str, tables: dict[str, str]) -> str:
     return re.sub(r"(<!-- benchmark (\w+) -->)\n(.*?)(<!-- end -->)", filled, document, flags=re.DOTALL)
 
 
+PLOTS: dict[str, tuple[str, Callable[[Records], Any]]] = {
+    "contenders": (scans.HISTORY, scans.plot),
+    "latency": (latency.HISTORY, _last(latency.rate_plot)),
+    "overload": (overload.HISTORY, _last(overload.goodput_plot)),
+    "stages": (stages.HISTORY, _last(stages.plot)),
+}
+
+
+def draw(results: Path, folder: Path) -> None:
+    """Draw the main plots of the newest results; a benchmark without results has none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, (history, plot) in PLOTS.items():
+        records = environment.newest(history, results)
+        if records:
+            plots.write(plot(records), folder / f"{name}.svg")
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks report", description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, help="folder of the history; benchmarks/results unless given")
-    parser.add_argument("--into", type=Path, help="a document whose marked places are filled")
+    parser.add_argument("--results", type=Path, help="folder of the history (default: benchmarks/results)")
+    parser.add_argument("--into", type=Path, help="a document whose marked sections are updated")
+    parser.add_argument("--plots", type=Path, help="a folder for the main plots")
     given = parser.parse_args(arguments)
     folder = given.results or environment.RESULTS
-    tables = told(folder)
+    tables = tables_of(folder)
     text = as_markdown(tables)
     print(text)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(text)
     if given.into is not None:
         given.into.write_text(into(given.into.read_text(), tables))
+    if given.plots is not None:
+        draw(folder, given.plots)
     return 0
 
 

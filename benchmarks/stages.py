@@ -1,8 +1,8 @@
-"""What each stage of a scan costs, as the workers themselves measured it. `python -m benchmarks stages`, `ixfast bench --stages`
+"""Cost of each stage of a scan, as measured by the workers. `python -m benchmarks stages`, `ixfast bench --stages`
 
-ixfast times a sample of its scans, stage by stage, and exports sums and counts (`ixfast_stage_…`, docs/metrics.md). This
-drives an open loop at half the capacity and takes what was added meanwhile: microseconds a scan in each stage. Stages that wait
-(for the batch before, for the statement) are time, not work; the others are work on the event loop.
+ixfast times a sample of its scans stage by stage and exports sums and counts (`ixfast_stage_…`, docs/metrics.md). This
+benchmark runs an open loop at half the capacity and takes what was added meanwhile: microseconds per scan in each stage. Stages
+that wait (for the previous batch, for the statement) are elapsed time, not work; the others are work on the event loop.
 """
 
 from __future__ import annotations
@@ -15,23 +15,18 @@ from typing import Any
 
 from benchmarks import plots, scans
 from benchmarks.contenders import Contender, http_contenders, ixfast_with
-from benchmarks.experiment import Experiment
+from benchmarks.experiment import CAPACITY, Experiment
 from benchmarks.load import histogram
-from benchmarks.load.drive import Load
-from benchmarks.load.traffic import Traffic
-from benchmarks.processes import free_port
-from benchmarks.stage import Stage
+from benchmarks.load_test import load_test
+from benchmarks.tables import markdown
+from benchmarks.testbed import Testbed
 from ixfast.meters import STAGES
 
 HISTORY = "stages.jsonl"
 
 
-@dataclass(frozen=True)
-class Size:
-    tags: int = 100_000
-    connections: int = 256
-    workers: int = 2
-    processes: int = 2
+@dataclass(frozen=True, kw_only=True)
+class Size(scans.Size):
     seconds: float = 15.0
     rate_fraction: float = 0.5
     capacity: float = 0.0
@@ -41,81 +36,65 @@ class Size:
 SMOKE = Size(tags=200, connections=8, seconds=0.5, capacity=300.0, trace_every=1)
 
 
-def measure(stage: Stage, contender: Contender, size: Size) -> dict[str, Any]:
-    """Stages by name with microseconds a scan and how many were timed, latency, flaws and audit."""
-    assert contender.template is not None and contender.audit is not None
-    check, port = contender.audit, free_port()
+def measure(testbed: Testbed, contender: Contender, size: Size) -> dict[str, Any]:
+    """By stage the microseconds per scan and the number of timed scans; also latency and flaws."""
     rate = size.rate_fraction * size.capacity
-    with stage.database(contender.template) as dsn:
-        with (
-            contender.serve(stage, dsn, port, size.workers) as running,
-            Load(stage.traffic, port, contender.expected, processes=size.processes) as load,
-        ):
-            load.connect()
-            load.touch_each_tag()
-            load.prepare(int(rate * size.seconds * 1.5) + 20 * size.connections)
-            before = running.stages()
-            result = load.open(rate, size.seconds)
-            after = running.stages()
-            held = load.finish()
-            running.processes.check()
-        audited = stage.run(dsn, lambda connection: check(connection, stage.traffic, held))
+    with load_test(testbed, contender, size) as test:
+        test.load.touch_each_tag()
+        before = test.running.stages()
+        result = test.open(rate, size.seconds)
+        after = test.running.stages()
     found = {}
     for name, (total_s, count) in after.items():
         earlier_s, earlier = before.get(name, (0.0, 0.0))
         if count > earlier:
             found[name] = {"us": (total_s - earlier_s) * 1e6 / (count - earlier), "timed": int(count - earlier)}
-    return {
-        "rate_per_s": rate,
-        "stages": found,
-        "latency": histogram.summary(result.latency),
-        "flaws": [*result.flaws(), *audited.problems],
-    }
+    flaws = [*result.flaws(), *test.audit.problems, *([] if found else ["the server exports no stages"])]
+    return {"rate_per_s": rate, "stages": found, "latency": histogram.summary(result.latency), "flaws": flaws}
 
 
 def in_order(stages: Mapping[str, Any]) -> list[str]:
-    """Their names on the way of a scan; unknown ones at the end."""
+    """Their names in the order in which a scan passes them; unknown ones at the end."""
     return sorted(stages, key=lambda name: (STAGES.index(name) if name in STAGES else len(STAGES), name))
 
 
 def table(record: Mapping[str, Any]) -> str:
     stages = record["stages"]
     total = sum(each["us"] for each in stages.values())
-    lines = [
-        f"At {record['rate_per_s']:,.0f} requests/s; p50 {record['latency'].get('p50_us', 0):,} µs from when they were due.", "",
-        "| stage | µs a scan | share | timed |", "|---|---:|---:|---:|",
-    ]  # fmt: skip
-    for name in in_order(stages):
-        us, timed = stages[name]["us"], stages[name]["timed"]
-        lines.append(f"| {name} | {us:.2f} | {us / total:.1%} | {timed:,} |")
-    return "\n".join([*lines, f"| all | {total:.2f} | | |"])
+    rows = [
+        [name, f"{stages[name]['us']:.2f}", f"{stages[name]['us'] / total:.1%}", f"{stages[name]['timed']:,}"]
+        for name in in_order(stages)
+    ]
+    p50_us = record["latency"].get("p50_us", 0)
+    return "\n".join([
+        f"At {record['rate_per_s']:,.0f} requests/s; p50 {p50_us:,} µs from when they were due.", "",
+        markdown(("stage", "µs a scan", "share", "timed"), rows), f"| all | {total:.2f} | | |",
+    ])  # fmt: skip
+
+
+def plot(record: Mapping[str, Any]) -> Any:
+    values = {name: [record["stages"][name]["us"]] for name in in_order(record["stages"])}
+    title = f"Time of a scan by stage, at {record['rate_per_s']:,.0f} requests/s"
+    return plots.bars(title, "µs a scan, logarithmic", values, record, log=True)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks stages", description=__doc__.splitlines()[0])
-    parser.add_argument("--capacity", type=float, help="requests/s that are 100 %%; measured unless given")
-    parser.add_argument("--seconds", type=float, help=f"{Size().seconds:g} unless given")
-    experiment = Experiment(parser, HISTORY, arguments)
-    given = experiment.given
-    size = SMOKE if given.smoke else Size()
-    size = replace(size, **{name: getattr(given, name) for name in ("capacity", "seconds") if getattr(given, name)})
-    experiment.plan("stage and capacity 1 minute", f"{size.seconds:g} s of load")
+    flags = {"capacity": CAPACITY, "seconds": "seconds of load"}
+    experiment = Experiment(parser, HISTORY, arguments, size=Size(), flags=flags)
+    size = experiment.sized(Size(), SMOKE)
+    experiment.plan("set-up and capacity 1 minute", f"{size.seconds:g} s of load")
     contender = http_contenders()["ixfast"]
     traced = contender._replace(serve=ixfast_with(("--trace-every", str(size.trace_every))))
-    with Stage(Traffic(given.seed, size.tags, size.connections), aged=not given.smoke) as stage:
-        record = experiment.begin(stage, size=asdict(size))
-        if not size.capacity:
-            found = scans.measure(stage, contender, replace(scans.Size(), tags=size.tags, workers=size.workers), 1)
-            if not found.good:
-                return experiment.end({**record, "stages": {}}, [f"the capacity is not known: {found.flaws} {found.audit}"])
-            size = replace(size, capacity=found.requests_per_s)
-        record |= measure(stage, traced, size)
+    with experiment.testbed(size) as testbed:
+        record = experiment.begin(testbed, size=asdict(size), stages={}, flaws=["it was interrupted before the audit"])
+        with experiment.interruptible():
+            if not size.capacity:
+                size = replace(size, capacity=scans.measured_capacity(testbed, contender, size))
+            record |= {"capacity": size.capacity, **measure(testbed, traced, size)}
     if record["stages"]:
-        values = {name: record["stages"][name]["us"] for name in in_order(record["stages"])}
-        experiment.draw("stages", plots.bars("Time of a scan by stage", "µs", values))
+        experiment.draw("stages", plot(record))
         print(table(record))
-    else:
-        record["flaws"].append("the server exports no stages")
     return experiment.end(record, record["flaws"])
 
 

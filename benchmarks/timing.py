@@ -68,7 +68,7 @@ Samples = dict[tuple[str, str], "array[int]"]
 """Nanoseconds by how it was asked and by kind."""
 
 
-class Stage(NamedTuple):
+class Testbed(NamedTuple):
     """A database with two accounts and their tokens; the second one's tags are foreign to the first."""
 
     dsn: str
@@ -119,14 +119,14 @@ def request_of(token: str, code: str, mac: str) -> bytes:
     )
 
 
-def requests_of(stage: Stage, fleet: VirtualFleet, seed: int) -> dict[str, list[bytes]]:
+def requests_of(testbed: Testbed, fleet: VirtualFleet, seed: int) -> dict[str, list[bytes]]:
     """By kind. MACs of bad taps and of unknown codes are as random as right ones look."""
     dice, count = random.Random(seed), len(fleet) // 2
     strangers = VirtualFleet(seed + 1, count, account="nobody")
-    bad = [request_of(stage.token, fleet.xuid(count + i), dice.randbytes(8).hex().upper()) for i in range(count)]
+    bad = [request_of(testbed.token, fleet.xuid(count + i), dice.randbytes(8).hex().upper()) for i in range(count)]
     return {
-        "unknown": [request_of(stage.token, strangers.xuid(i), strangers.plain_tap(i, 1)[2]) for i in range(count)],
-        "foreign": [request_of(stage.token, fleet.xuid(i), fleet.plain_tap(i, 1)[2]) for i in range(count)],
+        "unknown": [request_of(testbed.token, strangers.xuid(i), strangers.plain_tap(i, 1)[2]) for i in range(count)],
+        "foreign": [request_of(testbed.token, fleet.xuid(i), fleet.plain_tap(i, 1)[2]) for i in range(count)],
         "bad MAC": bad,
     }
 
@@ -179,7 +179,7 @@ def tell(samples: Samples) -> float:
 
 
 @contextlib.contextmanager
-def staged(fleet: VirtualFleet) -> Iterator[Stage]:
+def staged(fleet: VirtualFleet) -> Iterator[Testbed]:
     with tempfile.TemporaryDirectory(prefix="ixfast-timing-") as name:
         folder = Path(name)
         folder.chmod(0o711)  # started by root, PostgreSQL runs as another user, who has to pass through
@@ -187,7 +187,7 @@ def staged(fleet: VirtualFleet) -> Iterator[Stage]:
         keks = KeyEncryptionKeys.create_file(kek_file)
         with EmbeddedPostgres(folder / "postgres") as postgres:
             tokens = asyncio.run(_provision(postgres.dsn, keks, fleet))
-            yield Stage(postgres.dsn, kek_file, *tokens)
+            yield Testbed(postgres.dsn, kek_file, *tokens)
 
 
 async def _provision(dsn: str, keks: KeyEncryptionKeys, fleet: VirtualFleet) -> list[str]:
@@ -206,24 +206,24 @@ async def _provision(dsn: str, keks: KeyEncryptionKeys, fleet: VirtualFleet) -> 
 
 
 @contextlib.contextmanager
-def served(stage: Stage, module: str) -> Iterator[int]:
+def served(testbed: Testbed, module: str) -> Iterator[int]:
     """The port of a server with one worker."""
     port, private_port = free_port(), free_port()
     command = python(
         module, "serve", "--workers", 1, "--host", "127.0.0.1", "--port", port, "--private-port", private_port,
         "--log-level", "error", "--deadline-ms", 10_000,
     )  # fmt: skip
-    with Processes([command], {"IXFAST_DSN": stage.dsn, "IXFAST_KEK_FILE": str(stage.kek_file)}) as processes:
+    with Processes([command], {"IXFAST_DSN": testbed.dsn, "IXFAST_KEK_FILE": str(testbed.kek_file)}) as processes:
         await_readiness(processes, f"http://127.0.0.1:{private_port}/readyz")
         yield port
 
 
-def run(stage: Stage, fleet: VirtualFleet, module: str, pairs: int, seed: int) -> tuple[float, bool]:
+def run(testbed: Testbed, fleet: VirtualFleet, module: str, pairs: int, seed: int) -> tuple[float, bool]:
     """The largest |t|, and whether all answers were one."""
-    requests = requests_of(stage, fleet, seed)
-    with served(stage, module) as port, Client(port) as client:
+    requests = requests_of(testbed, fleet, seed)
+    with served(testbed, module) as port, Client(port) as client:
         for index in range(len(fleet)):
-            _, answer = client.ask(request_of(stage.owners_token, fleet.xuid(index), "0" * 16))
+            _, answer = client.ask(request_of(testbed.owners_token, fleet.xuid(index), "0" * 16))
             assert b'"verdict":"forged"' in answer, answer
         samples, answers = measure(client, requests, pairs, seed)
     same = len(answers) == 1 and b'"verdict":"unknown"' in next(iter(answers))
@@ -247,13 +247,13 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{about['cpu']}, {about['cpus']} cores, {about['core']}, commit {about['commit']}, seed {asked.seed}")
     print(f"load before: {environment.load_average()} (what others do hides small differences)")
     print(f"absence is remembered for {limits.NEGATIVE_TTL_S:g} s")
-    with staged(fleet) as stage:
+    with staged(fleet) as testbed:
         print(f"\n== the server, {pairs:,} of each kind")
-        worst, same = run(stage, fleet, "ixfast", pairs, asked.seed)
+        worst, same = run(testbed, fleet, "ixfast", pairs, asked.seed)
         caught = True
         if control_pairs:
             print(f"\n== the control, {control_pairs:,} of each kind")
-            caught = run(stage, fleet, "benchmarks.early_server", control_pairs, asked.seed)[0] >= THRESHOLD
+            caught = run(testbed, fleet, "benchmarks.early_server", control_pairs, asked.seed)[0] >= THRESHOLD
     if asked.smoke:
         return 0 if same else 1
     print(f"\n{'no difference found' if same and worst < THRESHOLD else 'THE KINDS CAN BE TOLD APART'}")

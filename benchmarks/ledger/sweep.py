@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks import environment, scans
 from benchmarks.experiment import Experiment
 from benchmarks.load.traffic import Traffic
-from benchmarks.stage import Stage
+from benchmarks.testbed import Testbed
 
 HISTORY = "ledger.jsonl"
 ROWS = (16, 64, 256, 1024)
@@ -47,10 +47,10 @@ def table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def measure(stage: Stage, size: scans.Size, rows: int, repetition: int, *, unsafe: bool) -> dict[str, Any]:
+def measure(testbed: Testbed, size: scans.Size, rows: int, repetition: int, *, unsafe: bool) -> dict[str, Any]:
     asked = {"rows": rows, "unsafe": unsafe, "repetition": repetition}
     try:
-        run = scans.measure_ledger(stage, size, repetition, rows, unsafe=unsafe)
+        run = scans.measure_ledger(testbed, size, repetition, rows, unsafe=unsafe)
     except subprocess.SubprocessError as error:
         return {**asked, "rows_per_s": 0.0, "postgres_cpu_us": 0.0, "flaws": [str(error)]}
     flaws = [*run.flaws, *run.audit.get("problems", [])]
@@ -69,15 +69,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes = sorted({*(given.rows or ((16,) if given.smoke else ROWS)), *([seen] if seen else [])})
     wanted = [*((rows, False) for rows in sizes), (_UNSAFE_ROWS if _UNSAFE_ROWS in sizes else sizes[0], True)]
     experiment.plan("stage 20 s", f"{len(wanted)} sizes x {size.repetitions} runs of {size.measure_s:g} s, 10 s in all each")
-    with Stage(Traffic(given.seed, size.tags, size.connections), aged=not given.smoke) as stage:
-        record = experiment.begin(stage, points=[], rows_seen=seen)
+    with Testbed(Traffic(given.seed, size.tags, size.connections), aged=not given.smoke) as testbed:
+        record = experiment.begin(testbed, points=[], rows_seen=seen)
         with experiment.interruptible():
             for repetition in range(1, size.repetitions + 1):
                 for rows, unsafe in wanted:
-                    point = measure(stage, size, rows, repetition, unsafe=unsafe)
+                    point = measure(testbed, size, rows, repetition, unsafe=unsafe)
                     record["points"].append(point)
                     word = " (unsafe)" if unsafe else ""
-                    experiment.say(
+                    experiment.progress(
                         f"{rows} tags a statement{word}: {point['rows_per_s']:,.0f} rows/s {'; '.join(point['flaws'])}"
                     )
     print(table(record))

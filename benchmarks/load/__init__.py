@@ -1,6 +1,7 @@
-"""A load generator of our own: fresh valid taps as bytes, closed and open loop, every answer checked.
+"""The load generator: fresh valid taps as bytes, closed and open loop, every response checked.
 
-`traffic.py` plans what is sent, `lanes.py` sends it over one connection each, `station.py` is a process with many lanes,
-`drive.py` runs several stations as one. `constant.py` is a server that does nothing, to measure the generator itself with
-(`own_cost.py`) and to compare it with wrk (`against_wrk.py`).
+`traffic.py` plans what is sent, `connections.py` and `stream.py` send it over one connection each, `generator_process.py` is a
+process with many connections, and `drive.py` runs several processes as one (`results.py` adds up what they report).
+`constant.py` is a server that does no work, with which `check.py` measures the generator itself and compares it with wrk. It
+knows nothing of the contenders and of the database.
 """

@@ -1,5 +1,7 @@
-"""Latency histograms: HdrHistogram of microseconds with three significant digits, up to a minute; encoded they are the raw
-result that is kept, and the encodings of several processes add up."""
+"""Latency histograms: HdrHistogram of microseconds with three significant digits, up to one minute.
+
+An encoded histogram is the raw result that is stored; encodings of several processes can be added up.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +32,12 @@ def of_us(latencies_us: Iterable[int]) -> Any:
 
 
 def encode_histogram(histogram: Any) -> str:
-    """As text, to be kept."""
+    """As text, to be stored."""
     return bytes(histogram.encode()).decode()
 
 
 def add(encoded: Iterable[bytes]) -> Any:
-    """One histogram of several encoded ones."""
+    """The sum of several encoded histograms."""
     histogram = empty()
     for each in encoded:
         histogram.decode_and_add(each)
@@ -43,7 +45,7 @@ def add(encoded: Iterable[bytes]) -> Any:
 
 
 def summary(histogram: Any) -> dict[str, int]:
-    """Microseconds at the usual percentiles and the largest; nothing for an empty histogram."""
+    """Microseconds at `PERCENTILES`, and the maximum; empty for an empty histogram."""
     if not histogram.get_total_count():
         return {}
     shown = {f"p{p:g}_us": int(histogram.get_value_at_percentile(p)) for p in PERCENTILES}

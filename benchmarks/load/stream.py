@@ -1,8 +1,8 @@
-"""A stream: an open loop that lasts, in bounded memory, and tells what it sees at fixed intervals while it goes on.
+"""A stream: an open loop of any length, in bounded memory, that reports at fixed intervals while it runs.
 
-Taps are made a few at a time by the connection that sends them, and forgotten when they are answered. Answers without a
-verdict (503) are counted apart: under overload they are what a good server gives, and their latency is not that of a scan.
-An arrival that finds no idle connection waits; if it waited longer than `patience_s`, its client gave up and it is not sent.
+Taps are made a few at a time by the connection that sends them, and forgotten when they are answered. Responses without a
+verdict (503) are counted apart: a good server sends them under overload, and their latency is not that of a scan. An arrival
+that finds no idle connection waits; once it has waited longer than `patience_s`, its client has given up and it is not sent.
 """
 
 from __future__ import annotations
@@ -15,40 +15,21 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import NamedTuple
 
-from benchmarks.load.lanes import Expected, Lane
-from benchmarks.load.ticker import Ticker
+from benchmarks.load.connections import Expected, TapConnection
+from benchmarks.load.periodic_timer import PeriodicTimer
+from benchmarks.load.results import Interval
 from benchmarks.load.traffic import KINDS, Plan
 
-_CLOSING_BRACE = 0x7D
 _CHUNK = 32  # Taps made at once: about 150 us, so no arrival waits long for them.
 _TICK_US = 500
 _NOT_CONSUMED = (b'"overloaded"', b'"rate_limited"', b'"draining"')
 
 
-class Slice(NamedTuple):
-    """What a station saw in one interval. Latencies and lateness are microseconds, as arrays of unsigned 32-bit integers."""
-
-    number: int
-    seconds: float
-    due: int
-    sent: int
-    served: int  # answered with the expected verdict
-    passes: int  # genuine ones among them
-    passes_in_time: int  # of these, those whose answer came within the caller's patience after the request was sent
-    refused: dict[str, int]  # answered without a verdict, by code
-    wrong: dict[str, int]  # anything else: the figures are not good
-    gave_up: int
-    latency_us: bytes  # of what was served, from when it was due
-    service_us: bytes  # the same from when it was sent: without the wait for a connection
-    refused_us: bytes
-    cpu_s: float
-
-
-Tell = Callable[[Slice], None]
+Report = Callable[[Interval], None]
 
 
 class Sink:
-    """Where the lanes of a station put what they see; emptied at every interval."""
+    """Counters of all connections of a process; drained at every interval."""
 
     def __init__(self) -> None:
         self.served_ns: list[int] = []
@@ -61,8 +42,8 @@ class Sink:
         self.sent = 0
         self.patience_ns = 1_000_000_000
 
-    def drain(self, number: int, seconds: float, due: int, gave_up: int, cpu_s: float) -> Slice:
-        taken = Slice(
+    def drain(self, number: int, seconds: float, due: int, gave_up: int, cpu_s: float) -> Interval:
+        taken = Interval(
             number, seconds, due, self.sent, len(self.served_ns), self.passes, self.passes_in_time, dict(self.refused),
             dict(self.wrong), gave_up, _us(self.served_ns), _us(self.service_ns), _us(self.refused_ns), cpu_s,
         )  # fmt: skip
@@ -76,13 +57,20 @@ def _us(nanoseconds: list[int]) -> bytes:
     return array("I", [ns // 1000 for ns in nanoseconds]).tobytes()
 
 
-class StreamLane(Lane):
-    """One connection of a stream; `at` is the place in the chunk that the plan has now."""
+class StreamConnection(TapConnection):
+    """One connection of a stream; `at` is the index in the plan's current chunk."""
 
     __slots__ = ("_idle", "_overdue", "_sent_ns", "_sink", "_tail")
 
     def __init__(
-        self, plan: Plan, expected: Expected, idle: deque[StreamLane], overdue: deque[int], sink: Sink, tail: bytes, ready: int
+        self,
+        plan: Plan,
+        expected: Expected,
+        idle: deque[StreamConnection],
+        overdue: deque[int],
+        sink: Sink,
+        tail: bytes,
+        ready: int,
     ) -> None:
         plan.renew(plan.answered, max(_CHUNK, ready), tail)
         super().__init__(plan, expected)
@@ -101,16 +89,13 @@ class StreamLane(Lane):
         super().give_up(reason)
 
     def data_received(self, received: bytes) -> None:
-        if self._partial:
-            received = self._partial + received
-            self._partial = b""
-        if received[-1] != _CLOSING_BRACE:
-            self._partial = received
+        response = self._completed(received)
+        if not response:
             return
         at, sink = self.at, self._sink
         kind = self._kinds[at]
         beginning, word = self._expected[kind]
-        if word in received and received.startswith(beginning):
+        if word in response and response.startswith(beginning):
             now_ns = monotonic_ns()
             sink.served_ns.append(now_ns - self._start_ns)
             service_ns = now_ns - self._sent_ns
@@ -120,7 +105,7 @@ class StreamLane(Lane):
                 if service_ns <= sink.patience_ns:
                     sink.passes_in_time += 1
         else:
-            self._note(received)
+            self._note(response)
         self.at = at = at + 1
         if at == len(self._requests):
             self.plan.renew(at, _CHUNK, self._tail)
@@ -131,20 +116,20 @@ class StreamLane(Lane):
             self._in_flight = False
             self._idle.append(self)
 
-    def _note(self, answer: bytes) -> None:
-        super()._note(answer)
-        said = self.plan.failures[self.at]
-        if said.startswith(("503 ", "429 ")):
-            self._sink.refused[said[4:]] += 1
+    def _note(self, response: bytes) -> None:
+        super()._note(response)
+        failure = self.plan.failures[self.at]
+        if failure.startswith(("503 ", "429 ")):
+            self._sink.refused[failure[4:]] += 1
             self._sink.refused_ns.append(monotonic_ns() - self._start_ns)
-            if any(code in answer for code in _NOT_CONSUMED):  # docs/api.md: nothing was consumed, whatever happens
+            if any(code in response for code in _NOT_CONSUMED):  # docs/api.md: nothing was consumed, whatever happens
                 self.plan.uncertain.discard(self.at)
         else:
-            self._sink.wrong[f"{KINDS[self._kinds[self.at]]}: {said}"] += 1
+            self._sink.wrong[f"{KINDS[self._kinds[self.at]]}: {failure}"] += 1
 
 
-class TapOrder(NamedTuple):
-    """What a stream is to be. The rate is that of this station; `share` of `shares` moves its arrivals."""
+class StreamParameters(NamedTuple):
+    """Parameters of a stream. The rate is that of this process; `share` of `shares` shifts its arrivals."""
 
     start_ns: int
     rate_per_s: float
@@ -156,21 +141,21 @@ class TapOrder(NamedTuple):
 
 
 class Stream(NamedTuple):
-    """The lanes of a station with what they share: the idle ones, the longest idle first, and arrivals that found none."""
+    """The connections of a process and what they share: the idle ones, longest idle first, and the arrivals that found none."""
 
-    lanes: list[StreamLane]
+    connections: list[StreamConnection]
     sink: Sink
-    idle: deque[StreamLane]
+    idle: deque[StreamConnection]
     overdue: deque[int]
 
-    async def run(self, order: TapOrder, tell: Tell) -> None:
-        """Send what is due; `tell` gets a `Slice` an interval. What still waits at the end is not sent."""
+    async def run(self, parameters: StreamParameters, report: Report) -> None:
+        """Send what is due and call `report` once per interval. Arrivals that still wait at the end are not sent."""
         idle, overdue = self.idle, self.overdue
-        idle.extend(lane for lane in self.lanes if not lane.lost)
-        gap_ns = 1e9 / order.rate_per_s
-        first_ns = order.start_ns + gap_ns * order.share / order.shares
-        count = int(order.rate_per_s * order.seconds)
-        patience_ns = self.sink.patience_ns = int(order.patience_s * 1e9)
+        idle.extend(connection for connection in self.connections if not connection.lost)
+        gap_ns = 1e9 / parameters.rate_per_s
+        first_ns = parameters.start_ns + gap_ns * parameters.share / parameters.shares
+        count = int(parameters.rate_per_s * parameters.seconds)
+        patience_ns = self.sink.patience_ns = int(parameters.patience_s * 1e9)
         arrived = gave_up = 0
 
         def tick() -> None:
@@ -188,21 +173,23 @@ class Stream(NamedTuple):
                 else:
                     overdue.append(due_ns)
 
-        await _until(order.start_ns)
-        ticker = Ticker(asyncio.get_running_loop(), tick, _TICK_US)
+        await _until(parameters.start_ns)
+        timer = PeriodicTimer(asyncio.get_running_loop(), tick, _TICK_US)
         try:
-            await _intervals(order, self.sink, lambda: (arrived, gave_up), tell)
+            await _report_intervals(parameters, self.sink, lambda: (arrived, gave_up), report)
         finally:
-            ticker.close()
+            timer.close()
             overdue.clear()
 
 
-async def _intervals(order: TapOrder, sink: Sink, seen: Callable[[], tuple[int, int]], tell: Tell) -> None:
-    begun_ns, cpu, before = order.start_ns, time.process_time(), (0, 0)
-    for index in range(max(1, round(order.seconds / order.interval_s))):
-        await _until(order.start_ns + int((index + 1) * order.interval_s * 1e9))
+async def _report_intervals(
+    parameters: StreamParameters, sink: Sink, seen: Callable[[], tuple[int, int]], report: Report
+) -> None:
+    begun_ns, cpu, before = parameters.start_ns, time.process_time(), (0, 0)
+    for index in range(max(1, round(parameters.seconds / parameters.interval_s))):
+        await _until(parameters.start_ns + int((index + 1) * parameters.interval_s * 1e9))
         now_ns, spent, now = monotonic_ns(), time.process_time(), seen()
-        tell(sink.drain(index, (now_ns - begun_ns) / 1e9, now[0] - before[0], now[1] - before[1], spent - cpu))
+        report(sink.drain(index, (now_ns - begun_ns) / 1e9, now[0] - before[0], now[1] - before[1], spent - cpu))
         begun_ns, cpu, before = now_ns, spent, now
 
 

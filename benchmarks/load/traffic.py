@@ -1,10 +1,10 @@
-"""What is sent: requests as bytes, made before the clock starts, with the verdict that each must get.
+"""The traffic: requests as bytes, made before the clock starts, with the expected verdict of each.
 
-A plan belongs to one connection and owns its tags alone. Its requests go out one after another, the next when the answer to the
-one before is there, so the counters of a tag rise in order and a replayed tap was surely accepted before. Which tag is
-tapped follows Zipf's law inside each plan: with 256 connections the 256 most tapped tags are tapped equally often.
+A plan belongs to one connection and no two plans share a tag. A plan's requests are sent one at a time, each after the response
+to the previous one, so the counters of a tag rise in order and a replayed tap has certainly been accepted before. The choice of
+tags follows Zipf's law within each plan: with 256 connections the 256 most popular tags are tapped equally often.
 
-Everything follows from the seed, the number of tags and the number of plans.
+The seed, the number of tags and the number of plans determine everything.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ GENUINE, REPLAYED, FORGED, UNKNOWN = range(4)
 KINDS = ("genuine", "replayed", "forged", "unknown")
 COUNTER_STEPS_MAX = 0xFFFFFF
 _MAC_BITS = 64
-_REMEMBERED = 16  # Passed taps of a connection that may come again as replays, where requests are forgotten.
+_REMEMBERED = 16  # Accepted taps of a connection that replays are drawn from, where requests are forgotten.
 
 
 class Mix(NamedTuple):
-    """Shares of the kinds of taps; they need not add up to 1."""
+    """Relative weights of the kinds of taps; they need not add up to 1."""
 
     genuine: float = 0.94
     replayed: float = 0.02
@@ -36,8 +36,8 @@ class Mix(NamedTuple):
 class Traffic(NamedTuple):
     """What every process of the generator must agree on.
 
-    `tags` are tapped, every `stride`-th of the fleet from `offset` (below `stride`) on; tags from `registered` on are
-    strangers, from `tags * stride` on if it is 0. The first tap of a tag has the counter after `first_counter`.
+    `tags` tags are tapped: every `stride`-th of the fleet, starting at `offset` (below `stride`). Tags from `registered` on are
+    unknown to the server (from `tags * stride` on if it is 0). The first tap of a tag has the counter after `first_counter`.
     """
 
     seed: int
@@ -56,21 +56,21 @@ class Traffic(NamedTuple):
 
 
 class Plan:
-    """The taps of one connection, and how far they were answered.
+    """The taps of one connection, and their outcome.
 
-    `requests[i]` has kind `kinds[i]`, tag `tags[i]` (its place in the fleet) and counter `counters[i]`; the first `answered`
-    of them were answered, all as expected but those in `failures`, which says what came instead. Places in `uncertain`
-    got no verdict at all: the tap may have been accepted or not.
+    `requests[i]` has kind `kinds[i]`, tag `tags[i]` (its index in the fleet) and counter `counters[i]`. The first `answered`
+    requests were answered, all as expected except for the indexes in `failures`, which holds what came instead. The indexes in
+    `uncertain` got no verdict at all: the tap may or may not have been accepted.
     """
 
     def __init__(self, traffic: Traffic, index: int, fleet: VirtualFleet) -> None:
         self._traffic = traffic
         self._fleet = fleet
-        # Tags are dealt out in turns, so that the plans' popular tags lie next to each other in the database.
+        # Tags are dealt out in turns, so that the popular tags of all plans are adjacent in the database.
         step = traffic.stride
         self.own_tags = range(index * step + traffic.offset, traffic.tags * step, traffic.plans * step)
         if not self.own_tags:
-            raise ValueError(f"{traffic.tags} tags are too few for {traffic.plans} connections; give each at least one")
+            raise ValueError(f"{traffic.tags} tags are too few for {traffic.plans} connections; each needs at least one")
         self._dice = Random(f"ixfast plan {traffic.seed} {index}")
         self._weights = list(accumulate((rank + 1) ** -traffic.zipf_exponent for rank in range(len(self.own_tags))))
         self._counter = array("I", [traffic.first_counter]) * len(self.own_tags)
@@ -92,24 +92,24 @@ class Plan:
         return len(self.requests) - self.answered
 
     def append_each_tag_once(self, tail: bytes) -> None:
-        """A genuine tap of every own tag, in random order: after it no cache is cold."""
+        """Append a genuine tap of every tag of the plan, in random order, which warms all caches."""
         ranks = list(range(len(self.own_tags)))
         self._dice.shuffle(ranks)
         for rank in ranks:
             self._append(rank, GENUINE, tail)
 
     def append(self, count: int, tail: bytes) -> None:
-        """`count` more taps of the mix; `tail` ends each request line and has the header fields."""
+        """Append `count` taps of the mix; `tail` ends each request line and has the header fields."""
         ranks = self._dice.choices(range(len(self.own_tags)), cum_weights=self._weights, k=count)
         kinds = self._dice.choices(range(len(KINDS)), weights=self._traffic.mix, k=count)
         for rank, kind in zip(ranks, kinds, strict=True):
             self._append(rank, kind, tail)
 
     def renew(self, answered: int, count: int, tail: bytes) -> None:
-        """Forget the first `answered` requests and have `count` others behind what is left: memory stays where it is.
+        """Forget the first `answered` requests and append `count` others, so that memory use stays constant.
 
-        What the database must hold of them stays (`accepted`). Replays are from now on drawn from the last taps that passed,
-        so that none is expected to fail that was answered without a verdict.
+        What the database must hold of them is kept (`accepted`). From now on replays are drawn from the last taps that passed, so
+        that none repeats a tap that was answered without a verdict.
         """
         if not self._forgets:
             self._forgets = True
@@ -118,13 +118,13 @@ class Plan:
         self.append(count, tail)
 
     def settle(self, answered: int) -> None:
-        """Note what became of the first `answered` requests and forget them."""
+        """Record the outcome of the first `answered` requests and forget them."""
         self.answered = answered
         self._count(self._held)
         passed = [
-            (self.requests[place], self.tags[place], self.counters[place])
-            for place in range(answered)
-            if self.kinds[place] == GENUINE and place not in self.failures
+            (self.requests[index], self.tags[index], self.counters[index])
+            for index in range(answered)
+            if self.kinds[index] == GENUINE and index not in self.failures
         ]
         self._accepted = (self._accepted + passed)[-_REMEMBERED:]
         del self.requests[:answered], self.kinds[:answered], self.tags[:answered], self.counters[:answered]
@@ -145,10 +145,10 @@ class Plan:
         else:
             tag = self.own_tags[rank]
             counter = self._counter[rank] = self._counter[rank] + 1
-            known = self._heads.get(tag)
-            if known is None:
-                known = self._heads[tag] = self._make_head(tag)
-            head, uid, key = known
+            head_parts = self._heads.get(tag)
+            if head_parts is None:
+                head_parts = self._heads[tag] = self._make_head(tag)
+            head, uid, key = head_parts
         mac = self._fleet.profile.scheme.simulated_mac(key, uid, counter, b"")
         if kind == FORGED:
             mac = (int.from_bytes(mac) ^ 1 << counter % _MAC_BITS).to_bytes(len(mac))
@@ -168,21 +168,21 @@ class Plan:
         return b"GET /v1/t?x=%b&n=" % self._fleet.xuid(tag).encode(), uid, self._fleet.file_key(tag)
 
     def accepted(self) -> dict[int, tuple[int, int, int]]:
-        """What the database must hold: by tag the passes, the last accepted counter, and the taps of uncertain fate."""
+        """What the database must hold, by tag: passes, the last accepted counter, and the taps of uncertain fate."""
         held = dict(self._held)
         self._count(held)
         return held
 
     def _count(self, held: dict[int, tuple[int, int, int]]) -> None:
-        for place in range(self.answered):
-            if self.kinds[place] != GENUINE:
+        for index in range(self.answered):
+            if self.kinds[index] != GENUINE:
                 continue
-            tag = self.tags[place]
+            tag = self.tags[index]
             passes, last, uncertain = held.get(tag, (0, 0, 0))
-            if place in self.uncertain:
+            if index in self.uncertain:
                 held[tag] = passes, last, uncertain + 1
-            elif place not in self.failures:
-                held[tag] = passes + 1, self.counters[place], uncertain
+            elif index not in self.failures:
+                held[tag] = passes + 1, self.counters[index], uncertain
 
 
 def fleet_of(traffic: Traffic) -> VirtualFleet:
@@ -191,11 +191,11 @@ def fleet_of(traffic: Traffic) -> VirtualFleet:
 
 
 def with_strangers(traffic: Traffic) -> VirtualFleet:
-    """The same fleet with room behind it: tags that nobody provisioned."""
+    """The same fleet, continued by tags that are not provisioned."""
     return VirtualFleet(traffic.seed, 1 << 40, "ixkio-plain", account="bench")
 
 
 def tail_of(host: str, port: int, headers: bytes = b"") -> bytes:
-    """What ends every request: what a company's back end would send, no more. `headers` have their line ends."""
-    usual = b" HTTP/1.1\r\nHost: %b:%d\r\nUser-Agent: ixfast-benchmark\r\nAccept: */*\r\n" % (host.encode(), port)
-    return usual + headers + b"\r\n"
+    """The end of every request, with a typical back end's header fields and `headers`, which include their line ends."""
+    common = b" HTTP/1.1\r\nHost: %b:%d\r\nUser-Agent: ixfast-benchmark\r\nAccept: */*\r\n" % (host.encode(), port)
+    return common + headers + b"\r\n"

@@ -1,14 +1,13 @@
-"""Finding a tag's record: the cache of two generations, and the catalogue's look-up on top of it."""
+"""Finding the record of a tag: the cache of two generations, and the catalogue's look-up on top of it."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from random import Random
 from typing import Any
 
-from benchmarks.micro.scans import Bench, taps
-from benchmarks.micro.timing import SEED, Step, Work, run
+from benchmarks.micro.sample_scans import Bench, taps
+from benchmarks.micro.step_timer import SEED, Step, Work
 from ixfast.domain import references
 from ixfast.meters import Meters
 from ixfast.store.catalogue.cache import TwoGenerations
@@ -50,10 +49,10 @@ def _filled() -> TwoGenerations:
 
 
 def _catalogue(bench: Bench) -> Catalogue:
-    """The product's catalogue with the records in its cache and no database behind it."""
+    """The product's catalogue with the records in its cache and without a database."""
 
     async def make() -> Catalogue:
-        no_keys: Any = None  # they are asked for by look-ups alone
+        no_keys: Any = None  # only look-ups use them
         return Catalogue(None, no_keys, Meters(), tags_max=_TAGS_CACHED, absent_max=10, deadline_s=1.0)
 
     catalogue = asyncio.run(make())
@@ -92,6 +91,3 @@ STEPS = (
     Step("Catalogue.find by tag code", _find),
     Step("Catalogue.find by the customer's id", _find_by_cuid),
 )
-
-if __name__ == "__main__":
-    sys.exit(run(TITLE, STEPS))

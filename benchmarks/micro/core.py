@@ -1,34 +1,22 @@
-"""What one verification costs: native core, twin, and a C loop over the same headers without Python.
+"""Cost of one verification: native core, its twin in plain Python, and a C loop over the same headers without Python.
 
-Prints nanoseconds a message (fastest and median of the rounds) and a hash of the verdicts. Every row of a workload must
-have the same hash; otherwise the exit status is 1. Workloads: an empty MAC window, and 38 characters (file data and
-`&cmac=`). One message in eight is forged. `--smoke` runs a size that only shows that the benchmark works.
+Prints nanoseconds per message (fastest and median of the rounds) and a hash of the verdicts. Workloads: an empty MAC window,
+and 38 characters (file data and `&cmac=`). `--smoke` runs a size that only shows that the benchmark works.
 """
 
-import argparse
 import ctypes
-import hashlib
-import json
-import os
-import platform
-import random
-import statistics
 import struct
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+from benchmarks.micro import native_loops
+from benchmarks.micro.native_loops import Operation, Rounds, Row, simulated_taps
 from ixfast import _cmac_py as twin
 from ixfast import cmac
 
-HEADERS = Path(__file__).parents[2] / "src" / "ixfast"
 SEED = 1024
 ARRAYS = ("file_keys", "uids", "counters", "windows", "offsets", "macs", "forms")
 C_LOOP = """
@@ -62,12 +50,7 @@ class Workload:
     """Messages with both mirrors and windows of one size, as tuples and packed."""
 
     def __init__(self, count: int, window_size: int) -> None:
-        dice = random.Random(SEED)
-        self.singles: list[tuple[bytes, bytes, int, bytes, bytes]] = []
-        for _ in range(count):
-            tap = dice.randbytes(16), dice.randbytes(7), dice.randrange(1 << 24), dice.randbytes(window_size)
-            forged = dice.randrange(8) == 0
-            self.singles.append((*tap, dice.randbytes(8) if forged else twin.sdm_mac(*tap)))
+        _, self.singles = simulated_taps(SEED, count, window_size, twin.sdm_mac)
         keys, uids, counters, texts, macs = zip(*self.singles, strict=True)
         offsets = struct.pack(f"<{count + 1}I", *(window_size * i for i in range(count + 1)))
         self.packed: dict[str, Any] = {
@@ -102,15 +85,7 @@ class Workload:
         return run
 
 
-def c_functions(folder: str) -> Any:
-    source, library = Path(folder) / "loop.c", Path(folder) / "loop.so"
-    source.write_text(C_LOOP)
-    command = [os.environ.get("CC", "cc"), "-O2", "-std=c11", "-shared", "-fPIC", f"-I{HEADERS}", str(source)]
-    subprocess.run([*command, "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library))
-
-
-def rows(workload: Workload, in_c: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def rows(workload: Workload, in_c: Any) -> Iterator[Row]:
     if cmac.REASON is None:
         native: Any = import_module("ixfast._cmac")
         yield "C loop, one at a time", workload.in_c(in_c.single)
@@ -123,47 +98,14 @@ def rows(workload: Workload, in_c: Any) -> Iterator[tuple[str, Callable[[], byte
     yield "twin, batch", partial(workload.batch, twin)
 
 
-def measure(run: Callable[[], bytes], count: int, rounds: int) -> tuple[float, float, str]:
-    """Fastest and median nanoseconds a message, and the hash of the verdicts."""
-    spent_ns = []
-    for _ in range(rounds):
-        start_ns = time.perf_counter_ns()
-        verdicts = run()
-        spent_ns.append((time.perf_counter_ns() - start_ns) / count)
-    return min(spent_ns), statistics.median(spent_ns), hashlib.sha256(verdicts).hexdigest()[:16]
+def operations(count: int, loops: Any) -> Iterator[Operation]:
+    for size in (0, 38):
+        yield Operation(f"window of {size} bytes", {"window_bytes": size}, rows(Workload(count, size), loops))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works")
-    parser.add_argument("--json", type=Path, help="a file that the figures go to as well")
-    given = parser.parse_args()
-    count, rounds = (64, 3) if given.smoke else (1024, 201)
-    reason = f" ({cmac.REASON})" if cmac.REASON else ""
-    print(f"{cmac.IMPLEMENTATION}{reason}, {processor()}, Linux {platform.release()}, Python {platform.python_version()},")
-    print(f"cryptography {version('cryptography')}, {count} messages, {rounds} rounds (the twin a tenth), seed {SEED}")
-    agree, kept = True, []
-    with tempfile.TemporaryDirectory() as folder:
-        in_c = c_functions(folder) if cmac.REASON is None else None
-        for size in (0, 38):
-            print(f"\nwindow of {size} bytes{'':<17}  ns fastest  ns median  verdicts")
-            workload, hashes = Workload(count, size), set()
-            for name, run in rows(workload, in_c):
-                fastest, median, digest = measure(run, count, max(3, rounds // 10) if "twin" in name else rounds)
-                print(f"{name:<34} {fastest:>11.1f} {median:>10.1f}  {digest}")
-                hashes.add(digest)
-                kept.append({"window_bytes": size, "name": name, "ns_fastest": fastest, "ns_median": median, "digest": digest})
-            agree = agree and len(hashes) == 1
-    if given.json is not None:
-        given.json.write_text(json.dumps(kept))
-    if not agree:
-        print("the implementations disagree", file=sys.stderr)
-    return 0 if agree else 1
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+def main(arguments: Sequence[str] | None = None) -> int:
+    sizes = Rounds(1024, 201, 20), Rounds(64, 3, 3)
+    return native_loops.main(str(__doc__), C_LOOP, operations, sizes, SEED, ("ns", 1.0, 1), arguments)
 
 
 if __name__ == "__main__":

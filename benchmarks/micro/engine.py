@@ -1,15 +1,13 @@
-"""The whole way of a scan without network and database: real engine, real core, a catalogue and a ledger in memory.
+"""A whole scan without network and database: the real engine and core, with a catalogue and a ledger in memory.
 
-The ledger in memory answers inside the call, so there is no batch: what is left out is exactly what `ledger_sql` measures.
+The ledger in memory settles inside the call, so there is no batch: what is missing is exactly what `ledger_sql` measures.
 """
 
 from __future__ import annotations
 
-import sys
-
 from benchmarks.load.traffic import Mix
-from benchmarks.micro.scans import Bench, requests, taps
-from benchmarks.micro.timing import Step, Work, run
+from benchmarks.micro.sample_scans import Bench, requests, taps
+from benchmarks.micro.step_timer import Step, Work
 from ixfast.domain.scan import Scan
 from ixfast.http.hot_request import Recogniser
 from ixfast.http.raw_response import v1_response
@@ -32,7 +30,7 @@ def _engine(mix: Mix) -> Step:
 
         return work
 
-    return Step(f"engine, {_named(mix)} taps", prepare, fresh=True)
+    return Step(f"engine, {_mix_name(mix)} taps", prepare, fresh=True)
 
 
 def _whole(mix: Mix) -> Step:
@@ -53,14 +51,11 @@ def _whole(mix: Mix) -> Step:
 
         return work
 
-    return Step(f"request bytes to response bytes, {_named(mix)} taps", prepare, fresh=True)
+    return Step(f"request bytes to response bytes, {_mix_name(mix)} taps", prepare, fresh=True)
 
 
-def _named(mix: Mix) -> str:
+def _mix_name(mix: Mix) -> str:
     return "genuine" if mix is GENUINE else "forged" if mix is FORGED else "mixed"
 
 
 STEPS = (_engine(GENUINE), _engine(FORGED), _whole(GENUINE), _whole(FORGED), _whole(Mix()))
-
-if __name__ == "__main__":
-    sys.exit(run(TITLE, STEPS))

@@ -1,37 +1,25 @@
-"""What LRP mode costs: a verification, a mirror and file data by the native core and its twin, and two of its decisions.
+"""Cost of LRP mode: verification, encrypted mirror and file data by the native core and its twin, and two of its design
+decisions.
 
-Prints microseconds an operation (fastest and median of the rounds) and a hash of the results; all rows of one operation
-must have the same hash, otherwise the exit status is 1. Rows in C show what native/lrp.h decided: what it costs to select
-a plaintext from all 16 instead of looking it up by a secret nibble, and what it would save to keep what a file key
-becomes. One message in eight is forged. `--smoke` runs a size that only shows that the benchmark works.
+Prints microseconds per operation (fastest and median of the rounds) and a hash of the results. Rows in C show the decisions
+made in native/lrp.h: the cost of selecting a plaintext from all 16 instead of looking it up by a secret nibble, and what it
+would save to cache what is derived from a file key. `--smoke` runs a size that only shows that the benchmark works.
 """
 
-import argparse
 import ctypes
-import hashlib
-import json
-import os
-import platform
-import random
-import statistics
 import struct
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+from benchmarks.micro import native_loops
+from benchmarks.micro.native_loops import Operation, Rounds, Row, simulated_taps
 from ixfast import _lrp_py as twin
 from ixfast import cmac
 
-HEADERS = Path(__file__).parents[2] / "src" / "ixfast"
 SEED = 12304
-COUNT, SMOKE_COUNT = 512, 8
 ARRAYS = ("keys", "uids", "counters", "windows", "macs")
 C_LOOPS = """
 #include "native/lrp.h"
@@ -91,8 +79,6 @@ void indexed(const taps *t, uint8_t *out)
 }
 """
 
-Row = tuple[str, Callable[[], bytes]]
-
 
 class Taps(ctypes.Structure):
     """`taps` of the loops in C."""
@@ -104,12 +90,7 @@ class Workload:
     """Taps with both mirrors and windows of one size."""
 
     def __init__(self, count: int, window_size: int) -> None:
-        dice = random.Random(SEED)
-        self.taps: list[tuple[bytes, bytes, int, bytes, bytes]] = []
-        for _ in range(count):
-            tap = dice.randbytes(16), dice.randbytes(7), dice.randrange(1 << 24), dice.randbytes(window_size)
-            forged = dice.randrange(8) == 0
-            self.taps.append((*tap, dice.randbytes(8) if forged else twin.lrp_sdm_mac(*tap)))
+        dice, self.taps = simulated_taps(SEED, count, window_size, twin.lrp_sdm_mac)
         self.mirrors = [dice.randbytes(24) for _ in range(count)]
         self.file_data = [dice.randbytes(16) for _ in range(count)]
         self.window_size = window_size
@@ -138,16 +119,12 @@ class Workload:
         return run
 
 
-def compiled(folder: str) -> Any:
-    source, library = Path(folder) / "loops.c", Path(folder) / "loops.so"
-    source.write_text(C_LOOPS)
-    command = [os.environ.get("CC", "cc"), "-O2", "-std=c11", "-shared", "-fPIC", f"-I{HEADERS}", str(source)]
-    subprocess.run([*command, "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library))
-
-
-def operations(count: int, loops: Any) -> Iterator[tuple[str, list[Row]]]:
+def operations(count: int, loops: Any) -> Iterator[Operation]:
     cores = ([] if cmac.REASON else [("native", import_module("ixfast._lrp"))]) + [("twin", twin)]
+
+    def operation(title: str, rows: list[Row]) -> Operation:
+        return Operation(title, {"operation": title}, rows)
+
     for size in (0, 38):
         workload = Workload(count, size)
         rows: list[Row] = []
@@ -156,59 +133,19 @@ def operations(count: int, loops: Any) -> Iterator[tuple[str, list[Row]]]:
                 ("C", workload.in_c(loops, "verify", 1)),
                 ("C, if what the file key becomes were kept", workload.in_c(loops, "verify_kept", 1)),
             ]
-        yield f"verification, window of {size} bytes", rows + [(name, partial(workload.verify, core)) for name, core in cores]
-    yield "encrypted mirror", [(name, partial(workload.read_mirror, core)) for name, core in cores]
-    yield "file data, one block", [(name, partial(workload.decrypt_file, core)) for name, core in cores]
+        rows += [(name, partial(workload.verify, core)) for name, core in cores]
+        yield operation(f"verification, window of {size} bytes", rows)
+    yield operation("encrypted mirror", [(name, partial(workload.read_mirror, core)) for name, core in cores])
+    yield operation("file data, one block", [(name, partial(workload.decrypt_file, core)) for name, core in cores])
     if loops is not None:
-        yield (
-            "evaluation of a block",
-            [
-                ("C, plaintexts selected", workload.in_c(loops, "selected", 16)),
-                ("C, if they were looked up by secret nibbles", workload.in_c(loops, "indexed", 16)),
-            ],
-        )
-
-
-def measure(run: Callable[[], bytes], count: int, rounds: int) -> tuple[float, float, str]:
-    """Fastest and median microseconds an operation, and the hash of the results."""
-    spent_us = []
-    for _ in range(rounds):
-        start_ns = time.perf_counter_ns()
-        results = run()
-        spent_us.append((time.perf_counter_ns() - start_ns) / count / 1e3)
-    return min(spent_us), statistics.median(spent_us), hashlib.sha256(results).hexdigest()[:16]
+        selected, indexed = workload.in_c(loops, "selected", 16), workload.in_c(loops, "indexed", 16)
+        decision: list[Row] = [("C, plaintexts selected", selected), ("C, if they were looked up by secret nibbles", indexed)]
+        yield operation("evaluation of a block", decision)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works")
-    parser.add_argument("--json", type=Path, help="a file that the figures go to as well")
-    given = parser.parse_args(arguments)
-    count, rounds, twin_rounds = (SMOKE_COUNT, 1, 1) if given.smoke else (COUNT, 51, 3)
-    reason = f" ({cmac.REASON})" if cmac.REASON else ""
-    print(f"{cmac.IMPLEMENTATION}{reason}, {processor()}, Linux {platform.release()}, Python {platform.python_version()},")
-    print(f"cryptography {version('cryptography')}, {count} taps, {rounds} rounds (the twin {twin_rounds}), seed {SEED}")
-    agree, kept = True, []
-    with tempfile.TemporaryDirectory() as folder:
-        for operation, rows in operations(count, None if cmac.REASON else compiled(folder)):
-            print(f"\n{operation:<45} us fastest  us median  results")
-            hashes = set()
-            for name, run in rows:
-                fastest, median, digest = measure(run, count, twin_rounds if name == "twin" else rounds)
-                print(f"{name:<45} {fastest:>10.2f} {median:>10.2f}  {digest}")
-                hashes.add(digest)
-                kept.append({"operation": operation, "name": name, "us_fastest": fastest, "us_median": median, "digest": digest})
-            agree = agree and len(hashes) == 1
-    if given.json is not None:
-        given.json.write_text(json.dumps(kept))
-    if not agree:
-        print("the implementations disagree", file=sys.stderr)
-    return 0 if agree else 1
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    sizes = Rounds(512, 51, 3), Rounds(8, 1, 1)
+    return native_loops.main(str(__doc__), C_LOOPS, operations, sizes, SEED, ("us", 1e3, 2), arguments)
 
 
 if __name__ == "__main__":

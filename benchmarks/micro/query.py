@@ -1,11 +1,9 @@
-"""Bytes to values: recognising the hot request, and reading its query."""
+"""From bytes to values: recognising the hot request, and parsing its query."""
 
 from __future__ import annotations
 
-import sys
-
-from benchmarks.micro.scans import requests
-from benchmarks.micro.timing import Step, Work, run
+from benchmarks.micro.sample_scans import requests
+from benchmarks.micro.step_timer import Step, Work
 from ixfast.http.hot_request import Recogniser
 from ixfast.http.v1_query import read_query
 
@@ -22,7 +20,7 @@ def _recognise(count: int) -> Work:
 
 
 def _refuse(count: int) -> Work:
-    """What is nearly a hot request and belongs to aiohttp."""
+    """Requests that are nearly hot, but have to be handed over to aiohttp."""
     received = [each.replace(b"Accept: */*", b"Content-Length: 0") for each in requests(count)]
     recognise = Recogniser().recognise
     return lambda: [recognise(each) for each in received]
@@ -38,6 +36,3 @@ STEPS = (
     Step("leave one to aiohttp", _refuse),
     Step("read its query", _read),
 )
-
-if __name__ == "__main__":
-    sys.exit(run(TITLE, STEPS))

@@ -1,19 +1,18 @@
-"""Deciding which of the owner's answers a scan gets: the built-in rule, and rule sets as owners write them."""
+"""Deciding which response text a scan gets: the built-in rule, and rule sets as owners write them."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from benchmarks.micro.scans import Bench
-from benchmarks.micro.timing import Step, Work, run
+from benchmarks.micro.sample_scans import Bench
+from benchmarks.micro.step_timer import Step, Work
 from ixfast.rules import AUTHENTICATION_PASS, RuleSet, load_rules
 
 TITLE = "verdict to answer"
 
 
 def document(groups: int) -> dict[str, Any]:
-    """A rule set of so many groups, of which only the last matches a genuine scan."""
+    """A rule set of which only the last group matches a genuine scan."""
     lines = [
         {"name": f"rule {number}", "response": f"answer {number}", "when": {"all": [
             "authentication == pass", f"scan_count > {1_000_000 + number}",
@@ -39,8 +38,8 @@ def typical() -> RuleSet:
 
 def _decide(rules: RuleSet, name: str | None = None) -> Step:
     def prepare(count: int) -> Work:
-        known = [scan for scan in Bench().judged(count) if scan.record is not None]
-        scans = (known * 2)[:count]  # as many as the time is divided by; nothing is decided of strangers
+        known = [scan for scan in Bench().decided(count) if scan.record is not None]
+        scans = (known * 2)[:count]  # as many as the time is divided by; rules do not apply to unknown tags
         decide = rules.decide
         return lambda: [decide(scan) for scan in scans]
 
@@ -52,6 +51,3 @@ STEPS = (
     _decide(typical(), TYPICAL),
     *(_decide(load_rules(document(groups))) for groups in (2, 10, 50)),
 )
-
-if __name__ == "__main__":
-    sys.exit(run(TITLE, STEPS))

@@ -1,1 +1,1 @@
-"""Ten thousand to ten million registered tags: `filler.py` makes the databases, `sizes.py` measures over them."""
+"""The benchmark with 10,000 to 10,000,000 registered tags: `filler.py` fills the databases, `sizes.py` measures in them."""

@@ -1,8 +1,9 @@
-"""Filling a database with millions of tags: real rows with real envelopes, as fast as PostgreSQL takes them.
+"""Fills a database with millions of tags: real rows with real key envelopes, as fast as PostgreSQL accepts them.
 
-Account, group, batch and the first tags are made by the product's own management acts. The others come through COPY in binary,
-from one process a core, into tables whose indexes are made afterwards; each key lies in an AES-GCM envelope for its own
-tag, made by `ixfast.keys.wrap`. This is no import (docs/import.md): nothing is checked, because the fleet is known to be right.
+The product's own management functions create the account, the group, the batch and the first tags. The others come through
+binary COPY, from one process per core, into tables whose indexes are created afterwards; each key is in an AES-GCM envelope for
+its own tag, made by `ixfast.keys.wrap`. This is not an import (docs/import.md): nothing is checked, because the fleet is known
+to be correct.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ixfast.testing.virtual_tags import VirtualFleet
 TABLES = ("tag", "tag_key", "tag_counter")
 FIRST_TAGS = 1000
 _CHUNK_TAGS = 50_000
-_PIECE_TAGS = 2000  # Rows handed over at once: about 200 KB.
+_PIECE_TAGS = 2000  # Rows sent at once: about 200 KB.
 _VERSION = 1
 # PostgreSQL's binary COPY: a header, rows of a field count and fields with their length before them, and -1 at the end.
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -42,7 +43,9 @@ _QUICKLY = {"synchronous_commit": "off", "maintenance_work_mem": "1GB", "max_par
 
 
 class Chunk(NamedTuple):
-    """Tags of a fleet from `start` to before `stop`, and whose they are. The tag at place i has the id i + 1."""
+    """Tags of a fleet from index `start` up to, but not including, `stop`, and their owner. The tag at index i has the id i +
+    1.
+    """
 
     dsn: str
     kek_file: Path
@@ -58,8 +61,8 @@ def fleet(seed: int, count: int) -> VirtualFleet:
     return VirtualFleet(seed, count, "ixkio-plain", account="bench")
 
 
-def fill(dsn: str, kek_file: Path, seed: int, count: int, *, processes: int, say: Callable[[str], None]) -> None:
-    """Make the schema and `count` tags in an empty database."""
+def fill(dsn: str, kek_file: Path, seed: int, count: int, *, processes: int, progress: Callable[[str], None]) -> None:
+    """Create the schema and `count` tags in an empty database."""
     owner = asyncio.run(_begin(dsn, kek_file, seed, min(count, FIRST_TAGS)))
     starts = range(min(count, FIRST_TAGS), count, _CHUNK_TAGS)
     chunks = [Chunk(dsn, kek_file, seed, start, min(count, start + _CHUNK_TAGS), *owner) for start in starts]
@@ -70,8 +73,8 @@ def fill(dsn: str, kek_file: Path, seed: int, count: int, *, processes: int, say
             for number, rows in enumerate(pool.imap_unordered(_fill_chunk, chunks), start=1):
                 done += rows
                 if number % 20 == 0 or number == len(chunks):
-                    say(f"{done:,} of {count:,} tags")
-        asyncio.run(_with_indexes(dsn, left, count, say))
+                    progress(f"{done:,} of {count:,} tags")
+        asyncio.run(_with_indexes(dsn, left, count, progress))
 
 
 async def _begin(dsn: str, kek_file: Path, seed: int, first: int) -> tuple[int, int, int]:
@@ -86,7 +89,7 @@ async def _begin(dsn: str, kek_file: Path, seed: int, first: int) -> tuple[int, 
 
 
 async def _without_indexes(dsn: str) -> list[str]:
-    """Drop the indexes of the tables; the statements that make them again."""
+    """Drop the indexes of the tables; returns the statements that create them again."""
     connection = await asyncpg.connect(dsn)
     try:
         again = []
@@ -100,20 +103,20 @@ async def _without_indexes(dsn: str) -> list[str]:
         for row in await connection.fetch("SELECT indexname, indexdef FROM pg_indexes WHERE tablename = ANY ($1)", TABLES):
             again.append(row["indexdef"])
             await connection.execute(f"DROP INDEX {row['indexname']}")
-        # As `edits.add_tags` does it: rows with room beside them, in a table that does not reserve any.
+        # Like `edits.add_tags`: pages are filled to 70 %, in a table that does not reserve space itself.
         await connection.execute("ALTER TABLE tag_counter SET (fillfactor = 70)")
         return again
     finally:
         await connection.close()
 
 
-async def _with_indexes(dsn: str, again: list[str], count: int, say: Callable[[str], None]) -> None:
+async def _with_indexes(dsn: str, again: list[str], count: int, progress: Callable[[str], None]) -> None:
     connection = await asyncpg.connect(dsn, server_settings=_QUICKLY)
     try:
         await connection.execute("ALTER TABLE tag_counter RESET (fillfactor)")
         for number, statement in enumerate(again, start=1):
             await connection.execute(statement, timeout=None)
-            say(f"index {number} of {len(again)} over {count:,} tags")
+            progress(f"index {number} of {len(again)} over {count:,} tags")
         await connection.execute("SELECT setval(pg_get_serial_sequence('tag', 'tag_id'), $1)", count)
         await edits.changed(connection, ("tags_added", None, None))
     finally:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import math
 import os
 import random
 import re
@@ -24,9 +23,9 @@ sys.path.insert(0, str(ROOT))
 
 pytest.importorskip("hdrh", reason="hdrhistogram is not installed: it is in the dependency group `bench`")
 
-from benchmarks import audit, build, latency, plots, scans, stage, timing  # noqa: E402
+from benchmarks import build, database_audit, latency, plots, scans, testbed, timing  # noqa: E402
 from benchmarks.contenders import http_contenders  # noqa: E402
-from benchmarks.load import check, histogram, lanes  # noqa: E402
+from benchmarks.load import check, connections, histogram  # noqa: E402
 from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS, Load  # noqa: E402
 from benchmarks.load.traffic import (  # noqa: E402
     FORGED,
@@ -41,12 +40,13 @@ from benchmarks.load.traffic import (  # noqa: E402
     with_strangers,
 )
 from benchmarks.micro import audit as audited_files  # noqa: E402
-from benchmarks.micro import everything  # noqa: E402
-from benchmarks.micro.scans import Bench  # noqa: E402
-from benchmarks.micro.timing import SMOKE, Size, Step, measure  # noqa: E402
+from benchmarks.micro import suite  # noqa: E402
+from benchmarks.micro.sample_scans import Bench  # noqa: E402
+from benchmarks.micro.step_timer import SMOKE, Size, Step, measure  # noqa: E402
 from ixfast.domain.scan import Scan  # noqa: E402
 
 MIX = Mix(0.4, 0.2, 0.2, 0.2)
+ORIGIN = {"environment": {"cpus": 2, "cpu": "Some CPU", "commit": "abc123", "at": "today"}, "capacity": 40_000.0}
 PASS = b'HTTP/1.1 200 OK\r\n\r\n{"xuid":"a","response":"Pass"}'
 
 
@@ -129,9 +129,9 @@ class Wire:
         self.written.append(sent)
 
 
-def plain_lanes() -> ModuleType:
-    """The lanes as they run where nothing is compiled."""
-    spec = importlib.util.spec_from_file_location("benchmarks.load.plain_lanes", build.SOURCE)
+def plain_connections() -> ModuleType:
+    """The connections as they run where nothing is compiled."""
+    spec = importlib.util.spec_from_file_location("benchmarks.load.plain_connections", build.SOURCE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -140,14 +140,14 @@ def plain_lanes() -> ModuleType:
 
 @pytest.fixture(params=["compiled", "plain"])
 def form(request: pytest.FixtureRequest) -> ModuleType:
-    return lanes if request.param == "compiled" else plain_lanes()
+    return connections if request.param == "compiled" else plain_connections()
 
 
-def lane_over(form: ModuleType, plan: Plan) -> tuple[Any, Wire, list[str]]:
+def connection_over(form: ModuleType, plan: Plan) -> tuple[Any, Wire, list[str]]:
     done: list[str] = []
-    lane, wire = form.ClosedLane(plan, SCAN_ANSWERS, lambda: done.append("done")), Wire()
-    lane.connection_made(wire)  # type: ignore[arg-type]
-    return lane, wire, done
+    connection, wire = form.ClosedLoopConnection(plan, SCAN_ANSWERS, lambda: done.append("done")), Wire()
+    connection.connection_made(wire)  # type: ignore[arg-type]
+    return connection, wire, done
 
 
 @pytest.fixture
@@ -157,35 +157,35 @@ def plan() -> Plan:
     return made
 
 
-class TestLanes:
+class TestConnections:
     def test_an_answer_in_pieces_is_one_answer(self, form: ModuleType, plan: Plan) -> None:
-        lane, wire, _ = lane_over(form, plan)
-        lane.start()
-        lane.data_received(PASS[:20])
-        lane.data_received(PASS[20:-4])
+        connection, wire, _ = connection_over(form, plan)
+        connection.start()
+        connection.data_received(PASS[:20])
+        connection.data_received(PASS[20:-4])
         assert wire.written == plan.requests[:1]
-        lane.data_received(PASS[-4:])
+        connection.data_received(PASS[-4:])
         assert wire.written == plan.requests[:2]
         assert not plan.failures
 
     def test_a_wrong_answer_is_noted(self, form: ModuleType, plan: Plan) -> None:
-        lane, _, done = lane_over(form, plan)
-        lane.start()
-        lane.data_received(PASS.replace(b"Pass", b"Fail"))
-        lane.data_received(PASS.replace(b"200 OK", b"503 No"))
-        lane.data_received(PASS)
-        lane.settle()
+        connection, _, done = connection_over(form, plan)
+        connection.start()
+        connection.data_received(PASS.replace(b"Pass", b"Fail"))
+        connection.data_received(PASS.replace(b"200 OK", b"503 No"))
+        connection.data_received(PASS)
+        connection.settle()
         assert plan.failures == {0: "200 Fail", 1: "503 Pass"}
         assert plan.uncertain == {1}
         assert done == ["done"]
         assert sum(passes for passes, _, _ in plan.accepted().values()) == 1
 
     def test_a_lost_connection_leaves_its_tap_uncertain(self, form: ModuleType, plan: Plan) -> None:
-        lane, _, done = lane_over(form, plan)
-        lane.start()
-        lane.data_received(PASS)
-        lane.connection_lost(None)
-        lane.settle()
+        connection, _, done = connection_over(form, plan)
+        connection.start()
+        connection.data_received(PASS)
+        connection.connection_lost(None)
+        connection.settle()
         assert done == ["done"]
         assert plan.answered == 2
         assert plan.accepted()[plan.tags[1]] == (0, 0, 1)
@@ -193,23 +193,23 @@ class TestLanes:
     def test_an_open_lane_serves_what_is_overdue_first(self, form: ModuleType, plan: Plan) -> None:
         idle: deque[Any] = deque()
         overdue = deque([5])
-        lane, wire = form.OpenLane(plan, SCAN_ANSWERS, idle, overdue), Wire()
-        lane.connection_made(wire)  # type: ignore[arg-type]
-        lane.send(3)
-        lane.data_received(PASS)
+        connection, wire = form.OpenLoopConnection(plan, SCAN_ANSWERS, idle, overdue), Wire()
+        connection.connection_made(wire)  # type: ignore[arg-type]
+        connection.send(3)
+        connection.data_received(PASS)
         assert wire.written == plan.requests[:2] and not overdue and not idle
-        lane.data_received(PASS)
-        assert list(idle) == [lane] and not lane.in_flight
+        connection.data_received(PASS)
+        assert list(idle) == [connection] and not connection.in_flight
 
 
 class TestGenerator:
     def test_is_compiled_of_what_is_read(self) -> None:
         """`make test` compiles it first."""
         assert build.form() == "compiled"
-        assert lanes.__file__.endswith(tuple(EXTENSION_SUFFIXES))
+        assert connections.__file__.endswith(tuple(EXTENSION_SUFFIXES))
 
     def test_what_was_compiled_of_something_else_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        source = tmp_path / "lanes.py"
+        source = tmp_path / "connections.py"
         source.touch()
         source.with_suffix(".pxd").touch()
         monkeypatch.setattr(build, "SOURCE", source)
@@ -272,13 +272,13 @@ class TestGenerator:
 @pytest.fixture(scope="module")
 def small_stage() -> Any:
     size = scans.SMOKE
-    with stage.Stage(Traffic(11, size.tags, size.connections, MIX)) as made:
+    with testbed.Testbed(Traffic(11, size.tags, size.connections, MIX)) as made:
         yield made
 
 
 class TestScans:
     @pytest.mark.parametrize("name", ["ixfast", "aiohttp_constant", "aiohttp_asyncpg"])
-    def test_every_verdict_and_the_audit(self, small_stage: stage.Stage, name: str) -> None:
+    def test_every_verdict_and_the_audit(self, small_stage: testbed.Testbed, name: str) -> None:
         run = scans.measure(small_stage, http_contenders()[name], scans.SMOKE, 1)
         assert run.flaws == [] and run.good
         assert sum(run.answered.values()) > 0
@@ -286,11 +286,11 @@ class TestScans:
             assert run.audit["problems"] == []
             assert run.audit["passes_in_database"] == run.audit["passes_acknowledged"] > scans.SMOKE.tags
 
-    def test_the_ledger_alone(self, small_stage: stage.Stage) -> None:
+    def test_the_ledger_alone(self, small_stage: testbed.Testbed) -> None:
         run = scans.measure_ledger(small_stage, scans.SMOKE, 1, 16)
         assert run.good and run.audit["passes_in_database"] == run.answered["genuine"] > 0
 
-    def test_the_audit_finds_what_is_wrong(self, small_stage: stage.Stage) -> None:
+    def test_the_audit_finds_what_is_wrong(self, small_stage: testbed.Testbed) -> None:
         """The control: one pass that was never acknowledged, one log row too few, one counter that fell back."""
         traffic = small_stage.traffic
         fleet = fleet_of(traffic)
@@ -298,16 +298,16 @@ class TestScans:
             "UPDATE tag_counter SET last_position = (1 << 24) + 7, scan_count = 2 WHERE tag_id ="
             f" (SELECT tag_id FROM tag WHERE xuid = '{fleet.xuid(3)}')"
         )
-        with small_stage.database(stage.IXFAST_DATABASE) as dsn:
-            clean = small_stage.run(dsn, lambda connection: audit.of_ixfast(connection, traffic, {}))
+        with small_stage.database(testbed.IXFAST_DATABASE) as dsn:
+            clean = small_stage.run(dsn, lambda connection: database_audit.of_ixfast(connection, traffic, {}))
             assert clean.problems == []
             small_stage.run(dsn, lambda connection: connection.execute(spoil))
             for held, word in (({}, "0 passes acknowledged"), ({3: (2, 9, 0)}, "last acknowledged counter is 9")):
-                spoilt = small_stage.run(dsn, lambda connection, h=held: audit.of_ixfast(connection, traffic, h))
+                spoilt = small_stage.run(dsn, lambda connection, h=held: database_audit.of_ixfast(connection, traffic, h))
                 assert word in spoilt.problems[0]
                 assert "2 passes counted, 0 logged" in spoilt.problems[-1]
 
-    def test_a_contender_that_fails_leaves_the_others_their_turn(self, small_stage: stage.Stage) -> None:
+    def test_a_contender_that_fails_leaves_the_others_their_turn(self, small_stage: testbed.Testbed) -> None:
         broken = http_contenders()["aiohttp_constant"]._replace(name="broken", serve=_unservable)
         good = http_contenders()["aiohttp_constant"]
         runs = list(scans.run_all(small_stage, [broken, good], scans.SMOKE, with_ledger=False))
@@ -345,10 +345,20 @@ class TestLatency:
             assert ElementTree.fromstring(path.read_text()).tag.endswith("svg")
 
     def test_lines_stay_inside_the_chart(self) -> None:
-        drawn = plots.chart("<t>", "x", "y", {"a & b": [(0, 0.5), (2, 5000)]}, [(0, "0"), (1, "1")], plots.decades([1, 100]))
-        points = re.findall(r"([\d.]+),([\d.]+)", drawn.partition('points="')[2].partition('"')[0])
-        assert all(0 <= float(x) <= 760 and 0 <= float(y) <= 420 for x, y in points)
-        assert math.isclose(float(points[0][0]), 80)
+        points = [(0, 0.5), (2, 5000)]
+        (axes,) = plots.lines("<t>", "x", "y", {"a & b": points}, ORIGIN, log=True).axes
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        assert all(left <= x <= right and bottom <= y <= top for x, y in points)
+        assert [tuple(point) for point in axes.lines[0].get_xydata()] == points
+
+    def test_every_plot_names_machine_commit_and_capacity(self, tmp_path: Path) -> None:
+        drawn = []
+        for name in ("first", "second"):
+            plots.write(plots.lines("<t>", "x", "y", {"a & b": [(0, 1), (2, 3)]}, ORIGIN), tmp_path / name)
+            drawn.append((tmp_path / name).read_text())
+        assert drawn[0] == drawn[1]
+        text = " ".join(ElementTree.fromstring(drawn[0]).itertext())
+        assert all(part in text for part in ("<t>", "a & b", "2 x Some CPU", "commit abc123", "capacity 40,000 requests/s"))
 
 
 class TestTiming:
@@ -377,14 +387,14 @@ class TestTiming:
 
 
 class TestMicro:
-    @pytest.mark.parametrize("module", everything.MODULES.values(), ids=everything.MODULES.keys())
+    @pytest.mark.parametrize("module", suite.MODULES.values(), ids=suite.MODULES.keys())
     def test_results_are_the_same_every_time(self, module: ModuleType) -> None:
         for step in module.STEPS:
             assert measure(step, SMOKE).digest == measure(step, SMOKE).digest
 
     def test_results_are_those_that_are_known(self) -> None:
         """Change these only together with what a scan answers: a faster build that ends in other hashes is no faster build."""
-        found = {step.name: measure(step, SMOKE).digest for module in everything.MODULES.values() for step in module.STEPS}
+        found = {step.name: measure(step, SMOKE).digest for module in suite.MODULES.values() for step in module.STEPS}
         assert {name: found[name] for name in KNOWN} == KNOWN
 
     def test_audits_by_one_process_and_by_two_agree(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -394,7 +404,7 @@ class TestMicro:
 
     def test_a_step_that_changes_its_mind_is_refused(self) -> None:
         answers = iter(range(100))
-        with pytest.raises(RuntimeError, match="differently"):
+        with pytest.raises(RuntimeError, match="different results"):
             measure(Step("fickle", lambda _: lambda: [next(answers)]), Size(1, 3))
 
 

@@ -23,18 +23,32 @@ sys.path.insert(0, str(ROOT))
 pytest.importorskip("hdrh", reason="hdrhistogram is not installed: it is in the dependency group `bench`")
 
 from benchmarks import __main__ as front_page  # noqa: E402
-from benchmarks import audit, environment, figures, keyed, knobs, overload, plots, report, run, scans, soak, stages  # noqa: E402
+from benchmarks import (  # noqa: E402
+    database_audit,
+    environment,
+    figures,
+    keyed,
+    latency,
+    overload,
+    plots,
+    report,
+    run,
+    scans,
+    setting_variants,
+    soak,
+    stages,
+)
 from benchmarks.contenders import http_contenders, stage_sums  # noqa: E402
 from benchmarks.experiment import Experiment  # noqa: E402
 from benchmarks.ledger import sweep  # noqa: E402
 from benchmarks.load import check  # noqa: E402
 from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS, Load  # noqa: E402
-from benchmarks.load.stream import Sink, StreamLane  # noqa: E402
+from benchmarks.load.stream import Sink, StreamConnection  # noqa: E402
 from benchmarks.load.traffic import GENUINE, REPLAYED, Mix, Plan, Traffic, fleet_of, with_strangers  # noqa: E402
-from benchmarks.micro import rules, timing  # noqa: E402
+from benchmarks.micro import rules, step_timer  # noqa: E402
 from benchmarks.processes import memory  # noqa: E402
 from benchmarks.scale import filler, sizes  # noqa: E402
-from benchmarks.stage import Stage  # noqa: E402
+from benchmarks.testbed import Testbed  # noqa: E402
 from ixfast.cli import bench, main  # noqa: E402
 from ixfast.keys import KeyEncryptionKeys, KeySlot, unwrap  # noqa: E402
 
@@ -54,60 +68,60 @@ class Wire:
         self.written.append(sent)
 
 
-def stream_lane(mix: Mix = ALL_GENUINE) -> tuple[StreamLane, Wire, Sink]:
+def stream_connection(mix: Mix = ALL_GENUINE) -> tuple[StreamConnection, Wire, Sink]:
     traffic = Traffic(4, 20, 1, mix)
     sink, wire = Sink(), Wire()
-    lane = StreamLane(Plan(traffic, 0, with_strangers(traffic)), SCAN_ANSWERS, deque(), deque(), sink, b"\n", 0)
-    lane.connection_made(wire)  # type: ignore[arg-type]
-    return lane, wire, sink
+    connection = StreamConnection(Plan(traffic, 0, with_strangers(traffic)), SCAN_ANSWERS, deque(), deque(), sink, b"\n", 0)
+    connection.connection_made(wire)  # type: ignore[arg-type]
+    return connection, wire, sink
 
 
 class TestStream:
     def test_forgets_what_was_answered_and_remembers_what_it_comes_to(self) -> None:
-        lane, wire, sink = stream_lane()
+        connection, wire, sink = stream_connection()
         for _ in range(1000):
-            lane.send(monotonic_ns())
-            lane.data_received(PASS)
-        lane.settle()
+            connection.send(monotonic_ns())
+            connection.data_received(PASS)
+        connection.settle()
         assert len(set(wire.written)) == 1000 == len(sink.served_ns) == sink.passes
-        assert len(lane.plan.requests) < 100
-        held = lane.plan.accepted()
+        assert len(connection.plan.requests) < 100
+        held = connection.plan.accepted()
         assert sum(passes for passes, _, _ in held.values()) == 1000
         assert all(passes == last for passes, last, _ in held.values())
 
     def test_repeats_only_what_passed(self) -> None:
         """Half of the taps are refused; none of those may come again as a replay, or a right answer would look wrong."""
-        lane, wire, _ = stream_lane(Mix(0.5, 0.5, 0, 0))
+        connection, wire, _ = stream_connection(Mix(0.5, 0.5, 0, 0))
         passed: set[bytes] = set()
         replays = 0
         for number in range(2000):
-            lane.send(monotonic_ns())
-            request, kind = wire.written[-1], lane.plan.kinds[lane.at]
+            connection.send(monotonic_ns())
+            request, kind = wire.written[-1], connection.plan.kinds[connection.at]
             if kind == REPLAYED:
                 replays += 1
                 assert request in passed
-                lane.data_received(PASS.replace(b"Pass", b"Fail"))
+                connection.data_received(PASS.replace(b"Pass", b"Fail"))
             elif number % 2:
-                lane.data_received(OVERLOADED)
+                connection.data_received(OVERLOADED)
             else:
                 assert kind == GENUINE
                 passed.add(request)
-                lane.data_received(PASS)
+                connection.data_received(PASS)
         assert replays > 500
 
     def test_counts_answers_without_a_verdict_apart(self) -> None:
-        lane, _, sink = stream_lane()
+        connection, _, sink = stream_connection()
         for answer in (PASS, OVERLOADED, UNKNOWN_FATE, PASS.replace(b"Pass", b"Fail")):
-            lane.send(monotonic_ns())
-            lane.data_received(answer)
-        lane.settle()
+            connection.send(monotonic_ns())
+            connection.data_received(answer)
+        connection.settle()
         taken = sink.drain(0, 1.0, 4, 0, 0.0)
         assert (taken.sent, taken.served, taken.passes) == (4, 1, 1)
         assert taken.refused == {"overloaded": 1, "outcome_unknown": 1}
         assert taken.wrong == {"genuine: 200 Fail": 1}
-        assert len(array("I", taken.latency_us)) == 1 and len(array("I", taken.refused_us)) == 2
+        assert len(array("I", taken.latency)) == 1 and len(array("I", taken.refusal_latency)) == 2
         # What was overloaded was surely not consumed; of the other nobody knows.
-        assert sum(uncertain for _, _, uncertain in lane.plan.accepted().values()) == 1
+        assert sum(uncertain for _, _, uncertain in connection.plan.accepted().values()) == 1
 
     def test_tells_every_interval_and_all_arrivals(self) -> None:
         with check.constant() as (port, counted), Load(Traffic(8, 40, 4), port, CONSTANT_ANSWER, processes=2) as load:
@@ -207,10 +221,10 @@ class TestExperiments:
     def test_ledger_and_knobs(self, tmp_path: Path) -> None:
         assert sweep.main(["--smoke", "--results", str(tmp_path)]) == 0
         assert "| 16 |" in sweep.table(environment.newest(sweep.HISTORY, tmp_path)[-1])
-        assert knobs.main(["--smoke", "--results", str(tmp_path), "--only", "2 committers"]) == 0
-        (record,) = environment.newest(knobs.HISTORY, tmp_path)
+        assert setting_variants.main(["--smoke", "--results", str(tmp_path), "--only", "2 committers"]) == 0
+        (record,) = environment.newest(setting_variants.HISTORY, tmp_path)
         assert [point["knob"] for point in record["points"]] == ["default", "2 committers"]
-        assert "| 2 committers | 1 |" in knobs.table(record)
+        assert "| 2 committers | 1 |" in setting_variants.table(record)
 
     def test_an_interruption_keeps_what_was_found(self, tmp_path: Path) -> None:
         experiment = Experiment(argparse.ArgumentParser(), "trial.jsonl", ["--results", str(tmp_path)])
@@ -230,12 +244,12 @@ class TestExperiments:
 class TestFullContender:
     def test_every_verdict_with_rules_and_a_token(self) -> None:
         size = scans.SMOKE
-        with Stage(Traffic(12, size.tags, size.connections, MIX)) as stage:
+        with Testbed(Traffic(12, size.tags, size.connections, MIX)) as testbed:
             contender = http_contenders()["ixfast_full"]
-            done = scans.measure(stage, contender, size, 1)
+            done = scans.measure(testbed, contender, size, 1)
             assert done.flaws == [] and done.good
             # The control: without the token the tags do not exist, so it is really asked for.
-            closed = scans.measure(stage, contender._replace(headers=lambda _: b""), size, 1)
+            closed = scans.measure(testbed, contender._replace(headers=lambda _: b""), size, 1)
             assert any("genuine: 404 not_found" in flaw for flaw in closed.flaws)
 
 
@@ -261,22 +275,22 @@ class TestFiller:
                 row["indexdef"] for row in await connection.fetch("SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'")
             }
 
-        with Stage(Traffic(5, 10, 1)) as stage:
+        with Testbed(Traffic(5, 10, 1)) as testbed:
             said: list[str] = []
 
             def fill(dsn: str) -> None:
-                filler.fill(dsn, stage.kek_file, 5, count, processes=1, say=said.append)
+                filler.fill(dsn, testbed.kek_file, 5, count, processes=1, progress=said.append)
 
             def fill_few(dsn: str) -> None:
-                filler.fill(dsn, stage.kek_file, 5, 10, processes=1, say=said.append)
+                filler.fill(dsn, testbed.kek_file, 5, 10, processes=1, progress=said.append)
 
-            dsn, made = stage.make("filled", fill)
-            few, _ = stage.make("few", fill_few)
-            assert made and stage.make("filled", fill) == (dsn, False)
-            (first, last), total, following = stage.run(dsn, rows)
+            dsn, made = testbed.make("filled", fill)
+            few, _ = testbed.make("few", fill_few)
+            assert made and testbed.make("filled", fill) == (dsn, False)
+            (first, last), total, following = testbed.run(dsn, rows)
             assert (total, following) == (count, count + 1)
-            assert stage.run(dsn, indexes) == stage.run(few, indexes)
-            tags, kek = filler.fleet(5, count), KeyEncryptionKeys.load_file(stage.kek_file).current
+            assert testbed.run(dsn, indexes) == testbed.run(few, indexes)
+            tags, kek = filler.fleet(5, count), KeyEncryptionKeys.load_file(testbed.kek_file).current
         for row, place in ((first, 0), (last, count - 1)):
             assert (row["xuid"], row["uid"]) == (tags.xuid(place), tags.uid(place))
             opened = unwrap(
@@ -290,14 +304,14 @@ class TestFiller:
 def test_the_audit_of_many_tags_finds_a_pass_too_much_in_the_log() -> None:
     """A control: a tag whose scans were never counted, with a row in the log."""
     size = scans.SMOKE
-    with Stage(Traffic(13, size.tags, size.connections)) as stage, stage.database("bench_ixfast") as dsn:
+    with Testbed(Traffic(13, size.tags, size.connections)) as testbed, testbed.database("bench_ixfast") as dsn:
         spoil = "INSERT INTO scan_log SELECT now(), 1, tag_id, 7, 'g' FROM tag_counter ORDER BY tag_id LIMIT 1"
         partition = (
             "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = 'scan_log'::regclass) THEN"
             " CREATE TABLE scan_log_all PARTITION OF scan_log DEFAULT; END IF; END $$"
         )
-        stage.run(dsn, lambda connection: connection.execute(f"{partition}; {spoil}"))
-        found = stage.run(dsn, lambda connection: audit.of_ixfast(connection, stage.traffic, {}))
+        testbed.run(dsn, lambda connection: connection.execute(f"{partition}; {spoil}"))
+        found = testbed.run(dsn, lambda connection: database_audit.of_ixfast(connection, testbed.traffic, {}))
         assert "0 passes counted, 1 logged" in found.problems[-1]
 
 
@@ -316,12 +330,12 @@ class TestReport:
         assert rows["÷ aiohttp answering a constant"].endswith("| 2.5 (2 to 3) | 0.75 | 1.2 | aim reached |")
         assert rows["LRP verify"].endswith("not measured |")
         assert rows["decide a typical rule set"].endswith("| - | 150 | not measured |")
-        size = timing.Size(50, 2)
-        steps = [{"title": rules.TITLE, **step._asdict()} for step in timing.report(rules.TITLE, rules.STEPS, size)]
+        size = step_timer.Size(50, 2)
+        steps = [{"title": rules.TITLE, **step._asdict()} for step in step_timer.report(rules.TITLE, rules.STEPS, size)]
         environment.remember(figures.MICRO, {**made, "core": [], "lrp": [], "steps": steps}, tmp_path)
         (decided,) = (each.values for each in figures.all_figures(tmp_path) if each.name == "decide a typical rule set")
         assert decided == [step["ns_median"] for step in steps if step["name"] == rules.TYPICAL]
-        tables = report.told(tmp_path)
+        tables = report.tables_of(tmp_path)
         document = "a\n<!-- benchmark figures -->\nstale\n<!-- end -->\nb\n<!-- benchmark soak -->\nkept\n<!-- end -->\n"
         filled = report.into(document, tables)
         assert "stale" not in filled and "**missed**" in filled and "kept" in filled
@@ -360,10 +374,21 @@ class TestReport:
         assert {part.name for part in run.PARTS} <= front_page.BENCHMARKS.keys()
         assert run.main(["--only", "micro", "--without", "micro", "--smoke"]) == 0
 
-    def test_bars_and_steps(self) -> None:
-        assert plots.steps([0.0, 57.0])[-1][0] >= 57
-        drawn = ElementTree.fromstring(plots.bars("<t>", "us", {"parse": 1.5, "core & co": 3.0}))
-        assert sum(each.tag.endswith("rect") for each in drawn) == 3
+    def test_bars_are_medians_with_their_range(self) -> None:
+        (axes,) = plots.bars("<t>", "us", {"parse": [1.5], "core & co": [3.0, 2.0, 57.0]}, {}).axes
+        assert [bar.get_width() for bar in axes.patches] == [1.5, 3.0]
+        assert axes.get_xlim()[1] >= 57
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["parse", "core & co"]
+
+    def test_plots_of_the_newest_results(self, tmp_path: Path) -> None:
+        machine = {"cpus": 2, "cpu": "Some CPU", "at": "now", "commit": "abc", "kernel": "k", "python": "p", "core": "native"}
+        point = {"fraction": 0.5, "rate_per_s": 20.0, "answered_per_s": 20.0, "not_sent": 0, "lateness": {}}
+        points = [point | {"latency": {"p50_us": 900, "p99_us": 4000, "p99.9_us": 9000}}] * 2
+        record = {"session": "1", "environment": machine, "capacity": 40.0, "contender": "ixfast", "points": points}
+        environment.remember(latency.HISTORY, record, tmp_path)
+        assert report.main(["--results", str(tmp_path), "--plots", str(tmp_path / "drawn")]) == 0
+        (drawn,) = (tmp_path / "drawn").iterdir()  # the other benchmarks have no results
+        assert drawn.name == "latency.svg" and "capacity 40 requests/s" in drawn.read_text()
 
 
 class TestStages:

@@ -338,7 +338,7 @@ def test_both_cores_and_the_chooser_have_the_same_functions() -> None:
 
 def test_the_benchmark_works() -> None:
     requires(COMPILER, package="gcc")
-    script = Path(__file__).parents[2] / "benchmarks" / "micro" / "lrp.py"
-    done = subprocess.run([sys.executable, str(script), "--smoke"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "benchmarks.micro.lrp", "--smoke"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "04abc8821a06e5a3" in done.stdout  # the verdicts of an empty window, whatever computes them

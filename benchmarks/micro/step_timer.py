@@ -1,20 +1,16 @@
-"""Timing of one step of a scan: rounds over the same input, and a hash of what came out.
+"""Times one step of a scan: rounds over the same input, and a hash of the results.
 
-Two builds are compared by their times only if the hashes are the same. A step is a callable without arguments that works
-through all inputs and returns their results; what it returns is hashed by its `repr`.
+Compare the times of two builds only if their hashes are equal. A step is a callable without arguments that processes all inputs
+and returns the results; the hash is of their `repr`.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
-
-from benchmarks.environment import processor
 
 SEED = 1024
 
@@ -29,7 +25,7 @@ Work = Callable[[], Sequence[Any]]
 
 
 class Step(NamedTuple):
-    """`prepare` makes from a number of inputs what is timed; it is called again before every round if `fresh`."""
+    """`prepare` takes the number of inputs and returns what is timed; with `fresh` it is called again before every round."""
 
     name: str
     prepare: Callable[[int], Work]
@@ -53,26 +49,16 @@ def measure(step: Step, size: Size) -> Timing:
         spent_ns.append((time.perf_counter_ns() - start_ns) / size.inputs)
         seen = hashlib.sha256(repr(list(results)).encode()).hexdigest()[:16]
         if digest not in ("", seen):
-            raise RuntimeError(f"{step.name}: two rounds over the same input ended differently")
+            raise RuntimeError(f"{step.name}: two rounds over the same input had different results")
         digest = seen
     return Timing(step.name, min(spent_ns), statistics.median(spent_ns), digest)
 
 
 def report(title: str, steps: Sequence[Step], size: Size) -> list[Timing]:
-    """Measure and print, a line a step."""
+    """Measure the steps and print one line for each."""
     print(f"\n{title:<58} ns fastest  ns median  results")
     timings = []
     for step in steps:
         timings.append(timing := measure(step, size))
         print(f"{timing.name:<58} {timing.ns_fastest:>10.0f} {timing.ns_median:>10.0f}  {timing.digest}")
     return timings
-
-
-def run(title: str, steps: Sequence[Step], arguments: list[str] | None = None) -> int:
-    """The command line of one micro-benchmark."""
-    parser = argparse.ArgumentParser(description=title)
-    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works")
-    size = SMOKE if parser.parse_args(arguments).smoke else Size()
-    print(f"{processor()}, Python {platform.python_version()}, {size.inputs} inputs, {size.rounds} rounds, seed {SEED}")
-    report(title, steps, size)
-    return 0

@@ -1,4 +1,4 @@
-"""A periodic wake-up finer than the event loop's own timers, which count whole milliseconds."""
+"""A periodic timer with a finer resolution than the event loop's own timers, which count whole milliseconds."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class _Itimerspec(ctypes.Structure):
     _fields_ = (("interval", _Timespec), ("first", _Timespec))
 
 
-class Ticker:
-    """Calls `tick` every `period_us` microseconds, from timerfd_create(2), until `close`; missed ticks are one tick."""
+class PeriodicTimer:
+    """Calls `tick` every `period_us` microseconds, from timerfd_create(2), until `close`; missed ticks are merged into one."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, tick: Callable[[], None], period_us: int) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -29,7 +29,7 @@ class Ticker:
         self._descriptor = libc.timerfd_create(_CLOCK_MONOTONIC, _FLAGS)
         period = _Timespec(period_us // 1_000_000, period_us % 1_000_000 * 1000)
         if self._descriptor < 0 or libc.timerfd_settime(self._descriptor, 0, ctypes.byref(_Itimerspec(period, period)), None):
-            raise OSError(ctypes.get_errno(), "timerfd is not to be had")
+            raise OSError(ctypes.get_errno(), "cannot create a timerfd")
         loop.add_reader(self._descriptor, self._ready)
 
     def _ready(self) -> None:

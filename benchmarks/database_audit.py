@@ -1,7 +1,8 @@
 """The audit: does the database hold exactly what was acknowledged?
 
-`held` says by tag (its place in the fleet) how many of its taps were answered as passed, the last counter of them, and how
-many ended without a verdict, which may or may not have been accepted. An audit returns what is wrong; nothing is good.
+`held` has for each tag (by its index in the fleet) the number of taps that were answered as passed, the last counter of these,
+and the number of taps that ended without a verdict, which may or may not have been accepted. An audit lists the problems that
+it found.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ class Audit(NamedTuple):
     problems: list[str]
 
 
+def nothing() -> Audit:
+    """The audit of a contender without a database."""
+    return Audit(0, 0, 0, 0, [])
+
+
 async def of_ixfast(connection: Any, traffic: Traffic, held: Held) -> Audit:
     """Counters and scan log of an ixfast database."""
     rows = await connection.fetch(
@@ -36,7 +42,7 @@ async def of_ixfast(connection: Any, traffic: Traffic, held: Held) -> Audit:
         "SELECT t.xuid, c.scan_count, count(l.*) AS logged,"
         " count(DISTINCT l.position) AS positions, count(DISTINCT l.scan_id) AS ids"
         " FROM tag_counter AS c JOIN tag AS t USING (tag_id) LEFT JOIN scan_log AS l ON l.tag_id = c.tag_id AND l.verdict = 'g'"
-        " WHERE c.scan_count > 0 OR l.tag_id IS NOT NULL"  # millions of tags may never have been tapped
+        " WHERE c.scan_count > 0 OR l.tag_id IS NOT NULL"  # there may be millions of tags that were never tapped
         " GROUP BY t.xuid, c.scan_count HAVING count(l.*) <> c.scan_count"
         " OR count(DISTINCT l.position) <> c.scan_count OR count(DISTINCT l.scan_id) <> c.scan_count"
     )
@@ -57,7 +63,7 @@ async def of_peer(connection: Any, traffic: Traffic, held: Held) -> Audit:
 
 
 async def of_ledger(connection: Any, advanced: int) -> Audit:
-    """Totals after the ledger's statement was driven alone."""
+    """Totals after a run of the ledger's statement alone."""
     counted = await connection.fetchval("SELECT coalesce(sum(scan_count), 0)::bigint FROM tag_counter")
     logged = await connection.fetchval("SELECT count(*) FROM scan_log WHERE verdict = 'g'")
     tags = await connection.fetchval("SELECT count(*) FROM tag_counter WHERE scan_count > 0")
@@ -86,8 +92,8 @@ def _compare(found: Mapping[str, tuple[int, int]], traffic: Traffic, held: Held)
 
 
 def _shortened(problems: Any) -> list[str]:
-    told = list(problems)
-    return told[:_SHOWN_MAX] + ([f"and {len(told) - _SHOWN_MAX} more"] if len(told) > _SHOWN_MAX else [])
+    found = list(problems)
+    return found[:_SHOWN_MAX] + ([f"and {len(found) - _SHOWN_MAX} more"] if len(found) > _SHOWN_MAX else [])
 
 
 Auditor = Callable[[Any, Traffic, Held], Any]

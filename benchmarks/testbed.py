@@ -1,6 +1,6 @@
-"""The stage: a private PostgreSQL with every tag provisioned, and for each contender a fresh database copied from it.
+"""The testbed: a private PostgreSQL with every tag provisioned, and for each contender a fresh database copied from it.
 
-`Stage` is synchronous, like the private PostgreSQL itself; what it asks the database runs in short loops of its own.
+`Testbed` is synchronous, like the private PostgreSQL itself; what it asks the database runs in short loops of its own.
 """
 
 from __future__ import annotations
@@ -60,8 +60,10 @@ async def _age(connection: Any) -> None:
     await connection.execute("DROP DATABASE bench_ageing")  # Makes a checkpoint, whoever asks.
 
 
-class Stage:
-    """As a context manager it holds the server. `kek_file` opens the keys in `IXFAST_DATABASE`."""
+class Testbed:
+    """The server, as a context manager. `kek_file` opens the keys in `IXFAST_DATABASE`."""
+
+    __test__ = False  # pytest would take the name for that of a test class
 
     def __init__(
         self, traffic: Traffic, *, postgres: Mapping[str, str] | None = None, folder: Path | None = None, aged: bool = False

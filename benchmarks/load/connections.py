@@ -1,9 +1,9 @@
-"""Lanes: one connection each, in a closed or an open loop.
+"""The client connections: each sends one request at a time, in a closed or an open loop.
 
-They share the cores with the server they measure, so a request costs as little here as it can in Python: bytes are ready, the
-answer is checked by its first bytes and one search, times are appended to a list. Sums are made after the clock stopped.
+They share the cores with the server under test, so a request costs as little as it can in Python: bytes are prepared, a
+response is checked by its first bytes and one search, times are appended to a list. Sums are made after the clock has stopped.
 
-An answer is complete when its last byte closes a JSON object; all contenders answer flat objects without a line feed.
+A response is complete when its last byte closes a JSON object; all contenders send flat objects without a line feed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from benchmarks.load.traffic import Plan
 
 _CLOSING_BRACE = 0x7D
 Expected = Sequence[tuple[bytes, bytes]]
-"""By kind of tap: what an answer begins with, and what is in it."""
+"""By kind of tap: how the response starts, and a word that it contains."""
 
 
-class Lane:
-    """What both loops have in common, an `asyncio.Protocol`. `at` is the place of the request that is under way or next."""
+class TapConnection:
+    """What both loops have in common, an `asyncio.Protocol`. `at` is the index of the request in flight, or of the next one."""
 
     __slots__ = (
         "_expected", "_in_flight", "_kinds", "_partial", "_requests", "_start_ns", "_write", "at", "latencies_ns", "lost",
@@ -59,36 +59,46 @@ class Lane:
             self.give_up("connection_lost")
 
     def eof_received(self) -> bool:
-        return False  # an answer cut short is none: the connection closes, and is lost
+        return False  # a truncated response does not count: the connection closes and is lost
 
     def pause_writing(self) -> None:
-        """Never more than one request is under way: there is nothing to hold back."""
+        """At most one request is in flight, so there is nothing to hold back."""
 
     def resume_writing(self) -> None:
         pass
 
     def give_up(self, reason: str) -> None:
-        """The request under way gets no answer any more."""
+        """Record that the request in flight gets no response."""
         self._in_flight = False
         self.plan.failures[self.at] = reason
         self.plan.uncertain.add(self.at)
         self.at += 1
 
-    def _note(self, answer: bytes) -> None:
-        """An answer that was not expected."""
-        self.plan.failures[self.at] = _describe(answer)
-        if not answer.startswith((b"HTTP/1.1 200", b"HTTP/1.1 4")):
-            self.plan.uncertain.add(self.at)
-
     def settle(self) -> None:
-        """Leave in the plan how far it was answered."""
+        """Record in the plan how many requests were answered."""
         if self._in_flight:
             self.give_up("no_answer")
         self.plan.answered = self.at
 
+    def _completed(self, received: bytes) -> bytes:
+        """The whole response; empty while its end has not been received."""
+        if self._partial:
+            received = self._partial + received
+            self._partial = b""
+        if received[-1] != _CLOSING_BRACE:
+            self._partial = received
+            return b""
+        return received
 
-class ClosedLane(Lane):
-    """The next request leaves when the answer to the one before is there, until `until` requests were sent."""
+    def _note(self, response: bytes) -> None:
+        """Record a response that differs from the expected one."""
+        self.plan.failures[self.at] = _describe(response)
+        if not response.startswith((b"HTTP/1.1 200", b"HTTP/1.1 4")):
+            self.plan.uncertain.add(self.at)
+
+
+class ClosedLoopConnection(TapConnection):
+    """Sends the next request when the response to the previous one is there, until `until` requests were sent."""
 
     __slots__ = ("_finished", "until")
 
@@ -110,17 +120,14 @@ class ClosedLane(Lane):
         self._finished()
 
     def data_received(self, received: bytes) -> None:
-        if self._partial:
-            received = self._partial + received
-            self._partial = b""
-        if received[-1] != _CLOSING_BRACE:
-            self._partial = received
+        response = self._completed(received)
+        if not response:
             return
         now_ns = monotonic_ns()
         at = self.at
         beginning, word = self._expected[self._kinds[at]]
-        if word not in received or not received.startswith(beginning):
-            self._note(received)
+        if word not in response or not response.startswith(beginning):
+            self._note(response)
         self.latencies_ns.append(now_ns - self._start_ns)
         at += 1
         self.at = at
@@ -132,15 +139,15 @@ class ClosedLane(Lane):
             self._finished()
 
 
-class OpenLane(Lane):
-    """Sends when it is told to; time counts from when the request was due, wherever it had to wait."""
+class OpenLoopConnection(TapConnection):
+    """Sends when `send` is called; latency counts from when the request was due, wherever it had to wait."""
 
     __slots__ = ("_idle", "_overdue")
 
-    def __init__(self, plan: Plan, expected: Expected, idle: deque[OpenLane], overdue: deque[int]) -> None:
+    def __init__(self, plan: Plan, expected: Expected, idle: deque[OpenLoopConnection], overdue: deque[int]) -> None:
         super().__init__(plan, expected)
-        self._idle = idle  # lanes without a request under way, the longest idle first
-        self._overdue = overdue  # times of arrivals that found no idle lane
+        self._idle = idle  # connections without a request in flight, the longest idle first
+        self._overdue = overdue  # due times of arrivals that found no idle connection
 
     def send(self, due_ns: int) -> None:
         self._in_flight = True
@@ -148,21 +155,18 @@ class OpenLane(Lane):
         self._write(self._requests[self.at])
 
     def data_received(self, received: bytes) -> None:
-        if self._partial:
-            received = self._partial + received
-            self._partial = b""
-        if received[-1] != _CLOSING_BRACE:
-            self._partial = received
+        response = self._completed(received)
+        if not response:
             return
         at = self.at
         beginning, word = self._expected[self._kinds[at]]
-        if word not in received or not received.startswith(beginning):
-            self._note(received)
+        if word not in response or not response.startswith(beginning):
+            self._note(response)
         self.latencies_ns.append(monotonic_ns() - self._start_ns)
         at += 1
         self.at = at
         if at >= len(self._requests):
-            self._in_flight = False  # has said all it had: it comes back to nobody
+            self._in_flight = False  # out of requests: it does not become idle again
         elif self._overdue:
             self._start_ns = self._overdue.popleft()
             self._write(self._requests[at])
@@ -171,12 +175,12 @@ class OpenLane(Lane):
             self._idle.append(self)
 
 
-def _describe(answer: bytes) -> str:
-    """Status and word of an answer, as a key to count by."""
-    status = answer[9:12].decode("latin-1")
+def _describe(response: bytes) -> str:
+    """Status and word of a response, as a key to count by."""
+    status = response[9:12].decode("latin-1")
     for word in (b'"response":"', b'"error":"'):
-        start = answer.find(word)
+        start = response.find(word)
         if start >= 0:
-            said = answer[start + len(word) :].partition(b'"')[0]
-            return f"{status} {said.decode('latin-1')[:40]}"
+            text = response[start + len(word) :].partition(b'"')[0]
+            return f"{status} {text.decode('latin-1')[:40]}"
     return f"{status} without a verdict"

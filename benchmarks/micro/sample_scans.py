@@ -1,9 +1,9 @@
-"""Scans for the micro-benchmarks: simulated tags in a catalogue and a ledger of memory, taps as requests and as values."""
+"""Scans for the micro-benchmarks: simulated tags with a catalogue and a ledger in memory, taps as requests and as values."""
 
 from __future__ import annotations
 
 from benchmarks.load.traffic import Mix, Plan, Traffic, fleet_of, tail_of, with_strangers
-from benchmarks.micro.timing import SEED
+from benchmarks.micro.step_timer import SEED
 from ixfast.domain.scan import Scan
 from ixfast.meters import Meters
 from ixfast.pipeline.engine import Engine
@@ -13,7 +13,7 @@ TAGS = 200
 
 
 class Bench:
-    """An engine over memory, with every tag found once, so that the catalogue has it."""
+    """An engine over memory. Every tag has been looked up once, so that the catalogue has it cached."""
 
     def __init__(self, tags: int = TAGS) -> None:
         self.catalogue = MemoryCatalogue()
@@ -27,9 +27,9 @@ class Bench:
             record = self.catalogue.add_tag(group, tag.xuid, uid=tag.uid, cuid=f"own-{tag.xuid}", keys=tag.file_keys())
             self.ledger.add(record)
             self.records[record.xuid] = record
-            self.catalogue.fetch(Scan(_nobody, record.xuid, -1, None, None, 0, 0.0), record.xuid, _nobody_found)
+            self.catalogue.fetch(Scan(_ignore, record.xuid, -1, None, None, 0, 0.0), record.xuid, _ignore_record)
 
-    def judged(self, count: int) -> list[Scan]:
+    def decided(self, count: int) -> list[Scan]:
         """Scans of all kinds, decided by the real engine."""
         answered: list[Scan] = []
         for scan_id, (ref, counter, mac) in enumerate(taps(count), start=1):
@@ -38,7 +38,7 @@ class Bench:
 
 
 def requests(count: int, mix: Mix | None = None, tags: int = TAGS) -> list[bytes]:
-    """HTTP requests of `/v1/t`, as the load generator sends them."""
+    """HTTP requests of `/v1/t` as the load generator sends them."""
     traffic = Traffic(SEED, tags, 1, mix or Mix(0.7, 0.1, 0.1, 0.1))
     plan = Plan(traffic, 0, with_strangers(traffic))
     plan.append(count, tail_of("127.0.0.1", 8480))
@@ -54,9 +54,9 @@ def taps(count: int, mix: Mix | None = None) -> list[tuple[bytes, int, bytes]]:
     return found
 
 
-def _nobody(_scan: Scan) -> None:
+def _ignore(_scan: Scan) -> None:
     return
 
 
-def _nobody_found(_scan: Scan, _record: object) -> None:
+def _ignore_record(_scan: Scan, _record: object) -> None:
     return

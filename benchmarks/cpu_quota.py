@@ -19,7 +19,7 @@ _QUOTA_US_MIN = 1000  # The kernel takes no less.
 _EMPTY_S = 5.0
 
 
-class StarvingError(RuntimeError):
+class QuotaError(RuntimeError):
     """The cpu controller did not do what it was asked for."""
 
 
@@ -39,7 +39,7 @@ class Quota:
         self._group = CONTROLLER / f"ixfast-bench-{os.getpid()}-{name}"
         self._quota_us = int(share * _PERIOD_US)
         if self._quota_us < _QUOTA_US_MIN:
-            raise StarvingError(f"{share:g} of a core is below the least that can be given, {_QUOTA_US_MIN / _PERIOD_US:g}")
+            raise QuotaError(f"{share:g} of a core is below the least that can be given, {_QUOTA_US_MIN / _PERIOD_US:g}")
 
     def __enter__(self) -> Quota:
         self._group.mkdir()

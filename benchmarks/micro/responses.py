@@ -1,11 +1,9 @@
-"""Decided scans to bytes: the body, and the whole response."""
+"""From a decided scan to bytes: the body, and the whole response."""
 
 from __future__ import annotations
 
-import sys
-
-from benchmarks.micro.scans import Bench
-from benchmarks.micro.timing import Step, Work, run
+from benchmarks.micro.sample_scans import Bench
+from benchmarks.micro.step_timer import Step, Work
 from ixfast.http.raw_response import v1_response
 from ixfast.responses.bodies import v1_body, v2_scan
 
@@ -13,17 +11,17 @@ TITLE = "answer to bytes"
 
 
 def _bodies(count: int) -> Work:
-    scans = Bench().judged(count)
+    scans = Bench().decided(count)
     return lambda: [v1_body(scan) for scan in scans]
 
 
 def _responses(count: int) -> Work:
-    scans = Bench().judged(count)
+    scans = Bench().decided(count)
     return lambda: [v1_response(scan) for scan in scans]
 
 
 def _v2(count: int) -> Work:
-    scans = Bench().judged(count)
+    scans = Bench().decided(count)
     return lambda: [v2_scan(scan) for scan in scans]
 
 
@@ -32,6 +30,3 @@ STEPS = (
     Step("whole response to a hot request", _responses),
     Step("plain values of /v2/scans", _v2),
 )
-
-if __name__ == "__main__":
-    sys.exit(run(TITLE, STEPS))
