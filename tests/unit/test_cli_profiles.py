@@ -88,7 +88,7 @@ def test_the_prompt_takes_nothing_for_factory_keys_only(monkeypatch: pytest.Monk
 def test_without_keys_factory_keys_are_tried() -> None:
     result = run(VirtualTag("encrypted", xuid="q8w3sbcz", uid=UID, file_key=bytes(16)).tap())
     assert printed(result).template == "picc_data={picc}&cmac={mac}"
-    assert "factory keys, which everybody knows" in result.stderr
+    assert "factory keys, which are public" in result.stderr
 
 
 def test_derived_keys() -> None:
@@ -117,7 +117,8 @@ def test_nothing_found_is_a_failure_with_reasons() -> None:
     assert result.exit_code == 1
     assert result.stdout == ""
     assert (
-        "not explained: picc_data is an encrypted mirror that none of the 5 keys reads, as they are or derived" in result.stderr
+        "not explained: picc_data is an encrypted mirror that none of the 5 keys decrypts, as they are or derived"
+        in result.stderr
     )
     assert "no profile makes the MAC of any of these URLs hold" in result.stderr
 

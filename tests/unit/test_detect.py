@@ -119,7 +119,7 @@ def test_every_session_form_is_found(scheme: str, mirrors_uid: bool, mirrors_cou
     proposal = best(detect([tag.tap()], [key(FILE_KEY)], [key(META_KEY)]))
     assert same(proposal.profile.scheme, scheme)
     assert proposal.profile.allow_without_counter is not mirrors_counter
-    assert any("repeated for ever" in note for note in proposal.notes) is not mirrors_counter
+    assert any("replayed forever" in note for note in proposal.notes) is not mirrors_counter
 
 
 def test_factory_keys_need_not_be_given() -> None:
@@ -224,21 +224,21 @@ def test_tamper_text_outside_the_window_is_no_state() -> None:
 @pytest.mark.parametrize(
     ("name", "file_key", "meta_key", "reason"),
     [
-        ("encrypted", FILE_KEY, STRANGER, r"6 x picc_data is an encrypted mirror that none of the 3 keys reads"),
+        ("encrypted", FILE_KEY, STRANGER, r"6 x picc_data is an encrypted mirror that none of the 3 keys decrypts"),
         (
             "encrypted",
             STRANGER,
             META_KEY,
-            r"picc_data is read by meta key 1 \(3e451e\): UID 04782E21801D80, counter 1; but the MAC in",
+            r"picc_data is decrypted by meta key 1 \(3e451e\): UID 04782E21801D80, counter 1; but the MAC in",
         ),
         (
             "plain-joined",
             STRANGER,
             META_KEY,
-            r"the MAC in cmac holds under none of the 2 keys, as they are, over any window, with uid",
+            r"the MAC in cmac does not match under any of the 2 keys, as they are, over any window, with uid",
         ),
-        ("bulk", STRANGER, META_KEY, r"e is read by meta key 1 .*the MAC in e holds under none"),
-        ("path", STRANGER, META_KEY, r"a path segment is read by .*the MAC in a path segment holds under none"),
+        ("bulk", STRANGER, META_KEY, r"e is decrypted by meta key 1 .*the MAC in e does not match under any"),
+        ("path", STRANGER, META_KEY, r"a path segment is decrypted by .*the MAC in a path segment does not match under any"),
     ],
 )
 def test_reasons(name: str, file_key: bytes, meta_key: bytes, reason: str) -> None:
@@ -256,16 +256,16 @@ def test_reasons_of_a_derivation_say_so() -> None:
 def test_a_url_without_a_mac_is_described() -> None:
     found = detect(["https://tag.example/t?a=123&b="], [key(FILE_KEY)])
     assert found.reasons == (
-        "no field can be a MAC (16 hex digits) with a mirror beside it; there are:"
+        "no field can be a MAC (16 hex digits) together with a mirror; the URL has:"
         " a path segment (1 characters), a (3 characters), b (0 characters)",
     )
-    assert "there are: no parameters" in detect(["https://tag.example"], []).reasons[0]
+    assert "the URL has: no parameters" in detect(["https://tag.example"], []).reasons[0]
 
 
 def test_a_counter_of_0_is_told() -> None:
     found = detect([tags_of("plain-joined")[0].tap_at(0)], [key(FILE_KEY)])
     assert found.proposals == ()
-    assert "the MAC holds, but the tap is refused: the counter is 0" in found.reasons[0]
+    assert "the MAC matches, but the tap is refused: the counter is 0" in found.reasons[0]
     off = best(detect([tags_of("ntag22x-sd")[0].tap_at(0)], [key(FILE_KEY)]))
     assert off.profile.allow_without_counter
 

@@ -382,7 +382,7 @@ def test_an_explanation_of_a_forgery_ends_in_its_reason() -> None:
     for name in ("plain-counter-only", "plain-tamper", "encrypted"):
         tag = tag_of(name)
         found = outcomes(tag, read(tag.profile, tag.forged()), tag.file_keys())
-        assert found["result"] == "not authentic: mac_mismatch: the MAC holds under no live file key"
+        assert found["result"] == "not authentic: mac_mismatch: the MAC does not match under any live file key"
         assert "MAC" not in found
     assert outcomes(tag, read(tag.profile, tag.tap()), ())["result"].startswith("not authentic: no_key")
 

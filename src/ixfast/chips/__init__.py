@@ -1,7 +1,10 @@
-"""Chip families: message parts in, evidence out. Pure: no clock, no I/O, no state.
+"""Chip families and encoding profiles: parse a tap, and derive from it the evidence that it proves.
 
-`compile_profile` turns an `EncodingProfile` into what reads and examines its taps; `preset` has the usual profiles by
+`compile_profile` turns an `EncodingProfile` into an object that reads and examines taps; `preset` returns a common profile by
 name.
+
+Not here: looking up tags and keys, replay checks and verdicts (`pipeline`). Pure functions: no clock, no I/O, no mutable state.
+May import `domain` and the root.
 """
 
 from ixfast.chips.explain import Step, explain_message

@@ -1,11 +1,11 @@
-"""Which encoding profile do these taps have? An answer from sample URLs and candidate keys.
+"""Detects the encoding profile of sample taps, given candidate keys.
 
-Every encoding that a URL's text allows (`dissect.py`) is tried with every scheme, session form, window, key and
-derivation until the MAC holds. A MAC of 8 bytes holds by chance once in 2**64 attempts, so a profile that holds for one
-sample is the right one for that sample; how many other samples it explains decides the order. Each proposal has been
-verified by compiling it and examining the samples the way the engine does.
+Every encoding that the text of a URL allows (`url_fields.py`) is tried with every scheme, session vector, window, key and
+derivation until the MAC verifies. An 8-byte MAC verifies by chance once in 2**64 attempts, so a profile that verifies one
+sample is correct for that sample; proposals are ordered by the number of samples that they explain. Each proposal has been
+confirmed by compiling it and examining the samples as the engine does.
 
-For people at a dispatcher, not for scans: some milliseconds to some seconds. Nothing that is returned holds a key.
+A tool for setting up a tag group, not part of scanning: it takes milliseconds to seconds. Results never contain a key.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ixfast.chips.url_fields import Encoding, Sample, dissect, encodings
 from ixfast.domain.model import EncodingProfile, Evidence, Key
 from ixfast.errors import InputError, ProfileError
 
-SAMPLES_MAX = 64  # Two taps of three tags say it all.
-KEYS_MAX = 64  # Each is tried as it is, as a meta key and as a master of every derivation.
+SAMPLES_MAX = 64  # Two taps of three tags are enough.
+KEYS_MAX = 64  # Each is tried as it is, as a meta key, and as the master of every derivation.
 PROPOSALS_MAX = 8
 
 _ZERO = bytes(16)
@@ -38,25 +38,25 @@ _BOUNDARY = frozenset(":/?&=.-_~x")
 
 
 class Derivation(Protocol):
-    """What is used of `keys.diversify`'s derivations; this room imports none of that room."""
+    """The part of a `keys.diversify` derivation that is used here; `chips` does not import `keys`."""
 
     def derive_file_key(self, master: bytes, uid: bytes) -> bytes: ...
     def derive_meta_key(self, master: bytes) -> bytes | None: ...
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
-    """A profile with the samples (by index) whose MAC holds under it, and the keys that did it, in words."""
+    """A profile, the indexes of the samples whose MAC it verifies, and descriptions of the keys that did."""
 
     profile: EncodingProfile
     verified: tuple[int, ...]
     file_keys: tuple[str, ...]
     meta_keys: tuple[str, ...] = ()
-    derivation: Any = None  # one of the given ones, if the tags' keys are derived
+    derivation: Any = None  # one of the `derivations` passed in, if the tags' keys are derived
     notes: tuple[str, ...] = ()
 
 
 class Detection(msgspec.Struct, frozen=True, kw_only=True):
-    """`proposals`, the one that explains the most samples first; `reasons` tells of the samples that none explains."""
+    """`proposals`, ordered by the number of samples explained; `reasons` for the samples that no proposal explains."""
 
     proposals: tuple[Proposal, ...]
     unexplained: tuple[int, ...]
@@ -64,7 +64,7 @@ class Detection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Source(NamedTuple):
-    """Where a file key comes from."""
+    """The origin of a file key: a key as it is, or a master with a derivation."""
 
     key: Key
     label: str
@@ -77,7 +77,7 @@ class _Source(NamedTuple):
 
 
 class _Hit(NamedTuple):
-    """An encoding whose MAC holds for one sample."""
+    """An encoding that verifies the MAC of one sample."""
 
     scheme: Scheme
     encoding: Encoding
@@ -97,21 +97,21 @@ def detect(
     uids: Sequence[bytes] = (),
     name: str = "detected",
 ) -> Detection:
-    """Propose encoding profiles for tap URLs, each verbatim or lower-cased, with or without what stands before its path.
+    """Propose encoding profiles for tap URLs, each verbatim or lower-cased, with or without scheme and host.
 
-    `file_keys` are tried as file keys, as meta keys and as masters of the `derivations`, `meta_keys` as meta keys only;
-    factory keys (all zero) are always tried. `uids` (7 bytes each) are UIDs that may be in the session vector without
-    standing in the URL. InputError for what is no URL and for more than `SAMPLES_MAX` URLs or `KEYS_MAX` keys.
+    `file_keys` are tried as file keys, as meta keys and as masters of the `derivations`, `meta_keys` only as meta keys; the
+    factory key (all zeros) is always tried. `uids` (7 bytes each) are UIDs that the session vector may include although the URL
+    does not. Raises InputError for text that is not a URL and for more than `SAMPLES_MAX` URLs or `KEYS_MAX` keys.
     """
     if not 0 < len(urls) <= SAMPLES_MAX:
-        raise InputError("invalid_parameter", f"give 1 to {SAMPLES_MAX} sample URLs", "urls")
+        raise InputError("invalid_parameter", f"between 1 and {SAMPLES_MAX} sample URLs are required", "urls")
     if len(file_keys) + len(meta_keys) > KEYS_MAX:
-        raise InputError("invalid_parameter", f"more than {KEYS_MAX} keys", "keys")
+        raise InputError("invalid_parameter", f"at most {KEYS_MAX} keys are allowed", "keys")
     return _Detector([dissect(url) for url in urls], file_keys, meta_keys, derivations, uids, name).detect()
 
 
 class _Detector:
-    """One detection. Its samples are visited once; a profile that was found is tried on all of them at once."""
+    """One detection. Each sample is visited once; a profile that is found is tried on all samples at once."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class _Detector:
         self._held = False
 
     def detect(self) -> Detection:
-        # A verbatim sample tells more than a lower-cased one, whose texts have lost their case.
+        # Verbatim samples first: static texts of a lower-cased one have lost their case.
         order = sorted(range(len(self._samples)), key=lambda i: self._samples[i].url == self._samples[i].url.lower())
         for index in order:
             if not any(index in proposal.verified for proposal in self._proposals):
@@ -161,20 +161,20 @@ class _Detector:
         if not candidates:
             self._why[_without_encoding(sample)] += 1
             return
-        told = "the MAC holds, but no profile can be made of it"
+        reason = "the MAC matches, but the encoding cannot be expressed as a profile"
         for hit in self._hits(candidates):
             proposal, problem = self._propose(hit)
             if proposal is not None:
                 self._proposals.append(proposal)
-                # Where the key came from is where the next tag's will come from.
+                # Try the same source first for the next sample: the tags of a fleet usually share it.
                 self._sources.remove(hit.source)
                 self._sources.insert(0, hit.source)
                 return
-            told = problem or told
-        self._why[told if self._held else self._why_not(candidates)] += 1
+            reason = problem or reason
+        self._why[reason if self._held else self._why_not(candidates)] += 1
 
     def _hits(self, candidates: list[Encoding]) -> Iterator[_Hit]:
-        """Every candidate whose MAC holds under some key, over some window."""
+        """Every candidate whose MAC verifies under some key and window."""
         self._held = False
         attempts = [
             (scheme, encoding, identity, windows)
@@ -195,13 +195,13 @@ class _Detector:
                 mac = bytes.fromhex(encoding.texts["mac"])
                 for notation, text in windows:
                     if "tamper" in encoding.slots and "{tamper}" not in notation:
-                        continue  # unauthenticated text is no tamper state; another encoding has it as a constant
+                        continue  # unauthenticated text is not a tamper state; another encoding treats it as a constant
                     if scheme.verify(key, uid, counter, text, mac):
                         self._held = True
                         yield _Hit(scheme, encoding, notation, uid, counter, source, is_sent)
 
     def _identities(self, scheme: Scheme, encoding: Encoding) -> Iterator[tuple[bytes, int, bool, bytes]]:
-        """UID and counter of the session vector, whether the URL has that UID, and the tag's UID if it is known."""
+        """UID and counter of the session vector, whether the URL contains that UID, and the tag's UID (b"" if unknown)."""
         texts = encoding.texts
         if encoding.encrypted:
             for value, _ in self._meta:
@@ -219,11 +219,11 @@ class _Detector:
             yield known, counter, False, known
         if scheme.signed_fields is None:
             yield b"", counter, True, b""
-            for known in self._uids:  # not in the session vector, but a derived key is made of it
+            for known in self._uids:  # not in the session vector, but needed to derive the tag's key
                 yield b"", counter, True, known
 
     def _propose(self, hit: _Hit) -> tuple[Proposal | None, str | None]:
-        """The hit as a profile, examined on all samples; or why it is none."""
+        """Turn a hit into a profile and examine all samples with it. Returns the proposal, or None and the problem if any."""
         template = hit.encoding.template
         if not hit.uid_is_sent:
             template += ("&" if "=" in template else "?") + "u={uid}"
@@ -242,7 +242,7 @@ class _Detector:
         try:
             compiled = compile_profile(profile)
         except ProfileError as error:
-            return None, f"the MAC holds, but {error}"
+            return None, f"the MAC matches, but {error}"
         verified: dict[int, tuple[Evidence, _Source, str | None]] = {}
         refused: Evidence | None = None
         for index, sample in enumerate(self._samples):
@@ -253,13 +253,13 @@ class _Detector:
                 refused = judged[0]
         if not verified:
             reason = refused.reason if refused is not None else None
-            return None, f"the MAC holds, but the tap is refused: {REASONS[reason]}" if reason else None
+            return None, f"the MAC matches, but the tap is refused: {REASONS[reason]}" if reason else None
         return self._proposal(profile, hit, verified), None
 
     def _judge(
         self, compiled: CompiledProfile, sample: Sample, derivation: Derivation | None
     ) -> tuple[Evidence, _Source, str | None] | None:
-        """What the profile says of a sample under the keys of one derivation, or under those that are given."""
+        """Examine a sample with a profile, under the keys of one derivation or, without one, under the keys as they are."""
         try:
             message = compiled.read_url(sample.url)
         except InputError:
@@ -289,11 +289,11 @@ class _Detector:
         if note is not None:
             notes.append(note)
         if not hit.uid_is_sent:
-            notes.append("the UID is in the session vector but not in the URL: register the tags' UIDs")
+            notes.append("the session vector includes the UID but the URL does not: register the tags' UIDs")
         if profile.allow_without_counter:
-            notes.append("no counter is mirrored: a tap of such a tag can be repeated for ever")
+            notes.append("no counter is mirrored: a tap of such a tag can be replayed forever")
         if any(source.key.value == _ZERO and source.derivation is None for _, source, _ in verified.values()):
-            notes.append("the tags have their factory keys, which everybody knows")
+            notes.append("the tags have their factory keys, which are public")
         derived = "" if hit.source.derivation is None else f", derived by {hit.source.derivation!r}"
         return Proposal(
             profile=msgspec.structs.replace(profile, tamper_offset=offset),
@@ -305,26 +305,26 @@ class _Detector:
         )
 
     def _why_not(self, candidates: list[Encoding]) -> str:
-        """The reason that tells the most, for a sample whose MAC holds under nothing."""
+        """The most helpful reason for a sample whose MAC could not be verified."""
         count = len({source.key.value for source in self._sources})
         how = "as they are or derived" if any(source.derivation is not None for source in self._sources) else "as they are"
-        keys = f"under none of the {count} keys, {how}, over any window"
-        told = []
+        keys = f"any of the {count} keys, {how}, over any window"
+        reasons = []
         for encoding in candidates:
-            mac = f"the MAC in {encoding.fields['mac']} holds {keys}"
+            mac = f"the MAC in {encoding.fields['mac']} does not match under {keys}"
             if not encoding.encrypted:
                 mirrored = " and ".join(f"{slot} {encoding.texts[slot]}" for slot in ("uid", "counter") if slot in encoding.slots)
-                told.append(f"{mac}, with {mirrored}; is the tag's key among them?")
+                reasons.append(f"{mac}, with {mirrored}; is the tag's key among them?")
                 continue
             for scheme, label in ((scheme, key) for scheme in self._schemes if _suits(scheme, encoding) for key in self._meta):
                 picc = scheme.read_picc(label[0], bytes.fromhex(encoding.texts["picc"]))
-                if picc is not None and picc.uid is not None and picc.uid[0] == _NXP:  # of another key it would be chance
+                if picc is not None and picc.uid is not None and picc.uid[0] == _NXP:  # unlikely under a wrong key
                     counter = "no counter" if picc.counter is None else f"counter {picc.counter}"
-                    read = f"{encoding.fields['picc']} is read by {label[1]}: UID {picc.uid.hex().upper()}, {counter}"
+                    read = f"{encoding.fields['picc']} is decrypted by {label[1]}: UID {picc.uid.hex().upper()}, {counter}"
                     return f"{read}; but {mac}; is the tag's key among them?"
             mirror = f"{encoding.fields['picc']} is an encrypted mirror"
-            told.append(f"{mirror} that none of the {len(self._meta)} keys reads, as they are or derived")
-        return told[0]
+            reasons.append(f"{mirror} that none of the {len(self._meta)} keys decrypts, as they are or derived")
+        return reasons[0]
 
 
 def _distinct(keys: Sequence[tuple[bytes, str]]) -> list[tuple[bytes, str]]:
@@ -342,7 +342,7 @@ def _derived_meta_keys(sources: Sequence[_Source]) -> Iterator[tuple[bytes, str]
 
 
 def _distinct_schemes() -> list[Scheme]:
-    """One of those that compute the same."""
+    """The schemes, one of each set that computes the same."""
     found: dict[tuple[object, ...], Scheme] = {}
     for scheme in map(find_scheme, scheme_names()):
         found.setdefault((type(scheme), scheme.picc_chars, scheme.mirrors, scheme.signed_fields), scheme)
@@ -359,9 +359,9 @@ def _suits(scheme: Scheme, encoding: Encoding) -> bool:
 
 
 def _windows(encoding: Encoding, scheme: Scheme) -> list[tuple[str, bytes]]:
-    """The windows that a chip could have, in a template's notation and as the tag MACed them.
+    """The windows that a chip could be configured with, each in template notation and as the text that the tag authenticated.
 
-    They end where the MAC begins, and begin at a mirror, at a sign or behind one, or at the URL's very first character.
+    A window ends where the MAC begins. It begins at a mirror, at a delimiter or just behind one, or at the URL's first character.
     """
     if scheme.signed_fields is not None:
         return [("", "".join(encoding.texts[name] for name in scheme.signed_fields).upper().encode())]
@@ -389,19 +389,19 @@ def _windows(encoding: Encoding, scheme: Scheme) -> list[tuple[str, bytes]]:
 
 
 def _tamper_offset(texts: Sequence[bytes | None]) -> tuple[int | None, str | None]:
-    """Where tamper characters may lie in the file data: the one place at which all samples have two of C, O and I."""
+    """The likely offset of tamper characters in the file data, if all samples have two of C, O and I at just one offset."""
     known = [text for text in texts if text is not None]
     if not known:
         return None, None
     length = min(map(len, known))
-    places = [at for at in range(length - 1) if all(set(text[at : at + 2]) <= set(STATES.encode()) for text in known)]
-    if len(places) == 1:
-        return places[0], f"file data has tamper characters at offset {places[0]}; set tamper_offset to null if that is chance"
-    if places:
-        return None, f"file data could have tamper characters at offsets {', '.join(map(str, places))}; set tamper_offset"
+    offsets = [at for at in range(length - 1) if all(set(text[at : at + 2]) <= set(STATES.encode()) for text in known)]
+    if len(offsets) == 1:
+        return offsets[0], f"file data has tamper characters at offset {offsets[0]}; set tamper_offset to null if by chance"
+    if offsets:
+        return None, f"file data could have tamper characters at offsets {', '.join(map(str, offsets))}; set tamper_offset"
     return None, None
 
 
 def _without_encoding(sample: Sample) -> str:
     widths = ", ".join(f"{field.label()} ({len(field.text)} characters)" for field in sample.fields) or "no parameters"
-    return f"no field can be a MAC (16 hex digits) with a mirror beside it; there are: {widths}"
+    return f"no field can be a MAC (16 hex digits) together with a mirror; the URL has: {widths}"

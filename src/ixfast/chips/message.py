@@ -1,4 +1,4 @@
-"""What a tap says about itself, read but not yet believed."""
+"""The parsed content of one tap, before any of it has been authenticated."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import msgspec
 
 
 class Message(msgspec.Struct, frozen=True):
-    """The mirrored parts of one tap. Nothing here is authenticated; `CompiledProfile.examine` says what is.
+    """The mirrored parts of one tap. Nothing here is authenticated; `CompiledProfile.examine` does that.
 
-    The case of hex digits is gone with their decoding, so that a lower-cased URL reads like the original. `xuid`,
-    `cuid` and `aid` are what the URL said: good for finding the tag, never for believing that it is the one.
+    Hex digits are decoded, so a lower-cased URL reads like the original. `xuid`, `cuid` and `aid` are claims from the URL:
+    enough to look up the tag, but no evidence of its identity.
     """
 
     mac: bytes  # SDMMAC, 8 bytes
@@ -24,13 +24,11 @@ class Message(msgspec.Struct, frozen=True):
     aid: str | None = None
 
     def __repr__(self) -> str:
-        """Names what is there; a code that has not been used yet is not for a log."""
+        """Lists which parts are present, without values: a MAC that has not been used yet must not reach a log."""
         return f"Message({', '.join(name for name in self.__struct_fields__ if getattr(self, name) is not None)})"
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """The profile's parameters are not there, or not all; `names` are those that are lacking, in the profile's
-    order.
-    """
+    """Required parameters of the profile are absent; `names` lists them in the profile's order."""
 
     names: tuple[str, ...]

@@ -1,9 +1,9 @@
-"""The originality signature of NTAG 424 DNA: ECDSA on secp224r1 over the UID, written by NXP when the chip was made.
+"""The originality signature of NTAG 424 DNA: an ECDSA signature on secp224r1 over the UID, which NXP writes at production.
 
-It proves who made the chip and no more: it is the same at every reading and can be copied together with the UID, so it
-is never evidence about a tap. It is read with a command (Read_Sig), not mirrored into a URL; keep it at registration.
+It proves who made the chip and nothing more: it never changes and can be copied together with the UID, so it is no evidence
+about a tap. It is read with a command (Read_Sig), not mirrored into URLs; store it when the tag is registered.
 
-NXP signs the 7 bytes of the UID themselves as an integer and hashes nothing (AN12196, asymmetric originality check).
+NXP signs the 7 bytes of the UID directly, as an integer, without hashing (AN12196, asymmetric originality check).
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ NTAG424_PUBLIC_KEY = bytes.fromhex(
 
 SIGNATURE_BYTES = 56
 _NUMBER_BYTES = SIGNATURE_BYTES // 2
-# ECDSA takes the leftmost bits of a digest as an integer. A digest as wide as the curve is taken whole, so the UID with
-# zeros before it is the integer that NXP signed; SHA-224 lends its width and is never computed.
+# ECDSA takes the leftmost bits of a digest as an integer. A digest as wide as the curve is used in full, so the UID padded with
+# leading zeros is the integer that NXP signed. SHA-224 only supplies the width; it is never computed.
 _AS_INTEGER = ECDSA(Prehashed(SHA224()))
 _DIGEST_BYTES = SHA224.digest_size
 _PUBLIC_KEYS_MAX = 16  # A chip family has one.
 
 
 def verify_originality(public_key: bytes, uid: bytes, signature: bytes) -> bool:
-    """Whether `signature` (56 bytes: r, then s, 28 bytes each, big-endian) is that of `uid` (7 bytes as printed).
+    """Whether `signature` (56 bytes: r, then s, 28 bytes each, big-endian) is valid for `uid` (7 bytes as printed).
 
-    `public_key` is a SEC1 point on secp224r1, for NXP's chips `NTAG424_PUBLIC_KEY`. ValueError for other lengths and for
-    what is no point of the curve.
+    `public_key` is an encoded SEC1 point on secp224r1; for NXP's chips it is `NTAG424_PUBLIC_KEY`. Raises ValueError for other
+    lengths and for a point that is not on the curve.
     """
     if len(uid) != UID_BYTES or len(signature) != SIGNATURE_BYTES:
         raise ValueError(f"uid must be {UID_BYTES} bytes and signature {SIGNATURE_BYTES}")
@@ -48,7 +48,7 @@ def verify_originality(public_key: bytes, uid: bytes, signature: bytes) -> bool:
 
 
 def judge_originality(uid: bytes, signature: bytes) -> str:
-    """What a registered signature says of an NTAG 424 DNA: `genuine` or `forged`. ValueError for wrong lengths."""
+    """Classify the registered signature of an NTAG 424 DNA as `genuine` or `forged`. Raises ValueError for wrong lengths."""
     return "genuine" if verify_originality(NTAG424_PUBLIC_KEY, uid, signature) else "forged"
 
 

@@ -1,7 +1,7 @@
 """The block inside PICCData, the same in AES and LRP mode: `tag || [UID 7] || [counter 3] || random`, 16 bytes.
 
-The counter has its least significant byte first. Tag byte: bit 7 UID present, bit 6 counter present, bits 5 and 4 zero,
-bits 3 to 0 length of the UID (NT4H2421Gx section 9.3.4).
+The counter is little-endian. Tag byte: bit 7 UID present, bit 6 counter present, bits 5 and 4 zero, bits 3 to 0 length of the UID
+(NT4H2421Gx section 9.3.4).
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ _BLOCK_BYTES = 16
 
 
 def read_block(block: bytes) -> PiccData | None:
-    """Read a decrypted block strictly; None if it cannot be one.
+    """Parse a decrypted block (16 bytes) strictly; None if it is malformed.
 
-    A wrong key passes by chance about once in 85 times: PICCData has no integrity of its own, the MAC decides.
+    A block decrypted with a wrong key is well-formed by chance about once in 85 times: PICCData has no integrity protection of
+    its own, so only the MAC decides.
     """
     tag = block[0]
     uid_mirrored, counter_mirrored = bool(tag & _UID_MIRRORED), bool(tag & _COUNTER_MIRRORED)
@@ -35,7 +36,7 @@ def read_block(block: bytes) -> PiccData | None:
 
 
 def write_block(uid: bytes | None, counter: int | None, padding: bytes) -> bytes:
-    """The block as a tag makes it, for simulated tags; `padding` is its random part, at least 15 bytes."""
+    """Build the block (16 bytes) of a simulated tag; `padding` supplies its random part, at least 15 bytes."""
     tag = (_UID_MIRRORED | UID_BYTES if uid is not None else 0) | (_COUNTER_MIRRORED if counter is not None else 0)
     mirrored = (uid or b"") + (counter.to_bytes(_COUNTER_BYTES, "little") if counter is not None else b"")
     return (bytes((tag,)) + mirrored + padding)[:_BLOCK_BYTES]

@@ -1,9 +1,8 @@
-"""The usual encodings by name, to start from or to use as they are.
+"""Common encoding profiles by name, to use as they are or as a starting point.
 
-A preset is an ordinary `EncodingProfile`. Which one fits is decided by what is written on the chip: above all, by
-whether it mirrors its UID. NT4H2421Gx section 9.3.9 puts into the session vector what is mirrored and nothing else, so
-`ixkio-plain` and `plain-counter-only` disagree about every MAC although their callers may send the same three
-parameters.
+A preset is an ordinary `EncodingProfile`. Which one applies depends on the chip's configuration, above all on whether it
+mirrors its UID. The session vector contains what is mirrored and nothing else (NT4H2421Gx section 9.3.9), so `ixkio-plain` and
+`plain-counter-only` compute different MACs although their callers may send the same three parameters.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ def _profile(
 
 
 _ALL = (
-    # The chip mirrors UID, counter and MAC; the caller may forward only x, n and e, the UID is then the registered one.
+    # The chip mirrors UID, counter and MAC. The caller may forward only x, n and e; the registered UID is used then.
     _profile("ixkio-plain", "x={xuid}&u={uid}&n={counter}&e={mac}"),
-    # The chip mirrors no UID at all: a key of its own is all that binds the tap to the tag.
+    # The chip mirrors no UID at all, so only a key of its own ties the tap to the tag.
     _profile("plain-counter-only", "x={xuid}&n={counter}&e={mac}"),
     _profile("plain-uid-counter", "uid={uid}&ctr={counter}&cmac={mac}"),
-    # The chip's default join of both mirrors.
+    # The chip joins both mirrors with an x by default.
     _profile("plain-joined", "m={uid}x{counter}&cmac={mac}"),
-    # No replay check is possible: the same URL is authentic for ever.
+    # Without a counter there is no replay check: the same URL stays authentic forever.
     _profile("plain-uid-only", "uid={uid}&cmac={mac}", without_counter=True),
     _profile("plain-tamper", "m={uid}x{counter}&tt={tamper}&cmac={mac}", "{uid}x{counter}&tt={tamper}&cmac="),
     _profile("encrypted", "picc_data={picc}&cmac={mac}"),
@@ -55,11 +54,11 @@ _ALL = (
     # One parameter holds everything; the window is the file data alone.
     _profile("bulk", "e={picc}{enc:32}{mac}", "{enc}"),
     _profile("path", "/{picc}/{mac}"),
-    # The mirror of these chips is one text; x is the letter that they write between its fields.
+    # These chips mirror all fields as one text, separated by x.
     _profile("ntag223", "m={uid}x{counter}x{mac}", scheme="ntag223"),
     _profile("ntag224", "m={uid}x{counter}x{mac}", scheme="ntag224"),
     _profile("ntag22x-sd", "m={uid}x{counter}x{tt}x{mac}", scheme="ntag22x-sd"),
-    # LRP mode changes the cipher and the length of {picc}, so a URL of one mode is not read by a profile of the other.
+    # LRP mode changes the cipher and the length of {picc}, so a profile of one mode does not read URLs of the other.
     _profile("lrp-plain", "x={xuid}&u={uid}&n={counter}&e={mac}", scheme=_LRP),
     _profile("lrp-encrypted", "picc_data={picc}&cmac={mac}", scheme=_LRP),
     _profile("lrp-encrypted-file", "picc_data={picc}&enc={enc:32}&cmac={mac}", "{enc}&cmac=", scheme=_LRP),
@@ -67,11 +66,11 @@ _ALL = (
 )
 
 PRESETS = MappingProxyType({profile.name: profile for profile in _ALL})
-"""All presets by name, in the order in which the documentation tells them."""
+"""All presets by name, in the order of the documentation."""
 
 
 def preset(name: str) -> EncodingProfile:
-    """The preset of this name; ProfileError lists the known ones."""
+    """Return the preset of this name. Raises ProfileError, which lists the known names."""
     found = PRESETS.get(name)
     if found is None:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.5)

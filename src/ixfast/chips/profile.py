@@ -1,17 +1,15 @@
-"""A compiled encoding profile: reads a tap and says what it proves.
+"""Compiled encoding profiles: read a tap, and examine what it proves about a tag.
 
-The order of the proof: the mirror is read (an encrypted one under each meta key), its UID compared with the registered
-one, the session vector formed from **what the tag mirrors and nothing else**, the authenticated text put together, and
-the MAC compared under each live file key. Only a message whose MAC holds has its file data decrypted and its tamper
-text believed.
+The examination reads the mirror (an encrypted one with each meta key), compares its UID with the registered one, forms the
+session vector from **what the tag mirrors and nothing else**, assembles the authenticated text, and verifies the MAC under each
+live file key. File data is decrypted and tamper text accepted only after the MAC has been verified.
 
-Whether the UID is in the session vector is a fact of the chip's configuration, so the template says it: yes if it has
-`{uid}`, no if it has only `{counter}`; an encrypted mirror says it itself in its tag byte. A profile may have `{uid}`
-although callers forward only tag code, counter and MAC: the registered UID then stands in (NT4H2421Gx section 9.3.9,
+Whether the session vector includes the UID depends on the chip's configuration, which the template reflects: it does if the
+template has `{uid}`, and does not if it has only `{counter}`. An encrypted mirror states it in its tag byte. A profile may have
+`{uid}` although callers forward only tag code, counter and MAC; the registered UID is used then (NT4H2421Gx section 9.3.9,
 AN12196 section 4).
 
-Not authenticated, and so never evidence: the owner's own texts (`{xuid}` and the like), constants and tamper text
-outside the window.
+Static texts (`{xuid}`, `{cuid}`, `{aid}`), constants and tamper text outside the window are not authenticated and never evidence.
 """
 
 from __future__ import annotations
@@ -37,10 +35,9 @@ PlainVerifier = Callable[[bytes, bytes, int, bytes], bool]
 
 
 def compile_profile(profile: EncodingProfile, *, scheme: Scheme | None = None) -> CompiledProfile:
-    """Check a profile and prepare everything that is known before the scan; ProfileError says what contradicts itself
-    and where.
+    """Check a profile and prepare everything that does not depend on a tap. Raises ProfileError for a contradictory profile.
 
-    `scheme` overrides the look-up by name, for example to run on the core's twin.
+    `scheme` overrides the look-up by name, for example to use the twin of the core.
     """
     chip = find_scheme(profile.scheme) if scheme is None else scheme
     template = compile_template(profile, picc_chars=chip.picc_chars, mirrors=chip.mirrors, signed_fields=chip.signed_fields)
@@ -48,12 +45,12 @@ def compile_profile(profile: EncodingProfile, *, scheme: Scheme | None = None) -
 
 
 class CompiledProfile:
-    """See the module's docstring. Immutable, shared by all scans of a worker.
+    """Reads and examines the taps of one profile. Immutable; shared by all scans of a worker.
 
-    `encrypted` says that the mirror is `{picc}`; `uid_in_session` that a plain mirror's session vector has the UID;
-    `counter_expected` that a tap without a counter is refused; `parameters` are the names that `read_parameters` reads.
-    `is_bare_plain` says that `verify_plain(file_key, uid, counter, mac)` can judge a tap of this profile alone: plain
-    mirror with a counter, and a window of nothing but literals, UID and counter. It is None otherwise.
+    `encrypted`: the mirror is `{picc}`. `uid_in_session`: the session vector of a plain mirror includes the UID.
+    `counter_expected`: a tap without a counter is refused. `parameters`: the names that `read_parameters` reads.
+    `is_bare_plain`: `verify_plain(file_key, uid, counter, mac)` suffices to examine a tap, because the mirror is plain with a
+    counter and the window consists only of literals, UID and counter. Otherwise `verify_plain` is None.
     """
 
     __slots__ = (
@@ -98,15 +95,16 @@ class CompiledProfile:
         return f"CompiledProfile({self.profile.name!r}, scheme={self.scheme.name!r})"
 
     def read_parameters(self, parameters: Mapping[str, str]) -> Message | Missing:
-        """Read a tap from separately passed, percent-decoded parameters; see `Reader.from_parameters` for the errors.
+        """Read a tap from percent-decoded parameters; see `Reader.from_parameters` for the errors.
 
-        Known are the profile's own names, for a plain mirror also `u`, `n`, `e`, `t` of `/v1/t`, and for an encrypted
-        mirror in a path `picc`, `enc`, `mac`, `tamper`. TagOverrides names go first. `Missing` tells what is lacking.
+        Accepts the profile's own names, for a plain mirror also `u`, `n`, `e` and `t` as in `/v1/t`, and for an encrypted
+        mirror in a path `picc`, `enc`, `mac` and `tamper`. The profile's own names take precedence. Returns `Missing` if
+        parameters are absent.
         """
         return self._reader.from_parameters(parameters)
 
     def read_url(self, url: str) -> Message | Missing | None:
-        """Read a tap from its URL, verbatim; None if it does not look like this profile. See `Reader.from_url`."""
+        """Read a tap from its verbatim URL; None if it does not match this profile. See `Reader.from_url` for the errors."""
         return self._reader.from_url(url)
 
     def examine(
@@ -118,13 +116,12 @@ class CompiledProfile:
         meta_keys: tuple[Key, ...] = (),
         statics: Mapping[str, str] = _NO_STATICS,
     ) -> Evidence:
-        """What `message` proves about the tag with this registered `uid` (7 bytes, None: not registered) and these
-        keys.
+        """Determine what `message` proves about the tag with this registered `uid` (7 bytes, or None) and these keys.
 
-        `statics` are the registered `xuid`, `cuid`, `aid`, empty or absent if there is none; needed only where the
-        window has them. Keys are tried in the order given. Evidence that is not authentic has one of `REASONS`; its UID
-        and counter are then claims. A counter of 0 that means "switched off" is evidence of no counter. Tamper text
-        with other characters than C, O and I leaves `tamper` None: the MAC holds, but the chip reports no known state.
+        `statics` are the registered `xuid`, `cuid` and `aid`, empty or absent if there is none; they are needed only if the
+        window contains them. Keys are tried in the order given. Evidence that is not authentic has one of `REASONS`, and its
+        UID and counter are mere claims. A counter of 0 that means "disabled" becomes a counter of None. Tamper text with
+        characters other than C, O and I leaves `tamper` None: the MAC is valid, but the chip reports no known state.
         """
         if not file_keys:
             return _refused("no_key", message.uid, message.counter)
@@ -147,23 +144,23 @@ class CompiledProfile:
         return self._judge(message, session_uid, message.counter, file_keys, statics)
 
     def find_uid(self, message: Message, meta_keys: tuple[Key, ...]) -> list[tuple[bytes, int | None, Key]]:
-        """Whose tap an encrypted mirror may be: UID (7 bytes), counter and meta key of every key that reads it.
+        """The possible origins of an encrypted mirror: UID (7 bytes), counter and meta key for every key that reads it.
 
-        Claims, not evidence: a wrong meta key reads something about once in 85 times, so look up each and `examine`.
+        These are claims, not evidence: a wrong meta key reads something about once in 85 times, so look up and `examine` each.
         """
         if message.picc is None:
             return []
         return [(picc.uid, picc.counter, key) for picc, key in self.candidates(message, meta_keys) if picc.uid is not None]
 
     def candidates(self, message: Message, meta_keys: tuple[Key, ...]) -> list[tuple[PiccData, Key]]:
-        """Every reading of an encrypted mirror that the profile could have, with its meta key."""
+        """Every reading of an encrypted mirror that is possible under this profile, with its meta key."""
         if len(meta_keys) > META_KEYS_MAX:
             raise ValueError(f"more than {META_KEYS_MAX} meta keys")
         if message.picc is None:
-            raise ValueError("the message has no encrypted mirror; read it with this profile")
+            raise ValueError("the message has no encrypted mirror; it was not read with this profile")
         read_picc, picc = self.scheme.read_picc, message.picc
         readings = ((read_picc(key.value, picc), key) for key in meta_keys)
-        # File data is encrypted under UID and counter, so a tag that sends it mirrors both (NT4H2421Gx section 9.3.6).
+        # File data is encrypted under UID and counter, so a tag that sends it also mirrors both (NT4H2421Gx section 9.3.6).
         whole = "enc" in self.template.slots
         return [
             (reading, key)
@@ -172,7 +169,7 @@ class CompiledProfile:
         ]
 
     def window_text(self, message: Message, uid: bytes, statics: Mapping[str, str]) -> bytes:
-        """The authenticated text as the tag sent it: hex in upper case, the owner's texts as registered."""
+        """The authenticated text as the tag sent it: hex digits in upper case, static texts as registered."""
         if self._window_fixed is not None:
             return self._window_fixed
         texts = [
@@ -207,12 +204,12 @@ class CompiledProfile:
     def _judge(
         self, message: Message, uid: bytes, counter: int | None, file_keys: tuple[Key, ...], statics: Mapping[str, str]
     ) -> Evidence:
-        """The MAC decides. `uid` is b"" and `counter` None where the tag does not mirror them."""
+        """Verify the MAC under each file key. `uid` is b"" and `counter` None where the tag does not mirror them."""
         session_counter = -1 if counter is None else counter
         if counter is not None and not 0 < counter <= COUNTER_MAX:
             if counter != 0 or not self._counter_may_be_off:
                 return _refused("counter_range", uid or None, counter)
-            counter = None  # what stands still says nothing about replays
+            counter = None  # a counter that never changes cannot detect replays
         window = self.window_text(message, uid, statics)
         for key in file_keys:
             if self.scheme.verify(key.value, uid, session_counter, window, message.mac):
@@ -223,7 +220,7 @@ class CompiledProfile:
         return _refused("mac_mismatch", uid or None, counter)
 
     def _tamper_of(self, message: Message, file_data: bytes | None) -> Tamper | None:
-        """Tamper state from authenticated text only; the caller has seen the MAC hold."""
+        """The tamper state, from authenticated text only. The caller has verified the MAC."""
         if self.tamper_in_window:
             text = (message.tamper or message.tt or "")[:TAMPER_CHARS]
         elif self.profile.tamper_offset is not None and file_data is not None:
@@ -233,9 +230,9 @@ class CompiledProfile:
         return read_tamper(text)
 
     def _statics_reason(self, message: Message, statics: Mapping[str, str]) -> str | None:
-        """The owner's texts inside the window are authenticated, so what was sent must be what is registered.
+        """The reason to refuse the static texts in the window, which are authenticated and must be those registered; else None.
 
-        A difference of case alone is none: clients that lower-case a URL do it with the hex digits as well.
+        Case is ignored: clients that lower-case a URL do so for its hex digits as well.
         """
         for name in self.window_statics:
             sent, registered = getattr(message, name), statics.get(name)
@@ -246,13 +243,13 @@ class CompiledProfile:
         return None
 
     def _plain_verifier(self) -> PlainVerifier:
-        """One closure a profile, so that the hot path asks no questions about the template."""
+        """Build the closure that the hot path calls, so that it need not consult the template."""
         verify, window_of, uid_in_session = self.scheme.verify, self.window_text, self.uid_in_session
         fixed = self._window_fixed
         uid_bytes = UID_BYTES if uid_in_session else 0
 
         def verify_with_uid(file_key: bytes, uid: bytes, counter: int, mac: bytes) -> bool:
-            if len(uid) != uid_bytes:  # the core would take b"" for a tag that mirrors none
+            if len(uid) != uid_bytes:  # the core would accept b"" as that of a tag that mirrors no UID
                 raise ValueError(f"uid must be {uid_bytes} bytes")
             return 0 < counter <= COUNTER_MAX and verify(file_key, uid, counter, fixed or b"", mac)
 

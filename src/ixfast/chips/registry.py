@@ -1,4 +1,4 @@
-"""The chip schemes by name."""
+"""The registry of chip schemes, by the names that encoding profiles use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ixfast.chips.ntag424_lrp import LrpScheme
 from ixfast.chips.scheme import Scheme
 from ixfast.errors import ProfileError
 
-# Both chips compute the same: AN12196 for one, MF3D(H)x3 for the other.
+# Both chips compute the same messages: AN12196 describes one, MF3D(H)x3 the other.
 _SCHEMES: dict[str, Scheme] = {name: AesScheme(name) for name in ("ntag424-aes", "desfire-ev3-aes")}
 _SCHEMES |= {name: Ntag22xScheme(name, detects_status=False) for name in ("ntag223", "ntag224")}
 _SCHEMES["ntag22x-sd"] = Ntag22xScheme("ntag22x-sd", detects_status=True)
@@ -16,12 +16,12 @@ _SCHEMES["ntag424-lrp"] = LrpScheme("ntag424-lrp")
 
 
 def scheme_names() -> tuple[str, ...]:
-    """All known schemes, in the order of their introduction in the documentation."""
+    """All scheme names, in the order of the documentation."""
     return tuple(_SCHEMES)
 
 
 def find_scheme(name: str) -> Scheme:
-    """The scheme of this name; ProfileError lists the known ones."""
+    """Return the scheme of this name. Raises ProfileError, which lists the known names."""
     scheme = _SCHEMES.get(name)
     if scheme is None:
         raise ProfileError(f"unknown chip scheme {name!r}; known are {', '.join(_SCHEMES)}")

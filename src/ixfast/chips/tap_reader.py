@@ -1,9 +1,9 @@
-"""Readers: a tap's parameters or its URL in, a `Message` out. Nothing is believed here, only understood.
+"""Parses a tap's URL or parameters into a `Message` by the template of a profile. Nothing is authenticated here.
 
-A reader knows three spellings of the same tap: the URL verbatim (or lower-cased, or only its query string), its
-parameters under the names of the template, and for a plain mirror the names of `/v1/t`. A UID that stands in a
-parameter of its own may be absent: callers often forward only the tag code, the counter and the code, and the
-registered UID then takes its place in the session vector, where a wrong one cannot pass.
+The same tap is accepted in three forms: the URL verbatim (or lower-cased, or only its query string), its parameters under the
+template's names, and for a plain mirror under the names of `/v1/t`. A UID in a parameter of its own is optional: callers often
+forward only tag code, counter and MAC. The registered UID then takes its place in the session vector, where a wrong one would
+make the MAC fail.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _BARE_QUERY = re.compile(r"\??[^/?#&=:]+=")
 
 
 class Reader:
-    """Reads taps of one template. Made once a profile, shared by all scans."""
+    """Parses taps of one template. Created once per profile and shared by all scans."""
 
     __slots__ = ("_alternatives", "_constants", "_folded", "_names", "_path", "_query", "_required", "parameters")
 
@@ -31,7 +31,7 @@ class Reader:
         self._query = tuple(piece for piece in template.query if piece.slots)
         self._constants = tuple(piece for piece in template.query if not piece.slots)
         own = {piece.name for piece in template.query}
-        # A lower-cased URL has lower-cased names; two that differ in case alone keep to their own.
+        # A lower-cased URL has lower-cased names. Two names that differ only in case match only as they are written.
         folded = [name.lower() for name in own if name]
         self._folded = {name.lower(): name for name in own if name and folded.count(name.lower()) == 1}
         self._folded |= {name: name for name in own if name}
@@ -39,15 +39,15 @@ class Reader:
         self._alternatives = tuple((slot, mirror_piece(name, template.slots[slot])) for slot, name in separate.items())
         optional = {"uid", *STATICS} if tamper_authenticated else {"uid", "tamper", *STATICS}
         self._required = tuple(slot for slot in template.slots if slot not in optional)
-        # The name under which a user would look for a slot: the template's own before any other.
+        # The name by which an error refers to a slot: the template's own name takes precedence.
         self._names = separate | {slot: piece.name or "" for piece in self._query for slot in piece.slots}
         names = [*(piece.name for piece in self._query), *separate.values()]
         self.parameters = tuple(dict.fromkeys(name for name in names if name))
 
     def from_parameters(self, parameters: Mapping[str, str]) -> Message | Missing:
-        """Read percent-decoded parameters; what the profile does not name is ignored.
+        """Parse percent-decoded parameters; names that the profile does not use are ignored.
 
-        InputError `invalid_parameter` with the name in `field` if a value has not its form (hex digits, width).
+        Raises InputError `invalid_parameter`, with the name in `field`, for a malformed value (not hex digits, wrong width).
         """
         found: dict[str, str] = {}
         for piece in self._query:
@@ -62,11 +62,11 @@ class Reader:
         return self._message(found)
 
     def from_url(self, url: str) -> Message | Missing | None:
-        """Read a tap URL as the phone opened it, with or without scheme and host, or its bare query string.
+        """Parse a tap URL as the phone opened it, with or without scheme and host, or its bare query string.
 
-        None if the URL does not look like this profile: another path, a constant parameter that is not there, or none
-        of the mirrors. InputError `invalid_parameter` for a mirror with a wrong form or given twice (`field`: its
-        name), and for what is no URL at all (`field`: `url`).
+        None if the URL does not match this profile: another path, a constant parameter that is absent, or none of the mirrors.
+        Raises InputError `invalid_parameter` for a mirror that is malformed or given twice (`field` has its name), and for text
+        that is not a URL (`field` is `url`).
         """
         path, pairs = _split(url)
         found: dict[str, str] = {}
@@ -90,9 +90,7 @@ class Reader:
         return self._message(found)
 
     def _read_path(self, path: str, found: dict[str, str]) -> bool:
-        """Match the last segments; the host counts as one, so that a URL without its scheme needs no rule of its
-        own.
-        """
+        """Match the last segments. The host counts as a segment, so that a URL without its scheme needs no special case."""
         segments = path.removesuffix("/").split("/")[-len(self._path) :]
         if len(segments) != len(self._path):
             return False
@@ -132,7 +130,7 @@ def _read(piece: Piece, value: str, found: dict[str, str]) -> None:
 
 
 def _split(url: str) -> tuple[str, Iterable[tuple[str, str]]]:
-    """Path with whatever stands before it, and the decoded pairs of the query."""
+    """Split into the path, including scheme and host, and the decoded name-value pairs of the query."""
     if len(url) > REQUEST_TARGET_BYTES_MAX:
         raise InputError("invalid_parameter", f"the URL is longer than {REQUEST_TARGET_BYTES_MAX} characters", "url")
     if not url.isascii():

@@ -1,12 +1,11 @@
-"""Encoding templates: the owner's notation for a tap URL, checked and split into what a reader needs.
+"""Encoding templates: the owner's notation for a tap URL, checked and split into the pieces that a reader needs.
 
-A template is the tail of the tap URL as the chip writes it; `model.EncodingProfile` tells the notation. It is cut into
-pieces: one a path segment, one a query parameter. All mirrors have a fixed width and a piece holds at most one text of
-the owner's own (`{xuid}`, `{cuid}`, `{aid}`), so a piece can be read in one way only.
+A template is the tail of the tap URL as the chip writes it; `model.EncodingProfile` documents the notation. There is one piece
+for each path segment and query parameter. Every mirror has a fixed width and a piece contains at most one static text
+(`{xuid}`, `{cuid}`, `{aid}`), so a piece can be parsed in only one way.
 
-Everything that a profile can contradict itself in is refused here, when it is loaded, with a `ProfileError` that names
-the place: a mistake that slips through makes every genuine tap of a group look forged. Widths and dependencies:
-NT4H2421Gx section 9.3.
+Every contradiction in a profile is rejected here, when it is loaded, with a `ProfileError` that names the place: an undetected
+mistake would make every genuine tap of a group look forged. Widths and dependencies follow NT4H2421Gx section 9.3.
 """
 
 from __future__ import annotations
@@ -30,13 +29,16 @@ from ixfast.limits import (
 )
 
 STATICS = {"xuid": TAG_CODE_CHARS_MAX, "cuid": CUSTOMER_ID_CHARS_MAX, "aid": ACCOUNT_ID_CHARS_MAX}
-"""What the owner wrote himself, with the greatest length in characters."""
+"""Static texts, which the owner writes to the chip, with their maximum length in characters."""
 
 MIRROR_CHARS = {"uid": 14, "counter": 6, "tamper": TAMPER_CHARS, "tt": TT_CHARS, "mac": 16}
-"""What the chip writes, in characters; `picc` depends on the scheme and `enc` on the template."""
+"""Widths of mirrors, which the chip fills in, in characters.
+
+That of `picc` depends on the scheme, that of `enc` on the template.
+"""
 
 STANDARD_NAMES = {"uid": "u", "counter": "n", "mac": "e", "tamper": "t", "tt": "t"}
-"""What `/v1/t` calls the parts of a plain mirror, whatever the chip's URL calls them."""
+"""The parameter names of `/v1/t` for the parts of a plain mirror, whatever their names in the chip's URL."""
 
 _NAMES = (*MIRROR_CHARS, "picc", "enc", *STATICS)
 _ENC_STEP = 32  # Hex digits of one AES block; the chip encrypts whole blocks (NT4H2421Gx section 9.3.6).
@@ -47,7 +49,7 @@ _OWNER_CHARACTER = r"[^\x00-\x1f\x7f\ud800-\udfff]"
 
 
 class Slot(NamedTuple):
-    """A placeholder. `chars` is its width, or for the owner's own texts the greatest."""
+    """A placeholder. `chars` is its width, for a static text its maximum width."""
 
     name: str
     chars: int
@@ -62,8 +64,8 @@ Part = str | Slot
 class Piece(NamedTuple):
     """One path segment (`name` is None) or one query parameter.
 
-    `pattern` matches the whole percent-decoded text in any case, with one group a slot; `expected` describes it to a
-    user.
+    `pattern` matches the whole percent-decoded text, ignoring case, with one group for each slot. `expected` describes it in
+    errors.
     """
 
     name: str | None
@@ -74,10 +76,10 @@ class Piece(NamedTuple):
 
 
 class Template(NamedTuple):
-    """A checked template: its pieces in order, the authenticated text, and the slots of the pieces by name.
+    """A checked template: its pieces in order, the authenticated text (`window`), and the slots of the pieces by name.
 
-    `separate` are the names, by slot, under which a mirror may be passed that is not in a parameter of the template:
-    those of `STANDARD_NAMES` for a plain mirror; for what stands in a path and has none, the slot's own.
+    `separate` has, by slot, the names under which a mirror may be passed although the template has no parameter for it alone:
+    those of `STANDARD_NAMES` for a plain mirror, and the slot's own name for a mirror in the path.
     """
 
     path: tuple[Piece, ...]
@@ -99,9 +101,9 @@ def compile_template(
     mirrors: frozenset[str] = SDM_MIRRORS,
     signed_fields: tuple[str, ...] | None = None,
 ) -> Template:
-    """Check and split a profile; what the scheme says of itself is as in `scheme.Scheme`.
+    """Check and split the template of a profile. The keyword arguments are attributes of its `scheme.Scheme`.
 
-    ProfileError names the profile, the place and the remedy.
+    Raises ProfileError, which names the profile, the place and the remedy.
     """
     where = f"profile {profile.name!r}, template"
     text = profile.template.removeprefix("?")
@@ -110,11 +112,13 @@ def compile_template(
     for part in parts:
         if isinstance(part, Slot):
             if part.name in slots:
-                raise ProfileError(f"{where}: {part.notation()} stands there twice; the chip mirrors it once")
+                raise ProfileError(f"{where}: {part.notation()} appears twice; the chip mirrors it once")
             slots[part.name] = part
             if part.name not in mirrors and part.name not in STATICS:
                 known = ", ".join(f"{{{name}}}" for name in _NAMES if name in mirrors)
-                raise ProfileError(f"{where}: no chip of scheme {profile.scheme} mirrors {{{part.name}}}; it has {known}")
+                raise ProfileError(
+                    f"{where}: chips of scheme {profile.scheme} do not mirror {{{part.name}}}; they mirror {known}"
+                )
     window_where = f"profile {profile.name!r}, window"
     if signed_fields is None:
         window = _parse(profile.window, window_where, picc_chars, enc=slots.get("enc"))
@@ -132,19 +136,19 @@ def compile_template(
 
 
 def _parse(text: str, where: str, picc_chars: int, enc: Slot | None) -> tuple[Part, ...]:
-    """Split `text` at its placeholders; `enc` is what a bare `{enc}` stands for."""
+    """Split `text` at its placeholders; `enc` is the slot that an `{enc}` without a width refers to."""
     if len(text) > REQUEST_TARGET_BYTES_MAX:
         raise ProfileError(f"{where}: longer than {REQUEST_TARGET_BYTES_MAX} characters")
     stray = _NOT_IN_A_URL.search(text)
     if stray:
         place = f"{where}, character {stray.start() + 1}"
-        raise ProfileError(f"{place}: no character of a tap URL there; write it as % and two hex digits")
+        raise ProfileError(f"{place}: not allowed in a tap URL; write the character as % and two hex digits")
     parts: list[Part] = []
     end = 0
     for found in _BRACES.finditer(text):
         place = f"{where}, character {found.start() + 1}"
         if found[2]:
-            raise ProfileError(f"{place}: a brace without its counterpart; write %7B or %7D for a brace of the URL's own")
+            raise ProfileError(f"{place}: unbalanced brace; write %7B or %7D for a literal brace")
         if found.start() > end:
             parts.append(text[end : found.start()])
         parts.append(_slot(found[1], place, picc_chars, enc))
@@ -163,7 +167,7 @@ def _slot(notation: str, place: str, picc_chars: int, enc: Slot | None) -> Slot:
     if name == "enc":
         return _enc_slot(width, place, enc)
     if colon:
-        raise ProfileError(f"{place}: {{{name}}} has a width of its own; only {{enc:N}} takes a number")
+        raise ProfileError(f"{place}: {{{name}}} has a fixed width; only {{enc:N}} takes a number")
     if name in STATICS:
         return Slot(name, STATICS[name])
     return Slot(name, picc_chars if name == "picc" else MIRROR_CHARS[name])
@@ -173,44 +177,48 @@ def _enc_slot(width: str, place: str, enc: Slot | None) -> Slot:
     most = 2 * FILE_DATA_BYTES_MAX
     if not width:
         if enc is None:
-            raise ProfileError(f"{place}: {{enc}} needs its number of hex digits, for example {{enc:32}}")
+            raise ProfileError(f"{place}: {{enc}} requires its number of hex digits, for example {{enc:32}}")
         return enc
     digits = int(width) if width.isascii() and width.isdigit() and len(width) <= len(str(most)) else 0
     if not 0 < digits <= most or digits % _ENC_STEP:
-        raise ProfileError(f"{place}: N of {{enc:N}} is a multiple of {_ENC_STEP} up to {most}: hex digits of whole AES blocks")
+        raise ProfileError(
+            f"{place}: N in {{enc:N}} must be a multiple of {_ENC_STEP} up to {most}: hex digits of whole AES blocks"
+        )
     return Slot("enc", digits)
 
 
 def _check_mirrors(profile: EncodingProfile, slots: dict[str, Slot], where: str) -> None:
     if "mac" not in slots:
-        raise ProfileError(f"{where}: no {{mac}}; without a MAC nothing is authenticated")
+        raise ProfileError(f"{where}: {{mac}} is missing; without a MAC nothing is authenticated")
     if "picc" in slots:
         for name in ("uid", "counter"):
             if name in slots:
-                raise ProfileError(f"{where}: {{picc}} and {{{name}}}; a chip mirrors either encrypted or plain")
+                raise ProfileError(
+                    f"{where}: {{picc}} and {{{name}}} exclude each other; a chip mirrors either encrypted or plain"
+                )
         return
     if "uid" not in slots and "counter" not in slots:
-        raise ProfileError(f"{where}: none of {{picc}}, {{uid}}, {{counter}}; a tap must say which one it is")
+        raise ProfileError(f"{where}: requires {{picc}}, {{uid}} or {{counter}}; otherwise all taps would be identical")
     if "enc" in slots and not ("uid" in slots and "counter" in slots):
-        raise ProfileError(f"{where}: {{enc}} needs {{picc}}, or both {{uid}} and {{counter}}; its key is made of both")
+        raise ProfileError(f"{where}: {{enc}} requires {{picc}}, or both {{uid}} and {{counter}}; its key is derived from both")
     if "counter" not in slots and not profile.allow_without_counter:
-        raise ProfileError(f"{where}: no {{counter}}, so a tap could be replayed for ever; allow_without_counter accepts that")
+        raise ProfileError(f"{where}: no {{counter}}, so a tap could be replayed forever; allow_without_counter permits that")
 
 
 def _signed(profile: EncodingProfile, slots: dict[str, Slot], fields: tuple[str, ...]) -> tuple[Part, ...]:
-    """What takes the window's place where a chip signs fields; UID and counter are signed in any case."""
+    """The signed fields that take the place of the window, for chips that sign fields; UID and counter are always signed."""
     for name in ("uid", "counter"):
         if name not in slots:
-            raise ProfileError(f"profile {profile.name!r}, template: no {{{name}}}; scheme {profile.scheme} signs it")
+            raise ProfileError(f"profile {profile.name!r}, template: {{{name}}} is missing; scheme {profile.scheme} signs it")
     if profile.window:
         raise ProfileError(
-            f"profile {profile.name!r}, window: scheme {profile.scheme} signs the mirrored fields and no text; leave it empty"
+            f"profile {profile.name!r}, window: scheme {profile.scheme} signs the mirrored fields only; leave the window empty"
         )
     return tuple(slots[name] for name in fields if name in slots)
 
 
 def _check_window(parts: tuple[Part, ...], window: tuple[Part, ...], slots: dict[str, Slot], where: str) -> None:
-    """The window is what stands before the MAC, so one of the two texts ends with the other."""
+    """The window is the text just before the MAC, so either text must end with the other."""
     seen: set[str] = set()
     for part in window:
         if isinstance(part, Slot):
@@ -221,18 +229,18 @@ def _check_window(parts: tuple[Part, ...], window: tuple[Part, ...], slots: dict
             if part.name == "enc" and part != slots["enc"]:
                 raise ProfileError(f"{where}: {part.notation()} is {slots['enc'].notation()} in the template")
             if part.name in seen:
-                raise ProfileError(f"{where}: {part.notation()} stands there twice")
+                raise ProfileError(f"{where}: {part.notation()} appears twice")
             seen.add(part.name)
     if "enc" in slots and "enc" not in seen:
-        raise ProfileError(f"{where}: {{enc}} must lie inside it; unauthenticated file data proves nothing")
+        raise ProfileError(f"{where}: must contain {{enc}}; unauthenticated file data proves nothing")
     if sum(part.chars if isinstance(part, Slot) else len(part) for part in window) > WINDOW_BYTES_MAX:
         raise ProfileError(f"{where}: longer than {WINDOW_BYTES_MAX} characters")
     before_mac = render(parts).partition("{mac}")[0]
     text = render(window)
     if not before_mac.endswith(text) and not text.endswith(before_mac):
         raise ProfileError(
-            f"{where}: it is the text just before {{mac}}, but the template has {before_mac!r} there;"
-            " write template and window as the chip does"
+            f"{where}: must be the text just before {{mac}}, but the template has {before_mac!r} there;"
+            " write template and window exactly as the chip does"
         )
 
 
@@ -242,20 +250,20 @@ def _check_tamper(profile: EncodingProfile, slots: dict[str, Slot], window: tupl
         return
     where = f"profile {profile.name!r}, tamper_offset"
     if "enc" not in slots:
-        raise ProfileError(f"{where}: it points into file data, but the template has no {{enc:N}}")
+        raise ProfileError(f"{where}: refers to file data, but the template has no {{enc:N}}")
     last = slots["enc"].chars // 2 - TAMPER_CHARS
     if not 0 <= offset <= last:
-        raise ProfileError(f"{where}: must be 0 to {last}, so that both characters lie in the file data")
+        raise ProfileError(f"{where}: must be between 0 and {last}, so that both characters lie in the file data (got {offset})")
     if any(isinstance(part, Slot) and part.name == "tamper" for part in window):
-        raise ProfileError(f"{where}: the window has {{tamper}} too; the chip mirrors it in one place")
+        raise ProfileError(f"{where}: the window also contains {{tamper}}; the chip mirrors it in only one place")
 
 
 def _path_pieces(text: str, where: str, picc_chars: int) -> tuple[Piece, ...]:
-    if text in ("", "/"):  # "/?uid=..." says no more about the path than "uid=..."
+    if text in ("", "/"):  # "/?uid=..." restricts the path no more than "uid=..." does
         return ()
     segments = text[1:].removesuffix("/").split("/")
     if not all(segments):
-        raise ProfileError(f"{where}: an empty path segment")
+        raise ProfileError(f"{where}: empty path segment")
     return tuple(_piece(None, segment, where, picc_chars) for segment in segments)
 
 
@@ -264,15 +272,15 @@ def _query_pieces(text: str, where: str, picc_chars: int) -> tuple[Piece, ...]:
     for parameter in text.split("&"):
         name, equals, value = parameter.partition("=")
         if not name or not equals:
-            raise ProfileError(f"{where}: a query is name=value, joined by &; a path begins with /")
+            raise ProfileError(f"{where}: a query consists of name=value pairs joined by &; a path begins with /")
         if "{" in name:
-            raise ProfileError(f"{where}: a placeholder in a parameter's name; it belongs into the value")
+            raise ProfileError(f"{where}: a parameter's name cannot contain a placeholder; put it in the value")
         pieces.append(_piece(unquote(name), value, where, picc_chars))
     return tuple(pieces)
 
 
 def _check_names(path: tuple[Piece, ...], query: tuple[Piece, ...], slots: dict[str, Slot], where: str) -> dict[str, str]:
-    """The names in `Template.separate`; no name may stand for two things."""
+    """The names for `Template.separate`. Raises ProfileError if a name would have two meanings."""
     own = {piece.name for piece in query}
     in_path = {slot for piece in path for slot in piece.slots}
     separate: dict[str, str] = {}
@@ -285,7 +293,7 @@ def _check_names(path: tuple[Piece, ...], query: tuple[Piece, ...], slots: dict[
     names: set[str] = set()
     for name in (*(piece.name or "" for piece in query), *separate.values()):
         if name in names:
-            raise ProfileError(f"{where}: parameter {name!r} twice")
+            raise ProfileError(f"{where}: parameter {name!r} appears twice")
         names.add(name)
     return separate
 
@@ -312,17 +320,17 @@ def _piece(name: str | None, text: str, where: str, picc_chars: int) -> Piece:
             words.append(f"{part.chars} hex digits")
     slots = tuple(part.name for part in parts if isinstance(part, Slot))
     if sum(slot in STATICS for slot in slots) > 1:
-        raise ProfileError(f"{where}: two texts of no fixed width in {text!r}; nobody could tell where the first one ends")
-    # ASCII: otherwise "ignore case" would take U+017F for an s and U+212A for a k.
+        raise ProfileError(f"{where}: two texts of variable width in {text!r}; it is ambiguous where the first one ends")
+    # ASCII, because IGNORECASE would otherwise match U+017F as s and U+212A as k.
     pattern = re.compile("".join(patterns), re.IGNORECASE | re.ASCII)
     return Piece(name, parts, slots, pattern, " then ".join(words) or "empty")
 
 
 def mirror_piece(name: str, slot: Slot) -> Piece:
-    """A piece that holds nothing but one mirror, under a name that is not the template's."""
+    """A piece that contains only one mirror, under a name that is not in the template."""
     return _piece(name, slot.notation(), name, slot.chars)
 
 
 def render(parts: tuple[Part, ...]) -> str:
-    """The notation that `parts` were read from, `{enc}` with its width."""
+    """The notation that `parts` were parsed from, with the width of `{enc}`."""
     return "".join(part if isinstance(part, str) else part.notation() for part in parts)

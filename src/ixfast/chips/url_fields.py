@@ -1,8 +1,8 @@
-"""Sample tap URLs taken apart: every encoding that the text of a URL could be, before any key is tried.
+"""Splits sample tap URLs into fields, and lists every encoding that the text of a URL allows, before any key is tried.
 
-A URL has fields: path segments and parameters' values. Whatever a field is called, its text may be one mirror, several
-in a row or joined by letters, or a text of the owner's own. `encodings` tells the combinations that a chip could have
-written, the most telling first; `detect.py` asks the keys which of them it is.
+The fields of a URL are its path segments and parameter values. Whatever its name, a field may contain one mirror, several
+mirrors in a row or joined by letters, or a static text. `encodings` lists the combinations that a chip could have written, the
+most likely first; `detect.py` finds out with keys which of them it is.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from ixfast.errors import InputError
 from ixfast.limits import FILE_DATA_BYTES_MAX, PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
 
 PICC_CHARS = (32, 48)  # AES and LRP
-READINGS_MAX = 24  # Of one field; a chip's own text has under 10.
-ENCODINGS_MAX = 256  # Of one URL; a real one has under 20.
+READINGS_MAX = 24  # Per field; what a chip writes has fewer than 10.
+ENCODINGS_MAX = 256  # Per URL; a real one has fewer than 20.
 
 _ENC_STEP = 32
 _HEX = re.compile(r"[0-9A-Fa-f]+")
-# What joins mirrors: letters that are no hex digits, signs, and hex runs that are too short for any mirror.
+# Text that joins mirrors: letters other than hex digits, punctuation, and runs of hex digits too short for any mirror.
 _LITERAL = re.compile(r"(?:[^0-9A-Fa-f]|(?<![0-9A-Fa-f])[0-9A-Fa-f]{1,5}(?![0-9A-Fa-f]))+")
 _TAMPER = re.compile(rf"{PAIR_PATTERN}(?![0-9A-Za-wyz])", re.IGNORECASE)
 _TT = re.compile(TT_PATTERN, re.IGNORECASE)
 _AFTER_LITERAL = re.compile(r"(?:^|[^0-9A-Za-z]|[xX])$")
-# In one run of hex digits the chip's own order, which is that of every published bulk form.
+# The order of mirrors within one run of hex digits: the chip's own, which every published bulk format follows.
 _ORDER = {name: place for place, name in enumerate(("uid", "counter", "picc", "enc", "tamper", "tt", "mac"))}
-_CHANGING = frozenset(("picc", "enc", "mac"))  # no two taps have the same; a counter that is switched off stands still
+_CHANGING = frozenset(("picc", "enc", "mac"))  # differ between any two taps, whereas a disabled counter never changes
 _STATIC_NAMES = {"x": "xuid", "xuid": "xuid", "cuid": "cuid", "aid": "aid"}
 
 
 class Field(NamedTuple):
-    """One path segment (`name` is None) or one parameter's value, with its place in the URL's text."""
+    """One path segment (`name` is None) or one parameter's value, with its offset in the URL."""
 
     name: str | None
     text: str
@@ -46,7 +46,7 @@ class Field(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A URL and its fields. Samples of one `shape` may be of one encoding."""
+    """A URL and its fields. Only samples of the same `shape` can have the same encoding."""
 
     url: str
     fields: tuple[Field, ...]
@@ -57,13 +57,13 @@ class Sample(NamedTuple):
 
 
 class Encoding(NamedTuple):
-    """One way to read a URL: as a template, and as it stands there."""
+    """One possible reading of a URL, as a template and with the texts that its slots have in this URL."""
 
     template: str
     slots: dict[str, Slot]
     before_mac: tuple[Part, ...]  # the URL from its beginning up to the MAC
-    texts: dict[str, str]  # what stands in the URL for each slot
-    fields: dict[str, str]  # the label of each slot's field
+    texts: dict[str, str]  # by slot: its text in the URL
+    fields: dict[str, str]  # by slot: the label of its field
 
     @property
     def encrypted(self) -> bool:
@@ -71,7 +71,7 @@ class Encoding(NamedTuple):
 
 
 def dissect(url: str) -> Sample:
-    """Find the fields of a URL, of its tail from the path on, or of a bare query. InputError if it cannot be one."""
+    """Split a URL, its tail from the path on, or a bare query string into fields. Raises InputError for anything else."""
     if len(url) > REQUEST_TARGET_BYTES_MAX:
         raise InputError("invalid_parameter", f"the URL is longer than {REQUEST_TARGET_BYTES_MAX} characters", "url")
     text = url.strip().partition("#")[0]
@@ -94,21 +94,24 @@ def dissect(url: str) -> Sample:
 
 
 def _path_start(text: str) -> int:
-    """Behind scheme and host, where there are any."""
+    """The offset of the path, behind scheme and host if present."""
     host = text.find("://") + 3 if "://" in text else 0
     return len(text) if (slash := text.find("/", host)) < 0 else slash
 
 
 def encodings(sample: Sample, alike: Sequence[Sample]) -> list[Encoding]:
-    """Every encoding of `sample` that has a MAC; what does not change among the samples `alike` may be a constant."""
+    """Every encoding of `sample` that has a MAC, the most likely first.
+
+    `alike` are the samples of the same shape, including `sample`; text that does not change among them may be a constant.
+    """
     several = len({other.url.lower() for other in alike}) > 1
     choices = []
     for place, field in enumerate(sample.fields):
         constant = all(other.fields[place].text.lower() == field.text.lower() for other in alike)
         mirrors = _mirrors(field.text)
-        if constant and several:  # several taps, and this did not change
+        if constant and several:  # unchanged over several taps, so it cannot be a mirror that changes with each
             mirrors = [parts for parts in mirrors if _CHANGING.isdisjoint(part.name for part in parts if isinstance(part, Slot))]
-        choices.append([*mirrors, _owners(field, constant=constant and (several or not mirrors))])
+        choices.append([*mirrors, _as_static(field, constant=constant and (several or not mirrors))])
     found: list[Encoding] = []
     for combination in _combinations(choices):
         encoding = _encoding(sample, combination)
@@ -129,7 +132,7 @@ def _mirrors(text: str) -> list[tuple[Part, ...]]:
 
 
 def _walk(text: str, at: int, done: tuple[Part, ...]) -> Iterator[tuple[Part, ...]]:
-    """Divide `text` from `at` on into mirrors and what joins them."""
+    """Every division of `text` from `at` on into mirrors and the text that joins them."""
     if at == len(text):
         yield done
         return
@@ -147,7 +150,7 @@ def _walk(text: str, at: int, done: tuple[Part, ...]) -> Iterator[tuple[Part, ..
 
 
 def _slots_at(text: str, at: int, after: str) -> Iterator[Slot]:
-    """The mirrors that could begin here; `after` is the owner's text just before, if there is any."""
+    """The mirrors that could begin at `at`; `after` is the literal text just before, or ""."""
     if _AFTER_LITERAL.search(after):
         if _TT.match(text, at):
             yield Slot("tt", TT_CHARS)
@@ -156,21 +159,21 @@ def _slots_at(text: str, at: int, after: str) -> Iterator[Slot]:
     run = _HEX.match(text, at)
     if not run:
         return
-    room = run.end() - at
+    length = run.end() - at
     for chars in PICC_CHARS:
-        if room >= chars:
+        if length >= chars:
             yield Slot("picc", chars)
-    for chars in range(_ENC_STEP, min(room, 2 * FILE_DATA_BYTES_MAX) + 1, _ENC_STEP):
+    for chars in range(_ENC_STEP, min(length, 2 * FILE_DATA_BYTES_MAX) + 1, _ENC_STEP):
         yield Slot("enc", chars)
     for name in ("uid", "counter", "mac"):
-        if room >= MIRROR_CHARS[name]:
+        if length >= MIRROR_CHARS[name]:
             yield Slot(name, MIRROR_CHARS[name])
 
 
-def _owners(field: Field, *, constant: bool) -> tuple[Part, ...]:
-    """The reading as a text that is not the chip's: a constant, or one that differs from tag to tag.
+def _as_static(field: Field, *, constant: bool) -> tuple[Part, ...]:
+    """The reading of a field as text that the chip does not change: a constant, or a static text that differs between tags.
 
-    A static's width is 0 here, and its name is empty where it depends on the other fields; see `_name_statics`.
+    A static slot has width 0 here, and an empty name if the name depends on the other fields; see `_name_statics`.
     """
     static = _STATIC_NAMES.get((field.name or "").lower())
     if field.text and (static or not constant):
@@ -179,7 +182,7 @@ def _owners(field: Field, *, constant: bool) -> tuple[Part, ...]:
 
 
 def _combinations(choices: list[list[tuple[Part, ...]]]) -> Iterator[tuple[tuple[Part, ...], ...]]:
-    """Products of the fields' readings in which no mirror stands twice, at most `ENCODINGS_MAX`."""
+    """Products of the fields' readings in which no mirror occurs twice, at most `ENCODINGS_MAX`."""
 
     def extend(place: int, used: frozenset[str]) -> Iterator[tuple[tuple[Part, ...], ...]]:
         if place == len(choices):
@@ -196,7 +199,7 @@ def _combinations(choices: list[list[tuple[Part, ...]]]) -> Iterator[tuple[tuple
 
 
 def _is_whole(mirrors: frozenset[str]) -> bool:
-    """Whether a chip could mirror exactly this (NT4H2421Gx section 9.3.3, AN12998)."""
+    """Whether a chip can be configured to mirror exactly these fields (NT4H2421Gx section 9.3.3, AN12998)."""
     if "mac" not in mirrors or ("tamper" in mirrors and "tt" in mirrors):
         return False
     both = {"uid", "counter"} <= mirrors
@@ -233,7 +236,7 @@ def _encoding(sample: Sample, combination: tuple[tuple[Part, ...], ...]) -> Enco
 
 
 def _name_statics(combination: tuple[tuple[Part, ...], ...]) -> list[tuple[Part, ...]] | None:
-    """Name the owner's texts in their order; None if there are more than have a name."""
+    """Assign names to the static texts in their order; None if there are more of them than names."""
     taken = {part.name for parts in combination for part in parts if isinstance(part, Slot)}
     free = [name for name in STATICS if name not in taken]
     named = []
@@ -252,7 +255,7 @@ def _name_statics(combination: tuple[tuple[Part, ...], ...]) -> list[tuple[Part,
 
 
 def _template(sample: Sample, named: Sequence[tuple[Part, ...]]) -> str:
-    """From the first field with a placeholder to the last one; constants around them say nothing."""
+    """The template from the first field with a placeholder to the last; constants around them identify nothing."""
     places = [place for place, parts in enumerate(named) if any(isinstance(part, Slot) for part in parts)]
     path, query = [], []
     for place in range(places[0], places[-1] + 1):
