@@ -130,7 +130,7 @@ def test_nothing_found_is_a_failure_with_reasons() -> None:
         (("--meta-key", FILE_KEY.hex()[:-2]), "--meta-key: must be 32 hex digits"),
         (("--uid", "04"), "--uid: must be 14 hex digits"),
         (("--key", "@/nowhere/keys"), "--key: the file /nowhere/keys cannot be read"),
-        (("--an10922", "{uid}{name}"), "--an10922: input must be hex digits in pairs"),
+        (("--an10922", "{uid}{name}"), "--an10922: input must consist of pairs of hex digits"),
     ],
 )
 def test_mistakes_are_told_without_the_value(arguments: tuple[str, str], message: str) -> None:

@@ -90,7 +90,7 @@ def test_a_plain_line_is_never_shown() -> None:
     ],
 )
 def test_a_line_that_is_none_is_refused_by_its_number(path: Path, line: str) -> None:
-    with pytest.raises(KekFileError, match="line 3: neither an id"):
+    with pytest.raises(KekFileError, match="line 3: must be an id"):
         KeyFile.read(write(path, [HEADER, SEALED.text, line]))
 
 
@@ -108,7 +108,7 @@ def test_edits_keep_comments_and_the_order_of_the_rest(path: Path) -> None:
     key_file.edit(path, lambda file: file.without(second.id))
     assert ids(path) == [third.id, first]
     assert "# made in spring" in path.read_text()
-    assert path.read_text().startswith(HEADER + "\n# Whoever")
+    assert path.read_text().startswith(HEADER + "\n# Anyone")
 
 
 def test_what_cannot_be_edited_leaves_the_file(path: Path) -> None:
@@ -118,7 +118,7 @@ def test_what_cannot_be_edited_leaves_the_file(path: Path) -> None:
         (lambda file: file.without(first.id), "is the current key"),
         (lambda file: file.without("0" * 16), "has no key 0000"),
         (lambda file: file.with_current("0" * 16), "has no key 0000"),
-        (lambda file: file.with_line(first, current=False), "stands twice"),
+        (lambda file: file.with_line(first, current=False), "is listed twice"),
         (lambda file: [HEADER], "no key-encryption key"),
     ):
         with pytest.raises(KekFileError, match=words):
@@ -173,7 +173,7 @@ def test_another_users_file_is_refused_to_root_too(path: Path) -> None:
         KeyFile.read(path)
     message = str(caught.value)
     assert message.startswith(f"The key file {path} belongs to user ") and f"({STRANGER})" in message
-    assert message.endswith(f"Run it as the file's owner, or hand the file over with: chown 0 {path}")
+    assert message.endswith(f"Run it as the file's owner, or change the owner with: chown 0 {path}")
     assert "\n" not in message
     with pytest.raises(KekFileError, match="belongs to"):
         key_file.edit(path, lambda file: file.with_line(new_line(), current=True))
@@ -200,7 +200,7 @@ def test_a_file_in_a_folder_that_nobody_else_may_look_into_is_refused_in_one_lin
         key_file.create(Path(folder) / "kek", new_line())
         place = CommandEnvironment(load({"kek_file": f"{folder}/kek"}, {}))
         for read in (lambda: KeyFile.read(place.kek_file), place.keys, place.check_keys):
-            with as_a_stranger(), pytest.raises(KekFileError, match=r"cannot be opened \(Permission denied\)"):
+            with as_a_stranger(), pytest.raises(KekFileError, match=r"Cannot open the key file .*: Permission denied"):
                 read()
 
 

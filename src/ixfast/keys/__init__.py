@@ -1,11 +1,13 @@
 """Keys at rest: envelopes around the AES-128 keys of tags, and the key-encryption keys that open them.
 
-This room turns what the database holds into the 16 bytes that a chip scheme needs, when a record is loaded and never
-while a scan waits. It stores nothing but the key file, asks a key service only when keys are made or loaded, and decides
-no verdict.
+The package turns the envelopes in the database into the 16-byte keys that a chip scheme needs, when a record is loaded and never
+while a scan waits. It stores nothing but the key file, calls a key service only when keys are created or loaded, and decides no
+verdict. May import `domain` and the root.
 
-Invariants: a key never appears in a `repr`, a message, a traceback or a pickle; an envelope opens only in the place
-that it was sealed for (account, tag, slot, version); a failure to open one is an inability to answer, never a "Fail".
+Invariants:
+1. A key never appears in a `repr`, a message, a traceback or a pickle.
+2. An envelope opens only in the location that it was sealed for (account, tag, slot, version).
+3. A key that cannot be opened means that a scan cannot be answered (503); it never means a refusal.
 """
 
 from ixfast.keys.derived_keys import DerivedKeys

@@ -1,7 +1,7 @@
-"""The keys of a group that derives them: its masters, each with its derivation, as the loader keeps them for the tags it loads.
+"""The derived keys of a tag group: its masters with their derivations, held for the tags that are loaded later.
 
-Masters stay in memory, because tags are loaded at any time. One that cannot be opened now leaves all of them out: under the
-others a tap would look forged. Then `file_keys` raises, and nothing is said about any tap.
+Masters stay in memory, because tags are loaded at any time. If one of them cannot be opened, none is used: under the others alone
+a genuine tap would look forged. `file_keys` then raises, and taps of the group get no verdict.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ixfast.keys.kek import KeyUnavailableError
 
 
 class MasterId(NamedTuple):
-    """What is known of a master without opening it; those with the same id make the same keys."""
+    """Identifies a master without opening it. Masters with the same id derive the same keys."""
 
     derivation: Derivation
     version: int
@@ -26,7 +26,7 @@ class MasterId(NamedTuple):
 
 
 class Master(NamedTuple):
-    """A master and what is derived from it; its `repr` shows no key."""
+    """A master key with its derivation; its `repr` shows no key."""
 
     derivation: Derivation
     key: Key
@@ -39,8 +39,9 @@ class Master(NamedTuple):
 class DerivedKeys:
     """`masters` are the live ones, newest version first, or None if one of them cannot be opened.
 
-    `meta_keys` are those of the group's encrypted mirrors: None without masters, empty if nothing derives any. `slow` says that a
-    key takes milliseconds. Two of these with the same `identity` make the same keys. Its `repr` shows none.
+    `meta_keys` are those of the group's encrypted mirrors: None without masters, empty if no derivation yields one. `slow` is
+    true if deriving a key takes milliseconds. Two objects with the same `identity` derive the same keys. The `repr` shows no
+    key.
     """
 
     __slots__ = ("_masters", "identity", "meta_keys", "slow")
@@ -53,7 +54,7 @@ class DerivedKeys:
 
     @classmethod
     async def make(cls, masters: Sequence[Master] | None) -> DerivedKeys:
-        """The same without holding up the event loop."""
+        """Construct without blocking the event loop."""
         if _is_slow(masters):
             return await asyncio.get_running_loop().run_in_executor(_thread(), cls, masters)
         return cls(masters)
@@ -63,18 +64,21 @@ class DerivedKeys:
         return self._masters is not None
 
     def masters_like(self, wanted: Sequence[MasterId]) -> tuple[Master, ...] | None:
-        """These masters, if all of them are open here."""
+        """The masters with these ids, or None unless all of them are open."""
         held = {master.id: master for master in self._masters or ()}
         return tuple(held[each] for each in wanted) if self._masters is not None and held.keys() >= set(wanted) else None
 
     def file_keys(self, uid: bytes) -> tuple[Key, ...]:
-        """The file keys of the tag with this UID (7 bytes), newest version first. Raises `KeyUnavailableError`."""
+        """The file keys of the tag with this UID (7 bytes), newest version first.
+
+        Raises KeyUnavailableError if a master cannot be opened.
+        """
         if self._masters is None:
-            raise KeyUnavailableError("A master of the tag's group cannot be opened.")
+            raise KeyUnavailableError("A master key of the tag's group cannot be opened.")
         return tuple(key for derivation, master in self._masters for key in derivation.file_keys((master,), uid))
 
     async def derive(self, uid: bytes) -> tuple[Key, ...]:
-        """The same without holding up the event loop."""
+        """The same as `file_keys` without blocking the event loop."""
         if not self.slow:
             return self.file_keys(uid)
         return await asyncio.get_running_loop().run_in_executor(_thread(), self.file_keys, uid)
@@ -89,5 +93,5 @@ def _is_slow(masters: Sequence[Master] | None) -> bool:
 
 @cache
 def _thread() -> ThreadPoolExecutor:
-    """One a worker: more would take the cores from the scans of other tags, and find no key remembered that another makes."""
+    """One thread per worker: more would take CPU time from scans of other tags, and derive the same key several times."""
     return ThreadPoolExecutor(1, "derivation")

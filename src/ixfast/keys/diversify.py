@@ -1,11 +1,11 @@
-"""Derived keys: the key of each tag computed from a master and its UID instead of being stored.
+"""Key derivation (diversification): computes each tag's key from a master and the tag's UID, instead of storing it.
 
-A tag group carries a `Derivation`, which is no secret: it says which scheme and with which parameters. The masters are
-`Key`s like any other, held and unwrapped like any other, and a derived key has the version of its master. Derive when a
-record is loaded, never while a scan waits: microseconds for most schemes, milliseconds for `SdmBackendLegacy`.
+A tag group has a `Derivation`, which is not secret: a scheme and its parameters. Masters are `Key`s, stored and opened like
+other keys, and a derived key has the version of its master. Keys are derived when a record is loaded, never while a scan waits:
+that takes microseconds with most schemes, milliseconds with `SdmBackendLegacy`.
 
-What is not derived: the UID of an encrypted mirror is unknown before the meta key has opened it, so a meta key depends
-on its master alone, and `An10922` derives none.
+A meta key cannot depend on the UID, which is unknown until the meta key has decrypted the mirror. It depends on the master
+alone, and `An10922` derives none.
 
 Sources: AN10922; Bolt Card's deterministic keys (docs/DETERMINISTIC.md of the project boltcard); `libsdm` of sdm-backend.
 """
@@ -29,9 +29,9 @@ from ixfast.domain.model import Key
 from ixfast.keys.envelope import KEY_BYTES, check_value
 from ixfast.limits import UID_BYTES
 
-INPUT_BYTES_MAX = 31  # AN10922 section 2.2: with its constant, M fills two blocks at the most.
+INPUT_BYTES_MAX = 31  # AN10922 section 2.2: with its constant, M fills at most two blocks.
 LEGACY_ROUNDS = 5000
-LEGACY_KEYS_MAX = 4096  # Remembered results of some milliseconds each; a fleet that reloads its busy tags asks for them again.
+LEGACY_KEYS_MAX = 4096  # Cached results of some milliseconds each; busy tags are reloaded and need theirs again.
 
 _BLOCK = 16
 _ZERO_KEY = bytes(KEY_BYTES)
@@ -41,10 +41,10 @@ _INPUT_PARTS = re.compile(r"\{(uid|aid|system_id|key_number)\}|((?:[0-9A-Fa-f]{2
 
 
 def an10922(master: bytes, m: bytes) -> bytes:
-    """AN10922's diversified key, as long as `master` (16, 24 or 32 bytes); `m` has 1 to 31 bytes.
+    """AN10922's diversified key, of the same length as `master` (16, 24 or 32 bytes); `m` is 1 to 31 bytes.
 
-    The padded input is **two blocks whatever the length of m**. For m of up to 15 bytes this is not CMAC(master, 01 || m),
-    which would take one. ValueError for other lengths.
+    The input is padded to **two blocks whatever the length of m**. For m of up to 15 bytes the result therefore differs from
+    CMAC(master, 01 || m), which takes one block. Raises ValueError for other lengths.
     """
     constants = _AN10922_CONSTANTS.get(len(master))
     if constants is None or not 1 <= len(m) <= INPUT_BYTES_MAX:
@@ -75,12 +75,12 @@ def _xor(a: bytes, b: bytes) -> bytes:
 
 
 class BoltCardKeys:
-    """All keys of one Bolt Card, 16 bytes each, and its `id`, which is no key. Its `repr` shows none."""
+    """All keys of one Bolt Card, 16 bytes each, and its `id`, which is not secret. The `repr` shows no key."""
 
     __slots__ = ("card_key", "id", "k0", "k1", "k2", "k3", "k4")
 
     def __init__(self, issuer_key: bytes, uid: bytes, version: int) -> None:
-        """`version` is 0 to 2**32 - 1. K1 opens the mirror and is the same for all cards of an issuer; K2 signs."""
+        """`version` is 0 to 2**32 - 1. K1 is the meta key, the same for all cards of an issuer; K2 is the file key."""
         _check(issuer_key, uid)
         if not 0 <= version < 1 << 32:
             raise ValueError("version must be 0 to 4294967295")
@@ -98,14 +98,14 @@ class BoltCardKeys:
 
 
 class _Derivation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="scheme"):
-    """What the schemes share. A master is 16 bytes, a UID 7; other lengths are ValueErrors."""
+    """Base of the schemes. A master is 16 bytes, a UID 7 bytes; other lengths raise ValueError."""
 
     def derive_file_key(self, master: bytes, uid: bytes) -> bytes:
         """The tag's own key, 16 bytes."""
         raise NotImplementedError
 
     def derive_meta_key(self, master: bytes) -> bytes | None:
-        """The key of the encrypted mirror, 16 bytes, or None if this scheme derives none."""
+        """The meta key of the encrypted mirror, 16 bytes, or None if this scheme derives none."""
         raise NotImplementedError
 
     def file_keys(self, masters: Iterable[Key], uid: bytes) -> tuple[Key, ...]:
@@ -121,7 +121,7 @@ class _Derivation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class An10922(_Derivation, frozen=True, tag="an10922"):
     """AN10922 for AES-128. `input` is M: hex digits and `{uid}`, `{aid}`, `{system_id}` and `{key_number}` (one byte).
 
-    `aid` and `system_id` are hex, as they go in. The usual order is UID, AID, system identifier.
+    `aid` and `system_id` are hex digits, inserted as they are. The usual order is UID, AID, system identifier.
     """
 
     input: str = "{uid}"
@@ -130,23 +130,23 @@ class An10922(_Derivation, frozen=True, tag="an10922"):
     key_number: int | None = None
 
     def __post_init__(self) -> None:
-        """ValueError, which msgspec turns into its ValidationError, for an input that cannot be made."""
+        """Raise ValueError for invalid parameters; msgspec turns it into its ValidationError."""
         if _INPUT_PARTS.sub("", self.input):
-            raise ValueError("input must be hex digits in pairs and {uid}, {aid}, {system_id} or {key_number}")
+            raise ValueError("input must consist of pairs of hex digits and {uid}, {aid}, {system_id} or {key_number}")
         for name, given in (("aid", self.aid), ("system_id", self.system_id), ("key_number", self.key_number)):
             if (given not in ("", None)) != (f"{{{name}}}" in self.input):
-                raise ValueError(f"{name} must be given exactly if the input has {{{name}}}")
+                raise ValueError(f"{name} must be given if and only if input contains {{{name}}}")
         if not (_HEX.fullmatch(self.aid) and _HEX.fullmatch(self.system_id)):
-            raise ValueError("aid and system_id must be hex digits in pairs")
+            raise ValueError("aid and system_id must be pairs of hex digits")
         if self.key_number is not None and not 0 <= self.key_number <= 255:
-            raise ValueError("key_number must be 0 to 255")
+            raise ValueError("key_number must be between 0 and 255")
         if "{uid}" not in self.input:
-            raise ValueError("input must have {uid}; without it all tags would have one key")
+            raise ValueError("input must contain {uid}; without it all tags would have the same key")
         if len(self.input_bytes(bytes(UID_BYTES))) > INPUT_BYTES_MAX:
             raise ValueError(f"input must be at most {INPUT_BYTES_MAX} bytes")
 
     def input_bytes(self, uid: bytes) -> bytes:
-        """M for this tag."""
+        """M for the tag with this UID."""
         texts = {"uid": uid.hex(), "aid": self.aid, "system_id": self.system_id, "key_number": f"{self.key_number or 0:02x}"}
         return b"".join(bytes.fromhex(texts[name] if name else digits) for name, digits in _INPUT_PARTS.findall(self.input))
 
@@ -155,11 +155,11 @@ class An10922(_Derivation, frozen=True, tag="an10922"):
         return an10922(master, self.input_bytes(uid))
 
     def derive_meta_key(self, master: bytes) -> None:
-        """None: M has the UID, which nobody knows before the mirror is open. The meta key is stored."""
+        """Always None: M contains the UID, which is unknown until the mirror is decrypted. The meta key is stored instead."""
 
 
 class BoltCard(_Derivation, frozen=True, tag="boltcard"):
-    """Bolt Card's deterministic keys from an issuer key: K2 signs, K1 opens the mirror. `version` is the card's."""
+    """Bolt Card's deterministic keys from an issuer key: K2 is the file key, K1 the meta key. `version` is the card's."""
 
     version: int = 1
 
@@ -177,7 +177,7 @@ class BoltCard(_Derivation, frozen=True, tag="boltcard"):
 class _SdmBackend(_Derivation, frozen=True):
     """`key_number` is the number of the tag's file key, `meta_key_number` that of the meta key.
 
-    Both schemes take an all-zero master for a fleet with factory keys and derive all-zero keys from it.
+    Both schemes treat an all-zero master as a fleet with factory keys and derive all-zero keys from it.
     """
 
     key_number: int = 2
@@ -185,11 +185,11 @@ class _SdmBackend(_Derivation, frozen=True):
 
     def __post_init__(self) -> None:
         if not (0 <= self.key_number <= 255 and 0 <= self.meta_key_number <= 255):
-            raise ValueError("key numbers must be 0 to 255")
+            raise ValueError("key numbers must be between 0 and 255")
 
 
 class SdmBackend(_SdmBackend, frozen=True, tag="sdm-backend"):
-    """What sdm-backend calls "standard". The meta key does not depend on its number."""
+    """sdm-backend's "standard" scheme. The meta key does not depend on its number."""
 
     def derive_file_key(self, master: bytes, uid: bytes) -> bytes:
         _check(master, uid)
@@ -205,9 +205,9 @@ class SdmBackend(_SdmBackend, frozen=True, tag="sdm-backend"):
 
 
 class SdmBackendLegacy(_SdmBackend, frozen=True, tag="sdm-backend-legacy"):
-    """What sdm-backend calls "legacy": PBKDF2, some milliseconds a key; the newest results are remembered.
+    """sdm-backend's "legacy" scheme: PBKDF2, some milliseconds per key; recent results are cached.
 
-    PBKDF2 lets other threads run, so a loader of many tags may derive in an executor.
+    PBKDF2 releases the GIL, so a loader of many tags may derive in an executor.
     """
 
     def derive_file_key(self, master: bytes, uid: bytes) -> bytes:
@@ -220,18 +220,18 @@ class SdmBackendLegacy(_SdmBackend, frozen=True, tag="sdm-backend-legacy"):
 
 
 Derivation = An10922 | BoltCard | SdmBackend | SdmBackendLegacy
-"""A tagged union: as JSON an object whose `scheme` says which one it is."""
+"""A tagged union; in JSON, the member `scheme` selects the type."""
 
 
 def scheme_of(derivation: Derivation) -> str:
-    """The scheme's name, as JSON has it."""
+    """The scheme's name as in JSON."""
     return str(derivation.__struct_config__.tag)
 
 
 DEFAULT_DERIVATIONS: Mapping[str, Derivation] = MappingProxyType(
     {scheme_of(derivation): derivation for derivation in (An10922(), BoltCard(), SdmBackend(), SdmBackendLegacy())}
 )
-"""Each scheme as it is unless told otherwise."""
+"""Each scheme with its default parameters."""
 
 USUAL_DERIVATIONS: tuple[Derivation, ...] = (
     An10922(),
@@ -241,7 +241,7 @@ USUAL_DERIVATIONS: tuple[Derivation, ...] = (
     *(SdmBackend(key_number=number) for number in (2, 1, 0, 3, 4)),
     *(SdmBackendLegacy(key_number=number) for number in (2, 1, 0, 3, 4)),
 )
-"""What is worth trying with a master of unknown use: the chips have five keys, 0 to 4."""
+"""Derivations worth trying with a master of unknown use; the chips have five keys, 0 to 4."""
 
 
 @lru_cache(LEGACY_KEYS_MAX)

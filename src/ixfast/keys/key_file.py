@@ -1,16 +1,18 @@
-"""The key file: which key-encryption keys there are, in which order, and how each is opened.
+"""The key file, which lists the key-encryption keys, their order, and how each is opened.
 
     ixfast-key-encryption-keys 1
     # Lines that are empty or begin with # are skipped.
     <id> <base64 of the 32 bytes>
     <id> <provider> <reference> <base64 of what the provider returned>
 
-A line of two words is a key in the clear, provider `file`. A line of four has the key as sealed by a key service, and
-tells outsiders no more than its id. The first key is the current one. The id is a fingerprint of the opened key, so a
-line that opens to anything else is noticed.
+A line of two words contains a key in the clear (provider `file`). A line of four contains a key that a key service has sealed,
+and reveals nothing but its id. The first key is the current one. The id is a fingerprint of the opened key, so a line that
+opens to anything else is detected.
 
-The file is replaced as a whole or not at all, and never read unless it belongs to the user that reads it and nobody else may
-read or write it. That holds for root, too, who could read any: what belongs to another user is that user's to replace.
+Invariants:
+1. The file is replaced atomically or not at all.
+2. It is read only if it belongs to the user that reads it and nobody else may read or write it. That applies to root as well:
+   the owner of a file could replace it at any time.
 """
 
 from __future__ import annotations
@@ -30,17 +32,20 @@ from pathlib import Path
 from ixfast.keys.kek import KEK_BYTES, KekFileError, check_ids, kek_id
 
 FILE = "file"
-"""The provider of keys that stand in the file themselves."""
+"""The provider of keys that the file itself contains in the clear."""
 
 _FILE_BYTES_MAX = 64 * 1024
 _HEADER = "ixfast-key-encryption-keys 1"
-_WARNING = "# Whoever can open these keys and has the database has every key of every tag: keep them apart."
+_WARNING = "# Anyone who has these keys and the database has the key of every tag: keep the two apart."
 _ID = re.compile(r"[0-9a-f]{16}")
 _PROVIDER = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 class KeyLine:
-    """One key of the file. `sealed` is what the provider opens; for provider `file` it is the key, so never shown."""
+    """One key of the file. `sealed` is what the provider opens.
+
+    For the provider `file` it is the key itself, so never show it.
+    """
 
     __slots__ = ("id", "provider", "reference", "sealed")
 
@@ -52,7 +57,7 @@ class KeyLine:
 
     @property
     def text(self) -> str:
-        """The line as it stands in the file."""
+        """The line as written in the file."""
         words = (self.id,) if self.provider == FILE else (self.id, self.provider, self.reference)
         return " ".join((*words, base64.b64encode(self.sealed).decode()))
 
@@ -61,7 +66,7 @@ class KeyLine:
 
 
 class KeyFile:
-    """A key file as it was read. `signature` differs when the file has been replaced or written since."""
+    """The content of a key file. `signature` differs once the file has been replaced or written to."""
 
     __slots__ = ("_texts", "lines", "path", "signature")
 
@@ -70,7 +75,7 @@ class KeyFile:
         self.signature = signature
         self._texts = content.decode("utf-8", "replace").splitlines()
         if not self._texts or self._texts[0].strip() != _HEADER:
-            raise KekFileError(f"{path} does not begin with the line {_HEADER!r} and is not a key file of ixfast.")
+            raise KekFileError(f"{path} is not an ixfast key file: it does not begin with the line {_HEADER!r}.")
         parsed = [_parse(path, number, text) for number, text in enumerate(self._texts[1:], start=2)]
         self.lines = [line for line in parsed if line is not None]
         check_ids([line.id for line in self.lines])
@@ -79,32 +84,32 @@ class KeyFile:
     def read(cls, path: Path) -> KeyFile:
         """Read and check a file without opening its keys.
 
-        `KekFileError` for a file that is missing, not regular, another user's, readable or writable by others than its owner,
-        or in which a line is no key line, or is a key in the clear that its id does not name.
+        Raises KekFileError for a file that is missing, not a regular file, owned by another user, or accessible to others than
+        its owner, and for a malformed line or a key in the clear that does not match its id.
         """
         content, signature = _read(path)
         return cls(path, content, signature)
 
     def with_line(self, line: KeyLine, *, current: bool) -> list[str]:
-        """The file's text with a further key, as the current one or as the last."""
+        """The lines of the file with another key added, as the current one or as the last."""
         check_ids([*(known.id for known in self.lines), line.id])
-        at = self._place_of(self.lines[0].id) if current else len(self._texts)
+        at = self._index_of(self.lines[0].id) if current else len(self._texts)
         return [*self._texts[:at], line.text, *self._texts[at:]]
 
     def without(self, id_: str) -> list[str]:
-        """The file's text without a key; `KekFileError` when there is none with this id or it is the current one."""
-        at = self._place_of(id_)
+        """The lines of the file without a key. Raises KekFileError if no key has this id or it is the current one."""
+        at = self._index_of(id_)
         if id_ == self.lines[0].id:
-            raise KekFileError(f"{id_} is the current key; make another one current with `ixfast keys rotate` first.")
+            raise KekFileError(f"{id_} is the current key; first make another key current with `ixfast keys rotate`.")
         return [*self._texts[:at], *self._texts[at + 1 :]]
 
     def with_current(self, id_: str) -> list[str]:
-        """The file's text with this key as the first one."""
-        at, first = self._place_of(id_), self._place_of(self.lines[0].id)
+        """The lines of the file with this key as the current one."""
+        at, first = self._index_of(id_), self._index_of(self.lines[0].id)
         rest = [text for number, text in enumerate(self._texts) if number != at]
         return [*rest[:first], self._texts[at], *rest[first:]]
 
-    def _place_of(self, id_: str) -> int:
+    def _index_of(self, id_: str) -> int:
         for number, text in enumerate(self._texts[1:], start=1):
             if text.split()[:1] == [id_]:
                 return number
@@ -115,7 +120,7 @@ Signature = tuple[int, int, int, int]
 
 
 def signature_of(path: Path) -> Signature | None:
-    """What changes when the file does; None while there is none."""
+    """A value that changes when the file does; None if the file does not exist."""
     try:
         return _signature(path.stat())
     except OSError:
@@ -123,38 +128,38 @@ def signature_of(path: Path) -> Signature | None:
 
 
 def plain_line(key32: bytes) -> KeyLine:
-    """A key that stands in the file itself."""
+    """A line that contains a key in the clear."""
     return KeyLine(kek_id(key32), FILE, "", key32)
 
 
 def create(path: Path, line: KeyLine) -> None:
-    """Write a key file that did not exist, mode 0600, and return only when file and name are on the disk."""
+    """Create a key file with mode 0600. Returns once both the file and its directory entry are on disk."""
     try:
         _write(path, [_HEADER, _WARNING, line.text])
     except FileExistsError:
-        raise KekFileError(f"{path} exists already and is not overwritten: it may hold the only copy of a key.") from None
+        raise KekFileError(f"{path} already exists and will not be overwritten: it may hold the only copy of a key.") from None
     except OSError as error:
-        raise KekFileError(f"The key file {path} cannot be created ({error.strerror}).") from None
+        raise KekFileError(f"Cannot create the key file {path}: {error.strerror}.") from None
     _sync_directory(path.absolute().parent)
 
 
 def edit(path: Path, change: Callable[[KeyFile], list[str]]) -> None:
-    """Replace the file by what `change` makes of it, at once and for good. Only one process edits at a time."""
-    path = path.resolve()  # a link stays a link
+    """Atomically and durably replace the file with the lines that `change` returns. Only one process edits at a time."""
+    path = path.resolve()  # so that a symbolic link stays one
     try:
         with _locked(path.parent):
             texts = change(KeyFile.read(path))
             owner = path.stat()
             successor = path.with_name(f".{path.name}.new")
-            successor.unlink(missing_ok=True)  # of an edit that was killed
+            successor.unlink(missing_ok=True)  # left behind by an edit that was killed
             _write(successor, texts, owner=(owner.st_uid, owner.st_gid))
             KeyFile.read(successor)
             successor.replace(path)
             _sync_directory(path.parent)
     except OSError as error:
         raise KekFileError(
-            f"The key file {path} cannot be replaced ({error.strerror}). If it is mounted read-only, edit a copy with "
-            "--kek-file, and mount that."
+            f"Cannot replace the key file {path}: {error.strerror}. If it is mounted read-only, edit a copy with --kek-file "
+            "and mount the copy."
         ) from error
 
 
@@ -172,11 +177,11 @@ def _read(path: Path) -> tuple[bytes, Signature]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # A FIFO must not block the start.
     except FileNotFoundError:
-        raise KekFileError(f"There is no key file at {path}; name the right one in the setting kek_file.") from None
+        raise KekFileError(f"There is no key file at {path}; correct the setting kek_file.") from None
     except OSError as error:
-        with contextlib.suppress(OSError):  # of a directory that this user may not search
+        with contextlib.suppress(OSError):  # raised by stat if this user may not search the directory
             _check_owner(path, path.stat())
-        raise KekFileError(f"The key file {path} cannot be opened ({error.strerror}).") from None
+        raise KekFileError(f"Cannot open the key file {path}: {error.strerror}.") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -184,8 +189,8 @@ def _read(path: Path) -> tuple[bytes, Signature]:
         _check_owner(path, status)
         if status.st_mode & 0o077:
             raise KekFileError(
-                f"The key file {path} is open to its group or to others (mode {stat.S_IMODE(status.st_mode):04o}). "
-                f"Close it with: chmod 600 {path}"
+                f"The key file {path} is accessible to its group or to others (mode {stat.S_IMODE(status.st_mode):04o}). "
+                f"Restrict it with: chmod 600 {path}"
             )
         content = os.read(descriptor, _FILE_BYTES_MAX + 1)
     finally:
@@ -199,8 +204,8 @@ def _check_owner(path: Path, status: os.stat_result) -> None:
     user = os.geteuid()
     if status.st_uid != user:
         raise KekFileError(
-            f"The key file {path} belongs to {_user_name(status.st_uid)}, and this process runs as {_user_name(user)}. Run it "
-            f"as the file's owner, or hand the file over with: chown {user} {path}"
+            f"The key file {path} belongs to {_user_name(status.st_uid)}, but this process runs as {_user_name(user)}. Run it "
+            f"as the file's owner, or change the owner with: chown {user} {path}"
         )
 
 
@@ -224,11 +229,10 @@ def _parse(path: Path, number: int, text: str) -> KeyLine | None:
         return plain_line(sealed)
     if len(words) == 4 and sealed and _ID.fullmatch(words[0]) and _PROVIDER.fullmatch(words[1]) and words[1] != FILE:
         return KeyLine(words[0], words[1], words[2], sealed)
-    # Neither the line nor a part of it is shown: it may hold most of a key.
+    # No part of the line is shown: it may contain most of a key.
     raise KekFileError(
-        f"{path}, line {number}: neither an id of 16 hexadecimal digits followed by the base64 of the key that it names, "
-        "nor an id, a provider, a reference and the base64 of a sealed key. The line was cut or altered; restore the file "
-        "from its backup."
+        f"{path}, line {number}: must be an id of 16 hexadecimal digits and the matching key in base64, or an id, a provider, a "
+        "reference and a sealed key in base64. The line was truncated or altered; restore the file from its backup."
     )
 
 
@@ -246,7 +250,7 @@ def _write(path: Path, texts: list[str], *, owner: tuple[int, int] | None = None
         with os.fdopen(descriptor, "w") as file:
             file.write("\n".join(texts) + "\n")
             file.flush()
-            os.fchmod(descriptor, 0o600)  # The umask may have taken the owner's own bits away.
+            os.fchmod(descriptor, 0o600)  # The umask may have cleared the owner's own bits.
             if owner is not None and owner != (os.geteuid(), os.getegid()):
                 os.fchown(descriptor, *owner)
             os.fsync(descriptor)

@@ -1,9 +1,12 @@
-"""Keeping the keys of a key file open in a worker.
+"""Opens the keys of a key file in a worker, and reloads them when the file changes.
 
-A worker lives without its keys: what cannot be opened is tried again with growing pauses, an alarm each time, and what
-is open stays open, whatever happens to the file or to a provider. A file that was changed is read again by itself, on a
-signal (`reload`), and when an envelope names a key that is not known yet. Providers block, so they are asked in a thread
-of their own; a thread that hangs holds up no scan and no exit.
+The file is reread when it changes (checked every second), on a signal (`reload`), and when an envelope refers to an unknown key.
+
+Invariants:
+1. A worker runs without its keys. A key that cannot be opened is retried with increasing pauses, and each failure is logged and
+   counted.
+2. An open key stays open, whatever happens to the file or to a provider.
+3. Providers block, so they are called in threads of their own. A thread that hangs delays neither scans nor shutdown.
 """
 
 from __future__ import annotations
@@ -26,18 +29,18 @@ from ixfast.keys.sealing import open_line
 
 log = logging.getLogger("ixfast.keys")
 
-_POLL_S = 1.0  # How soon a changed file is noticed without a signal.
-_START_PATIENCE_S = 3.0  # A provider that takes longer is waited for while the worker serves already.
+_POLL_S = 1.0  # How often to check whether the file has changed.
+_START_PATIENCE_S = 3.0  # The worker starts serving after this, even if a provider has not responded yet.
 _RETRY_S = 1.0
 _RETRY_S_MAX = 30.0
-_READINGS_MAX = 3  # Waited for by one look-up: one that may have read the file before, one that did not, and a spare.
+_READINGS_MAX = 3  # Per look-up: one that may have read the file before it changed, one that has not, and a spare.
 _T = TypeVar("_T")
 
 
 class KeyReloader:
-    """Opens the keys of a worker and keeps them. `keys` is what to hand to everybody else.
+    """Opens the keys of a worker and keeps them open. The rest of the worker uses `keys`.
 
-    `changed` may be set; it is called whenever keys are open that were not open before.
+    Set `changed` to a function to have it called whenever further keys have been opened.
     """
 
     def __init__(self, path: Path, gauges: meters.Meters) -> None:
@@ -51,11 +54,11 @@ class KeyReloader:
         self._signature: Signature | None = None
         self._opened: dict[str, KeyEncryptionKey] = {}
         self._failures = 0
-        self.ready = False  # Whether all keys of a file were open once. What comes later is an alarm, not a reason to leave.
+        self.ready = False  # Whether all keys of a file have been open once. Later failures are logged, but do not unset it.
         self.keys = KeyEncryptionKeys.none_yet(self._look)
 
     async def start(self) -> None:
-        """Open the keys, or begin to try. Raises nothing."""
+        """Open the keys, or keep trying in the background. Never raises."""
         reading = self._read()
         await asyncio.wait([reading], timeout=_START_PATIENCE_S)
         self._task = self._loop.create_task(self._keep())
@@ -67,12 +70,12 @@ class KeyReloader:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def reload(self) -> None:
-        """Read the file again, and ask for what is missing, now."""
+        """Reread the file and retry missing keys now."""
         self._signature = None
         self._wake.set()
 
     async def _look(self) -> None:
-        """For a look-up that met an unknown key: wait for a reading that is under way, and for one of a changed file."""
+        """After a look-up found an unknown key: wait for a read in progress, and reread the file if it has changed."""
         for _ in range(_READINGS_MAX):
             if self._reading is not None and not self._reading.done():
                 await asyncio.wait([self._reading])
@@ -97,7 +100,7 @@ class KeyReloader:
                 retry_at = self._loop.time() + pause * random.uniform(0.8, 1.2)  # noqa: S311 - spreads the workers
 
     def _read(self) -> asyncio.Task[None]:
-        """The reading that is under way, or one that begins now."""
+        """The read that is in progress, or a new one."""
         if self._reading is None or self._reading.done():
             self._reading = self._loop.create_task(self._read_and_open())
         return self._reading
@@ -106,15 +109,15 @@ class KeyReloader:
         try:
             file = await _in_thread(lambda: KeyFile.read(self._path))
         except ConfigurationError as error:
-            self._signature = signature_of(self._path)  # the same mistake is told once a retry, not once a poll
-            self._alarm("the key file cannot be used; keys that are open stay open: %s", error)
+            self._signature = signature_of(self._path)  # so that an error is logged once per retry, not once per poll
+            self._alarm("cannot use the key file, open keys stay open: %s", error)
             self._failures += 1
             return
         self._signature = file.signature
         missing: dict[str, str] = {}
         self._opened = {line.id: self._opened[line.id] for line in file.lines if line.id in self._opened}
         opened_before = len(self._opened)
-        for line in sorted(file.lines, key=lambda line: line.provider != FILE):  # what needs nobody comes first
+        for line in sorted(file.lines, key=lambda line: line.provider != FILE):  # keys that need no service first
             if line.id not in self._opened:
                 try:
                     self._opened[line.id] = await _in_thread(lambda line=line: open_line(line))  # type: ignore[misc]
@@ -133,17 +136,17 @@ class KeyReloader:
 
     def _alarm(self, message: str, *arguments: object) -> None:
         self._meters.slots[meters.KEY_UNWRAP_FAILURES] += 1
-        log.error(message, *arguments, extra={"about": str(arguments[0])})  # every key has lines of its own
+        log.error(message, *arguments, extra={"about": str(arguments[0])})  # the log's rate limit is per key
 
 
 async def _in_thread(work: Callable[[], _T]) -> _T:
-    """Run blocking work in a thread that nobody waits for at the end of the process."""
+    """Run blocking work in a daemon thread, which does not delay the end of the process."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()
     lock = threading.Lock()
     abandoned = False
 
-    def tell(result: Any, error: BaseException | None) -> None:
+    def resolve(result: Any, error: BaseException | None) -> None:
         if future.done():
             return
         if error is not None:
@@ -159,11 +162,11 @@ async def _in_thread(work: Callable[[], _T]) -> _T:
             failure = error
         with lock:
             if not abandoned:
-                loop.call_soon_threadsafe(tell, result, failure)
+                loop.call_soon_threadsafe(resolve, result, failure)
 
     threading.Thread(target=run, name="keys", daemon=True).start()
     try:
         return await future
     finally:
         with lock:
-            abandoned = True  # a loop that is being closed is not to be called by a thread any more
+            abandoned = True  # a thread must not call a loop that may be closed by then

@@ -1,10 +1,10 @@
-"""The key-encryption keys in use.
+"""The set of open key-encryption keys of a process.
 
-They are opened at start and at a reload and then only used: nothing leaves the process for a scan, and opening an envelope
-takes microseconds. The first key seals and opens, the others only open, so that a key can be retired without re-sealing
-everything at once.
+Keys are opened at start and on a reload. No scan waits for a key service, and opening an envelope takes microseconds. The first
+key seals and opens, the others only open, so that a key can be retired without re-sealing everything at once.
 
-A key whose provider does not answer is `missing`: what is sealed under it cannot be answered for, everything else can.
+A key that its provider does not open is `missing`: scans of tags whose keys are sealed under it cannot be answered, all others
+can.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ixfast.keys.sealing import open_line
 
 
 class KeyEncryptionKeys:
-    """The keys of one key file by id, as far as they are open. Whoever holds this sees a reload at once (`adopt`)."""
+    """The open keys of one key file, by id. A reload (`adopt`) takes effect at once for every holder of this object."""
 
     __slots__ = ("_by_id", "_look", "_order", "missing")
 
@@ -31,7 +31,7 @@ class KeyEncryptionKeys:
 
     @classmethod
     def none_yet(cls, look: Callable[[], Awaitable[None]]) -> Self:
-        """Keys that are still to be opened. `look` reads the key file again if it has changed; see `look_for`."""
+        """An empty set, to be filled with `adopt`. `look` rereads the key file if it has changed; see `look_for`."""
         held = cls.__new__(cls)
         held._by_id, held._order, held.missing, held._look = {}, (), {}, look
         return held
@@ -40,21 +40,21 @@ class KeyEncryptionKeys:
     def load_file(cls, path: Path) -> Self:
         """Open every key of a file, or none.
 
-        `KekFileError` when the file is missing, readable by others or damaged; `KeyUnavailableError` when a provider
-        does not open its key.
+        Raises KekFileError if the file is missing, accessible to others or damaged, and KeyUnavailableError if a provider does
+        not open its key.
         """
         return cls([open_line(line) for line in KeyFile.read(path).lines])
 
     @classmethod
     def create_file(cls, path: Path) -> Self:
-        """Make a key file with one random key and load it; `KekFileError` when the path exists already."""
+        """Create a key file with one random key and load it. Raises KekFileError if the path already exists."""
         create(path, plain_line(secrets.token_bytes(KEK_BYTES)))
         return cls.load_file(path)
 
     def adopt(
         self, order: Sequence[str], opened: Mapping[str, KeyEncryptionKey], missing: Mapping[str, str] | None = None
     ) -> None:
-        """Take over what a key file says: ids in its order, the keys that are open, and why the others are not."""
+        """Replace the keys: ids in the order of the file, the keys that are open, and the reasons why the others are not."""
         check_ids(order)
         self._order = tuple(order)
         self._by_id = {id_: opened[id_] for id_ in order if id_ in opened}
@@ -62,9 +62,9 @@ class KeyEncryptionKeys:
 
     @property
     def current(self) -> KeyEncryptionKey:
-        """The key that seals: the first of the file. `KeyUnavailableError` while it is not open."""
+        """The key that seals: the first of the file. Raises KeyUnavailableError while it is not open."""
         if not self._order:
-            raise KeyUnavailableError("The key file has not been read yet; look at the log for the reason.")
+            raise KeyUnavailableError("The key file has not been read yet; see the log for the reason.")
         return self.by_id(self._order[0])
 
     @property
@@ -78,9 +78,9 @@ class KeyEncryptionKeys:
         return bool(self._order) and len(self._by_id) == len(self._order)
 
     def by_id(self, id_: str) -> KeyEncryptionKey:
-        """Find a key by its id (16 hexadecimal digits).
+        """Return a key by its id (16 hexadecimal digits).
 
-        `UnknownKekError` when the file has no such key, `KeyUnavailableError` when its provider has not opened it.
+        Raises UnknownKekError if the file has no such key, and KeyUnavailableError if its provider has not opened it.
         """
         key = self._by_id.get(id_)
         if key is not None:
@@ -90,11 +90,11 @@ class KeyEncryptionKeys:
             raise KeyUnavailableError(f"Key-encryption key {id_} is not open: {reason}")
         raise UnknownKekError(
             f"Key-encryption key {id_[:16]} is not in the key file (open: {', '.join(self.ids) or 'none'}). "
-            "Add its line below the current key; running workers notice."
+            "Add its line below the current key; running workers reload the file."
         )
 
     async def look_for(self, ids: Collection[str]) -> None:
-        """Before envelopes of these keys are opened: if one is unknown, the file may have it by now. Raises nothing."""
+        """Reread the key file if it lacked one of these ids and has changed; call it before opening envelopes. Never raises."""
         if self._look is not None and any(id_ not in self._order for id_ in ids):
             await self._look()
 
@@ -102,4 +102,4 @@ class KeyEncryptionKeys:
         return f"KeyEncryptionKeys(current={self._order[0] if self._order else None}, ids={list(self.ids)})"
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError("Key-encryption keys are not to be pickled or copied: they would leave their holder.")
+        raise TypeError("Key-encryption keys cannot be pickled or copied: they must not leave the process.")

@@ -1,8 +1,9 @@
 """Key providers: services that seal a key-encryption key for the key file and open it again.
 
-A provider is a class of the entry-point group `ixfast.key_providers`, made without arguments; those of this package are
-in `providers/`, any other package may add its own. It is asked when keys are made and when they are loaded, never for a
-scan. It keeps no connection, takes its credentials from where that service's own tools take them, and bounds its time.
+A provider is a class registered in the entry-point group `ixfast.key_providers` and created without arguments. The built-in
+ones are in `providers/`; other packages may register their own. Providers are called when keys are created or loaded, never for
+a scan. They keep no connection open, find credentials in the same places as the service's own tools, and limit the time of each
+call.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _EXTRAS = {"aws-kms": "aws", "gcp-kms": "gcp", "azure-keyvault": "azure", "pkcs1
 
 
 class ProviderError(KeyUnavailableError):
-    """A key service did not seal or open a key; the message says which one and what it said."""
+    """A key service failed to seal or open a key; the message has the service and its error."""
 
     def __init__(self, service: str, error: object) -> None:
         text = " ".join(str(error).split()) or type(error).__name__
@@ -30,17 +31,17 @@ class ProviderError(KeyUnavailableError):
 
 
 class Sealed(NamedTuple):
-    """What a provider made of a key: the reference to open it with, which may be narrower than the given one."""
+    """A sealed key, and the reference to open it with, which may be more specific than the one used to seal it."""
 
     reference: str
     blob: bytes
 
 
 class KeyProvider(Protocol):
-    """A key service. `reference` names a key inside it, in that service's own words and without white space.
+    """A key service. `reference` names a key of the service, in its own notation and without white space.
 
-    Both calls raise `ProviderError` for everything that may mend itself or be mended there, `ConfigurationError` for a
-    reference that cannot be one. They block, for some seconds at the most.
+    Both methods raise ProviderError for failures that may be temporary or can be fixed on the service's side, and
+    ConfigurationError for a malformed reference. They block, for a few seconds at most.
     """
 
     def seal(self, reference: str, key32: bytes, kek_id: str) -> Sealed: ...
@@ -49,24 +50,24 @@ class KeyProvider(Protocol):
 
 
 def provider_names() -> list[str]:
-    """Every provider that is installed, beside `file`."""
+    """All installed providers except `file`."""
     return sorted({point.name for point in entry_points(group=GROUP)})
 
 
 def provider_named(name: str) -> KeyProvider:
-    """Make the provider of this name. `ConfigurationError` when there is none or its packages are not installed."""
+    """Create the provider of this name. Raises ConfigurationError if there is none or its packages are not installed."""
     for point in entry_points(group=GROUP, name=name):
         try:
             provider: KeyProvider = point.load()()
         except ImportError as error:
             extra = f"; install ixfast[{_EXTRAS[name]}]" if name in _EXTRAS else ""
-            raise ConfigurationError(f"The key provider {name} needs a package that is missing ({error}){extra}.") from None
+            raise ConfigurationError(f"The key provider {name} requires a package that is missing ({error}){extra}.") from None
         return provider
     known = ", ".join(["file", *provider_names()])
-    raise ConfigurationError(f"There is no key provider {name!r}; there are {known}.")
+    raise ConfigurationError(f"There is no key provider {name!r}; available are {known}.")
 
 
 def hush(*loggers: str) -> None:
-    """Keep a library from logging below WARNING: at DEBUG some write requests and replies, and so keys."""
+    """Raise the log level of libraries to WARNING: at DEBUG some log requests and responses, and with them keys."""
     for name in loggers:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,1 +1,1 @@
-"""Key services that ixfast can ask itself, one module each. They are found by entry point; see `keys/provider.py`."""
+"""The built-in key providers, one module per key service. They are registered as entry points; see `keys/provider.py`."""

@@ -1,8 +1,8 @@
 """AWS KMS: symmetric keys, `Encrypt` and `Decrypt`.
 
-A reference is what KMS takes as KeyId: an ARN of a key or of an alias, `alias/…` or a key's id. Credentials, and the
-region unless an ARN says it, are found the way every AWS tool finds them. The encryption context names the key, so that
-policies can ask for it and CloudTrail shows which key was opened.
+A reference is a KeyId as KMS accepts it: the ARN of a key or an alias, `alias/…`, or the id of a key. Credentials, and the region
+unless an ARN contains it, are found as by every AWS tool. The encryption context names the key, so that policies can require it
+and CloudTrail shows which key was opened.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Azure Key Vault: RSA keys, wrapped and unwrapped with RSA-OAEP-256.
 
-A reference is a key's identifier, `https://….vault.azure.net/keys/NAME` or with `/VERSION`. Without a version the newest
-one wraps, and the line of the key file names it, because no other version unwraps. Credentials are found by
+A reference is the identifier of a key, `https://….vault.azure.net/keys/NAME`, optionally with `/VERSION`. Without a version the
+newest one wraps, and the line of the key file names it, because no other version can unwrap. Credentials are found by
 `DefaultAzureCredential`.
 """
 
@@ -24,7 +24,7 @@ _TIMES = {"connection_timeout": CONNECT_TIMEOUT_S, "read_timeout": ANSWER_TIMEOU
 
 
 class AzureKeyVault:
-    """Provider `azure-keyvault`. `credential` and `options` replace the usual ones of the clients."""
+    """Provider `azure-keyvault`. `credential` and `options` override the defaults of the clients."""
 
     def __init__(self, credential: Any = None, **options: Any) -> None:
         self._credential = credential
@@ -61,4 +61,4 @@ def _identifier(reference: str) -> KeyVaultKeyIdentifier:
     try:
         return KeyVaultKeyIdentifier(reference)
     except ValueError:
-        raise ConfigurationError(f"{reference} is no key of a vault; write https://….vault.azure.net/keys/NAME.") from None
+        raise ConfigurationError(f"{reference} is not a key identifier; write https://….vault.azure.net/keys/NAME.") from None

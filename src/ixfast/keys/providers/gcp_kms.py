@@ -1,7 +1,7 @@
 """Google Cloud KMS: symmetric keys, `Encrypt` and `Decrypt`.
 
-A reference is the name of a key, `projects/…/locations/…/keyRings/…/cryptoKeys/…`; its primary version seals, and
-whichever version sealed opens. Credentials are Google's application default credentials.
+A reference is the resource name of a key, `projects/…/locations/…/keyRings/…/cryptoKeys/…`. Its primary version seals, and the
+version that sealed opens. Credentials are Google's application default credentials.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ixfast.keys.provider import ANSWER_TIMEOUT_S, ProviderError, Sealed, hush
 
 
 class GcpKms:
-    """Provider `gcp-kms`. `make_client` is for another endpoint."""
+    """Provider `gcp-kms`. Pass `make_client` to use another endpoint."""
 
     def __init__(self, make_client: Callable[[], Any] = kms.KeyManagementServiceClient) -> None:
         self._make_client = make_client

@@ -1,8 +1,8 @@
-"""A hardware security module, or SoftHSM, over PKCS#11: an AES key that stays in the token, used with AES-GCM.
+"""A hardware security module, or SoftHSM, over PKCS#11: an AES key that never leaves the token, used with AES-GCM.
 
-A reference is a PKCS#11 URI (RFC 7512) that names a token, a secret key in it, the module and a file with the PIN:
+A reference is a PKCS#11 URI (RFC 7512) that names a token, a secret key in it, the module, and a file with the PIN:
 `pkcs11:token=prod;object=ixfast?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=/run/secrets/hsm-pin`.
-A blob is a nonce of 12 bytes and what the token returned, ciphertext and tag; the key's id is the associated data.
+A blob consists of a 12-byte nonce and the token's output, ciphertext and tag. The key's id is the associated data.
 """
 
 from __future__ import annotations
@@ -48,21 +48,21 @@ def _gcm(nonce: bytes, kek_id: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _key(reference: str) -> Iterator[Any]:
-    """The key in an open session, which is closed afterwards."""
+    """The key in an open session, which is closed on exit."""
     named = _parse(reference)
     try:
         library = pkcs11.lib(named["module-path"])
         tokens = library.get_tokens(token_label=named.get("token"), token_serial=named.get("serial", "").encode() or None)
         with _one(tokens, "token").open(user_pin=_pin(named["pin-source"])) as session:
             yield session.get_key(object_class=pkcs11.ObjectClass.SECRET_KEY, label=named["object"])
-    except (PKCS11Error, RuntimeError) as error:  # RuntimeError: the module is no PKCS#11 library
+    except (PKCS11Error, RuntimeError) as error:  # RuntimeError: the module is not a PKCS#11 library
         raise ProviderError(_SERVICE, f"{type(error).__name__} {error}".strip()) from None
 
 
 def _one(tokens: Any, what: str) -> Any:
     found = list(tokens)
     if len(found) != 1:
-        raise ProviderError(_SERVICE, f"{len(found)} {what}s match the reference; there has to be one")
+        raise ProviderError(_SERVICE, f"{len(found)} {what}s match the reference; there must be exactly one")
     return found[0]
 
 
@@ -71,7 +71,7 @@ def _pin(source: str) -> str:
     try:
         return path.read_text().strip()
     except OSError as error:
-        raise ProviderError(_SERVICE, f"the PIN file {path} cannot be read ({error.strerror})") from None
+        raise ProviderError(_SERVICE, f"cannot read the PIN file {path}: {error.strerror}") from None
 
 
 def _parse(reference: str) -> dict[str, str]:
@@ -82,14 +82,14 @@ def _parse(reference: str) -> dict[str, str]:
         for part in filter(None, parts):
             name, _, value = part.partition("=")
             if name not in known:
-                raise ConfigurationError(f"{name} cannot stand in the PKCS#11 URI of a key; {_usage()}")
+                raise ConfigurationError(f"{name} is not allowed in the PKCS#11 URI of a key; {_usage()}")
             named[name] = unquote(value)
     if (
         scheme != "pkcs11"
         or not {"object", "module-path", "pin-source"} <= named.keys()
         or not {"token", "serial"} & named.keys()
     ):
-        raise ConfigurationError(f"That is no PKCS#11 URI of a key; {_usage()}")
+        raise ConfigurationError(f"The reference is not the PKCS#11 URI of a key; {_usage()}")
     return named
 
 

@@ -1,8 +1,8 @@
-"""HashiCorp Vault's transit engine, and OpenBao's, over their HTTP API.
+"""The transit engine of HashiCorp Vault or OpenBao, over its HTTP API.
 
-A reference is `MOUNT/KEY`, usually `transit/ixfast`. The environment says the rest, as it does for Vault's own tools:
+A reference is `MOUNT/KEY`, usually `transit/ixfast`. The rest is configured by the environment as for Vault's own tools:
 `VAULT_ADDR`, `VAULT_TOKEN` (or `VAULT_TOKEN_FILE`, or `~/.vault-token` as an agent writes it), `VAULT_NAMESPACE`,
-`VAULT_CACERT`. A rotated transit key opens what its older versions sealed.
+`VAULT_CACERT`. A rotated transit key still opens what its older versions sealed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SERVICE = "Vault"
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the token to another place."""
+    """Refuses redirects, which would send the token to another server."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -45,17 +45,17 @@ class VaultTransit:
         try:
             return base64.b64decode(plaintext, validate=True)
         except ValueError:
-            raise ProviderError(_SERVICE, "the answer is not what transit answers") from None
+            raise ProviderError(_SERVICE, "unexpected response from the transit engine") from None
 
 
 def _ask(reference: str, act: str, given: str, value: str, wanted: str) -> str:
-    """One request; returns the member `wanted` of the answer's data."""
+    """Send one request and return the member `wanted` of the response's data."""
     parts = _REFERENCE.fullmatch(reference)
     if parts is None:
-        raise ConfigurationError("A key of Vault is named MOUNT/KEY, such as transit/ixfast.")
+        raise ConfigurationError("The reference of a Vault key must be MOUNT/KEY, such as transit/ixfast.")
     address = os.environ.get("VAULT_ADDR", "").rstrip("/")
     if not address.startswith(("https://", "http://")):
-        raise ConfigurationError("VAULT_ADDR has to say where Vault is, such as https://vault.example:8200.")
+        raise ConfigurationError("VAULT_ADDR must be the URL of Vault, such as https://vault.example:8200.")
     headers = {"Content-Type": "application/json", "X-Vault-Token": _token(), "X-Vault-Request": "true"}
     if os.environ.get("VAULT_NAMESPACE"):
         headers["X-Vault-Namespace"] = os.environ["VAULT_NAMESPACE"]
@@ -74,7 +74,7 @@ def _ask(reference: str, act: str, given: str, value: str, wanted: str) -> str:
     except (OSError, http.client.HTTPException) as error:
         raise ProviderError(_SERVICE, getattr(error, "reason", error)) from None
     except (ValueError, KeyError, TypeError):
-        raise ProviderError(_SERVICE, "the answer is not what transit answers") from None
+        raise ProviderError(_SERVICE, "unexpected response from the transit engine") from None
     return str(text)
 
 
@@ -86,7 +86,7 @@ def _token() -> str:
     try:
         return path.read_text().strip()
     except OSError as error:
-        raise ProviderError(_SERVICE, f"there is no VAULT_TOKEN, and {path} cannot be read ({error.strerror})") from None
+        raise ProviderError(_SERVICE, f"VAULT_TOKEN is not set, and {path} cannot be read: {error.strerror}") from None
 
 
 def _errors_in(error: urllib.error.HTTPError) -> str:
