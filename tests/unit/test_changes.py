@@ -11,6 +11,7 @@ from support import eventually
 from ixfast.meters import Meters
 from ixfast.store.catalogue.change_follower import STALE_AFTER_S, ChangeFollower
 from ixfast.store.catalogue.change_source import ChangeRow, Reading
+from ixfast.store.queries import load
 
 FIRST = Reading(generation=4, newest="four", known=None, history="7/1", flushed=100, started=1000.0, clock=2000.0, unsafe=None)
 
@@ -96,3 +97,10 @@ async def test_what_is_cached_is_fresh_for_a_while_from_the_question_on() -> Non
     await followed.start()
     assert before + STALE_AFTER_S <= followed.catalogue.fresh_until <= loop.time() + STALE_AFTER_S
     await followed.follower.stop()
+
+
+def test_followers_and_sessions_read_the_history_by_one_expression() -> None:
+    """A session that named its history in other words would belong to none that is followed."""
+    text = load("session")["history"]
+    expression = text[text.index("SELECT ") + len("SELECT ") :].rstrip(";")
+    assert f"{expression} AS history," in load("catalogue")["read_history"]

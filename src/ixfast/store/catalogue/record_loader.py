@@ -1,4 +1,12 @@
-"""From rows to records: the queries behind a cache miss, and what is prepared while a record is made."""
+"""From rows to records: the queries behind a cache miss, and everything that is prepared when a record is made.
+
+Opening keys, compiling rules and profiles, and parsing response texts all happen here, once per record instead of once per scan.
+Groups, batches and accounts are shared by their tags. The loader keeps them for good and replaces their content in place, so a
+change of a group costs the same whether ten of its tags are cached or a million. It has no cache of tags: the catalogue has.
+
+A record that cannot be made (a key that does not open, a profile of a later release) never replaces one that could, and never
+affects the look-up of other tags.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +32,7 @@ from ixfast.responses.response_text import inner_text
 from ixfast.rules import load_rules
 from ixfast.store.queries import load
 
-_DERIVED_WITHOUT_PAUSE = 32  # Some 30 us each.
+_DERIVED_WITHOUT_PAUSE = 32  # About 30 us each.
 _FILE_SLOT = int(KeySlot.FILE)
 _DATES = frozenset(("dtcreated", "dtassigned"))
 
@@ -32,19 +40,27 @@ log = logging.getLogger("ixfast.catalogue")
 
 
 class Unusable(NamedTuple):
-    """A tag that is there and cannot be made into a record: why, and whose it is."""
+    """A tag that exists but cannot be made into a record: the reason, and whose tag it is."""
 
     error: Exception
     account_id: int
     is_closed: bool
 
     def is_for(self, api_key: ApiKey | None) -> bool:
-        """As `TagRecord.is_for`: for all others it does not exist, and what does not exist is in no trouble."""
+        """As `TagRecord.is_for`. For everyone else the tag does not exist, so its failure must not be visible either."""
         return not self.is_closed if api_key is None else api_key.account_id == self.account_id
 
 
 class Loader:
-    """Reads records. SharedRecord ones are kept here and handed to every tag of theirs; see `records.SharedRecord`."""
+    """Reads records. Shared ones (`records.SharedRecord`) are kept here and given to all of their tags.
+
+    - `lacking`: accounts with a meta key that cannot be opened at present.
+    - `lacking_groups`: groups with a master key that cannot be opened at present.
+    - `outgrown`: groups whose cached tags are outdated, because they have other keys than when they were loaded or lack dates
+      that the group shows now. The catalogue drops those tags and empties this set.
+    - `changes`: to be raised when a change arrives. Rows that were requested before may show the state before it, so they are
+      requested again: shared records are kept for good, and a deactivated group must not be kept as an active one.
+    """
 
     def __init__(self, keks: KeyEncryptionKeys) -> None:
         self._keks = keks
@@ -52,23 +68,20 @@ class Loader:
         self.accounts: dict[int, Account] = {}
         self.groups: dict[int, Group] = {}
         self.batches: dict[int, Batch] = {}
-        self._closed: set[int] = set()  # Accounts, also of those that are not kept because they are lacking
+        self._closed: set[int] = set()  # accounts, including those that are not kept because they are lacking
         self.lacking: set[int] = set()
-        """Accounts with a meta key that cannot be opened now."""
         self.lacking_groups: set[int] = set()
-        """Groups with a master that cannot be opened now."""
         self.outgrown: set[int] = set()
-        """Groups whose tags have other keys than when they were loaded, or lack dates that the group shows now; for whoever keeps
-        tags, to be emptied by him."""
         self.changes = 0
-        """Raised when a change arrives. What was asked for before may be the state before, so it is asked for again: shared
-        records are kept for good, and a deactivated group must not be kept as an active one."""
 
     async def tags(
         self, connection: Any, codes: Collection[bytes], accounts: Collection[int] | None = None
     ) -> tuple[dict[bytes, TagRecord], dict[bytes, Unusable]]:
-        """Records by tag code, of these `accounts` only if they are given, and those that exist but cannot be made into
-        one. Those that await their keys (`TagRecord.awaits_keys`) are among the records."""
+        """Records by tag code, and the tags that exist but cannot be made into one.
+
+        With `accounts`, only tags of these accounts are found. Records that still await their keys (`TagRecord.awaits_keys`) are
+        among the records.
+        """
         own = list(accounts) if accounts is not None else None
         rows = await connection.fetch(self._sql["tags_by_xuid"], [code.decode() for code in codes], _FILE_SLOT, own)
         if not rows:
@@ -84,7 +97,7 @@ class Loader:
             try:
                 found[code] = self._tag(tag_rows)
                 derived += found[code].group.derived is not None
-            except Exception as error:  # one bad record must not spoil its neighbours' look-up
+            except Exception as error:  # one bad record must not affect the others
                 account_id = tag_rows[0]["account_id"]
                 failed[code] = Unusable(error, account_id, account_id in self._closed)
             if derived >= _DERIVED_WITHOUT_PAUSE:
@@ -131,7 +144,7 @@ class Loader:
         )
 
     async def codes_of(self, connection: Any, wanted: Iterable[bytes]) -> dict[bytes, bytes]:
-        """Tag codes behind CUID and UID references; what is absent is not in it."""
+        """Tag codes by CUID or UID reference. Absent references are left out."""
         found: dict[bytes, bytes] = {}
         cuids = [references.split(ref) for ref in wanted if references.kind(ref) == references.CUID]
         if cuids:
@@ -146,7 +159,7 @@ class Loader:
         return found
 
     async def api_keys(self, connection: Any, hashes: Collection[bytes]) -> dict[bytes, ApiKey]:
-        """Live API keys by reference; `hashes` are SHA-256 of tokens."""
+        """Live API keys by reference. `hashes` are SHA-256 hashes of tokens, 32 bytes each."""
         rows = await connection.fetch(self._sql["api_keys_by_hash"], list(hashes))
         return {
             references.by_token(r["token_sha256"]): ApiKey(
@@ -177,7 +190,7 @@ class Loader:
             _keep(self.batches, batch.batch_id, batch)
 
     async def load_groups(self, connection: Any, group_ids: Collection[int]) -> None:
-        """Read groups, and the accounts they belong to where unknown."""
+        """Read groups, and the accounts that they belong to unless those are loaded already."""
         asked = -1
         while asked != self.changes:
             asked = self.changes
@@ -188,23 +201,26 @@ class Loader:
                 await self.load_accounts(connection, missing)
         for row in rows:
             if row["account_id"] not in self.accounts and row["account_id"] in self.lacking:
-                continue  # its tags say so
+                continue  # its tags fail with that reason
             try:
                 group, known = self._group(row, derived.get(row["group_id"])), self.groups.get(row["group_id"])
                 if known is not None and (_identity(known.derived) != _identity(group.derived) or group.dates - known.dates):
                     self.outgrown.add(row["group_id"])
                 _keep(self.groups, row["group_id"], group)
             except (InputError, ProfileError, msgspec.MsgspecError) as error:
-                # Management stores no such group, but that of a later release may; what cannot be used never replaces what
-                # could. That it was deactivated is heard all the same.
+                # Management of this release stores no such group, but that of a later release may. What cannot be used never
+                # replaces what could, but a deactivation is applied all the same.
                 log.error("group %d cannot be loaded: %s", row["group_id"], error)
                 known = self.groups.get(row["group_id"])
                 if known is not None:
                     known.active, known.folder_active = row["group_active"], row["folder_active"]
 
     async def _derived_of(self, connection: Any, rows: list[Any]) -> dict[int, DerivedKeys]:
-        """What derives the keys of these groups. One with a master that cannot be opened is `lacking_groups` and has what it
-        had, if that is what is wanted, or a source without keys."""
+        """The key sources of these groups, by group id.
+
+        A group with a master key that cannot be opened is added to `lacking_groups`. It keeps the key source that it had, if that
+        is still the right one, or gets one without keys.
+        """
         if not rows:
             return {}
         key_rows = await connection.fetch(self._sql["keys_of_groups"], [row["group_id"] for row in rows])
@@ -217,7 +233,7 @@ class Loader:
         return found
 
     def _masters(self, group_id: int, rows: list[Any]) -> tuple[Master, ...] | None:
-        """Its live masters; None if one cannot be opened, or is used in a way of another release."""
+        """The group's live master keys; None if one cannot be opened, or has a derivation that this release does not have."""
         wanted: list[MasterId] = []
         try:
             for row in rows:
@@ -229,7 +245,7 @@ class Loader:
             )
         except (KeyUnavailableError, msgspec.MsgspecError) as error:
             self.lacking_groups.add(group_id)
-            log.error("group %d: a master cannot be used (%s)", group_id, type(error).__name__)
+            log.error("group %d: a master key cannot be used (%s)", group_id, type(error).__name__)
         else:
             self.lacking_groups.discard(group_id)
             return masters
@@ -238,7 +254,7 @@ class Loader:
         return held.masters_like(wanted) if isinstance(held, DerivedKeys) and len(wanted) == len(rows) else None
 
     def _group(self, row: Any, derived: DerivedKeys | None) -> Group:
-        """Raises `ProfileError` or `InputError` for a profile or a rule set that cannot be."""
+        """Raises `ProfileError` or `InputError` for an invalid profile or rule set."""
         profile = row["profile"]
         definitions = msgspec.json.decode(row["field_definitions"], type=list[FieldDefinition])
         values = msgspec.json.decode(row["field_values"], type=dict[str, str])
@@ -264,8 +280,11 @@ class Loader:
         )
 
     async def load_accounts(self, connection: Any, account_ids: Collection[int]) -> None:
-        """Read accounts with their meta keys. One with a meta key that cannot be opened is `lacking` and not kept; one that
-        is known already goes on with the meta keys it has, or with none, which proves nothing against a tap."""
+        """Read accounts with their meta keys.
+
+        An account with a meta key that cannot be opened is added to `lacking` and not kept. If it was loaded before, it keeps the
+        meta keys that it has, or has none, in which case its taps are neither accepted nor refused.
+        """
         asked = -1
         while asked != self.changes:
             asked = self.changes
@@ -314,8 +333,11 @@ class Loader:
         return Key(row["version"], value, row["check_value"])
 
     async def account_and_groups(self, connection: Any, aid: str, *, is_owner: bool = True) -> tuple[Account, list[Group]] | None:
-        """An account with all its groups, by AID; None if there is none. A closed one is none unless its owner asks, and its
-        keys are not tried then."""
+        """An account with all its groups, by AID; None if it does not exist.
+
+        For everyone but its owner, a closed account does not exist, and its keys are not opened then. Raises
+        `KeyUnavailableError` if a key of the account or of one of its groups cannot be opened.
+        """
         row = await connection.fetchrow(self._sql["account_by_aid"], aid)
         if row is None or not (row["open"] or is_owner):
             return None
@@ -336,7 +358,7 @@ class Loader:
 
 
 def _overrides(row: Any, group: Group) -> TagOverrides | None:
-    """What the tag has for itself; None for nearly every one. Raises `InputError` for a rule set that cannot be."""
+    """What the tag overrides of its group; None for nearly every tag. Raises `InputError` for an invalid rule set."""
     rule_set, own_fields, name = row["rule_set"], row["fields"], row["name"]
     if rule_set is None and own_fields is None and not group.dates and (name is None or "{" not in name):
         return None
@@ -358,7 +380,7 @@ def _identity(derived: Any) -> Any:
 
 
 def _keep(shared: dict[int, Any], own_id: int, record: Any) -> None:
-    """Put a shared record in, or let the one that tags already hold take over its content."""
+    """Add a shared record, or let the one that tags already hold adopt its content."""
     known = shared.get(own_id)
     if known is None:
         shared[own_id] = record

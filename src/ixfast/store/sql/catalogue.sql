@@ -1,6 +1,6 @@
 -- name: tags_by_xuid
--- Records of tags with their live file keys, newest key version first. $1 tag codes, $2 key slot, $3 accounts (ids) whose
--- tags may be seen, or null for all.
+-- Tags with their live file keys, one row for each key, newest version first. $1 tag codes, $2 key slot, $3 ids of the accounts
+-- whose tags may be found, or null for all.
 SELECT t.tag_id, t.xuid, t.cuid, t.uid, t.name, t.active, t.group_id, t.batch_id, t.assigned_at IS NOT NULL AS assigned,
        t.account_id, t.rule_set, t.fields, t.originality, date_part('epoch', t.created_at) AS created_at,
        date_part('epoch', t.assigned_at) AS assigned_at, k.version, k.kek_id, k.wrapped, k.check_value
@@ -10,21 +10,21 @@ WHERE t.xuid = ANY ($1::text[]) AND ($3::bigint[] IS NULL OR t.account_id = ANY 
 ORDER BY t.tag_id, k.version DESC;
 
 -- name: xuids_by_cuid
--- Tag codes of customers' ids. $1 account ids as printed (AID), $2 CUIDs, side by side.
+-- Tag codes by CUID, the customer's id of a tag. $1 AIDs (account ids as printed) and $2 CUIDs, of equal length.
 SELECT a.aid, t.cuid, t.xuid
 FROM unnest($1::text[], $2::text[]) AS n (aid, cuid)
 JOIN account AS a ON a.aid = n.aid
 JOIN tag AS t ON t.account_id = a.account_id AND t.cuid = n.cuid;
 
 -- name: xuids_by_uid
--- Tag codes of chip UIDs. $1 account ids as printed (AID), $2 UIDs of 7 bytes, side by side.
+-- Tag codes by UID, the chip's serial number. $1 AIDs and $2 UIDs of 7 bytes each, of equal length.
 SELECT a.aid, t.uid, t.xuid
 FROM unnest($1::text[], $2::bytea[]) AS n (aid, uid)
 JOIN account AS a ON a.aid = n.aid
 JOIN tag AS t ON t.account_id = a.account_id AND t.uid = n.uid;
 
 -- name: api_keys_by_hash
--- $1 SHA-256 of tokens, 32 bytes each.
+-- Live API keys of active accounts. $1 SHA-256 hashes of tokens, 32 bytes each.
 SELECT k.api_key_id, k.token_sha256, k.account_id, a.aid, k.scopes, k.label,
        extract(epoch FROM k.expires_at)::float8 AS expires_at
 FROM api_key AS k
@@ -32,7 +32,7 @@ JOIN account AS a ON a.account_id = k.account_id
 WHERE k.token_sha256 = ANY ($1::bytea[]) AND k.revoked_at IS NULL AND a.active;
 
 -- name: groups_by_id
--- Groups with what they inherit. $1 group ids.
+-- Groups with what they inherit from their folder. $1 group ids.
 SELECT g.group_id, g.name AS group_name, g.kind, g.active AS group_active, g.profile, g.rule_set, g.retry_window_s,
        g.derivation, g.enrols,
        g.fields AS field_values, f.fields AS field_definitions,
@@ -42,7 +42,7 @@ JOIN folder AS f ON f.folder_id = g.folder_id
 WHERE g.group_id = ANY ($1::bigint[]);
 
 -- name: groups_of_account
--- $1 account id.
+-- Ids of an account's groups. $1 account id.
 SELECT g.group_id
 FROM tag_group AS g
 JOIN folder AS f ON f.folder_id = g.folder_id
@@ -50,10 +50,11 @@ WHERE f.account_id = $1
 ORDER BY g.group_id;
 
 -- name: accounts_by_id
--- $1 account ids.
+-- Accounts without their keys. $1 account ids.
 SELECT account_id, aid, name, open, active, cors FROM account WHERE account_id = ANY ($1::bigint[]);
 
 -- name: enrolling_accounts
+-- AIDs of the accounts with a group in which the first genuine tap creates a tag.
 SELECT DISTINCT a.aid
 FROM tag_group AS g
 JOIN folder AS f ON f.folder_id = g.folder_id
@@ -61,18 +62,18 @@ JOIN account AS a ON a.account_id = f.account_id
 WHERE g.enrols;
 
 -- name: account_by_aid
--- $1 account id as printed (AID).
+-- An account's id, and whether it is open. $1 AID.
 SELECT account_id, open FROM account WHERE aid = $1;
 
 -- name: meta_keys_of_accounts
--- $1 account ids. Newest version first.
+-- Live meta keys, still sealed, newest version first. $1 account ids.
 SELECT account_id, version, kek_id, wrapped, check_value
 FROM meta_key
 WHERE account_id = ANY ($1::bigint[]) AND live
 ORDER BY account_id, version DESC;
 
 -- name: keys_of_groups
--- Live masters. $1 group ids. Newest version first.
+-- Live master keys, still sealed, newest version first. $1 group ids.
 SELECT k.group_id, f.account_id, k.version, k.derivation, k.kek_id, k.wrapped, k.check_value
 FROM group_key AS k
 JOIN tag_group AS g ON g.group_id = k.group_id
@@ -81,14 +82,15 @@ WHERE k.group_id = ANY ($1::bigint[]) AND k.live
 ORDER BY k.group_id, k.version DESC;
 
 -- name: batches_by_id
--- $1 batch ids.
+-- Batches. $1 batch ids.
 SELECT batch_id, name, active FROM batch WHERE batch_id = ANY ($1::bigint[]);
 
 -- name: read_history
--- What a worker has to know of the database every second. $1 the last generation that it knows, or null.
--- `newest` and `known` are the identities of the newest generation and of that one: null if the database has no such change. `history` changes with a failover or a
--- restore, `flushed` only ever rises in one history. On its way, once a second for all workers, the clock's highest reading is
--- written down; if the clock has gone back, what happened lately is in doubt from then on.
+-- The state of the database that a worker reads every second. $1 the last generation that it has applied, or null.
+-- `newest` and `known` are the identities of the newest generation and of that one, null if the database has no such change.
+-- `history` (as in session.sql) changes with a failover or a restore; `flushed` never decreases within one history. About once a
+-- second, whichever worker comes first also stores the clock's highest reading. If the clock was stepped back, ages are doubtful
+-- for everything accepted up to that reading and 12 s beyond it.
 WITH observed AS (
     UPDATE database_state AS s
     SET doubtful_until = CASE
@@ -117,7 +119,7 @@ SELECT g.generation,
 FROM catalogue_generation AS g;
 
 -- name: changes_since
--- $1 the last generation seen, $2 rows at most.
+-- Changes in the order of their commits. $1 the last generation that was applied, $2 the maximal number of rows.
 SELECT generation, coalesce(min(identity::text) OVER (PARTITION BY generation), '') AS identity, kind, id, xuid
 FROM catalogue_change
 WHERE generation > $1
@@ -125,12 +127,13 @@ ORDER BY generation
 LIMIT $2;
 
 -- name: raise_generation
--- Takes the row's lock until the commit: generations become visible in their order.
+-- Holds the row's lock until the commit, so that generations become visible in their order.
 UPDATE catalogue_generation SET generation = generation + 1 RETURNING generation;
 
 -- name: note_change
--- $1 generation, $2 kind, $3 id, $4 tag code.
+-- One change of a management act. $1 generation, $2 kind, $3 id, $4 tag code; ids and codes may be null.
 INSERT INTO catalogue_change (generation, kind, id, xuid) VALUES ($1, $2, $3, $4);
 
 -- name: notify_change
+-- Wakes the workers, which then read the changes. $1 generation.
 SELECT pg_notify('ixfast_catalogue', $1::text);
