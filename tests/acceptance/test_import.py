@@ -95,7 +95,7 @@ async def test_what_is_imported_is_served_within_a_second(shop: Shop, tmp_path: 
     changes = json.dumps({"XUID": FLEET.xuid(0), "STATUS": "inactive"}).encode()
     assert (await shop.imported("-", stdin=changes)).startswith("1 tags: 0 added, 1 changed")
     await eventually(lambda: is_answered(shop, 0, "tag_inactive"), TAKEN_OVER_S)
-    assert "everything was there already" in await shop.imported("-", stdin=changes)
+    assert "the tags are already up to date" in await shop.imported("-", stdin=changes)
 
 
 async def test_a_chip_with_a_new_key_begins_anew_and_its_old_taps_stay_used(shop: Shop) -> None:
@@ -141,7 +141,7 @@ async def test_an_export_piped_into_an_import_changes_nothing(shop: Shop) -> Non
     exported = await asyncio.to_thread(shop.run, "export", "--account", AID, "--format", "jsonl")
     assert FLEET.file_key(1).hex() not in exported.lower()
     told = await shop.imported("-", stdin=exported.encode())
-    assert "everything was there already: nothing was changed" in told
+    assert "no changes: the tags are already up to date" in told
 
 
 async def test_a_bar_is_shown_on_a_terminal(shop: Shop, tmp_path: Path) -> None:

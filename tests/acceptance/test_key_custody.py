@@ -108,7 +108,7 @@ async def test_rotation_under_load_fails_no_scan_and_shows_no_key(tmp_path: Path
         second = kek_ids(server)[0]
         assert second != first
         assert used(server) == {second: 3021}
-        assert f"3021 envelopes are sealed under {second}" in said
+        assert f"resealed 3021 envelopes under {second}" in said
         assert f"ixfast keys remove {first}" in said
         server.cli("keys", "remove", first)
         assert kek_ids(server) == [second]
@@ -157,7 +157,7 @@ async def test_a_rotation_that_was_killed_goes_on(tmp_path: Path, database: str)
         answers = [await once(server.port, plain_target(PLAIN, index, 1)) for index in (0, 1500, 2999)]
         assert all(answer.passed for answer in answers)
         said = server.cli("keys", "rotate")
-        assert f"{left[first]} rows are left under older keys: going on with {second}" in said
+        assert f"{left[first]} rows are still sealed under older keys: resuming the rotation to {second}" in said
         assert kek_ids(server) == [second, first]
         assert used(server) == {second: 3000}
 
@@ -188,7 +188,7 @@ def test_a_swapped_envelope_is_told_and_the_command_fails(tmp_path: Path, databa
     for words, left in ((("--dry-run",), 3000), ((), 2), ((), 2)):
         done = subprocess.run(server.command("keys", "rotate", *words), env=server.environ, capture_output=True, text=True)
         assert done.returncode == 1
-        assert "2 envelopes do not open" in done.stderr
+        assert "2 envelopes cannot be opened" in done.stderr
         assert all(f"tag {tag_id}, slot 2, version 1: The envelope" in done.stderr for tag_id in ids)
         assert used(server)[first] == left
     assert len(kek_ids(server)) == 2  # the third call went on, it made no further key
@@ -217,7 +217,7 @@ def test_custody_moves_from_the_file_to_a_key_service(tmp_path: Path, database: 
     vault.trouble = 503
     done = subprocess.run(server.command("keys", "status"), env=server.environ, capture_output=True, text=True)
     assert done.returncode == 1
-    assert f"{line.id} does not open: Vault: HTTP 503 Vault is sealed" in done.stderr
+    assert f"{line.id} cannot be opened: Vault: HTTP 503 Vault is sealed" in done.stderr
 
 
 async def test_cached_tags_pass_while_the_key_service_is_away_and_others_are_503(

@@ -50,7 +50,7 @@ def test_the_printed_curl_line_passes_once(demo: Served) -> None:
 
 
 def test_commands_work_beside_the_server(demo: Served) -> None:
-    assert "was there already" in demo.cli("demo")
+    assert "exists already" in demo.cli("demo")
     assert "nothing to apply" in demo.cli("migrate")
     assert "closed" in demo.cli("account", "create", "shop")
     assert re.fullmatch(r"ixf_\S{32}\n", demo.cli("api-key", "create", "shop", "--label", "web"))
@@ -93,7 +93,7 @@ async def test_the_first_tap_of_a_derived_tag_makes_it(demo: Served, scheme: str
 
 def test_the_twin_is_reported(open_scratch: Any, postgres: Any, database: str, server_dir: Any) -> None:
     with Served(server_dir, dsn=database, workers=1, environ={"IXFAST_FORCE_TWIN": "1"}) as served:
-        assert "The slow core is in use: " in served.output and "IXFAST_FORCE_TWIN" in served.output
+        assert "The slow pure-Python core is in use: " in served.output and "IXFAST_FORCE_TWIN" in served.output
         status, body = served.ask_private("/versions")
         assert status == 200 and b"IXFAST_FORCE_TWIN" in body and b'"native' not in body
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from support import administer, drop_database, eventually, in_own_loop
 from support.followed_ledger import FollowedLedger, followed_ledger
-from support.ledger_kit import ADVANCED, REPEATED, REPLAYED, Truth, open_ledger, open_truth, word
+from support.ledger_kit import ADVANCED, REPEATED, REPLAYED, Truth, open_ledger, word
 from support.stepped_clock import SteppedClock, stepped_clock
 from support.tcp_proxy import TcpProxy
 
@@ -50,12 +50,6 @@ def database(stepped_server: EmbeddedPostgres, clock: SteppedClock) -> Iterator[
     administer(stepped_server.dsn, f"CREATE DATABASE {name} TEMPLATE migrated")
     yield stepped_server.dsn_of(name)
     drop_database(stepped_server.dsn, name)
-
-
-@pytest.fixture
-async def truth(database: str) -> AsyncIterator[Truth]:
-    async with open_truth(database, TAGS) as truth:
-        yield truth
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from ixfast.store.catalogue.catalogue import Catalogue, Change
 from ixfast.store.connections import session
 from ixfast.store.ledger.ledger import Ledger
 from ixfast.store.ledger.ledger_database import PostgresLedgerDatabase
+from ixfast.store.queries import load
 from ixfast.testing.provision import provision
 from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
@@ -135,8 +136,8 @@ async def test_rotation_seals_masters_anew(connection: Any, house: House) -> Non
         "UPDATE group_key SET check_value = '\\x000000' WHERE group_id = (SELECT min(group_id) FROM group_key)"
     )
     report = await rotation.reseal_all(connection, both, advanced=lambda _count: None, batch_rows=3)
-    (spoilt,) = report.spoilt
-    assert str(spoilt).startswith(f"master of group {spoilt.tag_id}, slot 3, version 1: ")
+    (unreadable,) = report.unreadable
+    assert str(unreadable).startswith(f"master of group {unreadable.tag_id}, slot 3, version 1: ")
     assert (await rotation.usage(connection))[NEW.id].group_keys == len(FLEETS) - 1
     house.keks.adopt([NEW.id], {NEW.id: NEW})
     assert (await ask_by_code(house, FLEETS["plain-uid-counter-sdm-backend"][0])).authentic
@@ -266,7 +267,7 @@ async def test_a_card_that_is_programmed_anew_with_its_next_version(house: House
     assert [await house.verdict(renewed.tap_at(1)) for _ in range(2)] == ["genuine", "replayed"]
     assert await house.verdict(tag.tap_at(59)) == "replayed"
     assert await house.verdict(PLAIN[3].tap_at(1)) == "genuine"
-    await connection.execute(edits.load("management")["delete_tag"], await tag_id_of(connection, tag))
+    await connection.execute(load("management")["delete_tag"], await tag_id_of(connection, tag))
     async with connection.transaction():
         await edits.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, None)])
     await house.catalogue.apply([Change("all", None, None)])
@@ -329,7 +330,7 @@ async def test_a_tag_that_comes_back_goes_on_from_its_last_counter(house: House,
     group_id = await house.group_of(tag)
     tag_id = await connection.fetchval("SELECT tag_id FROM tag WHERE uid = $1", tag.uid)
     account_id = await edits.account_id_of(connection, "shop")
-    await connection.execute(edits.load("management")["delete_tag"], tag_id)
+    await connection.execute(load("management")["delete_tag"], tag_id)
     with pytest.raises(InputError, match="derives the keys"):
         async with connection.transaction():
             await edits.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, bytes(16))])

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import asyncpg
-import pytest
-from support.ledger_kit import ADVANCED, REPLAYED, LedgerKit, Truth, open_ledger, open_truth, word
+from support.ledger_kit import ADVANCED, REPLAYED, LedgerKit, Truth, open_ledger, word
 
 from ixfast.domain.scan import KEYED_FROM
 from ixfast.store.connections import session
@@ -26,18 +25,6 @@ SEARCHED = """
 SELECT scan_id FROM scan_log WHERE scan_id = ANY ($1::bigint[]) AND at > now() - interval '10 minutes'
 """
 """The control: how a log without a table of first answers has to be asked."""
-
-
-@pytest.fixture
-async def truth(database: str) -> AsyncIterator[Truth]:
-    async with open_truth(database, TAGS) as truth:
-        yield truth
-
-
-@pytest.fixture
-async def kit(database: str, truth: Truth) -> AsyncIterator[LedgerKit]:
-    async with open_ledger(database) as kit:
-        yield kit
 
 
 # What a look-up costs.

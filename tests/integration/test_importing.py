@@ -35,7 +35,7 @@ from ixfast.store.admin import edits
 from ixfast.store.imports import importer
 from ixfast.store.imports.group_names import group_named
 from ixfast.store.imports.importer import Options, Report, import_tags
-from ixfast.store.imports.seen_tags import Names, TagIds
+from ixfast.store.imports.seen_tags import SeenNames, TagIds
 from ixfast.store.queries import load
 from ixfast.store.random_codes import draw_codes
 from ixfast.tag_files import PROBLEMS
@@ -213,7 +213,7 @@ def test_tag_ids_of_a_sequence_from_which_others_draw() -> None:
         drawn += 20
         if len(draw) > 2 and dice.random() < 0.3:
             del draw[1]  # and in the middle of one
-        ids.add_drawn(draw)
+        ids.add_new(draw)
         known.update(draw)
         known.add(stored := dice.randrange(1000))
         ids.add(stored)
@@ -222,11 +222,11 @@ def test_tag_ids_of_a_sequence_from_which_others_draw() -> None:
 
 
 def test_names_are_not_forgotten() -> None:
-    names = Names()
+    names = SeenNames()
     batches = [[f"a{n}".encode() for n in range(start, start + 1000)] for start in range(0, 20_000, 1000)]
-    taken_for_known = sum(len(names.known(batch)) for batch in batches)
+    taken_for_known = sum(len(names.add_all(batch)) for batch in batches)
     assert taken_for_known < 100  # 20,000² / 2 / 2²⁷ are 1.5
-    assert [name for batch in batches for name in names.known(batch)] == [name for batch in batches for name in batch]
+    assert [name for batch in batches for name in names.add_all(batch)] == [name for batch in batches for name in batch]
 
 
 async def test_the_same_again_changes_nothing(house: House) -> None:
@@ -393,8 +393,8 @@ async def test_tags_are_looked_up_in_their_own_indexes(house: House) -> None:
     await c.execute("ANALYZE tag")
     await c.execute(fill, house.account, "new")
     async with c.transaction():
-        await c.execute(load("importing")["bounds"], "1000")
-        await c.execute(f"PREPARE found (bigint, text[], bytea[], text[]) AS {load('importing')['found']}")
+        await c.execute(load("importing")["set_timeouts"], "1000")
+        await c.execute(f"PREPARE found (bigint, text[], bytea[], text[]) AS {load('importing')['find_tags']}")
         plan = await c.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE found ({house.account}, '{{a}}', '{{\\\\x00}}', '{{a}}')")
         await c.execute(f"PREPARE names (bigint, bigint, bigint) AS {load('importing')['stored_names']}")
         names_plan = await c.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE names ({house.account}, 0, 20000)")
@@ -566,8 +566,7 @@ async def test_a_lost_connection_is_told_in_a_sentence(house: House, dispatcher:
     done = await in_thread(dispatcher, "import", str(path), "--account", "acme", "--group", "Red")
     assert done.exit_code == 1
     assert done.output == (
-        "Error: It is not known whether the file was imported: connection_lost. Import it again; what is there already is not "
-        "imported twice.\n"
+        "Error: The file may have been imported: connection_lost. Import it again; tags that exist already are not added twice.\n"
     )
 
 
@@ -608,7 +607,7 @@ async def test_somebody_else_adds_the_chip_meanwhile(house: House, is_first: boo
         lookups.append(len(matches))
         return import_plan(context, matches, *rest)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="Somebody else"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="was added concurrently"):
         patch.setattr(importer, "plan", plan)
         await import_tags(house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group)
     await other.close()
@@ -792,13 +791,13 @@ async def test_command(house: House, dispatcher: ScanDispatcher) -> None:
     path.write_bytes(csv_of("UID,KEY", [f"{uid(n)},{KEYS[n].hex()}" for n in (1, 2)]))
     command = ["import", str(path), "--account", "acme", "--group", "Red", "--batch", "B", "--report", str(report)]
     done = await in_thread(dispatcher, *command, "--dry-run", "--code-length", "8")
-    assert done.output.endswith("batch B is new\nthis was a dry run: nothing was imported\n")
+    assert done.output.endswith("batch B created\ndry run: nothing was imported\n")
     assert [len(json.loads(line)["xuid"]) for line in report.read_text().splitlines()] == [8, 8]
     done = await in_thread(dispatcher, *command)
-    assert done.output == "2 tags: 2 added, 0 changed, 0 unchanged; 2 keys added, 0 replaced\nbatch B is new\n"
+    assert done.output == "2 tags: 2 added, 0 changed, 0 unchanged; 2 keys added, 0 replaced\nbatch B created\n"
     assert [json.loads(line)["outcome"] for line in report.read_text().splitlines()] == ["added", "added"]
     done = await in_thread(dispatcher, *command)
-    assert done.output.endswith("everything was there already: nothing was changed\n")
+    assert done.output.endswith("no changes: the tags are already up to date\n")
     path.write_text(f"UID,KEY\n04,\n{uid(3)},12\n")
     done = await in_thread(dispatcher, *command)
     assert done.exit_code == 1

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import asyncpg
 import pytest
 from support import eventually
-from support.ledger_kit import ADVANCED, REPEATED, REPLAYED, LedgerKit, Truth, open_ledger, open_truth, word
+from support.ledger_kit import ADVANCED, REPEATED, REPLAYED, LedgerKit, Truth, open_ledger, word
 
 from ixfast import limits, meters
 from ixfast.domain.model import Verdict
@@ -18,18 +18,6 @@ from ixfast.store.connections.session import LedgerSession
 from ixfast.testing.memory import MemoryLedger
 
 TAGS = 60
-
-
-@pytest.fixture
-async def truth(database: str) -> AsyncIterator[Truth]:
-    async with open_truth(database, TAGS) as truth:
-        yield truth
-
-
-@pytest.fixture
-async def kit(database: str, truth: Truth) -> AsyncIterator[LedgerKit]:
-    async with open_ledger(database) as kit:
-        yield kit
 
 
 def memory_kit(retry_window_s: int = 0) -> LedgerKit:

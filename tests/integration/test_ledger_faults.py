@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from support import eventually
-from support.ledger_kit import ADVANCED, REPLAYED, LedgerKit, Truth, open_ledger, open_truth, word
+from support.ledger_kit import ADVANCED, REPLAYED, LedgerKit, Truth, open_ledger, word
 from support.tcp_proxy import TcpProxy
 
 from ixfast import meters
@@ -21,12 +21,6 @@ from ixfast.store.ledger.ledger_database import PostgresLedgerDatabase
 TAGS = 50
 MARKED = 0x5EA1_ED5C_A401
 MARK = MARKED.to_bytes(6)  # as the statement carries it
-
-
-@pytest.fixture
-async def truth(database: str) -> AsyncIterator[Truth]:
-    async with open_truth(database, TAGS) as truth:
-        yield truth
 
 
 @pytest.fixture

@@ -165,8 +165,11 @@ async def test_a_migration_that_fails_leaves_nothing_behind(
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ("UPDATE schema_migration SET sha256 = '\\x00'", "applied with another text"),
-        ("INSERT INTO schema_migration VALUES (9999, '9999_pre_future.sql', '')", "9999_pre_future.sql, which this release"),
+        ("UPDATE schema_migration SET sha256 = '\\x00'", "applied from a file that differs"),
+        (
+            "INSERT INTO schema_migration VALUES (9999, '9999_pre_future.sql', '')",
+            "9999_pre_future.sql, which is unknown to this release",
+        ),
     ],
 )
 async def test_another_releases_database_is_refused(
@@ -205,9 +208,9 @@ async def test_an_empty_database_is_told_to_migrate(empty: str) -> None:
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ("127.0.0.1:1/ixfast", "cannot be reached: .*Errno 111"),
-        ("127.0.0.1:p4ss@word/ixfast", "cannot be read; percent-encode"),
-        ("127.0.0.1:1/ixfast?sslmode=p4ss", "cannot be read; percent-encode"),
+        ("127.0.0.1:1/ixfast", "Cannot connect to the database: .*Errno 111"),
+        ("127.0.0.1:p4ss@word/ixfast", "is malformed. Percent-encode"),
+        ("127.0.0.1:1/ixfast?sslmode=p4ss", "is malformed. Percent-encode"),
     ],
 )
 async def test_an_unreachable_database_is_told_without_the_password(place: str, words: str) -> None:

@@ -97,7 +97,7 @@ async def test_upkeep_at_once_makes_each_partition_once(database: str, connectio
     await connection.execute(f"DROP TABLE {last}")
     workers = [await asyncpg.connect(database) for _ in range(4)]
     made = await asyncio.gather(*(partitions.make_ahead(worker) for worker in workers))
-    assert sorted(made, key=len) == [[], [], [], [Change(last, "made")]]
+    assert sorted(made, key=len) == [[], [], [], [Change(last, "created")]]
     for worker in workers:
         await worker.close()
 
@@ -108,7 +108,7 @@ async def test_upkeep_waits_for_no_reader_and_holds_up_no_scan(database: str, co
     async with open_truth(database, 1) as reader, open_ledger(database) as kit:
         await reader.execute("BEGIN; SELECT count(*) FROM scan_log")
         await connection.execute("SET lock_timeout = '1s'")
-        assert await partitions.make_ahead(connection) == [Change(last, "made")]
+        assert await partitions.make_ahead(connection) == [Change(last, "created")]
         assert await kit.word(1, 1) == ADVANCED
 
 
@@ -201,15 +201,15 @@ async def test_a_detached_partition_with_rows_of_another_month_is_reported(
         await connection.execute(f"ALTER TABLE scan_log DETACH PARTITION {name}")
     await connection.execute(f"INSERT INTO {first} VALUES ('2020-01-01 00:00+00', 1, 1, 1, 'g')")
     changes = await partitions.make_ahead(connection)
-    problem = "it holds rows outside its bounds; move them away"
+    problem = "it contains rows outside its bounds; move them elsewhere"
     assert changes == [Change(first, "attached", problem), Change(second, "attached")]  # one keeps no other from it
     assert [(record.levelname, record.message) for record in caplog.records if record.name == "ixfast.partitions"] == [
-        ("ERROR", f"{first} could not be attached: {problem}"),
-        ("WARNING", f"attached {second}"),
+        ("ERROR", f"partition {first} could not be attached: {problem}"),
+        ("WARNING", f"attached partition {second}"),
     ]
-    assert await migrate_command(database) == (1, f"Error: {first} could not be attached: {problem}\n")
+    assert await migrate_command(database) == (1, f"Error: partition {first} could not be attached: {problem}\n")
     await connection.execute(f"DELETE FROM {first}")
-    assert await migrate_command(database) == (0, f"attached {first}\n")
+    assert await migrate_command(database) == (0, f"attached partition {first}\n")
     assert await migrate_command(database) == (0, "nothing to apply\n")
     assert await partitions.current_missing(connection) == []
 
@@ -219,7 +219,7 @@ async def test_another_table_of_that_name_is_reported(connection: asyncpg.Connec
     await connection.execute(f"DROP TABLE {name}; CREATE TABLE {name} (at timestamptz)")
     (change,) = await partitions.make_ahead(connection)
     assert change.problem is not None
-    assert str(change).startswith(f"{name} could not be attached: ")
+    assert str(change).startswith(f"partition {name} could not be attached: ")
 
 
 async def test_whatever_covers_this_moment_is_no_missing_partition(connection: asyncpg.Connection) -> None:
@@ -298,7 +298,7 @@ async def test_nothing_is_dropped_while_the_clocks_disagree(
     assert await names(connection) == sorted(set(before))
     (record,) = [record for record in caplog.records if record.name == "ixfast.partitions"]
     assert record.levelname == "ERROR"
-    assert record.message.startswith("nothing is dropped while the clocks disagree: the database says ")
+    assert record.message.startswith("old partitions are kept because the clocks disagree: the database's shows ")
 
 
 @pytest.mark.parametrize("ahead", ["database", "host"])
@@ -315,8 +315,8 @@ async def test_partitions_are_made_for_what_both_clocks_say(connection: asyncpg.
     now = noon(await today(connection))
     clocks = Clocks(now, dt.datetime(2031, 12, 31, 23, 59, tzinfo=dt.UTC))
     made = [str(change) for change in await partitions.make_ahead(connection, clocks)]
-    months = [f"made scan_log_{month}" for month in ("2031_12", "2032_01", "2032_02", "2032_03")]
-    days = [f"made keyed_scan_{day}" for day in ("2031_12_31", *(f"2032_01_0{n}" for n in range(1, 8)))]
+    months = [f"created partition scan_log_{month}" for month in ("2031_12", "2032_01", "2032_02", "2032_03")]
+    days = [f"created partition keyed_scan_{day}" for day in ("2031_12_31", *(f"2032_01_0{n}" for n in range(1, 8)))]
     assert made == months + days
 
 

@@ -18,7 +18,7 @@ from support.replication import Replicated, Server, replicated
 
 from ixfast.store import partitions
 from ixfast.store.admin import recovery
-from ixfast.store.admin.recovery import LeftTag, RecoveryError, Report
+from ixfast.store.admin.recovery import RecoveryError, Report, SkippedTag
 from ixfast.store.migrate import migrate
 from ixfast.store.partitions import SCAN_LOG
 
@@ -102,7 +102,7 @@ async def test_taps_of_the_gap_are_recovered_measured_and_pass_no_more(failover:
     assert (measured.lost, measured.accepted_again, measured.raised, measured.done) == (16, 2, 6, 0)
     report = await failover.recover()
     assert (report.read, report.lost, report.todo, report.done) == (TAGS + 16, 16, 16, 16)
-    assert (report.accepted_again, report.raised, report.resent, report.left) == (2, 6, 0, [])
+    assert (report.accepted_again, report.raised, report.resent, report.skipped) == (2, 6, 0, [])
     assert await failover.counters() == {
         1: (3, 2, 4),  # 1; 2 and 3 on the old primary; 2 again
         2: (3, 1, 4),  # as high already: keeps what it says of its last scan
@@ -206,13 +206,13 @@ async def test_a_tag_whose_id_was_given_anew_is_left_and_reported(failover: Fail
     )
     await run(failover.old.dsn, "DELETE FROM tag WHERE tag_id = 8")
     report = await failover.recover()
-    assert (report.lost, report.left_passes, report.done, report.raised) == (16, 10, 6, 3)
-    assert report.left == [
-        LeftTag(4, "tag4", 2, "its id belongs to another tag here"),
-        LeftTag(5, "tag5", 2, "it has another id here"),
-        LeftTag(6, "tag6", 2, "it does not exist here"),
-        LeftTag(7, "tag7", 2, "it has no counter here"),
-        LeftTag(8, None, 2, "the old primary does not know its code"),
+    assert (report.lost, report.skipped_passes, report.done, report.raised) == (16, 10, 6, 3)
+    assert report.skipped == [
+        SkippedTag(4, "tag4", 2, "its id belongs to another tag here"),
+        SkippedTag(5, "tag5", 2, "it has another id here"),
+        SkippedTag(6, "tag6", 2, "it does not exist here"),
+        SkippedTag(7, "tag7", 2, "it has no counter here"),
+        SkippedTag(8, None, 2, "the old primary does not know its code"),
     ]
     counters = await failover.counters()
     assert counters[4] == counters[105] == (1, 0, 1)
@@ -225,7 +225,7 @@ async def test_a_deleted_tag_remembers_how_far_it_was_used(failover: Failover) -
     await run(failover.dsn, *gone, deleted.format(1, 1), deleted.format(2, 7))
     await failover.revive()
     report = await failover.recover()
-    assert (report.lost, report.done, report.left) == (16, 16, [])
+    assert (report.lost, report.done, report.skipped) == (16, 16, [])
     assert await run(failover.dsn, "SELECT tag_id, last_position FROM deleted_tag ORDER BY 1") == [(1, 3), (2, 7)]
     assert await run(failover.dsn, "SELECT count(*) FROM scan_log WHERE tag_id = 1") == [(3,)]
     assert (await failover.recover()).lost == 0
@@ -319,7 +319,7 @@ async def test_an_old_primary_that_goes_away_leaves_everything_as_it_was(
     monkeypatch.setattr(recovery, "READ_ROWS", 8)
     await failover.revive()
     before = await run(failover.dsn, STATE)
-    with pytest.raises(RecoveryError, match="Nothing was changed; 8 passes had been read: "):
+    with pytest.raises(RecoveryError, match="failed after reading 8 passes, and changed nothing: "):
         await failover.recover(advanced=lambda _: failover.old.kill9())
     assert await run(failover.dsn, STATE) == before
 
@@ -341,24 +341,24 @@ async def test_servers_that_do_not_belong_together_are_refused(failover: Failove
     async def recover(dsn: str, old_dsn: str) -> None:
         await recovery.recover(dsn, old_dsn, since=None, dry_run=False, advanced=lambda _: None)
 
-    async with refused("not of one cluster"):
+    async with refused("do not belong to one cluster"):
         await recover(failover.dsn, postgres.dsn)
-    async with refused("leads to the current primary or to a standby of it"):
+    async with refused("leads to the current primary or to one of its standbys"):
         await recover(failover.dsn, new.dsn)
-    async with refused("on timeline 2, the current primary on 1: .* swapped?"):
+    async with refused("on timeline 2 and the current primary on 1\\. .* are swapped"):
         await recover(old.dsn, new.dsn)
     async with refused("different databases"):
         await recover(failover.dsn, old.dsn_of("postgres"))
     async with refused("no ixfast schema"):
         await recover(failover.dsn.replace("/ixfast?", "/postgres?"), old.dsn_of("postgres"))
-    async with refused("The old primary cannot be reached: "):
+    async with refused("Cannot connect to the old primary: "):
         await recover(failover.dsn, "postgresql://ixfast:p4ss@127.0.0.1:1/ixfast")
-    async with refused("The old primary: its connection string cannot be read"):
+    async with refused("The connection string of the old primary is malformed"):
         await recover(failover.dsn, "postgresql://ixfast:p4ss@word@127.0.0.1:port/ixfast")
     standby = await asyncio.to_thread(failover.servers.add_standby)
-    async with refused("or to a standby of it"):
+    async with refused("or to one of its standbys"):
         await recover(failover.dsn, standby.dsn)
-    async with refused("The current primary cannot be reached: "):
+    async with refused("Cannot connect to the current primary: "):
         await recover(standby.dsn, old.dsn)
     only = await asyncpg.connect(failover.dsn)
     assert await only.fetchval("SELECT pg_try_advisory_lock($1)", 0x6978_6661_7377)
@@ -393,16 +393,16 @@ async def test_the_command_prints_what_was_lost(failover: Failover, tmp_path: Pa
     await run(failover.dsn, "DELETE FROM tag WHERE tag_id = 8")
     await failover.revive()
     expected = (
-        "passes of the old primary that were compared: 24\n"
-        "passes in the gap, which the current primary did not have: 16\n"
-        "  accepted a second time meanwhile: 1\n"
-        "  of tags that were left: 2\n"
-        "counters that {} raised: 7\n"
-        "left: tag tag8 with id 8, 2 passes: it does not exist here\n"
+        "passes of the old primary compared: 24\n"
+        "passes lost in the failover: 16\n"
+        "  accepted again by the current primary: 1\n"
+        "  of skipped tags: 2\n"
+        "counters {}: 7\n"
+        "skipped: tag tag8 with id 8, 2 passes: it does not exist here\n"
     )
-    dry = expected.format("would be") + "dry run: nothing was changed\n"
+    dry = expected.format("to raise") + "dry run: nothing was changed\n"
     assert await command(failover, tmp_path, "--dry-run") == (0, dry)
-    assert await command(failover, tmp_path, "--since", "2020-01-01") == (0, expected.format("were"))
+    assert await command(failover, tmp_path, "--since", "2020-01-01") == (0, expected.format("raised"))
     status, text = await command(failover, tmp_path, "--since", "2200-01-01T00:00:00+01:00")
     assert (status, "nothing to recover" in text) == (0, True)
 
@@ -410,10 +410,10 @@ async def test_the_command_prints_what_was_lost(failover: Failover, tmp_path: Pa
 async def test_unusable_files_and_moments_are_told(failover: Failover, tmp_path: Path) -> None:
     await failover.revive()
     status, text = await command(failover, tmp_path, "--since", "yesterday")
-    assert (status, text.splitlines()[-1]) == (2, "Error: --since yesterday: write a moment as 2026-01-31T09:30:00+01:00.")
+    assert (status, text.splitlines()[-1]) == (2, "Error: --since yesterday: expected a time such as 2026-01-31T09:30:00+01:00.")
     status, text = await command(failover, tmp_path, "--from-dsn-file", str(tmp_path / "none"))
-    assert (status, text) == (1, f"Error: --from-dsn-file: {tmp_path / 'none'} cannot be read (No such file or directory).\n")
+    assert (status, text) == (1, f"Error: --from-dsn-file: cannot read {tmp_path / 'none'} (No such file or directory).\n")
     (tmp_path / "empty").touch()
     status, text = await command(failover, tmp_path, "--from-dsn-file", str(tmp_path / "empty"))
     assert status == 1
-    assert "has to hold postgresql://" in text
+    assert "must contain postgresql://" in text

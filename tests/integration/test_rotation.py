@@ -57,7 +57,7 @@ async def test_everything_is_sealed_anew_and_holds_the_same_keys(connection: Any
     assert await rotation.usage(connection) == {OLD.id: rotation.Usage(67, 1)}
     steps: list[int] = []
     report = await rotation.reseal_all(connection, DURING, advanced=steps.append, batch_rows=10)
-    assert (report.resealed, report.opened, report.spoilt_count, sum(steps), max(steps)) == (68, 68, 0, 68, 10)
+    assert (report.resealed, report.opened, report.unreadable_count, sum(steps), max(steps)) == (68, 68, 0, 68, 10)
     assert await rotation.usage(connection) == {NEW.id: rotation.Usage(67, 1)}
     only_new = KeyEncryptionKeys([NEW])
     wanted = {fleet.xuid(i): fleet.file_key(i) for fleet in (PLAIN, ENCRYPTED) for i in range(len(fleet))}
@@ -89,12 +89,12 @@ async def test_examining_changes_nothing_and_looks_at_everything(connection: Any
     tag_id = before[5]["tag_id"]
     await connection.execute("UPDATE tag_key SET kek_id = $1 WHERE tag_id = $2", OLD.id, tag_id)
     report = await rotation.examine_all(connection, DURING, advanced=nothing)
-    assert (report.opened, report.resealed, [each.tag_id for each in report.spoilt]) == (67, 0, [tag_id])
+    assert (report.opened, report.resealed, [each.tag_id for each in report.unreadable]) == (67, 0, [tag_id])
     await connection.execute("UPDATE tag_key SET kek_id = $1 WHERE tag_id = $2", NEW.id, tag_id)
     assert await connection.fetch("SELECT * FROM tag_key ORDER BY tag_id") == before
 
 
-async def test_spoilt_envelopes_are_told_and_left_and_the_others_go_on(connection: Any) -> None:
+async def test_unreadable_envelopes_are_reported_and_left_unchanged_while_the_others_go_on(connection: Any) -> None:
     rows = await connection.fetch("SELECT * FROM tag_key ORDER BY tag_id LIMIT 10")
     ids = [row["tag_id"] for row in rows]
     update = "UPDATE tag_key SET wrapped = $1 WHERE tag_id = $2"
@@ -115,15 +115,15 @@ async def test_spoilt_envelopes_are_told_and_left_and_the_others_go_on(connectio
     await connection.execute("UPDATE meta_key SET wrapped = $1", rows[9]["wrapped"])
     before = await connection.fetch("SELECT * FROM tag_key WHERE tag_id = ANY ($1) ORDER BY tag_id", ids[:9])
     report = await rotation.reseal_all(connection, DURING, advanced=nothing, batch_rows=4)
-    assert [each.tag_id for each in report.spoilt] == [*ids[:9], 0]
-    assert report.spoilt_count == 10
+    assert [each.tag_id for each in report.unreadable] == [*ids[:9], 0]
+    assert report.unreadable_count == 10
     assert report.resealed == 67 - 9
     assert await connection.fetch("SELECT * FROM tag_key WHERE tag_id = ANY ($1) ORDER BY tag_id", ids[:9]) == before
-    words = [str(each) for each in report.spoilt]
+    words = [str(each) for each in report.unreadable]
     assert words[0].startswith(f"tag {ids[0]}, slot 2, version 1: The envelope")
     assert "is not in the key file" in words[4]
-    assert "another key than its check value" in words[6]
-    assert "no such tag" in words[8]
+    assert "does not match its check value" in words[6]
+    assert "the tag does not exist" in words[8]
     assert words[9].startswith(f"meta key of account {account_id}")
 
 
@@ -143,7 +143,7 @@ async def test_a_row_that_changed_meanwhile_is_not_overwritten(connection: Any, 
     await eventually(lambda: watcher.fetchval(waiting), 10)
     await transaction.commit()
     report = await rotating
-    assert report.spoilt_count == 0
+    assert report.unreadable_count == 0
     assert await ids_in(connection) == {NEW.id}
     row = await connection.fetchrow("SELECT * FROM tag_key WHERE tag_id = $1", tag_id)
     assert unwrap(NEW, row["wrapped"], **place) == newer
@@ -179,10 +179,10 @@ async def test_imports_under_the_old_key_are_found_too(connection: Any, database
 
 
 async def test_only_one_rotation_at_a_time(connection: Any, database: str) -> None:
-    await rotation.be_only_one(connection)
+    await rotation.lock_rotation(connection)
     other = await asyncpg.connect(database)
     with pytest.raises(ConfigurationError, match="Another"):
-        await rotation.be_only_one(other)
+        await rotation.lock_rotation(other)
     await other.close()
 
 
@@ -193,12 +193,12 @@ async def test_a_used_key_is_not_removed_and_a_writer_is_waited_for(
     with pytest.raises(KekFileError, match="68 rows are sealed under"):
         await rotation.while_unused(connection, OLD.id, lambda: acts.append("old"))
     await rotation.reseal_all(connection, DURING, advanced=nothing)
-    monkeypatch.setattr(rotation, "HOLD_MS_MAX", 100)
+    monkeypatch.setattr(rotation, "LOCK_WAIT_MS_MAX", 100)
     writer = await asyncpg.connect(database)
     account_id = await connection.fetchval("SELECT account_id FROM account")
     async with writer.transaction():
         await edits.add_meta_key(writer, BEFORE, account_id, 5, bytes(16))
-        with pytest.raises(KekFileError, match="being written now"):
+        with pytest.raises(KekFileError, match="being written, perhaps"):
             await rotation.while_unused(connection, OLD.id, lambda: acts.append("old"))
     with pytest.raises(KekFileError, match="1 rows are sealed under"):
         await rotation.while_unused(connection, OLD.id, lambda: acts.append("old"))

@@ -1,4 +1,4 @@
-"""What several test modules need: waiting for a state without a fixed sleep, and work in a loop of its own."""
+"""Helpers of all kinds of tests: waiting for a state without a fixed sleep, and running a coroutine in its own event loop."""
 
 import asyncio
 import inspect
@@ -30,7 +30,7 @@ async def eventually(predicate: Callable[[], T | Awaitable[T]], deadline_s: floa
 
 
 def eventually_sync(predicate: Callable[[], T], deadline_s: float = 5.0) -> T:
-    """The same for a test without an event loop."""
+    """Like `eventually`, for a test without an event loop."""
     deadline = time.monotonic() + deadline_s
     while True:
         value = predicate()
@@ -41,7 +41,7 @@ def eventually_sync(predicate: Callable[[], T], deadline_s: float = 5.0) -> T:
 
 
 def in_own_loop(work: Callable[[], Awaitable[object]]) -> None:
-    """Run a coroutine in a thread with a loop of its own, so that no test's loop is touched."""
+    """Run a coroutine in a thread with its own event loop, without touching the event loop of the test."""
 
     async def main() -> None:
         await work()
@@ -51,7 +51,7 @@ def in_own_loop(work: Callable[[], Awaitable[object]]) -> None:
 
 
 def administer(dsn: str, *statements: str) -> None:
-    """Run statements one by one, each in its own transaction."""
+    """Run statements in order, each in its own transaction."""
 
     async def work() -> None:
         connection = await asyncpg.connect(dsn)
@@ -65,8 +65,8 @@ def administer(dsn: str, *statements: str) -> None:
 
 
 def drop_database(dsn: str, name: str) -> None:
-    """Drop a database whoever is still connected, and again if somebody connects meanwhile. Not by `WITH (FORCE)`: that fails
-    while autovacuum, which belongs to a superuser, looks at the database; without it the server ends autovacuum by itself."""
+    """Drop a database after ending its connections, and retry if another one is opened meanwhile. `WITH (FORCE)` would fail while
+    an autovacuum worker, which belongs to a superuser, uses the database; a plain DROP makes the server end autovacuum."""
     own = f"datname = '{name}' AND backend_type = 'client backend'"
     for attempts_left in reversed(range(5)):
         try:

@@ -1,6 +1,6 @@
-"""A server with one of the faults that the acceptance tests must catch: their control. `IXFAST_TEST_FAULT` names it.
+"""A server with an injected fault, named by `IXFAST_TEST_FAULT`: the control of tests that must detect it.
 
-Started like the right one, `python breaking_server.py serve …`; it then starts its workers from this file too.
+The command line is that of `ixfast`, as in `python breaking_server.py serve …`; its workers are started from this file, too.
 """
 
 import logging
@@ -16,7 +16,7 @@ from ixfast.process import logs, supervisor, worker
 
 
 def decompress() -> None:
-    """Bodies are decompressed, and nobody expects that one cannot be."""
+    """Decompress bodies without handling damaged ones."""
     options = request_handler.options
     framing._check_encoding = lambda _request: None
     framing._BROKEN_BODY = ()
@@ -24,7 +24,7 @@ def decompress() -> None:
 
 
 def header() -> None:
-    """A header field is taken for ASCII."""
+    """Decode a header field as ASCII."""
     find = scan_app._idempotency_key
 
     def ascii_only(request: web.Request) -> str | None:
@@ -35,7 +35,7 @@ def header() -> None:
 
 
 def number() -> None:
-    """A number in a query is taken for one that the database knows."""
+    """Pass numbers from a query to the database unchecked."""
 
     def any_number(call: Call, name: str, default: int, _most: int) -> int:
         return int(call.parameter(name) or default)
@@ -44,12 +44,12 @@ def number() -> None:
 
 
 def abort() -> None:
-    """A client that goes away while it sends is taken for a defect."""
+    """Treat a client that disconnects while sending as an internal error."""
     framing._BROKEN_BODY = ()
 
 
 def repeat() -> None:
-    """Every message is written."""
+    """Log every message, without counting repeats."""
 
     logs.CountingHandler.emit = logging.StreamHandler.emit  # type: ignore[method-assign]
 

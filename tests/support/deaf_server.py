@@ -1,6 +1,6 @@
-"""A server that reads its key file once: the control of the rotation under load in test_key_custody.py.
+"""A server that never reloads its key file: the control of the rotation under load in test_key_custody.py.
 
-Started like the right one, `python deaf_server.py serve …`; it then starts its workers from this file too.
+The command line is that of `ixfast`, as in `python deaf_server.py serve …`; its workers are started from this file, too.
 """
 
 import sys

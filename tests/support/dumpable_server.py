@@ -1,6 +1,6 @@
-"""A server whose memory may be dumped: the control of test_core_dumps.py.
+"""A server that allows core dumps: the control of test_core_dumps.py.
 
-Started like the right one, `python dumpable_server.py serve …`; it then starts its workers from this file too.
+The command line is that of `ixfast`, as in `python dumpable_server.py serve …`; its workers are started from this file, too.
 """
 
 import sys

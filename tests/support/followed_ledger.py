@@ -1,4 +1,4 @@
-"""A ledger as a worker has it: with a follower that looks at the database's clock and history."""
+"""A ledger as in a worker, with a change follower that reads the database's clock and history."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from support.ledger_kit import LedgerKit, open_ledger
 
 
 class TrustingSource(PostgresChangeSource):
-    """Takes a server with `fsync` off, which is quicker, for a durable one."""
+    """Accepts a server with `fsync` off, which is faster."""
 
     async def read(self, known: int | None) -> Reading:
         return (await super().read(known))._replace(unsafe=None)
 
 
 class NoCatalogue:
-    """Takes a catalogue's place for a follower; `applied` are the kinds of the changes it was told of."""
+    """A stand-in for the catalogue; `applied` are the kinds of the changes that the follower applied."""
 
     def __init__(self) -> None:
         self.stale: str | None = "starting"
@@ -40,7 +40,7 @@ class NoCatalogue:
 
 
 class FollowedLedger:
-    """`kit` submits scans. `steps` and `changes_of_history` are what was counted so far."""
+    """`kit` submits scans. `steps` and `changes_of_history` are the counts so far."""
 
     def __init__(self, kit: LedgerKit, follower: ChangeFollower, catalogue: NoCatalogue, gauges: meters.Meters) -> None:
         self.kit = kit
@@ -59,7 +59,7 @@ class FollowedLedger:
         return int(self.meters.slots[meters.HISTORY_CHANGES])
 
     async def sees_steps(self, count: int) -> None:
-        """Wait until so many steps in all have been noticed."""
+        """Wait until this many steps in total have been detected."""
         await eventually(lambda: self.steps >= count)
 
 
@@ -72,7 +72,7 @@ async def followed_ledger(
     source_kind: Any = PostgresChangeSource,
     **options: Any,
 ) -> AsyncIterator[FollowedLedger]:
-    """The ledger of `open_ledger`, once the database has been read; reads and the follower use `pool_dsn`."""
+    """The ledger of `open_ledger`, after the follower has read the database. Reads and the follower connect to `pool_dsn`."""
     gauges = meters.Meters()
     clock, history, catalogue = DatabaseClock(gauges), History(), NoCatalogue()
     async with open_ledger(dsn, pool_dsn=pool_dsn, clock=clock, history=history, **options) as kit:

@@ -1,7 +1,7 @@
-"""Requests at random that no well-behaved client sends, to every route of both listeners, from a seed.
+"""Random malformed and unusual requests, for every route of both listeners, reproducible from a seed.
 
-Most are nearly right, so that they get far: a real route with a good API key and a body that follows its schema, and then one or
-two things that are odd about the head, the framing, the encoding or the values, or bytes that were changed on the way.
+Most are nearly correct, so that they get far: a real route with a valid API key and a body that follows its schema, with one or
+two oddities in the head, framing, encoding or values, or with some bytes changed.
 """
 
 import gzip
@@ -108,7 +108,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "counter": ("000001", "FFFFFF"), "code": ("0000000000000000",), "account": ("hostile",),
     "expires_at": ("2030-01-01T00:00:00Z",),
 }  # fmt: skip
-"""Texts that belong to a name, so that what is checked after them is reached."""
+"""Valid values by parameter name, so that later checks are reached."""
 _PIECES = (
     b"\0", b"\xff", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b":", b"\t", b"%", b"?", b"#", b"=", b"&", b'"', b"{", b"[",
     b"\x80", b"0", b"-",
@@ -123,7 +123,7 @@ class Operation(NamedTuple):
 
 
 class Hostile(NamedTuple):
-    """What is sent, piece by piece, and how the client goes: it `waits`, or ends with `fin`, `rst` or `gone` at once."""
+    """A request in pieces, and how the client leaves: it `waits`, half-closes (`fin`), resets (`rst`) or closes (`gone`)."""
 
     private: bool
     pieces: list[bytes]
@@ -131,7 +131,7 @@ class Hostile(NamedTuple):
 
 
 class Generator:
-    """Requests from a seed. `token` is a good API key, `ids` are what may stand for an object in a path."""
+    """Generates requests from a seed. `token` is a valid API key; `ids` are used as object ids in paths."""
 
     def __init__(self, seed: int, token: str, ids: Sequence[str], targets: Sequence[str]) -> None:
         self.random = random.Random(seed)
@@ -206,7 +206,7 @@ class Generator:
         return _latin(f"{path}?{query}" if query else path)
 
     def _body(self, operation: Operation) -> tuple[bytes, str]:
-        """A body that follows the route's schema, or nearly."""
+        """A body that follows the schema of the route, or nearly does."""
         pick = self.random.choice
         if not operation.content:
             return (b"" if self.chance(0.8) else pick((b"{}", b"\xff", b"a=b", b"x" * 70_000)), "application/json")
@@ -235,7 +235,7 @@ class Generator:
         return (gzip.compress(encoded) if self.chance(0.05) else encoded), kind
 
     def _value(self, schema: Mapping[str, Any], name: str, depth: int) -> Any:
-        """A value of a JSON schema for a member of this name; now and then not of it."""
+        """A value for a member of this name and JSON schema, occasionally an invalid one."""
         pick = self.random.choice
         if depth > 8 or self.chance(self._odd_values):
             return pick(_ODD_VALUES)
@@ -272,14 +272,14 @@ class Generator:
         return made
 
     def _word(self, name: str) -> str:
-        """A text that a member or parameter of this name may have."""
+        """A text for a member or parameter of this name."""
         pick = self.random.choice
         if self.chance(self._odd_values):
             return pick(_ODD_TEXTS)
         return pick(_WORDS.get(name, ()) or (*self._ids, "name", "abcd1234", "2026-01-31", "00" * 16))
 
     def _framed(self, body: bytes) -> tuple[bytes, list[bytes]]:
-        """The body as it goes over the wire, and the fields that say how."""
+        """The encoded body, and the header fields that describe its encoding."""
         pick = self.random.choice
         fields = []
         if not self._odd_framing and self.chance(0.9):
@@ -315,7 +315,7 @@ class Generator:
         return chunks + end, [*fields, b"Transfer-Encoding: chunked"]
 
     def _damaged(self, stream: bytes) -> bytes:
-        """Bytes that were put in, taken out or replaced; half of the time in the first head."""
+        """Insert, remove or replace some bytes, half of the time in the first head."""
         for _ in range(self.random.randint(1, 3)):
             end = len(stream) if self.chance(0.5) else min(len(stream), 300)
             at = self.random.randrange(end + 1)
@@ -328,5 +328,5 @@ def _latin(text: str) -> bytes:
 
 
 def _escaped(text: str) -> str:
-    """Percent-encoded, surrogates as the bytes that they are not."""
+    """Percent-encode a text, including lone surrogates."""
     return "".join(chr(b) if chr(b).isalnum() and b < 128 else f"%{b:02x}" for b in text.encode("utf-8", "surrogatepass"))

@@ -1,6 +1,6 @@
-"""Stand-ins for key services: each speaks its service's protocol on 127.0.0.1 and really encrypts.
+"""Local stand-ins for key services, each with the real protocol and real encryption on 127.0.0.1.
 
-What they do not check is what their services check themselves: policies, quotas, the lives of keys.
+They do not implement policies, quotas or the life cycle of keys.
 """
 
 import base64
@@ -48,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class HttpService:
-    """Serves between `start` and `stop`; a stopped one refuses connections, and starts again at the same port."""
+    """A service that runs between `start` and `stop`, and refuses connections while stopped. It keeps its port."""
 
     tls: ssl.SSLContext | None = None
 
@@ -84,7 +84,7 @@ class HttpService:
 
 
 class Vault(HttpService):
-    """The transit engine at `transit/`, with versioned AES-256-GCM keys. `trouble` is a status to answer instead."""
+    """The transit engine at `transit/`, with versioned AES-256-GCM keys. `trouble` is an HTTP status to return instead."""
 
     def __init__(self) -> None:
         super().__init__()

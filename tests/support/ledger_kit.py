@@ -1,4 +1,4 @@
-"""A ledger on a test's database, and scans for it whose answers can be waited for."""
+"""A ledger on a test's database, with scans whose outcomes can be awaited."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def tag_record(tag_id: int, *, retry_window_s: int = 0) -> TagRecord:
 
 
 def word(scan: Scan) -> str:
-    """The answer in one word: `advanced`, `replayed`, `repeated`, or the error with its reason."""
+    """The outcome in one word: `advanced`, `replayed`, `repeated`, or the error with its reason."""
     return f"{scan.error}:{scan.error_detail}" if scan.error is not None else scan.outcome.name.lower()
 
 
 class LedgerKit:
-    """Scans in, answers out; each scan must be answered exactly once."""
+    """Submits scans and collects their outcomes; each scan must be settled exactly once."""
 
     def __init__(self, *, retry_window_s: int = 0) -> None:
         self.ledger: Any = None
@@ -49,7 +49,7 @@ class LedgerKit:
         self._answers: dict[int, asyncio.Future[Scan]] = {}
 
     def settled(self, scan: Scan) -> None:
-        """Called exactly once for each scan; a second time is a KeyError."""
+        """Called by the ledger when a scan is settled; a second call for the same scan raises KeyError."""
         self._answers.pop(id(scan)).set_result(scan)
 
     def record(self, tag_id: int) -> TagRecord:
@@ -75,7 +75,7 @@ class LedgerKit:
         return word(await self.submit(tag_id, position, scan_id, **extras))
 
     def refuse(self, tag_id: int, position: int, verdict: Verdict = Verdict.FORGED) -> None:
-        """Log a refusal, as the engine does."""
+        """Log a refusal, like the engine."""
         scan = Scan(lambda _scan: None, b"", -1, None, None, next(_scan_ids), 0.0)
         scan.record, scan.tag_id, scan.position, scan.verdict = self.record(tag_id), tag_id, position, verdict
         self.ledger.log_refusal(scan)
@@ -91,7 +91,7 @@ async def open_ledger(
     retry_window_s: int = 0,
     **options: Any,
 ) -> AsyncIterator[LedgerKit]:
-    """A started ledger; `pool_dsn` leads its reads past the proxy that its commits go through."""
+    """A started ledger. With `pool_dsn` its reads bypass the proxy through which it commits."""
     kit = LedgerKit(retry_window_s=retry_window_s)
     kit.pool = await session.make_pool(pool_dsn or dsn, 4)
     kit.ledger = kind(database_kind(dsn, kit.pool), kit.settled, kit.meters, **{"groups": 1} | options)
@@ -105,7 +105,7 @@ async def open_ledger(
 
 
 class Truth:
-    """What the database holds, over a connection of its own."""
+    """Reads the durable state over a connection of its own."""
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self.connection = connection
@@ -120,7 +120,7 @@ class Truth:
         return tuple(await self.connection.fetchrow(f"SELECT {columns} FROM tag_counter WHERE tag_id = $1", tag_id))
 
     async def log(self, verdicts: str = "gp") -> list[tuple[int, int | None]]:
-        """Tag id and position of the logged scans of these verdicts."""
+        """Tag ids and positions of the logged scans with these verdicts."""
         rows = await self.connection.fetch(
             "SELECT tag_id, position FROM scan_log WHERE strpos($1, verdict::text) > 0 ORDER BY tag_id, position", verdicts
         )

@@ -1,7 +1,7 @@
-"""Is a history of scans one that a correct ledger could have given? A checker, exact for each tag.
+"""A linearizability checker for histories of scans, exact for each tag.
 
-A correct ledger holds one register a tag. A pass takes effect at one moment between its start and its end; its position is
-above all passed before. A refusal needs a proof: something at or above its position that took effect before it ended.
+A correct ledger has one register per tag. A pass takes effect at one moment between its start and its end, and its position is
+above those of all earlier passes. A refusal needs a proof: a pass at or above its position that took effect before it ended.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One scan as its client saw it; times are of one clock. `unknown` may have taken effect, then or later."""
+    """A scan as observed by its client, with times of one clock. An `unknown` one may have taken effect then or later."""
 
     tag_id: int
     position: int
@@ -24,7 +24,7 @@ class Operation:
 
 
 def violations(history: Iterable[Operation], final: Mapping[int, int], logged: Iterable[tuple[int, int]]) -> list[str]:
-    """What is wrong, in words; empty for a history that is right.
+    """Descriptions of all violations; empty for a correct history.
 
     `final` are the durable positions by tag id, `logged` the passes (tag id, position) of the scan log.
     """
@@ -41,7 +41,7 @@ def violations(history: Iterable[Operation], final: Mapping[int, int], logged: I
 
 def _of_tag(operations: list[Operation], durable: set[int], final: int) -> Iterable[str]:
     passed = [o for o in operations if o.answer == "passed"]
-    # Nobody was told, but the log says that it took effect.
+    # The client got no response, but the log shows that it took effect.
     silent = [o for o in operations if o.answer == "unknown" and o.position in durable]
     effects = [*passed, *silent]
     for position, n in Counter(o.position for o in passed).items():

@@ -1,4 +1,4 @@
-"""Requests that are wrong, odd, or right in an unusual way, by name; all but a few carry a tap that could pass."""
+"""Malformed, odd, and unusual but valid requests, by name. Nearly all carry a tap that could pass."""
 
 from support.two_ways import CLOSED, HOST, MIRROR, OPEN, TOKEN, get, tap
 
@@ -96,7 +96,7 @@ QUERIES = {
     "semicolons": f"x={X};n={N};e={E}",
 }
 
-# What is added to a head that has a Host.
+# Lines added to a head that has a Host.
 FIELDS = {
     "another Host": HOST,
     "a different Host": b"Host: b\r\n",

@@ -1,7 +1,7 @@
-"""Looks through another process' memory: `python memory_search.py PID HEX…` prints `found`, `absent` or `denied`.
+"""Searches the memory of another process: `python memory_search.py PID HEX…` prints `found`, `absent` or `denied`.
 
-It gives up the right to trace whom it likes before (CAP_SYS_PTRACE, if it has it), and `python memory_search.py COMMAND…` runs a
-command without that right: then the kernel lets a process read another one's memory exactly if it would also dump it.
+It first drops the capability CAP_SYS_PTRACE, and `python memory_search.py COMMAND…` runs a command without it. The kernel then
+lets a process read the memory of another one exactly if it would also allow a core dump of it.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 _PR_CAPBSET_DROP, _CAP_SYS_PTRACE = 24, 19
-_HELD = "--held"  # the right is given up with the next program that is executed
+_HELD = "--held"  # the capability is dropped with the next execve
 
 
 def search(pid: str, needles: list[bytes]) -> str:
@@ -24,7 +24,7 @@ def search(pid: str, needles: list[bytes]) -> str:
         place, rights, *_ = line.split()
         if rights.startswith("rw"):
             begin, end = (int(each, 16) for each in place.split("-"))
-            with contextlib.suppress(OSError):  # what the kernel maps for itself
+            with contextlib.suppress(OSError):  # mappings of the kernel
                 memory.seek(begin)
                 content = memory.read(end - begin)
                 if any(needle in content for needle in needles):

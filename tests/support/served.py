@@ -1,7 +1,7 @@
-"""A server as a user runs it, `python -m ixfast serve` in a process of its own, and small clients for it.
+"""Runs a server as a user would, with `python -m ixfast serve` in its own process, and small clients for it.
 
-`Served` starts, signals and stops it. `Connection` is a keep-alive HTTP/1.1 client that sends exactly the bytes it is
-given, so that tests can say what no well-behaved client library would.
+`Served` starts, signals and stops the server. `Connection` is a keep-alive HTTP/1.1 client that sends exactly the given bytes, so
+that tests can send what no well-behaved client library would.
 """
 
 import asyncio
@@ -35,10 +35,10 @@ _PLACES = re.compile(r"verifies scans at (https?)://[^\s:]+:(\d+)\n.* at http://
 
 
 class Served:
-    """One server with its own data directory `home` and ports that the kernel chose.
+    """A server with the data directory `home` and ports chosen by the kernel.
 
-    `settings` become flags. Without `dsn` it runs on a private PostgreSQL. `entry` are the interpreter's arguments
-    before the command, for variants of the server.
+    `settings` become flags. Without `dsn` it runs on an embedded PostgreSQL. `entry` are the interpreter's arguments before the
+    command, for variants of the server.
     """
 
     def __init__(
@@ -116,16 +116,16 @@ class Served:
 
     @property
     def dsn(self) -> str:
-        """The database: the given one, or the private PostgreSQL's while it runs."""
+        """The connection string of the database: the given one, or that of the running embedded PostgreSQL."""
         return self._dsn if self._dsn is not None else (self.data_dir / "dsn").read_text()
 
     def command(self, *words: str) -> list[str]:
-        """A command of `ixfast` about this server, to be run in `environ`."""
+        """A command line of `ixfast` for this server, to be run with `environ`."""
         place = {**self._settings, "--port": str(self.port)}
         return [sys.executable, "-m", "ixfast", *words, *(word for pair in place.items() for word in pair)]
 
     def cli(self, *words: str) -> str:
-        """What a command prints; AssertionError if it fails."""
+        """Run a command and return its output. Raises AssertionError if it fails."""
         done = subprocess.run(self.command(*words), env=self.environ, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -140,7 +140,7 @@ class Served:
 
     @property
     def ready(self) -> bool:
-        """Whether readiness says so; not while nobody answers."""
+        """Whether `/readyz` reports ready; False if there is no response."""
         try:
             return self.ask_private("/readyz")[0] == 200
         except OSError:
@@ -148,7 +148,7 @@ class Served:
 
     @property
     def all_ready(self) -> bool:
-        """Whether every worker's own meter says so: readiness is asked of one of them."""
+        """Whether the metrics of every worker report ready; `/readyz` is answered by only one of them."""
         try:
             text = self.ask_private("/metrics")[1].decode()
         except OSError:
@@ -157,14 +157,14 @@ class Served:
         return bool(told) and set(told) == {"1.0"}
 
     def workers(self) -> list[int]:
-        """Process ids of the workers that live."""
+        """Process ids of the living workers."""
         assert self.process is not None
         return sorted(
             pid for pid in children_of(self.process.pid) if b"ixfast.process.worker" in cmdline(pid) or b"WORKER" in cmdline(pid)
         )
 
     def postmaster(self) -> int:
-        """The private PostgreSQL's first process; 0 while there is none."""
+        """Process id of the embedded PostgreSQL's postmaster; 0 if there is none."""
         assert self.process is not None
         return next((pid for pid in children_of(self.process.pid) if b"-D" in cmdline(pid).split(b"\0")), 0)
 
@@ -173,7 +173,7 @@ class Served:
         self.process.send_signal(number)
 
     def stop(self) -> int:
-        """SIGTERM, and the exit status. Whatever did not leave in time is killed and the test fails."""
+        """Send SIGTERM and return the exit status. A process that does not exit in time is killed, and the test fails."""
         assert self.process is not None
         process, self.process = self.process, None
         family = descendants_of(process.pid)
@@ -190,7 +190,7 @@ class Served:
         return status
 
     def provision(self, *fleets: VirtualFleet, is_open: bool = True) -> None:
-        """Add the fleets' account with its tags."""
+        """Add the account of the fleets with its tags."""
 
         async def work(connection: Any) -> None:
             await provision(connection, KeyEncryptionKeys.load_file(self.kek_file), fleets, is_open=is_open)
@@ -198,7 +198,7 @@ class Served:
         self.in_database(work)
 
     def in_database(self, work: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Run a coroutine function on a connection, in a thread with a loop of its own."""
+        """Run a coroutine function with a database connection, in a thread with its own event loop."""
 
         async def main() -> Any:
             connection = await asyncpg.connect(self.dsn)
@@ -216,7 +216,7 @@ class Served:
 
 @contextlib.contextmanager
 def own_database(postgres: Any, template: str) -> Iterator[str]:
-    """The connection string of a migrated database; for fixtures that live longer than a test."""
+    """A new migrated database and its connection string, for fixtures with a scope above a test."""
     name = f"ixfast_served_{secrets.token_hex(6)}"
     administer(postgres.dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
     try:
@@ -226,7 +226,7 @@ def own_database(postgres: Any, template: str) -> Iterator[str]:
 
 
 def children_of(pid: int) -> list[int]:
-    """Process ids of the living children, by /proc."""
+    """Process ids of the living children, from /proc."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -260,7 +260,7 @@ def target(parameters: Mapping[str, str]) -> str:
 
 
 def plain_target(fleet: VirtualFleet, index: int, counter: int) -> str:
-    """The request target of a plain tap, as a web server writes it most often."""
+    """The request target of a plain tap, in the form that web servers send most often."""
     x, n, e = fleet.plain_tap(index, counter)
     return f"/v1/t?x={x}&n={n}&e={e}"
 
@@ -280,12 +280,12 @@ class Answer(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """The owner's refusal: not an error."""
+        """Whether the tap was refused, which is not an error."""
         return self.status == 200 and self.json.get("response") == "Fail"
 
 
 class ClosedError(ConnectionError):
-    """The server closed the connection; `partial` is what it had said of an answer."""
+    """The server closed the connection; `partial` is what it had sent of a response."""
 
     def __init__(self, partial: bytes) -> None:
         super().__init__(f"closed after {partial!r}")
@@ -293,13 +293,13 @@ class ClosedError(ConnectionError):
 
 
 class Connection:
-    """One connection. Each answer has a deadline; a connection that is told to close is closed."""
+    """A connection with a deadline for each response. It closes when the server asks for that."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
         self.answers = 0
-        self.closing = False  # the last answer said so
+        self.closing = False  # the last response had Connection: close
 
     @classmethod
     async def open(cls, port: int, **options: Any) -> Self:
@@ -327,7 +327,7 @@ class Connection:
         return await self.answer()
 
     async def answer(self, *, bodyless: bool = False) -> Answer:
-        """The next answer. ClosedError if there comes none; TimeoutError at the deadline."""
+        """The next response. Raises ClosedError if the connection ends first, TimeoutError at the deadline."""
         async with asyncio.timeout(ANSWER_DEADLINE_S):
             try:
                 head = await self.reader.readuntil(b"\r\n\r\n")
@@ -348,7 +348,7 @@ class Connection:
 
 
 def request(method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None) -> bytes:
-    """A request as bytes; header values in Latin-1."""
+    """Encode a request; header values are Latin-1."""
     fields = {"Host": "localhost", **(headers or {})}
     if body is not None:
         fields["Content-Length"] = str(len(body))
@@ -357,13 +357,13 @@ def request(method: str, path: str, headers: Mapping[str, str] | None = None, bo
 
 
 async def once(port: int, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET") -> Answer:
-    """One request on a connection of its own."""
+    """Send one request on a new connection."""
     async with await Connection.open(port) as connection:
         return await connection.get(path, headers, method=method)
 
 
 async def manage(server: Served, token: str, method: str, path: str, body: Any = None) -> Any:
-    """The JSON answer of a request of management that succeeds; None if it has no body."""
+    """The JSON response to a management request that must succeed; None if it has no body."""
     content = json.dumps(body).encode() if body is not None else None
     async with await Connection.open(server.private_port) as connection:
         connection.writer.write(request(method, path, {"X-API-Key": token}, content))
@@ -373,7 +373,7 @@ async def manage(server: Served, token: str, method: str, path: str, body: Any =
 
 
 async def all_of(port: int, paths: Sequence[str], connections: int) -> list[Answer]:
-    """Ask everything at once over so many connections; answers in the order of `paths`."""
+    """Request all `paths` concurrently over this many connections; responses in the order of `paths`."""
     answers: list[Answer | None] = [None] * len(paths)
     waiting = iter(enumerate(paths))
 

@@ -1,9 +1,9 @@
-"""A clock for PostgreSQL that tests step, by libfaketime from Debian: only the servers started with it see its steps.
+"""A clock for PostgreSQL that tests can step, using libfaketime from Debian. Only servers started with it are affected.
 
     with stepped_clock(directory) as clock, EmbeddedPostgres(directory / "data") as server:
-        clock.step(-20)     # from now on the server's clock is 20 s behind what it was
+        clock.step(-20)     # from now on the server's clock is 20 s behind
 
-Monotonic clocks, and with them the server's timers, go on as they are. A step is there as soon as `step` returns.
+Monotonic clocks, and therefore the server's timers, are not affected. A step takes effect before `step` returns.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ixfast.embedded import binaries
 from support.requirements import skip_without
 
 _LIBRARIES = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-_SHARED = Path("/dev/shm")  # where the library, not this kit, leaves files
+_SHARED = Path("/dev/shm")  # where libfaketime leaves files
 
 
 class SteppedClock:
-    """The clock of the servers that were started while it was in use; `ahead_s` of this host's."""
+    """The clock of the servers started while it was in use, `ahead_s` seconds ahead of this host's."""
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / "clock"
@@ -30,16 +30,16 @@ class SteppedClock:
         self.step_to(self.ahead_s + by_s)
 
     def step_to(self, ahead_s: float) -> None:
-        """Set the clock so far ahead of this host's."""
+        """Set how far the clock is ahead of this host's."""
         self.ahead_s = ahead_s
         written = self._file.with_name("clock.written")
         written.write_text(f"{ahead_s:+f}s")
-        written.chmod(0o644)  # the server's user reads it
+        written.chmod(0o644)  # must be readable by the server's user
         written.rename(self._file)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Give this clock to every server that is started meanwhile."""
+        """Use this clock for every server started in the block."""
         usual = binaries._environment
         faked = {
             "LD_PRELOAD": str(_LIBRARIES[0]),
@@ -56,8 +56,8 @@ class SteppedClock:
 
 @contextlib.contextmanager
 def stepped_clock(directory: Path, *, in_use: bool = True) -> Iterator[SteppedClock]:
-    """A clock whose file lies in `directory`, through which the server's user can pass. Without `in_use` the test says which
-    servers have it."""
+    """A clock with its file in `directory`, which the server's user must be able to enter. With `in_use=False` the test chooses
+    the servers that use it."""
     if not _LIBRARIES:
         skip_without("libfaketime", package="faketime")
     directory.mkdir(mode=0o711, exist_ok=True)
@@ -70,7 +70,7 @@ def stepped_clock(directory: Path, *, in_use: bool = True) -> Iterator[SteppedCl
 
 
 def _remove_left_files() -> None:
-    """Remove what the library shares between a process and its children and, if the process was killed, leaves behind."""
+    """Remove the shared memory that libfaketime leaves behind when a process is killed."""
     for path in _SHARED.glob("*faketime_*_*"):
         pid = path.name.rpartition("_")[2]
         if not Path(f"/proc/{pid}").exists():

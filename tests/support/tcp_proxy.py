@@ -1,6 +1,6 @@
-"""A TCP proxy that fails on purpose: it cuts, stalls and refuses, and it loses a reply at the worst moment.
+"""A TCP proxy with fault injection: it cuts, stalls and refuses connections, and loses replies after a commit.
 
-It knows one thing of PostgreSQL's protocol: a reply is complete, and its commit done, when ReadyForQuery has come.
+It uses one fact about PostgreSQL's protocol: a reply is complete, and its commit done, when ReadyForQuery arrives.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 class Fault:
-    """What happens to requests that contain `needle`, `times` times; `hits` counts them."""
+    """A fault for the next `times` requests that contain `needle`; `hits` counts them."""
 
     def __init__(self, needle: bytes, times: int, *, applied: bool, then_refuse: bool) -> None:
         self.needle = needle
@@ -40,7 +40,7 @@ class _Link:
 class TcpProxy:
     """`async with TcpProxy(5432) as proxy:` leads 127.0.0.1:`proxy.port` to the upstream port.
 
-    `refusing` cuts whoever connects. `stall` lets nothing through, in either direction, until `flow`.
+    While `refusing`, new connections are closed. `stall` stops traffic in both directions until `flow`.
     """
 
     def __init__(self, upstream_port: int) -> None:
@@ -76,19 +76,18 @@ class TcpProxy:
         self._flowing.set()
 
     def cut(self) -> None:
-        """Cut every link, both ways."""
+        """Close every connection, on both sides."""
         for link in self._links:
             link.cut()
 
     def lose_replies(self, needle: bytes, times: int = 1, *, then_refuse: bool = False) -> Fault:
-        """Forward the next requests that contain `needle`, swallow their replies, and cut: committed, and nobody told.
-
-        With `then_refuse` nobody gets back in until `refusing` is reset.
+        """Forward the next requests that contain `needle`, drop their replies, and close: they are committed, but the client
+        does not learn of it. With `then_refuse` new connections are refused until `refusing` is reset.
         """
         return self._add(Fault(needle, times, applied=True, then_refuse=then_refuse))
 
     def lose_requests(self, needle: bytes, times: int = 1, *, then_refuse: bool = False) -> Fault:
-        """Cut before the next requests that contain `needle` reach the server: nothing was applied."""
+        """Close before the next requests that contain `needle` reach the server, so that nothing is applied."""
         return self._add(Fault(needle, times, applied=False, then_refuse=then_refuse))
 
     def _add(self, fault: Fault) -> Fault:
@@ -103,7 +102,7 @@ class TcpProxy:
             link = _Link(client, server)
             self._links.add(link)
             try:
-                with contextlib.suppress(OSError):  # one side is gone; so is the other then
+                with contextlib.suppress(OSError):  # the other side is closed already
                     await asyncio.gather(self._requests(client_reader, link), self._replies(server_reader, link))
             finally:
                 link.cut()

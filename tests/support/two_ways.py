@@ -1,8 +1,7 @@
-"""Two ways into one product: the front door, and aiohttp alone. What the same bytes bring about on each is compared.
+"""Compares the two HTTP parsers, the front door and aiohttp alone: the same bytes must have the same effect on both.
 
-The ways are compared in two worlds that begin alike: in one all bytes meet the front door, in the other aiohttp. Each world
-has its own ledger in memory, so that a tap that is used up is used up in both. Nothing waits for a socket or a database
-here, so that a few turns of the loop are all that any request takes.
+They run in two worlds with equal initial state, one for each parser. Each world has its own in-memory ledger, so that a used tap
+is used in both. Nothing waits for a socket or a database, so every request completes within a few turns of the event loop.
 """
 
 import asyncio
@@ -34,7 +33,7 @@ _RANDOM = re.compile(rb'"(request_id|scan_id)":"[^"]*"')
 
 
 class Catalogue(MemoryCatalogue):
-    """Also knows accounts, which identify taps that name no tag."""
+    """A catalogue with accounts, which identify taps without a tag code."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +45,7 @@ class Catalogue(MemoryCatalogue):
 
 
 class Wire(asyncio.Transport):
-    """A client's end: what the server wrote, and whether it hung up."""
+    """The client's side of a connection: what the server wrote, and whether it closed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +75,7 @@ class Wire(asyncio.Transport):
 
 
 class World:
-    """A dispatcher with both ways in."""
+    """A dispatcher behind both parsers."""
 
     async def start(self) -> None:
         self.meters = Meters()
@@ -112,7 +111,7 @@ class World:
         await self.runner.cleanup()
 
     async def say(self, *pieces: bytes, door: bool) -> tuple[bytes, bool]:
-        """What is answered to these bytes, arriving one after the other, and whether the server hangs up then."""
+        """The response to these bytes, which arrive piece by piece, and whether the server closes afterwards."""
         wire = Wire()
         protocol: Any = FrontDoor(self.server_state, self.make_handler) if door else self.make_handler()
         protocol.connection_made(wire)
@@ -136,7 +135,7 @@ async def _turns(count: int) -> None:
 
 
 class Worlds:
-    """The same said in both worlds."""
+    """The same bytes sent to both worlds."""
 
     async def start(self) -> None:
         self.doors, self.routes = World(), World()
@@ -148,10 +147,10 @@ class Worlds:
         await self.routes.stop()
 
     async def compare(self, *pieces: bytes) -> list[tuple[int, bytes]]:
-        """What both say to these bytes; AssertionError if they differ.
+        """The common response of both to these bytes. Raises AssertionError if they differ.
 
-        aiohttp forgets good requests that came in one packet with a bad one, which is its right and no other reading. So it
-        gets its packets cut where the front door took a request to end; if it sees no end there, that shows.
+        aiohttp drops valid requests that arrive in one packet with a malformed one, which is legitimate. Its packets are
+        therefore split where the front door saw the end of a request; if aiohttp sees no end there, the responses differ.
         """
         self.doors.ends.clear()
         by_door = await self.doors.say(*pieces, door=True)
@@ -166,12 +165,12 @@ class Worlds:
 
     @property
     def hot(self) -> int:
-        """Requests that the front door itself served."""
+        """Number of requests that the front door itself served."""
         return self.doors.meters.slots[HOT_REQUESTS]
 
 
 def _answers(stream: bytes) -> list[tuple[int, list[bytes], bytes]]:
-    """Status, sorted header fields and body of each answer."""
+    """Status, sorted header fields and body of each response."""
     answers = []
     while stream:
         head, _, rest = stream.partition(b"\r\n\r\n")
@@ -185,7 +184,7 @@ def _answers(stream: bytes) -> list[tuple[int, list[bytes], bytes]]:
 
 
 def tap(index: int, counter: int = 1) -> bytes:
-    """The target of a tap of an open account's tag."""
+    """The request target of a tap of a tag in an open account."""
     return plain_target(OPEN, index, counter).encode()
 
 

@@ -47,8 +47,8 @@ def test_the_profile_is_printed_as_json() -> None:
     assert printed(result) == EncodingProfile(
         name="mine", scheme="ntag424-aes", template="picc_data={picc}&enc={enc:32}&cmac={mac}", window="{enc:32}&cmac="
     )
-    assert "best: the MAC of 1 of 1 holds\n  under key 1 (" in result.stderr
-    assert "mirror read by meta key 1 (" in result.stderr
+    assert "best: verifies the MAC of 1 of 1 URLs\n  with key 1 (" in result.stderr
+    assert "mirror decrypted with meta key 1 (" in result.stderr
     assert not shows_a_key(result)
 
 
@@ -57,8 +57,8 @@ def test_keys_of_a_file(tmp_path: Path) -> None:
     file.write_text(f"# of the fleet\n\n{FILE_KEY.hex()} # file\n{META_KEY.hex().upper()}\n{FILE_KEY.hex()}\n")
     result = run(tap(), "--key", f"@{file}")
     assert printed(result).window == "{enc:32}&cmac="
-    assert "under key 1" in result.stderr
-    assert "mirror read by key 2" in result.stderr
+    assert "with key 1" in result.stderr
+    assert "mirror decrypted with key 2" in result.stderr
 
 
 def test_keys_of_standard_input() -> None:
@@ -66,7 +66,7 @@ def test_keys_of_standard_input() -> None:
 
 
 def test_keys_of_a_prompt_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profile, "_asked", lambda: (FILE_KEY.hex(), META_KEY.hex()))
+    monkeypatch.setattr(profile, "_prompt_keys", lambda: (FILE_KEY.hex(), META_KEY.hex()))
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: True, raising=False)
     result = run(tap())
     assert printed(result)
@@ -81,7 +81,7 @@ def test_the_prompt_takes_nothing_for_factory_keys_only(monkeypatch: pytest.Monk
         return f" {FILE_KEY.hex()} "
 
     monkeypatch.setattr(click, "prompt", prompt)
-    assert profile._asked() == (FILE_KEY.hex(),)
+    assert profile._prompt_keys() == (FILE_KEY.hex(),)
     assert asked[0]["hide_input"] is True
 
 
@@ -107,8 +107,8 @@ def test_a_uid_that_is_not_sent() -> None:
 def test_the_profiles_of_two_groups() -> None:
     result = run(tap("plain-joined"), tap(), "https://tag.example/?a=1", "--key", FILE_KEY.hex(), "--key", META_KEY.hex())
     assert printed(result)
-    assert result.stderr.count("the MAC of 1 of 3 holds") == 2
-    assert "also: the MAC of 1 of 3 holds" in result.stderr
+    assert result.stderr.count("the MAC of 1 of 3 URLs") == 2
+    assert "also: verifies the MAC of 1 of 3 URLs" in result.stderr
     assert "not explained: no field can be a MAC" in result.stderr
 
 
@@ -120,7 +120,7 @@ def test_nothing_found_is_a_failure_with_reasons() -> None:
         "not explained: picc_data is an encrypted mirror that none of the 5 keys decrypts, as they are or derived"
         in result.stderr
     )
-    assert "no profile makes the MAC of any of these URLs hold" in result.stderr
+    assert "no profile verifies the MAC of any of these URLs" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_nothing_found_is_a_failure_with_reasons() -> None:
         (("--key", FILE_KEY.hex()[:-1] + "g"), "--key: must be 32 hex digits"),
         (("--meta-key", FILE_KEY.hex()[:-2]), "--meta-key: must be 32 hex digits"),
         (("--uid", "04"), "--uid: must be 14 hex digits"),
-        (("--key", "@/nowhere/keys"), "--key: the file /nowhere/keys cannot be read"),
+        (("--key", "@/nowhere/keys"), "--key: cannot read the file /nowhere/keys"),
         (("--an10922", "{uid}{name}"), "--an10922: input must consist of pairs of hex digits"),
     ],
 )

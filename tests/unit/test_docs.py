@@ -156,7 +156,9 @@ def commands(group: click.Command = main, path: str = "ixfast") -> Iterator[tupl
 
 
 COMMANDS = dict(commands())
-SETTING_FLAGS = {setting.flag for setting in settings.describe()} | {"--config", "--dsn-file"}
+SETTING_FLAGS = {"--config"} | {
+    flag for each in settings.describe() for flag in ((each.flag, f"{each.flag}-file") if each.secret else (each.flag,))
+}
 
 
 def own_options(command: click.Command) -> set[str]:

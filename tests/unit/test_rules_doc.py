@@ -103,7 +103,7 @@ def test_command_tells_mistakes(tmp_path: Path) -> None:
         ("scan_count", "NAME=VALUE"),
         ("scan_count=x", "whole number"),
         ("scan_cuont=1", "Did you mean scan_count?"),
-        ("now=yesterday", "write a moment"),
+        ("now=yesterday", "expected a time"),
         ("assigned=perhaps", "true or false"),
     ):
         done = CliRunner().invoke(main, ["rules", "test", str(path), "--fact", given])

@@ -1,4 +1,4 @@
-"""`ixfast account` and `ixfast api-key`: who may ask."""
+"""`ixfast account` and `ixfast api-key`: accounts and the API keys of their callers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def register(main: click.Group, with_settings: Decorator) -> None:
 
     @account.command("create")
     @click.argument("aid")
-    @click.option("--name", default="", help="A name for people.")
-    @click.option("--open", "is_open", is_flag=True, help="Anyone may verify its tags, without an API key.")
+    @click.option("--name", default="", help="Display name.")
+    @click.option("--open", "is_open", is_flag=True, help="Let anyone verify the account's tags without an API key.")
     @with_settings
     def account_create(aid: str, name: str, is_open: bool, config: Path | None, **flags: object) -> None:
-        """Create the account AID, closed unless told otherwise."""
+        """Create the account AID. Without --open its callers need an API key."""
 
         async def work(dsn: str) -> None:
             async with connected(dsn) as connection, connection.transaction():
@@ -40,18 +40,18 @@ def register(main: click.Group, with_settings: Decorator) -> None:
 
     @main.group("api-key")
     def api_key() -> None:
-        """API keys: what callers of a closed account show."""
+        """API keys, with which callers of a closed account authenticate."""
 
     @api_key.command("create")
     @click.argument("aid")
     @click.option("--scope", "scopes", multiple=True, default=["scan"], help="scan (default), manage or keys; repeatable.")
-    @click.option("--label", default="", help="What it is for.")
-    @click.option("--days", type=click.IntRange(1), help="Expires after so many days; never by default.")
+    @click.option("--label", default="", help="A note on the purpose of the key.")
+    @click.option("--days", type=click.IntRange(1), help="Expire after this many days. By default the key never expires.")
     @with_settings
     def api_key_create(
         aid: str, scopes: tuple[str, ...], label: str, days: int | None, config: Path | None, **flags: object
     ) -> None:
-        """Create an API key of the account AID. Its token is printed now and never again."""
+        """Create an API key for the account AID and print its token. The token cannot be shown again."""
 
         async def work(dsn: str) -> str:
             expires_at = dt.datetime.now(dt.UTC) + dt.timedelta(days=days) if days is not None else None

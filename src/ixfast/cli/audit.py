@@ -1,6 +1,6 @@
-"""`ixfast audit`: what many taps of a file prove, offline; see docs/audit.md.
+"""`ixfast audit`: verifies the taps in a file offline; see docs/audit.md.
 
-Exit status: 0 if every tap is genuine, 3 if one is not, 1 if the audit could not be done, 2 for a wrong command.
+Exit status: 0 if every tap is genuine, 3 if any tap is not, 1 if the audit failed, 2 for a usage error.
 """
 
 from __future__ import annotations
@@ -37,21 +37,29 @@ _GZIP = b"\x1f\x8b"
 def register(main: click.Group, with_settings: Decorator) -> None:
     @main.command()
     @click.argument("file", metavar="FILE")
-    @click.option("--keys", "key_file", type=click.Path(path_type=Path), help="The tags with their keys: CSV or JSON lines.")
+    @click.option("--keys", "key_file", type=click.Path(path_type=Path), help="File of tags with their keys: CSV or JSON lines.")
     @click.option(
-        "--account", "aid", help="Take tags and keys of this account (AID) from the database instead; nothing is written."
+        "--account", "aid", help="Read the tags and keys of this account (AID) from the database, without writing to it."
     )
     @click.option(
-        "--profile", "profiles", multiple=True, metavar="NAME|@FILE", help="An encoding; the first is the key file's default."
+        "--profile",
+        "profiles",
+        multiple=True,
+        metavar="NAME|@FILE",
+        help="An encoding profile; the first is the default for the key file.",
     )
     @click.option(
-        "--out", type=click.Path(path_type=Path), help="Where the verdicts go, a JSON object a line.  [default: standard output]"
+        "--out",
+        type=click.Path(path_type=Path),
+        help="Write the verdicts to this file, one JSON object per line.  [default: standard output]",
     )
     @click.option(
-        "--show", type=click.Choice(["all", "refused", "none"]), default="all", show_default=True, help="Which verdicts."
+        "--show", type=click.Choice(["all", "refused", "none"]), default="all", show_default=True, help="Verdicts to write."
     )
-    @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Processes that judge.")
-    @click.option("--in-order", is_flag=True, help="The taps of each tag are in order of time: report as they are read.")
+    @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of processes.")
+    @click.option(
+        "--in-order", is_flag=True, help="The taps of each tag are in chronological order, so report each as soon as it is read."
+    )
     @with_settings
     def audit(
         file: str,
@@ -65,24 +73,25 @@ def register(main: click.Group, with_settings: Decorator) -> None:
         config: Path | None,
         **flags: object,
     ) -> None:
-        """Judge many taps at once, without a server. FILE is CSV or JSON lines, also with gzip; - is standard input.
+        """Verify the taps in FILE without a server.
 
-        A line has the time of the tap as `at`, and the tap as `url` or `query` or in columns x, n, e. The exit status is 0
-        if every tap is genuine and 3 if one is not.
+        FILE contains CSV or JSON lines, optionally compressed with gzip; - is standard input. A line has the time of the tap as
+        `at`, and the tap as `url`, as `query`, or in the columns x, n and e. The exit status is 0 if every tap is genuine
+        and 3 if any is not.
         """
         if (key_file is None) == (aid is None):
             raise click.UsageError("Give either --keys or --account.")
         with contextlib.ExitStack() as stack:
             source, size = stack.enter_context(_opened(file))
-            # The one who writes to a pipe may be writing the key file just now: it is there when taps come.
-            pieces = _waited_for(_readable(file, source))
+            # The writer of a pipe (`ixfast simulate`) may still be writing the key file; it is complete before the first tap.
+            pieces = _after_first(_readable(file, source))
             if aid is not None:
                 catalogue = _from_database(resolve(flags, config), aid)
             else:
                 assert key_file is not None
                 catalogue = _from_file(key_file, profiles)
             target = stack.enter_context(out.open("wb")) if out is not None else sys.stdout.buffer
-            pieces = stack.enter_context(_shown(pieces, source, size))
+            pieces = stack.enter_context(_with_progress(pieces, source, size))
             started = time.perf_counter()
             counts = _run(Audit(catalogue, jobs=jobs, in_order=in_order), pieces, target, show)
             seconds = time.perf_counter() - started
@@ -107,7 +116,7 @@ def _run(audit: Audit, pieces: Iterable[bytes], target: BinaryIO, show: str) -> 
 
 @contextlib.contextmanager
 def _opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
-    """The file as it lies, and its size in bytes if that can be known."""
+    """The file opened for reading, still compressed, and its size in bytes if known."""
     if file == "-":
         yield sys.stdin.buffer, None
         return
@@ -121,7 +130,7 @@ def _opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
 
 
 def _readable(file: str, source: BinaryIO) -> Iterator[bytes]:
-    """Chunks of lines, unpacked if it is gzip's. Raises IxfastError for a file that is damaged."""
+    """Chunks of whole lines, decompressed if necessary. Raises IxfastError for a damaged gzip file."""
     buffered = io.BufferedReader(source, CHUNK_BYTES) if isinstance(source, io.RawIOBase) else source
     peek = getattr(buffered, "peek", None)
     packed = peek is not None and peek(2)[:2] == _GZIP
@@ -132,19 +141,19 @@ def _readable(file: str, source: BinaryIO) -> Iterator[bytes]:
         with gzip.open(buffered) as unpacked:
             yield from chunks(unpacked)  # type: ignore[arg-type]
     except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise IxfastError(f"{file} is damaged: gzip cannot unpack it to its end.") from None
+        raise IxfastError(f"{file} is damaged: gzip cannot decompress all of it.") from None
 
 
-def _waited_for(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The same, with the first one read already."""
+def _after_first(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same chunks, after waiting for the first one."""
     first = next(pieces, None)
 
-    def all_of_them() -> Iterator[bytes]:
+    def chained() -> Iterator[bytes]:
         if first is not None:
             yield first
             yield from pieces
 
-    return all_of_them()
+    return chained()
 
 
 def _from_file(path: Path, profiles: tuple[str, ...]) -> TagCatalogue:
@@ -167,22 +176,22 @@ def _from_file(path: Path, profiles: tuple[str, ...]) -> TagCatalogue:
         raise click.UsageError(f"--keys: {path} is not UTF-8.") from None
 
 
-def _from_database(place: CommandEnvironment, aid: str) -> TagCatalogue:
+def _from_database(environment: CommandEnvironment, aid: str) -> TagCatalogue:
     async def work(dsn: str) -> TagCatalogue:
         pool = await session.make_pool(dsn, 1)
         try:
             async with pool.acquire() as connection:
-                return await read_account(connection, place.keys(), aid)
+                return await read_account(connection, environment.keys(), aid)
         finally:
             await pool.close()
 
-    with place.database() as dsn:
+    with environment.database() as dsn:
         return asyncio.run(work(dsn))
 
 
 @contextlib.contextmanager
-def _shown(pieces: Iterator[bytes], source: BinaryIO, size: int | None) -> Iterator[Iterator[bytes]]:
-    """The same pieces, with a bar on a terminal that says how much of the file has been read."""
+def _with_progress(pieces: Iterator[bytes], source: BinaryIO, size: int | None) -> Iterator[Iterator[bytes]]:
+    """The same chunks; on a terminal, a progress bar shows how much of the file has been read."""
     if size is None or not sys.stderr.isatty():
         yield pieces
         return

@@ -1,4 +1,4 @@
-"""`ixfast bench`: the benchmarks of a checkout. They are no part of the installed package."""
+"""`ixfast bench`: runs the benchmarks of a checkout. The installed package does not contain them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def register(main: click.Group) -> None:
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
         add_help_option=False,
     )
-    @click.option("--stages", is_flag=True, help="What each stage of a scan costs, as the workers measured it.")
+    @click.option("--stages", is_flag=True, help="Show the time that workers measured for each stage of a scan.")
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def bench(stages: bool, arguments: tuple[str, ...]) -> None:
-        """Run the benchmarks of a checkout; `ixfast bench --help` lists them, without a name the one run begins."""
+        """Run the benchmarks of a checkout. `ixfast bench --help` lists them; without a name all run in sequence."""
         root = checkout()
         if root is None:
             raise click.ClickException(
-                "The benchmarks are in the repository, not in the installed package. Clone it and run this in its folder,"
-                " or `make bench` there."
+                "The benchmarks are part of the repository, not of the installed package. Clone the repository and run this "
+                "command or `make bench` in its folder."
             )
         if importlib.util.find_spec(_NEEDED) is None:
-            raise click.ClickException(f"The benchmarks need more libraries: in {root}, pip install --group bench.")
+            raise click.ClickException(f"The benchmarks need more libraries. In {root}, run: pip install --group bench")
         path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
         command = [sys.executable, "-m", "benchmarks", *(["stages"] if stages else []), *arguments]
         done = subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": path})  # noqa: S603 - our own module
@@ -38,7 +38,7 @@ def register(main: click.Group) -> None:
 
 
 def checkout() -> Path | None:
-    """The folder that holds `benchmarks`: the one we stand in, or that of an editable install; None if neither does."""
+    """The checkout with the folder `benchmarks`: the current folder, or that of an editable install; None if neither has it."""
     for folder in (Path.cwd(), Path(__file__).resolve().parents[3]):
         if (folder / "benchmarks" / "__main__.py").is_file() and (folder / "src" / "ixfast").is_dir():
             return folder

@@ -1,4 +1,8 @@
-"""Where a command works: settings, key file, and the database, which may be a private one that a server runs right now."""
+"""The environment of a command: settings, key file and database.
+
+Without a configured `dsn`, a command uses the embedded PostgreSQL of a running server, or starts it for the duration of the
+command.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,7 @@ _DSN_FILE = "dsn"
 
 
 class CommandEnvironment:
-    """What `--config`, environment and flags say, resolved."""
+    """The resolved settings of a command, and the paths that follow from them."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -34,11 +38,11 @@ class CommandEnvironment:
 
     @property
     def dsn_file(self) -> Path:
-        """Where a running server with a private PostgreSQL says how to reach it; mode 0600."""
+        """Where a running server publishes the connection string of its embedded PostgreSQL; mode 0600."""
         return self.data_dir / _DSN_FILE
 
     def keys(self) -> KeyEncryptionKeys:
-        """The key-encryption keys. A missing file is made only beside a private PostgreSQL that holds no key yet."""
+        """Load the key-encryption keys. A missing key file is created only for the embedded PostgreSQL, in its data directory."""
         self._make_keys()
         return KeyEncryptionKeys.load_file(self.kek_file)
 
@@ -47,12 +51,12 @@ class CommandEnvironment:
             KeyEncryptionKeys.create_file(self.kek_file)
 
     def check_keys(self) -> None:
-        """Raise ConfigurationError for a key file that no worker could use. Its providers are not asked yet."""
+        """Raise ConfigurationError if the key file is unusable. Does not contact its providers."""
         self._make_keys()
         check_file(self.kek_file)
 
     def check_addresses(self) -> None:
-        """Raise ConfigurationError for a file of addresses that no worker could use."""
+        """Raise ConfigurationError if the file of addresses is unusable."""
         reason = visitors.open_addresses(self.settings.addresses_file)
         visitors.open_addresses(None)
         if reason is not None:
@@ -60,7 +64,8 @@ class CommandEnvironment:
 
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:
-        """A connection string: the configured one, a running server's, or a private server's started for the while."""
+        """Yield a connection string: the configured one, that of a running server, or that of an embedded PostgreSQL that runs
+        until the block ends."""
         if self.settings.dsn is not None:
             yield self.settings.dsn
             return
@@ -77,17 +82,20 @@ class CommandEnvironment:
         except FileNotFoundError:
             return None
         except PermissionError:
-            raise ConfigurationError(f"{self.data_dir} belongs to another user's server; run as that user.") from None
+            raise ConfigurationError(
+                f"{self.data_dir} belongs to the server of another user; run this command as that user."
+            ) from None
         return dsn if _reachable(dsn) else None
 
     def publish(self, dsn: str) -> None:
-        """Tell other commands how to reach the private PostgreSQL."""
+        """Publish the connection string of the embedded PostgreSQL for other commands."""
         self.withdraw()
         descriptor = os.open(self.dsn_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(dsn)
 
     def withdraw(self) -> None:
+        """Undo `publish`."""
         self.dsn_file.unlink(missing_ok=True)
 
 
@@ -105,7 +113,7 @@ def _reachable(dsn: str) -> bool:
 
 @contextlib.asynccontextmanager
 async def connected(dsn: str) -> AsyncIterator[Any]:
-    """A connection to a database with our schema."""
+    """A connection to the database, after applying pending `pre` migrations."""
     await migrate(dsn)
     connection = await asyncpg.connect(dsn)
     try:
@@ -116,9 +124,8 @@ async def connected(dsn: str) -> AsyncIterator[Any]:
 
 
 def resolve(flags: dict[str, object], config: Path | None) -> CommandEnvironment:
-    """Settings from flags over environment over file. Raises click's UsageError with the settings' own message."""
-    given = {name: value for name, value in flags.items() if value is not None}
+    """Load the settings from flags, environment and file, in that order of precedence. Raises UsageError for invalid settings."""
     try:
-        return CommandEnvironment(load(given, os.environ, config))
+        return CommandEnvironment(load(flags, os.environ, config))
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None

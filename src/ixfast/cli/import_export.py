@@ -1,4 +1,4 @@
-"""`ixfast import` and `ixfast export`: tags from files and into them."""
+"""`ixfast import` and `ixfast export`: reads tags from files and writes them to files."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ixfast.tag_files import FORMATS, PRESETS, counted
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _PIECE_BYTES = 256 * 1024
-_SWITCH_S = 0.0005  # How long parsing may hold up the connection to the database; by default 5 ms, some ten times a block.
-_GC_THRESHOLD = 200_000  # A block makes 50,000 objects that live until it is written and none that only a collector would find.
+_SWITCH_S = 0.0005  # How long parsing may delay the database connection. The default is 5 ms, reached about ten times a block.
+_GC_THRESHOLD = 200_000  # A block creates 50,000 objects that live until it is written, and no reference cycles.
 
 
 def register(main: click.Group, with_settings: Decorator) -> None:
@@ -34,36 +34,39 @@ def register(main: click.Group, with_settings: Decorator) -> None:
     _register_export(main, with_settings)
 
 
-def _with_place(command: Callable[..., Any]) -> Callable[..., Any]:
-    command = click.option("--batch", help="The batch inside the group.")(command)
-    command = click.option("--folder", help="The folder of the group, if several have a group of this name.")(command)
-    return click.option("--account", "aid", required=True, metavar="AID", help="Whose tags they are.")(command)
+def _with_tag_location(command: Callable[..., Any]) -> Callable[..., Any]:
+    command = click.option("--batch", help="A batch of the group.")(command)
+    command = click.option("--folder", help="The folder of the group, if several folders have a group of this name.")(command)
+    return click.option("--account", "aid", required=True, metavar="AID", help="The account of the tags.")(command)
 
 
 def _register_import(main: click.Group, with_settings: Decorator) -> None:
     @main.command("import")
     @click.argument("file", type=click.File("rb"))
-    @_with_place
-    @click.option("--group", required=True, help="The group that new tags get into.")
-    @click.option("--dry-run", is_flag=True, help="Do everything but the commit.")
-    @click.option("--preset", type=click.Choice(list(PRESETS)), help="Names of columns as another program writes them.")
-    @click.option("--ignore", "ignored", multiple=True, metavar="COLUMN", help="A column that is not read; repeatable.")
-    @click.option("--allow-zero-keys", is_flag=True, help="Take keys of all zeros, which everybody knows.")
-    @click.option("--retire-old-keys", is_flag=True, help="Keys that are replaced verify nothing any more, from now on.")
+    @_with_tag_location
+    @click.option("--group", required=True, help="The group that new tags are added to.")
+    @click.option("--dry-run", is_flag=True, help="Check the whole file against the database, but import nothing.")
+    @click.option("--preset", type=click.Choice(list(PRESETS)), help="Accept the column names of another program.")
+    @click.option("--ignore", "ignored", multiple=True, metavar="COLUMN", help="Ignore this column; repeatable.")
+    @click.option("--allow-zero-keys", is_flag=True, help="Accept all-zero keys, which are public knowledge.")
+    @click.option("--retire-old-keys", is_flag=True, help="Retire keys that are replaced, so that they verify nothing any more.")
     @click.option(
         "--code-length", type=click.Choice([str(each) for each in CODE_CHARS]), default=str(CODE_CHARS[-1]), show_default=True,
-        help="Characters of a tag code that is made for a new tag.",
+        help="Length of the tag codes generated for new tags.",
     )  # fmt: skip
     @click.option(
-        "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write what became of each line, as JSON lines."
+        "--report",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="Write the outcome of each line to this file, as JSON lines.",
     )
     @with_settings
     def import_command(
         file: BinaryIO, aid: str, group: str, folder: str | None, batch: str | None, config: Path | None, **flags: Any
     ) -> None:
-        """Import the tags in FILE (CSV or JSON lines, also compressed with gzip; - is standard input): all of it or nothing.
+        """Import the tags in FILE, all or none.
 
-        Tags that are there already are changed; a blank cell leaves things as they are.
+        FILE contains CSV or JSON lines, optionally compressed with gzip; - is standard input. Existing tags are updated; a blank
+        cell leaves the stored value unchanged.
         """
         options = Options(
             preset=flags.pop("preset"),
@@ -74,15 +77,15 @@ def _register_import(main: click.Group, with_settings: Decorator) -> None:
             dry_run=flags.pop("dry_run"),
         )
         report_path: Path | None = flags.pop("report")
-        place = resolve(flags, config)
+        environment = resolve(flags, config)
 
         async def work(dsn: str, lines: _ReportFile, progress: Callable[[int], None]) -> Report:
             async with connected(dsn) as connection:
-                _stay_on_one_processor()
+                _pin_to_one_cpu()
                 account_id = await edits.account_id_of(connection, aid)
                 return await import_tags(
                     connection,
-                    place.keys(),
+                    environment.keys(),
                     _pieces(file),
                     account_id=account_id,
                     group_id=await group_named(connection, account_id, group, folder),
@@ -95,26 +98,26 @@ def _register_import(main: click.Group, with_settings: Decorator) -> None:
         sys.setswitchinterval(_SWITCH_S)
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
-        with place.database() as dsn, _ReportFile(report_path) as lines, _progress(file) as progress:
-            with _broken_off():
+        with environment.database() as dsn, _ReportFile(report_path) as lines, _progress(file) as progress:
+            with _reported_outcome():
                 report = asyncio.run(work(dsn, lines, progress))
             lines.finish(report)
-        _tell(report, batch)
+        _print_report(report, batch)
 
 
 def _register_export(main: click.Group, with_settings: Decorator) -> None:
     @main.command("export")
-    @_with_place
-    @click.option("--group", help="Only the tags of this group.")
+    @_with_tag_location
+    @click.option("--group", help="Export only the tags of this group.")
     @click.option("--format", "format_", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True)
-    @click.option("--output", type=click.File("wb"), default="-", help="A file instead of standard output.")
+    @click.option("--output", type=click.File("wb"), default="-", help="Write to this file instead of standard output.")
     @with_settings
     def export_command(
         aid: str, group: str | None, folder: str | None, batch: str | None, format_: str, output: BinaryIO, config: Path | None,
         **flags: object,
     ) -> None:  # fmt: skip
-        """Export tags without their keys, as a file that `ixfast import` takes."""
-        place = resolve(flags, config)
+        """Export tags, without their keys, in a format that `ixfast import` reads."""
+        environment = resolve(flags, config)
 
         async def work(dsn: str) -> None:
             async with connected(dsn) as connection:
@@ -124,43 +127,43 @@ def _register_export(main: click.Group, with_settings: Decorator) -> None:
                 async for piece in pieces:
                     output.write(piece)
 
-        with place.database() as dsn:
+        with environment.database() as dsn:
             asyncio.run(work(dsn))
 
 
-def _stay_on_one_processor() -> None:
-    """The threads take turns anyway. On one processor they take them without waking another, which the database needs.
+def _pin_to_one_cpu() -> None:
+    """Run all threads on one CPU. They take turns anyway, and do so without waking a CPU that the database needs.
 
-    Only once a private PostgreSQL has been started: it would stay there, too.
+    Call this only after the embedded PostgreSQL was started, which would inherit the affinity.
     """
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
 @contextlib.contextmanager
-def _file_errors(what: str) -> Iterator[None]:
-    """Errors of a file, which are not to be taken for the database's."""
+def _file_errors(failure: str) -> Iterator[None]:
+    """Turn OSError of a file into InputError, to keep it apart from errors of the database connection."""
     try:
         yield
     except OSError as error:
-        raise InputError("invalid_request", f"{what}: {error.strerror}. Nothing was imported.") from None
+        raise InputError("invalid_request", f"{failure}: {error.strerror}. Nothing was imported.") from None
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
-    with _file_errors("The file cannot be read"):
+    with _file_errors("Cannot read the file"):
         while piece := file.read(_PIECE_BYTES):
             yield piece
 
 
 @contextlib.contextmanager
-def _broken_off() -> Iterator[None]:
-    """The database's troubles as a sentence."""
+def _reported_outcome() -> Iterator[None]:
+    """Turn database errors into a message that says whether the file was imported."""
     try:
-        with edits.troubles(readonly=False):
+        with edits.database_errors(readonly=False):
             yield
     except UnavailableError as error:
-        what = "It is not known whether the file was imported" if error.code == "outcome_unknown" else "Nothing was imported"
+        outcome = "The file may have been imported" if error.code == "outcome_unknown" else "Nothing was imported"
         raise click.ClickException(
-            f"{what}: {error.reason}. Import it again; what is there already is not imported twice."
+            f"{outcome}: {error.reason}. Import it again; tags that exist already are not added twice."
         ) from None
 
 
@@ -169,7 +172,7 @@ async def _group_and_batch(
 ) -> tuple[int | None, int | None]:
     if group is None:
         if folder is not None or batch is not None:
-            raise InputError("missing_parameter", "Name the group, too.", "group")
+            raise InputError("missing_parameter", "--folder and --batch require --group.", "group")
         return None, None
     group_id = await group_named(connection, account_id, group, folder)
     batch_id = await batch_named(connection, group_id, batch) if batch is not None else None
@@ -179,7 +182,7 @@ async def _group_and_batch(
 
 
 class _ReportFile:
-    """Lines of the report, under a temporary name until it is known what became of the import."""
+    """The report, written under a temporary name that is replaced once the outcome of the import is known."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -206,9 +209,9 @@ class _ReportFile:
 
     def write(self, rows: Sequence[dict[str, Any]]) -> None:
         assert self._file is not None
-        with _file_errors("The report cannot be written"):
+        with _file_errors("Cannot write the report"):
             self._file.writelines(orjson.dumps(row) + b"\n" for row in rows)
-            self._file.flush()  # A full disk is told before the commit.
+            self._file.flush()  # so that a full disk is detected before the commit
 
     def finish(self, report: Report) -> None:
         if self._path is None or self._file is None:
@@ -222,7 +225,7 @@ class _ReportFile:
 
 @contextlib.contextmanager
 def _progress(file: BinaryIO) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, if the file has a length."""
+    """A progress bar, if standard error is a terminal and the file has a known length."""
     length = None
     with contextlib.suppress(OSError, ValueError):
         length = os.fstat(file.fileno()).st_size
@@ -233,7 +236,7 @@ def _progress(file: BinaryIO) -> Iterator[Callable[[int], None]]:
         yield bar.update
 
 
-def _tell(report: Report, batch: str | None) -> None:
+def _print_report(report: Report, batch: str | None) -> None:
     for problem in report.problems:
         click.echo(str(problem), err=True)
     if report.problems:
@@ -244,8 +247,8 @@ def _tell(report: Report, batch: str | None) -> None:
         keys += f", {report.meta_keys_added} meta keys added"
     click.echo(f"{report.lines} tags: {report.added} added, {report.changed} changed, {report.unchanged} unchanged; {keys}")
     if report.batch_created:
-        click.echo(f"batch {batch} is new")
+        click.echo(f"batch {batch} created")
     if report.dry_run:
-        click.echo("this was a dry run: nothing was imported")
+        click.echo("dry run: nothing was imported")
     elif not report.added and not report.changed:
-        click.echo("everything was there already: nothing was changed")
+        click.echo("no changes: the tags are already up to date")

@@ -1,4 +1,4 @@
-"""The front page of the command line: `serve`, and what an operator asks of a server."""
+"""The entry point of the command line: `serve`, `migrate`, `settings` and `versions`, and the registration of all others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ixfast.versions import versions
 
 
 class _Group(click.Group):
-    """Shows our own errors as what they are: a sentence that says how to mend it."""
+    """Prints the errors of ixfast as one line, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -35,10 +35,13 @@ class _Group(click.Group):
 
 
 def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command a flag for every setting, and `--config`."""
+    """Add a flag for every setting to a command, a `-file` variant for every secret, and `--config`."""
     for setting in reversed(settings_module.describe()):
-        flag = setting.flag.split()[0]
-        command = click.option(flag, setting.name, default=None, metavar=setting.kind.upper(), help=setting.consequence)(command)
+        if setting.secret:
+            command = click.option(
+                f"{setting.flag}-file", f"{setting.name}_file", metavar="PATH", help=f"A file that contains {setting.flag}."
+            )(command)
+        command = click.option(setting.flag, setting.name, metavar=setting.kind.upper(), help=setting.consequence)(command)
     return click.option("--config", type=click.Path(path_type=Path), envvar="IXFAST_CONFIG", help="A TOML file with settings.")(
         command
     )
@@ -52,71 +55,73 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--demo", is_flag=True, help="Provision the demo account with simulated tags, and print a tap to try.")
+@click.option("--demo", is_flag=True, help="Create the demo account with simulated tags, and print a tap to try.")
 @_with_settings
 def serve(demo: bool, config: Path | None, **flags: object) -> None:
-    """Serve scans. With nothing configured it runs on a private PostgreSQL of its own."""
-    # Here, because it brings all of HTTP with it: half a second that no other command should have to wait for.
+    """Serve scans. Without --dsn this starts an embedded PostgreSQL in the data directory."""
+    # Imported here because it imports all of HTTP, which takes half a second that other commands need not spend.
     from ixfast.process.supervisor import Supervisor
 
-    place = resolve(flags, config)
-    settings = place.settings
+    environment = resolve(flags, config)
+    settings = environment.settings
     logs.configure(settings, "supervisor")
-    place.check_addresses()
+    environment.check_addresses()
     with contextlib.ExitStack() as stack:
         postgres = None
         dsn = settings.dsn
         if dsn is None:
-            postgres = EmbeddedPostgres(place.data_dir, max_connections=_connections(settings))
+            postgres = EmbeddedPostgres(environment.data_dir, max_connections=_connections(settings))
             stack.enter_context(postgres)
             dsn = postgres.dsn
-            place.publish(dsn)
-            stack.callback(place.withdraw)
-        place.check_keys()  # a key file that cannot be used is told before anything is served
-        _prepare(place, dsn, demo=demo)
-        announce = _banner(place, demo=demo)
-        Supervisor(settings, dsn, place.kek_file, postgres=postgres, announce=announce).run()
+            environment.publish(dsn)
+            stack.callback(environment.withdraw)
+        environment.check_keys()  # report an unusable key file before anything is served
+        _prepare(environment, dsn, demo=demo)
+        announce = _banner(environment, demo=demo)
+        Supervisor(settings, dsn, environment.kek_file, postgres=postgres, announce=announce).run()
 
 
 def _connections(settings: Settings) -> int:
-    """What the workers hold, with room for commands and people."""
+    """The connections of all workers, and some for commands and interactive sessions."""
     return settings.worker_count * (settings.committers + settings.pool_size + 1) + 20
 
 
-def _prepare(place: CommandEnvironment, dsn: str, *, demo: bool) -> None:
+def _prepare(environment: CommandEnvironment, dsn: str, *, demo: bool) -> None:
     async def work() -> None:
         await migrate(dsn)
         if demo:
             async with connected(dsn) as connection:
-                await tap.ensure_demo(connection, place.keys())
+                await tap.ensure_demo(connection, environment.keys())
 
     asyncio.run(work())
 
 
-def _banner(place: CommandEnvironment, *, demo: bool) -> Callable[[int, int], None]:
+def _banner(environment: CommandEnvironment, *, demo: bool) -> Callable[[int, int], None]:
     def announce(port: int, private_port: int) -> None:
-        settings = place.settings
+        settings = environment.settings
         scheme = "https" if settings.tls_cert is not None else "http"
         running = versions()
         click.echo(f"ixfast {running['ixfast']} ({running['core']}) verifies scans at {scheme}://{settings.host}:{port}")
         click.echo(f"health, metrics and versions at http://{settings.private_host}:{private_port}")
         if running["core_reason"] is not None:
-            click.echo(f"The slow core is in use: {running['core_reason']}.")
+            click.echo(f"The slow pure-Python core is in use: {running['core_reason']}.")
         if demo:
-            click.echo("A tap of a simulated tag; ask twice, it passes once:")
-            click.echo(f"  {tap.curl_line(place, f'{scheme}://{settings.host}:{port}')}")
+            click.echo("A tap of a simulated tag, which passes once; run it twice:")
+            click.echo(f"  {tap.curl_line(environment, f'{scheme}://{settings.host}:{port}')}")
 
     return announce
 
 
 @main.command("migrate")
-@click.option("--post", is_flag=True, help="Also what must wait until no worker of the release before runs.")
+@click.option(
+    "--post", is_flag=True, help="Also apply the migrations that require all workers of the previous release to be stopped."
+)
 @_with_settings
 def migrate_command(post: bool, config: Path | None, **flags: object) -> None:
-    """Bring the database's schema up to this release."""
-    place = resolve(flags, config)
+    """Upgrade the schema of the database to this release."""
+    environment = resolve(flags, config)
     changes: list[Change] = []
-    with place.database() as dsn:
+    with environment.database() as dsn:
         applied = asyncio.run(migrate(dsn, post=post, changed=changes.append))
     done = [f"applied {name}" for name in applied] + [str(change) for change in changes if change.problem is None]
     problems = [str(change) for change in changes if change.problem is not None]
@@ -129,13 +134,13 @@ def migrate_command(post: bool, config: Path | None, **flags: object) -> None:
 @main.command("settings")
 @_with_settings
 def settings_command(config: Path | None, **flags: object) -> None:
-    """Show the settings in force; secrets stay hidden."""
+    """Show the settings in effect, with secrets hidden."""
     click.echo(json.dumps(settings_module.dump(resolve(flags, config).settings), indent=2, default=str))
 
 
 @main.command("versions")
 def versions_command() -> None:
-    """Show what is running: release, native core or twin and why, libraries."""
+    """Show the versions of ixfast, its core and its libraries, and why the native core is not in use if so."""
     for name, version in versions().items():
         click.echo(f"{name:14} {version if version is not None else '-'}")
 

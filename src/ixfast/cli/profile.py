@@ -1,4 +1,4 @@
-"""`ixfast profile detect`: the encoding profile of tapped URLs, found with candidate keys."""
+"""`ixfast profile detect`: finds the encoding profile of tapped URLs by trying candidate keys."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _SOURCE = "HEX|@FILE|-"
 
 
 def register(main: click.Group, with_settings: Decorator) -> None:
-    """Add the group. It asks no server and no database, so it takes no settings."""
+    """Add the group. It uses neither server nor database, so it takes no settings."""
     del with_settings
 
     @main.group()
     def profile() -> None:
-        """Encoding profiles: how chips write themselves into a URL."""
+        """Encoding profiles: how chips mirror their data into a URL."""
 
     @profile.command("detect")
     @click.argument("urls", metavar="URL...", nargs=-1, required=True)
     @click.option("--key", "keys", multiple=True, metavar=_SOURCE, help="A file key, meta key or master to try; repeatable.")
     @click.option("--meta-key", "meta_keys", multiple=True, metavar=_SOURCE, help="A key to try as meta key only; repeatable.")
-    @click.option("--uid", "uids", multiple=True, metavar="HEX", help="A UID that may be signed without being in the URL.")
+    @click.option("--uid", "uids", multiple=True, metavar="HEX", help="A UID that the MAC may cover although the URL omits it.")
     @click.option("--an10922", "inputs", multiple=True, metavar="INPUT", help="Also derive with this M, such as {uid}3042f5.")
-    @click.option("--name", default="detected", show_default=True, help="What to call the profile.")
+    @click.option("--name", default="detected", show_default=True, help="Name of the profile.")
     def profile_detect(
         urls: tuple[str, ...],
         keys: tuple[str, ...],
@@ -48,12 +48,12 @@ def register(main: click.Group, with_settings: Decorator) -> None:
     ) -> None:
         """Find the encoding profile of tapped URLs and print it as JSON.
 
-        Give two taps of each of a few tags, verbatim. A key is 32 hex digits: @FILE reads one a line, - reads them from
-        standard input, and without --key you are asked. What stands in the command itself is seen by other users of
-        this machine. The all-zero factory key is always tried.
+        Pass two unmodified taps of each of a few tags. A key is 32 hex digits: @FILE reads one per line, - reads them from
+        standard input, and without --key the command asks for one. Other users of this machine can see keys in the
+        command line. The all-zero factory key is always tried.
         """
         if not keys and sys.stdin.isatty():
-            keys = _asked()
+            keys = _prompt_keys()
         found = detect(
             urls,
             _keys(keys, "--key"),
@@ -62,24 +62,24 @@ def register(main: click.Group, with_settings: Decorator) -> None:
             uids=[_unhex(uid, UID_BYTES, "--uid") for uid in uids],
             name=name,
         )
-        _tell(found, urls)
+        _print_details(found, urls)
         if not found.proposals:
-            raise click.ClickException("no profile makes the MAC of any of these URLs hold")
+            raise click.ClickException("no profile verifies the MAC of any of these URLs")
         click.echo(_as_json(found.proposals[0].profile))
 
 
-def _tell(found: Detection, urls: tuple[str, ...]) -> None:
-    """What was found, for a person; the profile itself goes to standard output, alone."""
-    for place, proposal in enumerate(found.proposals):
-        click.echo(f"{'best' if not place else 'also'}: the MAC of {len(proposal.verified)} of {len(urls)} holds", err=True)
-        click.echo(f"  under {'; '.join(proposal.file_keys)}", err=True)
+def _print_details(found: Detection, urls: tuple[str, ...]) -> None:
+    """Print the proposals to standard error. Standard output gets nothing but the best profile."""
+    for rank, proposal in enumerate(found.proposals):
+        click.echo(f"{'also' if rank else 'best'}: verifies the MAC of {len(proposal.verified)} of {len(urls)} URLs", err=True)
+        click.echo(f"  with {'; '.join(proposal.file_keys)}", err=True)
         if proposal.meta_keys:
-            click.echo(f"  mirror read by {'; '.join(proposal.meta_keys)}", err=True)
+            click.echo(f"  mirror decrypted with {'; '.join(proposal.meta_keys)}", err=True)
         if proposal.derivation is not None:
             click.echo(f"  derivation: {msgspec.json.encode(proposal.derivation).decode()}", err=True)
         for note in proposal.notes:
             click.echo(f"  {note}", err=True)
-        if place:
+        if rank:
             click.echo(f"  {msgspec.json.encode(proposal.profile).decode()}", err=True)
     for reason in found.reasons:
         click.echo(f"not explained: {reason}", err=True)
@@ -89,7 +89,7 @@ def _as_json(value: object) -> str:
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
 
 
-def _asked() -> tuple[str, ...]:
+def _prompt_keys() -> tuple[str, ...]:
     text: str = click.prompt("Key (32 hex digits; empty: factory keys only)", default="", hide_input=True, show_default=False)
     return tuple(text.split())
 
@@ -98,7 +98,7 @@ def _keys(sources: tuple[str, ...], option: str) -> list[Key]:
     values = dict.fromkeys(value for source in sources for value in _values(source, option))
     if len(values) > KEYS_MAX:
         raise click.UsageError(f"{option}: at most {KEYS_MAX} keys.")
-    return [Key(place, value, check_value(value)) for place, value in enumerate(values, start=1)]
+    return [Key(version, value, check_value(value)) for version, value in enumerate(values, start=1)]
 
 
 def _values(source: str, option: str) -> Iterable[bytes]:
@@ -109,7 +109,7 @@ def _values(source: str, option: str) -> Iterable[bytes]:
             with Path(source[1:]).open() as file:
                 text = file.read(_FILE_BYTES_MAX)
         except (OSError, UnicodeDecodeError):
-            raise click.UsageError(f"{option}: the file {source[1:]} cannot be read.") from None
+            raise click.UsageError(f"{option}: cannot read the file {source[1:]}.") from None
     else:
         text = source
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
@@ -117,7 +117,7 @@ def _values(source: str, option: str) -> Iterable[bytes]:
 
 
 def _unhex(text: str, length: int, option: str) -> bytes:
-    """The value is never shown: it may be most of a key."""
+    """Decode exactly `length` bytes. The error does not show the text: it may be most of a key."""
     try:
         value = bytes.fromhex(text)
     except ValueError:

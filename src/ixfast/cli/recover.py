@@ -1,4 +1,4 @@
-"""`ixfast recover-counters`: what a failover to a standby that was behind has lost, measured and repaired."""
+"""`ixfast recover-counters`: measures and repairs what a failover to a lagging standby lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from ixfast.cli.database import resolve
 from ixfast.errors import ConfigurationError
-from ixfast.store.admin.recovery import LEFT_SHOWN_MAX, Report, recover
+from ixfast.store.admin.recovery import SKIPPED_SHOWN_MAX, Report, recover
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _PROGRESS_ROWS = 1_000_000
@@ -25,20 +25,20 @@ def register(main: click.Group, with_settings: Decorator) -> None:
         type=click.Path(path_type=Path),
         required=True,
         metavar="FILE",
-        help="A file with the connection string of the old primary, which is only read.",
+        help="File with the connection string of the old primary. The command only reads from that server.",
     )
-    @click.option("--since", metavar="TIME", help="Compare passes from this moment on (ISO 8601, UTC unless it says otherwise).")
-    @click.option("--dry-run", is_flag=True, help="Measure only; change nothing.")
+    @click.option("--since", metavar="TIME", help="Compare passes from this time on (ISO 8601; UTC unless it has an offset).")
+    @click.option("--dry-run", is_flag=True, help="Only measure; change nothing.")
     @with_settings
     def recover_counters(from_dsn_file: Path, since: str | None, dry_run: bool, config: Path | None, **flags: object) -> None:
-        """Recover passes that a failover lost, from the old primary.
+        """Recover the passes that a failover lost from the old primary.
 
-        Raises the counters of tags to the highest position that the old primary had accepted, so that no tap of the gap passes
-        once more, and adds the lost passes to the scan log. Scans may be served meanwhile. Running it again changes nothing.
+        Raises the counter of each tag to the highest position that the old primary accepted, so that no tap of the gap passes
+        a second time, and adds the lost passes to the scan log. Servers may keep serving scans. A second run changes nothing.
         """
         old_dsn, moment = _read_dsn(from_dsn_file), _moment(since)
-        place = resolve(flags, config)
-        with place.database() as dsn:
+        environment = resolve(flags, config)
+        with environment.database() as dsn:
             report = asyncio.run(recover(dsn, old_dsn, since=moment, dry_run=dry_run, advanced=_show_progress()))
         for line in _lines(report, dry_run=dry_run):
             click.echo(line)
@@ -49,9 +49,11 @@ def _read_dsn(file: Path) -> str:
         dsn = file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigurationError(f"--from-dsn-file: {file} cannot be read ({reason}).") from None
+        raise ConfigurationError(f"--from-dsn-file: cannot read {file} ({reason}).") from None
     if not dsn.startswith(("postgresql://", "postgres://")):
-        raise ConfigurationError(f"--from-dsn-file: {file} has to hold postgresql://USER:PASSWORD@HOST:PORT/DATABASE alone.")
+        raise ConfigurationError(
+            f"--from-dsn-file: {file} must contain postgresql://USER:PASSWORD@HOST:PORT/DATABASE and nothing else."
+        )
     return dsn
 
 
@@ -61,7 +63,7 @@ def _moment(text: str | None) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise click.UsageError(f"--since {text}: write a moment as 2026-01-31T09:30:00+01:00.") from None
+        raise click.UsageError(f"--since {text}: expected a time such as 2026-01-31T09:30:00+01:00.") from None
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
@@ -79,24 +81,24 @@ def _show_progress() -> Callable[[int], None]:
 
 def _lines(report: Report, *, dry_run: bool) -> list[str]:
     if not report.read:
-        return ["the old primary's scan log has no passes from that time on; nothing to recover"]
+        return ["the scan log of the old primary has no passes since that time: nothing to recover"]
     lines = [
-        f"passes of the old primary that were compared: {report.read}",
-        f"passes in the gap, which the current primary did not have: {report.lost}",
-        f"  accepted a second time meanwhile: {report.accepted_again}",
-        f"  of tags that were left: {report.left_passes}",
-        f"counters that {'would be' if dry_run else 'were'} raised: {report.raised}",
+        f"passes of the old primary compared: {report.read}",
+        f"passes lost in the failover: {report.lost}",
+        f"  accepted again by the current primary: {report.accepted_again}",
+        f"  of skipped tags: {report.skipped_passes}",
+        f"counters {'to raise' if dry_run else 'raised'}: {report.raised}",
     ]
     if report.resent:
-        lines.append(f"passes that a server had sent again to the current primary, so that they were not lost: {report.resent}")
+        lines.append(f"passes not lost, because a server sent them again to the current primary: {report.resent}")
     if report.uncompared:
         lines.append(
-            f"the current scan log has no {', '.join(sorted(report.uncompared))}: passes of that time are not added to it, and "
+            f"the current scan log lacks {', '.join(sorted(report.uncompared))}: passes of that time are not added to it, and "
             f"count as lost only if they are above their counters ({report.not_logged})"
         )
-    lines += [f"left: tag {tag.xuid or '?'} with id {tag.tag_id}, {tag.passes} passes: {tag.reason}" for tag in report.left]
-    if len(report.left) == LEFT_SHOWN_MAX:
-        lines.append("left: perhaps more tags than these")
+    lines += [f"skipped: tag {tag.xuid or '?'} with id {tag.tag_id}, {tag.passes} passes: {tag.reason}" for tag in report.skipped]
+    if len(report.skipped) == SKIPPED_SHOWN_MAX:
+        lines.append("skipped: possibly more tags than listed")
     if dry_run:
         lines.append("dry run: nothing was changed")
     return lines

@@ -1,4 +1,4 @@
-"""`ixfast rules`: try a rule set before anybody is answered by it, and see it as it was understood."""
+"""`ixfast rules`: tests and explains rule sets before they are used."""
 
 from __future__ import annotations
 
@@ -27,39 +27,40 @@ _with_addresses = click.option(
     "addresses",
     type=click.Path(path_type=Path),
     envvar="IXFAST_ADDRESSES_FILE",
-    help="The server's file of addresses: without it, whatever needs it is warned of.",
+    help="The server's file of addresses. Without it, the command warns about facts that need it.",
 )
 
 
 def register(main: click.Group, with_settings: Decorator) -> None:
-    """`with_settings` is not used: these commands read their files and nothing else."""
+    """Add the group. It uses neither server nor database, so it takes no settings."""
+    del with_settings
 
     @main.group("rules")
     def group() -> None:
-        """Try rule sets, and see them as they were understood."""
+        """Test and explain rule sets."""
 
     @group.command("test")
     @click.argument("file", type=click.File("rb"))
-    @click.option("--fact", "given", multiple=True, metavar="NAME=VALUE", help="A fact of the scan; others are unknown.")
+    @click.option("--fact", "assignments", multiple=True, metavar="NAME=VALUE", help="A fact of the scan; repeatable.")
     @_with_addresses
-    def test_command(file: BinaryIO, given: tuple[str, ...], addresses: Path | None) -> None:
-        """Say which group of the rule set in FILE a scan with these facts matches, why, and what can never be known.
+    def test_command(file: BinaryIO, assignments: tuple[str, ...], addresses: Path | None) -> None:
+        """Show which group of the rule set in FILE a scan with these facts matches, and why.
 
-        Times of day, dates and weekdays are those of now, unless they are given or another moment is, as
-        now=2026-01-31T09:30:00+01:00.
+        Facts that are not passed are unknown. Time of day, date and weekday are the current ones, unless they are passed
+        or another time is, as now=2026-01-31T09:30:00+01:00. Warns about facts that no scan can ever have.
         """
         checked = _read(file)
-        click.echo("\n".join(_told(rules.explain(checked, _facts(given)))))
-        index = rules.decide(checked, _facts(given))
+        click.echo("\n".join(_step_lines(rules.explain(checked, _facts(assignments)))))
+        index = rules.decide(checked, _facts(assignments))
         name = checked.groups[index].name if index >= 0 else "default"
-        click.echo(f"{name} answers: {checked.groups[index].response if index >= 0 else checked.default}")
+        click.echo(f"response ({name}): {checked.groups[index].response if index >= 0 else checked.default}")
         _warn(checked, addresses)
 
     @group.command("explain")
     @click.argument("file", type=click.File("rb"))
     @_with_addresses
     def explain_command(file: BinaryIO, addresses: Path | None) -> None:
-        """Show the rule set in FILE as it was understood, the facts it asks for, and what can never be known."""
+        """Show how the rule set in FILE is interpreted and which facts it uses. Warns about facts that no scan can ever have."""
         checked = _read(file)
         width = max([len("default"), *(len(member.name) for member in checked.groups)])
         for member in checked.groups:
@@ -75,7 +76,7 @@ def register(main: click.Group, with_settings: Decorator) -> None:
 
 
 def _read(file: BinaryIO) -> Rules:
-    """The rule set of a file, with its responses tried, too."""
+    """Read and check the rule set of a file, including its response texts."""
     checked = rules.read_rules(file.read(RULE_SET_BYTES_MAX + 1))
     for response in (*(group.response for group in checked.groups), checked.default):
         response_text.compile_response(response)
@@ -83,7 +84,7 @@ def _read(file: BinaryIO) -> Rules:
 
 
 def _warn(checked: Rules, addresses: Path | None) -> None:
-    """Tell what no scan could tell the rules or their responses, with this file of addresses."""
+    """Print a warning for facts that no scan can have with this file of addresses."""
     visitors.open_addresses(addresses)
     try:
         for warning in response_text.never_known(checked):
@@ -92,13 +93,13 @@ def _warn(checked: Rules, addresses: Path | None) -> None:
         visitors.open_addresses(None)
 
 
-def _facts(given: tuple[str, ...]) -> dict[str, Any]:
-    """Facts by name, each checked as a value of a rule is."""
+def _facts(assignments: tuple[str, ...]) -> dict[str, Any]:
+    """Facts by name, each checked like a value in a rule."""
     facts: dict[str, Any] = {"now": time.time()}
-    for one in given:
-        name, equals, text = one.partition("=")
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
         if not equals:
-            raise click.UsageError(f"--fact {one}: write NAME=VALUE.")
+            raise click.UsageError(f"--fact {assignment}: expected NAME=VALUE.")
         if name == "now":
             facts["now"] = _moment(text)
             continue
@@ -106,14 +107,14 @@ def _facts(given: tuple[str, ...]) -> dict[str, Any]:
             fact = check_fact(name)
             value: object = text
             if fact.kind is Kind.NUMBER and text.isascii() and text.isdigit():
-                value = int(text[:20])  # more digits are out of range in any case
+                value = int(text[:20])  # longer numbers are out of range in any case
             elif fact.kind is Kind.TRUTH:
                 value = _TRUTHS.get(text.lower(), text)
             facts[fact.name] = check_value(fact, "==", value)
         except RuleError as error:
             hint = f" Did you mean {error.suggestion}?" if error.suggestion is not None else ""
-            raise click.UsageError(f"--fact {one}: {error.reason}{hint}") from None
-    if "scan_count" in facts:  # one is nothing but the other
+            raise click.UsageError(f"--fact {assignment}: {error.reason}{hint}") from None
+    if "scan_count" in facts:  # first_scan follows from it
         facts.setdefault("first_scan", facts["scan_count"] == 1)
     return facts
 
@@ -122,11 +123,11 @@ def _moment(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise click.UsageError(f"--fact now={text}: write a moment as 2026-01-31T09:30:00+01:00.") from None
+        raise click.UsageError(f"--fact now={text}: expected a time such as 2026-01-31T09:30:00+01:00.") from None
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _told(steps: list[Step]) -> list[str]:
+def _step_lines(steps: list[Step]) -> list[str]:
     lines = []
     for step in steps:
         if step.depth == 0:

@@ -1,7 +1,6 @@
-"""`ixfast simulate`: taps of simulated tags with the keys that belong to them, to try an audit or an integration.
+"""`ixfast simulate`: generates taps of simulated tags and their keys, to try an audit or an integration.
 
-Nothing here is secret: keys follow from the seed. The key file is closed to others all the same, so that nobody learns to
-leave one open.
+Nothing here is secret, because the keys follow from the seed. The key file still gets mode 0600, to set a good example.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _ACCOUNT = "simulated"
-_GAP_MAX = 5  # taps that a phone reads and never sends
-_SENT_KEPT = 8  # earlier taps of a tag that a replay may be of
-_SHUFFLE_WITHIN = 1000  # lines: what a collector of many hosts' logs may be out of order by
+_GAP_MAX = 5  # consecutive taps that a phone reads but never sends
+_SENT_KEPT = 8  # earlier taps of a tag that may be replayed
+_SHUFFLE_WITHIN = 1000  # lines by which the merged logs of many hosts may be out of order
 _MICROSECOND = timedelta(microseconds=1)
 _FLUSH_LINES = 500
 
 
 class Mix(NamedTuple):
-    """Parts of all taps, 0 to 1; a gap is a genuine tap whose counter has gone on by more than one."""
+    """Fractions of all taps, 0 to 1. A gap is a genuine tap whose counter increased by more than one."""
 
     replayed: float
     forged: float
@@ -51,35 +50,41 @@ class Tap(NamedTuple):
 
 
 def register(main: click.Group, with_settings: Decorator) -> None:
-    """Add the command. It asks no server and no database, so it takes no settings."""
+    """Add the command. It uses neither server nor database, so it takes no settings."""
     del with_settings
 
     @main.command()
     @click.option(
         "--profile", "profiles", multiple=True, metavar="NAME|@FILE", help="A preset, preset/scheme, @FILE, or all; repeatable."
     )
-    @click.option("--tags", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="Tags of each profile.")
-    @click.option("--taps", type=click.IntRange(0), default=100, show_default=True, help="Taps of all tags together.")
+    @click.option("--tags", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="Tags per profile.")
+    @click.option("--taps", type=click.IntRange(0), default=100, show_default=True, help="Total number of taps.")
     @click.option(
         "--seed", type=click.IntRange(0), default=1, show_default=True, help="The same seed gives the same taps and keys."
     )
     @click.option(
-        "--replayed", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Part that is an earlier tap again."
+        "--replayed",
+        type=click.FloatRange(0, 1),
+        default=0.05,
+        show_default=True,
+        help="Fraction of taps that repeat an earlier one.",
     )
-    @click.option("--forged", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Part with a wrong MAC.")
     @click.option(
-        "--gaps", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Part after taps that were never sent."
+        "--forged", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Fraction of taps with a wrong MAC."
+    )
+    @click.option(
+        "--gaps", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Fraction of taps that follow unsent ones."
     )
     @click.option(
         "--derivation", type=click.Choice(list(DEFAULT_DERIVATIONS)), help="Derive all keys of a profile's tags from one master."
     )
     @click.option("--format", "form", type=click.Choice(["csv", "jsonl", "urls"]), default="csv", show_default=True)
-    @click.option("--start", type=click.DateTime(), default="2026-01-01", show_default=True, help="When the first tap is, UTC.")
-    @click.option("--every", type=click.FloatRange(0), default=1.0, show_default=True, help="Seconds between taps, on average.")
-    @click.option("--shuffle", is_flag=True, help="Print taps out of order, as logs of many hosts are.")
-    @click.option("--labels", is_flag=True, help="Print also the verdict that is expected, as `expected`.")
-    @click.option("--masters-out", type=click.Path(path_type=Path), help="Where the masters go, as CSV, mode 0600.")
-    @click.option("--keys-out", type=click.Path(path_type=Path), help="Where the tags with their keys go, as CSV, mode 0600.")
+    @click.option("--start", type=click.DateTime(), default="2026-01-01", show_default=True, help="Time of the first tap, UTC.")
+    @click.option("--every", type=click.FloatRange(0), default=1.0, show_default=True, help="Average seconds between taps.")
+    @click.option("--shuffle", is_flag=True, help="Print taps out of order, as in the merged logs of many hosts.")
+    @click.option("--labels", is_flag=True, help="Also print the expected verdict, as `expected`.")
+    @click.option("--masters-out", type=click.Path(path_type=Path), help="Write the masters to this CSV file, mode 0600.")
+    @click.option("--keys-out", type=click.Path(path_type=Path), help="Write the tags and keys to this CSV file, mode 0600.")
     def simulate(
         profiles: tuple[str, ...],
         tags: int,
@@ -97,53 +102,53 @@ def register(main: click.Group, with_settings: Decorator) -> None:
         masters_out: Path | None,
         keys_out: Path | None,
     ) -> None:
-        """Print taps of simulated tags, genuine and not, and write the keys that belong to them.
+        """Print genuine and other taps of simulated tags, and write the keys of the tags.
 
-        Keys are written before the first tap is printed, so that `ixfast audit -` at the other end of a pipe finds them.
+        The key file is complete before the first tap is printed, so that `ixfast audit -` can read both through a pipe.
         """
         if replayed + forged > 1:
-            raise click.UsageError("--replayed and --forged are more than all taps together.")
+            raise click.UsageError("--replayed and --forged must not add up to more than 1.")
         if shuffle and form == "urls":
-            raise click.UsageError("--shuffle needs times, which --format urls has none of.")
+            raise click.UsageError("--shuffle needs times, which --format urls does not print.")
         fleets = _fleets(profiles or ("ixkio-plain",), tags, seed, derivation)
         if masters_out is not None:
             if derivation is None:
-                raise click.UsageError("--masters-out: without --derivation there is none.")
+                raise click.UsageError("--masters-out requires --derivation.")
             _write_rows(masters_out, "--masters-out", ["profile", "scheme", "master"], (_master_row(fleet) for fleet in fleets))
         if keys_out is not None:
             _write_keys(keys_out, fleets)
-        dice = random.Random(seed)  # noqa: S311 - the same again from the same seed
+        dice = random.Random(seed)  # noqa: S311 - must be reproducible
         made = make_taps(fleets, taps, dice, Mix(replayed, forged, gaps), start.replace(tzinfo=UTC), every)
         counts: Counter[str] = Counter()
         lines = _lines(_shuffled(made, dice) if shuffle else made, form, counts, labels=labels)
         _print(lines)
-        told = ", ".join(f"{verdict} {count}" for verdict, count in sorted(counts.items())) or "none"
-        click.echo(f"simulated {taps} taps of {sum(map(len, fleets))} tags: {told}", err=True)
+        summary = ", ".join(f"{verdict} {count}" for verdict, count in sorted(counts.items())) or "none"
+        click.echo(f"simulated {taps} taps of {sum(map(len, fleets))} tags: {summary}", err=True)
 
 
 def _fleets(profiles: Sequence[str], tags: int, seed: int, derivation: str | None) -> list[VirtualFleet]:
     own = DEFAULT_DERIVATIONS.get(derivation or "")
     return [
-        VirtualFleet(seed * len(PRESETS) + place, tags, profile, account=_ACCOUNT, derivation=own)
-        for place, profile in enumerate(_profiles(profiles))
+        VirtualFleet(seed * len(PRESETS) + index, tags, profile, account=_ACCOUNT, derivation=own)
+        for index, profile in enumerate(_profiles(profiles))
     ]
 
 
 def make_taps(
     fleets: Sequence[VirtualFleet], count: int, dice: random.Random, mix: Mix, start: datetime, every_s: float
 ) -> Iterator[Tap]:
-    """`count` taps in order of time, no two at the same one. Tags are made when they are first tapped."""
+    """`count` taps in chronological order, with distinct times. Tags are created when they are first tapped."""
     tags: dict[tuple[int, int], VirtualTag] = {}
     sent: dict[tuple[int, int], list[int]] = {}
     at = start
     for _ in range(count):
-        place = dice.randrange(len(fleets))
-        index = dice.randrange(len(fleets[place]))
-        tag = tags.get((place, index))
+        fleet = dice.randrange(len(fleets))
+        index = dice.randrange(len(fleets[fleet]))
+        tag = tags.get((fleet, index))
         if tag is None:
-            tag = tags[place, index] = fleets[place][index]
+            tag = tags[fleet, index] = fleets[fleet][index]
             tag.cuid = f"own-{index}"
-        url, expected = _tap(tag, sent.setdefault((place, index), []), dice, mix)
+        url, expected = _tap(tag, sent.setdefault((fleet, index), []), dice, mix)
         yield Tap(at, url, expected)
         at += _MICROSECOND + timedelta(seconds=dice.expovariate(1 / every_s) if every_s else 0)
 
@@ -151,7 +156,7 @@ def make_taps(
 def _tap(tag: VirtualTag, sent: list[int], dice: random.Random, mix: Mix) -> tuple[str, str]:
     fate = dice.random()
     if fate < mix.replayed and sent:
-        # A tap without a counter is the same every time, and nobody can tell that it is.
+        # A tap without a counter is the same every time, so a replay is indistinguishable.
         return tag.tap_at(dice.choice(sent)), "replayed" if tag.profile.counter_expected else "genuine"
     if mix.replayed <= fate < mix.replayed + mix.forged:
         return tag.forged(dice.choice(("flipped_bit", "wrong_key"))), "forged"
@@ -164,14 +169,14 @@ def _tap(tag: VirtualTag, sent: list[int], dice: random.Random, mix: Mix) -> tup
 
 
 def _shuffled(taps: Iterator[Tap], dice: random.Random) -> Iterator[Tap]:
-    """The taps with each at most some thousand places from its own."""
-    held: list[Tap] = []
+    """The taps, shuffled within a sliding window of `_SHUFFLE_WITHIN`."""
+    window: list[Tap] = []
     for tap in taps:
-        held.append(tap)
-        if len(held) == _SHUFFLE_WITHIN:
-            yield held.pop(dice.randrange(len(held)))
-    dice.shuffle(held)
-    yield from held
+        window.append(tap)
+        if len(window) == _SHUFFLE_WITHIN:
+            yield window.pop(dice.randrange(len(window)))
+    dice.shuffle(window)
+    yield from window
 
 
 def _lines(taps: Iterator[Tap], form: str, counts: Counter[str], *, labels: bool) -> Iterator[str]:
@@ -230,15 +235,15 @@ def _master_row(fleet: VirtualFleet) -> list[str]:
 
 
 def _write_rows(path: Path, option: str, names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A new file, or an old one of our own that is closed to others before anything is written into it."""
+    """Write a CSV file of mode 0600. An existing file gets this mode before anything is written to it."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         descriptor = os.open(path, flags, 0o600)
     except OSError as error:
-        raise click.UsageError(f"{option}: {path} cannot be written: {error.strerror}.") from None
+        raise click.UsageError(f"{option}: cannot write {path}: {error.strerror}.") from None
     with os.fdopen(descriptor, "w", newline="") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise click.UsageError(f"{option}: {path} is no file.")
+            raise click.UsageError(f"{option}: {path} is not a regular file.")
         os.fchmod(descriptor, 0o600)
         file.truncate()
         written = csv.writer(file, lineterminator="\n")

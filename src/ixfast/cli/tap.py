@@ -1,4 +1,4 @@
-"""`ixfast demo` and `ixfast tap`: simulated tags."""
+"""`ixfast demo` and `ixfast tap`: the demo account and its simulated tags."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ _COUNTERS = "simulated-tags.json"
 __all__ = ["curl_line", "ensure_demo", "next_tap", "register"]
 
 
-def next_tap(place: CommandEnvironment, fleet: VirtualFleet, index: int = 0) -> VirtualTag:
-    """A simulated tag of the demo account with its counter raised: counters are kept in the data directory, as a
-    chip keeps its own."""
-    # Root's private PostgreSQL runs as another user, who has to pass through; what lies there is closed by itself.
-    place.data_dir.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-    descriptor = os.open(place.data_dir / _COUNTERS, os.O_RDWR | os.O_CREAT, 0o600)
+def next_tap(environment: CommandEnvironment, fleet: VirtualFleet, index: int = 0) -> VirtualTag:
+    """A simulated tag of the demo account, with its counter incremented. The counters are stored in the data directory."""
+    # Under root the embedded PostgreSQL runs as another user, who must be able to enter; each file in it has its own mode.
+    environment.data_dir.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    descriptor = os.open(environment.data_dir / _COUNTERS, os.O_RDWR | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         counters = json.loads(file.read() or "{}")
@@ -43,7 +42,7 @@ def next_tap(place: CommandEnvironment, fleet: VirtualFleet, index: int = 0) -> 
 
 
 def parameters_of(tag: VirtualTag, *, enrols: bool = False) -> dict[str, str]:
-    """What a web server passes on of this tap to `/v1/t`. A tag that enrols has no code yet: its chip alone tells which it is."""
+    """The parameters of `/v1/t` for this tap. A tag that is not enrolled yet has no tag code and is identified by its chip."""
     parameters = {"x": tag.xuid, **tag.parameters_at(tag.counter)}
     if not enrols:
         return parameters
@@ -51,8 +50,8 @@ def parameters_of(tag: VirtualTag, *, enrols: bool = False) -> dict[str, str]:
     return {"a": DEMO_AID, **uid, **{name: value for name, value in parameters.items() if name != "x"}}
 
 
-def curl_line(place: CommandEnvironment, base_url: str) -> str:
-    return f"curl '{base_url}/v1/t?{urlencode(parameters_of(next_tap(place, demo_fleet())))}'"
+def curl_line(environment: CommandEnvironment, base_url: str) -> str:
+    return f"curl '{base_url}/v1/t?{urlencode(parameters_of(next_tap(environment, demo_fleet())))}'"
 
 
 def register(main: click.Group, with_settings: Decorator) -> None:
@@ -60,30 +59,30 @@ def register(main: click.Group, with_settings: Decorator) -> None:
     @with_settings
     def demo(config: Path | None, **flags: object) -> None:
         """Provision the demo account with simulated tags of every encoding."""
-        place = resolve(flags, config)
+        environment = resolve(flags, config)
 
         async def work(dsn: str, keks: KeyEncryptionKeys) -> bool:
             async with connected(dsn) as connection:
                 return await ensure_demo(connection, keks)
 
-        with place.database() as dsn:
-            made = asyncio.run(work(dsn, place.keys()))
-        click.echo(f"account {DEMO_AID} {'is provisioned' if made else 'was there already'}; tap its tags with `ixfast tap`")
+        with environment.database() as dsn:
+            made = asyncio.run(work(dsn, environment.keys()))
+        click.echo(f"account {DEMO_AID} {'created' if made else 'exists already'}; tap its tags with `ixfast tap`")
 
     @main.command()
     @click.option("--profile", type=click.Choice(list(PRESETS)), default=DEMO_PROFILE, show_default=True)
     @click.option(
-        "--derivation", type=click.Choice(list(DEMO_DERIVED)), help="A tag whose keys are derived, and which its first tap makes."
+        "--derivation", type=click.Choice(list(DEMO_DERIVED)), help="Use a tag with derived keys, which its first tap enrols."
     )
-    @click.option("--tag", "index", type=click.IntRange(0), default=0, show_default=True, help="Which of the simulated tags.")
-    @click.option("--url", "as_url", is_flag=True, help="Print the URL that the phone would open, not a request to the server.")
+    @click.option("--tag", "index", type=click.IntRange(0), default=0, show_default=True, help="Index of the simulated tag.")
+    @click.option("--url", "as_url", is_flag=True, help="Print the URL that a phone would open instead of the server's.")
     @with_settings
     def tap(profile: str, derivation: str | None, index: int, as_url: bool, config: Path | None, **flags: object) -> None:
-        """Tap a simulated tag of the demo account and print what comes of it."""
-        place = resolve(flags, config)
+        """Tap a simulated tag of the demo account and print the URL of the resulting request."""
+        environment = resolve(flags, config)
         fleet = demo_fleet(profile) if derivation is None else derived_demo_fleet(derivation)
         if index >= len(fleet):
-            raise click.UsageError(f"--tag: there are {len(fleet)} of these tags, 0 to {len(fleet) - 1}.")
-        tag = next_tap(place, fleet, index)
-        base = f"http://{place.settings.host}:{place.settings.port}/v1/t"
+            raise click.UsageError(f"--tag: must be between 0 and {len(fleet) - 1}.")
+        tag = next_tap(environment, fleet, index)
+        base = f"http://{environment.settings.host}:{environment.settings.port}/v1/t"
         click.echo(tag.tap_at(tag.counter) if as_url else f"{base}?{urlencode(parameters_of(tag, enrols=fleet.enrols))}")

@@ -1,4 +1,4 @@
-"""`ixfast verify`: what a tap proves, step by step, consuming nothing and showing no key and no expected MAC."""
+"""`ixfast verify`: explains step by step what a tap proves. It consumes nothing, and prints neither keys nor expected MACs."""
 
 from __future__ import annotations
 
@@ -32,40 +32,40 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 def register(main: click.Group, with_settings: Decorator) -> None:
     @main.command()
     @click.argument("url")
-    @click.option("--account", "aid", help="Whose tag it is (AID); needed unless the URL has the tag's code as x or xuid.")
+    @click.option("--account", "aid", help="The tag's account (AID); required unless the URL has the tag code as x or xuid.")
     @with_settings
     def verify(url: str, aid: str | None, config: Path | None, **flags: object) -> None:
-        """Show what the tapped URL proves, step by step. Nothing is consumed: the tap may still pass."""
-        place = resolve(flags, config)
-        with place.database() as dsn:
-            steps = asyncio.run(_explain(place, dsn, url, aid))
+        """Show step by step what the tapped URL proves. The tap is not consumed and can still pass."""
+        environment = resolve(flags, config)
+        with environment.database() as dsn:
+            steps = asyncio.run(_explain(environment, dsn, url, aid))
         for step in steps:
             click.echo(f"{step.name:18} {step.outcome}")
 
 
-async def _explain(place: CommandEnvironment, dsn: str, url: str, aid: str | None) -> list[Step]:
+async def _explain(environment: CommandEnvironment, dsn: str, url: str, aid: str | None) -> list[Step]:
     await migrate(dsn)
     pool = await session.make_pool(dsn, 1)
     try:
-        catalogue = Catalogue(pool, place.keys(), meters.Meters(), tags_max=100, absent_max=100, deadline_s=10.0)
+        catalogue = Catalogue(pool, environment.keys(), meters.Meters(), tags_max=100, absent_max=100, deadline_s=10.0)
         record = await _find(catalogue, url, aid)
         if record is None:
-            return [Step("result", "no such tag; is it the right account, and does the URL name the tag?")]
+            return [Step("result", "tag not found: check the account and whether the URL identifies the tag")]
         return await _steps(pool, record, url)
     finally:
         await pool.close()
 
 
 async def _find(catalogue: Catalogue, url: str, aid: str | None) -> TagRecord | None:
-    """The tag by the code in the URL, else by what the account's profiles read from it."""
-    claims = []
+    """Find the tag by the tag code in the URL, else by what the account's profiles read from it."""
+    candidates = []
     parameters = parse_parameters(urlsplit(url).query)
     code = parameters.get("x") or parameters.get("xuid")
     if code is not None and references.CODE.fullmatch(code):
-        claims.append(code.encode())
+        candidates.append(code.encode())
     if aid is not None:
-        claims += await identify(catalogue, aid, Extras(url=url), is_owner=True)
-    for ref in claims:
+        candidates += await identify(catalogue, aid, Extras(url=url), is_owner=True)
+    for ref in candidates:
         record = await _fetch(catalogue, ref)
         if record is not None:
             return record
@@ -87,7 +87,7 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> list[Step]:
     steps = [Step("tag", f"{record.xuid.decode()} in {group.account.aid} / {group.folder_name} / {group.name}")]
     level = record.inactive_level()
     if level is not None:
-        steps.append(Step("status", f"{level}: a scan is answered so and consumes nothing"))
+        steps.append(Step("status", f"{level}: scans get this result and consume nothing"))
     profile = group.profile
     if profile is None:
         return [*steps, Step("result", "a standard tag: nothing to authenticate")]
@@ -115,9 +115,9 @@ async def _ledger_step(pool: Any, record: TagRecord, evidence: Evidence) -> Step
         return Step("ledger", "no counter is mirrored: the same tap passes every time")
     row = await pool.fetchrow(load("ledger")["floors"], [record.tag_id])
     if row is None:
-        return Step("ledger", "the tag has no counter row: a scan is answered 503")
+        return Step("ledger", "the tag has no counter row: scans get 503")
     last = row["last_position"]
     newest = f"{last & POSITION_COUNTER_MASK} of key version {last >> POSITION_COUNTER_BITS}" if last else "none yet"
     fresh = position(evidence.key_version, evidence.counter) > last
-    word = "new, a scan would pass" if fresh else "used, a scan is refused"
-    return Step("ledger", f"counter {evidence.counter} is {word}; newest accepted: {newest}")
+    state = "new, a scan would pass" if fresh else "used, a scan is refused"
+    return Step("ledger", f"counter {evidence.counter} is {state}; newest accepted: {newest}")

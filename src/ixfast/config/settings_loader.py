@@ -9,6 +9,8 @@ Invariants:
 """
 
 import difflib
+import logging
+import stat
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -17,6 +19,8 @@ from typing import Any, Self
 
 from ixfast.config.settings import PREFIX, SettingDescription, Settings, describe
 from ixfast.errors import ConfigurationError
+
+log = logging.getLogger("ixfast.settings")
 
 _FILE_BYTES_MAX = 64 * 1024
 _TRUE = ("1", "true", "yes", "on")
@@ -43,8 +47,11 @@ class _RawValue(typing.NamedTuple):
         path = Path(str(value))
         try:
             content = path.read_bytes()[: _FILE_BYTES_MAX + 1]
+            mode = stat.S_IMODE(path.stat().st_mode)
         except OSError as error:
             raise ConfigurationError(f"{origin}: cannot read {path}: {error.strerror}.") from None
+        if mode & (stat.S_IRGRP | stat.S_IROTH):
+            log.warning("%s: %s is readable by other users (mode %04o); change its mode to 0600", origin, path, mode)
         text = content.decode("utf-8", "replace").strip()
         if not text or len(content) > _FILE_BYTES_MAX:
             raise ConfigurationError(f"{origin}: {path} is empty or larger than 64 KiB; it must contain only the secret.")
@@ -137,7 +144,7 @@ def _convert(setting: SettingDescription, raw: _RawValue) -> object:
         try:
             return Path(value).expanduser()
         except RuntimeError:
-            raise _refused(given, setting, "a path without ~, whose home directory is not known") from None
+            raise _invalid(raw, setting, "a path without `~`, because the home directory is unknown") from None
     if setting.kind == "text" and isinstance(value, str) and value.strip():
         if setting.name == "dsn" and not value.startswith(("postgresql://", "postgres://")):
             raise _invalid(raw, setting, "a URL of the form postgresql://user:password@host:port/database")

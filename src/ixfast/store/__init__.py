@@ -1,5 +1,6 @@
-"""The state room, and the only one that imports asyncpg: catalogue queries, ledger, scan log, migrations, listening.
+"""The state in PostgreSQL, which is the only source of truth. Only this package imports asyncpg.
 
-PostgreSQL is the only truth. What a worker holds in memory is either a copy that may be dropped at any moment or a
-lower bound of what is durable (`TagRecord.floor`).
+`ledger` decides taps, `catalogue` reads tags and rules, `admin` changes them, `imports` reads and writes tag files, and
+`connections` opens connections. What a worker holds in memory is either a copy that may be dropped at any time, or a lower bound
+of what is durable (`TagRecord.floor`). This package does not import `ixfast.http`, `ixfast.process` or `ixfast.cli`.
 """

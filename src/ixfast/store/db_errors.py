@@ -1,7 +1,8 @@
-"""What a database error means for the batch that met it.
+"""Classifies database errors by what they mean for the statement that failed.
 
-asyncpg raises `InterfaceError` and `InternalClientError` for a broken server too, and neither is a `PostgresError`: whatever is
-not a clear word of the server is a lost connection with an unknown outcome.
+asyncpg also raises `InterfaceError` and `InternalClientError` when a server or connection breaks, and neither is a
+`PostgresError`. Everything that is not an error reported by the server therefore counts as a lost connection with an unknown
+outcome.
 """
 
 import enum
@@ -10,14 +11,16 @@ import asyncpg
 
 
 class DbErrorKind(enum.Enum):
-    HELD = "row_held"  # somebody holds a row: nothing was applied
-    BAD_VALUE = "bad_value"  # a value of the batch was refused: nothing was applied
+    """The values are the reasons of a 503."""
+
+    HELD = "row_held"  # a row is locked by another transaction; nothing was applied
+    BAD_VALUE = "bad_value"  # the server rejected a value of the batch; nothing was applied
     LOST = "connection_lost"  # the outcome is unknown
-    READ_ONLY = "database_read_only"  # a demoted primary stays so on this connection for ever
+    READ_ONLY = "database_read_only"  # the server was demoted; this connection stays read-only for good
     DISK_FULL = "database_full"
     SCHEMA = "schema_mismatch"
-    NO_PARTITION = "log_partition_missing"  # the upkeep did not make this month's: nothing was applied
-    REFUSED = "database_refused"  # the server said no for another reason: nothing was applied
+    NO_PARTITION = "log_partition_missing"  # the current partition was not created; nothing was applied
+    REFUSED = "database_refused"  # any other error that the server reported; nothing was applied
 
 
 _BY_SQLSTATE = (
@@ -29,19 +32,22 @@ _BY_SQLSTATE = (
 
 
 def db_error_kind(error: BaseException) -> DbErrorKind:
-    """Classify an error of a statement by its SQLSTATE (PostgreSQL manual, appendix A); the longest prefix decides."""
+    """Classify an error of a statement by its SQLSTATE (PostgreSQL manual, appendix A). The longest matching prefix decides."""
     sqlstate = getattr(error, "sqlstate", None)
     if not isinstance(error, asyncpg.PostgresError) or sqlstate is None:
         return DbErrorKind.LOST
     if sqlstate == "23514" and error.constraint_name is None:
-        return DbErrorKind.NO_PARTITION  # a check constraint has a name, a missing partition has none
-    matching = [(len(prefix), trouble) for prefix, trouble in _BY_SQLSTATE if sqlstate.startswith(prefix)]
+        return DbErrorKind.NO_PARTITION  # violations of check constraints have a constraint name
+    matching = [(len(prefix), kind) for prefix, kind in _BY_SQLSTATE if sqlstate.startswith(prefix)]
     return max(matching, key=lambda m: m[0])[1] if matching else DbErrorKind.REFUSED
 
 
 def reason_of(error: BaseException) -> str:
-    """Why nothing could be read, for a 503. What the server itself cut short waited for its turn or the disk: nobody waits for
-    a row longer than `lock_timeout`, which has an SQLSTATE of its own."""
+    """The reason of a 503 for a failed read.
+
+    A statement that the server cancelled counts as `deadline`: it waited for CPU or disk. It cannot have waited for a row, since
+    `lock_timeout` is shorter and has an SQLSTATE of its own.
+    """
     if isinstance(error, TimeoutError | asyncpg.QueryCanceledError):
         return "deadline"
     return db_error_kind(error).value

@@ -1,8 +1,8 @@
-"""Schema migrations: numbered SQL files, applied once each, in order, under an advisory lock.
+"""Schema migrations: numbered SQL files, each applied once, in order, under an advisory lock.
 
-A file is named `0007_pre_what.sql` or `0007_post_what.sql`. `pre` is safe while workers of the release before still
-run (it only adds); `post` is applied when they are gone (it may remove). `serve` applies `pre` by itself; `post` waits for
-`ixfast migrate --post`. An applied file must not change any more: its SHA-256 is kept and compared.
+A file is named `0007_pre_subject.sql` or `0007_post_subject.sql`. A `pre` migration only adds, so it is safe while workers of
+the previous release run; `serve` applies it automatically. A `post` migration may remove things, so it must wait until those
+workers are stopped; `ixfast migrate --post` applies it. An applied file must never change: its SHA-256 is stored and compared.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ixfast.store.connections import hosts
 from ixfast.store.connections.session import check_version, fix_durability
 from ixfast.store.queries import sql_folder
 
-_LOCK = 0x6978_6661_7374  # "ixfast": one migration at a time in a database.
+_LOCK = 0x6978_6661_7374  # "ixfast": one migration at a time per database
 _FILE = re.compile(r"(\d{4})_(pre|post)_\w+\.sql")
 _TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migration (
@@ -34,14 +34,16 @@ CREATE TABLE IF NOT EXISTS schema_migration (
 
 
 class SchemaMismatchError(ConfigurationError):
-    """The database's schema is not the one of this release: run `ixfast migrate`."""
+    """The schema of the database does not match this release."""
 
 
 class UnreachableDatabaseError(ConfigurationError):
-    """The database cannot be reached: look at `dsn`, the network and the server."""
+    """No server that accepts writes can be reached."""
 
 
 class Migration(NamedTuple):
+    """A migration file. `name` is the file name, `sql` its content."""
+
     number: int
     phase: str  # "pre" or "post"
     name: str
@@ -53,7 +55,7 @@ class Migration(NamedTuple):
 
 
 def migrations() -> list[Migration]:
-    """All migrations of this release in the order of their numbers."""
+    """All migrations of this release, ordered by number."""
     found = []
     for file in (sql_folder() / "migrations").iterdir():
         match = _FILE.fullmatch(file.name)
@@ -65,9 +67,9 @@ def migrations() -> list[Migration]:
 async def migrate(
     dsn: str, *, post: bool = False, changed: Callable[[partitions.Change], None] = partitions.log_change
 ) -> list[str]:
-    """Bring the database up to this release and return the names of the files applied now.
+    """Apply the pending migrations and return their names; with `post`, also those of the phase `post`.
 
-    `changed` is called for each partition that was made or attached, or could not be.
+    `changed` is called for each partition that was created or attached, or failed to be.
 
     Raises `SchemaMismatchError` if an applied file differs from ours or the database is ahead of this release,
     `UnreachableDatabaseError` if there is none that accepts writes, `UnsupportedServerError` if its PostgreSQL is too old.
@@ -91,7 +93,7 @@ async def migrate(
                     migration.sha256,
                 )
             applied.append(migration.name)
-        # Whoever waits for this lock has a snapshot, and would keep a partition from being detached to the end.
+        # Release the lock first: a session that waits for it holds a snapshot, and detaching a partition waits for that.
         await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
         await partitions.make_ahead(connection, changed=changed)
         return applied
@@ -103,32 +105,32 @@ async def _connect(dsn: str) -> Any:
     patience_s = limits.CONNECT_TIMEOUT_MS / 1000 * 10
     try:
         return await hosts.connect(dsn, patience_s)
-    except ValueError:  # what asyncpg says may quote a part of the password
+    except ValueError:  # asyncpg's message may quote a part of the password
         raise UnreachableDatabaseError(
-            "The connection string `dsn` cannot be read; percent-encode the special characters of user and password."
+            "The connection string `dsn` is malformed. Percent-encode special characters in the user name and password."
         ) from None
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        said = str(error).strip().rstrip(".") or f"no answer in {patience_s:.0f} s"
+        reason = str(error).strip().rstrip(".") or f"no answer within {patience_s:.0f} s"
         raise UnreachableDatabaseError(
-            f"The database cannot be reached: {said}. Look at `dsn`, the network and the server."
+            f"Cannot connect to the database: {reason}. Check `dsn`, the network and the server."
         ) from None
 
 
 async def pending(connection: Any) -> list[Migration]:
-    """Migrations that the database lacks; raises `SchemaMismatchError` where the two cannot belong together."""
+    """The migrations that the database lacks. Raises SchemaMismatchError if an applied one is unknown or differs."""
     rows = await connection.fetch("SELECT number, name, sha256 FROM schema_migration ORDER BY number")
     ours = {m.number: m for m in migrations()}
     for row in rows:
         migration = ours.pop(row["number"], None)
         if migration is None:
             raise SchemaMismatchError(
-                f"The database has migration {row['name']}, which this release of ixfast does not know: "
-                "run the release that applied it, or a later one."
+                f"The database has migration {row['name']}, which is unknown to this release of ixfast. "
+                "Run the release that applied it or a later one."
             )
         if migration.sha256 != row["sha256"]:
             raise SchemaMismatchError(
-                f"Migration {row['name']} was applied with another text than this release has: "
-                "restore the file it was applied from."
+                f"Migration {row['name']} was applied from a file that differs from the one in this release. "
+                "Restore the file that was applied."
             )
     return [ours[number] for number in sorted(ours)]
 

@@ -1,12 +1,12 @@
-"""Partitions by time: made well ahead, attached again if somebody detached them, dropped after the retention.
+"""Time partitions: created ahead of time, reattached if detached, and dropped after the retention.
 
-There is no default partition, so a pass without a partition could not be logged and would not be one: hence the partitions
-ahead. While scans are served only ATTACH and DETACH CONCURRENTLY are used; the plain forms wait behind every open reader and
-let the scans wait behind them. A partition that holds rows gets a valid CHECK constraint of its bounds first, so that ATTACH
-need not read it under its lock.
+There is no default partition. A pass that cannot be logged fails, so partitions must exist before they are needed. While
+scans are served, only ATTACH and DETACH CONCURRENTLY are used: the plain forms queue behind every open reader, and scans would
+queue behind them. A partition with rows first gets a valid CHECK constraint on its bounds, so that ATTACH need not scan it
+while holding its lock.
 
-No single clock is trusted. Partitions are made for what the database's and this host's clock say, because rows are written by
-the one and judged by the other; nothing is dropped unless both agree and both say that it is old.
+No single clock is trusted. Partitions are created for the time of the database's clock and for that of this host's clock, since
+one dates the rows and the other the retention. A partition is dropped only if the clocks agree and it is expired by both.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ import asyncpg
 log = logging.getLogger("ixfast.partitions")
 
 CLOCKS_APART_MAX = dt.timedelta(hours=1)
-_LOCK = 0x6978_6661_7375  # One upkeep at a time in a database.
+_LOCK = 0x6978_6661_7375  # One maintenance run at a time per database.
 _LOCK_POLL_S = 0.05
-_LOCK_DEADLINE_S = 60.0  # Upkeep itself gives up after 5 s of waiting for a lock.
-_BOUNDS = "ixfast_bounds"  # The name of the constraint while a partition is being attached.
+_LOCK_DEADLINE_S = 60.0  # Each statement of a maintenance run waits for a lock for at most 5 s.
+_BOUNDS = "ixfast_bounds"  # The constraint that exists while a partition is being attached.
 
-# Bounds are read as they are printed, in the session's own time zone. Null is an open end, and both are those of a default
-# partition.
+# Bounds are parsed as printed, in the time zone of the session. Null means unbounded; a default partition has two nulls.
 _ATTACHED = """
 SELECT parent.relname AS table, i.inhrelid::regclass::text AS name, i.inhdetachpending AS pending,
        (regexp_match(b.text, 'FROM \\(''([^'']+)''\\)'))[1]::timestamptz AS begins,
@@ -49,8 +48,8 @@ WHERE to_regclass(wanted.table) IS NOT NULL
       SELECT FROM ({_ATTACHED.replace("$1", "wanted.table")}) AS a
       WHERE NOT a.pending AND (a.begins IS NULL OR a.begins <= now()) AND (a.ends IS NULL OR now() < a.ends)
   )
-"""  # noqa: S608  (of constants alone)
-# The constraint of this name, and others that say the same.
+"""  # noqa: S608  (built from constants)
+# The constraint of this name, and others with the same expression.
 _EQUAL_CONSTRAINTS = """
 SELECT quote_ident(c.conname) AS name, c.convalidated
 FROM pg_constraint AS c
@@ -61,29 +60,29 @@ WHERE c.conrelid = to_regclass($1) AND c.contype = 'c' AND c.coninhcount = 0
 
 
 class Partitioned(NamedTuple):
-    """A table that is partitioned by range of its column `at`, and its rules."""
+    """A table partitioned by ranges of its column `at`."""
 
     table: str
     unit: str  # "month" or "day", by UTC
-    ahead: int  # units that are made beside the current one
-    retention_days: int | None = None  # None: as the operator's setting says
-    # Analysed when it has doubled: an analysis holds a snapshot, and for as long no counter's old versions can be pruned.
+    ahead: int  # partitions to create beyond the current one
+    retention_days: int | None = None  # None: use the setting `scan_log_retention_days`
+    # Analyse only when the table has doubled: ANALYZE holds a snapshot, during which no dead counter rows can be pruned.
     storage: str = "autovacuum_analyze_scale_factor = 1"
 
     def start(self, day: dt.date, later: int = 0) -> dt.date:
-        """The first day of the partition that is `later` units after the one of `day`."""
+        """The first day of the partition `later` units after the one that contains `day`."""
         return month_start(day, later) if self.unit == "month" else day + dt.timedelta(days=later)
 
     def name(self, day: dt.date) -> str:
-        """The name of the partition of a day."""
+        """The name of the partition that contains `day`."""
         return f"{self.table}_{day:%Y_%m}" if self.unit == "month" else f"{self.table}_{day:%Y_%m_%d}"
 
     def bounds(self, day: dt.date) -> tuple[str, str]:
-        """When the partition of a day begins, and when the next one does, in SQL's notation."""
+        """The bounds of the partition that contains `day` as SQL literals: inclusive begin, exclusive end."""
         return f"{self.start(day)} 00:00+00", f"{self.start(day, 1)} 00:00+00"
 
     def wanted(self, clocks: Clocks) -> list[dt.date]:
-        """First days of the partitions that have to be there, the current one first."""
+        """The first days of the partitions that must exist, the current one first."""
         starts = [self.start(now.date(), later) for now in clocks for later in range(self.ahead + 1)]
         return list(dict.fromkeys(starts))
 
@@ -94,7 +93,7 @@ TABLES = (SCAN_LOG, KEYED_SCAN)
 
 
 class Clocks(NamedTuple):
-    """What the database's and this host's clock say at one moment, both in UTC."""
+    """The time by the database's clock and by this host's clock at one moment, both in UTC."""
 
     database: dt.datetime
     host: dt.datetime
@@ -105,7 +104,7 @@ class Clocks(NamedTuple):
 
 
 class Range(NamedTuple):
-    """A partition that rows are written to, from `begins` to before `ends`; None is an open end."""
+    """A partition that accepts rows, from `begins` (inclusive) to `ends` (exclusive); None means unbounded."""
 
     name: str
     begins: dt.datetime | None
@@ -117,49 +116,52 @@ class Range(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What was done about a partition; `problem` if it could not be."""
+    """An action on a partition: `done` is "created" or "attached". With a `problem` it failed."""
 
     name: str
     done: str
     problem: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.done} {self.name}" if self.problem is None else f"{self.name} could not be {self.done}: {self.problem}"
+        if self.problem is None:
+            return f"{self.done} partition {self.name}"
+        return f"partition {self.name} could not be {self.done}: {self.problem}"
 
 
 def month_start(day: dt.date, months_later: int = 0) -> dt.date:
-    """The first day of the month that lies `months_later` after the month of `day`."""
+    """The first day of the month `months_later` months after that of `day`."""
     months = day.year * 12 + day.month - 1 + months_later
     return dt.date(months // 12, months % 12 + 1, 1)
 
 
 async def read_clocks(connection: Any) -> Clocks:
-    """The one place where the time is read."""
+    """Read both clocks. This module reads the time nowhere else."""
     database = await connection.fetchval("SELECT clock_timestamp()")
     return Clocks(database.astimezone(dt.UTC), dt.datetime.now(dt.UTC))
 
 
 def log_change(change: Change) -> None:
+    """Log a change; an attached partition is a warning, because someone detached it."""
     if change.problem is not None:
         log.error("%s", change)
     else:
-        log.log(logging.INFO if change.done == "made" else logging.WARNING, "%s", change)
+        log.log(logging.INFO if change.done == "created" else logging.WARNING, "%s", change)
 
 
 async def make_ahead(
     connection: Any, clocks: Clocks | None = None, *, changed: Callable[[Change], None] = log_change
 ) -> list[Change]:
-    """Make the current and the coming partitions of every table that the database has, and attach those that are detached.
+    """Create the current and future partitions of every table, and attach those that are detached.
 
-    `changed` is called for each change, which are returned, too. That one partition cannot be attached keeps no other from it.
-    Needs autocommit.
+    Returns all changes and calls `changed` for each. A failure for one partition does not affect the others. The
+    connection must not be in a transaction.
     """
     clocks = clocks or await read_clocks(connection)
     changes = []
-    async with _alone(connection):
+    async with _maintenance_lock(connection):
         for each in TABLES:
             if await connection.fetchval("SELECT to_regclass($1)", each.table) is None:
-                continue  # a table of a migration that is still to come
+                continue  # created by a migration that is not applied yet
             for start in each.wanted(clocks):
                 change = await _ensure(connection, each, start)
                 if change is not None:
@@ -169,15 +171,15 @@ async def make_ahead(
 
 
 async def drop_old(connection: Any, retention_days: int, clocks: Clocks | None = None) -> list[str]:
-    """Detach and drop the partitions that ended longer ago than their retention, by both clocks; return their names.
+    """Detach and drop the partitions that are beyond their retention by both clocks, and return their names.
 
-    None if the clocks disagree, which is logged, or if somebody else is at it. Needs autocommit: DETACH CONCURRENTLY runs in
-    no transaction.
+    Drops nothing if the clocks disagree, which is logged, or if another session runs the maintenance. The connection must not
+    be in a transaction: DETACH CONCURRENTLY cannot run in one.
     """
     clocks = clocks or await read_clocks(connection)
     if not clocks.agree:
         log.error(
-            "nothing is dropped while the clocks disagree: the database says %s, this host %s",
+            "old partitions are kept because the clocks disagree: the database's shows %s, this host's %s",
             *(clock.isoformat(timespec="seconds") for clock in clocks),
         )
         return []
@@ -191,11 +193,11 @@ async def drop_old(connection: Any, retention_days: int, clocks: Clocks | None =
             for row in await connection.fetch(_ATTACHED, each.table):
                 if row["ends"] is None or row["ends"] > oldest:
                     continue
-                # A detachment that was cut short stays half done, and can only be finished.
-                way = "FINALIZE" if row["pending"] else "CONCURRENTLY"
-                await connection.execute(f"ALTER TABLE {each.table} DETACH PARTITION {row['name']} {way}")
+                # An interrupted concurrent detachment can only be finalized.
+                mode = "FINALIZE" if row["pending"] else "CONCURRENTLY"
+                await connection.execute(f"ALTER TABLE {each.table} DETACH PARTITION {row['name']} {mode}")
                 await connection.execute(f"DROP TABLE {row['name']}")
-                log.info("dropped %s", row["name"])
+                log.info("dropped partition %s", row["name"])
                 dropped.append(row["name"])
     finally:
         await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
@@ -203,25 +205,25 @@ async def drop_old(connection: Any, retention_days: int, clocks: Clocks | None =
 
 
 async def current_missing(connection: Any) -> list[str]:
-    """The tables that have no partition for the database's time now, or only one that is detached or being detached."""
+    """The tables without an attached partition for the current time of the database."""
     rows = await connection.fetch(_CURRENT_MISSING, [each.table for each in TABLES])
     return [row["table"] for row in rows]
 
 
 async def ranges(connection: Any, table: Partitioned) -> list[Range]:
-    """The partitions of a table that rows can be written to."""
+    """The partitions of a table that accept rows."""
     rows = await connection.fetch(_ATTACHED, table.table)
     return [Range(row["name"], row["begins"], row["ends"]) for row in rows if not row["pending"]]
 
 
 @contextlib.asynccontextmanager
-async def _alone(connection: Any) -> AsyncIterator[None]:
-    """Hold the upkeep's lock. It is asked for again and again, since a statement that waits for it has a snapshot, and whoever
-    finishes a detachment waits for that."""
+async def _maintenance_lock(connection: Any) -> AsyncIterator[None]:
+    """Hold the maintenance lock. The lock is polled: a statement that waits for it would hold a snapshot, and the holder may
+    be waiting for that snapshot to finish a detachment."""
     deadline = asyncio.get_running_loop().time() + _LOCK_DEADLINE_S
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
         if asyncio.get_running_loop().time() > deadline:
-            raise TimeoutError(f"another upkeep of the partitions has not ended after {_LOCK_DEADLINE_S:.0f} s")
+            raise TimeoutError(f"another maintenance of the partitions did not finish within {_LOCK_DEADLINE_S:.0f} s")
         await asyncio.sleep(_LOCK_POLL_S)
     try:
         yield
@@ -230,7 +232,7 @@ async def _alone(connection: Any) -> AsyncIterator[None]:
 
 
 async def _ensure(connection: Any, each: Partitioned, start: dt.date) -> Change | None:
-    """Make or attach the partition that begins on this day; None if it is there."""
+    """Create or attach the partition that begins on day `start`. None if it exists and is attached."""
     name = each.name(start)
     exists = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name)
     pending = await connection.fetchval(
@@ -240,22 +242,22 @@ async def _ensure(connection: Any, each: Partitioned, start: dt.date) -> Change 
     )
     if exists and pending is False:
         return None
-    done = "attached" if exists else "made"
+    done = "attached" if exists else "created"
     try:
         if pending:
             await connection.execute(f"ALTER TABLE {each.table} DETACH PARTITION {name} FINALIZE")
         if exists:
             await _attach(connection, each, start)
         else:
-            await _make(connection, each, start)
+            await _create(connection, each, start)
     except asyncpg.CheckViolationError:
-        return Change(name, done, "it holds rows outside its bounds; move them away")
+        return Change(name, done, "it contains rows outside its bounds; move them elsewhere")
     except asyncpg.PostgresError as error:
         return Change(name, done, f"{error} ({error.sqlstate})")
     return Change(name, done)
 
 
-async def _make(connection: Any, each: Partitioned, start: dt.date) -> None:
+async def _create(connection: Any, each: Partitioned, start: dt.date) -> None:
     name = each.name(start)
     async with connection.transaction():
         await connection.execute(
@@ -265,8 +267,8 @@ async def _make(connection: Any, each: Partitioned, start: dt.date) -> None:
 
 
 async def _attach(connection: Any, each: Partitioned, start: dt.date) -> None:
-    """Attach a table with rows, which are read while nobody has to wait, and not at all after DETACH CONCURRENTLY: that leaves
-    a constraint like ours behind."""
+    """Attach a table that has rows. Validating the constraint reads them without blocking scans. After DETACH CONCURRENTLY
+    they are not read at all, because it leaves an equal constraint behind."""
     name = each.name(start)
     begins, ends = each.bounds(start)
     check = f"CHECK (at IS NOT NULL AND at >= '{begins}'::timestamptz AND at < '{ends}'::timestamptz)"
@@ -278,7 +280,7 @@ async def _attach(connection: Any, each: Partitioned, start: dt.date) -> None:
             await connection.execute(f"ALTER TABLE {name} VALIDATE CONSTRAINT {_BOUNDS}")
         async with connection.transaction():
             await connection.execute(_attachment(each, start))
-            # Before the commit nobody can wait for this lock; afterwards every scan would.
+            # In this transaction scans do not see the partition yet; afterwards they would wait for the lock of DROP CONSTRAINT.
             for row in equal:
                 await connection.execute(f"ALTER TABLE {name} DROP CONSTRAINT {row['name']}")
     except asyncpg.PostgresError:

@@ -1,7 +1,7 @@
-"""Named SQL: `queries.load("ledger")["advance"]`.
+"""Named SQL statements: `queries.load("ledger")["advance"]`.
 
-The statements live in `sql/*.sql`, each under a `-- name:` line and with its description, so that they can be read,
-explained and tried with psql as they are.
+The statements are in `sql/*.sql`, each below a `-- name:` line and a comment that describes it and its parameters, so that
+they can be read, explained and run with psql.
 """
 
 import functools
@@ -13,6 +13,7 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
 def sql_folder() -> importlib.resources.abc.Traversable:
+    """The folder of the SQL files, which may be inside a zip archive."""
     return importlib.resources.files("ixfast.store") / "sql"
 
 

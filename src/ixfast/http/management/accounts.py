@@ -96,7 +96,7 @@ async def create_api_key(call: Call) -> web.Response:
 
 async def _create(call: Call, scopes: list[Any], label: str, expires_at: dt.datetime | None) -> web.Response:
     _check_scopes(call, scopes)
-    await call.connection.fetchval(call.sql["hold_account"], call.account_id)
+    await call.connection.fetchval(call.sql["lock_account"], call.account_id)
     if await call.connection.fetchval(call.sql["live_api_keys"], call.account_id) >= LIVE_API_KEYS_MAX:
         raise InputError("limit_reached", f"An account can have at most {LIVE_API_KEYS_MAX} live API keys: revoke some.")
     by = call.caller.api_key_id

@@ -110,7 +110,7 @@ async def patch_group(call: Call) -> web.Response:
             after.enrols,
         )
         if after.derivation != before.derivation:
-            await call.connection.fetchval(call.sql["hold_account"], call.account_id)
+            await call.connection.fetchval(call.sql["lock_account"], call.account_id)
             await edits.check_meta_keys(call.connection, call.account_id)
         await call.note("update", "group", after.id, before, after, ("group", after.id, None))
     return object_response(after)

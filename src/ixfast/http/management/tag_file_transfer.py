@@ -38,7 +38,7 @@ async def import_file(call: Call) -> web.StreamResponse:
     if group_id is None:
         raise InputError("missing_parameter", "group is required: new tags are added to it.", "group")
     batch_id = call.optional_id("batch")
-    async with edits.long_work(call.management_dispatcher.pool, readonly=False) as connection:
+    async with edits.unbounded_connection(call.management_dispatcher.pool, readonly=False) as connection:
         with _short_switch_interval():
             report = await import_tags(
                 connection,
@@ -108,7 +108,7 @@ async def export_file(call: Call) -> web.StreamResponse:
     group_id, batch_id = call.optional_id("group"), call.optional_id("batch")
     format_ = call.word("format", FORMATS, FORMATS[0])
     assert format_ is not None
-    async with edits.long_work(call.management_dispatcher.pool, readonly=True) as connection:
+    async with edits.unbounded_connection(call.management_dispatcher.pool, readonly=True) as connection:
         for kind, statement, key in (("group", "tag_group", group_id), ("batch", "batch", batch_id)):
             if key is not None and await connection.fetchrow(call.sql[statement], call.account_id, key) is None:
                 raise not_found(kind)

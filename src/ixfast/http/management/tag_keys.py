@@ -102,7 +102,7 @@ async def add_meta_key(call: Call) -> web.Response:
 
 async def retire_meta_key(call: Call) -> web.Response:
     version = call.id("key version", "version")
-    await call.connection.fetchval(call.sql["hold_account"], call.account_id)
+    await call.connection.fetchval(call.sql["lock_account"], call.account_id)
     before = await _meta_versions(call)
     if version_among(before, version).live:
         await call.connection.execute(call.sql["retire_meta_key"], call.account_id, version)

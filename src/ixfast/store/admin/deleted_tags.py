@@ -1,4 +1,4 @@
-"""Tags that come back after they were deleted: where their counters begin, so that no tap that was used passes again."""
+"""Re-added tags: where their counters continue, so that no tap from before the deletion passes again."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from ixfast.domain.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, pos
 
 
 def begins_at(deleted: Any, keys: Mapping[bytes, int], *, derives: bool) -> int | None:
-    """The position at which a tag begins that was there before; 0 if none of its keys was. None if it has a key back that had
-    been replaced by a newer one: its used taps cannot be told from others.
+    """The position at which a tag that was deleted before must continue; 0 if it returns with none of its old keys.
 
-    `deleted` is a row of `deleted_tag`, `keys` are the tag's keys now, or the masters of its group if that `derives`: versions by
-    check value. What was used under a master stays used under it.
+    None if it returns with a key that had been replaced by a newer one, because its used taps can no longer be determined.
+
+    `deleted` is a row of `deleted_tag`. `keys` maps check values to versions: the current keys of the tag, or with `derives`
+    the masters of its group. Counters used under a master stay used.
     """
     used_last, counter = deleted["last_position"] >> POSITION_COUNTER_BITS, deleted["last_position"] & POSITION_COUNTER_MASK
     begin = 0

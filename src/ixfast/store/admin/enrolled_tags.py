@@ -1,8 +1,9 @@
-"""Tags made by their first genuine taps: rows of `tag` and `tag_counter`, once for each chip whoever asks how often.
+"""Enrolment: creates the rows of `tag` and `tag_counter` for a chip at its first genuine tap, exactly once per chip.
 
-What waits in one moment is made in one transaction, like the ledger's batches. The unique index on account and UID decides
-between workers; who comes second finds the tag there. A tag that was deleted is not made again: its old taps would pass again,
-and who deleted it did so with intent. Nobody needs to be told of a made tag: who takes it for absent comes here, and finds it.
+Concurrent enrolments of a worker are batched into one transaction, like the ledger's batches. Between workers the unique index
+on account and UID decides; the second one finds the existing tag. A deleted tag is not enrolled again, because its old taps would
+pass again and its deletion was intended. Other workers need no notification: one that believes the tag to be absent enrols it,
+and finds it here.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from ixfast.store.random_codes import draw_codes
 
 log = logging.getLogger("ixfast.enrolment")
 
-_CODE_CHARS = 16  # Nobody looks over codes that are made by themselves, so they are made for fleets of any size.
+_CODE_CHARS = 16  # Long enough for fleets of any size, since no one reviews these codes.
 
 
 class TagRegister:
-    """Makes tags, a batch at a time. `enrol` may be called for one tag by many scans at once."""
+    """Creates tags in batches. Several scans may enrol the same tag concurrently."""
 
     def __init__(self, pool: Any, gauges: meters.Meters, *, deadline_s: float) -> None:
         self._pool = pool
@@ -36,44 +37,44 @@ class TagRegister:
         self._task: asyncio.Task[None] | None = None
 
     async def enrol(self, account_id: int, group_id: int, uid: bytes) -> None:
-        """Make the tag of this UID (7 bytes) in this group, unless there is one, or was. Raises UnavailableError."""
+        """Create the tag with this UID (7 bytes) in this group, unless the account has or had one. Raises UnavailableError."""
         waiting = self._waiting.get((account_id, uid))
         if waiting is None:
             waiting = group_id, self._loop.create_future()
             self._waiting[account_id, uid] = waiting
         if self._task is None or self._task.done():
-            self._task = self._loop.create_task(self._make_waiting())
+            self._task = self._loop.create_task(self._create_waiting())
         await asyncio.shield(waiting[1])
 
-    async def _make_waiting(self) -> None:
+    async def _create_waiting(self) -> None:
         while self._waiting:
-            wanted = dict(list(self._waiting.items())[: limits.ENROLMENT_BATCH_MAX])
-            for place in wanted:
-                del self._waiting[place]
-            rows = [(account_id, group_id, uid) for (account_id, uid), (group_id, _) in wanted.items()]
+            batch = dict(list(self._waiting.items())[: limits.ENROLMENT_BATCH_MAX])
+            for key in batch:
+                del self._waiting[key]
+            rows = [(account_id, group_id, uid) for (account_id, uid), (group_id, _) in batch.items()]
             problem = None
             try:
                 async with pooled_connection(self._pool, self._deadline_s) as connection:
-                    self._meters.slots[meters.TAGS_ENROLLED] += await self._make(connection, rows)
-            except Exception as error:  # of every kind: what is not made now is made by the next try
+                    self._meters.slots[meters.TAGS_ENROLLED] += await self._create(connection, rows)
+            except Exception as error:  # of any type: the next tap tries again
                 reason = reason_of(error)
                 log.warning("%d tags not enrolled: %s", len(rows), reason)
                 problem = UnavailableError("unavailable", reason)
-            for _, future in wanted.values():
+            for _, future in batch.values():
                 if problem is None:
                     future.set_result(None)
                 else:
                     future.set_exception(problem)
-                    future.exception()  # noted: whoever waited may be gone
+                    future.exception()  # mark as retrieved: all waiting scans may have been cancelled
 
-    async def _make(self, connection: Any, rows: list[tuple[int, int, bytes]]) -> int:
-        """One transaction; returns how many were made."""
+    async def _create(self, connection: Any, rows: list[tuple[int, int, bytes]]) -> int:
+        """Create the tags in one transaction and return how many were created."""
         accounts, groups, uids = map(list, zip(*rows, strict=True))
         codes = draw_codes(len(rows), _CODE_CHARS)
         async with connection.transaction():
             made = [row["tag_id"] for row in await connection.fetch(self._sql["enrol"], accounts, groups, uids, codes)]
             if not made:
                 return 0
-            # A deletion that the insert had to wait for is visible to a further statement only.
+            # A deletion that the insert waited for is visible only to a later statement.
             await connection.execute(self._sql["withdraw_deleted"], made)
             return len(await connection.fetch(self._sql["complete"], made))

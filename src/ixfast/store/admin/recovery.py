@@ -1,12 +1,12 @@
-"""Recovery of counters after a failover that lost commits: the old primary's scan log says which taps had been accepted.
+"""Recovers counters after a failover that lost commits, from the scan log of the old primary.
 
-An asynchronous standby that was behind does not know the newest passes, so those taps pass once more. If the old primary comes
-back, the passes that the current one lacks are found by comparing the two logs, and are added as if they had been replicated:
-the counter raised, the pass logged and counted.
+An asynchronous standby that lagged lacks the newest passes, so those taps pass a second time. Once the old primary can be
+started again, comparing the two logs finds the passes that the current primary lacks. They are added as if they had been
+replicated: the counter is raised, and the pass logged and counted.
 
-Invariants: no counter is ever lowered; a pass is added once, however often this runs; a tag is the same only if id and code
-are, because ids may have been given anew; counters are locked in ascending order and for one small transaction at a time, so
-that scans go on; the old primary is only read; memory is bounded by a chunk, and the gap itself lies in a temporary table.
+Invariants: a counter is never lowered. A pass is added once, however often this runs. Tags are the same only if both id and code
+match, because ids may have been reused. Counters are locked in ascending order, in one small transaction at a time, so that
+scans continue. The old primary is only read. Memory is bounded by a chunk; the gap itself is kept in a temporary table.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from ixfast.store import migrate, partitions
 from ixfast.store.connections import session
 from ixfast.store.queries import load
 
-READ_ROWS = 20_000  # Of 100 bytes; a chunk is one look into the log, which has to read its newest rows each time.
-WRITE_ROWS = 500  # A few milliseconds, for which a scan of one of these tags waits.
-LEFT_SHOWN_MAX = 1000
-# A pass whose reply was lost in the failover was sent again, and has the time of the current primary's clock.
+READ_ROWS = 20_000  # Of 100 bytes. Each chunk is one query of the current log, which has to read its newest rows each time.
+WRITE_ROWS = 500  # Takes a few milliseconds, for which scans of these tags wait.
+SKIPPED_SHOWN_MAX = 1000
+# A pass whose reply was lost in the failover was sent again, and has a time by the current primary's clock.
 CLOCK_BEHIND_MAX = dt.timedelta(days=1)
 CONNECT_TIMEOUT_S = 10.0
 _LOCK_TIMEOUT_MS = 5000
@@ -34,14 +34,15 @@ _READING = {"synchronize_seqscans": "off", "jit": "off", "max_parallel_workers_p
 _BROKEN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 Progress = Callable[[int], None]
+"""Called with the number of passes read so far."""
 
 
 class RecoveryError(ConfigurationError):
-    """The recovery cannot be begun, or was cut short; the message says how far it came."""
+    """The recovery cannot start or was interrupted; the message says what was done until then."""
 
 
-class LeftTag(NamedTuple):
-    """A tag of the old primary that is not the same one here, so that its passes were left."""
+class SkippedTag(NamedTuple):
+    """A tag of the old primary that does not exist here with the same id and code, so its passes were skipped."""
 
     tag_id: int
     xuid: str | None
@@ -50,20 +51,20 @@ class LeftTag(NamedTuple):
 
 
 class Report:
-    """What was found and, unless it was a dry run, done."""
+    """What was found and, except in a dry run, done."""
 
     def __init__(self) -> None:
         self.read = 0  # passes of the old primary
-        self.lost = 0  # those that the current primary did not have: the gap
-        self.accepted_again = 0  # lost ones whose position was accepted again meanwhile
-        self.resent = 0  # those that a server sent again, which lost nothing
-        self.todo = 0  # lost ones of tags that are the same here
-        self.done = 0  # those that were added
+        self.lost = 0  # passes that the current primary lacks: the gap
+        self.accepted_again = 0  # lost passes whose position was accepted again since the failover
+        self.resent = 0  # passes that a server sent again, and that are therefore not lost
+        self.todo = 0  # lost passes of tags that are the same here
+        self.done = 0  # passes that were added
         self.raised = 0  # counters that were raised, or in a dry run would be
-        self.uncompared: set[str] = set()  # partitions of the old log that the current one has not
-        self.not_logged = 0  # passes of those that raised a counter at most
-        self.left: list[LeftTag] = []  # the first `LEFT_SHOWN_MAX`
-        self.left_passes = 0
+        self.uncompared: set[str] = set()  # partitions that only the old log has
+        self.not_logged = 0  # lost passes of those partitions, which may raise a counter but are not logged
+        self.skipped: list[SkippedTag] = []  # the first `SKIPPED_SHOWN_MAX`
+        self.skipped_passes = 0
 
 
 class _Pass(NamedTuple):
@@ -71,21 +72,21 @@ class _Pass(NamedTuple):
     scan_id: int
     tag_id: int
     position: int
-    covered: bool  # whether there is a partition to log it in
+    covered: bool  # whether the current log has a partition for it
     xuid: str | None = None
 
 
 async def recover(
     dsn: str, old_dsn: str, *, since: dt.datetime | None, dry_run: bool, advanced: Progress, write_rows: int = WRITE_ROWS
 ) -> Report:
-    """Add what the old primary's log has and the current one's lacks. `advanced` is told how many passes were read so far.
+    """Add the passes that the old primary's log has and the current one's lacks.
 
-    `RecoveryError` if the two do not belong together, cannot be reached, or one of them fails on the way.
+    Raises RecoveryError if the servers are not an old and a current primary of one cluster, cannot be reached, or fail.
     """
     report = Report()
     async with (
-        _connected(old_dsn, "The old primary", idle_in_transaction_session_timeout="0", **_READING) as old,
-        _connected(dsn, "The current primary", target_session_attrs="read-write") as current,
+        _connected(old_dsn, "old primary", idle_in_transaction_session_timeout="0", **_READING) as old,
+        _connected(dsn, "current primary", target_session_attrs="read-write") as current,
     ):
         try:
             await _check(current, old)
@@ -94,35 +95,36 @@ async def recover(
             if not dry_run:
                 await _write(current, report, write_rows)
         except _BROKEN as error:
-            raise RecoveryError(_how_far(report, error)) from None
+            raise RecoveryError(_interrupted(report, error)) from None
     return report
 
 
-def _how_far(report: Report, error: Exception) -> str:
-    said = str(error).strip().rstrip(".") or type(error).__name__
+def _interrupted(report: Report, error: Exception) -> str:
+    reason = str(error).strip().rstrip(".") or type(error).__name__
     if not report.done:
-        return f"Nothing was changed; {report.read} passes had been read: {said}."
+        return f"The recovery failed after reading {report.read} passes, and changed nothing: {reason}."
     return (
-        f"{report.done} of {report.todo} lost passes were recovered and stay so; then: {said}. "
-        "Run the command again, and it goes on with the others."
+        f"The recovery failed after recovering {report.done} of {report.todo} lost passes: {reason}. "
+        "Run the command again to recover the others."
     )
 
 
 @contextlib.asynccontextmanager
-async def _connected(dsn: str, whose: str, target_session_attrs: str | None = None, **settings: str) -> AsyncIterator[Any]:
+async def _connected(dsn: str, server: str, target_session_attrs: str | None = None, **settings: str) -> AsyncIterator[Any]:
     settings = session.SESSION | {"statement_timeout": "0", "lock_timeout": str(_LOCK_TIMEOUT_MS)} | settings
     try:
         attributes = {"target_session_attrs": target_session_attrs} if target_session_attrs else {}
         connection = await asyncpg.connect(
             dsn, timeout=CONNECT_TIMEOUT_S, server_settings=settings, statement_cache_size=0, **attributes
         )
-    except ValueError:  # what asyncpg says may quote a part of the password
+    except ValueError:  # asyncpg's message may quote a part of the password
         raise RecoveryError(
-            f"{whose}: its connection string cannot be read; percent-encode the special characters of user and password."
+            f"The connection string of the {server} is malformed. "
+            "Percent-encode special characters in the user name and password."
         ) from None
     except _BROKEN as error:
-        said = str(error).strip().rstrip(".") or f"no answer in {CONNECT_TIMEOUT_S:.0f} s"
-        raise RecoveryError(f"{whose} cannot be reached: {said}.") from None
+        reason = str(error).strip().rstrip(".") or f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
+        raise RecoveryError(f"Cannot connect to the {server}: {reason}.") from None
     try:
         yield connection
     finally:
@@ -130,38 +132,39 @@ async def _connected(dsn: str, whose: str, target_session_attrs: str | None = No
 
 
 async def _check(current: Any, old: Any) -> None:
-    """Raise `RecoveryError` unless `old` is what `current` was a standby of."""
+    """Raise RecoveryError unless `current` was a standby of `old`."""
     sql = load("recovery")
     ours, theirs = await current.fetchrow(sql["server"]), await old.fetchrow(sql["server"])
     if ours["system"] != theirs["system"]:
         raise RecoveryError(
-            "The two servers are not of one cluster (their system identifiers differ): neither was a standby of the other."
+            "The two servers do not belong to one cluster (their system identifiers differ): neither was a standby of the other."
         )
     if ours["database"] != theirs["database"]:
-        raise RecoveryError("The two connection strings name different databases; the old primary's has to be the same one.")
+        raise RecoveryError("The two connection strings name different databases; they must name the same one.")
     if ours["started"] == theirs["started"] or theirs["follows"]:
-        raise RecoveryError("The old primary's connection string leads to the current primary or to a standby of it.")
+        raise RecoveryError("The connection string of the old primary leads to the current primary or to one of its standbys.")
     if ours["timeline"] <= theirs["timeline"]:
         raise RecoveryError(
-            f"The server to recover from is on timeline {theirs['timeline']}, the current primary on {ours['timeline']}: a "
-            "failover begins a higher timeline, so that is not its old primary. Are the two connection strings swapped?"
+            f"The server to recover from is on timeline {theirs['timeline']} and the current primary on {ours['timeline']}. A "
+            "failover starts a higher timeline, so that server is not the old primary. Check whether the connection strings "
+            "are swapped."
         )
     if not theirs["has_schema"]:
-        raise RecoveryError("The old primary's database has no ixfast schema: there is nothing to recover from.")
+        raise RecoveryError("The database of the old primary has no ixfast schema: there is nothing to recover from.")
     await migrate.check(current)
-    if not await current.fetchval(sql["only_one"]):
-        raise RecoveryError("Another `ixfast recover-counters` works on this database; wait for it to end.")
-    # As every session of the ledger: stronger settings are the operator's and stay.
+    if not await current.fetchval(sql["try_lock"]):
+        raise RecoveryError("Another `ixfast recover-counters` is running on this database; wait until it has finished.")
+    # As in sessions of the ledger, a stronger setting of the operator is kept.
     if await current.fetchval("SHOW synchronous_commit") in ("off", "local"):
         await current.execute("SET synchronous_commit = on")
 
 
 async def _find_gap(current: Any, old: Any, since: dt.datetime | None, report: Report, advanced: Progress) -> None:
-    """Fill the table `gap` with every pass of the old log that the current one lacks."""
+    """Fill the temporary table `gap` with every pass of the old log that the current one lacks."""
     sql = load("recovery")
     covers = _Coverage(await partitions.ranges(current, partitions.SCAN_LOG))
     await current.execute(sql["make_gap"])
-    # A chunk's passes are looked up by reading that span of the log once, and never row by row.
+    # Look up the passes of a chunk by reading that span of the log once, never row by row.
     await current.execute("SET enable_nestloop = off")
     async with old.transaction(readonly=True):
         cursor = await old.cursor(sql["old_passes"], since)
@@ -189,7 +192,7 @@ async def _missing(current: Any, passes: list[_Pass]) -> list[_Pass]:
 
 
 class _Coverage:
-    """Whether a moment has a partition; most have the one of the moment before."""
+    """Whether there is a partition for a time. Remembers the last one, since times are nearly in order."""
 
     def __init__(self, ranges: Sequence[partitions.Range]) -> None:
         self._ranges = ranges
@@ -202,7 +205,7 @@ class _Coverage:
 
 
 async def _classify(current: Any, report: Report) -> None:
-    """Find out whose the lost passes are, and which were accepted here as well."""
+    """Determine the tags of the lost passes, and which passes were accepted here too."""
     sql = load("recovery")
     await current.execute(sql["find_owners"])
     begins = await current.fetchval(sql["gap_begins"])
@@ -216,30 +219,30 @@ async def _classify(current: Any, report: Report) -> None:
     totals = await current.fetchrow(sql["totals"])
     report.lost, report.resent, report.accepted_again = totals["lost"], totals["resent"], totals["accepted_again"]
     report.todo, report.raised = totals["todo"], totals["to_raise"]
-    report.left_passes = report.lost - report.todo
-    report.left = [LeftTag(*row) for row in await current.fetch(sql["left_tags"], LEFT_SHOWN_MAX)]
+    report.skipped_passes = report.lost - report.todo
+    report.skipped = [SkippedTag(*row) for row in await current.fetch(sql["skipped_tags"], SKIPPED_SHOWN_MAX)]
 
 
 async def _write(current: Any, report: Report, write_rows: int) -> None:
-    """Add the lost passes, a chunk a transaction, each either whole or not at all."""
+    """Add the lost passes, one transaction per chunk."""
     sql = load("recovery")
-    report.raised = place = last_raised = 0
-    while rows := await current.fetch(sql["next_todo"], place, write_rows):
-        place = rows[-1]["n"]
+    report.raised = last = last_raised = 0
+    while rows := await current.fetch(sql["next_todo"], last, write_rows):
+        last = rows[-1]["n"]
         passes = [_Pass(*list(row)[1:]) for row in rows]
         owners = [list(column) for column in zip(*{(each.tag_id, each.xuid) for each in passes}, strict=True)]
         async with current.transaction():
-            before = {row["tag_id"]: row["last_position"] for row in await current.fetch(sql["hold_counters"], *owners)}
-            deleted = {row["tag_id"] for row in await current.fetch(sql["hold_deleted"], *owners)}
+            before = {row["tag_id"]: row["last_position"] for row in await current.fetch(sql["lock_counters"], *owners)}
+            deleted = {row["tag_id"] for row in await current.fetch(sql["lock_deleted"], *owners)}
             ours = [each for each in passes if each.tag_id in before or each.tag_id in deleted]
             await current.execute(sql["recover"], *_columns(ours))
         report.done += len(ours)
-        report.left_passes += len(passes) - len(ours)  # their tags vanished in this very moment
+        report.skipped_passes += len(passes) - len(ours)  # their tags have vanished since
         raised = {each.tag_id for each in ours if each.position > before.get(each.tag_id, each.position)}
         report.raised += len(raised - {last_raised})  # a tag may have passes in two chunks
         last_raised = max(raised, default=last_raised)
 
 
 def _columns(passes: Sequence[_Pass]) -> list[list[Any]]:
-    """Times, scan ids, tag ids, positions, and whether they are covered."""
+    """Columns for `unnest`: times, scan ids, tag ids, positions, covered."""
     return [[each[column] for each in passes] for column in range(5)]

@@ -1,11 +1,11 @@
-"""Rotation of the key-encryption key: every envelope opened, and sealed again under the current key.
+"""Rotates the key-encryption key: opens every envelope and reseals it under the current key.
 
-Rows are taken in small batches in the order of the primary key. Which rows are left is said by their `kek_id` alone, so a
-rotation that was killed goes on where it was, and rows that an import adds meanwhile are found by another pass. A batch is
-one statement of its own; it replaces only what is still as it was read, holds its row locks for a moment, and no scan waits
-for those. The tags' keys stay what they are, so nothing has to be forgotten by any worker.
+Rows are processed in small batches in primary key order. Their `kek_id` alone determines which rows remain, so an interrupted
+rotation resumes where it stopped, and rows that an import adds meanwhile are found by another pass. A batch is a single
+statement; it replaces only envelopes that are unchanged since they were read, and holds its row locks only briefly, while
+no scan waits for them. The keys of the tags stay the same, so no worker has to drop its caches.
 
-An envelope that does not open in its place, or holds another key than its check value says, is left as it is and told.
+An envelope that cannot be opened in its row, or whose key does not match its check value, is reported and left unchanged.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from ixfast.errors import ConfigurationError
 from ixfast.keys import KekFileError, KeyEncryptionKeys, KeySlot, KeyUnavailableError, check_value, unwrap, wrap
 from ixfast.store.queries import load
 
-BATCH_ROWS = 500  # Some 20 ms of one core, half of it the database's.
-HOLD_MS_MAX = 10_000  # Writers of keys queue behind a removal for so long.
-SPOILT_SHOWN_MAX = 1000
+BATCH_ROWS = 500  # About 20 ms of one core, half of it the database's.
+LOCK_WAIT_MS_MAX = 10_000  # How long a removal waits for writers of keys, and new writers queue behind it.
+UNREADABLE_SHOWN_MAX = 1000
 Advanced = Callable[[int], None]
+"""Called with the number of envelopes opened in each batch."""
 
 _TABLES = ("tag_keys", "meta_keys", "group_keys")
 _BEFORE_ALL = (-(1 << 63), 0, 0)
 
 
 class Usage(NamedTuple):
-    """Rows sealed under one key-encryption key."""
+    """Numbers of rows sealed under one key-encryption key."""
 
     tag_keys: int
     meta_keys: int
@@ -41,8 +42,8 @@ class Usage(NamedTuple):
         return sum(self)
 
 
-class Spoilt(NamedTuple):
-    """An envelope that was left as it is. `tag_id` is 0 for a meta key of the account, and a group's id for a master of it."""
+class UnreadableEnvelope(NamedTuple):
+    """An envelope that was left unchanged. `tag_id` is 0 for a meta key, and the group's id for a master."""
 
     account_id: int | None
     tag_id: int
@@ -58,40 +59,42 @@ class Spoilt(NamedTuple):
 
 
 class Report:
-    """What was done. `spoilt` has the first `SPOILT_SHOWN_MAX`, `spoilt_count` counts all."""
+    """What was done. `unreadable` has the first `UNREADABLE_SHOWN_MAX` envelopes, `unreadable_count` counts all."""
 
     def __init__(self) -> None:
         self.opened = 0
         self.resealed = 0
-        self.spoilt: list[Spoilt] = []
-        self.spoilt_count = 0
+        self.unreadable: list[UnreadableEnvelope] = []
+        self.unreadable_count = 0
 
     def add(self, other: Report) -> None:
+        """Add the numbers of another report."""
         self.opened += other.opened
         self.resealed += other.resealed
-        self.spoilt += other.spoilt[: SPOILT_SHOWN_MAX - len(self.spoilt)]
-        self.spoilt_count += other.spoilt_count
+        self.unreadable += other.unreadable[: UNREADABLE_SHOWN_MAX - len(self.unreadable)]
+        self.unreadable_count += other.unreadable_count
 
 
 async def usage(connection: Any) -> dict[str, Usage]:
-    """How many rows there are under each key-encryption key."""
+    """The number of rows under each key-encryption key."""
     rows = await connection.fetch(load("rotation")["usage"])
     return {row["kek_id"]: Usage(row["tag_keys"], row["meta_keys"], row["group_keys"]) for row in rows}
 
 
-async def be_only_one(connection: Any) -> None:
-    """`ConfigurationError` when another rotation of this database runs; none begins until the connection ends."""
-    if not await connection.fetchval(load("rotation")["only_one"]):
-        raise ConfigurationError("Another `ixfast keys rotate` works on this database; wait for it to end.")
+async def lock_rotation(connection: Any) -> None:
+    """Keep other rotations of this database from starting until the connection is closed. Raises ConfigurationError if one is
+    running."""
+    if not await connection.fetchval(load("rotation")["try_lock"]):
+        raise ConfigurationError("Another `ixfast keys rotate` is running on this database; wait until it has finished.")
 
 
 async def other_hosts(connection: Any) -> list[str]:
-    """Addresses of servers that have key files of their own."""
+    """Addresses of other hosts whose servers use this database and so have a key file of their own."""
     return [row["address"] for row in await connection.fetch(load("rotation")["other_hosts"])]
 
 
 async def examine_all(connection: Any, keks: KeyEncryptionKeys, *, advanced: Advanced) -> Report:
-    """Open every envelope, those of the current key too, and change nothing."""
+    """Open every envelope, including those of the current key, and change nothing."""
     report = Report()
     for table in _TABLES:
         report.add(await _walk(connection, table, keks, advanced, left_out="", replace=False))
@@ -99,12 +102,12 @@ async def examine_all(connection: Any, keks: KeyEncryptionKeys, *, advanced: Adv
 
 
 async def reseal_all(connection: Any, keks: KeyEncryptionKeys, *, advanced: Advanced, batch_rows: int = BATCH_ROWS) -> Report:
-    """Seal everything under the current key. `advanced` is told how many envelopes of a batch were opened."""
+    """Reseal all envelopes under the current key."""
     report = Report()
     for table in _TABLES:
         while True:
             walked = await _walk(connection, table, keks, advanced, left_out=keks.current.id, batch_rows=batch_rows)
-            if not walked.opened:  # nothing is left that could be replaced; what is left is spoilt
+            if not walked.opened:  # only unreadable envelopes are left
                 break
             report.resealed += walked.resealed
             report.opened += walked.opened
@@ -122,17 +125,17 @@ async def _walk(
     replace: bool = True,
     batch_rows: int = BATCH_ROWS,
 ) -> Report:
-    """Walk over a table once, leaving out the rows of one key."""
+    """Read a table once, except the rows sealed under the key `left_out`."""
     sql, report = load("rotation"), Report()
-    place = _BEFORE_ALL
-    while rows := await connection.fetch(sql[table], left_out, *place, batch_rows):
-        place = (rows[-1]["id"], rows[-1]["slot"], rows[-1]["version"])
+    last = _BEFORE_ALL
+    while rows := await connection.fetch(sql[table], left_out, *last, batch_rows):
+        last = (rows[-1]["id"], rows[-1]["slot"], rows[-1]["version"])
         successors = []
         for row in rows:
             try:
                 successors.append((row, _resealed(row, keks)))
             except KeyUnavailableError as error:
-                _note(report, row, str(error))
+                _add_unreadable(report, row, str(error))
         if replace and successors:
             columns = [[row[name] for row, _ in successors] for name in ("id", "slot", "version", "wrapped")]
             envelopes = [envelope for _, envelope in successors]
@@ -143,35 +146,36 @@ async def _walk(
 
 
 def _resealed(row: Any, keks: KeyEncryptionKeys) -> bytes:
-    """The envelope under the current key. Raises `KeyUnavailableError` if the one in the row is not to be believed."""
+    """The key of a row in an envelope under the current key. Raises KeyUnavailableError if the row's envelope cannot be opened
+    or is inconsistent."""
     if row["account_id"] is None:
-        raise KeyUnavailableError("there is no such tag")
-    place = {"account_id": row["account_id"], "tag_id": row["tag_id"], "slot": row["slot"], "version": row["version"]}
-    key16 = unwrap(keks.by_id(row["kek_id"]), row["wrapped"], **place)
+        raise KeyUnavailableError("the tag does not exist")
+    owner = {"account_id": row["account_id"], "tag_id": row["tag_id"], "slot": row["slot"], "version": row["version"]}
+    key16 = unwrap(keks.by_id(row["kek_id"]), row["wrapped"], **owner)
     if not hmac.compare_digest(check_value(key16), row["check_value"]):
-        raise KeyUnavailableError("the envelope holds another key than its check value says")
-    envelope = wrap(keks.current, key16, **place)
-    if not hmac.compare_digest(unwrap(keks.current, envelope, **place), key16):
-        raise KeyUnavailableError("the new envelope does not hold the key that was put in")
+        raise KeyUnavailableError("the key in the envelope does not match its check value")
+    envelope = wrap(keks.current, key16, **owner)
+    if not hmac.compare_digest(unwrap(keks.current, envelope, **owner), key16):
+        raise KeyUnavailableError("the new envelope does not contain the key that was sealed")
     return envelope
 
 
-def _note(report: Report, row: Any, reason: str) -> None:
-    report.spoilt_count += 1
-    if len(report.spoilt) < SPOILT_SHOWN_MAX:
-        report.spoilt.append(Spoilt(row["account_id"], row["tag_id"], row["slot"], row["version"], reason))
+def _add_unreadable(report: Report, row: Any, reason: str) -> None:
+    report.unreadable_count += 1
+    if len(report.unreadable) < UNREADABLE_SHOWN_MAX:
+        report.unreadable.append(UnreadableEnvelope(row["account_id"], row["tag_id"], row["slot"], row["version"], reason))
 
 
 async def while_unused(connection: Any, kek_id: str, act: Callable[[], None]) -> None:
-    """Do `act` while no row is sealed under this key and none can be written. `KekFileError` when one is."""
+    """Call `act` while no row is sealed under this key and none can be written. Raises KekFileError if any row is."""
     sql = load("rotation")
     async with connection.transaction():
-        await connection.execute(f"SET LOCAL lock_timeout = {HOLD_MS_MAX}")
+        await connection.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS_MAX}")
         try:
-            await connection.execute(sql["hold_keys"])
+            await connection.execute(sql["lock_key_tables"])
         except asyncpg.LockNotAvailableError:
-            raise KekFileError("Keys are being written now, perhaps by an import; try again when it has ended.") from None
+            raise KekFileError("Keys are being written, perhaps by an import; try again when that has finished.") from None
         used = (await usage(connection)).get(kek_id, Usage(0, 0)).rows
         if used:
-            raise KekFileError(f"{used} rows are sealed under {kek_id}; run `ixfast keys rotate` until there is none.")
+            raise KekFileError(f"{used} rows are sealed under {kek_id}; run `ixfast keys rotate` until none are left.")
         act()

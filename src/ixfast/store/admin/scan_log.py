@@ -1,8 +1,8 @@
-"""Reading the scan log: single scans, newest first, and counts over a range. Nothing here is on the way of a scan.
+"""Reads the scan log: single scans, newest first, and counts over a range.
 
-The log has no index but the coarse one on time, because every other one is paid for by each scan. So a page is looked for in
-windows that begin small at its end and grow towards the past: where scans are dense a page comes out of the last second, and
-where they are rare the range is read once. A page ends early, with the place to go on from, when its time is over.
+The log has only a BRIN index on time, because every scan would pay for any other index. A page is therefore collected from
+windows that start small at the end of the range and grow towards the past: where scans are dense, a page comes from the last
+second, and where they are rare, the range is read once. A page that takes too long ends early, with a cursor to continue.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ WORDS: Mapping[str, str] = MappingProxyType({letter: verdict.value for letter, v
 
 SCANS_RANGE_DAYS_MAX = 92
 COUNTS_RANGE_DAYS_MAX = 31
-STATEMENT_TIMEOUT_MS = 5000  # Longer than a management act may take, shorter than its deadline.
-_PAGE_S = 3.0  # After this long a page ends with what it has.
+STATEMENT_TIMEOUT_MS = 5000  # Below the deadline of a management request.
+_PAGE_S = 3.0  # After this long a page ends with the scans found so far.
 _FIRST_WINDOW = dt.timedelta(seconds=1)
 _GROWTH = 8
 
@@ -34,7 +34,7 @@ _END = (1 << 63) - 1
 
 
 class PageCursor(NamedTuple):
-    """Where a page begins: before the scan with this moment (microseconds of Unix time), scan id and tag id."""
+    """A page begins before the scan with this time (microseconds of Unix time), scan id and tag id."""
 
     at_us: int
     scan_id: int
@@ -46,15 +46,17 @@ _MICROSECOND = dt.timedelta(microseconds=1)
 
 
 def microseconds(moment: dt.datetime) -> int:
+    """Microseconds of Unix time of an aware datetime."""
     return (moment - _EPOCH) // _MICROSECOND
 
 
 def moment_of(at_us: int) -> dt.datetime:
+    """The datetime in UTC of microseconds of Unix time."""
     return _EPOCH + at_us * _MICROSECOND
 
 
 async def tag_ids(connection: Any, account_id: int, xuid: str) -> list[int]:
-    """The tag of this code and those that had it before, of one account."""
+    """The ids of the account's tag with this code and of deleted tags that had it."""
     return [row["tag_id"] for row in await connection.fetch(load("management")["tag_ids_of_xuid"], account_id, xuid)]
 
 
@@ -69,21 +71,21 @@ async def scans(
     tags: Sequence[int] | None = None,
     before: PageCursor | None = None,
 ) -> tuple[list[Any], PageCursor | None]:
-    """Up to `limit` logged scans of [begin, end), newest first, and where the next page begins; None is the end.
+    """Up to `limit` logged scans of [begin, end), newest first, and the cursor of the next page, None at the end.
 
-    Raises InputError `range_too_wide` if a single window takes longer than its statement may.
+    Raises InputError `range_too_wide` if reading a single window exceeds the statement timeout.
     """
     await connection.execute(load("management")["plan_by_values"])
     loop = asyncio.get_running_loop()
     until = loop.time() + _PAGE_S
-    place = before or PageCursor(microseconds(end), -_END, -_END)
+    cursor = before or PageCursor(microseconds(end), -_END, -_END)
     rows: list[Any] = []
-    last = min(moment_of(place.at_us) + _MICROSECOND, end)
+    last = min(moment_of(cursor.at_us) + _MICROSECOND, end)
     window = _FIRST_WINDOW
     while True:
         first = max(begin, last - window)
         rows += await _window(
-            connection, account_id, first, last, _LETTERS.get(verdict or ""), place, limit + 1 - len(rows), tags
+            connection, account_id, first, last, _LETTERS.get(verdict or ""), cursor, limit + 1 - len(rows), tags
         )
         if len(rows) > limit:
             end_of_page = rows[limit - 1]
@@ -102,15 +104,15 @@ async def _window(
     first: dt.datetime,
     last: dt.datetime,
     letter: str | None,
-    place: PageCursor,
+    cursor: PageCursor,
     limit: int,
     tags: Sequence[int] | None,
 ) -> list[Any]:
-    moment = moment_of(place.at_us)
+    moment = moment_of(cursor.at_us)
     statement = load("management")["scans"]
     try:
         found: list[Any] = await connection.fetch(
-            statement, account_id, first, last, letter, moment, place.scan_id, place.tag_id, limit, tags
+            statement, account_id, first, last, letter, moment, cursor.scan_id, cursor.tag_id, limit, tags
         )
     except asyncpg.QueryCanceledError:
         raise too_wide() from None
@@ -128,9 +130,10 @@ async def counts(
     group_id: int | None = None,
     tags: Sequence[int] | None = None,
 ) -> dict[str, dict[str, int]]:
-    """Scans of [begin, end) by day, group or tag and by verdict: days in their order, the others by their number of scans.
+    """Numbers of scans of [begin, end) by day, group or tag (`by`) and by verdict. Days are in chronological order, groups and
+    tags in descending order of their scans.
 
-    Raises InputError `range_too_wide` if counting takes longer than a statement may.
+    Raises InputError `range_too_wide` if counting exceeds the statement timeout.
     """
     sql = load("management")
     await connection.execute(sql["plan_by_values"])
@@ -145,9 +148,10 @@ async def counts(
 
 
 def verdict_of(letter: bytes | str) -> str:
-    """The word of a letter of the log; asyncpg gives the type "char" as bytes."""
+    """The verdict for a letter of the log. asyncpg returns the type "char" as bytes."""
     return WORDS[letter.decode() if isinstance(letter, bytes) else letter]
 
 
 def too_wide() -> InputError:
-    return InputError("range_too_wide", "There are too many scans in this range: take a shorter one.", "from")
+    """The error for a range that cannot be read in time."""
+    return InputError("range_too_wide", "The range contains too many scans: choose a shorter one.", "from")

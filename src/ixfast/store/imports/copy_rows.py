@@ -1,7 +1,7 @@
-"""Rows of COPY in its binary format, made before they are sent: PostgreSQL 15 manual, COPY, "Binary Format".
+"""Encodes rows for COPY in its binary format (PostgreSQL 15 manual, COPY, "Binary Format").
 
-asyncpg makes rows on the event loop, and the database waits for the first half megabyte of them. Made in a thread, beside the
-database that writes the rows before them, they cost it no time.
+asyncpg encodes rows on the event loop, and the database waits for the first half megabyte of them. Encoded here, in a thread
+while the database writes the previous rows, they cost it no time.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 INT2, INT8, TEXT, BYTES, BOOL, MOMENT, JSON = range(7)
-"""Kinds of columns: smallint, bigint, text, bytea, boolean, timestamptz with an aware datetime, jsonb with its text. A value of
-each may be None."""
+"""Column types: smallint, bigint, text, bytea, boolean, timestamptz (from an aware datetime), jsonb (from its text). Every
+value may be None."""
 
-_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # neither flags nor an extension
+_HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)  # no flags, no header extension
 _END = b"\xff\xff"
 _NULL = b"\xff\xff\xff\xff"
 _TRUE, _FALSE = b"\0\0\0\1\1", b"\0\0\0\1\0"
@@ -27,25 +27,25 @@ _int2 = struct.Struct(">ih").pack
 _int8 = struct.Struct(">iq").pack
 _length = struct.Struct(">i").pack
 _SHORT = 256
-_LENGTHS = tuple(_length(length) for length in range(_SHORT))  # looked up in a fifth of the time in which they are made
+_LENGTHS = tuple(_length(length) for length in range(_SHORT))  # a look-up takes a fifth of the time of packing
 _INT2S = tuple(_int2(2, value) for value in range(_SHORT))
 
 
 def copy_rows(same: Sequence[tuple[int, Any]], kinds: Sequence[int], rows: Iterable[Sequence[Any]]) -> bytes:
-    """All of a COPY's data. Every row begins with the values of `same`, pairs of kind and value, and goes on with one of `rows`,
-    which has a value for each of `kinds`."""
+    """The complete data of a COPY. Every row consists of the values of `same`, which are pairs of kind and value, followed by one
+    of `rows`, which has a value for each of `kinds`."""
     begin = _field_count(len(same) + len(kinds)) + b"".join([_field(kind, value) for kind, value in same])
     parts = [_HEADER]
     for row in rows:
         parts.append(begin)
-        for place, value in enumerate(row):
-            parts.append(_field(kinds[place], value))
+        for column, value in enumerate(row):
+            parts.append(_field(kinds[column], value))
     parts.append(_END)
     return b"".join(parts)
 
 
 def _field(kind: int, value: Any) -> bytes:
-    """A value with its length before it."""
+    """An encoded value after its length."""
     if value is None:
         return _NULL
     if kind == TEXT:

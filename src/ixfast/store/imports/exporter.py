@@ -1,6 +1,6 @@
-"""Export of tags: an account's, a group's or a batch's, as a file that can be imported again. Keys stay; their check values go.
+"""Exports the tags of an account, group or batch as a file that can be imported again. It contains check values but no keys.
 
-The file is one moment's state. It is streamed through a cursor, so that its length does not matter.
+The file is a consistent snapshot. It is streamed through a cursor, so its length does not matter.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _ROWS = 2000
 async def export_tags(
     connection: Any, account_id: int, *, group_id: int | None = None, batch_id: int | None = None, format_: str = "csv"
 ) -> AsyncGenerator[bytes]:
-    """Lines of the account's tags, or of those in one of its groups or batches, in the order in which they were made, some
-    thousand at a time.
+    """Yield encoded lines, some thousand at a time, for the tags of the account or of one of its groups or batches, in the order
+    of their creation.
 
-    It wants a transaction of its own, or is the first to read in one of REPEATABLE READ. A tag's own rule set is a RESPONSE
-    only if it has no groups.
+    Runs in a transaction of its own, or must be the first statement of one with REPEATABLE READ. A tag's rule set is exported as
+    RESPONSE only if it has no groups.
     """
     sql = load("importing")
     async with connection.transaction(isolation="repeatable_read", readonly=True):
-        await connection.execute(sql["export_bounds"], str(TAG_FILE_SILENCE_MS_MAX))
+        await connection.execute(sql["set_export_timeouts"], str(TAG_FILE_SILENCE_MS_MAX))
         fields: dict[str, str] = {}
         for row in await connection.fetch(sql["field_definitions"], account_id, group_id):
             for each in msgspec.json.decode(row["fields"], type=list[FieldDefinition]):

@@ -1,4 +1,4 @@
-# Where importing_plan.py is compiled: a line's way to the rows of its tag.
+# Types for the compiled form of import_plan.py.
 
 cimport cython
 
@@ -16,10 +16,10 @@ cdef class Plan:
 cpdef tuple names_of(rows)
 
 
-@cython.locals(row=TagRow, made=Plan)
+@cython.locals(row=TagRow, result=Plan)
 cpdef Plan plan(context, matches, keys, deleted, fresh, problems)
 
-cdef _add(context, Plan made, TagRow row, tag_id, xuid)
+cdef _add(context, Plan result, TagRow row, tag_id, xuid)
 cdef str _digits(bytes value)
-cdef str _named_by(TagRow row, stored)
-cdef _add_key(context, Plan made, TagRow row, tag_id, version)
+cdef str _naming_column(TagRow row, stored)
+cdef _add_key(context, Plan result, TagRow row, tag_id, version)

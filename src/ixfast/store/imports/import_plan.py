@@ -1,8 +1,8 @@
-"""What becomes of the lines of one block: new tags, changed tags and keys, or problems. Decides, and asks no database.
+"""Plans the import of one block of lines: new tags, changed tags, keys, or problems. Uses no database.
 
-A line means the tag of its XUID, else that of its UID, else that of its CUID. What contradicts the stored tag is a problem of the
-line. A line that contradicts an earlier line of the file only sets `repeats`: which lines those are is asked afterwards of
-all lines together.
+A line refers to the stored tag with its XUID, else with its UID, else with its CUID. A contradiction to the stored tag is a
+problem of the line. A contradiction to an earlier line of the file only sets `Matcher.repeats`; which lines repeat each other is
+queried at the end, for all lines together.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ FIRST_VERSION = 1
 _SLOT = int(KeySlot.FILE)
 
 Stored = Any
-"""A row of `found` (store/sql/importing.sql)."""
+"""A row of `find_tags` (store/sql/importing.sql)."""
 
 
-class Meant:
-    """Stored tags by what a line may call them."""
+class StoredTags:
+    """The stored tags that the lines of a block may refer to, by tag code, UID and CUID."""
 
     def __init__(self, rows: Iterable[Stored], account_id: int) -> None:
         self.by_xuid: dict[str, Stored] = {}
@@ -44,7 +44,8 @@ class Meant:
                 if row["cuid"] is not None:
                     self.by_cuid[row["cuid"]] = row
 
-    def of(self, row: TagRow) -> Stored | None:
+    def find(self, row: TagRow) -> Stored | None:
+        """The stored tag that a line refers to, None for a new tag."""
         found = self.by_xuid.get(row.xuid) if row.xuid is not None else None
         if found is None and row.xuid is None:
             found = self.by_uid.get(row.uid) if row.uid is not None else None
@@ -54,7 +55,7 @@ class Meant:
 
 
 def names_of(rows: Sequence[TagRow]) -> tuple[list[str], list[bytes], list[str]]:
-    """The XUIDs, UIDs and CUIDs of lines."""
+    """The XUIDs, UIDs and CUIDs in lines."""
     return (
         [row.xuid for row in rows if row.xuid is not None],
         [row.uid for row in rows if row.uid is not None],
@@ -63,11 +64,11 @@ def names_of(rows: Sequence[TagRow]) -> tuple[list[str], list[bytes], list[str]]
 
 
 Match = tuple[TagRow, Stored | None]
-"""A line without contradictions, and the stored tag that it means; None if it is a new one."""
+"""A line without contradictions, and the stored tag that it refers to; None for a new tag."""
 
 
 class KeyVersion(NamedTuple):
-    """A stored version of a tag's key, still sealed."""
+    """A stored version of a tag's key, in its envelope."""
 
     version: int
     live: bool
@@ -77,7 +78,7 @@ class KeyVersion(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What all blocks of an import share."""
+    """What the blocks of an import have in common."""
 
     account_id: int
     group_id: int
@@ -85,7 +86,7 @@ class Context(NamedTuple):
     folder_groups: Collection[int]
     deriving_groups: Collection[int]
     masters: Mapping[bytes, int] | None
-    """Versions of the group's masters by identity, if it derives the keys of its tags."""
+    """Versions of the group's masters by identity; None unless the group derives the keys of its tags."""
     keks: KeyEncryptionKeys
     now: dt.datetime
 
@@ -105,29 +106,30 @@ COPIED_COLUMNS = {"tag": (*OWNERS, *TAG_COLUMNS), "tag_key": tuple(KEY_COLUMNS),
 
 
 class Plan:
-    """Rows to be written for one block, with values in the order of the columns above."""
+    """The rows to write for one block, with values in the order of the columns above."""
 
     def __init__(self, kek: KeyEncryptionKey) -> None:
         self.kek = kek
         self.tags: list[tuple[Any, ...]] = []
         self.keys: list[tuple[int, int, int, str, bytes, bytes]] = []
         self.positions: dict[int, int] = {}
-        """Where the counters of new tags begin that were there before, by id."""
+        """Positions at which new tags that were deleted before continue, by tag id."""
         self.changes: list[tuple[Any, ...]] = []
         self.lines: list[tuple[int, str, str, str | None, str | None, str | None, str, str | None]] = []
-        """Number, the column that names the tag, what names the tag afterwards (UID in upper-case digits), check value of the
-        key in digits, what becomes of it and the columns that change."""
+        """Line number; the column that identifies the tag; XUID, UID (upper-case hex) and CUID after the import; check value of
+        the key (upper-case hex); outcome; changed columns."""
         self.staged_lines = b""
-        """`lines` as they are kept until the end."""
+        """`lines` as JSON, as staged in the database."""
         self.copies: dict[str, bytes] = {}
-        """What COPY takes into `COPIED_COLUMNS`, by table, where there are rows."""
+        """The data of COPY for `COPIED_COLUMNS`, by table; only tables with rows."""
         self.touched: dict[int, str] = {}
-        """Tag codes of changed tags by id."""
+        """Tag codes of changed tags by tag id."""
         self.rekeyed: list[int] = []
+        """Ids of stored tags that get another key."""
 
 
 class Matcher:
-    """Finds the tags that lines mean. It remembers what earlier blocks meant."""
+    """Finds the stored tags that lines refer to, and remembers those of earlier blocks."""
 
     def __init__(self, account_id: int, folder_groups: Collection[int], problems: Problems) -> None:
         self._account_id = account_id
@@ -135,22 +137,23 @@ class Matcher:
         self._problems = problems
         self._seen = TagIds()
         self._freed: set[str] = set()
-        self._before: tuple[set[Any], ...] = (set(), set(), set())  # names of the block before, which is not stored yet
+        self._before: tuple[set[Any], ...] = (set(), set(), set())  # names of the previous block, which is not stored yet
         self.repeats = False
 
-    def saw(self, tag_ids: Sequence[int]) -> None:
-        """Tags that this import adds."""
-        self._seen.add_drawn(tag_ids)
+    def add_new_ids(self, tag_ids: Sequence[int]) -> None:
+        """Remember the ids of tags that this import adds."""
+        self._seen.add_new(tag_ids)
 
-    def match(self, rows: Sequence[TagRow], meant: Meant) -> list[Match]:
-        """Lines that can be staged; the others are told. `meant` may lack what the block before has, but nothing older."""
+    def match(self, rows: Sequence[TagRow], tags: StoredTags) -> list[Match]:
+        """The lines that can be staged; the others become problems. `tags` may lack tags of the previous block, but no older
+        ones."""
         self._compare_names(rows)
-        if not meant.by_xuid and not self._freed:
+        if not tags.by_xuid and not self._freed:
             return [(row, None) for row in rows]
         found: list[Match] = []
         for row in rows:
-            stored = meant.of(row)
-            code = self._contradiction(row, stored, meant)
+            stored = tags.find(row)
+            code = self._contradiction(row, stored, tags)
             if code is not None:
                 self._problems.add(row.line, *code)
                 continue
@@ -163,23 +166,23 @@ class Matcher:
         return found
 
     def _compare_names(self, rows: Sequence[TagRow]) -> None:
-        """Whether a name stands twice in the block, or in the one before."""
+        """Set `repeats` if a name occurs twice in the block, or also in the previous one."""
         names: tuple[list[Any], ...] = names_of(rows)
-        own = tuple(set(each) for each in names)
-        for given, once, before in zip(names, own, self._before, strict=True):
-            if len(once) < len(given) or not once.isdisjoint(before):
+        distinct = tuple(set(each) for each in names)
+        for values, once, before in zip(names, distinct, self._before, strict=True):
+            if len(once) < len(values) or not once.isdisjoint(before):
                 self.repeats = True
-        self._before = own
+        self._before = distinct
 
-    def _contradiction(self, row: TagRow, stored: Stored | None, meant: Meant) -> tuple[str, str] | None:
-        """Column and code of what is wrong, or None. Against another line of the file it is a repeat, told later."""
+    def _contradiction(self, row: TagRow, stored: Stored | None, tags: StoredTags) -> tuple[str, str] | None:
+        """Column and code of a contradiction to a stored tag, or None. A contradiction to another line sets `repeats`."""
         if stored is not None and stored["account_id"] != self._account_id:
             return "XUID", "xuid_taken"
         if row.cuid is not None and row.cuid in self._freed:
             return "CUID", "cuid_taken"
         others = (
-            ("UID", "uid_taken", meant.by_uid.get(row.uid) if row.uid is not None else None),
-            ("CUID", "cuid_taken", meant.by_cuid.get(row.cuid) if row.cuid is not None else None),
+            ("UID", "uid_taken", tags.by_uid.get(row.uid) if row.uid is not None else None),
+            ("CUID", "cuid_taken", tags.by_cuid.get(row.cuid) if row.cuid is not None else None),
         )
         for column, code, other in others:
             if other is not None and (stored is None or other["tag_id"] != stored["tag_id"]):
@@ -205,9 +208,9 @@ def plan(
     fresh: tuple[Iterable[int], Iterable[str]],
     problems: Problems,
 ) -> Plan:
-    """Rows for matched lines. `keys` are stored versions, newest first; `deleted` stands by tag code and UID; `fresh` are ids
-    and codes for new tags."""
-    made = Plan(context.keks.current)
+    """The rows to write for matched lines. `keys` are the stored versions by tag id, newest first; `deleted` are rows of
+    `deleted_tag` by tag code and UID; `fresh` are ids and codes for new tags."""
+    result = Plan(context.keks.current)
     fresh_ids, fresh_codes = iter(fresh[0]), iter(fresh[1])
     for row, stored in matches:
         if stored is None:
@@ -215,28 +218,28 @@ def plan(
             if row.key is not None and context.masters is not None:
                 problems.add(row.line, "KEY", "key_derived")
                 continue
-            if deleted and not _goes_on(context, made, row, tag_id, deleted, problems):
+            if deleted and not _set_position(context, result, row, tag_id, deleted, problems):
                 continue
-            _add(context, made, row, tag_id, row.xuid if row.xuid is not None else next(fresh_codes))
+            _add(context, result, row, tag_id, row.xuid if row.xuid is not None else next(fresh_codes))
         else:
-            _change(context, made, row, stored, keys.get(stored["tag_id"], ()), problems)
-    made.staged_lines = orjson.dumps(made.lines)
+            _change(context, result, row, stored, keys.get(stored["tag_id"], ()), problems)
+    result.staged_lines = orjson.dumps(result.lines)
     owners = tuple(zip(OWNERS.values(), (context.account_id, context.group_id, context.batch_id), strict=True))
     for table, same, columns, rows in (
-        ("tag", owners, TAG_COLUMNS, made.tags),
-        ("tag_key", (), KEY_COLUMNS, made.keys),
-        (CHANGE_TABLE, (), CHANGE_COLUMNS, made.changes),
+        ("tag", owners, TAG_COLUMNS, result.tags),
+        ("tag_key", (), KEY_COLUMNS, result.keys),
+        (CHANGE_TABLE, (), CHANGE_COLUMNS, result.changes),
     ):
         if rows:
-            made.copies[table] = copy_rows(same, tuple(columns.values()), rows)
-    return made
+            result.copies[table] = copy_rows(same, tuple(columns.values()), rows)
+    return result
 
 
-def _goes_on(
-    context: Context, made: Plan, row: TagRow, tag_id: int, deleted: Mapping[str | bytes, Sequence[Any]], problems: Problems
+def _set_position(
+    context: Context, result: Plan, row: TagRow, tag_id: int, deleted: Mapping[str | bytes, Sequence[Any]], problems: Problems
 ) -> bool:
-    """Let a tag that was deleted go on from its last counter, if it comes back with its last key; with one before that it
-    cannot, and False is returned."""
+    """If the tag was deleted before, make it continue at its last position. False, with a problem, if it returns with a key
+    that had been replaced."""
     keys = {row.check_value: FIRST_VERSION} if row.check_value is not None else context.masters or {}
     for name in (row.xuid, row.uid):
         for each in deleted.get(name, ()) if name is not None else ():
@@ -244,40 +247,42 @@ def _goes_on(
             if begin is None:
                 problems.add(row.line, "KEY", "key_used_before")
                 return False
-            made.positions[tag_id] = max(begin, made.positions.get(tag_id, 0))
+            result.positions[tag_id] = max(begin, result.positions.get(tag_id, 0))
     return True
 
 
-def _add(context: Context, made: Plan, row: TagRow, tag_id: int, xuid: str) -> None:
+def _add(context: Context, result: Plan, row: TagRow, tag_id: int, xuid: str) -> None:
     assigned = row.assigned
     at = context.now if assigned == NOW else None if assigned == NOT_ASSIGNED else assigned
     rule_set = None if row.response is None else own_rule_set(row.response)
     fields = orjson.dumps(row.fields).decode() if row.fields else None
-    made.tags.append((tag_id, xuid, row.cuid, row.uid, row.name, row.active is not False, at, rule_set, fields))
+    result.tags.append((tag_id, xuid, row.cuid, row.uid, row.name, row.active is not False, at, rule_set, fields))
     if row.key is not None:
-        _add_key(context, made, row, tag_id, FIRST_VERSION)
-    made.lines.append((row.line, _named_by(row, None), xuid, _digits(row.uid), row.cuid, _digits(row.check_value), "added", None))
+        _add_key(context, result, row, tag_id, FIRST_VERSION)
+    result.lines.append(
+        (row.line, _naming_column(row, None), xuid, _digits(row.uid), row.cuid, _digits(row.check_value), "added", None)
+    )
 
 
 def _digits(value: bytes | None) -> str | None:
     return value.hex().upper() if value is not None else None
 
 
-def _named_by(row: TagRow, stored: Stored | None) -> str:
-    """The column by which a line means its tag."""
+def _naming_column(row: TagRow, stored: Stored | None) -> str:
+    """The column that identifies the tag of a line."""
     if row.xuid is not None:
         return "XUID"
     return "UID" if row.uid is not None and (stored is None or row.uid == stored["uid"]) else "CUID"
 
 
-def _add_key(context: Context, made: Plan, row: TagRow, tag_id: int, version: int) -> None:
+def _add_key(context: Context, result: Plan, row: TagRow, tag_id: int, version: int) -> None:
     assert row.key is not None and row.check_value is not None
-    wrapped = wrap(made.kek, row.key, account_id=context.account_id, tag_id=tag_id, slot=_SLOT, version=version)
-    made.keys.append((tag_id, _SLOT, version, made.kek.id, wrapped, row.check_value))
+    wrapped = wrap(result.kek, row.key, account_id=context.account_id, tag_id=tag_id, slot=_SLOT, version=version)
+    result.keys.append((tag_id, _SLOT, version, result.kek.id, wrapped, row.check_value))
 
 
 def _change(
-    context: Context, made: Plan, row: TagRow, stored: Stored, versions: Sequence[KeyVersion], problems: Problems
+    context: Context, result: Plan, row: TagRow, stored: Stored, versions: Sequence[KeyVersion], problems: Problems
 ) -> None:
     tag_id = stored["tag_id"]
     version = None
@@ -305,35 +310,35 @@ def _change(
     changed = [name for name, value in values.items() if value is not None]
     if changed:
         dumped = orjson.dumps(fields).decode() if fields else None
-        made.changes.append((tag_id, uid, cuid, name, active, assigned_at, unassigned, rule_set, dumped))
+        result.changes.append((tag_id, uid, cuid, name, active, assigned_at, unassigned, rule_set, dumped))
     if version is not None:
-        _add_key(context, made, row, tag_id, version)
-        made.rekeyed.append(tag_id)
+        _add_key(context, result, row, tag_id, version)
+        result.rekeyed.append(tag_id)
         changed.append("key")
     if changed:
-        made.touched[tag_id] = stored["xuid"]
-    outcome, told = ("changed", " ".join(changed)) if changed else ("unchanged", None)
-    uid_then, cuid_then = _digits(stored["uid"] or row.uid), row.cuid or stored["cuid"]
+        result.touched[tag_id] = stored["xuid"]
+    outcome, columns = ("changed", " ".join(changed)) if changed else ("unchanged", None)
+    new_uid, new_cuid = _digits(stored["uid"] or row.uid), row.cuid or stored["cuid"]
     check_value = _digits(row.check_value)
-    made.lines.append((row.line, _named_by(row, stored), stored["xuid"], uid_then, cuid_then, check_value, outcome, told))
+    result.lines.append((row.line, _naming_column(row, stored), stored["xuid"], new_uid, new_cuid, check_value, outcome, columns))
 
 
 def _next_version(context: Context, row: TagRow, tag_id: int, versions: Sequence[KeyVersion]) -> tuple[int | None, str | None]:
-    """The version that the line's key becomes, None if the tag has that key; or the code of what is wrong with it."""
+    """The version of the line's key, None if the tag has that key already; and the code of a problem, or None."""
     assert row.key is not None
-    for place, each in enumerate(versions):
+    for index, each in enumerate(versions):
         if each.check_value != row.check_value:
             continue
         kek = context.keks.by_id(each.kek_id)
         value = unwrap(kek, each.wrapped, account_id=context.account_id, tag_id=tag_id, slot=_SLOT, version=each.version)
         if hmac.compare_digest(value, row.key):
-            return (None, None) if place == 0 and each.live else (None, "key_used_before")
+            return (None, None) if index == 0 and each.live else (None, "key_used_before")
     version = versions[0].version + 1 if versions else FIRST_VERSION
     return (version, None) if version <= KEY_VERSIONS_MAX else (None, "key_versions_full")
 
 
 def _assigned(context: Context, row: TagRow, stored: Stored) -> tuple[dt.datetime | None, bool]:
-    """The moment to be stored, or None, and whether the stored one is to be removed."""
+    """The time to store, or None, and whether to remove the stored one."""
     if row.assigned is None:
         return None, False
     if row.assigned == NOT_ASSIGNED:
@@ -345,11 +350,11 @@ def _assigned(context: Context, row: TagRow, stored: Stored) -> tuple[dt.datetim
 
 
 def own_rule_set(response: str) -> str:
-    """A rule set that always answers the same."""
+    """A rule set, as JSON, that always gives this response text."""
     return orjson.dumps({"groups": [], "default": response}).decode()
 
 
 def response_of(rule_set: str | None) -> str | None:
-    """What a rule set without groups answers; None for another one."""
+    """The response text of a rule set without groups; None for any other."""
     document = orjson.loads(rule_set) if rule_set is not None else None
     return document["default"] if document is not None and not document["groups"] else None

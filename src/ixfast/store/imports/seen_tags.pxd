@@ -1,10 +1,10 @@
-# Where importing_seen.py is compiled.
+# Types for the compiled form of seen_tags.py.
 
 cimport cython
 
 
-cdef class Names:
+cdef class SeenNames:
     cdef bytearray _bits
 
-    @cython.locals(bits=bytearray, found=list, place=long, bit=int)
-    cpdef list known(self, names)
+    @cython.locals(bits=bytearray, found=list, index=long, bit=int)
+    cpdef list add_all(self, names)

@@ -1,4 +1,4 @@
-"""What an import has met so far, in little memory: tag ids exactly, names of tags nearly."""
+"""What an import has seen so far, in little memory: the exact set of tag ids, and an approximate set of names."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ N = TypeVar("N", str, bytes)
 
 
 class TagIds:
-    """A set of tag ids in a bit each: a million ids take 125 KB; of ids without gaps only the ends are kept."""
+    """A set of tag ids with one bit per id: a million ids take 125 KB. Of runs without gaps only the ends are stored."""
 
     def __init__(self) -> None:
         self._pages: dict[int, bytearray] = {}
         self._runs: list[range] = []
 
-    def add_drawn(self, tag_ids: Sequence[int]) -> None:
-        """Put in ids that were drawn from the sequence just now: they lie above all that were drawn before."""
+    def add_new(self, tag_ids: Sequence[int]) -> None:
+        """Add ids that were just drawn from the sequence, and so are above all ids drawn before."""
         if not tag_ids:
             return
         first, last = tag_ids[0], tag_ids[-1]
-        if last - first + 1 != len(tag_ids):  # somebody else draws, too
+        if last - first + 1 != len(tag_ids):  # another session draws ids too
             for tag_id in tag_ids:
                 self.add(tag_id)
         elif self._runs and self._runs[-1].stop == first:
@@ -33,43 +33,43 @@ class TagIds:
             self._runs.append(range(first, last + 1))
 
     def add(self, tag_id: int) -> bool:
-        """Put an id in; tell whether it was not there."""
-        if self._drawn(tag_id):
+        """Add an id, and return whether it was missing."""
+        if self._in_run(tag_id):
             return False
         page = self._pages.get(tag_id >> _PAGE_BITS)
         if page is None:
             page = self._pages[tag_id >> _PAGE_BITS] = bytearray(1 << _PAGE_BITS - 3)
-        place, bit = (tag_id & (1 << _PAGE_BITS) - 1) >> 3, 1 << (tag_id & 7)
-        fresh = not page[place] & bit
-        page[place] |= bit
-        return fresh
+        index, bit = (tag_id & (1 << _PAGE_BITS) - 1) >> 3, 1 << (tag_id & 7)
+        missing = not page[index] & bit
+        page[index] |= bit
+        return missing
 
-    def _drawn(self, tag_id: int) -> bool:
-        place = bisect_right(self._runs, tag_id, key=lambda run: run.start)
-        return place > 0 and tag_id in self._runs[place - 1]
+    def _in_run(self, tag_id: int) -> bool:
+        index = bisect_right(self._runs, tag_id, key=lambda run: run.start)
+        return index > 0 and tag_id in self._runs[index - 1]
 
     def __contains__(self, tag_id: int) -> bool:
-        if self._drawn(tag_id):
+        if self._in_run(tag_id):
             return True
         page = self._pages.get(tag_id >> _PAGE_BITS)
         return page is not None and bool(page[(tag_id & (1 << _PAGE_BITS) - 1) >> 3] & 1 << (tag_id & 7))
 
 
-class Names:
-    """Names that were there before, by a bit of their hash: of two million some are taken for known that are not, none is
-    forgotten. 16 MB."""
+class SeenNames:
+    """An approximate set of names, with one bit per hash value, in 16 MB. Of two million names a few are reported as seen that
+    were not; none that was is missed."""
 
     def __init__(self) -> None:
         self._bits = bytearray(1 << _NAME_BITS - 3)
 
-    def known(self, names: Iterable[N]) -> list[N]:
-        """Those that may have been there before; from now on all of them have."""
+    def add_all(self, names: Iterable[N]) -> list[N]:
+        """Add names, and return those that may have been seen before."""
         bits, found = self._bits, []
         for name in names:
-            place = hash(name) & (1 << _NAME_BITS) - 1
-            bit = 1 << (place & 7)
-            if bits[place >> 3] & bit:
+            index = hash(name) & (1 << _NAME_BITS) - 1
+            bit = 1 << (index & 7)
+            if bits[index >> 3] & bit:
                 found.append(name)
             else:
-                bits[place >> 3] |= bit
+                bits[index >> 3] |= bit
         return found

@@ -1,4 +1,4 @@
-"""What an import asks of stored keys: versions of tags' keys, keys of deleted tags, and the account's meta keys."""
+"""Reads the stored keys that an import needs: keys of tags, of deleted tags, and the meta keys of the account."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ixfast.tag_files import TagRow
 
 
 async def keys_of(connection: Any, keks: KeyEncryptionKeys, ids: Sequence[int]) -> dict[int, list[KeyVersion]]:
-    """Versions of the stored keys of tags, newest first, by tag id."""
+    """The stored key versions of tags, newest first, by tag id."""
     if not ids:
         return {}
     rows = await connection.fetch(load("importing")["keys"], ids, KeySlot.FILE)
@@ -27,7 +27,7 @@ async def keys_of(connection: Any, keks: KeyEncryptionKeys, ids: Sequence[int]) 
 
 
 async def deleted_before(connection: Any, account_id: int, fresh: Sequence[TagRow]) -> dict[str | bytes, list[Any]]:
-    """Rows of deleted tags of the account that new ones may be, by tag code and UID."""
+    """Rows of `deleted_tag` that new tags may match, by tag code and UID."""
     if not fresh or not await connection.fetchval(load("importing")["any_deleted"], account_id):
         return {}
     codes, uids, _ = names_of(fresh)
@@ -39,8 +39,10 @@ async def deleted_before(connection: Any, account_id: int, fresh: Sequence[TagRo
 
 
 class MetaKeys:
-    """The account's live meta keys, read and held when a line has one. A file names few, each many times. Those that groups
-    derive are counted, too."""
+    """The live meta keys of the account, read and locked at the first line that has one.
+
+    A file usually contains few meta keys, each many times. Derived meta keys count towards the limit, too.
+    """
 
     def __init__(self, connection: Any, keks: KeyEncryptionKeys, account_id: int) -> None:
         self._connection = connection
@@ -52,16 +54,17 @@ class MetaKeys:
 
     @property
     def full(self) -> bool:
-        """Whether no other can be added."""
+        """Whether no further meta key can be added."""
         return self._live >= META_KEYS_MAX or self._version >= KEY_VERSIONS_MAX
 
     async def has(self, key16: bytes) -> bool:
+        """Whether the account has this meta key (16 bytes)."""
         if self._known is None:
             self._known = await self._load()
         return key16 in self._known
 
     async def add(self, key16: bytes) -> None:
-        """Add one that the account does not have."""
+        """Add a meta key (16 bytes) that the account does not have."""
         assert self._known is not None
         self._version += 1
         self._live += 1
@@ -70,7 +73,7 @@ class MetaKeys:
 
     async def _load(self) -> set[bytes]:
         sql = load("management")
-        await self._connection.fetchval(sql["hold_account"], self._account_id)
+        await self._connection.fetchval(sql["lock_account"], self._account_id)
         rows = await self._connection.fetch(load("importing")["meta_keys"], self._account_id)
         await self._keks.look_for({row["kek_id"] for row in rows})
         live = [row for row in rows if row["live"]]

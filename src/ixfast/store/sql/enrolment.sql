@@ -1,6 +1,6 @@
 -- name: enrol
--- Make tags, unless the account has one of the UID. $1 account ids, $2 group ids, $3 UIDs, $4 tag codes, side by side.
--- Rows go in in the order of the unique index, so that of two workers one waits for the other, and not each for each.
+-- Create tags, except where the account has a tag with the UID. $1 account ids, $2 group ids, $3 UIDs, $4 tag codes: parallel
+-- arrays. Rows are inserted in the order of the unique index, so that two workers cannot deadlock.
 INSERT INTO tag (account_id, group_id, batch_id, xuid, uid)
 SELECT h.account_id, h.group_id,
        (SELECT b.batch_id FROM batch AS b WHERE b.group_id = h.group_id ORDER BY b.batch_id LIMIT 1 FOR KEY SHARE),
@@ -19,13 +19,13 @@ ON CONFLICT (account_id, uid) WHERE uid IS NOT NULL DO NOTHING
 RETURNING tag_id;
 
 -- name: withdraw_deleted
--- Take back those that were deleted before. $1 tag ids.
+-- Delete the new tags that had been deleted before. $1 tag ids.
 DELETE FROM tag AS t
 USING deleted_tag AS d
 WHERE t.tag_id = ANY ($1::bigint[]) AND d.account_id = t.account_id AND d.uid = t.uid;
 
 -- name: complete
--- Counters and acts of those that stay. $1 tag ids.
+-- Add the counters and the audit log entries of the remaining new tags. $1 tag ids.
 WITH made AS (
     SELECT tag_id, account_id, group_id, batch_id, xuid, uid FROM tag WHERE tag_id = ANY ($1::bigint[])
 ), counters AS (

@@ -1,16 +1,15 @@
--- name: only_one
--- Whether nobody else imports into the account now. Held until the transaction ends. $1 account.
+-- name: try_lock
+-- False if another import into the account is running. The lock is held until the transaction ends. $1 account.
 SELECT pg_try_advisory_xact_lock(hashtextextended('ixfast import', $1));
 
--- name: bounds
--- For this transaction. A statement of an import takes as long as it takes; a sender who has fallen silent is cut off.
--- $1 milliseconds of silence.
+-- name: set_timeouts
+-- For this transaction: no limit for statements, but a client that sends nothing for $1 milliseconds is disconnected.
 SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '10s', true),
        set_config('idle_in_transaction_session_timeout', $1, true),
        set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true);
 
--- name: wait_long
--- Counters of two imports go in one after the other.
+-- name: allow_long_lock_wait
+-- Concurrent imports add their counters one after the other.
 SELECT set_config('lock_timeout', '10min', true);
 
 -- name: groups_named
@@ -24,15 +23,15 @@ ORDER BY g.group_id;
 -- name: batch_named
 SELECT batch_id FROM batch WHERE group_id = $1 AND name = $2;
 
--- name: group_held
--- A group's folder and the fields defined there; the group is kept from being deleted. $1 account, $2 group.
+-- name: lock_group
+-- The group's folder and the fields defined there. Keeps the group from being deleted. $1 account, $2 group.
 SELECT g.folder_id, f.fields
 FROM tag_group AS g
 JOIN folder AS f ON f.folder_id = g.folder_id
 WHERE f.account_id = $1 AND g.group_id = $2
 FOR KEY SHARE OF g;
 
--- name: batch_held
+-- name: lock_batch
 -- $1 group, $2 batch.
 SELECT batch_id FROM batch WHERE group_id = $1 AND batch_id = $2 FOR KEY SHARE;
 
@@ -41,8 +40,8 @@ SELECT batch_id FROM batch WHERE group_id = $1 AND batch_id = $2 FOR KEY SHARE;
 SELECT version, live, kek_id, wrapped, check_value FROM meta_key WHERE account_id = $1 ORDER BY version DESC;
 
 -- name: stage
--- Every good line with what becomes of it, a block of lines in a row as a JSON array of arrays (`Plan.lines`): a row for each line
--- would take as long as that of its tag.
+-- Every valid line with its outcome: one row per block, with a JSON array of arrays (`Plan.lines`). One row per line would take
+-- as long as adding the tag.
 CREATE TEMPORARY TABLE import_block (
     block int NOT NULL,
     lines bytea NOT NULL
@@ -50,11 +49,11 @@ CREATE TEMPORARY TABLE import_block (
 ALTER TABLE import_block ALTER lines SET STORAGE EXTERNAL;
 
 -- name: stage_lines
--- $1 number of the block, $2 lines.
+-- $1 index of the block, $2 lines.
 INSERT INTO import_block (block, lines) VALUES ($1, $2);
 
 -- name: stage_changes
--- Changed tags of one block; null leaves a column as it is.
+-- The changed tags of one block. Null leaves a column unchanged.
 CREATE TEMPORARY TABLE import_change (
     tag_id bigint NOT NULL,
     uid bytea,
@@ -67,12 +66,12 @@ CREATE TEMPORARY TABLE import_change (
     fields jsonb
 ) ON COMMIT DROP;
 
--- name: found
--- The tags that lines may mean: any account's of these tag codes, this account's of these UIDs and CUIDs. $1 account,
--- $2 tag codes, $3 UIDs, $4 CUIDs.
--- Each is looked up by itself, in its own index: left to itself the planner, which knows nothing of rows that were added by
--- this very transaction, may read the whole account for each. `+ 0` keeps it from the index of an account's tags.
-WITH meant AS MATERIALIZED (
+-- name: find_tags
+-- The tags that lines may refer to: by tag code in any account, by UID and CUID in this account. $1 account, $2 tag codes,
+-- $3 UIDs, $4 CUIDs.
+-- Every name is looked up separately in its own index. The planner has no statistics of the rows that this transaction added, and
+-- might otherwise read the whole account for each name. `+ 0` prevents the use of the index on the account's tags.
+WITH found AS MATERIALIZED (
     SELECT t.tag_id
     FROM unnest($2::text[]) AS n (xuid), LATERAL (SELECT tag_id FROM tag WHERE xuid = n.xuid OFFSET 0) AS t
     UNION
@@ -85,11 +84,11 @@ WITH meant AS MATERIALIZED (
          LATERAL (SELECT tag_id FROM tag WHERE cuid = n.cuid AND cuid IS NOT NULL AND account_id + 0 = $1 OFFSET 0) AS t
 )
 SELECT t.tag_id, t.account_id, t.group_id, t.xuid, t.uid, t.cuid, t.name, t.active, t.assigned_at, t.rule_set, t.fields
-FROM meant AS m, LATERAL (SELECT * FROM tag WHERE tag_id = m.tag_id OFFSET 0) AS t;
+FROM found AS f, LATERAL (SELECT * FROM tag WHERE tag_id = f.tag_id OFFSET 0) AS t;
 
 -- name: stored_names
--- UIDs and CUIDs of the next of the account's tags in the order of their ids; 0.5 us a tag. $1 account, $2 the last id that was
--- read, $3 tags at most.
+-- UIDs and CUIDs of the account's next tags in the order of their ids; 0.5 us per tag. $1 account, $2 the last id read,
+-- $3 maximum number of tags.
 SELECT count(*) AS tags, max(tag_id) AS last, coalesce(array_agg(uid) FILTER (WHERE uid IS NOT NULL), '{}') AS uids,
        coalesce(array_agg(cuid) FILTER (WHERE cuid IS NOT NULL), '{}') AS cuids
 FROM (SELECT tag_id, uid, cuid FROM tag WHERE account_id = $1 AND tag_id > $2 ORDER BY tag_id LIMIT $3) AS t;
@@ -102,7 +101,7 @@ JOIN folder AS f ON f.folder_id = g.folder_id
 WHERE f.account_id = $1;
 
 -- name: keys
--- All versions of tags' keys, newest first. $1 tag ids, $2 slot.
+-- All versions of the keys of tags, newest first. $1 tag ids, $2 slot.
 SELECT tag_id, version, live, kek_id, wrapped, check_value
 FROM tag_key
 WHERE tag_id = ANY ($1::bigint[]) AND slot = $2
@@ -112,17 +111,17 @@ ORDER BY tag_id, version DESC;
 -- $1 account.
 SELECT EXISTS (SELECT FROM deleted_tag WHERE account_id = $1);
 
--- name: taken
--- Which of these tag codes exist.
+-- name: existing_codes
+-- Those of these tag codes that exist.
 SELECT t.xuid FROM unnest($1::text[]) AS n (xuid), LATERAL (SELECT xuid FROM tag WHERE xuid = n.xuid OFFSET 0) AS t;
 
--- name: ids
--- Fresh tag ids. The sequence is looked up once, not for each id, which took 6 us. $1 how many.
+-- name: draw_ids
+-- New tag ids. The sequence is looked up once; looking it up for each id took 6 us. $1 how many.
 WITH own AS MATERIALIZED (SELECT pg_get_serial_sequence('tag', 'tag_id')::regclass AS name)
 SELECT coalesce(array_agg(nextval(name)), '{}') FROM own, generate_series(1, $1);
 
--- name: hold_tags
--- Keeps tags from being deleted, and their keys from being changed by others. $1 tag ids.
+-- name: lock_tags
+-- Keep tags from being deleted, and their keys from being changed by other sessions. $1 tag ids.
 SELECT count(*) FROM (SELECT FROM tag WHERE tag_id = ANY ($1::bigint[]) ORDER BY tag_id FOR NO KEY UPDATE) AS held;
 
 -- name: change
@@ -137,18 +136,18 @@ SET uid = coalesce(c.uid, t.uid),
 FROM import_change AS c
 WHERE t.tag_id = c.tag_id;
 
--- name: forget_changes
+-- name: clear_changes
 TRUNCATE import_change;
 
 -- name: retire_keys
--- $1 tag ids, $2 slot: versions before the newest verify nothing any more.
+-- Retire all versions but the newest. $1 tag ids, $2 slot.
 UPDATE tag_key AS k
 SET live = false
 WHERE k.tag_id = ANY ($1::bigint[]) AND k.slot = $2 AND k.live
   AND k.version < (SELECT max(n.version) FROM tag_key AS n WHERE n.tag_id = k.tag_id AND n.slot = k.slot);
 
--- name: repeated
--- Lines whose tag, UID or CUID stands in an earlier line, with that line. $1 rows at most.
+-- name: find_repeats
+-- Lines whose tag, UID or CUID occurs in an earlier line, with the number of that line. $1 maximum number of rows.
 WITH import_line AS MATERIALIZED (
     SELECT (l ->> 0)::bigint AS line, l ->> 1 AS named_by, l ->> 2 AS xuid, l ->> 3 AS uid, l ->> 4 AS cuid,
            l ->> 5 AS check_value
@@ -173,12 +172,12 @@ LIMIT $1;
 -- name: staged_lines
 SELECT lines FROM import_block ORDER BY block;
 
--- name: export_bounds
--- $1 milliseconds for which a reader may be silent.
+-- name: set_export_timeouts
+-- $1 milliseconds after which an idle reader is disconnected.
 SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', $1, true);
 
 -- name: export
--- Tags with the newest live version of their key. $1 account, $2 group or null, $3 batch or null, $4 slot.
+-- Tags with the newest live version of their keys. $1 account, $2 group or null, $3 batch or null, $4 slot.
 SELECT t.tag_id, t.xuid, t.uid, t.cuid, t.name, t.active, t.assigned_at, t.rule_set, t.fields, k.version, k.check_value
 FROM tag AS t
 LEFT JOIN LATERAL (

@@ -1,26 +1,26 @@
 -- name: caller
--- Whose token it is, unless it is revoked. Whether it has expired is not for one clock to say. A key of an inactive account
--- still manages it: who else could switch it on again. $1 SHA-256 of the token.
+-- The API key with this token, unless it is revoked. Expiry is checked elsewhere, against more than one clock. Keys of an inactive
+-- account can still manage it; otherwise nobody could activate it again. $1 SHA-256 of the token.
 SELECT k.api_key_id, k.account_id, a.aid, k.scopes, extract(epoch FROM k.expires_at)::float8 AS expires_at
 FROM api_key AS k
 JOIN account AS a ON a.account_id = k.account_id
 WHERE k.token_sha256 = $1 AND k.revoked_at IS NULL;
 
--- name: bound_time
--- Bounds for this transaction. $1 milliseconds a statement, $2 milliseconds to wait for a lock.
+-- name: set_timeouts
+-- Timeouts for this transaction. $1 milliseconds per statement, $2 milliseconds per wait for a lock.
 SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $2, true);
 
 -- name: plan_by_values
--- A long range and a short one want different plans.
+-- Long and short time ranges need different plans.
 SELECT set_config('plan_cache_mode', 'force_custom_plan', true);
 
 -- name: add_audit
--- $1 account, $2 API key or null, $3 act, $4 kind of object, $5 its id, $6 before, $7 after.
+-- $1 account, $2 API key or null, $3 act, $4 kind of object, $5 object id, $6 before, $7 after.
 INSERT INTO audit_log (account_id, api_key_id, act, object, object_id, before, after)
 VALUES ($1, $2, $3, $4, $5, $6, $7);
 
 -- name: audit
--- Newest first. $1 account, $2 the id before which the page begins, $3 kind of object or null, $4 its id or null, $5 rows.
+-- Newest first. $1 account, $2 the id before which the page begins, $3 kind of object or null, $4 object id or null, $5 rows.
 SELECT audit_id, at, api_key_id, act, object, object_id, before, after
 FROM audit_log
 WHERE account_id = $1 AND audit_id < $2 AND ($3::text IS NULL OR object = $3) AND ($4::text IS NULL OR object_id = $4)
@@ -92,8 +92,8 @@ DELETE FROM tag_group WHERE group_id = $1;
 DELETE FROM group_key WHERE group_id = $1;
 
 -- name: group_keys
--- Masters of a group without what is sealed.
--- `identity` tells apart what is derived, also from one master in two ways.
+-- Masters of a group without their envelopes.
+-- `identity` distinguishes sets of derived keys, including those derived from one master in two ways.
 SELECT version, live, check_value, created_at, derivation, check_value || decode(md5(derivation::text), 'hex') AS identity
 FROM group_key
 WHERE group_id = $1
@@ -111,7 +111,7 @@ SELECT group_id, $2, derivation, $3, $4, $5 FROM tag_group WHERE group_id = $1;
 UPDATE group_key SET live = false WHERE group_id = $1 AND version = ANY ($2::smallint[]);
 
 -- name: meta_keys_in_use
--- Live meta keys of an account, stored and derived; one master in several groups derives one. $1 account.
+-- Number of live meta keys of an account, stored and derived; one master in several groups counts once. $1 account.
 SELECT (SELECT count(*) FROM meta_key WHERE account_id = $1 AND live) + (
     SELECT count(DISTINCT (k.derivation, k.check_value))
     FROM group_key AS k
@@ -152,11 +152,11 @@ DELETE FROM batch WHERE batch_id = $1;
 -- name: batch_has_tags
 SELECT EXISTS (SELECT FROM tag WHERE batch_id = $1);
 
--- name: hold_group
--- Keeps a group from being deleted until the commit; everything else of it may change. $1 group.
+-- name: lock_group
+-- Keep a group from being deleted until the commit; other changes are allowed. $1 group.
 SELECT group_id, derivation IS NOT NULL AS derives FROM tag_group WHERE group_id = $1 FOR KEY SHARE;
 
--- name: hold_batch
+-- name: lock_batch
 SELECT batch_id FROM batch WHERE batch_id = $1 FOR KEY SHARE;
 
 -- name: tags_of_account
@@ -168,7 +168,7 @@ ORDER BY tag_id
 LIMIT $3;
 
 -- name: tags_of_group
--- The same, $4 group.
+-- Like tags_of_account, with $4 group.
 SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, originality, created_at
 FROM tag
 WHERE account_id = $1 AND group_id = $4 AND tag_id > $2
@@ -176,7 +176,7 @@ ORDER BY tag_id
 LIMIT $3;
 
 -- name: tags_of_batch
--- The same, $4 batch.
+-- Like tags_of_account, with $4 batch.
 SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, originality, created_at
 FROM tag
 WHERE account_id = $1 AND batch_id = $4 AND tag_id > $2
@@ -204,13 +204,13 @@ SET uid = $2, cuid = $3, name = $4, group_id = $5, batch_id = $6, active = $7, a
 WHERE tag_id = $1;
 
 -- name: set_originality
--- $1 tag, $2 what its signature says or null, $3 the signature or null.
+-- $1 tag, $2 the result of verifying its signature or null, $3 the signature or null.
 UPDATE tag SET originality = $2, originality_signature = $3 WHERE tag_id = $1;
 
 -- name: delete_tag
--- Removes a tag with its keys and counter, and keeps whose it was and how far its keys were used: its own, or its group's
--- masters. $1 tag.
--- The counter's row is locked until the commit: no tap passes beside it.
+-- Delete a tag with its keys and counter. A row of deleted_tag keeps its account, and how far its keys (its own, or the masters of
+-- its group) were used. $1 tag.
+-- The counter row is locked until the commit, so no tap can pass concurrently.
 WITH counter AS (
     DELETE FROM tag_counter WHERE tag_id = $1 RETURNING last_position
 ), own AS (
@@ -232,7 +232,7 @@ SELECT tag_id, account_id, group_id, xuid, uid, coalesce((SELECT last_position F
 FROM gone;
 
 -- name: deleted_before
--- What is known of tags like these. $1 account, $2 UIDs, $3 tag codes.
+-- Deleted tags with these names. $1 account, $2 UIDs, $3 tag codes.
 SELECT xuid, uid, last_position, key_versions, check_values
 FROM deleted_tag
 WHERE account_id = $1 AND (uid = ANY ($2::bytea[]) OR xuid = ANY ($3::text[]));
@@ -244,11 +244,11 @@ SELECT scan_count, last_position, last_at FROM tag_counter WHERE tag_id = $1;
 SELECT xuid FROM tag WHERE xuid = ANY ($1::text[]);
 
 -- name: tag_keys
--- File keys of a tag without what is sealed. $1 tag, $2 slot.
+-- File keys of a tag without their envelopes. $1 tag, $2 slot.
 SELECT version, live, check_value, created_at FROM tag_key WHERE tag_id = $1 AND slot = $2 ORDER BY version;
 
 -- name: announce_keys
--- What writing keys would take anyway, taken before they are sealed.
+-- The lock that writing keys takes anyway, taken before they are sealed.
 LOCK TABLE tag_key, meta_key, group_key IN ROW EXCLUSIVE MODE;
 
 -- name: add_tag_key
@@ -258,11 +258,11 @@ INSERT INTO tag_key (tag_id, slot, version, kek_id, wrapped, check_value) VALUES
 -- $1 tag, $2 slot, $3 versions.
 UPDATE tag_key SET live = false WHERE tag_id = $1 AND slot = $2 AND version = ANY ($3::smallint[]);
 
--- name: hold_tag
--- One act on a tag's keys at a time.
+-- name: lock_tag
+-- Serialises changes of a tag's keys.
 SELECT tag_id FROM tag WHERE tag_id = $1 FOR NO KEY UPDATE;
 
--- name: hold_account
+-- name: lock_account
 SELECT account_id FROM account WHERE account_id = $1 FOR NO KEY UPDATE;
 
 -- name: meta_keys
@@ -292,14 +292,14 @@ UPDATE api_key SET label = $2, expires_at = $3 WHERE api_key_id = $1;
 UPDATE api_key SET revoked_at = coalesce(revoked_at, now()) WHERE api_key_id = $1;
 
 -- name: tag_ids_of_xuid
--- A tag code's tag, and those that had it before. $1 account, $2 tag code.
+-- The tag with this code, and deleted tags that had it. $1 account, $2 tag code.
 SELECT tag_id FROM tag WHERE account_id = $1 AND xuid = $2
 UNION ALL
 SELECT tag_id FROM deleted_tag WHERE account_id = $1 AND xuid = $2;
 
 -- name: scans
--- One window of the scan log, newest first. $1 account, $2 from, $3 to (before), $4 verdict letter or null, $5 to $7 the place
--- before which the page begins (at, scan id, tag id), $8 rows, $9 tags or null.
+-- One window of the scan log, newest first. $1 account, $2 begin (inclusive), $3 end (exclusive), $4 verdict letter or null,
+-- $5 to $7 the scan before which the page begins (at, scan id, tag id), $8 rows, $9 tags or null.
 SELECT s.at, s.scan_id, s.tag_id, s.position, s.verdict, o.xuid
 FROM scan_log AS s
 CROSS JOIN LATERAL (
@@ -314,7 +314,8 @@ ORDER BY s.at DESC, s.scan_id DESC, s.tag_id DESC
 LIMIT $8;
 
 -- name: counts_by_day
--- Scans by UTC day and verdict. $1 account, $2 from, $3 to (before), $4 group or null, $5 tags or null, $6 objects.
+-- Scans by UTC day and verdict. $1 account, $2 begin (inclusive), $3 end (exclusive), $4 group or null, $5 tags or null, $6 maximum
+-- number of objects.
 WITH owned AS (
     SELECT tag_id, group_id, xuid FROM tag WHERE account_id = $1
     UNION ALL
@@ -334,7 +335,7 @@ ORDER BY object, c.verdict
 LIMIT $6 * 7;
 
 -- name: counts_by_group
--- The same by the group in which the tags are now, or were when they were deleted.
+-- Like counts_by_day, by the group in which the tags are now, or were when they were deleted.
 WITH owned AS (
     SELECT tag_id, group_id, xuid FROM tag WHERE account_id = $1
     UNION ALL
@@ -359,7 +360,7 @@ JOIN top AS t ON t.group_id = s.group_id
 ORDER BY t.scans DESC, s.group_id, s.verdict;
 
 -- name: counts_by_tag
--- The same by tag: those with the most scans.
+-- Like counts_by_day, by tag: those with the most scans.
 WITH owned AS (
     SELECT tag_id, group_id, xuid FROM tag WHERE account_id = $1
     UNION ALL

@@ -1,8 +1,8 @@
--- What `ixfast recover-counters` asks after a failover (store/recovery.py): of the old primary, which is only read, and of the
--- current one, which keeps what it finds in temporary tables until it is written.
+-- Statements of `ixfast recover-counters` (store/admin/recovery.py). The old primary is only read; on the current primary, the
+-- passes found are kept in temporary tables until they are written.
 
 -- name: server
--- Which cluster, database and timeline this is. On a standby the timeline is that of its last checkpoint.
+-- Cluster, database and timeline of this server. On a standby the timeline is that of its last checkpoint.
 SELECT (SELECT system_identifier FROM pg_control_system()) AS system,
        (SELECT oid FROM pg_database WHERE datname = current_database()) AS database,
        pg_postmaster_start_time() AS started,
@@ -12,26 +12,26 @@ SELECT (SELECT system_identifier FROM pg_control_system()) AS system,
        to_regclass('scan_log') IS NOT NULL AND to_regclass('tag') IS NOT NULL
            AND to_regclass('deleted_tag') IS NOT NULL AS has_schema;
 
--- name: only_one
--- False while another recovery works on this database; held until the connection ends.
+-- name: try_lock
+-- False if another recovery is running on this database. The lock is held until the connection is closed.
 SELECT pg_try_advisory_lock(115965834654583);
 
 -- name: old_passes
--- Every accepted position, as it lies in the partitions: nearly in the order of time, and without a sort. $1 since, or null.
+-- Every accepted position in physical order, which is nearly chronological and needs no sort. $1 since, or null.
 SELECT at, scan_id, tag_id, position
 FROM scan_log
 WHERE verdict = 'g' AND position IS NOT NULL AND ($1::timestamptz IS NULL OR at >= $1);
 
 -- name: old_codes
--- The codes of tags, deleted ones included. $1 tag ids.
+-- The codes of tags, including deleted ones. $1 tag ids.
 SELECT w.tag_id, coalesce(t.xuid, d.xuid) AS xuid
 FROM unnest($1::bigint[]) AS w (tag_id)
 LEFT JOIN tag AS t ON t.tag_id = w.tag_id
 LEFT JOIN deleted_tag AS d ON d.tag_id = w.tag_id;
 
 -- name: make_gap
--- `covered` has a partition to be logged in; `owner` is t for a tag and d for a deleted one, null if it is not the same tag here;
--- `resent` was committed here too, by a server that had got no reply; `again` was accepted here under another scan id.
+-- `covered`: there is a partition to log the pass in. `owner`: t for a tag, d for a deleted tag, null if this server does not have
+-- the same tag. `resent`: committed here too, by a server that got no reply. `again`: accepted here under another scan id.
 CREATE TEMPORARY TABLE gap (
     at timestamptz NOT NULL,
     scan_id bigint NOT NULL,
@@ -45,8 +45,8 @@ CREATE TEMPORARY TABLE gap (
 );
 
 -- name: missing
--- Which of these passes are not logged here. What has no partition here may have been dropped with it, and counts only if it is
--- above the counter. $1 to $5 passes, the last whether there is a partition; $6 and $7 the span of those that have one.
+-- The passes that are not logged here. A pass without a partition may have been dropped with it, so it is missing only if it is
+-- above the counter. $1 to $5 passes, the last being `covered`; $6 and $7 the time span of the covered ones.
 SELECT o.n
 FROM unnest($1::timestamptz[], $2::bigint[], $3::bigint[], $4::int[], $5::boolean[])
      WITH ORDINALITY AS o (at, scan_id, tag_id, position, covered, n)
@@ -77,7 +77,7 @@ SET owner = CASE
 SELECT min(at) FROM gap WHERE owner IS NOT NULL;
 
 -- name: find_second_passes
--- $1 where to begin in the log of this server, whose clock may have been behind.
+-- $1 start time in the log of this server, whose clock may have been behind.
 UPDATE gap AS g
 SET resent = f.resent, again = f.again
 FROM (
@@ -91,7 +91,7 @@ FROM (
 WHERE g.tag_id = f.tag_id AND g.position = f.position AND g.scan_id = f.scan_id;
 
 -- name: make_todo
--- What is to be recovered, in the order in which rows are locked.
+-- The passes to recover, in the order in which rows are locked.
 CREATE TEMPORARY TABLE todo AS
 SELECT row_number() OVER (ORDER BY tag_id, position) AS n, at, scan_id, tag_id, position, covered, xuid
 FROM gap
@@ -111,8 +111,8 @@ SELECT count(*) FILTER (WHERE NOT resent) AS lost,
         WHERE c.last_position < top.position) AS to_raise
 FROM gap;
 
--- name: left_tags
--- Tags that are not the same here, and why. $1 how many.
+-- name: skipped_tags
+-- Tags that this server does not have with the same id and code, and the reason. $1 maximum number of rows.
 SELECT g.tag_id, g.xuid, count(*) AS passes,
        CASE WHEN g.xuid IS NULL THEN 'the old primary does not know its code'
             WHEN EXISTS (SELECT FROM tag AS t WHERE t.xuid = g.xuid AND t.tag_id <> g.tag_id) THEN 'it has another id here'
@@ -126,11 +126,11 @@ ORDER BY g.tag_id
 LIMIT $1;
 
 -- name: next_todo
--- $1 the last one done, $2 how many.
+-- $1 `n` of the last row done, $2 maximum number of rows.
 SELECT n, at, scan_id, tag_id, position, covered, xuid FROM todo WHERE n > $1 ORDER BY n LIMIT $2;
 
--- name: hold_counters
--- Locks the counters of these tags in ascending order, as the ledger does. $1 tag ids, $2 their codes.
+-- name: lock_counters
+-- Lock the counters of these tags in ascending order, as the ledger does. $1 tag ids, $2 their codes.
 SELECT c.tag_id, c.last_position
 FROM tag_counter AS c
 JOIN tag AS t ON t.tag_id = c.tag_id
@@ -139,8 +139,8 @@ WHERE c.tag_id = ANY ($1::bigint[]) AND t.tag_id = ANY ($1::bigint[])
 ORDER BY c.tag_id
 FOR NO KEY UPDATE OF c;
 
--- name: hold_deleted
--- The same for tags that were deleted.
+-- name: lock_deleted
+-- Like lock_counters, for deleted tags.
 SELECT tag_id, last_position
 FROM deleted_tag
 WHERE tag_id = ANY ($1::bigint[]) AND (tag_id, xuid) IN (SELECT * FROM unnest($1::bigint[], $2::text[]))
@@ -148,8 +148,8 @@ ORDER BY tag_id
 FOR NO KEY UPDATE;
 
 -- name: recover
--- Raises counters that are held, and logs the passes, as if they had been accepted when they were. A counter that is as high
--- keeps what it says of its last scan. $1 to $5 passes, the last whether they can be logged.
+-- Raise the locked counters and log the passes, as if they had been replicated. A counter that is already as high keeps its last
+-- scan. $1 to $5 passes, the last being `covered`.
 WITH lost AS (
     SELECT * FROM unnest($1::timestamptz[], $2::bigint[], $3::bigint[], $4::int[], $5::boolean[])
                   AS l (at, scan_id, tag_id, position, covered)

@@ -1,5 +1,5 @@
 -- name: usage
--- Rows by key-encryption key.
+-- Number of rows by key-encryption key.
 SELECT kek_id, sum(tag_keys)::bigint AS tag_keys, sum(meta_keys)::bigint AS meta_keys, sum(group_keys)::bigint AS group_keys
 FROM (
     SELECT kek_id, count(*) AS tag_keys, 0 AS meta_keys, 0 AS group_keys FROM tag_key GROUP BY kek_id
@@ -12,8 +12,8 @@ GROUP BY kek_id
 ORDER BY kek_id;
 
 -- name: tag_keys
--- Envelopes after a place, in the order of the primary key. $1 the key-encryption key whose rows are left out, $2 tag id,
--- $3 slot and $4 version of the place, $5 rows at most.
+-- The next envelopes in primary key order. $1 the key-encryption key whose rows are excluded; $2 tag id, $3 slot and $4 version
+-- of the last row read; $5 maximum number of rows.
 SELECT k.tag_id AS id, k.tag_id, t.account_id, k.slot, k.version, k.kek_id, k.wrapped, k.check_value
 FROM tag_key AS k
 LEFT JOIN tag AS t ON t.tag_id = k.tag_id
@@ -22,7 +22,7 @@ ORDER BY k.tag_id, k.slot, k.version
 LIMIT $5;
 
 -- name: meta_keys
--- The same for accounts, whose meta keys have slot 1.
+-- Like tag_keys, for the meta keys of accounts, which have slot 1.
 SELECT account_id AS id, 0::bigint AS tag_id, account_id, 1::smallint AS slot, version, kek_id, wrapped, check_value
 FROM meta_key
 WHERE (account_id, 1::smallint, version) > ($2::bigint, $3::smallint, $4::smallint) AND kek_id <> $1
@@ -30,7 +30,7 @@ ORDER BY account_id, version
 LIMIT $5;
 
 -- name: group_keys
--- The same for groups, whose masters have slot 3 and the group's id in the place of a tag's.
+-- Like tag_keys, for the masters of groups, which have slot 3 and the group's id instead of a tag id.
 SELECT k.group_id AS id, k.group_id AS tag_id, f.account_id, 3::smallint AS slot, k.version, k.kek_id, k.wrapped, k.check_value
 FROM group_key AS k
 JOIN tag_group AS g ON g.group_id = k.group_id
@@ -40,8 +40,8 @@ ORDER BY k.group_id, k.version
 LIMIT $5;
 
 -- name: replace_tag_keys
--- Put new envelopes in the place of those that were read; a row that is another by now stays. $1 the key-encryption key of
--- the new ones, $2 tag ids, $3 slots, $4 versions, $5 envelopes read, $6 new envelopes, side by side.
+-- Replace envelopes, except those that changed since they were read. $1 the key-encryption key of the new envelopes. Parallel
+-- arrays: $2 tag ids, $3 slots, $4 versions, $5 envelopes read, $6 new envelopes.
 UPDATE tag_key AS k
 SET kek_id = $1, wrapped = n.successor
 FROM unnest($2::bigint[], $3::smallint[], $4::smallint[], $5::bytea[], $6::bytea[]) AS n (id, slot, version, found, successor)
@@ -49,7 +49,7 @@ WHERE k.tag_id = n.id AND k.slot = n.slot AND k.version = n.version AND k.wrappe
 RETURNING k.tag_id;
 
 -- name: replace_meta_keys
--- The same for accounts.
+-- Like replace_tag_keys, for meta keys.
 UPDATE meta_key AS k
 SET kek_id = $1, wrapped = n.successor
 FROM unnest($2::bigint[], $3::smallint[], $4::smallint[], $5::bytea[], $6::bytea[]) AS n (id, slot, version, found, successor)
@@ -57,24 +57,24 @@ WHERE k.account_id = n.id AND n.slot = 1 AND k.version = n.version AND k.wrapped
 RETURNING k.account_id;
 
 -- name: replace_group_keys
--- The same for groups.
+-- Like replace_tag_keys, for masters.
 UPDATE group_key AS k
 SET kek_id = $1, wrapped = n.successor
 FROM unnest($2::bigint[], $3::smallint[], $4::smallint[], $5::bytea[], $6::bytea[]) AS n (id, slot, version, found, successor)
 WHERE k.group_id = n.id AND n.slot = 3 AND k.version = n.version AND k.wrapped = n.found
 RETURNING k.group_id;
 
--- name: only_one
--- Whether nobody else rotates now. Held until the connection ends.
+-- name: try_lock
+-- False if another rotation is running. The lock is held until the connection is closed.
 SELECT pg_try_advisory_lock(7884103350513296235);
 
 -- name: other_hosts
--- Addresses from which servers use this database, other than the one that asks.
+-- Client addresses of servers on this database, except this client's own.
 SELECT DISTINCT coalesce(host(client_addr), 'the database''s own host') AS address
 FROM pg_stat_activity
 WHERE application_name = 'ixfast' AND datname = current_database() AND client_addr IS DISTINCT FROM inet_client_addr()
 ORDER BY address;
 
--- name: hold_keys
--- Waits for writers of keys and keeps others out until the transaction ends; readers pass.
+-- name: lock_key_tables
+-- Block writers of keys until the transaction ends; readers are not blocked.
 LOCK TABLE tag_key, meta_key, group_key IN SHARE MODE;

@@ -1,9 +1,9 @@
--- The whole schema as it stands after every migration, to be read; `ixfast migrate` applies the migrations instead, and a
--- test compares the two.
--- Whose tags they are and what they answer is the catalogue's. The scan path touches `tag_counter` and `scan_log` alone;
--- nothing there has a sequence, trigger or foreign key, so that both can be distributed by tag id.
+-- The complete schema after all migrations, for reference. `ixfast migrate` applies the migrations instead; a test compares the
+-- two.
+-- A scan writes only `tag_counter`, `scan_log` and, with an Idempotency-Key, `keyed_scan`. None of these has a sequence, trigger or
+-- foreign key, so that all can be distributed by tag id. The other tables are the catalogue.
 
--- Which migrations were applied, and from which text (store/migrate.py).
+-- The applied migrations, with the hash of each file (store/migrate.py).
 CREATE TABLE schema_migration (
     number int PRIMARY KEY,
     name text NOT NULL,
@@ -65,8 +65,8 @@ CREATE TABLE tag (
     account_id bigint NOT NULL,
     group_id bigint NOT NULL,
     batch_id bigint,
-    -- A counted repetition in the pattern would take 6 us a row, a quarter of what adding a tag takes. Nobody sorts by these names,
-    -- and their indexes compare bytes faster than a language's letters.
+    -- A counted repetition in the pattern would take 6 us per row, a quarter of the time of adding a tag. These columns are never
+    -- sorted for display, and indexes compare bytes faster than collated text.
     xuid text COLLATE "C" NOT NULL CHECK (xuid ~ '^[A-Za-z0-9]+$' AND length(xuid) <= 64),
     cuid text COLLATE "C",
     uid bytea CHECK (length(uid) = 7),
@@ -82,18 +82,18 @@ CREATE TABLE tag (
     CHECK (originality IS NULL OR uid IS NOT NULL)
 );
 CREATE UNIQUE INDEX tag_xuid ON tag (xuid);
--- The account comes second, so that a look-up can be written for which no other index will do (importing.sql): while the
--- statistics do not know an account, the planner takes it for small, and one of all its tags for as good.
+-- The account comes second, so that a look-up can be written which no other index supports (importing.sql). Without statistics of
+-- an account the planner assumes that it is small, and considers an index on all its tags just as good.
 CREATE UNIQUE INDEX tag_cuid ON tag (cuid, account_id) WHERE cuid IS NOT NULL;
 CREATE UNIQUE INDEX tag_uid ON tag (uid, account_id) WHERE uid IS NOT NULL;
--- Lists in the order of their ids, and whether anything hangs below a group or batch.
+-- For listing tags in the order of their ids, and for checking whether a group or batch has tags.
 CREATE INDEX tag_by_account ON tag (account_id, tag_id);
 CREATE INDEX tag_by_group ON tag (group_id, tag_id);
 CREATE INDEX tag_by_batch ON tag (batch_id, tag_id) WHERE batch_id IS NOT NULL;
 
--- What stays of a deleted tag: whose it was, so that its scans can be read, and which of its keys were used how far, so
--- that no old tap passes when the same chip is added again. `check_values` stand beside `key_versions`; that of a group's
--- master is followed by the MD5 of its derivation.
+-- What is kept of a deleted tag: its account, so that its scans can be read, and how far its keys were used, so that no old tap
+-- passes when the same chip is added again. `key_versions` and `check_values` are parallel arrays; the check value of a group's
+-- master is followed by the MD5 of the derivation.
 CREATE TABLE deleted_tag (
     tag_id bigint PRIMARY KEY,
     account_id bigint NOT NULL,
@@ -108,7 +108,7 @@ CREATE TABLE deleted_tag (
 CREATE INDEX deleted_tag_xuid ON deleted_tag (account_id, xuid);
 CREATE INDEX deleted_tag_uid ON deleted_tag (account_id, uid) WHERE uid IS NOT NULL;
 
--- Keys exist here only inside AES-256-GCM envelopes (keys/envelope.py). A version that is not live verifies nothing.
+-- Keys are stored only inside AES-256-GCM envelopes (keys/envelope.py). A version that is not live verifies nothing.
 CREATE TABLE tag_key (
     tag_id bigint NOT NULL,
     slot smallint NOT NULL,
@@ -132,8 +132,8 @@ CREATE TABLE meta_key (
     PRIMARY KEY (account_id, version)
 );
 
--- Masters of groups that derive the keys of their tags (keys/diversify.py), each with the group's derivation of its time: a
--- chip that is re-programmed under another one has a further version. Such a tag has no row in `tag_key`.
+-- Masters of groups that derive the keys of their tags (keys/diversify.py), each with the derivation that the group had when the
+-- master was added. Re-programming chips with another derivation adds a version. Such tags have no rows in `tag_key`.
 CREATE TABLE group_key (
     group_id bigint NOT NULL REFERENCES tag_group,
     version smallint NOT NULL CHECK (version BETWEEN 0 AND 127),
@@ -157,13 +157,13 @@ CREATE TABLE api_key (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 
--- One narrow row a tag, made with the tag. `last_position` is key_version * 2^24 + counter: a re-programmed chip
--- starts above everything that its old key could ever say, and one comparison guards both. 0 is no position.
--- Nothing is null, so that a row has its size from the beginning.
--- No index on a column that changes: every update stays heap-only, because rows are added at fillfactor 70
--- (management.add_tags) and so find room in their page. The table itself stays at 100: PostgreSQL prunes a page as soon
--- as less is free than its fillfactor reserves, so at 70 nearly every update pruned one, a quarter of the statement's time.
--- It is hardly ever analysed: for as long as that takes nothing newer can be pruned, and nobody needs the statistics.
+-- One narrow row per tag, created with the tag. `last_position` is key_version * 2^24 + counter: a re-programmed chip starts above
+-- every counter of its old key, and a single comparison covers both. 0 means none.
+-- No column is null, so a row never grows.
+-- No index covers a column that changes, and rows are added at fillfactor 70 (store/admin/tag_edits.py), so updates find space in
+-- their page and stay heap-only. The table itself stays at 100: PostgreSQL prunes a page once less space is free than its
+-- fillfactor reserves, so at 70 nearly every update pruned a page, which took a quarter of the statement's time.
+-- It is hardly ever analysed: during ANALYZE no newer dead rows can be pruned, and no query needs the statistics.
 CREATE TABLE tag_counter (
     tag_id bigint PRIMARY KEY,
     scan_count bigint NOT NULL DEFAULT 0,
@@ -174,7 +174,7 @@ CREATE TABLE tag_counter (
 ) WITH (autovacuum_analyze_scale_factor = 100);
 
 -- verdict: g genuine, p plain (both written with the counter), a repeated, r replayed, f forged, i incomplete, x inactive.
--- Its partitions, one a month, are made ahead and dropped after the retention (store/partitions.py).
+-- Its monthly partitions are created ahead of time and dropped after the retention (store/partitions.py).
 CREATE TABLE scan_log (
     at timestamptz NOT NULL,
     scan_id bigint NOT NULL,
@@ -184,9 +184,9 @@ CREATE TABLE scan_log (
 ) PARTITION BY RANGE (at);
 CREATE INDEX scan_log_at ON scan_log USING brin (at) WITH (pages_per_range = 32, autosummarize = on);
 
--- The first answer under each Idempotency-Key, written with its pass. A scan with a key has an id of 2^62 or more, derived from
--- the key; all others have smaller ones and never come here. `position` is -1 for a scan that is only counted. Partitions, one
--- a day, are made ahead and dropped after two days (store/partitions.py).
+-- The first outcome under each Idempotency-Key, written together with its pass. A scan with a key has an id of 2^62 or more, derived
+-- from the key; all others have smaller ids and are not stored here. `position` is -1 for a scan that is only counted. Its daily
+-- partitions are created ahead of time and dropped after two days (store/partitions.py).
 CREATE TABLE keyed_scan (
     at timestamptz NOT NULL,
     scan_id bigint NOT NULL,
@@ -197,8 +197,8 @@ CREATE TABLE keyed_scan (
 ) PARTITION BY RANGE (at);
 CREATE INDEX keyed_scan_scan_id ON keyed_scan (scan_id);
 
--- The highest reading of this database's clock that any worker has seen. If the clock is behind it, it was stepped back, and
--- no time up to `doubtful_until` says how long ago something happened.
+-- The highest reading of this database's clock by any worker. If the clock is behind it, the clock was stepped back, and times up
+-- to `doubtful_until` do not tell how long ago something happened.
 CREATE TABLE database_state (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     clock_high timestamptz NOT NULL DEFAULT '-infinity',
@@ -206,10 +206,10 @@ CREATE TABLE database_state (
 );
 INSERT INTO database_state DEFAULT VALUES;
 
--- Written to and rolled back, to find out whether the disk has room (store/fitness.py). Nothing is ever in it.
+-- Written to and rolled back to detect a full disk (store/connections/fitness.py). Always empty.
 CREATE UNLOGGED TABLE room_probe (filler text NOT NULL);
 
--- What changed, in the order of commits: the single row's lock is held until the commit that raised it.
+-- The number of the last change. Generations are in commit order, because the row stays locked until the transaction commits.
 CREATE TABLE catalogue_generation (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     generation bigint NOT NULL
@@ -222,13 +222,13 @@ CREATE TABLE catalogue_change (
     id bigint,
     xuid text,
     at timestamptz NOT NULL DEFAULT now(),
-    -- A generation's number comes again after a failover that lost changes; its identity does not.
+    -- After a failover that lost changes, generation numbers are reused; identities are not.
     identity uuid DEFAULT gen_random_uuid()
 );
 CREATE INDEX catalogue_change_generation ON catalogue_change (generation);
 
--- Acts of management: who, when, what, and the object before and after, without keys and tokens. `api_key_id` is null for
--- a command on a host. Rows are added and never changed.
+-- Changes by management: who, when, what, and the object before and after, without keys and tokens. `api_key_id` is null for a
+-- command on a host. Rows are only added, never changed.
 CREATE TABLE audit_log (
     audit_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     account_id bigint NOT NULL,

@@ -1,5 +1,5 @@
 -- name: fix_durability
--- Set in the session, a level is not changed any more by a reload of the server's configuration.
+-- A level set in the session is not affected by later reloads of the server's configuration.
 SELECT set_config(
     'synchronous_commit',
     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END,
@@ -7,5 +7,5 @@ SELECT set_config(
 );
 
 -- name: history
--- System identifier and timeline: both stay for as long as nothing that was committed can be lost.
+-- System identifier and timeline. While both stay the same, no commit can have been lost.
 SELECT (SELECT system_identifier FROM pg_control_system()) || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8);

@@ -1,0 +1,113 @@
+"""Edits that add file keys, meta keys and masters. Each runs in the caller's transaction; see `transactions`.
+
+Keys are 16 bytes, and stored only as envelopes sealed under the current key-encryption key. Versions are numbered upwards and
+never reused, because the version is part of the counter position that the ledger compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from ixfast import limits
+from ixfast.errors import InputError
+from ixfast.keys import KeyEncryptionKeys, KeySlot, check_value, wrap
+from ixfast.store.queries import load
+
+FIRST_VERSION = 1
+
+
+async def add_meta_key(connection: Any, keks: KeyEncryptionKeys, account_id: int, version: int, value: bytes) -> None:
+    """Add a live meta key of 16 bytes. Scans with an encrypted mirror try all live ones, the newest first."""
+    wrapped = wrap(keks.current, value, account_id=account_id, tag_id=0, slot=KeySlot.META, version=version)
+    await connection.execute(
+        "INSERT INTO meta_key (account_id, version, kek_id, wrapped, check_value) VALUES ($1, $2, $3, $4, $5)",
+        account_id,
+        version,
+        keks.current.id,
+        wrapped,
+        check_value(value),
+    )
+
+
+async def add_tag_key(connection: Any, keks: KeyEncryptionKeys, account_id: int, tag_id: int, value: bytes) -> int:
+    """Add a live file key of 16 bytes as the next version of the tag, and return the version.
+
+    The tag's counter starts again from 0, because positions of a newer version are above all positions of older ones. Older
+    versions stay live until they are retired.
+
+    Raises InputError if the tag had this key before, or has the maximum number of versions.
+    """
+    sql, slot = load("management"), KeySlot.FILE
+    await announce_keys(connection, keks)
+    await connection.fetchval(sql["lock_tag"], tag_id)
+    known = await connection.fetch(sql["tag_keys"], tag_id, slot)
+    version = _next_version(known, value)
+    wrapped = wrap(keks.current, value, account_id=account_id, tag_id=tag_id, slot=slot, version=version)
+    await connection.execute(sql["add_tag_key"], tag_id, slot, version, keks.current.id, wrapped, check_value(value))
+    return version
+
+
+async def add_next_meta_key(connection: Any, keks: KeyEncryptionKeys, account_id: int, value: bytes) -> int:
+    """Add a live meta key of 16 bytes as the next version of the account, and return the version. Raises InputError like
+    `add_tag_key`."""
+    await announce_keys(connection, keks)
+    await connection.fetchval(load("management")["lock_account"], account_id)
+    known = await connection.fetch(load("management")["meta_keys"], account_id)
+    version = _next_version(known, value)
+    await add_meta_key(connection, keks, account_id, version, value)
+    await check_meta_keys(connection, account_id)
+    return version
+
+
+async def add_master(connection: Any, keks: KeyEncryptionKeys, account_id: int, group_id: int, value: bytes) -> int:
+    """Add a live master of 16 bytes as the next version of a group that derives keys, and return the version.
+
+    Derived keys have the version of their master, so counters start again as with the next key of a tag. Raises InputError
+    like `add_tag_key`.
+    """
+    sql, slot = load("management"), KeySlot.MASTER
+    await announce_keys(connection, keks)
+    await connection.fetchval(sql["lock_account"], account_id)
+    known = await connection.fetch(sql["group_keys"], group_id)
+    if sum(row["live"] for row in known) >= limits.GROUP_MASTERS_MAX:
+        raise InputError("limit_reached", f"A group has at most {limits.GROUP_MASTERS_MAX} live masters: retire one.", "key")
+    derivation = await connection.fetchval(sql["derivation"], group_id)
+    same = {row["check_value"] for row in known if row["derivation"] == derivation}
+    version = _next_version(known, value, same)
+    wrapped = wrap(keks.current, value, account_id=account_id, tag_id=group_id, slot=slot, version=version)
+    await connection.execute(sql["add_group_key"], group_id, version, keks.current.id, wrapped, check_value(value))
+    await check_meta_keys(connection, account_id)
+    return version
+
+
+async def check_meta_keys(connection: Any, account_id: int) -> None:
+    """Raise InputError if the account has more live meta keys, stored and derived, than a scan may try. The caller has locked the
+    account."""
+    if await connection.fetchval(load("management")["meta_keys_in_use"], account_id) > limits.META_KEYS_MAX:
+        raise InputError(
+            "limit_reached",
+            f"An account has at most {limits.META_KEYS_MAX} live meta keys, derived ones included: retire one.",
+            "key",
+        )
+
+
+async def announce_keys(connection: Any, keks: KeyEncryptionKeys) -> None:
+    """Prepare the transaction for sealing keys; call this before sealing.
+
+    From here until the commit no key-encryption key can be removed from the key file (`rotation.while_unused`), and the file is
+    read again, so that a key which was removed before is not used any more.
+    """
+    await connection.execute(load("management")["announce_keys"])
+    await keks.look_for(("",))
+
+
+def _next_version(known: Sequence[Any], value: bytes, same: Collection[bytes] | None = None) -> int:
+    """The version after all known ones. Raises InputError if the key's check value is in `same`, by default the check values of
+    all known versions."""
+    version: int = max((row["version"] for row in known), default=FIRST_VERSION - 1) + 1
+    if version > limits.KEY_VERSIONS_MAX:
+        raise InputError("limit_reached", f"The key has had {limits.KEY_VERSIONS_MAX} versions already.", "key")
+    if check_value(value) in (same if same is not None else {row["check_value"] for row in known}):
+        raise InputError("already_exists", "This key is or was one of the versions: old taps would pass again.", "key")
+    return version

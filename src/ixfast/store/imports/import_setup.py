@@ -1,0 +1,86 @@
+"""The start of an import: its options, its checks, its locks, and what all of its blocks share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ixfast.domain.model import FieldDefinition
+from ixfast.errors import InputError
+from ixfast.keys import KeyEncryptionKeys
+from ixfast.limits import TAG_FILE_SILENCE_MS_MAX
+from ixfast.store.admin import edits
+from ixfast.store.imports.group_names import batch_named
+from ixfast.store.imports.import_plan import Context
+from ixfast.store.queries import load
+from ixfast.store.random_codes import CODE_CHARS
+from ixfast.tag_files import PRESETS, PROBLEMS_MAX, Layout
+
+
+class Options(NamedTuple):
+    """How a file is read and what is done with it."""
+
+    preset: str | None = None
+    ignored: Sequence[str] = ()
+    allow_keys: bool = True
+    allow_zero_keys: bool = False
+    retire_old_keys: bool = False
+    code_chars: int = CODE_CHARS[-1]
+    dry_run: bool = False
+    problems_max: int = PROBLEMS_MAX
+
+
+async def prepare(
+    connection: Any, keks: KeyEncryptionKeys, account_id: int, group_id: int, batch: int | str | None, options: Options
+) -> tuple[Context, Layout, bool]:
+    """Check the options, lock the account against other imports and the group against deletion, and create the temporary tables.
+
+    Returns the context of all blocks, the layout of the file, and whether the batch was created. Raises InputError.
+    """
+    sql = load("importing")
+    if options.preset is not None and options.preset not in PRESETS:
+        raise InputError("invalid_parameter", f"`preset` must be one of {', '.join(PRESETS)}.", "preset")
+    if options.code_chars not in CODE_CHARS:
+        raise InputError("invalid_parameter", f"`code_chars` must be {' or '.join(map(str, CODE_CHARS))}.", "code_chars")
+    if not await connection.fetchval(sql["try_lock"], account_id):
+        raise InputError("import_running", "Another import into the account is running; wait until it has finished.")
+    await connection.execute(sql["set_timeouts"], str(TAG_FILE_SILENCE_MS_MAX))
+    await edits.announce_keys(connection, keks)
+    group = await connection.fetchrow(sql["lock_group"], account_id, group_id)
+    if group is None:
+        raise InputError("not_found", "The account has no such group.", "group")
+    batch_id, batch_created = await _find_or_create_batch(connection, group_id, batch)
+    definitions = msgspec.json.decode(group["fields"], type=list[FieldDefinition])
+    layout = Layout(
+        preset=options.preset,
+        ignored=options.ignored,
+        fields=[each.name for each in definitions],
+        allow_keys=options.allow_keys,
+        allow_zero_keys=options.allow_zero_keys,
+    )
+    groups = await connection.fetch(sql["groups"], account_id)
+    siblings = frozenset(row["group_id"] for row in groups if row["folder_id"] == group["folder_id"])
+    deriving = frozenset(row["group_id"] for row in groups if row["derives"])
+    masters = None
+    if group_id in deriving:
+        rows = await connection.fetch(load("management")["group_keys"], group_id)
+        masters = {row["identity"]: row["version"] for row in rows}
+    now = await connection.fetchval("SELECT now()")
+    await connection.execute(sql["stage"])
+    await connection.execute(sql["stage_changes"])
+    return Context(account_id, group_id, batch_id, siblings, deriving, masters, keks, now), layout, batch_created
+
+
+async def _find_or_create_batch(connection: Any, group_id: int, batch: int | str | None) -> tuple[int | None, bool]:
+    """The id of the batch, which is locked against deletion, and whether it was created."""
+    if batch is None:
+        return None, False
+    batch_id = batch if isinstance(batch, int) else await batch_named(connection, group_id, batch)
+    if batch_id is None:
+        assert isinstance(batch, str)
+        return await edits.create_batch(connection, group_id, batch), True
+    if await connection.fetchval(load("importing")["lock_batch"], group_id, batch_id) is None:
+        raise InputError("not_found", "The group has no such batch.", "batch")
+    return batch_id, False
