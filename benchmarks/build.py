@@ -1,7 +1,7 @@
-"""Compiles what the load generator does for each answer. `python -m benchmarks.build`; `make bench` does it.
+"""Compiles the load generator's work for each response. `python -m benchmarks.build`; `make bench` runs it.
 
-The generator shares the cores with the server that it measures: what it takes, the server does not have. Uncompiled, it works
-as well and takes more. Results say which form it had (`generator`).
+The generator shares the cores with the server that it measures: what it takes, the server does not have. Uncompiled it works as
+well but takes more time. Results record the form (`generator`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ SOURCE = ROOT.joinpath(*MODULE.split(".")).with_suffix(".py")
 
 
 class StaleError(RuntimeError):
-    """What was compiled is older than its source: `make bench` compiles it again."""
+    """The compiled module is older than its source; `make bench` compiles it again."""
 
 
 def form() -> str:
-    """`compiled` or `plain`, as the generator runs here. Raises `StaleError`."""
+    """The form in which the generator runs: `compiled` or `plain`. Raises `StaleError`."""
     for built in (SOURCE.with_suffix(suffix) for suffix in EXTENSION_SUFFIXES):
         if built.exists():
             if any(built.stat().st_mtime < each.stat().st_mtime for each in (SOURCE, SOURCE.with_suffix(".pxd"))):

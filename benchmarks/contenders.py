@@ -1,4 +1,4 @@
-"""Who is measured over HTTP: how each is started, what it must answer, and how its database is audited."""
+"""The servers under test: how each is started, which responses it must give, and how its database is audited."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _FLASK_NEEDS = ("flask", "gunicorn", "psycopg", "Crypto")
 
 
 class Running(NamedTuple):
-    """A contender that answers. `observe` asks it what it saw itself."""
+    """A contender that accepts requests. `observe` reads its own counters."""
 
     processes: Processes
     observe: Callable[[], dict[str, float]]
-    stages: Callable[[], dict[str, tuple[float, float]]] = dict  # by stage the seconds spent and how often it was timed
+    stages: Callable[[], dict[str, tuple[float, float]]] = dict  # by stage the seconds spent, and how often they were measured
 
 
 class Contender(NamedTuple):
@@ -36,33 +36,34 @@ class Contender(NamedTuple):
     title: str
     template: str | None
     expected: Expected
-    requests_per_s_max: int  # so many are prepared; a rate that uses them up is told and not believed
+    requests_per_s_max: int  # number of prepared requests; a run that uses them up does not count
     serve: Callable[..., contextlib.AbstractContextManager[Running]]
     audit: Callable[..., Any] | None
-    headers: Callable[[Testbed], bytes] = lambda _: b""  # further header fields of every request
+    headers: Callable[[Testbed], bytes] = lambda _: b""  # additional header fields of every request
 
 
-def ixfast_command(port: int, private_port: int, workers: int, flags: Sequence[str] = ()) -> list[str]:
-    """`ixfast serve` on 127.0.0.1."""
-    return python(
-        "ixfast", "serve", "--workers", workers, "--host", "127.0.0.1", "--port", port, "--private-port", private_port,
+def start_ixfast(
+    testbed: Testbed, dsn: str, port: int, private_port: int, workers: int, flags: Sequence[str] = (), module: str = "ixfast"
+) -> Processes:
+    """Starts `ixfast serve`, or the `serve` of another module, on 127.0.0.1."""
+    command = python(
+        module, "serve", "--workers", workers, "--host", "127.0.0.1", "--port", port, "--private-port", private_port,
         "--log-level", "warning", *flags,
     )  # fmt: skip
+    return Processes([command], {"IXFAST_DSN": dsn, "IXFAST_KEK_FILE": str(testbed.kek_file)})
 
 
-def ixfast_with(flags: Sequence[str] = ()) -> Callable[..., contextlib.AbstractContextManager[Running]]:
-    """ixfast with further flags."""
+def ixfast_with(flags: Sequence[str] = (), module: str = "ixfast") -> Callable[..., contextlib.AbstractContextManager[Running]]:
+    """ixfast with additional flags."""
 
     @contextlib.contextmanager
     def serve(testbed: Testbed, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
         private_port = free_port()
         assert dsn is not None
-        command = ixfast_command(port, private_port, workers, flags)
-        environment = {"IXFAST_DSN": dsn, "IXFAST_KEK_FILE": str(testbed.kek_file)}
         base = f"http://127.0.0.1:{private_port}"
-        with Processes([command], environment) as processes:
+        with start_ixfast(testbed, dsn, port, private_port, workers, flags, module) as processes:
             processes.await_listeners(port, workers)
-            await_readiness(processes, f"{base}/readyz")
+            _await_readiness(processes, f"{base}/readyz")
             yield Running(processes, lambda: _observe(base), lambda: stage_sums(_scrape(base)))
 
     return serve
@@ -73,7 +74,7 @@ def _with_token(testbed: Testbed) -> bytes:
     return b"X-API-Key: %b\r\n" % testbed.token.encode()
 
 
-def await_readiness(processes: Processes, url: str) -> None:
+def _await_readiness(processes: Processes, url: str) -> None:
     until = time.monotonic() + _READY_S
     while True:
         processes.check()
@@ -91,7 +92,7 @@ def _scrape(base: str) -> str:
 
 
 def stage_sums(exposed: str) -> dict[str, tuple[float, float]]:
-    """Seconds and counts of `ixfast_stage_…{stage="…"}` in a scrape, of all workers together."""
+    """Seconds and counts of `ixfast_stage_…{stage="…"}` in a scrape, summed over all workers."""
     units = {"seconds": 1.0, "us": 1e-6, "ns": 1e-9}
     row = re.compile(r'^ixfast_stage_(seconds|us|ns)_(sum|count)(?:_total)?\{[^}]*stage="(\w+)"[^}]*\} (\S+)$', re.MULTILINE)
     found: dict[str, list[float]] = {}
@@ -102,7 +103,7 @@ def stage_sums(exposed: str) -> dict[str, tuple[float, float]]:
 
 
 def _observe(base: str) -> dict[str, float]:
-    """The product's own counters, of all workers together."""
+    """ixfast's own counters, summed over all workers."""
     text = _scrape(base)
     found: dict[str, float] = {}
     for name, value in re.findall(r"^(ixfast_\w+)(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE):
@@ -116,19 +117,19 @@ def _observe(base: str) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _a_process_a_worker(module: str, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
+def _one_process_per_worker(module: str, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
     with Processes([python(module, port)] * workers, {"BENCH_DSN": dsn or ""}) as processes:
         processes.await_listeners(port, workers)
         yield Running(processes, dict)
 
 
 def _peer(module: str) -> Callable[..., contextlib.AbstractContextManager[Running]]:
-    return lambda _stage, dsn, port, workers: _a_process_a_worker(module, dsn, port, workers)
+    return lambda _testbed, dsn, port, workers: _one_process_per_worker(module, dsn, port, workers)
 
 
 def _flask(interpreter: str) -> Callable[..., contextlib.AbstractContextManager[Running]]:
     @contextlib.contextmanager
-    def serve(_stage: Testbed, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
+    def serve(_testbed: Testbed, dsn: str | None, port: int, workers: int) -> Iterator[Running]:
         command = [
             interpreter, "-m", "gunicorn", "--workers", str(workers), "--worker-class", "gthread", "--threads", "4",
             "--keep-alive", "75", "--bind", f"127.0.0.1:{port}", "--log-level", "warning",
@@ -142,7 +143,7 @@ def _flask(interpreter: str) -> Callable[..., contextlib.AbstractContextManager[
 
 
 def http_contenders(*, flask_python: str | None = None) -> dict[str, Contender]:
-    """By name, in the order of the table."""
+    """All contenders by name, in the order of the table."""
     contenders = (
         Contender("ixfast", "ixfast", IXFAST_DATABASE, SCAN_ANSWERS, 120_000, ixfast_with(), database_audit.of_ixfast),
         Contender(
@@ -157,7 +158,7 @@ def http_contenders(*, flask_python: str | None = None) -> dict[str, Contender]:
             "aiohttp_asyncpg", "aiohttp + asyncpg, one guarded UPDATE a scan", PEER_DATABASE, SCAN_ANSWERS, 30_000,
             _peer("benchmarks.peers.aiohttp_asyncpg"), database_audit.of_peer,
         ),
-        # A thread of gunicorn that has work keeps to its connection, so that one may need far more taps than another.
+        # A busy thread of gunicorn stays with its connection, so one connection may need far more taps than another.
         Contender(
             "flask", "Flask + gunicorn + pycryptodome + psycopg", PEER_DATABASE, SCAN_ANSWERS, 60_000,
             _flask(flask_python or sys.executable), database_audit.of_peer,
@@ -173,4 +174,4 @@ def flask_is_absent(interpreter: str | None) -> str | None:
     else:
         program = f"import importlib.util as u; print(*[n for n in {_FLASK_NEEDS} if u.find_spec(n) is None])"
         missing = subprocess.run([interpreter, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    return f"the Flask peer is left out: {', '.join(missing)} not installed" if missing else None
+    return f"the Flask peer is skipped: {', '.join(missing)} not installed" if missing else None

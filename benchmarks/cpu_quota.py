@@ -1,6 +1,6 @@
-"""Processes with a share of one core: a group of the cpu controller whose quota runs out in every period (cgroups(7)).
+"""Limits processes to a share of one core, by a quota of the cpu controller (cgroups(7)).
 
-Only version 1 of the controller is used, where its hierarchy is mounted and writable, which needs root.
+It uses version 1 of the controller, where its hierarchy is mounted and writable, which requires root.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from benchmarks.processes import descendants
 
 CONTROLLER = Path("/sys/fs/cgroup/cpu")
 _PERIOD_US = 100_000
-_QUOTA_US_MIN = 1000  # The kernel takes no less.
+_QUOTA_US_MIN = 1000  # The kernel's minimum.
 _EMPTY_S = 5.0
 
 
 class QuotaError(RuntimeError):
-    """The cpu controller did not do what it was asked for."""
+    """The cpu controller cannot impose the quota."""
 
 
 def why_not(controller: Path = CONTROLLER) -> str | None:
-    """Why processes cannot be starved here, or None if they can."""
+    """Why processes cannot be limited here, or None if they can."""
     if not (controller / "cpu.cfs_quota_us").exists():
         return f"no cpu controller of cgroup version 1 at {controller}"
     if not os.access(controller, os.W_OK):
@@ -33,13 +33,15 @@ def why_not(controller: Path = CONTROLLER) -> str | None:
 
 
 class Quota:
-    """A group with `share` of one core. `impose` and `lift` may take turns; as a context manager it removes the group."""
+    """A group with `share` of one core; `impose` and `lift` switch the limit. As a context manager it removes the group at the
+    end.
+    """
 
     def __init__(self, name: str, share: float) -> None:
         self._group = CONTROLLER / f"ixfast-bench-{os.getpid()}-{name}"
         self._quota_us = int(share * _PERIOD_US)
         if self._quota_us < _QUOTA_US_MIN:
-            raise QuotaError(f"{share:g} of a core is below the least that can be given, {_QUOTA_US_MIN / _PERIOD_US:g}")
+            raise QuotaError(f"{share:g} of a core is below the minimum, {_QUOTA_US_MIN / _PERIOD_US:g}")
 
     def __enter__(self) -> Quota:
         self._group.mkdir()
@@ -55,7 +57,7 @@ class Quota:
                     (CONTROLLER / "cgroup.procs").write_text(pid)
             try:
                 self._group.rmdir()
-            except OSError:  # one was started meanwhile
+            except OSError:  # a process was started meanwhile
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.05)
@@ -63,9 +65,9 @@ class Quota:
                 return
 
     def take(self, pids: Sequence[int]) -> None:
-        """Put processes with all their descendants into the group. Those that they start later are in it, too."""
+        """Move processes and all their descendants into the group; processes that they start later join it too."""
         for pid in (*pids, *descendants(pids)):
-            with contextlib.suppress(ProcessLookupError):  # it ended while we looked
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
                 (self._group / "cgroup.procs").write_text(str(pid))
 
     def impose(self) -> None:

@@ -1,6 +1,6 @@
-"""The control of the timing test: a server that refuses another account's tag as soon as it sees that it has it.
+"""The control of the timing benchmark: a server that refuses another account's tag as soon as it finds it in the cache.
 
-Started like the right one, `python -m benchmarks.early_server serve ...`; its workers are then started from this file too.
+It is started like the real one, `python -m benchmarks.early_server serve ...`, and starts its workers from this file too.
 """
 
 import sys
@@ -15,7 +15,7 @@ from ixfast.process import supervisor, worker
 class EarlyEngine(engine.Engine):
     def __init__(self, catalogue: engine.Catalogue, *rest: Any) -> None:
         super().__init__(catalogue, *rest)
-        self._cached = catalogue.find  # the compiled engine shows nothing of its own
+        self._cached = catalogue.find  # the compiled engine does not expose its catalogue
 
     def submit(self, scan: Scan) -> None:
         record = self._cached(scan.ref)

@@ -1,4 +1,4 @@
-"""Where a result comes from: everything that another machine, day or version would change."""
+"""The environment of a result: everything that depends on the machine, the day or the version. Also the history of results."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from benchmarks.processes import ROOT
 from ixfast.versions import versions
 
 RESULTS = Path(__file__).parent / "results"
-"""Not part of the repository: a history of this machine's runs, one line of JSON each."""
+"""Not in the repository: the history of this machine's runs, one line of JSON for each."""
 
 _LIBRARIES = ("aiohttp", "asyncpg", "cryptography", "orjson", "uvloop", "hdrhistogram")
 
 
 def describe(**more: Any) -> dict[str, Any]:
-    """Commit, processor, kernel, Python, libraries, the native core in use; `more` is added as it is."""
+    """Commit, processor, kernel, Python, libraries and the native core in use, followed by `more`."""
     running = versions()
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -49,12 +49,12 @@ def processor() -> str:
 
 
 def _congestion_control() -> str:
-    """Of TCP, where a socket does not choose: with bbr each small message costs a timer."""
+    """The TCP default for sockets that do not set it; with bbr each small message costs a timer."""
     return "TCP " + Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
 
 
 def _commit() -> str:
-    """The commit, with `+` if the tree has changes that it does not have."""
+    """The commit, with `+` if the tree is modified."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -66,17 +66,17 @@ def _commit() -> str:
 
 
 def plain(traffic: Traffic) -> dict[str, Any]:
-    """What was sent, as it is kept."""
+    """The traffic as it is stored."""
     return {**traffic._asdict(), "mix": dict(traffic.mix._asdict())}
 
 
 def load_average() -> list[float]:
-    """Of the last 1, 5 and 15 minutes: was the machine ours?"""
+    """The load average of the last 1, 5 and 15 minutes, which shows whether the machine was idle before."""
     return [round(value, 2) for value in os.getloadavg()]
 
 
 def folder(given: argparse.Namespace) -> Path:
-    """Where results go: what `--results` says, and what a smoke run finds never into the real history."""
+    """The folder of the results: `--results`, otherwise the default. Smoke runs have one of their own."""
     if given.results is not None:
         chosen: Path = given.results
         return chosen
@@ -84,7 +84,7 @@ def folder(given: argparse.Namespace) -> Path:
 
 
 def remember(file: str, record: Mapping[str, Any], folder: Path) -> Path:
-    """Append a record to a history file; where it is."""
+    """Append a record to a history file; returns its path."""
     path = folder / file
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as history:
@@ -93,7 +93,7 @@ def remember(file: str, record: Mapping[str, Any], folder: Path) -> Path:
 
 
 def history(file: str, folder: Path) -> list[dict[str, Any]]:
-    """The records of a history file, the oldest first; none if there is no such file."""
+    """The records of a history file, oldest first; empty if the file does not exist."""
     path = folder / file
     if not path.exists():
         return []
@@ -107,7 +107,7 @@ def newest(file: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def as_markdown(described: Mapping[str, Any]) -> str:
-    """The environment as a short list beneath a table."""
+    """The environment as a list, for below a table."""
     lines = []
     for name, value in described.items():
         if isinstance(value, Mapping):

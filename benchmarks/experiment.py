@@ -117,7 +117,7 @@ class Experiment:
             file.write(json.dumps(part, default=str) + "\n")
 
     def draw(self, name: str, figure: Any) -> None:
-        """Write a plot beside the history."""
+        """Write a plot to the folder of the history."""
         plots.write(figure, self.folder / f"{self.name}-{self.session}-{name}.svg")
 
     def append(self, record: Mapping[str, Any]) -> None:

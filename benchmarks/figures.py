@@ -7,7 +7,7 @@ depend on the machine, ratios much less; the first row has the rate of aiohttp a
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,7 +69,7 @@ class Results:
         return found[-1] if found else None
 
     def runs(self) -> list[scans.Run]:
-        return [run for run in map(scans.as_run, self.records(scans.HISTORY)) if run.good]
+        return [scans.as_run(record) for record in self.records(scans.HISTORY)]
 
 
 def all_figures(folder: Path) -> list[Figure]:
@@ -79,30 +79,15 @@ def all_figures(folder: Path) -> list[Figure]:
 
 
 def _rates(results: Results) -> Iterable[Figure]:
-    runs = results.runs()
-    own = {run.repetition: run.passes_per_s for run in runs if run.contender == "ixfast"}
-
-    def over(contender: str, rate: Callable[[scans.Run], float]) -> list[float]:
-        return [own[r.repetition] / rate(r) for r in runs if r.contender == contender and r.repetition in own and rate(r)]
-
-    def passes(run: scans.Run) -> float:
-        return run.passes_per_s
-
-    constant = [run.requests_per_s for run in runs if run.contender == "aiohttp_constant"]
-    full = [run.passes_per_s / own[run.repetition] for run in runs if run.contender == "ixfast_full" and run.repetition in own]
-    yield Figure(
-        f"aiohttp answering a constant here; {AIOHTTP_WHERE_THEY_WERE_SET:,} where the rates below were set",
-        "requests/s",
-        None,
-        None,
-        True,
-        constant,
-    )
+    found = scans.by_contender(results.runs())
+    own = {run.repetition: run.passes_per_s for run in found.get("ixfast", [])}
+    constant = [run.requests_per_s for run in found.get("aiohttp_constant", [])]
+    full = [run.passes_per_s / own[run.repetition] for run in found.get("ixfast_full", []) if run.repetition in own]
+    reference = f"aiohttp answering a constant here; {AIOHTTP_WHERE_THEY_WERE_SET:,} where the rates below were set"
+    yield Figure(reference, "requests/s", None, None, True, constant)
     yield Figure("durable genuine scans through HTTP", "/s", 40_000, 65_000, True, list(own.values()))
-    yield Figure("÷ aiohttp answering a constant", "", 0.75, 1.2, True, over("aiohttp_constant", lambda run: run.requests_per_s))
-    yield Figure("÷ aiohttp + asyncpg, one guarded UPDATE a scan", "", 8, 10, True, over("aiohttp_asyncpg", passes))
-    yield Figure("÷ Flask + gunicorn + pycryptodome + psycopg", "", 20, None, True, over("flask", passes))
-    yield Figure("÷ the same SQL without HTTP at the batch sizes seen", "", 0.5, 0.7, True, over(scans.LEDGER, passes))
+    for ratio in scans.RATIOS:
+        yield Figure(f"÷ {ratio.figure}", "", ratio.least, ratio.aim, True, scans.ratios_to(ratio, found))
     yield Figure("with rules, fields in the reply and an API key ÷ without", "", 0.85, None, True, full)
 
 
@@ -167,16 +152,9 @@ def _soak(results: Results) -> Iterable[Figure]:
     found = record["samples"] if record is not None else []
     hot = [soak.hot_share(found[-1]) * 100] if len(found) > 1 else []
     yield Figure("heap-only updates in the soak", "%", 99.5, None, True, hot)
-    grown = soak.growth(found)
-    yield Figure(
-        "growth of a worker between the 5th and the 10th million of scans",
-        "MiB",
-        1,
-        None,
-        False,
-        [] if grown is None else [grown],
-    )
-    drift = soak.drift(found).get("p99")
+    grown, drift = soak.growth(found), soak.drift(found).get("p99")
+    name = "growth of a worker between the 5th and the 10th million of scans"
+    yield Figure(name, "MiB", 1, None, False, [] if grown is None else [grown])
     yield Figure("p99 of the soak's last quarter ÷ its second", "", 1.2, None, False, [] if drift is None else [drift])
 
 

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import random
 import statistics
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any, cast
@@ -30,8 +29,8 @@ from benchmarks.testbed import IXFAST_DATABASE, Testbed
 from ixfast.testing.virtual_tags import VirtualFleet
 
 HISTORY = "keyed.jsonl"
-WAYS = ("without a key", "with a fresh key", "asked again under its key")
-_WITHOUT, _FRESH, _AGAIN = WAYS
+VARIANTS = ("without a key", "with a fresh key", "sent again with its key")
+_WITHOUT, _FRESH, _AGAIN = VARIANTS
 _GENUINE = b'"verdict":"genuine"'
 
 
@@ -72,19 +71,19 @@ class Client(asyncio.Protocol):
         self._transport.close()
         await self._closed
 
-    def run(self, way: str, until: float) -> asyncio.Future[None]:
-        self._way, self._until = way, until
+    def run(self, variant: str, until: float) -> asyncio.Future[None]:
+        self._variant, self._until = variant, until
         self._loop = asyncio.get_running_loop()
         self._over: asyncio.Future[None] = self._loop.create_future()
         self._send()
         return self._over
 
     def _send(self) -> None:
-        if self._way == _AGAIN:
+        if self._variant == _AGAIN:
             request = self._dice.choice(self._sent)
         else:
             request = self._fresh()
-            if self._way == _FRESH:
+            if self._variant == _FRESH:
                 self._sent.append(request)
         self._transport.write(request)
 
@@ -94,7 +93,7 @@ class Client(asyncio.Protocol):
         mac = self._fleet.plain_tap(tag, counter)[2]
         body = orjson.dumps({"xuid": self._fleet.xuid(tag), "counter": counter, "code": mac})
         key = b""
-        if self._way == _FRESH:
+        if self._variant == _FRESH:
             self._keys += 1
             key = b"Idempotency-Key: %d-%d\r\n" % (self._seed, self._keys)
         return (
@@ -118,11 +117,11 @@ class Client(asyncio.Protocol):
             self._over.set_result(None)
 
 
-async def _drive(clients: list[Client], way: str, seconds: float) -> float:
+async def _drive(clients: list[Client], variant: str, seconds: float) -> float:
     """Responses per second."""
     loop = asyncio.get_running_loop()
     begun, before = loop.time(), sum(client.answered for client in clients)
-    await asyncio.gather(*(client.run(way, begun + seconds) for client in clients))
+    await asyncio.gather(*(client.run(variant, begun + seconds) for client in clients))
     return (sum(client.answered for client in clients) - before) / (loop.time() - begun)
 
 
@@ -136,16 +135,16 @@ async def _measure(testbed: Testbed, port: int, size: Size, pids: list[int], exp
     await _drive(clients, _WITHOUT, size.seconds / 4)  # warms all caches
     points = []
     for repetition in range(1, size.repetitions + 1):
-        for way in WAYS:
+        for variant in VARIANTS:
             before, answered = (cpu_s(pids), cpu_s(testbed.postgres_pids)), sum(c.answered for c in clients)
-            rate = await _drive(clients, way, size.seconds)
+            rate = await _drive(clients, variant, size.seconds)
             count = max(1, sum(c.answered for c in clients) - answered)
             point = {
-                "way": way, "repetition": repetition, "answers_per_s": rate,
+                "way": variant, "repetition": repetition, "answers_per_s": rate,
                 "server_cpu_us": (cpu_s(pids) - before[0]) * 1e6 / count,
                 "postgres_cpu_us": (cpu_s(testbed.postgres_pids) - before[1]) * 1e6 / count,
             }  # fmt: skip
-            experiment.progress(f"{way:<26} {rate:>8,.0f} answers/s")
+            experiment.progress(f"{variant:<26} {rate:>8,.0f} answers/s")
             points.append(point)
     wrong: Counter[str] = Counter()
     for client in clients:
@@ -156,10 +155,10 @@ async def _measure(testbed: Testbed, port: int, size: Size, pids: list[int], exp
 
 def table(points: list[dict[str, Any]]) -> str:
     rows = []
-    for way in WAYS:
-        own = [point for point in points if point.get("way") == way]
+    for variant in VARIANTS:
+        own = [point for point in points if point.get("way") == variant]
         cpu = [statistics.median(point[name] for point in own) for name in ("server_cpu_us", "postgres_cpu_us")]
-        rows.append([way, spread([p["answers_per_s"] for p in own]), f"{cpu[0]:.0f}", f"{cpu[1]:.0f}"])
+        rows.append([variant, spread([p["answers_per_s"] for p in own]), f"{cpu[0]:.0f}", f"{cpu[1]:.0f}"])
     return markdown(("POST /v2/scans", "answers/s", "CPU µs an answer: server", "PostgreSQL"), rows)
 
 
@@ -168,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     flags = {"seconds": "seconds of each variant", "connections": "client connections", "repetitions": "repetitions"}
     experiment = Experiment(parser, HISTORY, arguments, size=Size(), flags=flags)
     size = experiment.sized(Size(), SMOKE)
-    experiment.plan("set-up 10 s", f"{len(WAYS)} variants of {size.seconds:g} s, {size.repetitions} times")
+    experiment.plan("set-up 10 s", f"{len(VARIANTS)} variants of {size.seconds:g} s, {size.repetitions} times")
     contender = http_contenders()["ixfast"]
     with experiment.testbed(size) as testbed:
         record = experiment.begin(testbed, size=asdict(size), points=[])
@@ -180,7 +179,3 @@ def main(arguments: list[str] | None = None) -> int:
         record["points"] = points
     print(table(points))
     return experiment.end(record, [f"{count} times {response}" for response, count in last["wrong"].items()])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

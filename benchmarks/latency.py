@@ -11,7 +11,6 @@ The column `sent late` is the generator's own part: how late requests left altho
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -122,7 +121,3 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{contender.title}: capacity {size.capacity:,.0f} requests/s\n\n{table(record['points'])}")
     flaws = [f"{point['fraction']:.0%}: {flaw}" for point in record["points"] for flaw in point["flaws"]]
     return experiment.end(record, [*flaws, *record.get("audit", {}).get("problems", ["it was interrupted before the audit"])])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -262,7 +262,3 @@ def main(arguments: list[str] | None = None) -> int:
         experiment.draw("goodput", goodput_plot(record))
         print(table(record))
     return experiment.end(record, flaws(record))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

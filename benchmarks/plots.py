@@ -14,7 +14,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: smaller files that can be searched
@@ -33,7 +33,7 @@ Series = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def caption(record: Mapping[str, Any]) -> str:
-    """Machine, commit, time and, where the benchmark has one, the capacity. A smoke run or a flawed one is marked."""
+    """Machine, commit, time and, where the benchmark has one, the capacity."""
     made = record.get("environment", {})
     parts = [
         f"{made.get('cpus', '?')} x {made.get('cpu', 'unknown processor')}",
@@ -42,8 +42,6 @@ def caption(record: Mapping[str, Any]) -> str:
     ]
     if record.get("capacity"):
         parts.append(f"capacity {record['capacity']:,.0f} requests/s")
-    if record.get("note"):
-        parts.append(str(record["note"]))
     return ", ".join(filter(None, parts))
 
 
@@ -60,10 +58,9 @@ def lines(
         axes.set_ylabel(y_label)
         if log:
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(FuncFormatter(_number))
         else:
             axes.set_ylim(bottom=0)
-            axes.yaxis.set_major_formatter(FuncFormatter(_number))
+        axes.yaxis.set_major_formatter(FuncFormatter(_number))
         if x_ticks:
             axes.set_xticks(*zip(*x_ticks, strict=True))
         else:
@@ -86,6 +83,8 @@ def bars(title: str, unit: str, values: Mapping[str, Sequence[float]], origin: M
         axes.grid(axis="y", visible=False)
         if log:
             axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(FuncFormatter(_number))
         axes.margins(x=0.15)
         return figure

@@ -1,4 +1,4 @@
-"""Child processes of a benchmark: started, watched, ended by their own pid, and their processor time."""
+"""Child processes of a benchmark: starting, watching and ending them, and their processor time and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _POLL_S = 0.02
 
 
 class ContenderError(RuntimeError):
-    """A server under measurement did not come up, or ended."""
+    """A server under test did not start, or has ended."""
 
 
 class Processes:
@@ -45,7 +45,7 @@ class Processes:
         return [child.pid for child in self._children]
 
     def await_port(self, port: int, host: str = "127.0.0.1") -> None:
-        """Wait until every process could be listening: the port answers and nobody has ended."""
+        """Wait until the port accepts connections. Raises `ContenderError` if a process has ended."""
         until = time.monotonic() + _READY_S
         while True:
             self.check()
@@ -53,13 +53,13 @@ class Processes:
                 socket.create_connection((host, port), 1).close()
             except OSError:
                 if time.monotonic() > until:
-                    raise ContenderError(f"nobody listens on port {port} after {_READY_S:g} s") from None
+                    raise ContenderError(f"nothing listens on port {port} after {_READY_S:g} s") from None
                 time.sleep(_POLL_S)
             else:
                 return
 
     def await_listeners(self, port: int, count: int) -> None:
-        """Wait until `count` sockets of this host listen on the port, one for each worker with SO_REUSEPORT."""
+        """Wait until `count` sockets of this host listen on the port: one for each worker, with SO_REUSEPORT."""
         until = time.monotonic() + _READY_S
         while (found := listeners(port)) < count:
             self.check()
@@ -71,7 +71,7 @@ class Processes:
         """Raise `ContenderError` if one of them has ended."""
         for command, child in zip(self._commands, self._children, strict=True):
             if child.poll() is not None:
-                raise ContenderError(f"ended with status {child.returncode}: {' '.join(command)}; its message is above")
+                raise ContenderError(f"ended with status {child.returncode}: {' '.join(command)}; see its message above")
 
     def end(self) -> None:
         for child in self._children:
@@ -87,15 +87,15 @@ class Processes:
 
 
 def child_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Our own environment, with which a child finds this package too. It may keep byte code, as an installed package has it: else
-    every start would compile some hundred files."""
+    """Our own environment, in which a child can import this package. It may write byte code, as an installed package has it;
+    otherwise every start would compile about a hundred files."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     own = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     return {**own, "PYTHONPATH": path, **(more or {})}
 
 
 def python(module: str, *arguments: object) -> list[str]:
-    """The command that runs a module of ours."""
+    """The command that runs a module with this interpreter."""
     return [sys.executable, "-m", module, *map(str, arguments)]
 
 
@@ -106,16 +106,16 @@ def free_port() -> int:
 
 
 def listeners(port: int) -> int:
-    """How many TCP sockets over IPv4 listen on the port (proc_net_tcp(5): state 0A)."""
+    """The number of IPv4 TCP sockets that listen on the port (proc_net_tcp(5): state 0A)."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     fields = (line.split() for line in lines)
     return sum(f[3] == "0A" and int(f[1].rpartition(":")[2], 16) == port for f in fields)
 
 
 def memory(pids: list[int], *, children: bool = False) -> list[dict[str, int]]:
-    """Resident memory of each process in bytes, by pid: all of it, and the anonymous part, which nobody else has.
+    """Resident memory of each process in bytes, in the order of the pids: the total, and the anonymous part, which is not shared.
 
-    `children`: of the processes' children instead, which do the work of a supervisor or postmaster (proc_pid_status(5)).
+    With `children`, of the processes' children instead, which do the work of a supervisor or postmaster (proc_pid_status(5)).
     """
     if children:
         _, parents = _process_tree()
@@ -125,7 +125,7 @@ def memory(pids: list[int], *, children: bool = False) -> list[dict[str, int]]:
         try:
             lines = (Path("/proc") / str(pid) / "status").read_text().splitlines()
         except OSError:
-            continue  # it ended while we looked
+            continue  # it has ended meanwhile
         fields = dict(line.split(":", 1) for line in lines)
         if "VmRSS" in fields:
             found.append({"rss": _kib(fields["VmRSS"]), "anonymous": _kib(fields["RssAnon"])})
@@ -137,23 +137,23 @@ def _kib(text: str) -> int:
 
 
 def cpu_s(pids: list[int]) -> float:
-    """Processor time of the processes, their living descendants and those that ended and were waited for, in seconds.
+    """Processor seconds of the processes, of their living descendants and of those that ended and were waited for.
 
-    It counts in steps of 10 ms; user and system time together (proc_pid_stat(5), fields 14 to 17).
+    User and system time, with a resolution of 10 ms (proc_pid_stat(5), fields 14 to 17).
     """
     spent, parents = _process_tree()
     return sum(spent.get(pid, 0) for pid in _family(pids, parents)) / _TICKS_PER_S
 
 
 def descendants(pids: Sequence[int]) -> list[int]:
-    """The processes' living children, and theirs."""
+    """All living descendants of the processes."""
     return _family(pids, _process_tree()[1])[len(pids) :]
 
 
 def _family(pids: Sequence[int], parents: Mapping[int, list[int]]) -> list[int]:
     """The processes themselves, then their descendants."""
     family = list(pids)
-    for pid in family:  # it grows meanwhile
+    for pid in family:  # grows while iterated
         family += parents.get(pid, [])
     return family
 
@@ -168,7 +168,7 @@ def _process_tree() -> tuple[dict[int, int], defaultdict[int, list[int]]]:
         try:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
         except OSError:
-            continue  # it ended while we looked
+            continue  # it has ended meanwhile
         spent[int(entry.name)] = sum(map(int, fields[11:15]))
         parents[int(fields[1])].append(int(entry.name))
     return spent, parents

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,7 +141,3 @@ def main(arguments: list[str] | None = None) -> int:
     if given.plots is not None:
         draw(folder, given.plots)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,9 @@
-"""The one run: every figure that fits into a quarter of an hour, three times, and a report. `make bench`, `ixfast bench`
+"""The standard set of benchmarks, in about a quarter of an hour, and a report. `make bench`, `ixfast bench`
 
-In turn: the cores and the steps alone, scans beside the peers (three repetitions), the SQL alone at the batch sizes that
-were seen, latency from 10 % to 110 % of capacity, cost by stage, report. `--full` adds overload, scale and soak, which take
-another hour. `--only` and `--without` choose parts. Each part is a process of its own, writes its results when it ends, and
-can be run alone; one that fails leaves the others their turn.
+In order: the native cores and single steps, scans compared with the peers (three repetitions), the SQL alone at the batch sizes
+that were seen, latency from 10 % to 110 % of the capacity, cost by stage, report. `--full` adds overload, scale and soak, which
+take another hour; `--only` and `--without` select parts. Each part is a process of its own, writes its results when it ends,
+and can be run alone; if one fails, the others still run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.processes import ROOT, child_environment, python
 class Part(NamedTuple):
     name: str
     arguments: tuple[str, ...]
-    minutes: float  # on two cores that nobody else uses
+    minutes: float  # on two idle cores
     full: bool = False
 
 
@@ -48,15 +48,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks run", description=__doc__.splitlines()[0])
     names = [part.name for part in PARTS]
     parser.add_argument("--smoke", action="store_true", help="sizes that only show that everything works")
-    parser.add_argument("--full", action="store_true", help="also overload, scale and soak")
-    parser.add_argument("--only", nargs="+", choices=names, help="these parts alone")
-    parser.add_argument("--without", nargs="+", choices=names, default=[], help="all parts but these")
-    parser.add_argument("--results", type=Path, help="folder of the history; benchmarks/results unless given")
+    parser.add_argument("--full", action="store_true", help="add overload, scale and soak")
+    parser.add_argument("--only", nargs="+", choices=names, help="only these parts")
+    parser.add_argument("--without", nargs="+", choices=names, default=[], help="all parts except these")
+    parser.add_argument("--results", type=Path, help="folder of the history (default: benchmarks/results)")
     given = parser.parse_args(arguments)
     parts = chosen(given)
     for part in parts:
         print(f"  {part.name:<10} about {part.minutes:g} minutes", file=sys.stderr)
-    print(f"about {sum(part.minutes for part in parts):g} minutes in all; leave the machine alone", file=sys.stderr, flush=True)
+    print(
+        f"about {sum(part.minutes for part in parts):g} minutes in total; do not use the machine meanwhile",
+        file=sys.stderr,
+        flush=True,
+    )
     folder = ["--results", str(environment.folder(given))]
     failed, begun = [], time.monotonic()
     for part in parts:
@@ -69,9 +73,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n=== report, after {(time.monotonic() - begun) / 60:.1f} minutes\n", file=sys.stderr, flush=True)
     report.main(folder)
     if failed:
-        print(f"\nNOT GOOD: {', '.join(failed)}; their messages are above", file=sys.stderr)
+        print(f"\nNOT GOOD: {', '.join(failed)}; see their messages above", file=sys.stderr)
     return 1 if failed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import database_audit, plots
 from benchmarks.contenders import Contender, Running, flask_is_absent, http_contenders
@@ -206,25 +206,53 @@ def table(runs: Sequence[Run], names: Mapping[str, str]) -> str:
     return "\n".join([markdown(columns, rows), "", *_ratios(found)])
 
 
+class Ratio(NamedTuple):
+    """What ixfast's durable passes/s are divided by, and the targets of the ratio."""
+
+    contender: str
+    figure: str  # its name in the table of figures
+    title: str
+    measured: str
+    least: float
+    aim: float | None
+
+
+RATIOS = (
+    Ratio(
+        "aiohttp_constant", "aiohttp answering a constant", "requests/s of aiohttp answering a constant", "requests_per_s",
+        0.75, 1.2,
+    ),
+    Ratio(
+        "aiohttp_asyncpg", "aiohttp + asyncpg, one guarded UPDATE a scan", "passes/s of aiohttp + asyncpg", "passes_per_s",
+        8, 10,
+    ),
+    Ratio("flask", "Flask + gunicorn + pycryptodome + psycopg", "passes/s of Flask", "passes_per_s", 20, None),
+    Ratio(
+        LEDGER, "the same SQL without HTTP at the batch sizes seen", "rows/s of the SQL alone at the batch sizes seen",
+        "passes_per_s", 0.5, 0.7,
+    ),
+)  # fmt: skip
+
+
+def ratios_to(ratio: Ratio, found: Mapping[str, list[Run]]) -> list[float]:
+    """ixfast's durable passes/s divided by the other figure, in each repetition that has both."""
+    own = {run.repetition: run.passes_per_s for run in found.get("ixfast", [])}
+    others = [(run.repetition, getattr(run, ratio.measured)) for run in found.get(ratio.contender, [])]
+    return [own[repetition] / other for repetition, other in others if other and repetition in own]
+
+
 def _ratios(found: Mapping[str, list[Run]]) -> list[str]:
-    """ixfast's durable passes divided by the figures of others in the same repetition."""
-    own = {run.repetition: run for run in found.get("ixfast", [])}
+    own = found.get("ixfast", [])
     if not own:
         return []
     rows = []
-    for name, title, measured, least, aim in (
-        ("aiohttp_constant", "requests/s of aiohttp answering a constant", "requests_per_s", 0.75, 1.2),
-        ("aiohttp_asyncpg", "passes/s of aiohttp + asyncpg", "passes_per_s", 8, 10),
-        ("flask", "passes/s of Flask", "passes_per_s", 20, None),
-        (LEDGER, "rows/s of the SQL alone at the batch sizes seen", "passes_per_s", 0.5, 0.7),
-    ):
-        pairs = [(own[run.repetition].passes_per_s, getattr(run, measured)) for run in found.get(name, [])]
-        ratios = [ours / theirs for ours, theirs in pairs if theirs]
+    for ratio in RATIOS:
+        ratios = ratios_to(ratio, found)
         if ratios:
-            rows.append([title, spread(ratios, ".2f"), str(least or "-"), str(aim or "-")])
-    batches = [run.rows_a_statement for run in own.values()]
+            rows.append([ratio.title, spread(ratios, ",.2f"), str(ratio.least), str(ratio.aim or "-")])
+    batch = statistics.median(run.rows_a_statement for run in own)
     ratio_table = markdown(("ixfast's durable passes/s ÷", "ratio", "at least", "aim"), rows)
-    return [ratio_table, "", f"ixfast committed {statistics.median(batches):.1f} scans a statement."]
+    return [ratio_table, "", f"ixfast committed {batch:.1f} scans a statement."]
 
 
 def plot(records: Sequence[Mapping[str, Any]]) -> Any:
@@ -260,7 +288,3 @@ def main(arguments: list[str] | None = None) -> int:
             experiment.append({**begun, **asdict(run)})
     print(table(runs, titles()))
     return experiment.conclude(begun["environment"], [f"{run.contender}: {each}" for run in runs for each in run.problems])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import os
 import statistics
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -117,7 +116,3 @@ def _points(testbeds: Mapping[Any, Testbed], variants: list[Variant], size: scan
                 "rows_a_statement": run.rows_a_statement, "server_cpu_us": run.server_cpu_us,
                 "postgres_cpu_us": run.postgres_cpu_us,
             }  # fmt: skip
-
-
-if __name__ == "__main__":
-    sys.exit(main())

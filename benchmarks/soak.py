@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -265,7 +264,3 @@ def main(arguments: list[str] | None = None) -> int:
         experiment.draw("memory", memory_plot(record))
         print(table(record))
     return experiment.end(record, flaws(record))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,7 +8,6 @@ that wait (for the previous batch, for the statement) are elapsed time, not work
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -96,7 +95,3 @@ def main(arguments: list[str] | None = None) -> int:
         experiment.draw("stages", plot(record))
         print(table(record))
     return experiment.end(record, record["flaws"])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
-"""The testbed: a private PostgreSQL with every tag provisioned, and for each contender a fresh database copied from it.
+"""The testbed: a private PostgreSQL with template databases in which every tag is provisioned, and fresh copies of them.
 
-`Testbed` is synchronous, like the private PostgreSQL itself; what it asks the database runs in short loops of its own.
+`Testbed` is synchronous, like the private PostgreSQL itself; its queries run in short event loops of their own.
 """
 
 from __future__ import annotations
@@ -42,22 +42,23 @@ RULES = {
     ],
     "default": "Fail",
 }
-"""Answered as the built-in rules would, so that the same verdicts can be expected; but a scan tries all groups before."""
+"""The responses are those of the built-in rules, so that the same ones can be expected, but a scan evaluates all groups first."""
 
 
 _LOG_FILES = 48
 
 
 async def _age(connection: Any) -> None:
-    """Lay out files of the write-ahead log, as a server that has run for a while has them.
+    """Create files of the write-ahead log, as a server has them that has run for a while.
 
-    PostgreSQL makes each file of 16 MB when it is needed for the first time, which takes some 20 ms in which nobody commits; from
-    the first checkpoint on it uses old ones again. A server of a few seconds would show little else beyond the 99th percentile.
+    PostgreSQL creates each file of 16 MB when it is first needed, which takes about 20 ms during which nothing commits; from
+    the first checkpoint on it reuses old ones. Without this, little else would be visible beyond the 99th percentile of a
+    server that has just started.
     """
     for _ in range(_LOG_FILES):
         await connection.execute("SELECT pg_logical_emit_message(false, 'ixfast', repeat('x', 16000000))")
     await connection.execute("CREATE DATABASE bench_ageing")
-    await connection.execute("DROP DATABASE bench_ageing")  # Makes a checkpoint, whoever asks.
+    await connection.execute("DROP DATABASE bench_ageing")  # Forces a checkpoint, without the privilege for CHECKPOINT.
 
 
 class Testbed:
@@ -68,10 +69,11 @@ class Testbed:
     def __init__(
         self, traffic: Traffic, *, postgres: Mapping[str, str] | None = None, folder: Path | None = None, aged: bool = False
     ) -> None:
-        """`postgres` are further settings of the server. What lies in `folder` stays there; without one nothing stays. `aged`
-        lets the server have its log's files from the beginning, see `_age`."""
+        """`postgres` are additional settings of the server. With a `folder` the databases are kept in it. `aged` creates the
+        files of the write-ahead log beforehand, see `_age`.
+        """
         self.traffic = traffic
-        self.token = ""  # opens the account of IXFAST_FULL_DATABASE, as soon as that was asked for
+        self.token = ""  # API key of the account in IXFAST_FULL_DATABASE, once that template exists
         self._settings = postgres
         self._folder = folder
         self._aged = aged
@@ -84,7 +86,7 @@ class Testbed:
             folder = self._folder
             if folder is None:
                 folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ixfast-bench-")))
-            folder.chmod(0o711)  # started by root, PostgreSQL runs as another user, who has to pass through
+            folder.chmod(0o711)  # when started as root, PostgreSQL runs as another user, who needs access
             self.kek_file = folder / "kek"
             known = self.kek_file.exists()
             self.keks = (KeyEncryptionKeys.load_file if known else KeyEncryptionKeys.create_file)(self.kek_file)
@@ -99,12 +101,12 @@ class Testbed:
 
     @property
     def postgres_pids(self) -> list[int]:
-        """The postmaster, whose children do the work."""
+        """The pid of the postmaster, whose children do the work."""
         pid_file = self._postgres.cluster / "postmaster.pid"
         return [int(pid_file.read_text().splitlines()[0])]
 
     def prepare(self, template: str) -> None:
-        """Make a template unless it is there: each is made once, when somebody wants it."""
+        """Create a template database unless it exists."""
         if template in self._templates:
             return
         fill = {
@@ -116,8 +118,9 @@ class Testbed:
         self._templates.add(template)
 
     def make(self, name: str, fill: Callable[[str], None]) -> tuple[str, bool]:
-        """A database that `fill` fills, given its connection string; and whether it was made now. One that was filled in
-        another run is taken as it is, one that was cut short is made anew."""
+        """The connection string of a database that `fill` filled, and whether it was filled now. A database that an earlier run
+        filled is reused; one that an earlier run left incomplete is created again.
+        """
         root, dsn = self._postgres.dsn, self._postgres.dsn_of(name)
         sql = "SELECT coalesce(shobj_description(oid, 'pg_database'), '') FROM pg_database WHERE datname = $1"
         state = self.run(root, lambda connection: connection.fetchval(sql, name))
@@ -128,7 +131,7 @@ class Testbed:
         self.run(root, lambda connection: connection.execute(f"CREATE DATABASE {name}"))
         fill(dsn)
         self.run(dsn, lambda connection: connection.execute("VACUUM (ANALYZE)"))
-        # Copying a database's files needs a checkpoint, which this role could not ask for otherwise.
+        # Copying a database's files forces a checkpoint, for which this role has no privilege otherwise.
         with self._copy("template0"):
             pass
         self.run(root, lambda connection: connection.execute(f"COMMENT ON DATABASE {name} IS '{_FILLED}'"))
@@ -143,7 +146,7 @@ class Testbed:
             await connection.close()
 
     async def _provision_full(self, dsn: str) -> None:
-        """The same tags in a closed account, with extended fields in the reply and rules that try several groups first."""
+        """The same tags in a closed account, with extended fields in the response and rules of several groups."""
         await self._provision(dsn)
         connection = await asyncpg.connect(dsn)
         try:
@@ -168,7 +171,7 @@ class Testbed:
 
     @contextlib.contextmanager
     def database(self, template: str) -> Iterator[str]:
-        """The connection string of a fresh copy, with a checkpoint behind it; dropped afterwards."""
+        """The connection string of a fresh copy, made with a checkpoint; the copy is dropped afterwards."""
         self.prepare(template)
         with self._copy(template) as dsn:
             yield dsn
@@ -178,7 +181,7 @@ class Testbed:
         name = f"{template}_copy_{next(self._numbers)}"
 
         async def create(connection: Any) -> None:
-            # Copying the files, and not their content through the log, makes a checkpoint before and after.
+            # Copying the files, instead of their content through the log, makes a checkpoint before and after.
             strategy = "STRATEGY file_copy" if connection.get_server_version() >= (15,) else ""
             await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} {strategy}")
 
@@ -189,7 +192,7 @@ class Testbed:
             self.run(self._postgres.dsn, partial(_drop, name=name))
 
     def settings(self) -> dict[str, str]:
-        """PostgreSQL's version, and its settings that are not the default; no paths."""
+        """PostgreSQL's version, and its settings that differ from the default, without paths."""
 
         async def read(connection: Any) -> dict[str, str]:
             rows = await connection.fetch(
@@ -204,7 +207,7 @@ class Testbed:
 
     @staticmethod
     def run(dsn: str, work: Callable[[Any], Awaitable[T]]) -> T:
-        """Do something with a connection to a database."""
+        """Run `work` with a connection to a database."""
 
         async def main() -> T:
             connection = await asyncpg.connect(dsn)
@@ -217,7 +220,7 @@ class Testbed:
 
 
 async def _drop(connection: Any, name: str) -> None:
-    """Without FORCE, which only a superuser may use while autovacuum is at work there."""
+    """Drop a database. Not with FORCE, which only a superuser may use while autovacuum is running there."""
     await connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'", name
     )

@@ -1,49 +1,45 @@
-"""Can a caller tell by the clock what it may not know? `python -m benchmarks timing`
+"""Do response times reveal what a caller may not know? `python -m benchmarks timing`
 
-The caller holds a token of one account and asks `POST /v2/scans` about codes that are not its own:
+The caller has a token of one account and sends `POST /v2/scans` for codes that are not its own:
 
-- `unknown`: a code that nobody has;
-- `foreign`: another account's tag, with the genuine tap of it that somebody has seen; its owner's customers use it, so the
-  worker has it cached;
-- `bad MAC`: another such tag, with a MAC that is not right.
+- `unknown`: a code that no tag has;
+- `foreign`: another account's tag, with a genuine tap of it; its owner's customers use it, so the worker has it cached;
+- `bad MAC`: another such tag, with a wrong MAC.
 
-To this caller none of them exists: one verdict, `unknown`, byte for byte. (Of a tag of its own account it may know everything,
-and is told `forged` of a bad MAC.) Each is asked twice in a row, because a first answer needs the database and a second does
-not. The time of an answer is from before the request is written until its last byte is read, over one kept connection to one
-worker; a round asks all kinds in random order, so whatever else the machine does meets them alike.
+For this caller none of them exists: one verdict, `unknown`, byte for byte. (About a tag of its own account it may know
+everything, and gets `forged` for a bad MAC.) Each is sent twice in a row, because the first response needs the database and the
+second does not. The time is from before the request is written until its last byte is read, over one persistent connection to
+one worker; a round sends all kinds in random order, so that disturbances of the machine affect them alike.
 
-Welch's t compares the kinds in pairs, over all samples and over those below a percentile of them all (cropped), where a small
-difference shows that rare delays would hide. Beyond 4.5 a difference is taken for real. The exit status is 1 if one is found, if
-the answers differ in a byte, or if none is found in the control, a server that refuses a foreign tag as soon as it sees it.
+Welch's t compares the kinds in pairs, over all samples and over those below a percentile of all (cropped), which reveals small
+differences that rare delays would hide. Above 4.5 a difference counts as real. The exit status is 1 if there is one, if the
+responses differ in a byte, or if none is found in the control, a server that refuses a foreign tag as soon as it sees it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import itertools
 import math
 import random
 import re
 import socket
 import statistics
-import sys
-import tempfile
 import time
 from array import array
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import asyncpg
 import orjson
 
 from benchmarks import environment
-from benchmarks.contenders import await_readiness
-from benchmarks.processes import Processes, free_port, python
+from benchmarks.contenders import ixfast_with
+from benchmarks.load.traffic import Traffic
+from benchmarks.processes import free_port
+from benchmarks.testbed import Testbed
 from ixfast import limits
-from ixfast.embedded import EmbeddedPostgres
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.store.admin import edits
 from ixfast.store.migrate import migrate
@@ -54,8 +50,9 @@ PAIRS = 100_000
 CONTROL_PAIRS = 20_000
 SMOKE_PAIRS = 20
 CODES_MAX = 10_000
-"""Of each kind. They come again after as many rounds, when their absence has been forgotten (`limits.NEGATIVE_TTL_S`)."""
+"""Of each kind. They are repeated after as many rounds, when their absence is no longer cached (`limits.NEGATIVE_TTL_S`)."""
 
+_FLAGS = ("--log-level", "error", "--deadline-ms", "10000")
 THRESHOLD = 4.5
 CROPS = (100, 99, 95, 90, 75, 50)  # percentiles of all samples of both kinds
 KINDS = ("unknown", "foreign", "bad MAC")
@@ -65,20 +62,19 @@ _NO_ANSWER = b"HTTP/1.1 503 "
 _LENGTH = re.compile(rb"\r\nContent-Length: (\d+)\r\n", re.IGNORECASE)
 
 Samples = dict[tuple[str, str], "array[int]"]
-"""Nanoseconds by how it was asked and by kind."""
+"""Nanoseconds by repetition (`ASKED`) and by kind."""
 
 
-class Testbed(NamedTuple):
+class Accounts(NamedTuple):
     """A database with two accounts and their tokens; the second one's tags are foreign to the first."""
 
     dsn: str
-    kek_file: Path
     token: str
     owners_token: str
 
 
 class Client:
-    """One kept connection; `ask` gives nanoseconds and the answer without what varies by itself."""
+    """One persistent connection; `ask` returns nanoseconds and the response without its variable parts."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), 10)
@@ -119,20 +115,20 @@ def request_of(token: str, code: str, mac: str) -> bytes:
     )
 
 
-def requests_of(testbed: Testbed, fleet: VirtualFleet, seed: int) -> dict[str, list[bytes]]:
-    """By kind. MACs of bad taps and of unknown codes are as random as right ones look."""
+def requests_of(accounts: Accounts, fleet: VirtualFleet, seed: int) -> dict[str, list[bytes]]:
+    """The requests by kind. MACs of bad taps and of unknown codes are random, like correct ones look."""
     dice, count = random.Random(seed), len(fleet) // 2
     strangers = VirtualFleet(seed + 1, count, account="nobody")
-    bad = [request_of(testbed.token, fleet.xuid(count + i), dice.randbytes(8).hex().upper()) for i in range(count)]
+    bad = [request_of(accounts.token, fleet.xuid(count + i), dice.randbytes(8).hex().upper()) for i in range(count)]
     return {
-        "unknown": [request_of(testbed.token, strangers.xuid(i), strangers.plain_tap(i, 1)[2]) for i in range(count)],
-        "foreign": [request_of(testbed.token, fleet.xuid(i), fleet.plain_tap(i, 1)[2]) for i in range(count)],
+        "unknown": [request_of(accounts.token, strangers.xuid(i), strangers.plain_tap(i, 1)[2]) for i in range(count)],
+        "foreign": [request_of(accounts.token, fleet.xuid(i), fleet.plain_tap(i, 1)[2]) for i in range(count)],
         "bad MAC": bad,
     }
 
 
 def measure(client: Client, requests: dict[str, list[bytes]], rounds: int, seed: int) -> tuple[Samples, set[bytes]]:
-    """Samples, and the answers that were heard, which should be one."""
+    """The samples, and the set of distinct responses, which should have one element."""
     dice, order = random.Random(seed), list(KINDS)
     samples: Samples = {(asked, kind): array("q") for asked in ASKED for kind in KINDS}
     answers: set[bytes] = set()
@@ -142,7 +138,7 @@ def measure(client: Client, requests: dict[str, list[bytes]], rounds: int, seed:
             for kind in order:
                 spent, answer = client.ask(requests[kind][number % len(requests[kind])])
                 if answer.startswith(_NO_ANSWER):
-                    continue  # of a machine that is too busy: nothing was said about the tag
+                    continue  # the machine was too busy: no verdict about the tag
                 samples[asked, kind].append(spent)
                 answers.add(answer)
     return samples, answers
@@ -157,14 +153,14 @@ def welch(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def cropped(one: array[int], other: array[int], percentile: int) -> tuple[list[float], list[float]]:
-    """Both samples below this percentile of them together."""
+    """Both samples, without values above this percentile of their union."""
     together = sorted([*one, *other])
     limit = together[min(len(together) - 1, len(together) * percentile // 100)]
     return [float(value) for value in one if value <= limit], [float(value) for value in other if value <= limit]
 
 
-def tell(samples: Samples) -> float:
-    """Print the comparison; return the largest |t|."""
+def compare(samples: Samples) -> float:
+    """Print the comparison; returns the largest |t|."""
     worst = 0.0
     for asked in ASKED:
         medians = ", ".join(f"{kind} {statistics.median(samples[asked, kind]) / 1000:.1f}" for kind in KINDS)
@@ -178,16 +174,14 @@ def tell(samples: Samples) -> float:
     return worst
 
 
-@contextlib.contextmanager
-def staged(fleet: VirtualFleet) -> Iterator[Testbed]:
-    with tempfile.TemporaryDirectory(prefix="ixfast-timing-") as name:
-        folder = Path(name)
-        folder.chmod(0o711)  # started by root, PostgreSQL runs as another user, who has to pass through
-        kek_file = folder / "kek"
-        keks = KeyEncryptionKeys.create_file(kek_file)
-        with EmbeddedPostgres(folder / "postgres") as postgres:
-            tokens = asyncio.run(_provision(postgres.dsn, keks, fleet))
-            yield Testbed(postgres.dsn, kek_file, *tokens)
+def with_two_accounts(testbed: Testbed, fleet: VirtualFleet) -> Accounts:
+    tokens: list[str] = []
+
+    def fill(dsn: str) -> None:
+        tokens.extend(asyncio.run(_provision(dsn, testbed.keks, fleet)))
+
+    dsn, _ = testbed.make("timing", fill)
+    return Accounts(dsn, *tokens)
 
 
 async def _provision(dsn: str, keks: KeyEncryptionKeys, fleet: VirtualFleet) -> list[str]:
@@ -199,67 +193,50 @@ async def _provision(dsn: str, keks: KeyEncryptionKeys, fleet: VirtualFleet) -> 
             await provision(connection, keks, [own], is_open=False)
             account_id = await edits.account_id_of(connection, own.account)
             tokens.append(await edits.create_api_key(connection, account_id, ("scan",)))
-        await connection.execute("VACUUM (ANALYZE)")
         return tokens
     finally:
         await connection.close()
 
 
-@contextlib.contextmanager
-def served(testbed: Testbed, module: str) -> Iterator[int]:
-    """The port of a server with one worker."""
-    port, private_port = free_port(), free_port()
-    command = python(
-        module, "serve", "--workers", 1, "--host", "127.0.0.1", "--port", port, "--private-port", private_port,
-        "--log-level", "error", "--deadline-ms", 10_000,
-    )  # fmt: skip
-    with Processes([command], {"IXFAST_DSN": testbed.dsn, "IXFAST_KEK_FILE": str(testbed.kek_file)}) as processes:
-        await_readiness(processes, f"http://127.0.0.1:{private_port}/readyz")
-        yield port
-
-
-def run(testbed: Testbed, fleet: VirtualFleet, module: str, pairs: int, seed: int) -> tuple[float, bool]:
-    """The largest |t|, and whether all answers were one."""
-    requests = requests_of(testbed, fleet, seed)
-    with served(testbed, module) as port, Client(port) as client:
+def run(testbed: Testbed, accounts: Accounts, fleet: VirtualFleet, module: str, pairs: int, seed: int) -> tuple[float, bool]:
+    """The largest |t|, and whether all responses were identical."""
+    requests, port = requests_of(accounts, fleet, seed), free_port()
+    with ixfast_with(_FLAGS, module)(testbed, accounts.dsn, port, 1), Client(port) as client:
         for index in range(len(fleet)):
-            _, answer = client.ask(request_of(testbed.owners_token, fleet.xuid(index), "0" * 16))
+            _, answer = client.ask(request_of(accounts.owners_token, fleet.xuid(index), "0" * 16))
             assert b'"verdict":"forged"' in answer, answer
         samples, answers = measure(client, requests, pairs, seed)
     same = len(answers) == 1 and b'"verdict":"unknown"' in next(iter(answers))
-    print(f"answers: {'one and the same' if same else f'{len(answers)} different ones'}")
+    print(f"responses: {'identical' if same else f'{len(answers)} different ones'}")
     lost = len(ASKED) * len(KINDS) * pairs - sum(map(len, samples.values()))
     if lost:
-        print(f"{lost} requests were answered by 503 and do not count: the machine was too busy")
-    return tell(samples), same
+        print(f"{lost} requests got a 503 and do not count: the machine was too busy")
+    return compare(samples), same
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--pairs", type=int, default=PAIRS, help=f"samples of each kind; default {PAIRS:,}")
-    parser.add_argument("--control-pairs", type=int, default=CONTROL_PAIRS, help="of the control; 0: none")
+    parser.add_argument("--control-pairs", type=int, default=CONTROL_PAIRS, help="of the control; 0 skips it")
     parser.add_argument("--seed", type=int, default=20_240)
-    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works: no t is believed")
+    parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works; t is not evaluated")
     asked = parser.parse_args(arguments)
     pairs, control_pairs = (SMOKE_PAIRS, SMOKE_PAIRS) if asked.smoke else (asked.pairs, asked.control_pairs)
     fleet = VirtualFleet(asked.seed, 2 * min(CODES_MAX, max(pairs, control_pairs)), account="other")
     about: dict[str, Any] = environment.describe()
     print(f"{about['cpu']}, {about['cpus']} cores, {about['core']}, commit {about['commit']}, seed {asked.seed}")
-    print(f"load before: {environment.load_average()} (what others do hides small differences)")
-    print(f"absence is remembered for {limits.NEGATIVE_TTL_S:g} s")
-    with staged(fleet) as testbed:
+    print(f"load before: {environment.load_average()} (other load hides small differences)")
+    print(f"absence is cached for {limits.NEGATIVE_TTL_S:g} s")
+    with Testbed(Traffic(asked.seed, 1, 1)) as testbed:
+        accounts = with_two_accounts(testbed, fleet)
         print(f"\n== the server, {pairs:,} of each kind")
-        worst, same = run(testbed, fleet, "ixfast", pairs, asked.seed)
+        worst, same = run(testbed, accounts, fleet, "ixfast", pairs, asked.seed)
         caught = True
         if control_pairs:
             print(f"\n== the control, {control_pairs:,} of each kind")
-            caught = run(testbed, fleet, "benchmarks.early_server", control_pairs, asked.seed)[0] >= THRESHOLD
+            caught = run(testbed, accounts, fleet, "benchmarks.early_server", control_pairs, asked.seed)[0] >= THRESHOLD
     if asked.smoke:
         return 0 if same else 1
-    print(f"\n{'no difference found' if same and worst < THRESHOLD else 'THE KINDS CAN BE TOLD APART'}")
-    print(f"control: {'not run' if not control_pairs else 'caught' if caught else 'NOT CAUGHT'}")
+    print(f"\n{'no difference found' if same and worst < THRESHOLD else 'THE KINDS CAN BE DISTINGUISHED'}")
+    print(f"control: {'not run' if not control_pairs else 'detected' if caught else 'NOT DETECTED'}")
     return 0 if same and worst < THRESHOLD and caught else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

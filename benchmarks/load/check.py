@@ -1,12 +1,14 @@
-"""Is the generator cheap, and does it tell the truth? `python -m benchmarks generator`
+"""Cost and accuracy of the load generator. `python -m benchmarks generator`
 
-It runs against a server that does nothing, and beside wrk where that is installed:
+It runs against a server that does no work, and compares with wrk where that is installed:
+
 1. free: the server answers at once. The generator's own cost is its processor time for a request.
-2. slow: the server needs 50 µs of processor for each request, so the server is the limit and both must find the same rate.
-3. late: every answer comes 5 ms after the request, so both must find that latency.
-4. stalled: the server stops once for 200 ms while requests are due at a fixed rate. All that were due meanwhile must show
-   it: at 1,000/s about 200 of them; a generator that waits for answers before it counts would show one a connection.
-In each the requests that the server counted must be those that the generator says it sent.
+2. slow: the server needs 50 µs of processor time for each request. It is the bottleneck, and both must measure the same rate.
+3. late: every response comes 5 ms after the request, and both must measure that latency.
+4. stalled: the server stops once for 200 ms while requests are due at a fixed rate. All requests due meanwhile must show it,
+   about 200 at 1,000/s. A generator that measures from the time of sending would show one for each connection.
+
+In each case the server must have counted as many requests as the generator sent.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ _SEED = 77
 _SETTLE_S = 0.3
 _STALL_MS = 200
 _RATE_PER_S = 1000
-WRK_IS_ABSENT = "wrk is not installed: the comparison with it is left out"
+WRK_IS_ABSENT = "wrk is not installed: the comparison is skipped"
 
 
 class Size(NamedTuple):
@@ -49,12 +51,12 @@ class Row(NamedTuple):
     latency_us_p50: int
     latency_us_p99: int
     cpu_us: float
-    counted: bool | None  # did the server count the same; None: it was not asked
+    counted: bool | None  # whether the server counted the same number; None if that is unknown
 
 
 @contextlib.contextmanager
 def constant(**options: int) -> Iterator[tuple[int, dict[str, int]]]:
-    """A constant server; its port, and after it ended `answered` requests."""
+    """A constant server; yields its port and a dict that has `answered` once the server has ended."""
     arguments = [text for name, value in options.items() for text in (f"--{name.replace('_', '-')}", value)]
     counted: dict[str, int] = {}
     with subprocess.Popen(python("benchmarks.load.constant", *arguments), stdout=subprocess.PIPE, text=True) as server:
@@ -105,7 +107,7 @@ def wrk(name: str, size: Size, **options: int) -> Row:
 def _found(pattern: str, text: str) -> str:
     match = re.search(pattern, text)
     if match is None:
-        raise RuntimeError(f"wrk printed something else than expected:\n{text}")
+        raise RuntimeError(f"unexpected output of wrk:\n{text}")
     return match[1]
 
 
@@ -119,7 +121,7 @@ def _us(output: str, percentile: str) -> int:
 
 
 def stalled(size: Size) -> tuple[Result, int]:
-    """An open loop over a server that stops once, and how many requests saw half of the stall or more."""
+    """An open loop over a server that stops once, and the number of requests that waited for half of the stall or longer."""
     seconds = max(0.8, size.measure_s / 2)
     with constant(stall_ms=_STALL_MS, stall_after=round(_RATE_PER_S * seconds / 3)) as (port, _):
         traffic = Traffic(_SEED, 10 * size.connections, size.connections)
@@ -151,9 +153,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{size.connections} connections, {size.measure_s:g} s each, seed {_SEED}\n")
     print("| server | generator | requests/s | p50 µs | p99 µs | generator's CPU µs a request | server counted the same |")
     print("|---|---|---:|---:|---:|---:|---|")
-    honest = True
+    accurate = True
     for row in rows(size, with_wrk=has_wrk):
-        honest = honest and row.counted is not False
+        accurate = accurate and row.counted is not False
         print(
             f"| {row.server} | {row.generator} | {row.requests_per_s:,.0f} | {row.latency_us_p50:,} | {row.latency_us_p99:,} "
             f"| {row.cpu_us:.1f} | {'-' if row.counted is None else 'yes' if row.counted else 'NO'} |"
@@ -164,4 +166,4 @@ def main(arguments: list[str] | None = None) -> int:
     )
     if not has_wrk:
         print(WRK_IS_ABSENT)
-    return 0 if honest and slow >= _STALL_MS // 4 else 1
+    return 0 if accurate and slow >= _STALL_MS // 4 else 1

@@ -1,8 +1,8 @@
-"""A server that does nothing, as cheaply as Python can: to see what the generator itself costs.
+"""A server that does no work, as cheaply as Python can: it shows what the generator itself costs.
 
-It answers whatever ends with an empty line. `--delay-us` answers so much later, `--busy-us` keeps the processor for as long,
-`--stall-ms` stops once for a while after `--stall-after` requests: a generator that cannot see that measures wrongly. On
-SIGTERM it prints how many requests it answered.
+It answers everything that it receives. `--delay-us` delays responses, `--busy-us` uses the processor for that long, and
+`--stall-ms` stops once after `--stall-after` requests, which a correct generator must notice. On SIGTERM it prints the number
+of requests that it answered.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One process of the generator with its connections, executing commands that come through a pipe.
 
 A command is the name of a method and its arguments; the reply is what the method returned, or the exception. The event loop
-stands still between two commands, and plans are extended between phases, never while the clock runs. `start_ns` and all other
+is idle between two commands, and plans are extended between phases, never while the clock runs. `start_ns` and all other
 times are of CLOCK_MONOTONIC, which the processes of a host share, so that all processes start together.
 """
 

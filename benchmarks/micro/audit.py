@@ -1,14 +1,13 @@
-"""How fast `ixfast audit` is: the whole command in a fresh process, over files of simulated taps made beforehand.
+"""Speed of `ixfast audit`: the whole command in a fresh process, over files of simulated taps made beforehand.
 
-Prints taps a second (the whole command with its start, and the judging alone as the command reports it), the seconds of
-processor time that the whole command takes for a million taps, which other work on the machine changes least, and a hash of
-the verdicts; all rows of one file must have the same hash, otherwise the exit status is 1. Two files are also audited without
-a report.
+Prints taps per second (of the whole command including its start, and of the verification alone as reported by the command), the
+seconds of processor time for a million taps, which other load on the machine affects least, and a hash of the verdicts; all
+rows of one file must have the same hash, otherwise the exit status is 1. Two files are also audited without a report.
 
-Files: plain mirrors and encrypted ones as CSV with URLs, plain ones in columns `x,n,e`, JSON lines, a plain file out of order,
-and tags that are judged one by one (LRP mode). One tap in 64 is forged and one in 16 replayed, in one file a quarter is
-forged, because what is not authentic is judged one by one. `--smoke` runs a size that only shows that it works; `--core` adds
-what the core alone does with the same plain taps in one thread.
+Files: plain and encrypted mirrors as CSV with URLs, plain ones in columns `x,n,e`, JSON lines, a plain file out of order, and
+tags that are verified one by one (LRP mode). One tap in 64 is forged and one in 16 replayed; in one file a quarter is forged,
+because taps that are not authentic are verified again one by one. `--smoke` runs a size that only shows that it works; `--core`
+adds the rate of the core alone with the same plain taps in one thread.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 SEED = 27182
 TAGS = 2000
 DISTINCT_MAX = 20_000
-"""Taps of the slow kind that are made; their URLs are then counted on by nobody and come again as replays."""
+"""Number of distinct taps of profiles that are slow to simulate; further taps repeat their URLs and are replays."""
 
 START_S = 1_767_225_600  # 2026-01-01
 Tap = tuple[str, str]  # time, URL
@@ -58,7 +57,7 @@ def plain_taps(count: int, forged_of_64: int = 1) -> Iterator[tuple[str, str, st
 
 
 def profile_taps(profile: str, count: int) -> Iterator[Tap]:
-    """Taps of a profile whose URLs take long to make: after `DISTINCT_MAX`, those from before again."""
+    """Taps of a profile that is slow to simulate; after `DISTINCT_MAX` the same URLs are repeated."""
     fleet, dice = VirtualFleet(SEED, TAGS, profile), random.Random(SEED)
     tags: dict[int, VirtualTag] = {}
     urls: list[str] = []
@@ -128,10 +127,10 @@ def write_keys(path: Path, profile: str) -> None:
 
 
 class Run(NamedTuple):
-    """Seconds of the whole command, of judging as it says itself, and of processors; the hash of the verdicts."""
+    """Seconds of the whole command, of the verification as it reports it, and of processor time; the hash of the verdicts."""
 
     spent_s: float
-    judging_s: float
+    verifying_s: float
     processor_s: float
     digest: str
 
@@ -144,20 +143,20 @@ def audit(taps: Path, keys: Path, jobs: int, show: str = "all") -> Run:
     spent_s, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode not in (0, 3):
         raise SystemExit(done.stderr)
-    judged = re.search(r"in ([\d.]+) s", done.stderr)
-    assert judged is not None
+    reported = re.search(r"in ([\d.]+) s", done.stderr)
+    assert reported is not None
     processor_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Run(spent_s, float(judged[1]), processor_s, hashlib.sha256(out.read_bytes()).hexdigest()[:16])
+    return Run(spent_s, float(reported[1]), processor_s, hashlib.sha256(out.read_bytes()).hexdigest()[:16])
 
 
 def row(name: str, jobs: int, count: int, run: Run) -> None:
-    judging = f"{count / run.judging_s:,.0f}" if run.judging_s else "-"
+    verifying = f"{count / run.verifying_s:,.0f}" if run.verifying_s else "-"
     processor = f"{run.processor_s * 1e6 / count:.2f}"
-    print(f"{name:<22} {jobs:>4} {count / run.spent_s:>10,.0f} {judging:>10} {processor:>7}  {run.digest}", flush=True)
+    print(f"{name:<22} {jobs:>4} {count / run.spent_s:>10,.0f} {verifying:>10} {processor:>7}  {run.digest}", flush=True)
 
 
 def core_alone(count: int) -> float:
-    """Taps a second that `sdm_verify_batch` does with these very taps, packed beforehand."""
+    """Taps per second of `sdm_verify_batch` with the same taps, packed beforehand."""
     fleet = VirtualFleet(SEED, TAGS)
     places = {fleet.xuid(i): i for i in range(TAGS)}
     taps = [(places[x], int(n, 16), e) for _, x, n, e in plain_taps(min(count, 50_000))]
@@ -176,14 +175,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works")
     parser.add_argument("--taps", type=int, default=1_000_000, help="lines of each file")
-    parser.add_argument("--file", dest="files", action="append", choices=FILES, help="only this one; may be given again")
-    parser.add_argument("--core", action="store_true", help="also the core alone")
+    parser.add_argument("--file", dest="files", action="append", choices=FILES, help="only this file; can be repeated")
+    parser.add_argument("--core", action="store_true", help="add the core alone")
     asked = parser.parse_args(arguments)
     count = 2000 if asked.smoke else asked.taps
     load = ", ".join(f"{each:.2f}" for each in os.getloadavg())
     print(f"{cmac.IMPLEMENTATION}, {os.cpu_count()} cores, Python {platform.python_version()}, {count:,} taps of {TAGS:,} tags")
-    print(f"seed {SEED}; load before: {load} (anything above 0 is others' work)\n")
-    print(f"{'file':<22} {'jobs':>4} {'taps/s':>10} {'judging':>10} {'cpu s/M':>7}  verdicts")
+    print(f"seed {SEED}; load before: {load} (above 0: other load)\n")
+    print(f"{'file':<22} {'jobs':>4} {'taps/s':>10} {'verifying':>10} {'cpu s/M':>7}  verdicts")
     agree = True
     with tempfile.TemporaryDirectory() as folder:
         for name, (profile, lines) in FILES.items():

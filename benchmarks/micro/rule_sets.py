@@ -1,7 +1,9 @@
-"""What a decision costs, and a loaded rule set: nanoseconds a call by kind of set, and bytes a set of 10,000 different ones.
+"""Cost of a rule decision, and of a loaded rule set: nanoseconds per call by kind of set, and bytes per set of 10,000 different
+ones.
 
-The cost of calling an empty function is printed beside it, because every row contains it. Prints a hash of all decisions; it must
-not change with a change that is meant to make rules faster. `--smoke` runs a size that only shows that the benchmark works.
+The cost of calling an empty function is printed for comparison, because every row includes it. Prints a hash of all decisions,
+which a change that is meant to make rules faster must not change. `--smoke` runs a size that only shows that the benchmark
+works.
 """
 
 import argparse
@@ -59,7 +61,7 @@ def rule_set(groups: tuple[tuple[str, str], ...] | None) -> rules.RuleSet:
 
 
 def nanoseconds(decide: Callable[[Scan], int], scan: Scan, calls: int, rounds: int) -> tuple[float, float]:
-    """Fastest and median round, a call."""
+    """Nanoseconds per call in the fastest and the median round."""
     times = []
     for _ in range(rounds):
         started = time.perf_counter_ns()
@@ -70,8 +72,9 @@ def nanoseconds(decide: Callable[[Scan], int], scan: Scan, calls: int, rounds: i
 
 
 def memory(count: int) -> tuple[float, float, float]:
-    """What a rule set with its responses takes, of `count` different ones of one shape: bytes as Python counts them, bytes by
-    which the process grew, and microseconds to load."""
+    """The cost of one rule set with its responses, from `count` different ones of one shape: bytes as counted by Python, bytes
+    by which the process grew, and microseconds to load.
+    """
 
     def load(n: int) -> ResponseSet:
         conditions = (f"authentication == pass and scan_count < {n}", f"batch == B{n}", "verdict == replayed")

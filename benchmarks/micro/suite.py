@@ -10,7 +10,6 @@ import argparse
 import json
 import platform
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,3 @@ def _core(name: str, *, smoke: bool) -> list[dict[str, Any]]:
         print()
         found: list[dict[str, Any]] = json.loads(figures.read_text())
         return found
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
-"""aiohttp, uvloop and an asyncpg pool, one guarded UPDATE a scan: what a good engineer would write in an afternoon.
+"""aiohttp, uvloop and an asyncpg pool with one guarded UPDATE for each scan: what a good engineer would write in an afternoon.
 
-Keys are read from a table once and remembered; the MAC is checked with `cryptography`. The counter is durable before
-anybody hears "Pass", as with ixfast. It keeps no scan log, knows no rules and no encrypted keys.
+Keys are read from a table once and cached; the MAC is checked with `cryptography`. As in ixfast, the counter is durable before
+the response "Pass" is sent. There is no scan log, and there are no rules and no encrypted keys.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""aiohttp's `Application` with uvloop, answering a constant: no cryptography, no database. How fast is answering alone?"""
+"""aiohttp's `Application` with uvloop and a constant response: the cost of HTTP alone, without cryptography and database."""
 
 from __future__ import annotations
 

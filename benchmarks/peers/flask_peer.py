@@ -1,7 +1,7 @@
 """Flask, gunicorn, pycryptodome and psycopg: how most tap back ends are written.
 
-gunicorn runs `application` with two processes of four threads, because its plain worker closes every connection. Each
-thread keeps a connection of its own to the database. Otherwise it does what `aiohttp_asyncpg` does.
+gunicorn runs `application` with two processes of four threads, because its default worker closes every connection. Each thread
+has a database connection of its own. Otherwise it does the same as `aiohttp_asyncpg`.
 """
 
 from __future__ import annotations

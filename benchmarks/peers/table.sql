@@ -1,4 +1,4 @@
--- What a good engineer would make in an afternoon: one row a tag with its key and its counter.
+-- One row for each tag, with its key and its counter.
 CREATE TABLE peer_tag (
     code text PRIMARY KEY,
     uid bytea NOT NULL,

@@ -21,7 +21,6 @@ import http.client
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import database_audit, scans
-from benchmarks.contenders import Running, http_contenders, ixfast_command, ixfast_with
+from benchmarks.contenders import Running, http_contenders, ixfast_with, start_ixfast
 from benchmarks.database_audit import Held
 from benchmarks.experiment import Experiment
 from benchmarks.figures import SCALE
@@ -39,7 +38,7 @@ from benchmarks.load.drive import Load
 from benchmarks.load.results import Result
 from benchmarks.load.traffic import Mix, Traffic
 from benchmarks.load_test import serving
-from benchmarks.processes import Processes, child_environment, free_port, memory, python
+from benchmarks.processes import child_environment, free_port, memory, python
 from benchmarks.scale.filler import fill, fleet
 from benchmarks.tables import markdown, spread
 from benchmarks.testbed import Testbed
@@ -136,9 +135,8 @@ def start(databases: SizedDatabases, tags: int) -> float:
     port, private_port, counter = free_port(), free_port(), databases.next_counter(tags, 1) + 1
     index = tags - 1
     x, n, e = fleet(databases.seed, tags).plain_tap(index, counter)
-    environment = {"IXFAST_DSN": databases.dsns[tags], "IXFAST_KEK_FILE": str(databases.testbed.kek_file)}
     begun = time.monotonic()
-    with Processes([ixfast_command(port, private_port, databases.size.workers)], environment) as processes:
+    with start_ixfast(databases.testbed, databases.dsns[tags], port, private_port, databases.size.workers) as processes:
         while not _passes(port, f"/v1/t?x={x}&n={n}&e={e}"):
             processes.check()
             if time.monotonic() > begun + _START_S:
@@ -307,7 +305,3 @@ def main(arguments: list[str] | None = None) -> int:
                 experiment.progress(f"{tags:>10,} tags  {name} {shown} {'; '.join(wrong)}")
     print(table(record))
     return experiment.end(record, [*flaws, *(["it was interrupted"] if experiment.interrupted else [])])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Every benchmark in its smallest size, so that none rots: verdicts, audits and hashes, never a time."""
+"""Every benchmark in its smallest size, so that all of them keep working: verdicts, audits and hashes, never a time."""
 
 import importlib.util
 import json
@@ -21,7 +21,8 @@ from support.requirements import requires
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-pytest.importorskip("hdrh", reason="hdrhistogram is not installed: it is in the dependency group `bench`")
+for _library in ("hdrh", "matplotlib"):
+    pytest.importorskip(_library, reason=f"{_library} is not installed: it is in the dependency group `bench`")
 
 from benchmarks import build, database_audit, latency, plots, scans, testbed, timing  # noqa: E402
 from benchmarks.contenders import http_contenders  # noqa: E402
@@ -74,7 +75,7 @@ class TestTraffic:
         assert set(range(61)) <= seen
 
     def test_verdicts_are_what_an_engine_says(self) -> None:
-        """The expected verdict of every kind of tap, by the real engine over memory."""
+        """The real engine over memory gives every kind of tap its expected verdict."""
         traffic = Traffic(1024, 40, 1, MIX)
         plan = plans(traffic, 300)[0]
         bench = Bench(40)
@@ -120,7 +121,7 @@ class TestTraffic:
 
 
 class Wire:
-    """A transport that keeps what was written."""
+    """A transport that records what was written."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -130,7 +131,7 @@ class Wire:
 
 
 def plain_connections() -> ModuleType:
-    """The connections as they run where nothing is compiled."""
+    """The connections in uncompiled form."""
     spec = importlib.util.spec_from_file_location("benchmarks.load.plain_connections", build.SOURCE)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -204,7 +205,7 @@ class TestConnections:
 
 class TestGenerator:
     def test_is_compiled_of_what_is_read(self) -> None:
-        """`make test` compiles it first."""
+        """`make test` compiles it beforehand."""
         assert build.form() == "compiled"
         assert connections.__file__.endswith(tuple(EXTENSION_SUFFIXES))
 
@@ -226,14 +227,14 @@ class TestGenerator:
         assert row.requests_per_s > 0
 
     def test_sees_a_stall_in_every_request_that_was_due(self) -> None:
-        """200 ms without an answer at 1,000/s: about 100 of them waited for longer than half of it, however many
-        connections there are. Without the correction it would be one a connection."""
+        """200 ms without a response at 1,000/s: about 100 requests waited for longer than half of it, whatever the number of
+        connections. Without the correction it would be one for each connection."""
         result, slow = check.stalled(check.SMOKE)
         assert not result.flaws()
         assert slow > 5 * check.SMOKE.connections
 
     def test_a_wrong_answer_spoils_a_run(self) -> None:
-        """The control: a server that passes everything is found out."""
+        """The control: a server that passes everything is detected."""
         with check.constant() as (port, _), Load(Traffic(8, 40, 4, MIX), port, SCAN_ANSWERS, processes=1) as load:
             load.prepare(400)
             load.connect()
@@ -263,9 +264,9 @@ class TestGenerator:
     def test_histograms_add_up(self) -> None:
         both = histogram.add([histogram.encode([1_000_000] * 99), histogram.encode([500, 50_000_000])])
         assert both.get_total_count() == 101
-        told = histogram.summary(both)
-        assert told["p50_us"] == pytest.approx(1000, rel=0.001)
-        assert told["max_us"] == pytest.approx(50_000, rel=0.001)
+        summary = histogram.summary(both)
+        assert summary["p50_us"] == pytest.approx(1000, rel=0.001)
+        assert summary["max_us"] == pytest.approx(50_000, rel=0.001)
         assert histogram.summary(histogram.empty()) == {}
 
 
@@ -291,7 +292,7 @@ class TestScans:
         assert run.good and run.audit["passes_in_database"] == run.answered["genuine"] > 0
 
     def test_the_audit_finds_what_is_wrong(self, small_stage: testbed.Testbed) -> None:
-        """The control: one pass that was never acknowledged, one log row too few, one counter that fell back."""
+        """The control: a pass that was never acknowledged, a missing log row, a counter that went back."""
         traffic = small_stage.traffic
         fleet = fleet_of(traffic)
         spoil = (
@@ -363,19 +364,19 @@ class TestLatency:
 
 class TestTiming:
     def test_every_kind_is_told_the_same(self, capsys: pytest.CaptureFixture[str]) -> None:
-        """The server and its control, which is as silent in its bodies; how long they took is not asked of so few."""
+        """The bodies of the server and of its control are identical; the times of so few samples are not evaluated."""
         assert timing.main(["--smoke"]) == 0
         shown = capsys.readouterr().out
-        assert shown.count("answers: one and the same") == 2
+        assert shown.count("responses: identical") == 2
         assert shown.count("unknown / foreign") == 4
 
     def test_a_difference_is_found_and_noise_is_none(self) -> None:
         dice = random.Random(4)
         noisy = {kind: array("q", [int(dice.gauss(500_000, 50_000)) for _ in range(4000)]) for kind in timing.KINDS}
         samples = {(asked, kind): noisy[kind] for asked in timing.ASKED for kind in timing.KINDS}
-        assert timing.tell(samples) < timing.THRESHOLD
+        assert timing.compare(samples) < timing.THRESHOLD
         samples["again", "foreign"] = array("q", [value + 10_000 for value in noisy["foreign"]])
-        assert timing.tell(samples) > timing.THRESHOLD
+        assert timing.compare(samples) > timing.THRESHOLD
 
     def test_a_difference_that_rare_delays_hide_is_found(self) -> None:
         dice = random.Random(5)
@@ -393,7 +394,7 @@ class TestMicro:
             assert measure(step, SMOKE).digest == measure(step, SMOKE).digest
 
     def test_results_are_those_that_are_known(self) -> None:
-        """Change these only together with what a scan answers: a faster build that ends in other hashes is no faster build."""
+        """Change these only together with the result of a scan: a build with other hashes is not the same build made faster."""
         found = {step.name: measure(step, SMOKE).digest for module in suite.MODULES.values() for step in module.STEPS}
         assert {name: found[name] for name in KNOWN} == KNOWN
 

@@ -1,4 +1,4 @@
-"""The longer experiments in their smallest size, the stream that drives them, and the report; no test looks at a time."""
+"""The longer benchmarks in their smallest size, the stream that drives them, and the report; no test depends on a time."""
 
 import argparse
 import json
@@ -20,7 +20,8 @@ from click.testing import CliRunner
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-pytest.importorskip("hdrh", reason="hdrhistogram is not installed: it is in the dependency group `bench`")
+for _library in ("hdrh", "matplotlib"):
+    pytest.importorskip(_library, reason=f"{_library} is not installed: it is in the dependency group `bench`")
 
 from benchmarks import __main__ as front_page  # noqa: E402
 from benchmarks import (  # noqa: E402
@@ -59,7 +60,7 @@ UNKNOWN_FATE = b'HTTP/1.1 503 Service Unavailable\r\n\r\n{"error":"outcome_unkno
 
 
 class Wire:
-    """A transport that keeps what was written."""
+    """A transport that records what was written."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -90,7 +91,7 @@ class TestStream:
         assert all(passes == last for passes, last, _ in held.values())
 
     def test_repeats_only_what_passed(self) -> None:
-        """Half of the taps are refused; none of those may come again as a replay, or a right answer would look wrong."""
+        """Half of the taps are refused; none of those may be replayed, or a correct response would count as wrong."""
         connection, wire, _ = stream_connection(Mix(0.5, 0.5, 0, 0))
         passed: set[bytes] = set()
         replays = 0
@@ -120,7 +121,7 @@ class TestStream:
         assert taken.refused == {"overloaded": 1, "outcome_unknown": 1}
         assert taken.wrong == {"genuine: 200 Fail": 1}
         assert len(array("I", taken.latency)) == 1 and len(array("I", taken.refusal_latency)) == 2
-        # What was overloaded was surely not consumed; of the other nobody knows.
+        # An overloaded tap was certainly not consumed; the fate of the other is unknown.
         assert sum(uncertain for _, _, uncertain in connection.plan.accepted().values()) == 1
 
     def test_tells_every_interval_and_all_arrivals(self) -> None:
@@ -135,7 +136,7 @@ class TestStream:
         assert not any(each.wrong or each.refused for each in seen)
 
     def test_arrivals_that_find_no_connection_give_up(self) -> None:
-        """A server that stops for longer than their patience: they are told, not sent late."""
+        """A server that stops for longer than their patience: they are counted, not sent late."""
         with check.constant(stall_ms=600, stall_after=20) as (port, _), Load(Traffic(8, 40, 2), port, CONSTANT_ANSWER) as load:
             load.connect()
             seen = list(load.stream(300.0, 1.5, 0.5, patience_s=0.1))
@@ -173,9 +174,9 @@ class TestExperiments:
     def test_keyed(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert keyed.main(["--smoke", "--results", str(tmp_path)]) == 0
         shown = capsys.readouterr().out
-        assert all(f"| {way} |" in shown for way in keyed.WAYS)
+        assert all(f"| {way} |" in shown for way in keyed.VARIANTS)
         (record,) = environment.newest(keyed.HISTORY, tmp_path)
-        assert {point["way"] for point in record["points"]} == set(keyed.WAYS)
+        assert {point["way"] for point in record["points"]} == set(keyed.VARIANTS)
         assert min(point["answers_per_s"] for point in record["points"]) > 0
 
     def test_overload(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +192,7 @@ class TestExperiments:
         status = soak.main(["--smoke", "--results", str(tmp_path)])
         (record,) = environment.newest(soak.HISTORY, tmp_path)
         late = sum(sample.get("gave_up", 0) + sum(sample.get("refused", {}).values()) for sample in record["samples"])
-        assert status == (1 if late else 0)  # a machine that is busy with something else may be late, but never wrong
+        assert status == (1 if late else 0)  # a busy machine may be late, but never wrong
         assert not any(sample.get("wrong") for sample in record["samples"]) and not record["audit"]["problems"]
         assert record["rate_per_s"] == record["capacity"] * soak.SMOKE.rate_fraction > 0
         (kept,) = tmp_path.glob("soak-*.jsonl")
@@ -206,11 +207,11 @@ class TestExperiments:
             assert ElementTree.fromstring(drawn.read_text()).tag.endswith("svg")
 
     def test_scale_measures_every_size_and_keeps_it(self, tmp_path: Path) -> None:
-        with tempfile.TemporaryDirectory() as kept:  # pytest's own folders are closed to the user who runs PostgreSQL
+        with tempfile.TemporaryDirectory() as kept:  # the user who runs PostgreSQL cannot read pytest's own folders
             Path(kept).chmod(0o711)
             arguments = ["--smoke", "--results", str(tmp_path), "--keep", str(Path(kept) / "here"), "--sizes", "1500"]
             assert sizes.main(arguments) == 0
-            assert sizes.main(arguments) == 0  # the databases are as at the beginning, so the audit is clean again
+            assert sizes.main(arguments) == 0  # the databases were reset, so the audit is clean again
         first, second = environment.history(figures.SCALE, tmp_path)
         assert first["sizes"]["1500"]["filled_s"] > 0 and "filled_s" not in second["sizes"]["1500"]
         for record in (first, second):
@@ -248,14 +249,14 @@ class TestFullContender:
             contender = http_contenders()["ixfast_full"]
             done = scans.measure(testbed, contender, size, 1)
             assert done.flaws == [] and done.good
-            # The control: without the token the tags do not exist, so it is really asked for.
+            # The control: without the token the tags do not exist, so it is really required.
             closed = scans.measure(testbed, contender._replace(headers=lambda _: b""), size, 1)
             assert any("genuine: 404 not_found" in flaw for flaw in closed.flaws)
 
 
 class TestFiller:
     def test_rows_are_those_of_the_product(self, tmp_path: Path) -> None:
-        """The last tag, which COPY made, against the first, which the product made; and the same indexes as before."""
+        """The last tag, made by COPY, is like the first, made by the product; and the indexes are the same as before."""
         count = filler.FIRST_TAGS + 300
 
         async def rows(connection: Any) -> Any:
@@ -276,13 +277,13 @@ class TestFiller:
             }
 
         with Testbed(Traffic(5, 10, 1)) as testbed:
-            said: list[str] = []
+            reported: list[str] = []
 
             def fill(dsn: str) -> None:
-                filler.fill(dsn, testbed.kek_file, 5, count, processes=1, progress=said.append)
+                filler.fill(dsn, testbed.kek_file, 5, count, processes=1, progress=reported.append)
 
             def fill_few(dsn: str) -> None:
-                filler.fill(dsn, testbed.kek_file, 5, 10, processes=1, progress=said.append)
+                filler.fill(dsn, testbed.kek_file, 5, 10, processes=1, progress=reported.append)
 
             dsn, made = testbed.make("filled", fill)
             few, _ = testbed.make("few", fill_few)
@@ -302,7 +303,7 @@ class TestFiller:
 
 
 def test_the_audit_of_many_tags_finds_a_pass_too_much_in_the_log() -> None:
-    """A control: a tag whose scans were never counted, with a row in the log."""
+    """The control: a tag whose scans were never counted has a row in the log."""
     size = scans.SMOKE
     with Testbed(Traffic(13, size.tags, size.connections)) as testbed, testbed.database("bench_ixfast") as dsn:
         spoil = "INSERT INTO scan_log SELECT now(), 1, tag_id, 7, 'g' FROM tag_counter ORDER BY tag_id LIMIT 1"
@@ -414,8 +415,8 @@ class TestCommand:
 
     def test_says_where_the_benchmarks_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bench, "checkout", lambda: None)
-        told = CliRunner().invoke(main, ["bench"])
-        assert told.exit_code == 1 and "Clone it" in told.output
+        result = CliRunner().invoke(main, ["bench"])
+        assert result.exit_code == 1 and "Clone it" in result.output
 
 
 def test_memory_of_processes() -> None:
