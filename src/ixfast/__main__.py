@@ -1,4 +1,4 @@
-"""`python -m ixfast`: the same as the command `ixfast`."""
+"""`python -m ixfast` runs the command `ixfast`."""
 
 from ixfast.cli import main
 

@@ -1,9 +1,9 @@
-"""Chooses between the native core and its twin, once, and says which one is in use and why.
+"""The cryptographic core: chooses between the native implementation and its Python twin, once, at import.
 
-`IMPLEMENTATION` names it ("native-…" or "twin-cryptography"); `REASON` is None for the native core, otherwise why
-the twin is in use. `IXFAST_FORCE_TWIN=1` in the environment forces the twin. A native core that is there but does
-not load is an ImportError, not a reason: nothing falls back silently. What the functions take and answer is told in
-`_cmac_py` and, for LRP mode, in `_lrp_py`: the core has two halves, always both native or both the twin's.
+`IMPLEMENTATION` names the one in use ("native-…" or "twin-cryptography"); `REASON` says why the twin is in use, or is None.
+`IXFAST_FORCE_TWIN=1` in the environment forces the twin. A native core that is installed but does not load raises ImportError:
+there is no silent fallback. The core has two halves, which are always both native or both twins; `_cmac_py` and, for LRP mode,
+`_lrp_py` document the functions.
 """
 
 import os
@@ -22,9 +22,9 @@ def _choose() -> tuple[ModuleType, str | None]:
     except ModuleNotFoundError:
         return _cmac_py, "the native extension is not built"
     except ImportError as failure:
-        if failure.path is not None:  # the file is there and the loader refused it
+        if failure.path is not None:  # the file exists, but the loader refused it
             raise
-        return _cmac_py, str(failure)  # the module itself refused this CPU
+        return _cmac_py, str(failure)  # the module does not support this CPU
 
 
 _chosen, REASON = _choose()

@@ -1,8 +1,8 @@
-"""The modules of a scan's way and of an import that are compiled as they are, and whether their compiled form is in use.
+"""The modules that are compiled as they are, and which of their two forms is in use.
 
-Each of `MODULES` is plain Python with types of its fields and locals in a `.pxd` beside it, and runs in both forms: compiled,
-it takes a third to a half of the time. `IXFAST_FORCE_TWIN=1` in the environment forces the plain form; where nothing is built
-it is the only one. Nothing falls back in silence: `PLAIN` says why the plain form runs, and is None while the compiled one does.
+Each of `MODULES` is plain Python, with the types of its fields and locals in a `.pxd` file beside it, and runs in both forms;
+the compiled form takes a third to a half of the time. `IXFAST_FORCE_TWIN=1` in the environment forces the plain form; without a
+build it is the only one. There is no silent fallback: `PLAIN` is the reason why the plain form is in use, or None.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ MODULES = (
     "store.imports.copy_rows", "store.imports.import_plan", "store.imports.seen_tags",
     "tag_files.cells", "tag_files.reader", "tag_files.rows",
 )  # fmt: skip
-"""Inside the package `ixfast`; the build reads them from here."""
+"""Names of modules in the package `ixfast`; setup.py reads them from here."""
 
 _FOLDER = Path(__file__).parent
 
 
 class _PlainFinder(importlib.abc.MetaPathFinder):
-    """Finds the source of a compiled module before its compiled form is found."""
+    """Finds the source of a compiled module before the standard finders find the extension."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         own = name.removeprefix("ixfast.")
@@ -49,16 +49,16 @@ def _why_plain() -> str | None:
     if all(built):
         return None
     if any(built):
-        raise ImportError("Some modules of ixfast are compiled and some are not: install it again.", name="ixfast")
+        raise ImportError("Some modules of ixfast are compiled and others are not: reinstall ixfast.", name="ixfast")
     return "the compiled modules are not built"
 
 
 PLAIN: str | None = None
-"""Why the plain form is in use; None if the compiled one is."""
+"""Why the plain form is in use; None if the compiled form is."""
 
 
 def choose() -> None:
-    """Decide between the two forms. The package does it before it imports any of them."""
+    """Choose one of the two forms. The package calls this before it imports any of the modules."""
     global PLAIN
     PLAIN = _why_plain()
     if PLAIN is not None:

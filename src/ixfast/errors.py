@@ -1,25 +1,26 @@
-"""The exception tree. A docstring here is the message: it says what is wrong and what mends it.
+"""The exceptions that ixfast raises.
 
-Expected outcomes of a scan are values (`model.Verdict`), not exceptions. What is raised is a user's mistake
-(`InputError` and the configuration errors) or the inability to answer (`UnavailableError`), which the wire turns into 503.
+The expected results of a scan are values (`Verdict`), not exceptions. An exception is a user's mistake (`InputError` and the
+configuration errors) or the inability to answer (`UnavailableError`), which becomes a 503. A message says what is wrong and how
+to fix it; without one, the docstring of the class is the message.
 """
 
 
 class IxfastError(Exception):
-    """Something ixfast cannot go on with."""
+    """ixfast cannot continue."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or self.__doc__)
 
 
 class ConfigurationError(IxfastError):
-    """A setting is missing or wrong; the message names it and says what to write instead."""
+    """A setting is missing or invalid; the message names it and what is allowed."""
 
 
 class InputError(IxfastError):
-    """A request cannot be understood; `code` is the wire's error code and `field` the parameter it is about.
+    """A request is invalid; `code` is the error code of the response and `field` the parameter that is at fault.
 
-    The value itself is never part of the message: it may be a code, a token or a key.
+    The value of the parameter is never part of the message: it may be a tag code, a token or a key.
     """
 
     def __init__(self, code: str, message: str, field: str | None = None) -> None:
@@ -29,11 +30,11 @@ class InputError(IxfastError):
 
 
 class ProfileError(ConfigurationError):
-    """An encoding profile contradicts itself; the message says where."""
+    """An encoding profile is inconsistent; the message says where."""
 
 
 class UnavailableError(IxfastError):
-    """No answer can be given now; `code` is one of the wire's 503 codes and `reason` says why in one word."""
+    """The request cannot be answered now; `code` is an error code with status 503 and `reason` a word that says why."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(f"{code}: {reason}")

@@ -1,4 +1,4 @@
-# Where json_members.py is compiled: what an import asks of every line.
+# Types for the compiled form of json_members.py: an import calls this for every line.
 
 cimport cython
 

@@ -1,7 +1,7 @@
-"""Members that stand twice in a JSON object, which decoders pass over: the last one wins and nobody is told.
+"""Finds members that a JSON object has twice. Decoders ignore this: the last one wins, silently.
 
-Which of the two the writer meant is not known, so such an object is refused wherever people and other programs write (RFC 8259,
-section 4: names should be unique). The bodies of scans alone are not searched: it would take 3 us of each.
+It is unknown which of the two the writer meant, so such an object is rejected wherever people and other programs write JSON (RFC
+8259, section 4: names should be unique). Only the bodies of scans are not searched, because that would take 3 us each.
 """
 
 from __future__ import annotations
@@ -11,32 +11,32 @@ from typing import Any
 
 
 def repeated_members(text: str | bytes) -> list[str]:
-    """The names that an object has twice, at any depth. `text` is JSON that a decoder has taken.
+    """The names that any object in `text` has twice, at any depth. A decoder must have accepted `text` before.
 
-    RecursionError if it is nested deeper than this one goes, some 1,000 objects or lists; UnicodeDecodeError if texts that the
-    other one had no use for are not UTF-8.
+    Raises RecursionError if it is nested deeper than about 1,000 objects or lists, and UnicodeDecodeError if a text that the
+    first decoder skipped is not UTF-8.
     """
     repeated: list[str] = []
 
-    def look(pairs: list[tuple[str, Any]]) -> None:
+    def collect(pairs: list[tuple[str, Any]]) -> None:
         names = set()
         for name, _ in pairs:
             if name in names:
                 repeated.append(name)
             names.add(name)
 
-    # Numbers are not looked at: the longest ones would raise.
-    json.loads(text, object_pairs_hook=look, parse_int=_nothing, parse_float=_nothing, parse_constant=_nothing)
+    # Numbers are not parsed: very long ones would raise.
+    json.loads(text, object_pairs_hook=collect, parse_int=_nothing, parse_float=_nothing, parse_constant=_nothing)
     return repeated
 
 
 def repeated_in_line(line: str, members: dict[str, Any]) -> list[str]:
-    """The same for an object that was decoded to `members`, in a tenth of the time where it has texts only."""
+    """The same for an object that was decoded to `members`; ten times as fast if it contains only texts."""
     strings = len(members)
     for value in members.values():
         if isinstance(value, str):
             strings += 1
-    # A member that another one has replaced leaves its name in the line, which then has more quotation marks.
+    # A replaced member leaves its name in the line, which then has more quotation marks than the decoded object accounts for.
     return [] if line.count('"') == 2 * strings else repeated_members(line)
 
 

@@ -1,110 +1,108 @@
-"""Every bound of the engine, with its unit in the name and its reason beside it.
+"""Every fixed limit of the engine, with its unit in the name and its reason beside it.
 
-A bound that an operator may want to move is a setting (`settings.py`); what stands here is fixed because moving it
-needs a measurement or a datasheet.
+A limit that an operator may want to change is a setting (`config/settings.py`). These are fixed, because changing one needs a
+measurement or a datasheet.
 """
 
-# The wire.
+# HTTP.
 REQUEST_TARGET_BYTES_MAX = 4096  # A tap URL with 256 bytes of encrypted file data takes under 1,100.
-REQUEST_HEAD_BYTES_MAX = 8190  # aiohttp's own bound for a header line; the front door holds no more than this.
-REQUEST_BODY_BYTES_MAX = 1 << 20  # 1,000 scans of a batch at about 1 KB each.
-REQUEST_HEAD_S = 10.0  # From a head's first byte to its last; one of 8 KB is a few packets, and drips are an attack.
-REQUEST_BODY_S = 10.0  # The same for a body that is read whole: 1 MiB in 10 s is a slow link between servers.
-HEADERS_MAX = 64  # Balancers and browsers together send under 30.
-PARAMETERS_MAX = 64  # Query parameters of one request; a tap has under 10.
-PARAMETER_BYTES_MAX = 2048  # One parameter's value; the longest real one is file data in hexadecimal.
-ACCOUNTS_IN_PATH_MAX = 4  # Path segments of a tap URL that are looked up as an account's id, each by a query.
+REQUEST_HEAD_BYTES_MAX = 8190  # aiohttp's own limit for a header line; the front door buffers no more than this.
+REQUEST_BODY_BYTES_MAX = 1 << 20  # A batch of 1,000 scans at about 1 KB each.
+REQUEST_HEAD_S = 10.0  # From the first byte of a head to its last: 8 KB are a few packets, and anything slower is an attack.
+REQUEST_BODY_S = 10.0  # The same for a body that is read as a whole: 1 MiB in 10 s is a slow link between servers.
+HEADERS_MAX = 64  # Browsers and balancers together send fewer than 30.
+PARAMETERS_MAX = 64  # Query parameters of one request; a tap has fewer than 10.
+PARAMETER_BYTES_MAX = 2048  # The value of one parameter; the longest real one is file data in hexadecimal.
+ACCOUNTS_IN_PATH_MAX = 4  # Path segments of a tap URL that are looked up as account ids, each with a query.
 BATCH_SCANS_MAX = 1000  # Scans of one `POST /v2/scans/batch`.
-PIPELINE_BYTES_MAX = 64 * 1024  # Unserved input of one connection before its reading is paused.
-HEADER_MEMO_ENTRIES_MAX = 2048  # Distinct header blocks remembered by the front door of a worker.
-RETRY_AFTER_S = 1  # What every 503 and 429 tells the client to wait at least.
+PIPELINE_BYTES_MAX = 64 * 1024  # Unserved input of a connection before reading from it is paused.
+HEADER_MEMO_ENTRIES_MAX = 2048  # Distinct header blocks cached by the front door of a worker.
+RETRY_AFTER_S = 1  # The Retry-After header of every 503 and 429.
 
-# A worker that does not get round to reading what has arrived.
-SLOW_ROUND_S = (
-    0.025  # Between two rounds that read requests; a busy loop with hundreds of connections turns in a few milliseconds.
-)
-AGE_LOOK_EVERY = 8  # Requests of a slow round that share one look at how long the kernel had them; a look takes 2 us.
-WORKER_WAIT_SHARE = 0.5  # Of a scan's deadline: what has waited longer is refused; the other half is for the answer.
-WORKER_ROOM_MIN = 64  # Scans that may be under way, however slow the last ones were.
-WORKER_ROOM_S = 0.3  # Or as many as were lately answered in so long; the others wait for their turn, the newest first.
-WORKER_RATE_SCANS_MIN = 16  # With fewer scans under way the rate is that of the callers, not the worker's.
-WORKER_RATE_WINDOW_S = 0.25  # Over which a worker's rate is learnt: some periods of a CPU quota.
-ANSWERS_A_REFUSAL = (
-    8  # A refusal takes a third of a pass's time: so 4 % of the worker's go into refusals while it has too much to do.
-)
-REFUSAL_INTERVAL_S = 0.05
-REFUSALS_IDLE = 256  # Refusals at once while there is nothing else to do.
-OVERDUE_MEMORY_S = 1.0  # Nothing overdue for so long: the worker has time again.
+# Overload: a worker that cannot keep up with what arrives.
+# Between two loop iterations that read requests; a busy loop with hundreds of connections takes a few milliseconds each.
+SLOW_ROUND_S = 0.025
+AGE_LOOK_EVERY = 8  # Requests of a slow iteration that share one query for their age in the kernel, which takes 2 us.
+WORKER_WAIT_SHARE = 0.5  # Share of a scan's deadline: a scan that has waited longer is refused; the rest is for answering.
+WORKER_ROOM_MIN = 64  # Scans that may be in progress, however slow the last ones were.
+WORKER_ROOM_S = 0.3  # Or as many as were recently answered in this time; the others wait, the newest first.
+WORKER_RATE_SCANS_MIN = 16  # With fewer scans in progress the measured rate is that of the callers, not of the worker.
+WORKER_RATE_WINDOW_S = 0.25  # Window in which a worker's rate is measured: several periods of a CPU quota.
+# Answers between two refusals: a refusal takes a third of the time of a pass, so an overloaded worker spends 4 % on refusals.
+ANSWERS_A_REFUSAL = 8
+REFUSAL_INTERVAL_S = 0.05  # Between two rounds of refusals.
+REFUSALS_IDLE = 256  # Refusals at once while the worker has nothing else to do.
+OVERDUE_MEMORY_S = 1.0  # After this long without an overdue scan, the worker counts as no longer overloaded.
 
 # Identifiers.
-TAG_CODE_CHARS_MAX = 64  # Tag codes (XUID) are 8 or 16 in every known fleet; imports may bring longer ones.
+TAG_CODE_CHARS_MAX = 64  # Tag codes (XUID) have 8 or 16 in every known fleet; imported ones may be longer.
 CUSTOMER_ID_CHARS_MAX = 128  # CUID
 ACCOUNT_ID_CHARS_MAX = 64  # AID
 UID_BYTES = 7  # NT4H2421Gx §8.2: the double-size UID of every supported chip.
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 
 # The chips.
-COUNTER_MAX = 0xFFFFFF  # SDMReadCtr is 24 bit and stops there (NT4H2421Gx §9.3.2).
-KEY_VERSIONS_MAX = 127  # A ledger position holds the key version in the 7 bits above the counter's 24.
-META_KEYS_MAX = 16  # Candidates tried for one encrypted mirror; one AES block each.
-GROUP_MASTERS_MAX = 4  # Live masters of a group: each is one more key that every tap of its tags is tried with.
+COUNTER_MAX = 0xFFFFFF  # SDMReadCtr has 24 bits and stops at this value (NT4H2421Gx §9.3.2).
+KEY_VERSIONS_MAX = 127  # A ledger position holds the key version in 7 bits above the 24 of the counter.
+META_KEYS_MAX = 16  # Candidates for one encrypted mirror; each costs one AES block.
+GROUP_MASTERS_MAX = 4  # Live master keys of a group: every tap of its tags is tried with each of them.
 FILE_DATA_BYTES_MAX = 256  # The NDEF file of an NTAG 424 DNA (NT4H2421Gx §8.2.3.1).
-WINDOW_BYTES_MAX = 1024  # No MAC window is longer than the NDEF file in its printed form.
+WINDOW_BYTES_MAX = 1024  # A MAC window is never longer than the NDEF file printed in hexadecimal.
 
 # The ledger.
-HELD_ROUNDS_MAX = 3  # Rounds in which a row was locked by somebody else before its scan is answered 503.
-LOCK_TIMEOUT_MS = 300  # Far above any batch's own time, far below a scan's deadline.
-STATEMENT_TIMEOUT_MS = 1000  # Ends what a frozen or overloaded server would otherwise hold for ever.
-CONNECT_TIMEOUT_MS = 1000
-CONNECT_TIMEOUT_MS_MAX = 8000  # After attempts that ran out of time: a server short of CPU takes seconds, and can't be hurried.
+HELD_ROUNDS_MAX = 3  # Attempts that find a row locked by another session before its scan is answered 503.
+LOCK_TIMEOUT_MS = 300  # Far above the duration of any batch, far below a scan's deadline.
+STATEMENT_TIMEOUT_MS = 1000  # Ends what a frozen or overloaded server would otherwise hold forever.
+CONNECT_TIMEOUT_MS = 1000  # A healthy server accepts a connection in a few milliseconds.
+CONNECT_TIMEOUT_MS_MAX = 8000  # After timeouts: a server short of CPU takes seconds, and giving up earlier does not help.
 POSTGRES_MAJOR_MIN = 15  # The oldest PostgreSQL that the ledger's plans and locks are tested on.
 RECONNECT_DELAY_MS = 50  # Between attempts to reach a database that refuses connections.
-RECONNECT_DELAY_MS_MAX = 1000
-REFUSAL_QUEUE_ROWS_MAX = 10_000  # Best-effort log rows of refused scans waiting for their insert.
-REFUSAL_ROWS_SLOW_MAX = 128  # The same after a write that was slow: scans that may pass need the database more.
-REFUSAL_SLOW_S = 0.1  # Such a write.
+RECONNECT_DELAY_MS_MAX = 1000  # Between attempts of background tasks.
+REFUSAL_QUEUE_ROWS_MAX = 10_000  # Best-effort log rows of refused scans that wait to be inserted.
+REFUSAL_ROWS_SLOW_MAX = 128  # The same after a slow write: scans that may pass need the database more.
+REFUSAL_SLOW_S = 0.1  # A write of the refusal log that takes longer is slow.
 LEDGER_ROOM_MIN = 256  # Scans that may always wait for a commit, however slow the last statements were.
-LEDGER_ROOM_SHARE = 0.25  # Of a scan's deadline: what is committed in so long may always wait, up to `LEDGER_ROOM_MIN`.
-LEDGER_RATE_ROWS_MIN = 64  # A smaller statement is mostly its commit and tells little of the rate.
-LEDGER_RATE_DECAY = 1.05  # A statement that took long may be a checkpoint's; it lowers the rate by no more than this.
-TAG_WAITERS_MAX = 2048  # Scans of one tag waiting for their turn; more are answered 503 `overloaded`.
-STATE_QUEUE_MAX = 20_000  # Scans waiting for their durable state to be read; more are answered 503 `overloaded`.
-KEYED_QUEUE_MAX = 4096  # The same for scans with an Idempotency-Key, whose look-up costs more.
-FLOOR_QUERY_TAGS_MAX = 1024  # Tags of one query for the durable state behind a refusal.
+LEDGER_ROOM_SHARE = 0.25  # Share of a scan's deadline: what is committed in this time may always wait, up to `LEDGER_ROOM_MIN`.
+LEDGER_RATE_ROWS_MIN = 64  # The time of a smaller statement is mostly its commit and says little about the rate.
+LEDGER_RATE_DECAY = 1.05  # One slow statement may be due to a checkpoint, so it lowers the rate by no more than this factor.
+TAG_WAITERS_MAX = 2048  # Scans of one tag that wait for each other; more are answered 503 `overloaded`.
+STATE_QUEUE_MAX = 20_000  # Scans that wait for their durable state; more are answered 503 `overloaded`.
+KEYED_QUEUE_MAX = 4096  # The same for scans with an Idempotency-Key, which cost more to look up.
+FLOOR_QUERY_TAGS_MAX = 1024  # Tags in one query for the durable state behind refusals.
 
 # The catalogue.
-LOOKUP_BATCH_MAX = 512  # References resolved by one query.
-LOOKUP_QUEUE_MAX = 20_000  # Scans waiting for a look-up; more are answered 503 `overloaded`.
-LOOKUP_SLOW_S = 0.1  # A round that takes longer is followed by a pause: fewer and larger queries for a slow database.
-LOOKUP_PAUSES = 2.0  # Such a pause is so many times as long as the round.
+LOOKUP_BATCH_MAX = 512  # References that one query resolves.
+LOOKUP_QUEUE_MAX = 20_000  # Scans that wait for a look-up; more are answered 503 `overloaded`.
+LOOKUP_SLOW_S = 0.1  # A round that takes longer is followed by a pause, so that a slow database gets fewer and larger queries.
+LOOKUP_PAUSES = 2.0  # Length of that pause, in multiples of the round.
 LOOKUP_PAUSE_S_MAX = 0.6  # Less than half of a scan's deadline.
-NEGATIVE_TTL_S = 5.0  # How long an absent reference is believed without asking again.
-CHANGES_READ_MAX = 10_000  # Invalidation rows of one poll; more empty the whole cache instead.
+NEGATIVE_TTL_S = 5.0  # How long an absent reference is cached.
+CHANGES_READ_MAX = 10_000  # Invalidation rows of one poll; with more, the whole cache is emptied instead.
 
 # Enrolment.
-ENROLMENTS_WAITING_MAX = 1024  # Scans of unknown chips, in accounts that enrol, that are being judged; more are 503 `overloaded`.
-ENROLMENT_DERIVATIONS_MAX = 32  # Of these, waiting for a key that takes 5 ms: tags that are loaded wait behind them.
-ENROLMENT_BATCH_MAX = 256  # Tags made in one transaction.
+ENROLMENTS_WAITING_MAX = 1024  # Scans of unknown chips being verified, in accounts that enrol; more are answered 503.
+ENROLMENT_DERIVATIONS_MAX = 32  # Of these, the ones waiting for a key that takes 5 ms; loading existing tags waits behind them.
+ENROLMENT_BATCH_MAX = 256  # Tags created in one transaction.
 
 # Tag files.
-TAG_FILE_BYTES_MAX = 4 << 30  # Text after decompression, some 70 million tags: a small compressed file may be an endless one.
-TAG_FILE_SILENCE_MS_MAX = 120_000  # A file that does not go on holds up vacuum, and is given up.
+TAG_FILE_BYTES_MAX = 4 << 30  # After decompression, some 70 million tags; a small compressed file could expand without end.
+TAG_FILE_SILENCE_MS_MAX = 120_000  # An import whose file stops arriving is aborted, because its transaction holds up vacuum.
 
 # Rules and responses.
-RULE_SET_BYTES_MAX = 256 * 1024  # One rule set's JSON, before anything in it is looked at.
-RULE_GROUPS_MAX = 64  # Groups are tried one after the other; 64 simple ones take about 1 us.
-RULE_CONDITIONS_MAX = 512  # Comparisons of one rule set, all groups together.
-RULE_DEPTH_MAX = 10  # Conditions inside conditions; far below what nests in Python's own parser.
+RULE_SET_BYTES_MAX = 256 * 1024  # The JSON of one rule set, checked before it is parsed.
+RULE_GROUPS_MAX = 64  # Groups are tried one after another; 64 simple ones take about 1 us.
+RULE_CONDITIONS_MAX = 512  # Comparisons in all groups of one rule set together.
+RULE_DEPTH_MAX = 10  # Conditions inside conditions; far below the nesting limit of Python's own parser.
 RULE_LINE_CHARS_MAX = 4096  # One condition in line notation.
-RULE_VALUES_MAX = 256  # Values of one `in`; every country there is.
-RULE_TEXT_CHARS_MAX = 256  # One text that a fact is compared with.
-RULE_NUMBER_MAX = (1 << 53) - 1  # The largest integer that every JSON reader takes for the same number.
-RULE_NAME_CHARS_MAX = 64  # A group's name, which /v2 replies show.
-FIELD_NAME_CHARS_MAX = 64  # An extended field's name.
-RESPONSE_CHARS_MAX = 4096  # One response as typed; the longest URLs that browsers share are shorter.
-RESPONSE_SUBTAGS_MAX = 64  # Subtags of one response.
-RESPONSE_RENDERED_CHARS_MAX = 16_384  # A response with its values; a value that does not fit is left out.
-SUBTAG_VALUE_CHARS_MAX = 1024  # One value put into a response.
-USER_AGENT_CHARS_MAX = 512  # What is read of a user agent: patterns take time by its length, real ones have under 300.
-USER_AGENTS_REMEMBERED_MAX = 4096  # Parsed user agents; parsing one takes some 50 us, remembering it 1 KB.
-RATE_BUCKETS_MAX = 1 << 17  # Buckets of a host for each of its two rate limits, 16 bytes each; a power of two.
+RULE_VALUES_MAX = 256  # Values of one `in`; enough for every country.
+RULE_TEXT_CHARS_MAX = 256  # A text that a fact is compared with.
+RULE_NUMBER_MAX = (1 << 53) - 1  # The largest integer that every JSON decoder reads exactly.
+RULE_NAME_CHARS_MAX = 64  # The name of a rule group, which /v2 responses show.
+FIELD_NAME_CHARS_MAX = 64  # The name of an extended field.
+RESPONSE_CHARS_MAX = 4096  # A response text as typed; browsers share no longer URLs.
+RESPONSE_SUBTAGS_MAX = 64  # Subtags in one response text.
+RESPONSE_RENDERED_CHARS_MAX = 16_384  # A response text with its values; a value that does not fit is left out.
+SUBTAG_VALUE_CHARS_MAX = 1024  # One value inserted into a response text.
+USER_AGENT_CHARS_MAX = 512  # What is parsed of a user agent: the time grows with the length, and real ones have fewer than 300.
+USER_AGENTS_REMEMBERED_MAX = 4096  # Parsed user agents in the cache; parsing one takes about 50 us, caching it 1 KB.
+RATE_BUCKETS_MAX = 1 << 17  # Buckets of a host for each of its two rate limits, 16 bytes each; must be a power of two.

@@ -1,16 +1,16 @@
-"""What the stages of a scan take: of every so-many-th scan, measured where it happens.
+"""Tracing: the time of every Nth scan, stage by stage (setting `trace_every`).
 
-A traced scan carries a `Trace`; at the end of each stage the step that ends it says so. Other scans carry None, and asking
-for it is all that they pay. Sums and counts stand in the shared meters and go out with all others.
+A traced scan carries a `Trace`, and the code that ends a stage calls `ends`. All other scans carry None, and the check for None
+is all that they pay. Sums and counts are meters, exported with all others.
 
-    parse      bytes of a request to a scan
-    lookup     its tag's record, from the cache or from the database
-    core       whether it is authentic
-    wait       until the batch before it is committed
-    statement  until its own batch is
-    rules      which of the owner's answers
-    reply      the answer's bytes
-    write      handing them to the transport
+    parse      from the bytes of a request to a scan
+    lookup     the tag's record, from the cache or the database
+    core       verification of the tap
+    wait       until the previous batch is committed
+    statement  until its own batch is committed
+    rules      selection of the response text
+    reply      the bytes of the response
+    write      passing them to the transport
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PARSE, LOOKUP, CORE, WAIT, STATEMENT, RULES, REPLY, WRITE = range(len(meters.STA
 
 
 class Trace:
-    """The time of one scan, from its making on. `slots` are the worker's meters."""
+    """The stopwatch of one scan, which starts when it is created. `slots` are the worker's meters."""
 
     __slots__ = ("_last_ns", "_slots")
 
@@ -32,7 +32,7 @@ class Trace:
         self._last_ns = perf_counter_ns()
 
     def ends(self, stage: int) -> None:
-        """The scan has just left this stage; what went before belongs to it."""
+        """Record the time since the last stage, or since the start, for this stage, which has just ended."""
         now_ns = perf_counter_ns()
         self._slots[meters.STAGE_NS[stage]] += now_ns - self._last_ns
         self._slots[meters.STAGE_SCANS[stage]] += 1

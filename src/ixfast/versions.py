@@ -1,4 +1,4 @@
-"""What is running: our version, which core, which interpreter and libraries."""
+"""What is running: the versions of ixfast, its core, the interpreter and the libraries."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _LIBRARIES = ("aiohttp", "asyncpg", "cryptography", "msgspec", "orjson", "uvloop
 
 
 def versions() -> dict[str, str | None]:
-    """Names and versions; `core_reason` tells why the native core is not in use, or is None, and `path_reason` the same of
-    the compiled way of a scan."""
+    """Versions by name. `core_reason` says why the native core is not in use, `path_reason` why the compiled modules are not;
+    None if they are."""
     return {
         "ixfast": __version__,
         "core": cmac.IMPLEMENTATION,

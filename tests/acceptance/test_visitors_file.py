@@ -113,5 +113,5 @@ async def test_without_a_file_countries_are_unknown_and_said_to_be(server: Serve
         ({"groups": [], "default": "{tzlocal}"}, "tzlocal"),
         ({"groups": [], "default": "{os}"}, None),
     ):
-        expected = [] if lacking is None else [f"never known: {lacking}; no file of addresses is configured"]
+        expected = [] if lacking is None else [f"unavailable: {lacking}; no address database is configured"]
         assert (await manage(server, token, "POST", "/v2/rules/test", {"rules": rules}))["warnings"] == expected

@@ -1,4 +1,4 @@
-"""The two forms of a scan's way: which is in use, and that both say the same."""
+"""The two forms of the compiled modules: which one is in use, and that both behave the same."""
 
 import os
 import subprocess
@@ -47,7 +47,7 @@ def test_half_a_build_is_no_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert compiled._why_plain() == "the compiled modules are not built"
     (tmp_path / "pipeline").mkdir()
     (tmp_path / "pipeline" / f"engine{EXTENSION_SUFFIXES[0]}").touch()
-    with pytest.raises(ImportError, match="install it again"):
+    with pytest.raises(ImportError, match="reinstall ixfast"):
         compiled._why_plain()
 
 

@@ -85,7 +85,7 @@ def test_every_reason_is_documented() -> None:
 
 
 def texts_in(node: ast.AST) -> Iterator[str]:
-    """Words among the constants that an expression may become; comparisons and calls are no values of ours."""
+    """Words among the constants that an expression may become; comparisons and calls have no values to document."""
     if isinstance(node, ast.Constant):
         if isinstance(node.value, str) and re.fullmatch(r"[a-z]+(_[a-z]+)*", node.value):
             yield node.value
@@ -98,8 +98,8 @@ def texts_in(node: ast.AST) -> Iterator[str]:
 
 
 def unavailable_reasons() -> set[str]:
-    """Every reason of an answer without a verdict: what is handed on as one in any room, and the database's troubles."""
-    found = {trouble.value for trouble in DbErrorKind} | UNDECIDED_REASONS
+    """Every reason of an answer without a verdict: what any module passes as one, and the kinds of database errors."""
+    found = {kind.value for kind in DbErrorKind} | UNDECIDED_REASONS
     found.update(reason for code, reason in decision.ERRORS.values() if code == "unavailable" and reason is not None)
     for file in [
         SOURCES / "process" / "worker.py",

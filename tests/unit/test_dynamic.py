@@ -141,12 +141,12 @@ def test_any_name_that_is_taken_can_be_shown() -> None:
 @given(value=st.text())
 def test_no_value_leaves_its_place(value: str) -> None:
     scan = tapped(cuid=value)
-    told = value[: limits.SUBTAG_VALUE_CHARS_MAX]
-    assert json.loads(compile_response('"{cuid}"').json(scan)) == f'"{told}"'
+    shown = value[: limits.SUBTAG_VALUE_CHARS_MAX]
+    assert json.loads(compile_response('"{cuid}"').json(scan)) == f'"{shown}"'
     parts = urlsplit(compile_response("https://example.org/a/{cuid}/b?x={cuid}&y=1#{cuid}").render(scan))
     assert parts.netloc == "example.org"
     assert parts.path.count("/") == 3
-    assert dict(parse_qsl(parts.query, keep_blank_values=True)) == {"x": told, "y": "1"}
+    assert dict(parse_qsl(parts.query, keep_blank_values=True)) == {"x": shown, "y": "1"}
 
 
 @pytest.mark.parametrize(("url", "expected"), [

@@ -1,4 +1,4 @@
-"""Which scans of absent tags enrol, in which group, and what becomes of them when nothing can be made."""
+"""Which scans of absent tags create a tag, in which group, and how they end if none can be created."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ PLAIN = VirtualFleet(1, 3, "plain-uid-counter", derivation=An10922())
 ENCRYPTED = VirtualFleet(2, 3, "encrypted", derivation=BoltCard())
 
 
-class Rooms:
-    """The engine in memory, with an account `acme`, and a register that notes what it is to make and makes it."""
+class EnrolmentKit:
+    """The engine in memory with an account `acme`, and a register that records and creates tags."""
 
     def __init__(self) -> None:
         self.catalogue = MemoryCatalogue()
@@ -91,78 +91,78 @@ def derived(derivation: Derivation, master: bytes) -> DerivedKeys:
 
 
 @pytest.fixture
-async def rooms() -> Rooms:
-    return Rooms()
+async def kit() -> EnrolmentKit:
+    return EnrolmentKit()
 
 
 @pytest.mark.parametrize("fleet", [PLAIN, ENCRYPTED], ids=["plain", "encrypted"])
-async def test_a_genuine_tap_is_enrolled_and_goes_on_as_any_other(rooms: Rooms, fleet: VirtualFleet) -> None:
-    group, tag = rooms.add_group(fleet), fleet[0]
-    scan = await rooms.ask(tag, tag.tap())
-    assert scan.verdict == "genuine" and rooms.made == [(group.group_id, tag.uid)]
-    assert rooms.forgotten == [references.by_uid("acme", tag.uid)]
-    assert (await rooms.ask(tag, tag.tap_at(1))).verdict == "replayed"
-    assert (await rooms.ask(tag, tag.tap())).verdict == "genuine" and len(rooms.made) == 1
-    await eventually(lambda: rooms.enrolment.idle, 5)
+async def test_a_genuine_tap_is_enrolled_and_goes_on_as_any_other(kit: EnrolmentKit, fleet: VirtualFleet) -> None:
+    group, tag = kit.add_group(fleet), fleet[0]
+    scan = await kit.ask(tag, tag.tap())
+    assert scan.verdict == "genuine" and kit.made == [(group.group_id, tag.uid)]
+    assert kit.forgotten == [references.by_uid("acme", tag.uid)]
+    assert (await kit.ask(tag, tag.tap_at(1))).verdict == "replayed"
+    assert (await kit.ask(tag, tag.tap())).verdict == "genuine" and len(kit.made) == 1
+    await eventually(lambda: kit.enrolment.idle, 5)
 
 
-async def test_an_encrypted_tap_is_enrolled_by_the_uid_that_is_inside(rooms: Rooms) -> None:
-    """Another meta key may read something, too, and the scan then comes with a UID that is nobody's."""
-    rooms.add_group(ENCRYPTED)
-    scan = await rooms.ask(PLAIN[2], ENCRYPTED[1].tap())
-    assert scan.verdict == "genuine" and [uid for _, uid in rooms.made] == [ENCRYPTED[1].uid]
+async def test_an_encrypted_tap_is_enrolled_by_the_uid_that_is_inside(kit: EnrolmentKit) -> None:
+    """Another meta key may decrypt the mirror to something, too; the scan then has a UID that no tag has."""
+    kit.add_group(ENCRYPTED)
+    scan = await kit.ask(PLAIN[2], ENCRYPTED[1].tap())
+    assert scan.verdict == "genuine" and [uid for _, uid in kit.made] == [ENCRYPTED[1].uid]
 
 
-async def test_the_first_of_several_groups_under_whose_keys_it_is_genuine_has_the_tag(rooms: Rooms) -> None:
-    rooms.add_group(PLAIN, master=bytes(range(16)))
-    rooms.add_group(PLAIN, enrols=False)
-    rooms.add_group(ENCRYPTED)
-    first, _ = rooms.add_group(PLAIN), rooms.add_group(PLAIN)
+async def test_the_first_of_several_groups_under_whose_keys_it_is_genuine_has_the_tag(kit: EnrolmentKit) -> None:
+    kit.add_group(PLAIN, master=bytes(range(16)))
+    kit.add_group(PLAIN, enrols=False)
+    kit.add_group(ENCRYPTED)
+    first, _ = kit.add_group(PLAIN), kit.add_group(PLAIN)
     tag = PLAIN[0]
-    await rooms.ask(tag, tag.tap())
-    assert rooms.made == [(first.group_id, tag.uid)]
+    await kit.ask(tag, tag.tap())
+    assert kit.made == [(first.group_id, tag.uid)]
 
 
-async def test_what_enrols_nothing_is_unknown(rooms: Rooms) -> None:
-    group, tag = rooms.add_group(PLAIN), PLAIN[0]
+async def test_what_enrols_nothing_is_unknown(kit: EnrolmentKit) -> None:
+    group, tag = kit.add_group(PLAIN), PLAIN[0]
     url = tag.tap()
     scans = [
-        await rooms.ask(tag, tag.forged("flipped_bit")),
-        await rooms.ask(tag, tag.forged("wrong_key")),
-        await rooms.ask(tag, url, peek=True),
-        await rooms.ask(tag, url, aid="other"),
-        await rooms.ask(tag, "https://tag.example/t?nothing=here"),
-        await rooms.ask(tag, f"uid={tag.uid.hex()}&ctr=xx&cmac=00"),
+        await kit.ask(tag, tag.forged("flipped_bit")),
+        await kit.ask(tag, tag.forged("wrong_key")),
+        await kit.ask(tag, url, peek=True),
+        await kit.ask(tag, url, aid="other"),
+        await kit.ask(tag, "https://tag.example/t?nothing=here"),
+        await kit.ask(tag, f"uid={tag.uid.hex()}&ctr=xx&cmac=00"),
     ]
     for name in ("active", "folder_active", "enrols"):
         setattr(group, name, False)
-        scans.append(await rooms.ask(tag, url))
+        scans.append(await kit.ask(tag, url))
         setattr(group, name, True)
     for name in ("active", "open"):
-        setattr(rooms.account_record, name, False)
-        scans.append(await rooms.ask(tag, url))
-        setattr(rooms.account_record, name, True)
+        setattr(kit.account_record, name, False)
+        scans.append(await kit.ask(tag, url))
+        setattr(kit.account_record, name, True)
     assert {(scan.verdict, scan.error, scan.error_detail) for scan in scans} == {("unknown", "not_found", None)}
-    assert rooms.made == []
-    assert (await rooms.ask(tag, url)).verdict == "genuine"
+    assert kit.made == []
+    assert (await kit.ask(tag, url)).verdict == "genuine"
 
 
-async def test_a_tap_without_a_counter_enrols_nothing(rooms: Rooms) -> None:
-    rooms.add_group(PLAIN, "plain-uid-only")
+async def test_a_tap_without_a_counter_enrols_nothing(kit: EnrolmentKit) -> None:
+    kit.add_group(PLAIN, "plain-uid-only")
     tag = VirtualFleet(1, 1, "plain-uid-only", derivation=An10922())[0]
-    assert (await rooms.ask(tag, tag.tap())).verdict == "unknown" and rooms.made == []
+    assert (await kit.ask(tag, tag.tap())).verdict == "unknown" and kit.made == []
 
 
-async def test_nothing_that_fails_is_taken_for_a_proof(rooms: Rooms) -> None:
-    group, tag = rooms.add_group(PLAIN), PLAIN[0]
+async def test_nothing_that_fails_is_taken_for_a_proof(kit: EnrolmentKit) -> None:
+    group, tag = kit.add_group(PLAIN), PLAIN[0]
     url = tag.tap()
     for problem, detail in (
         (UnavailableError("unavailable", "connection_lost"), "connection_lost"),
         (RuntimeError("anything"), "lookup_failed"),
     ):
-        rooms.problem = problem
-        scan = await rooms.ask(tag, url)
+        kit.problem = problem
+        scan = await kit.ask(tag, url)
         assert (scan.verdict, scan.error, scan.error_detail) == (None, "unavailable", detail)
-    rooms.problem, group.derived = None, DerivedKeys(None)
-    scan = await rooms.ask(tag, url)
+    kit.problem, group.derived = None, DerivedKeys(None)
+    scan = await kit.ask(tag, url)
     assert (scan.verdict, scan.error, scan.error_detail) == (None, "unavailable", "key_unavailable")

@@ -145,9 +145,9 @@ def test_another_account_has_no_such_tag(account: OneAccount) -> None:
 
 
 def test_what_looks_like_the_profile_and_is_malformed_is_told(account: OneAccount) -> None:
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as caught:
         account.find(Extras({"picc_data": "00", "cmac": "0" * 16}))
-    assert told.value.field == "picc_data" and not account.scheme.read
+    assert caught.value.field == "picc_data" and not account.scheme.read
 
 
 def test_a_mirror_that_no_meta_key_opens_is_unknown_whatever_other_profiles_there_are(account: OneAccount) -> None:

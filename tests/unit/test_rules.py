@@ -30,7 +30,7 @@ ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu")
 NAMES = ("A1", "A2", "a1", "x y", 'q"\\', "at", "and", "ä")
 FIELDS = ("colour", "Product Name")
 PLACES = {"10.0.0.1": "DE", "10.0.0.2": "FR"}
-DEVICES = {"phone": visitors.Device("iOS", "Safari"), "desk": visitors.Device("Windows", None)}
+DEVICES = {"phone": visitors.Device("iOS", "Safari"), "computer": visitors.Device("Windows", None)}
 
 
 def made_scan(**known: Any) -> Scan:

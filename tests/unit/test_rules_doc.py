@@ -99,7 +99,7 @@ def test_command_tells_mistakes(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "Did you mean scan_count? (at $.groups[0].when, column 1)" in done.output
     path.write_text(blocks("json")[0])
-    for given, told in (
+    for given, expected in (
         ("scan_count", "NAME=VALUE"),
         ("scan_count=x", "whole number"),
         ("scan_cuont=1", "Did you mean scan_count?"),
@@ -108,16 +108,16 @@ def test_command_tells_mistakes(tmp_path: Path) -> None:
     ):
         done = CliRunner().invoke(main, ["rules", "test", str(path), "--fact", given])
         assert done.exit_code == 2
-        assert told in " ".join(done.output.split())
+        assert expected in " ".join(done.output.split())
 
 
 def test_command_warns_and_prints_the_schema(tmp_path: Path) -> None:
     path = tmp_path / "rules.json"
     path.write_text('{"groups": [{"name": "a", "when": "country == DE", "response": ""}], "default": ""}')
     done = CliRunner().invoke(main, ["rules", "explain", str(path)])
-    assert "warning: never known: country; no file of addresses is configured" in done.output
+    assert "warning: unavailable: country; no address database is configured" in done.output
     done = CliRunner().invoke(main, ["rules", "explain", str(path), "--addresses-file", str(tmp_path / "none.mmdb")])
-    assert f"warning: never known: country; {tmp_path / 'none.mmdb'} cannot be read" in done.output
+    assert f"warning: unavailable: country; {tmp_path / 'none.mmdb'} cannot be read" in done.output
     done = CliRunner().invoke(main, ["rules", "schema"])
     assert '"title": "ixfast rule set"' in done.output
 
@@ -128,7 +128,7 @@ def test_commands_warn_of_subtags_as_the_route_does(command: str, tmp_path: Path
     path.write_text('{"groups": [{"name": "a", "when": "first_scan", "response": "{TzLocal} {cuid}"}], "default": "{currency}"}')
     done = CliRunner().invoke(main, ["rules", command, str(path)])
     assert done.exit_code == 0
-    assert done.output.endswith("\nwarning: never known: currency, tzlocal; no file of addresses is configured\n")
+    assert done.output.endswith("\nwarning: unavailable: currency, tzlocal; no address database is configured\n")
 
 
 def test_commands_do_not_warn_of_what_the_file_knows(addresses: Path, tmp_path: Path) -> None:

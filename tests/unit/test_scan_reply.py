@@ -1,4 +1,4 @@
-"""Replies: the bytes of `/v1` and the values of `/v2` for scans as the engine leaves them."""
+"""Response bodies: the bytes of `/v1` and the values of `/v2` for scans as the engine leaves them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_v1_of_a_decided_scan(ref: bytes, rule: int, body: bytes) -> None:
         (b"q8w3sbcz", {"error": "not_found", "record": None}, 404, b'{"xuid":"q8w3sbcz","error":"not_found"}'),
         (BY_CUID, {"error": "not_found", "record": None}, 404, b'{"error":"not_found"}'),
         (b"q8w3sbcz", {"error": "unauthorised"}, 401, b'{"xuid":"q8w3sbcz","error":"unauthorised"}'),
-        # Who may not ask is not told which tag answers to a CUID or UID.
+        # A caller without the right to scan must not learn which tag has a CUID or UID.
         (BY_CUID, {"error": "unauthorised"}, 401, b'{"error":"unauthorised"}'),
         (BY_UID, {"error": "unavailable"}, 503, b'{"error":"unavailable"}'),
         (b"", {"error": "not_found", "record": None}, 404, b'{"error":"not_found"}'),
@@ -173,7 +173,7 @@ def some(scan: Scan, *names: str) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize(
-    ("previous", "told"),
+    ("previous", "shown"),
     [
         (position(1, 60), (61, 60, 0)),
         (0, (61, None, None)),
@@ -181,8 +181,8 @@ def some(scan: Scan, *names: str) -> tuple[Any, ...]:
         (position(1, 90), (61, 90, None)),  # a replay: the newest accepted is above
     ],
 )
-def test_v2_counters(previous: int, told: tuple[Any, ...]) -> None:
-    assert some(genuine(previous_position=previous), "counter", "previous_counter", "gap") == told
+def test_v2_counters(previous: int, shown: tuple[Any, ...]) -> None:
+    assert some(genuine(previous_position=previous), "counter", "previous_counter", "gap") == shown
 
 
 def test_v2_of_a_tap_without_a_counter() -> None:
@@ -206,17 +206,17 @@ def test_v2_of_inactive_and_unknown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tamper", "told"),
+    ("tamper", "shown"),
     [
         (None, None),
         (Tamper("C", "O"), {"stored": "closed", "current": "open"}),
         (Tamper("I", "I"), {"stored": "not_enabled", "current": "not_enabled"}),
     ],
 )
-def test_v2_of_tamper_and_file_data(tamper: Tamper | None, told: dict[str, str] | None) -> None:
+def test_v2_of_tamper_and_file_data(tamper: Tamper | None, shown: dict[str, str] | None) -> None:
     extras = Extras()
     extras.evidence = Evidence(True, tamper=tamper, file_data=b"CO\xff")
-    assert some(genuine(extras=extras), "tamper", "file_data") == (told, "434fff")
+    assert some(genuine(extras=extras), "tamper", "file_data") == (shown, "434fff")
 
 
 def test_v2_of_a_standard_tag() -> None:

@@ -1,4 +1,4 @@
-"""Where a visitor is and what he taps with: from files and patterns, never from trust."""
+"""The location and device of a visitor, from the address database and the user agent."""
 
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def test_file_that_cannot_be_used_is_told(content: bytes | None, tmp_path: Path)
     assert visitors.location_of("192.0.2.7") == visitors.NOWHERE
     document = {"groups": [{"name": "home", "when": "country == DE", "response": "h"}], "default": "d"}
     (warning,) = response_text.never_known(rules.read_rules(document))
-    assert warning == f"never known: country; {reason}"
+    assert warning == f"unavailable: country; {reason}"
     visitors.open_addresses(None)
 
 
@@ -147,8 +147,8 @@ def test_missing_libraries_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         assert "maxminddb is not installed" in str(visitors.open_addresses(tmp_path / "city.mmdb"))
         assert visitors.device_of(PHONE) == visitors.NOTHING
         places, devices = visitors.lacking({"country", "timezone", "os"})
-        assert places.startswith("never known: country, timezone; the library maxminddb")
-        assert devices.startswith("never known: os; the library ua-parser")
+        assert places.startswith("unavailable: country, timezone; maxminddb")
+        assert devices.startswith("unavailable: os; ua-parser")
     finally:
         visitors._user_agent_parser.cache_clear()
         visitors.device_of.cache_clear()

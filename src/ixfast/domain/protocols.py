@@ -1,8 +1,8 @@
-"""What the records ask of the objects that the loader prepares for them: profiles, key sources, rules and response texts.
+"""The interfaces of what the loader prepares for a record: profiles, key sources, rules and response texts.
 
 The implementations live in packages above this one (`chips`, `keys`, `rules`, `responses`), which import the domain. These
-protocols let a record name them without importing them, so that there is no import cycle. They list only what the records'
-readers use, not everything that the implementations offer.
+protocols let a record name them without importing them, so that there is no import cycle. They list only what readers
+of a record use, not everything that the implementations offer.
 
 `Any` stands for the types that the implementations define themselves: a message is a `chips.Message`, a scan a `scan.Scan`,
 which in turn refers to the records.

@@ -1,4 +1,4 @@
-# The records' fields, as they lie in memory where records.py is compiled.
+# The fields of the records in the compiled form of records.py.
 
 cimport cython
 

@@ -1,7 +1,10 @@
-"""Records: the catalogue's rows as the engine holds them, with everything prepared that can be known before a scan.
+"""Records: rows of the catalogue in memory, with everything prepared that is known before a scan.
 
-Groups, batches and accounts are shared by their tags and replaced in place when they change (`adopt`), so that a
-change of one group costs the same whether ten of its tags are cached or a million.
+Groups, batches and accounts are shared by their tags and updated in place when they change (`adopt`), so that a change to a group
+costs the same whether ten of its tags are cached or a million. Records are shared by all scans of a worker: a scan reads them and
+writes nothing but `TagRecord.floor`, which only increases.
+
+`records.pxd` declares the fields for the compiled form. What a record does not compute itself is described in `protocols.py`.
 """
 
 from __future__ import annotations
@@ -16,17 +19,20 @@ _NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
 class SharedRecord:
-    """A record that outlives its own content."""
+    """A record that other records refer to, and whose content can be replaced."""
 
     __slots__: tuple[str, ...] = ()
 
     def adopt(self, other: SharedRecord) -> None:
-        """Take over what `other` holds. One step of the event loop: no scan sees half of it."""
+        """Copy every field of `other`. This is one step of the event loop, so no scan sees a partial update."""
         for name in self.__slots__:
             setattr(self, name, getattr(other, name))
 
 
 class Account(SharedRecord):
+    """An account. `open` means that callers without an API key may scan its tags; `cors`, that web pages of any origin may read
+    the responses."""
+
     __slots__ = ("account_id", "active", "aid", "cors", "meta_keys", "name", "open")
 
     def __init__(
@@ -51,10 +57,11 @@ class Batch(SharedRecord):
 
 
 class Group(SharedRecord):
-    """A tag group with what it inherits.
+    """A tag group, with what it inherits from its folder.
 
-    `fields` are the values of the extended fields that its folder defines, for tags without own ones; `reply_names` the
-    fields that are switched on to be members of the reply. `enrols` says that a genuine tap may make its tag.
+    `fields` are the values of the extended fields that the folder defines, for tags without values of their own; `reply_names`
+    are the fields that the response shows as members. `reply_json` is these members as JSON, each with a leading comma, for
+    tags without values of their own; None if they depend on the scan. `enrols` means that a genuine tap may create its tag.
     """
 
     __slots__ = (
@@ -87,20 +94,22 @@ class Group(SharedRecord):
         self.folder_name = folder_name
         self.folder_active = folder_active
         self.active = active
-        self.profile = profile  # None: a standard group, nothing to authenticate
+        self.profile = profile  # None: a group of standard tags, with nothing to authenticate
         self.response_set = response_set
         self.fields = fields
         self.reply_names = reply_names
-        self.reply_json = reply_json  # `reply_names` as JSON for tags without own values; None: made for each scan
+        self.reply_json = reply_json
         self.retry_window_ms = retry_window_ms
-        self.derived = derived  # None: its tags have stored keys
+        self.derived = derived  # None: the keys of its tags are stored
         self.enrols = enrols
-        self.dates = dates  # subtags of a tag's dates that its answers and fields show
+        self.dates = dates  # the date subtags that its response texts and fields show
 
     @property
     def meta_keys(self) -> tuple[Key, ...]:
-        """What may open an encrypted mirror of its tags: derived keys, then the account's. Without its masters none, which
-        proves nothing against a tap."""
+        """The candidates for an encrypted mirror of its tags: derived keys first, then those of the account.
+
+        Empty while a master key is unavailable; then no tap is judged (`no_meta_key`).
+        """
         if self.derived is None:
             return self.account.meta_keys
         own = self.derived.meta_keys
@@ -108,7 +117,8 @@ class Group(SharedRecord):
 
 
 class TagOverrides:
-    """What few tags have: answers in place of their group's, values of extended fields, and dates when an answer shows them."""
+    """What few tags have: a response set that replaces the group's, values of extended fields, and dates if a response shows
+    them."""
 
     __slots__ = ("assigned_at", "created_at", "fields", "response_set")
 
@@ -121,12 +131,12 @@ class TagOverrides:
     ) -> None:
         self.response_set = response_set
         self.fields = fields
-        self.created_at = created_at  # Unix time in seconds, as assigned_at
+        self.created_at = created_at  # Unix time in seconds, like assigned_at
         self.assigned_at = assigned_at
 
 
 class TagRecord:
-    """A tag. `floor` is a position known to be durable: what is not above it is a replay, without asking again."""
+    """A tag. `floor` is a position known to be durable: a tap that is not above it is a replay, without another read."""
 
     __slots__ = (
         "active", "assigned", "batch", "cuid", "floor", "group", "key", "key_version", "keys", "name", "originality",
@@ -159,50 +169,50 @@ class TagRecord:
         self.active = active
         self.assigned = assigned
         self.overrides = overrides
-        self.originality = originality  # what the chip's signature says: genuine, forged, or None if there is none here
+        self.originality = originality  # result of the chip's signature, one of ORIGINALITY_WORDS; None: not registered
         self.floor = 0
         self.take_keys(keys)
 
     def take_keys(self, keys: tuple[Key, ...]) -> None:
         """Set the live file keys, newest first."""
-        # The one live key of nearly every tag, unpacked for the hot path; `keys` is None then.
+        # Nearly every tag has exactly one live key. It is unpacked for the hot path, and `keys` is None.
         self.key: bytes | None = keys[0].value if len(keys) == 1 else None
         self.key_version = keys[0].version if keys else 0
         self.keys = keys if len(keys) != 1 else None
 
     def is_for(self, api_key: ApiKey | None) -> bool:
-        """Whether the owner of this key, or whoever has none, may ask about it. For all others it does not exist."""
+        """Whether a caller with this API key, or without one (None), may scan the tag. For all others it does not exist."""
         account = self.group.account
         return account.open if api_key is None else api_key.account_id == account.account_id
 
     @property
     def awaits_keys(self) -> bool:
-        """Whether its keys are still to be derived, which takes milliseconds: then no scan of it can be judged yet."""
+        """Whether its keys still have to be derived, which takes milliseconds; until then no scan of it can be judged."""
         derived = self.group.derived
         return self.keys == () and self.uid is not None and derived is not None and derived.slow
 
     async def derive_keys(self) -> None:
-        """Derive the keys that it awaits. Raises what `KeySource` raises."""
+        """Derive its keys if it awaits them. Raises what `KeySource.derive` raises."""
         if self.awaits_keys:
             assert self.group.derived is not None
             assert self.uid is not None
             self.take_keys(await self.group.derived.derive(self.uid))
 
     def file_keys(self, check_value: bytes = b"\0\0\0") -> tuple[Key, ...]:
-        """The live file keys, newest first; a sole key is packed anew, with `check_value` as its check value."""
+        """The live file keys, newest first. A single key is wrapped in a new `Key` with `check_value`, 3 bytes."""
         if self.keys is not None:
             return self.keys
         return (Key(self.key_version, self.key, check_value),) if self.key is not None else ()
 
     @property
     def response_set(self) -> ScanResponses:
-        """A tag's own rule set replaces its group's until it is reverted."""
+        """The tag's own response set, if it has one, otherwise that of its group."""
         overrides = self.overrides
         return self.group.response_set if overrides is None or overrides.response_set is None else overrides.response_set
 
     @property
     def fields(self) -> Mapping[str, str]:
-        """Extended fields by name: the group's values, overridden by the tag's own."""
+        """Extended fields by name: the group's values, overridden by those of the tag."""
         group = self.group
         if self.overrides is None or not self.overrides.fields:
             return group.fields
@@ -210,7 +220,7 @@ class TagRecord:
 
     @property
     def reply_fields(self) -> Mapping[str, str]:
-        """The extended fields that are members of the reply."""
+        """The extended fields that the response shows as members, by name."""
         names = self.group.reply_names
         if not names:
             return _NO_FIELDS
@@ -226,11 +236,11 @@ class TagRecord:
         return self.overrides.assigned_at if self.overrides is not None else None
 
     def statics(self) -> dict[str, str]:
-        """The owner's own texts as a chip may carry them inside its MAC window; an empty one is not registered."""
+        """The owner's texts that a chip may carry inside its MAC window; an empty one is not registered."""
         return {"xuid": self.xuid.decode(), "cuid": self.cuid or "", "aid": self.group.account.aid}
 
     def inactive_level(self) -> str | None:
-        """The wire's error of the first inactive level from the top, or None."""
+        """The error code of the first inactive level from the top down; None if the tag is active."""
         group = self.group
         if not (group.folder_active and group.account.active):
             return "folder_inactive"
@@ -245,7 +255,7 @@ class TagRecord:
 
 
 class ApiKey:
-    """A token's rights. The token itself is nowhere: only its hash finds this record."""
+    """The rights of an API token. The token itself is not kept: the record is found by its hash."""
 
     __slots__ = ("account_id", "aid", "api_key_id", "expires_at", "label", "scans", "scopes")
 

@@ -1,7 +1,7 @@
-"""Catalogue references: how a scan names its tag, as one flat `bytes` that serves as cache key.
+"""Catalogue references: how a scan identifies its tag, as one `bytes` value that serves as the cache key.
 
-A tag code (XUID) stands for itself, so that the hot path looks it up with the very bytes it cut out of the request.
-Everything else begins with a NUL and a letter; no tag code has a NUL.
+The reference of a tag code (XUID) is the code itself, so that the hot path looks it up with the bytes that it cut out of the
+request. All other references begin with a NUL and a letter; a tag code never contains a NUL.
 """
 
 import hashlib
@@ -14,18 +14,18 @@ CODE = re.compile(rf"[A-Za-z0-9]{{1,{limits.TAG_CODE_CHARS_MAX}}}", re.ASCII)
 AID = re.compile(rf"[A-Za-z0-9_-]{{1,{limits.ACCOUNT_ID_CHARS_MAX}}}", re.ASCII)
 """An account id (AID)."""
 UID_TEXT = re.compile(r"[0-9A-F]{14}")
-"""A chip's UID as `/v1/t` takes it."""
+"""A chip's UID as `/v1/t` accepts it: 7 bytes in upper-case hex."""
 
 CODE_NAMES = ("x", "xuid")
 """The parameters that hold a tag code whatever the profile, in lower case."""
 AID_NAMES = ("a", "aid")
 """The parameters that hold an account id whatever the profile, in lower case."""
 
+# The kinds of references, each by its prefix.
 XUID = b""
 CUID = b"\0c"
 UID = b"\0u"
 TOKEN = b"\0k"
-
 
 _MIRROR_CHARS_MIN = 2 * limits.UID_BYTES
 
@@ -49,35 +49,37 @@ def _parameter(text: str, names: tuple[str, ...], pattern: re.Pattern[str]) -> s
 
 
 def may_be_a_mirror(code: bytes) -> bool:
-    """Is what stands in the place of a tag code perhaps a mirror? The shortest that says whose it is, is a UID in hex."""
+    """Whether a value in the position of a tag code could be a mirror. The shortest mirror that identifies a tag is a UID in
+    hex."""
     return len(code) >= _MIRROR_CHARS_MIN
 
 
 def by_cuid(aid: str, cuid: str) -> bytes:
+    """The reference of a tag by its customer id (CUID), which is unique in the account `aid`."""
     return CUID + aid.encode() + b"\0" + cuid.encode()
 
 
 def by_uid(aid: str, uid: bytes) -> bytes:
-    """`uid` is 7 bytes."""
+    """The reference of a tag by its chip's UID, 7 bytes, in the account `aid`."""
     return UID + aid.encode() + b"\0" + uid
 
 
 def token_sha256(token: str) -> bytes:
-    """What is stored of an API token and looked up by: 32 bytes."""
+    """The 32-byte hash under which an API token is stored and looked up."""
     return hashlib.sha256(token.encode()).digest()
 
 
 def by_token(token_sha256: bytes) -> bytes:
-    """`token_sha256` is the 32-byte SHA-256 of an API token."""
+    """The reference of an API key; `token_sha256` is the 32-byte SHA-256 of its token."""
     return TOKEN + token_sha256
 
 
 def kind(ref: bytes) -> bytes:
-    """`XUID`, `CUID`, `UID` or `TOKEN`."""
+    """The kind of a reference: `XUID`, `CUID`, `UID` or `TOKEN`."""
     return ref[:2] if ref[:1] == b"\0" else XUID
 
 
 def split(ref: bytes) -> tuple[str, bytes]:
-    """Account id (AID) and own part of a CUID or UID reference."""
+    """The account id (AID) and the CUID or UID of a reference of these kinds."""
     aid, own = ref[2:].split(b"\0", 1)
     return aid.decode(), own

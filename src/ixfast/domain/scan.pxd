@@ -1,4 +1,4 @@
-# A scan's fields, as they lie in memory where scan.py is compiled.
+# The fields of a scan in the compiled form of scan.py.
 
 cdef class Scan:
     cdef public object reply

@@ -1,9 +1,11 @@
-"""One scan on its way from the socket to the answer.
+"""One scan, from the request to the response.
 
-A `Scan` is asked by an edge (`ref`, `counter`, `mac` …), judged by the engine (`record`, `authentic`, `position`), settled by
-the ledger (`outcome`, `previous_position`, `scan_count`) and decided by the rules (`verdict`, `rule`). It is answered
-exactly once, through `reply`. There is one object a scan and no Future or Task, because at 50,000 scans a second each
-of those costs more than the cryptography.
+An endpoint creates a `Scan` (`ref`, `counter`, `mac` …); the engine examines the tap (`record`, `authentic`, `position`), the
+ledger settles it (`outcome`, `previous_position`, `scan_count`), and the engine and the rules decide (`verdict`, `rule`). The
+scan is answered exactly once, through `reply`. There is one object per scan and no Future or Task, because at 50,000 scans a
+second each of those costs more than the cryptography.
+
+`scan.pxd` declares the fields for the compiled form.
 """
 
 from __future__ import annotations
@@ -19,30 +21,30 @@ if TYPE_CHECKING:
     from ixfast.trace import Trace
 
 COUNTED_ONLY = -1
-"""The position of a scan that has no counter to compare and is only counted."""
+"""The position of a scan without a counter: there is nothing to compare, and it is only counted."""
 
 KEYED_FROM = 1 << 62
-"""Scans with an Idempotency-Key have an id of this or more, all others a smaller one: the ledger's statement tells them apart by
-it (`sql/ledger.sql`)."""
+"""Scans with an Idempotency-Key have an id of at least this, all others a smaller one; the ledger's statement distinguishes
+them by it (`sql/ledger.sql`)."""
 
 POSITION_COUNTER_BITS = 24
 POSITION_COUNTER_MASK = 0xFFFFFF
 
 
 class Outcome(enum.IntEnum):
-    """What the ledger found. `UNDECIDED` never reaches an answer."""
+    """What the ledger returns for a scan. `UNDECIDED` is the initial value and never reaches a response."""
 
     UNDECIDED = 0
-    ADVANCED = 1  # durably newer than everything before: the only one that may pass
+    ADVANCED = 1  # durably newer than every accepted tap: the only outcome that may pass
     REPLAYED = 2  # durably not newer
-    REPEATED = 3  # this very tap was the newest accepted one, inside the group's retry window
+    REPEATED = 3  # the same tap as the newest accepted one, within the group's retry window
 
 
 _UNDECIDED = Outcome.UNDECIDED
 
 
 class Visitor:
-    """The person who tapped, passed through by the caller."""
+    """The person who tapped, as far as the caller passes it on: IP address and user agent."""
 
     __slots__ = ("address", "user_agent")
 
@@ -52,7 +54,7 @@ class Visitor:
 
 
 class Extras:
-    """What only some scans carry; a scan of the hot form has none."""
+    """What only some scans carry; a plain scan on the hot path has none."""
 
     __slots__ = (
         "evidence",
@@ -77,16 +79,16 @@ class Extras:
     ) -> None:
         self.parameters = parameters  # by name, percent-decoded
         self.url = url  # the tapped URL or query string, verbatim
-        self.peek = peek  # look, do not consume
-        self.idempotent = idempotent  # scan_id was derived from the caller's key
-        self.wants_state = wants_state  # the answer shows the durable counter even of a refused scan
+        self.peek = peek  # examine the tap without consuming it
+        self.idempotent = idempotent  # scan_id is derived from the caller's Idempotency-Key
+        self.wants_state = wants_state  # the response shows the durable counter even for a refused scan
         self.visitor = visitor
         self.evidence: Evidence | None = None
-        self.first_at: float | None = None  # when this scan was first answered (Unix time), if it was answered before
+        self.first_at: float | None = None  # Unix time of the first response under this Idempotency-Key, if there was one
 
 
 class Scan:
-    """One scan; see the module's docstring for who fills in what."""
+    """One scan; the module docstring says which step sets which attributes."""
 
     __slots__ = (
         "answered", "api_key", "arrived", "authentic", "counter", "error", "error_detail", "error_field", "extras", "held_rounds",
@@ -106,37 +108,37 @@ class Scan:
         extras: Extras | None = None,
     ) -> None:
         self.reply = reply
-        self.ref = ref  # catalogue reference, see refs.py
-        self.counter = counter  # as mirrored in the clear; -1: not given
+        self.ref = ref  # catalogue reference, see references.py
+        self.counter = counter  # mirrored in the clear; -1: absent
         self.mac = mac  # SDMMAC, 8 bytes
         self.api_key = api_key
-        self.scan_id = scan_id  # below 2^62 and unique, or derived from an Idempotency-Key; what a lost reply is resolved by
-        self.arrived = arrived  # loop time in seconds
+        self.scan_id = scan_id  # unique and below KEYED_FROM, or derived from an Idempotency-Key; resolves a lost reply
+        self.arrived = arrived  # event loop time in seconds
         self.extras = extras
         self.trace: Trace | None = None
-        # Judged by the engine.
+        # Set by the engine.
         self.record: TagRecord | None = None
         self.authentic = False
         self.reason: str | None = None
         self.tag_id = 0
         self.position = COUNTED_ONLY
-        # Settled by the ledger.
+        # Set by the ledger.
         self.outcome = _UNDECIDED
         self.previous_position = 0  # 0: none
         self.scan_count = 0
-        self.unresolved = False  # an earlier attempt's reply was lost: it may have been accepted
+        self.unresolved = False  # the reply to an earlier attempt was lost: it may have been accepted
         self.held_rounds = 0
-        # Decided by the rules, or ended without a verdict.
+        # The decision, or the error that ended the scan without a verdict.
         self.verdict: Verdict | None = None
-        self.rule = -1  # index of the matched rule group, -1 for the default
+        self.rule = -1  # index of the matched rule group; -1: the default
         self.answered = False
-        self.error: str | None = None  # the wire's error code
-        self.error_detail: str | None = None  # the reason behind it
-        self.error_field: str | None = None  # the parameter that an `invalid_parameter` is about
+        self.error: str | None = None  # error code of the response
+        self.error_detail: str | None = None  # its machine-readable reason
+        self.error_field: str | None = None  # the parameter that `invalid_parameter` refers to
 
 
 def parameters_of(scan: Scan) -> dict[str, str]:
-    """The scan's parameters by name, with those that the edge had already read in their standard names."""
+    """The scan's parameters by name, with counter and MAC under the names of `/v1/t` (`n`, `e`) if the endpoint has read them."""
     parameters = dict(scan.extras.parameters) if scan.extras is not None and scan.extras.parameters is not None else {}
     if scan.counter >= 0:
         parameters.setdefault("n", f"{scan.counter:06X}")
@@ -146,5 +148,18 @@ def parameters_of(scan: Scan) -> dict[str, str]:
 
 
 def position(key_version: int, counter: int) -> int:
-    """The place of a tap in the life of its tag: newer keys above older ones, counters rising inside each."""
+    """The position of a tap among all taps of its tag: newer keys above older ones, counters ascending within each.
+
+    24 bits of counter below 7 bits of key version, so that one integer comparison orders taps.
+    """
     return key_version << POSITION_COUNTER_BITS | counter
+
+
+def gap_before(position: int, previous: int) -> int | None:
+    """How many taps the chip counted between two accepted positions, which never arrived here.
+
+    None if it is unknown: there is no previous position (0), it is not below `position`, or a key change lies between them.
+    """
+    if not 0 < previous < position or previous >> POSITION_COUNTER_BITS != position >> POSITION_COUNTER_BITS:
+        return None
+    return position - previous - 1

@@ -1,4 +1,4 @@
-# The engine's fields and steps where engine.py is compiled: a step calls the next one without a look-up.
+# The engine's fields and steps in the compiled form of engine.py: each step calls the next one directly.
 
 cimport cython
 

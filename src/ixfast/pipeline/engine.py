@@ -1,8 +1,11 @@
-"""The way of one scan, readable top to bottom: find, admit, examine, settle, decide, answer.
+"""The path of one scan, readable from top to bottom: find, admit, examine, settle, decide, answer.
 
-A step either calls the next one or leaves the scan with the catalogue or the ledger, which call back (`_found`, `settled`).
-No step reaches back, nothing here waits, and nothing here knows HTTP or SQL, so that benchmarks and simulations drive the
-real path.
+Each step either calls the next one or leaves the scan with the catalogue or the ledger, which call back (`_found`, `settled`).
+No step calls an earlier one, nothing here waits, and nothing depends on HTTP or SQL, so that benchmarks and simulations drive
+the code that serves.
+
+Invariants: every scan is answered exactly once; a scan passes only with the outcome of the ledger; what prevents a verdict ends
+in an error, never in a verdict. `engine.pxd` declares the fields and steps for the compiled form.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from ixfast.trace import CORE, LOOKUP, RULES, STATEMENT
 
 log = logging.getLogger("ixfast.engine")
 
-# A member of an enumeration is looked up by its class, in Python: once here instead of for every scan.
+# The look-up of an enumeration member runs Python code in its class: done once here instead of for every scan.
 _ADVANCED, _REPEATED = Outcome.ADVANCED, Outcome.REPEATED
 _GENUINE, _PLAIN, _REPEAT, _REPLAYED, _FORGED = (
     Verdict.GENUINE, Verdict.PLAIN, Verdict.REPEAT, Verdict.REPLAYED, Verdict.FORGED,
@@ -32,6 +35,8 @@ _GENUINE_SLOT = meters.SCANS[Verdict.GENUINE]
 
 
 class Catalogue(Protocol):
+    """Finds tags and API keys. While `stale` is a reason, or past the loop time `fresh_until`, no scan may pass."""
+
     stale: str | None
     fresh_until: float
 
@@ -41,22 +46,24 @@ class Catalogue(Protocol):
 
 
 class Ledger(Protocol):
+    """Settles authentic taps durably, and calls `Engine.settled` with each scan."""
+
     def submit(self, scan: Scan) -> None: ...
     def read_state(self, scan: Scan) -> None: ...
     def log_refusal(self, scan: Scan) -> None: ...
 
 
 IsPast = Callable[[float], bool | None]
-"""Is a date (Unix time) over? None if nobody can tell, because clocks disagree."""
+"""Whether a date (Unix time in seconds) has passed; None if it cannot be determined because clocks disagree."""
 
 
 def past_by_host(date: float) -> bool | None:
-    """By this host's clock alone."""
+    """Whether a date has passed by this host's clock alone."""
     return date <= time.time()
 
 
 class Engine:
-    """Judges scans. `submit` ends in exactly one call of the scan's `reply`, perhaps before it returns."""
+    """Decides scans. `submit` leads to exactly one call of the scan's `reply`, possibly before it returns."""
 
     def __init__(self, catalogue: Catalogue, gauges: meters.Meters, is_past: IsPast | None = None) -> None:
         self._catalogue = catalogue
@@ -68,16 +75,16 @@ class Engine:
         self._commit: Callable[[Scan], None]
 
     def use(self, ledger: Ledger) -> None:
-        """Set the ledger, which is made with our `settled` and so comes later."""
+        """Set the ledger. It is created with this engine's `settled`, so it cannot be passed to the constructor."""
         self._ledger = ledger
         self._commit = ledger.submit
 
     def enrol_by(self, takes: Callable[[Scan], bool]) -> None:
-        """Ask `takes` about scans whose tag is absent; it answers those of which it says True."""
+        """Offer scans whose tag is absent to `takes`; it answers those for which it returns True."""
         self._enrols = takes
 
     def submit_with_token(self, scan: Scan, token_sha256: bytes) -> None:
-        """Find out who asks, then `submit`. A token that is not good for scanning is refused before any tag is looked for."""
+        """Find the API key, then `submit`. A token without the right to scan is refused before any tag is looked up."""
         api_key = self._catalogue.find_api_key(token_sha256)
         if api_key is None:
             self._catalogue.fetch(scan, references.by_token(token_sha256), self._token_found)
@@ -97,7 +104,7 @@ class Engine:
             self.submit(scan)
 
     def obstacle(self, api_key: ApiKey | None) -> tuple[str, str | None] | None:
-        """Why this key may not scan, as an error code with its reason; None if it may. No key at all is no good one."""
+        """Why this key may not scan, as an error code with its reason; None if it may. `api_key` is None for an unknown token."""
         if api_key is None or not api_key.scans:
             return "unauthorised", None
         if api_key.expires_at is not None:
@@ -109,13 +116,13 @@ class Engine:
     def submit(self, scan: Scan) -> None:
         """Find the tag."""
         catalogue = self._catalogue
-        # By the clock, too: in a process that was stopped for a while, requests are read before the timer that says so goes off.
+        # Checked by the clock as well: after a process was stopped for a while, it reads requests before its timers run.
         if catalogue.stale is not None or scan.arrived > catalogue.fresh_until:
             self.fail(scan, "unavailable", catalogue.stale or "catalogue_stale")
             return
         record = self._find(scan.ref)
-        # Another account's tag is looked up like one that does not exist. Were it refused at once because it is at hand, the
-        # time of the answer would tell everybody that there is such a tag, and that it is in use.
+        # A tag of another account is looked up like one that does not exist. If it were refused at once because it is cached, the
+        # response time would reveal to every caller that the tag exists and is in use.
         if record is None or not record.is_for(scan.api_key):
             self._catalogue.fetch(scan, scan.ref, self._found)
         else:
@@ -126,18 +133,18 @@ class Engine:
             self.found(scan, record)
 
     def found(self, scan: Scan, record: TagRecord | None) -> None:
-        """Go on with what the catalogue has; a scan whose tag is absent, or another account's, ends here."""
+        """Continue with the record from the catalogue. A scan whose tag is absent, or belongs to another account, ends here."""
         if scan.error is not None:
             self._answer(scan)
-        # A closed account's tag is to a caller without a token what it is to a caller of another account: none. Were it
-        # refused as such, whoever leaves his token out could tell which codes there are.
+        # For a caller without a token, a tag of a closed account does not exist, as for a caller of another account. Any other
+        # refusal would reveal which codes exist to callers who leave out their token.
         elif record is None or not record.is_for(scan.api_key):
             self.unknown(scan)
         else:
             self._admit(scan, record)
 
     def _admit(self, scan: Scan, record: TagRecord) -> None:
-        """Is the tag in use?"""
+        """Check that the tag and everything above it is active."""
         group = record.group
         account = group.account
         scan.record = record
@@ -153,7 +160,7 @@ class Engine:
             self._broken(scan)
 
     def _examine(self, scan: Scan, record: TagRecord) -> None:
-        """Is the tap authentic? The hot form is judged here, every other by the profile."""
+        """Verify the tap. A plain scan is verified here directly, any other by its profile."""
         if scan.trace is not None:
             scan.trace.ends(LOOKUP)
         scan.tag_id = record.tag_id
@@ -162,7 +169,7 @@ class Engine:
             self._settle(scan, record)
             return
         key, uid = record.key, record.uid
-        verify = profile.verify_plain  # None unless the profile is plain in its mirror and its window
+        verify = profile.verify_plain  # None unless both mirror and window of the profile are plain
         if scan.extras is None and verify and key and uid and scan.mac and scan.counter > 0:
             if not verify(key, uid, scan.counter, scan.mac):
                 self._refuse(scan, _FORGED, "mac_mismatch")
@@ -186,7 +193,7 @@ class Engine:
         self._settle(scan, record)
 
     def _evidence(self, scan: Scan, record: TagRecord) -> Evidence | None:
-        """What the chip scheme proves; None if the scan was answered already."""
+        """What the chip scheme proves about the tap; None if the scan has been answered with an error."""
         profile = record.group.profile
         assert profile is not None
         extras = scan.extras
@@ -215,7 +222,7 @@ class Engine:
         return evidence
 
     def _settle(self, scan: Scan, record: TagRecord) -> None:
-        """Is it newer than everything accepted before? A counter that this worker knows to be used costs no statement."""
+        """Check that the tap is newer than every accepted one. A counter known to be used is refused without a statement."""
         extras = scan.extras
         if scan.trace is not None:
             scan.trace.ends(CORE)
@@ -229,7 +236,7 @@ class Engine:
             self._refuse(scan, _REPLAYED, "counter_used")
 
     def settled(self, scan: Scan) -> None:
-        """The ledger's word."""
+        """Continue with the outcome that the ledger has set."""
         if scan.trace is not None:
             scan.trace.ends(STATEMENT)
         try:
@@ -264,7 +271,7 @@ class Engine:
         self._decide(scan)
 
     def _decide(self, scan: Scan) -> None:
-        """Which of the owner's answers?"""
+        """Select the response text by the rules."""
         record = scan.record
         assert record is not None
         response_set = record.group.response_set if record.overrides is None else record.response_set
@@ -274,7 +281,7 @@ class Engine:
         self._answer(scan)
 
     def unknown(self, scan: Scan) -> None:
-        """End a scan whose tag is proven absent, or another account's, which is the same."""
+        """End a scan whose tag is proven absent, or belongs to another account, which gets the same answer."""
         if scan.trace is not None:
             scan.trace.ends(LOOKUP)
         scan.record = None
@@ -283,14 +290,14 @@ class Engine:
         self._answer(scan)
 
     def fail(self, scan: Scan, code: str, reason: str | None = None) -> None:
-        """End a scan without a verdict: `code` is one of `error_codes.COUNTED`."""
+        """End a scan without a verdict. `code` is one of `error_codes.COUNTED`, `reason` a word for the response."""
         scan.error = code
         scan.error_detail = reason
         self._answer(scan)
 
     def _broken(self, scan: Scan) -> None:
-        """A bug of ours must neither hang this scan, nor stop the others of its batch, nor pass for a verdict."""
-        log.exception("a scan broke")
+        """Answer 503 after an unexpected exception: a bug must not hang the scan, stop its batch or become a verdict."""
+        log.exception("unexpected error in a scan")
         if not scan.answered:
             scan.verdict = None
             self.fail(scan, "unavailable", "internal_error")

@@ -1,11 +1,11 @@
-"""Enrolment: a tag made by its first genuine tap, where its group allows that.
+"""Enrolment: creates a tag on its first genuine tap, if its group allows it.
 
-The way of a scan ends here if its tag, named by a UID, is absent in an account that enrols. A group that enrols derives keys, so
-the tap can be judged before there is a tag: only a MAC that holds under a derived key makes one. The scan then goes on as that of
-any tag: making the tag consumes nothing, and the ledger alone says whether the tap passes. A worker that dies in between leaves
-a tag that was never tapped.
+A scan comes here if its reference is a UID and the tag does not exist, in an account that enrols. A group that enrols derives its
+keys, so the tap can be verified before the tag exists: only a MAC that is right under a derived key creates one. The scan then
+continues like that of any other tag. Creating the tag consumes nothing, and only the ledger decides whether the tap passes. A
+worker that dies in between leaves a tag that was never tapped.
 
-A tap that proves nothing ends as it always did, as that of an unknown tag. Looking (`peek`) makes no tag.
+A tap that proves nothing ends as the scan of an unknown tag. A scan with `peek` creates no tag.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from ixfast.pipeline.engine import Engine
 
 
 class Catalogue(Protocol):
+    """What enrolment needs of the catalogue."""
+
     def may_enrol(self, aid: str) -> bool: ...
     async def account(self, aid: str, *, is_owner: bool) -> tuple[Account, list[Group]] | None: ...
     def fetch(self, scan: Scan, ref: bytes, found: Any) -> None: ...
@@ -33,12 +35,14 @@ class Catalogue(Protocol):
 
 
 class Register(Protocol):
+    """Creates tags."""
+
     async def enrol(self, account_id: int, group_id: int, uid: bytes) -> None:
-        """Make the tag unless it is there. Raises UnavailableError; then it may or may not be there."""
+        """Create the tag unless it exists; `uid` is 7 bytes. On UnavailableError it may exist or not."""
 
 
 class Enrolment:
-    """One a worker; `takes` is the engine's question."""
+    """The enrolment of one worker; the engine offers it scans through `takes`."""
 
     def __init__(self, engine: Engine, catalogue: Catalogue, register: Register) -> None:
         self._engine = engine
@@ -53,7 +57,7 @@ class Enrolment:
         return not self._tasks
 
     def takes(self, scan: Scan) -> bool:
-        """Whether this scan of an absent tag is answered from here; False for what cannot enrol."""
+        """Take over this scan of an absent tag and answer it later. False if it cannot enrol; then the engine ends it."""
         if references.kind(scan.ref) != references.UID or (scan.extras is not None and scan.extras.peek):
             return False
         aid, _ = references.split(scan.ref)
@@ -79,7 +83,7 @@ class Enrolment:
             self._engine.fail(scan, error.code, error.reason)
         except KeyUnavailableError:
             self._engine.fail(scan, "unavailable", "key_unavailable")
-        except Exception:  # every kind that a database can raise; no answer is no verdict
+        except Exception:  # the database can raise anything, and no failure may become a verdict
             self._engine.fail(scan, "unavailable", "lookup_failed")
         else:
             scan.ref = references.by_uid(aid, uid)
@@ -87,7 +91,7 @@ class Enrolment:
             self._catalogue.fetch(scan, scan.ref, self._engine.found)
 
     async def _owner(self, scan: Scan, aid: str) -> tuple[Group, bytes] | None:
-        """The group under whose derived keys the tap is genuine, and the chip's UID; the first of several groups."""
+        """The first group under whose derived keys the tap is genuine, with the chip's UID; None if there is none."""
         known = await self._catalogue.account(aid, is_owner=scan.api_key is not None and scan.api_key.aid == aid)
         if known is None:
             return None
@@ -104,7 +108,7 @@ class Enrolment:
         return None
 
     async def _genuine(self, scan: Scan, group: Group) -> bytes | None:
-        """The UID for which the group's keys prove the tap; None if there is none."""
+        """The UID under whose keys, derived by the group, the tap is genuine; None if there is none."""
         profile = group.profile
         assert profile is not None
         message = _read(profile, scan)
@@ -123,7 +127,8 @@ class Enrolment:
         return None
 
     async def _keys(self, group: Group, uid: bytes) -> Any:
-        """The file keys of a tag that may be none. Who has no key can ask for the slow ones as often as the queue lets him."""
+        """The file keys that a tag with this UID would have. Callers without an API key can trigger slow derivations, so their
+        number is limited."""
         derived = group.derived
         assert derived is not None
         if not derived.slow:
@@ -141,13 +146,13 @@ def _read(profile: TapProfile, scan: Scan) -> Message | None:
     url = scan.extras.url if scan.extras is not None else None
     try:
         message = profile.read_url(url) if url is not None else profile.read_parameters(parameters_of(scan))
-    except InputError:  # not this group's way of writing
+    except InputError:  # malformed under this group's profile
         return None
     return message if isinstance(message, Message) else None
 
 
 def _uids(profile: TapProfile, message: Message, group: Group, scan: Scan) -> Iterator[bytes]:
-    """Whose tap it may be: what the mirror says, under every meta key that reads it, or what the caller said."""
+    """The candidate UIDs: those that the mirror decrypts to under each meta key, or the one in the clear."""
     if profile.encrypted:
         yield from (uid for uid, _, _ in profile.find_uid(message, group.meta_keys))
     else:

@@ -1,7 +1,7 @@
-"""Whose tap is this? For scans that name no tag: the URL's own texts, a mirrored UID, or a decrypted one.
+"""Identifies the tag of a scan that names none: by texts in the URL, by a mirrored UID, or by a decrypted one.
 
-The account is known (from the API key, a parameter or the path); its groups say how its tags write themselves. What is found
-here is a claim, enough to look a tag up; the engine then examines the tap with that tag's own profile and keys.
+The account is known (from the API key, a parameter or the path), and the profiles of its groups show how its tags encode a tap.
+The result is a claim, sufficient to look up a tag; the engine then examines the tap with the profile and keys of that tag.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from ixfast.errors import InputError
 
 
 class Accounts(Protocol):
+    """Finds accounts."""
+
     async def account(self, aid: str, *, is_owner: bool) -> tuple[Account, list[Group]] | None:
-        """An account with its groups; a closed one is none unless its owner asks."""
+        """The account with this id and its groups; None if there is none, or if it is closed and the caller is not its owner."""
 
 
 async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bool) -> list[bytes]:
-    """References under which the tap's tag may be found, most telling first; empty if the account has no such tag.
+    """The references under which the tag may be found, the most specific first; empty if no profile of the account matches.
 
-    `is_owner` is whether a key of the account was shown: without one a closed account has no tags, and its profiles are not told.
-    Raises InputError if the tap looks like one of the account's profiles and like none of them in good form.
+    `is_owner` means that the caller has an API key of the account. To other callers a closed account has no tags, and no error
+    reveals its profiles. Raises InputError if the tap resembles a profile of the account but is well-formed under none.
     """
     known = await accounts.account(aid, is_owner=is_owner)
     if known is None:
@@ -53,12 +55,14 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
 
 
 async def account_in_path(accounts: Accounts, url: str) -> str | None:
-    """The open account (AID) whose id stands in the path of a tap URL where one of its own profiles has `{aid}`; None if there is
-    none. A closed account is none, as for everybody who shows no key. Looks `limits.ACCOUNTS_IN_PATH_MAX` segments up at most.
+    """The open account (AID) whose id is in the path of a tap URL at the position of `{aid}` in one of its profiles, or None.
+
+    A closed account is not found, as for every caller without an API key. At most `limits.ACCOUNTS_IN_PATH_MAX` segments are
+    looked up.
     """
-    place = url.partition("#")[0].partition("?")[0]
-    _, scheme, rest = place.partition("://")
-    segments = rest.split("/")[1:] if scheme else place.split("/")
+    location = url.partition("#")[0].partition("?")[0]
+    _, scheme, rest = location.partition("://")
+    segments = rest.split("/")[1:] if scheme else location.split("/")
     aids = [segment for segment in segments if references.AID.fullmatch(segment)]
     for aid in aids[: limits.ACCOUNTS_IN_PATH_MAX]:
         known = await accounts.account(aid, is_owner=False)
@@ -68,18 +72,20 @@ async def account_in_path(accounts: Accounts, url: str) -> str | None:
 
 
 def _names(profile: TapProfile, url: str, aid: str) -> bool:
-    """Does the profile read this account out of the URL's path?"""
+    """Whether the profile finds the id of this account in the path of the URL."""
     if not any("aid" in piece.slots for piece in profile.template.path):
         return False
-    with contextlib.suppress(InputError):  # whose tap it is cannot be said of one in bad form
+    with contextlib.suppress(InputError):  # a malformed tap identifies no account
         message = profile.read_url(url)
         return isinstance(message, Message) and message.aid == aid
     return False
 
 
 def _distinct_profiles(groups: Iterable[Group]) -> list[tuple[TapProfile, tuple[Key, ...]]]:
-    """Each profile once, with the meta keys of all groups that have it, each once. All of them are tried, whichever opens the
-    mirror."""
+    """Each distinct profile with the distinct meta keys of all its groups.
+
+    All keys are tried even after one has opened the mirror, so that the time does not depend on which one it is.
+    """
     found: dict[EncodingProfile, tuple[TapProfile, dict[bytes, Key]]] = {}
     for group in groups:
         if group.profile is not None:
@@ -95,6 +101,7 @@ def _read(profile: TapProfile, extras: Extras) -> Message | None:
 
 
 def _claims(profile: TapProfile, message: Message, aid: str, meta_keys: tuple[Key, ...]) -> list[bytes]:
+    """The references that a tap claims: tag code, customer id, mirrored UID, decrypted UIDs."""
     claims = []
     if message.xuid is not None:
         claims.append(message.xuid.encode())

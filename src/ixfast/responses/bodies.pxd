@@ -1,4 +1,4 @@
-# Where reply.py is compiled: the body of the usual answer, with the records' fields at hand.
+# Types for the compiled form of bodies.py: the body of a plain scan reads the fields of the records directly.
 
 cimport cython
 

@@ -1,7 +1,7 @@
-"""Replies: decided scans to JSON bytes. The only room that knows the wire format.
+"""Response bodies: decided scans as JSON. The only module of the path that depends on the format of responses.
 
-`/v1` bodies are put together from prepared fragments, flat, every value a string; `/v2` bodies are built as plain values and
-encoded by orjson. Both are described in docs/api.md.
+`/v1` bodies are flat, with a string for every value, and are joined from prepared fragments; `/v2` bodies are built as plain
+values and encoded by orjson. docs/api.md describes both. `bodies.pxd` declares types for the compiled form.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 import orjson
 
-from ixfast.domain.model import Verdict
+from ixfast.domain.model import TAMPER_WORDS, Verdict
 from ixfast.domain.references import CUID, XUID, kind
-from ixfast.domain.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Scan
+from ixfast.domain.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Scan, gap_before
 from ixfast.error_codes import INACTIVE, STATUS
 from ixfast.responses.response_text import expanded, inner_text
 
 
 def v1_body(scan: Scan) -> bytes:
-    """The flat body of `GET /v1/t`: `xuid` first, `cuid` if the tag was found by it, then `response` or `error`."""
+    """The flat body of `GET /v1/t`: `xuid`, then `cuid` if the tag was found by it, then `response` or `error`."""
     record = scan.record
     if scan.error is None and record is not None:
         group = record.group
@@ -29,7 +29,7 @@ def v1_body(scan: Scan) -> bytes:
             fragment = response_set.fragments[scan.rule] or response_set.json(scan)
             return b"".join((b'{"xuid":"', record.xuid, b'","response":', fragment, group.reply_json, b"}"))
         return _v1_body_with_members(scan)
-    return v1_error(scan.error or "unavailable", _told_xuid(scan), parameter=scan.error_field, reason=scan.error_detail)
+    return v1_error(scan.error or "unavailable", _shown_xuid(scan), parameter=scan.error_field, reason=scan.error_detail)
 
 
 def _v1_body_with_members(scan: Scan) -> bytes:
@@ -43,7 +43,7 @@ def _v1_body_with_members(scan: Scan) -> bytes:
 
 
 def v1_error(code: str, xuid: bytes | None = None, *, parameter: str | None = None, reason: str | None = None) -> bytes:
-    """An error body. `xuid` is echoed if the caller gave it or the tag was found; a parameter is named, never quoted."""
+    """The body of an error on `/v1`. `parameter` is the name of a parameter; its value is never part of a body."""
     head = b'{"xuid":"' + xuid + b'","error":"' if xuid else b'{"error":"'
     tail = b""
     if parameter is not None:
@@ -53,7 +53,8 @@ def v1_error(code: str, xuid: bytes | None = None, *, parameter: str | None = No
     return head + code.encode() + b'"' + tail + b"}"
 
 
-def _told_xuid(scan: Scan) -> bytes | None:
+def _shown_xuid(scan: Scan) -> bytes | None:
+    """The tag code of an error body: the caller's own, or that of an inactive tag. Any other error must not reveal a code."""
     if kind(scan.ref) == XUID:
         return scan.ref
     return scan.record.xuid if scan.record is not None and scan.error in INACTIVE else None
@@ -64,14 +65,13 @@ def status(scan: Scan) -> int:
 
 
 def v2_scan(scan: Scan) -> dict[str, Any]:
-    """The answer of `POST /v2/scans` as plain values; raises KeyError never, an undecided scan is not for this."""
+    """The body of `POST /v2/scans` for a scan that was decided or ended with an error, as plain values for orjson."""
     record, extras = scan.record, scan.extras
     evidence = extras.evidence if extras is not None else None
     decided = record is not None and scan.verdict not in (None, Verdict.INACTIVE, Verdict.UNKNOWN)
     counted = decided and scan.verdict in (Verdict.GENUINE, Verdict.REPEAT, Verdict.REPLAYED)
     counter = scan.position & POSITION_COUNTER_MASK if counted and scan.position != COUNTED_ONLY else None
     previous = _previous_counter(scan) if counter is not None else None
-    told = scan.scan_count > 0
     return {
         "scan_id": f"{scan.scan_id:016x}",
         "verdict": scan.verdict,
@@ -80,8 +80,8 @@ def v2_scan(scan: Scan) -> dict[str, Any]:
         "tag": _tag(scan),
         "counter": counter,
         "previous_counter": previous,
-        "gap": counter - previous - 1 if counter is not None and previous is not None and counter > previous else None,
-        "scan_count": scan.scan_count if decided and told else None,
+        "gap": gap_before(scan.position, scan.previous_position) if counter is not None else None,
+        "scan_count": scan.scan_count if decided and scan.scan_count > 0 else None,
         "tamper": _tamper(evidence) if scan.authentic or scan.verdict is Verdict.REPLAYED else None,
         "originality": record.originality
         if record is not None and (scan.authentic or scan.verdict is Verdict.REPLAYED)
@@ -95,11 +95,11 @@ def v2_scan(scan: Scan) -> dict[str, Any]:
 
 
 _OF_NOW = ["tag", "originality", "response", "rule", "fields"]
-"""What a repeated answer has from the catalogue as it is now; all else is as it was in the first one."""
+"""The members that a repeated answer takes from the current catalogue; all others are as they were in the first answer."""
 
 
 def _first_answer(scan: Scan) -> dict[str, Any] | None:
-    """When the scan was answered for the first time, if this answer repeats that one, and what may differ from it."""
+    """If this answer repeats an earlier one: when the scan was first answered, and which members may differ from that answer."""
     first_at = scan.extras.first_at if scan.extras is not None else None
     if first_at is None:
         return None
@@ -113,7 +113,7 @@ def _fields(scan: Scan) -> dict[str, str]:
 
 
 def _previous_counter(scan: Scan) -> int | None:
-    """The counter accepted before under the same key version; None at a key version's first tap."""
+    """The counter accepted before this tap under the same key version; None for the first tap of a key version."""
     previous = scan.previous_position
     if not previous or previous >> POSITION_COUNTER_BITS != scan.position >> POSITION_COUNTER_BITS:
         return None
@@ -136,12 +136,11 @@ def _tag(scan: Scan) -> dict[str, Any] | None:
 
 
 def _tamper(evidence: Any) -> dict[str, str] | None:
-    words = {"C": "closed", "O": "open", "I": "not_enabled"}
     if evidence is None or evidence.tamper is None:
         return None
     return {
-        "stored": words.get(evidence.tamper.stored, "invalid"),
-        "current": words.get(evidence.tamper.current, "invalid"),
+        "stored": TAMPER_WORDS.get(evidence.tamper.stored, "invalid"),
+        "current": TAMPER_WORDS.get(evidence.tamper.current, "invalid"),
     }
 
 
@@ -154,7 +153,7 @@ def v2_error(
     reason: str | None = None,
     problems: Sequence[Mapping[str, Any]] | None = None,
 ) -> bytes:
-    """The one shape of problem bodies outside `/v1`. `problems` are those of the lines of a file."""
+    """The body of every error outside `/v1`. `problems` are the problems found in the lines of a file."""
     error: dict[str, Any] = {"code": code, "message": message, "request_id": request_id}
     if field is not None:
         error["field"] = field

@@ -1,6 +1,6 @@
-"""Answers: a rule set with its responses prepared, so that most replies are a look-up.
+"""A rule set with its response texts prepared, so that most responses are a look-up.
 
-A response that no scan can change is JSON already when its rule set is loaded; the others are rendered for the scan.
+A response text without variable parts is encoded as JSON when its rule set is loaded; any other is rendered for each scan.
 """
 
 from __future__ import annotations
@@ -18,32 +18,36 @@ if TYPE_CHECKING:
 
 
 class ResponseSet:
-    """`fragments` are the responses as JSON by the rule set's indices, None where the scan decides."""
+    """A rule set with its compiled response texts.
+
+    `responses` and `fragments` are indexed by the result of `rules.decide`, with the default last (-1). A fragment is the text as
+    a JSON string, or None if it depends on the scan.
+    """
 
     __slots__ = ("fragments", "responses", "rules")
 
     def __init__(self, rules: RuleSet) -> None:
-        """Raises InputError `invalid_response` for a response that cannot be."""
+        """Compile the response texts; raises InputError `invalid_response` if one is invalid."""
         self.rules = rules
         self.responses = tuple(response_text.compile_response(text) for text in rules.responses)
         self.fragments = tuple(response.constant for response in self.responses)
 
     @property
     def subtags(self) -> frozenset[str]:
-        """What the responses ask for."""
+        """The names of all subtags that the response texts use."""
         return frozenset().union(*(response.subtags for response in self.responses))
 
     def json(self, scan: Scan) -> bytes:
-        """The response to a decided scan, as a JSON string."""
+        """The response text for a decided scan, as a JSON string."""
         return self.fragments[scan.rule] or self.responses[scan.rule].json(scan)
 
     def text(self, scan: Scan) -> str:
-        """The response to a decided scan."""
+        """The response text for a decided scan."""
         return self.responses[scan.rule].render(scan)
 
 
 def members(fields: Mapping[str, str], names: Iterable[str]) -> bytes | None:
-    """The extended fields `names` as further members of a JSON object; None if one of them is another for every scan."""
+    """The extended fields `names` as members of a JSON object, each with a leading comma; None if one depends on the scan."""
     texts = [(name, response_text.inner_text(fields.get(name, "")).constant) for name in names]
     if any(text is None for _, text in texts):
         return None
@@ -51,4 +55,4 @@ def members(fields: Mapping[str, str], names: Iterable[str]) -> bytes | None:
 
 
 BUILT_IN = ResponseSet(AUTHENTICATION_PASS)
-"""What a group answers that has no rule set of its own: Pass if the authentication passed, else Fail."""
+"""The response set of a group without a rule set: Pass if the tap is authentic, otherwise Fail."""

@@ -1,14 +1,15 @@
-"""Dynamic response: subtags (`{cuid}`, `{meta:Product Name}`) in the owner's texts, and data merge into URLs.
+"""Response texts: subtags (`{cuid}`, `{meta:Product Name}`) in the owner's texts, and extended fields merged into URLs.
 
-A text is split once, when it is loaded, into constant and variable parts; most have no variable part and are JSON then already.
-Names of subtags are read in any case; one that nobody knows stays as typed; a known one whose value is not known is empty.
-A value is put in as it is and never expanded again, whatever braces it has.
+A text is split once, when it is loaded, into constant and variable parts. Most texts have no variable part and are encoded as
+JSON at once. Names of subtags are case-insensitive. An unknown subtag stays as typed; a known one without a value is replaced
+by nothing. A value is inserted as it is and never expanded again, even if it contains braces.
 
-Two kinds of values are texts of the owner's themselves, a tag's name and the value of an extended field: they are expanded once
-wherever they are shown, and in them `{tagname}` and `{meta:NAME}` are what was typed. So nothing is ever expanded twice.
+Two kinds of values are themselves texts that an owner wrote: the name of a tag and the value of an extended field. They are
+expanded once wherever they are shown; inside them, `{tagname}` and `{meta:NAME}` give what was typed. So nothing is expanded
+twice.
 
-A response that begins with `http://` or `https://` is a URL: values are percent-encoded, and the extended fields that are
-switched on follow as query parameters, before a fragment, unless the URL has a parameter of that name.
+A response text that begins with `http://` or `https://` is a URL: values are percent-encoded, and the extended fields that are
+enabled for the response are appended as query parameters, before a fragment, unless the URL has a parameter of that name.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ _URL = re.compile(r"https?://", re.IGNORECASE)
 _RANDOM_DIGITS = 8
 _META = "meta"
 _TAG_NAME = "tagname"
-_INNER_TEXTS_REMEMBERED = 4096  # Defaults of groups; a tag's own text is split anew when it was forgotten.
+_INNER_TEXTS_REMEMBERED = 4096  # The groups' defaults fit in; a tag's own text is split again after an eviction.
 
 
 class ResponseText:
-    """A response text, ready to be given. `constant` is its JSON text if no scan can change it, else None.
+    """A compiled response text. `constant` is the text as a JSON string if it does not depend on the scan, otherwise None.
 
-    `subtags` are the names of what it asks for; `visitors.lacking` says which of them can never be known.
+    `subtags` are the names of the subtags that it uses, in lower case; `visitors.lacking` reports those without a source here.
     """
 
     __slots__ = ("_is_url", "_merges", "_parts", "constant", "subtags", "text")
@@ -63,11 +64,11 @@ class ResponseText:
         self._parts = parts
         self._is_url = is_url
         self._merges = is_url and merges
-        # Copied, because what orjson gives holds on to its buffer of 4 KB, and this is kept as long as the rule set.
+        # Copied: the bytes that orjson returns hold on to a buffer of 4 KB, and these live as long as the rule set.
         self.constant: bytes | None = None if self._merges or subtags else bytes(memoryview(orjson.dumps(text)))
 
     def render(self, scan: Scan) -> str:
-        """The text for this scan, at most RESPONSE_RENDERED_CHARS_MAX long: a value that does not fit is left out."""
+        """The text for this scan, at most RESPONSE_RENDERED_CHARS_MAX characters: a value that does not fit is left out."""
         if self.constant is not None:
             return self.text
         space = RESPONSE_RENDERED_CHARS_MAX - sum(len(part) for part in self._parts if isinstance(part, str))
@@ -93,30 +94,33 @@ class ResponseText:
 
 
 def compile_response(text: str, *, inner: bool = False) -> ResponseText:
-    """Split a response text. InputError `invalid_response` if it is too long, has too many subtags, or is no text.
+    """Compile a response text.
 
-    `inner` is for a text that stands inside a response or beside it; a URL there gets no extended fields.
+    `inner` marks the name of a tag or the value of an extended field: a URL there gets no extended fields. Raises InputError
+    `invalid_response` if the text is too long, has too many subtags, or cannot be encoded as UTF-8.
     """
     if len(text) > RESPONSE_CHARS_MAX:
-        raise InputError("invalid_response", f"A response has at most {RESPONSE_CHARS_MAX} characters.", "response")
+        raise InputError("invalid_response", f"A response must have at most {RESPONSE_CHARS_MAX} characters.", "response")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InputError("invalid_response", "The response is not text: it has half a surrogate pair.", "response") from None
+        raise InputError(
+            "invalid_response", "The response is not valid text: it contains an unpaired surrogate.", "response"
+        ) from None
     parts: list[str | Reader] = []
     subtags: set[str] = set()
-    place = found = 0
+    end = found = 0
     for match in _SUBTAG.finditer(text):
         reader = _reader(match, inner=inner)
         if reader is None:
             continue
         found += 1
         if found > RESPONSE_SUBTAGS_MAX:
-            raise InputError("invalid_response", f"A response has at most {RESPONSE_SUBTAGS_MAX} subtags.", "response")
-        parts += [text[place : match.start()], reader]
-        place = match.end()
+            raise InputError("invalid_response", f"A response must have at most {RESPONSE_SUBTAGS_MAX} subtags.", "response")
+        parts += [text[end : match.start()], reader]
+        end = match.end()
         subtags.add(match[1].lower())
-    parts.append(text[place:])
+    parts.append(text[end:])
     pieces = tuple(part for part in parts if part != "")
     visitors.prepare(subtags)
     return ResponseText(text, pieces, frozenset(subtags), is_url=_URL.match(text) is not None, merges=not inner)
@@ -124,27 +128,29 @@ def compile_response(text: str, *, inner: bool = False) -> ResponseText:
 
 @functools.lru_cache(_INNER_TEXTS_REMEMBERED)
 def inner_text(text: str) -> ResponseText:
-    """A tag's name or an extended field's value, ready to be shown. Raises as `compile_response` does; no text that was checked
-    when it was stored does."""
+    """The compiled name of a tag or value of an extended field. Raises what `compile_response` raises, but not for a stored text,
+    which has been checked."""
     return compile_response(text, inner=True)
 
 
 def expanded(text: str, scan: Scan) -> str:
-    """What a tag's name or an extended field's value shows for this scan."""
-    # Nearly all are constant, and a million names of tags would push the others out of what is remembered.
+    """The name of a tag or the value of an extended field as this scan shows it."""
+    # Nearly all names are constant, and a million of them would evict everything else from the cache.
     return inner_text(text).render(scan) if "{" in text else text
 
 
 def never_known(rules: Rules) -> tuple[str, ...]:
-    """Warnings, one a source, of the facts and subtags of a rule set that can never be known in this process, and why: no file of
-    addresses, a library that is not installed. Raises as `compile_response` does."""
+    """Warnings about the facts and subtags of a rule set that have no source in this process, one for each missing source: the
+    address database, or a library that is not installed. Raises what `compile_response` raises."""
     texts = (*(group.response for group in rules.groups), rules.default)
     return visitors.lacking(rules.facts.union(*(compile_response(text).subtags for text in texts)))
 
 
 def merge_fields(url: str, fields: Mapping[str, str]) -> str:
-    """`url` with `fields` as query parameters: names in lower case, `_` for spaces. What it has already goes first and stays;
-    a field that would make it longer than RESPONSE_RENDERED_CHARS_MAX is left out."""
+    """`url` with `fields` appended as query parameters, named in lower case with `_` for spaces.
+
+    Existing parameters stay first and win. A field that would make the URL longer than RESPONSE_RENDERED_CHARS_MAX is left out.
+    """
     if not fields:
         return url
     front, hash_sign, fragment = url.partition("#")
@@ -179,7 +185,7 @@ def _shown(typed: Reader) -> Reader:
     return lambda scan: None if (text := typed(scan)) is None else expanded(text, scan)
 
 
-# Readers of single subtags. The record is always there when a scan has a response.
+# Readers of single subtags. A scan that is answered with a response text always has a record.
 
 
 def _xuid(scan: Scan) -> str | None:
@@ -215,13 +221,13 @@ def _count(read: Callable[[Scan], int | None]) -> Reader:
 
 
 def _moment(read: Callable[[Scan], float | None]) -> Reader:
-    """ISO 8601 in UTC, to the second."""
+    """A reader of a moment in ISO 8601, UTC, to the second."""
 
-    def written(scan: Scan) -> str | None:
+    def formatted(scan: Scan) -> str | None:
         at = read(scan)
         return None if at is None else datetime.fromtimestamp(int(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    return written
+    return formatted
 
 
 def _random_number(_scan: Scan) -> str:
@@ -233,13 +239,13 @@ def _random_hex(_scan: Scan) -> str:
 
 
 def _local_time(scan: Scan) -> str | None:
-    """What the clock on the visitor's wall shows, ISO 8601 with the difference to UTC."""
+    """The visitor's local time, ISO 8601 with the offset from UTC."""
     zone = visitors.place(scan).time_zone
     try:
-        there = wall_clock.find_zone(zone or "").info
+        local_zone = wall_clock.find_zone(zone or "").info
     except ValueError:
         return None
-    return datetime.fromtimestamp(int(wall_clock.now()), there).isoformat()
+    return datetime.fromtimestamp(int(wall_clock.now()), local_zone).isoformat()
 
 
 SUBTAGS: Mapping[str, Reader] = {
@@ -263,4 +269,4 @@ SUBTAGS: Mapping[str, Reader] = {
     "browser": lambda scan: visitors.device(scan).browser,
     "os": lambda scan: visitors.device(scan).system,
 }
-"""Subtags by name; `{meta:NAME}` is beside them."""
+"""Readers of the subtags by name, except `{meta:NAME}`."""

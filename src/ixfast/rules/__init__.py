@@ -1,11 +1,11 @@
-"""Rules: which of the owner's answers a scan gets.
+"""Rules: which of the owner's response texts a scan is answered with.
 
-A rule set is an ordered list of rule groups, each with a condition and a response, and a default response. The first matching
-group wins. A loaded set is one function from a scan to the index of its response, so that the path calls it without
-knowing what is in it.
+A rule set is an ordered list of rule groups, each with a condition and a response text, and a default text. The first matching
+group wins. A loaded rule set is one function from a scan to the index of a response text.
 
-`read_rules` checks a document, `compile_rules` makes of it what the engine calls, `load_rules` does both; `explain` says why a
-group matches or does not. Documents, lines and facts are described in docs/rules.md.
+`read_rules` validates a document, `compile_rules` compiles the result for the engine, `load_rules` does both; `explain` shows why
+a group matches or does not. docs/rules.md describes documents, lines and facts. Rules are not response texts (`responses`), and
+they never change a verdict. May import `domain` and the root modules.
 """
 
 from __future__ import annotations
@@ -36,5 +36,5 @@ __all__ = [
 
 
 def load_rules(document: bytes | str | dict[str, Any]) -> RuleSet:
-    """A rule set from its document, JSON text or decoded; RuleError if it is not one."""
+    """Compile a rule set from its document, JSON text or decoded. Raises RuleError if it is invalid."""
     return compile_rules(read_rules(document))

@@ -1,7 +1,7 @@
-"""Checks of one comparison, for both notations: fact, operator, value and time zone, each with a message that mends it.
+"""Validates one comparison for both notations: fact, operator, value and time zone.
 
-A value leaves here in the one way in which trees hold it: lower-case words, upper-case countries, times as 09:30, no value
-twice. Errors are raised without a place; the notation adds it.
+Values are returned in the normal form of the condition tree: words in lower case, countries in upper case, times as 09:30, no
+duplicates. Every message says how to correct the comparison. Errors are raised without a place, which the notation adds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COUNTRY_HINTS = {"UK": "GB", "EL": "GR"}
 
 
 def check_fact(name: str) -> Fact:
-    """The fact of this name, an alias resolved."""
+    """The fact of this name or alias."""
     fact = find_fact(name)
     if fact is None:
         known = [*FACTS, *ALIASES, FIELD + "NAME"]
@@ -33,12 +33,12 @@ def check_fact(name: str) -> Fact:
     if fact.name.startswith(FIELD):
         own = fact.name.removeprefix(FIELD)
         if len(own) > FIELD_NAME_CHARS_MAX or not own.isprintable() or own != own.strip():
-            raise RuleError(f"An extended field's name is 1 to {FIELD_NAME_CHARS_MAX} printable characters.")
+            raise RuleError(f"The name of an extended field must have 1 to {FIELD_NAME_CHARS_MAX} printable characters.")
     return fact
 
 
 def check_operator(fact: Fact, op: str) -> str:
-    """The operator as trees write it."""
+    """The operator in normal form."""
     op = "==" if op == "=" else op
     if op not in fact.operators:
         known = ", ".join(fact.operators)
@@ -47,7 +47,7 @@ def check_operator(fact: Fact, op: str) -> str:
 
 
 def check_value(fact: Fact, op: str, value: object) -> Value:
-    """The value as trees hold it; `value` is a scalar, a list or None as the operator wants."""
+    """The value in normal form. `value` is a scalar, a list or None, depending on the operator."""
     if op in VALUELESS:
         if value is not None:
             raise RuleError(f"{op!r} takes no value.")
@@ -64,11 +64,11 @@ def check_value(fact: Fact, op: str, value: object) -> Value:
 
 
 def check_zone(fact: Fact, zone: str | None) -> str | None:
-    """A time zone that exists and that the fact has a use for."""
+    """The time zone, if it exists and the fact takes one."""
     if zone is None:
         return None
     if fact.kind not in ZONED:
-        raise RuleError(f"{fact.name} has no time zone; time, date and weekday have one.")
+        raise RuleError(f"{fact.name} takes no time zone; only time, date and weekday do.")
     return check_zone_name(zone)
 
 
@@ -88,7 +88,7 @@ def _range(fact: Fact, value: list[object] | tuple[object, ...]) -> tuple[Scalar
     if fact.kind is Kind.TIME:
         if first == last:
             raise RuleError("'between' needs two different times.")
-    elif first > last:  # type: ignore[operator]  # both are of the fact's one type
+    elif first > last:  # type: ignore[operator]  # both have the type of the fact
         raise RuleError(f"'between' needs the smaller value first: {last} and {first}.")
     return first, last
 
@@ -116,7 +116,7 @@ def _word(fact: Fact, value: str) -> str:
 
 
 def _text(fact: Fact, value: str) -> str:
-    # What is not printable cannot be typed as a line, and half a surrogate pair is no text at all.
+    # Unprintable characters cannot be typed in a line, and an unpaired surrogate cannot be encoded.
     if not 0 < len(value) <= RULE_TEXT_CHARS_MAX or not value.isprintable():
         raise RuleError(f"{fact.name} is compared with 1 to {RULE_TEXT_CHARS_MAX} printable characters.")
     return value
@@ -129,21 +129,21 @@ def _folded(fact: Fact, value: str) -> str:
 def _country(fact: Fact, value: str) -> str:
     code = value.upper()
     if code not in visitors.countries():
-        raise RuleError(f"{quoted(value)} is no country code of two letters (ISO 3166).", suggestion=_COUNTRY_HINTS.get(code))
+        raise RuleError(f"{quoted(value)} is not a two-letter country code (ISO 3166).", suggestion=_COUNTRY_HINTS.get(code))
     return code
 
 
 def _time(fact: Fact, value: str) -> str:
     if not _TIME.fullmatch(value):
-        raise RuleError(f"{fact.name} is compared with a time from 00:00 to 23:59, with seconds if you like.")
+        raise RuleError(f"{fact.name} is compared with a time from 00:00 to 23:59, optionally with seconds.")
     return value.removesuffix(":00") if len(value) > 5 else value
 
 
 def _date(fact: Fact, value: str) -> str:
-    with contextlib.suppress(ValueError):  # the form of a date, but no day
+    with contextlib.suppress(ValueError):  # the form of a date, but not in the calendar
         if _DATE.fullmatch(value):
             return date.fromisoformat(value).isoformat()
-    raise RuleError(f"{fact.name} is compared with a date as 2026-01-31.")
+    raise RuleError(f"{fact.name} is compared with a date such as 2026-01-31.")
 
 
 def _weekday(fact: Fact, value: str) -> str:
@@ -166,6 +166,6 @@ _TEXTS: Mapping[Kind, Callable[[Fact, str], str]] = {
 
 
 def seconds_of(time_text: str) -> int:
-    """Seconds of the day of a checked time."""
+    """The second of the day of a time in normal form."""
     hours, minutes, seconds = (time_text + ":00").split(":")[:3]
     return (int(hours) * 60 + int(minutes)) * 60 + int(seconds)

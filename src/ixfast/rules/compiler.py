@@ -1,15 +1,15 @@
-"""Checked rules to one generated Python function: `decide(scan)`, the index of the first group that matches, or -1.
+"""Compiles validated rules to one Python function, `decide(scan)`: the index of the first group that matches, or -1.
 
-How the source comes about:
+How the source is generated:
 
-1. It is put together from the fragments below and from names that are made here (`k0`, `k1` …). Nothing that an owner typed is
-   ever part of it: every value of a rule, numbers too, is a default of an argument. So two rule sets of one shape are
-   one code object with different defaults.
-2. `not` is pushed down to the comparisons, and a comparison of an unknown fact is false, negated or not. For the top of a
-   condition that gives exactly what three-valued logic gives (`interpreter.py`), at the price of two.
-3. Facts that cost nothing are read first, each at most once. The others are read where they are first asked for.
+1. It consists of the fragments below and of generated names (`k0`, `k1` …). Nothing that an owner typed ever becomes part of it:
+   every value in a rule, including numbers, is the default of an argument. So rule sets of the same shape share one code object
+   with different defaults.
+2. `not` is pushed down to the comparisons, and a comparison with an unknown fact is false, negated or not. For a whole condition
+   this gives the same result as three-valued logic (`interpreter.py`) at the cost of two-valued logic.
+3. Cheap facts are read at the beginning, each at most once. Costly facts are read where they are first needed.
 
-The code runs without builtins. A decision of a typical set of three groups takes some 60 ns on top of the call.
+The code runs without builtins. A decision by a typical rule set of three groups takes about 60 ns on top of the call.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Decide = Callable[["Scan"], int]
 
-# Statements before the first group, by the variable that they set. -1 is an unknown number, None an unknown text.
+# Statements before the first group, by the variable that they set. An unknown number is -1, an unknown text None.
 _AUTHENTIC = "    a = scan.authentic"
 _VERDICT = "    v = scan.verdict"
 _RECORD = "    r = scan.record"
@@ -49,7 +49,7 @@ _CHEAP = {
     "n": (_AUTHENTIC, "    n = scan.scan_count if a or scan.verdict is PLAIN else -1"),
     "c": ("    p = scan.position", "    c = -1 if p == -1 else p & 0xFFFFFF"),
     "g": ("    g = gap(scan)", "    if g is None: g = -1"),
-    # Most tags have no tamper wire, and their scans nothing beside: a call that finds nothing costs as much as all the rest.
+    # Most tags have no tamper wire and their scans no extras; a call that finds nothing costs as much as all the rest.
     "t": ("    t = s = None", "    if scan.extras is not None: t, s = tamper_states(scan)"),
     "q": (_AUTHENTIC, _RECORD, "    q = r.originality if a or scan.verdict is REPLAYED else None"),
     "cuid": (_RECORD, "    cuid = r.cuid"),
@@ -78,7 +78,7 @@ _OPPOSITES = {
     "==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">", "in": "not in", "not in": "in", "known": "unknown",
     "unknown": "known", "between": "outside", "starts with": "not starting with", "before": "not before", "after": "not after",
 }  # fmt: skip
-# X is the fact, K and L constants; see rule 2 above for the unknown. An unknown number is below every K.
+# X is the fact, K and L are constants. Rule 2 above covers unknown facts; an unknown number is below every K.
 _OF_NUMBERS = {
     "==": "X == K", "!=": "-1 != X != K", "<": "-1 < X < K", "<=": "-1 < X <= K", ">": "X > K", ">=": "X >= K",
     "between": "K <= X <= L", "outside": "(-1 < X < K or X > L)", "known": "X >= 0", "unknown": "X < 0",
@@ -95,7 +95,7 @@ _OF_WALLS = {
 
 
 class _Source:
-    """The source of one rule set and the constants that go with it."""
+    """The generated source of one rule set, with its constants."""
 
     def __init__(self, time_zone: str) -> None:
         self._time_zone = time_zone
@@ -106,13 +106,13 @@ class _Source:
         self._fields: dict[str, str] = {}
 
     def write(self, rules: Rules) -> tuple[str, dict[str, object]]:
-        """The source of `decide`, and its arguments' defaults by name."""
+        """The source of `decide`, and the defaults of its arguments by name."""
         tests = [f"    if {self._node(group.when, False)}: return {index}" for index, group in enumerate(rules.groups)]
         head = f"def decide({', '.join(('scan', *self._arguments))}):"
         return "\n".join((head, *self._statements, *tests, "    return -1", "")), self._arguments
 
     def _need(self, variable: str) -> str:
-        """Read a cheap fact at the beginning."""
+        """Read a cheap fact at the beginning of the function; returns its variable."""
         for statement in _CHEAP[variable]:
             self._statements[statement] = None
             for name in ("PLAIN", "REPLAYED", "gap", "tamper_states"):
@@ -157,7 +157,7 @@ class _Source:
         return self._fill(_OF_TEXTS[op], self._text(fact.name), value)
 
     def _fill(self, pattern: str, fact: str, value: object) -> str:
-        """A pattern with its fact, and with its constants as arguments."""
+        """A pattern with the fact inserted, and with its constants as arguments."""
         values = value if isinstance(value, tuple) else (value,)
         for letter, constant in zip("KL", values, strict=False):
             if letter in pattern:
@@ -176,7 +176,7 @@ class _Source:
         return self._need("a") if passes else f"not {self._need('a')}"
 
     def _verdict(self, node: Comparison, wanted: bool) -> str:
-        """By identity: an enumeration's hash and comparison are Python functions."""
+        """Compared by identity, because hash and comparison of an enumeration member run Python code."""
         self._need("v")
         values = node.value if isinstance(node.value, tuple) else (node.value,)
         constants = [self._constant(Verdict(str(value))) for value in values]
@@ -203,7 +203,7 @@ class _Source:
     def _wall(self, node: Comparison, kind: Kind, op: str) -> str:
         zone = node.zone or self._time_zone
         variable = self._walls.setdefault(zone, f"w{len(self._walls)}")
-        # One moment for all zones: a decision must not see two days.
+        # All zones use the same moment, so that one decision never sees two days.
         self._statements["    m = 0"] = self._statements[f"    {variable} = None"] = None
         moment = f"(m or (m := {self._call('now')}()))"
         zone_constant = self._constant(wall_clock.find_zone(zone))
@@ -211,12 +211,12 @@ class _Source:
         values = tuple(_wall_number(kind, value) for value in (node.value if isinstance(node.value, tuple) else (node.value,)))
         if kind is Kind.TIME:
             return self._time(op, fact, values)
-        if op in ("after", "not after"):  # a date: the days after that day
+        if op in ("after", "not after"):  # of a date: the days after it
             return self._fill("X > K" if op == "after" else "X <= K", fact, values)
         return self._fill(_OF_WALLS[op], fact, (frozenset(values),) if op in ("in", "not in") else values)
 
     def _time(self, op: str, fact: str, values: tuple[int, ...]) -> str:
-        """From the first second to before the last one; over midnight if the first is the later one."""
+        """From the first time, included, to the last, excluded; across midnight if the first is the later one."""
         if op in ("between", "outside"):
             inside = "K <= X < L" if values[0] < values[1] else "not L <= X < K"
             if op == "outside":
@@ -232,7 +232,7 @@ def _wall_number(kind: Kind, value: object) -> int:
     return date.fromisoformat(text).toordinal() if kind is Kind.DATE else WEEKDAYS.index(text)
 
 
-# What is loaded, held weakly: the caches are never larger than the rule sets in use, and end with them.
+# Weak caches: they hold exactly what the loaded rule sets use.
 _functions: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
 _codes: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
 _facts: weakref.WeakValueDictionary[frozenset[str], Any] = weakref.WeakValueDictionary()
@@ -240,7 +240,7 @@ _GLOBALS: dict[str, Any] = {"__builtins__": {}}
 
 
 def compile_rules(rules: Rules) -> RuleSet:
-    """The rule set as the engine calls it. Rule sets with the same conditions share one function, those of one shape its code."""
+    """Compile a rule set. Rule sets with equal conditions share one function, those of the same shape share its code object."""
     names = rules.facts
     visitors.prepare(names)
     return RuleSet(
@@ -252,7 +252,7 @@ def compile_rules(rules: Rules) -> RuleSet:
 
 
 def compile_conditions(rules: Rules) -> Decide:
-    """`decide` alone, from the cache if the same conditions are loaded."""
+    """The function `decide`, from the cache if a rule set with equal conditions is loaded."""
     key = _digest(msgspec.msgpack.encode(([group.when for group in rules.groups], rules.time_zone)))
     function = _functions.get(key)
     if function is None:
@@ -263,12 +263,12 @@ def compile_conditions(rules: Rules) -> Decide:
 
 
 def source_of(rules: Rules) -> str:
-    """The generated source, for tests and the curious."""
+    """The generated source, for tests and debugging."""
     return _Source(rules.time_zone).write(rules)[0]
 
 
 def _code(source: str) -> CodeType:
-    """The code object of the one function in `source`. Compiled, never executed as a module."""
+    """The code object of the only function in `source`, which is compiled but never executed as a module."""
     key = _digest(source.encode())
     code = _codes.get(key)
     if code is None:

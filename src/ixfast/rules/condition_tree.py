@@ -1,8 +1,8 @@
-"""The checked tree of a condition, in one normal form, whichever notation it was written in.
+"""The validated tree of a condition, in one normal form for both notations.
 
-Normal form: no `all` directly inside an `all`, no `any` inside an `any`, none with a single part, no double `not`; values
-are written as `check.py` writes them. So two conditions that differ only in how they were typed are equal, and the line
-notation needs no parentheses but those that mean something.
+Normal form: no `all` directly inside an `all`, no `any` directly inside an `any`, none with a single part, no double `not`;
+values as `comparison.py` returns them. So conditions that differ only in how they were typed are equal, and the line notation
+prints only the parentheses that it needs.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ Value = Scalar | tuple[Scalar, ...] | None
 
 
 class Comparison(msgspec.Struct, frozen=True, tag=True):
-    """One fact against a value: a scalar, a tuple for `in` and `between`, None for `known` and `unknown`.
+    """A comparison of a fact with a value: a scalar, a tuple for `in` and `between`, None for `known` and `unknown`.
 
-    `zone` is the time zone of a zoned fact; None is that of the rule set.
+    `zone` is the time zone of a zoned fact; None means that of the rule set.
     """
 
     fact: str
@@ -43,13 +43,13 @@ Node = Comparison | All | Any | Not
 
 
 def all_of(parts: Iterable[Node]) -> Node:
-    """`all` in normal form; there must be a part."""
+    """`all` in normal form; `parts` must not be empty."""
     flat = tuple(_flat(parts, All))
     return flat[0] if len(flat) == 1 else All(flat)
 
 
 def any_of(parts: Iterable[Node]) -> Node:
-    """`any` in normal form; there must be a part."""
+    """`any` in normal form; `parts` must not be empty."""
     flat = tuple(_flat(parts, Any))
     return flat[0] if len(flat) == 1 else Any(flat)
 
@@ -79,7 +79,7 @@ def comparisons(node: Node) -> Iterator[Comparison]:
 
 
 def depth(node: Node) -> int:
-    """How many `all`, `any` and `not` stand around the innermost comparison."""
+    """How many `all`, `any` and `not` enclose the innermost comparison."""
     if isinstance(node, Comparison):
         return 0
     return 1 + max(map(depth, (node.part,) if isinstance(node, Not) else node.parts))

@@ -1,7 +1,7 @@
-"""Facts: what rules may ask of a scan, which operators fit, and where each is read.
+"""Facts: what rules can ask about a scan, with the operators of each fact and the function that reads it.
 
-This is the only module of the rules that knows how a scan and its record look. Every reader gives None for what is not known:
-a scan of a forged tap has no counter that could be believed, most scans have no visitor.
+Only this module and the compiler's fragments depend on the attributes of scans and records. A reader returns None for an unknown
+fact: a forged tap has no trustworthy counter, and most scans have no visitor.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ixfast.domain.model import Verdict
-from ixfast.domain.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Scan
+from ixfast.domain.model import ORIGINALITY_WORDS, TAMPER_WORDS, Verdict
+from ixfast.domain.scan import COUNTED_ONLY, POSITION_COUNTER_MASK, Scan, gap_before
 from ixfast.rules import visitors, wall_clock
 
 FIELD = "field."
-"""What the name of an extended field begins with as a fact."""
+"""The prefix of an extended field's name as a fact."""
 
 
 class Kind(enum.Enum):
-    """What a fact's values are, and so which operators it has."""
+    """The kind of a fact's values, which determines its operators. The value describes them in messages."""
 
     WORD = "one of a few words"
-    NUMBER = "a whole number, not negative"
+    NUMBER = "a whole number of 0 or more"
     TRUTH = "true or false"
     TEXT = "text, compared exactly"
-    FOLDED = "text, upper and lower case alike"
-    COUNTRY = "a country code of two letters (ISO 3166)"
-    TIME = "a time of day, as 09:30 or 09:30:00"
-    DATE = "a date, as 2026-01-31"
+    FOLDED = "text, compared without regard to case"
+    COUNTRY = "a two-letter country code (ISO 3166)"
+    TIME = "a time of day such as 09:30 or 09:30:00"
+    DATE = "a date such as 2026-01-31"
     WEEKDAY = "mon, tue, wed, thu, fri, sat or sun"
 
 
@@ -60,12 +60,10 @@ class Fact(NamedTuple):
 
     @property
     def operators(self) -> tuple[str, ...]:
-        """Words that may be unknown can be asked for that, too."""
+        """The operators of its kind; words that may be unknown also have `known` and `unknown`."""
         return (*OPERATORS[self.kind], *_KNOWN) if self.words in (_STATES, ORIGINALITY_WORDS) else OPERATORS[self.kind]
 
 
-TAMPER_WORDS = {"C": "closed", "O": "open", "I": "not_enabled"}
-ORIGINALITY_WORDS = ("genuine", "forged")
 _STATES = tuple(TAMPER_WORDS.values())
 _VERDICTS = tuple(v.value for v in Verdict if v not in (Verdict.INACTIVE, Verdict.UNKNOWN))
 
@@ -73,23 +71,28 @@ FACTS: Mapping[str, Fact] = MappingProxyType(
     {
         fact.name: fact
         for fact in (
-            Fact("authentication", Kind.WORD, "`pass`: verdict `genuine` or `repeat`; `fail`: every other", ("pass", "fail")),
-            Fact("verdict", Kind.WORD, "what became of the scan", _VERDICTS),
-            Fact("scan_count", Kind.NUMBER, "scans of this tag, this one included"),
+            Fact(
+                "authentication",
+                Kind.WORD,
+                "`pass` for the verdicts `genuine` and `repeat`, `fail` for every other",
+                ("pass", "fail"),
+            ),
+            Fact("verdict", Kind.WORD, "what the engine decided about the scan", _VERDICTS),
+            Fact("scan_count", Kind.NUMBER, "scans of this tag, including this one"),
             Fact("first_scan", Kind.TRUTH, "whether `scan_count` is 1"),
-            Fact("chip_count", Kind.NUMBER, "the chip's own counter of this tap"),
-            Fact("gap", Kind.NUMBER, "taps that the chip counted since the last accepted one, and that never came here"),
-            Fact("tamper", Kind.WORD, "the tamper wire now, as mirrored by the chip", _STATES),
+            Fact("chip_count", Kind.NUMBER, "the chip's counter at this tap"),
+            Fact("gap", Kind.NUMBER, "taps that the chip counted since the last accepted one and that never arrived"),
+            Fact("tamper", Kind.WORD, "the current state of the tamper wire, as mirrored by the chip", _STATES),
             Fact("tamper.stored", Kind.WORD, "whether the tamper wire was ever found open", _STATES),
-            Fact("originality", Kind.WORD, "what NXP's signature says of the chip, if one was registered", ORIGINALITY_WORDS),
+            Fact("originality", Kind.WORD, "the result of NXP's originality signature, if one was registered", ORIGINALITY_WORDS),
             Fact("time", Kind.TIME, "the time of day"),
             Fact("date", Kind.DATE, "the day"),
             Fact("weekday", Kind.WEEKDAY, "the day of the week"),
-            Fact("country", Kind.COUNTRY, "where the visitor's address is"),
-            Fact("os", Kind.FOLDED, "the visitor's operating system, as `iOS`, `Android`, `Windows`, `macOS`"),
-            Fact("browser", Kind.FOLDED, "the visitor's browser, as `Safari`, `Chrome`, `Firefox`, `Edge`"),
+            Fact("country", Kind.COUNTRY, "the country of the visitor's IP address"),
+            Fact("os", Kind.FOLDED, "the visitor's operating system, such as `iOS`, `Android`, `Windows`, `macOS`"),
+            Fact("browser", Kind.FOLDED, "the visitor's browser, such as `Safari`, `Chrome`, `Firefox`, `Edge`"),
             Fact("assigned", Kind.TRUTH, "whether the tag is assigned"),
-            Fact("cuid", Kind.TEXT, "the customer's own id of the tag"),
+            Fact("cuid", Kind.TEXT, "the customer's own id for the tag"),
             Fact("batch", Kind.TEXT, "the name of the tag's batch"),
         )
     }
@@ -99,37 +102,32 @@ ALIASES = {"tamper.current": "tamper"}
 
 
 def find_fact(name: str) -> Fact | None:
-    """A fact by its name; `field.NAME` is the extended field NAME."""
+    """The fact of this name or alias, None if there is none; `field.NAME` is the extended field NAME."""
     if name.startswith(FIELD) and len(name) > len(FIELD):
         return Fact(name, Kind.TEXT, "an extended field")
     return FACTS.get(ALIASES.get(name, name))
 
 
-# Readers. Compiled rules call those of the costly facts; the cheap ones they read in place (compiler.py).
+# Readers. Compiled rules call those of the costly facts and read the cheap ones in place (compiler.py).
 
 
 def scan_count(scan: Scan) -> int | None:
-    """Scans of the tag with this one. Of a refused scan it is not known: it was not counted, and often not even asked for."""
+    """Scans of the tag, including this one. Unknown for a refused scan, which is not counted and often needs no read."""
     return scan.scan_count if scan.authentic or scan.verdict is Verdict.PLAIN else None
 
 
 def chip_count(scan: Scan) -> int | None:
-    """The chip's counter of this tap, once its MAC has been found right; a replayed tap has one, too."""
+    """The chip's counter at this tap, if its MAC is right; a replayed tap has one, too."""
     return scan.position & POSITION_COUNTER_MASK if scan.position != COUNTED_ONLY else None
 
 
 def gap(scan: Scan) -> int | None:
-    """Taps between this accepted one and the accepted one before, under one key version."""
-    before = scan.previous_position
-    if not scan.authentic or before is None or scan.position <= before:
-        return None
-    if before >> POSITION_COUNTER_BITS != scan.position >> POSITION_COUNTER_BITS:
-        return None
-    return scan.position - before - 1
+    """Taps that the chip counted between this accepted tap and the accepted one before, under one key version."""
+    return gap_before(scan.position, scan.previous_position) if scan.authentic else None
 
 
 def tamper_states(scan: Scan) -> tuple[str | None, str | None]:
-    """The wire now and ever, in words."""
+    """The current and the stored state of the tamper wire, as words."""
     extras = scan.extras
     evidence = extras.evidence if extras is not None else None
     tamper = evidence.tamper if evidence is not None else None
@@ -139,13 +137,13 @@ def tamper_states(scan: Scan) -> tuple[str | None, str | None]:
 
 
 def originality(scan: Scan) -> str | None:
-    """What the signature says that was registered for the chip, of a tap that the chip's key has made."""
-    proved = scan.authentic or scan.verdict is Verdict.REPLAYED
-    return getattr(scan.record, "originality", None) if proved else None
+    """The result of the chip's originality signature, for a tap that was made with the chip's key."""
+    made_by_chip = scan.authentic or scan.verdict is Verdict.REPLAYED
+    return getattr(scan.record, "originality", None) if made_by_chip else None
 
 
 def field_value(scan: Scan, name: str) -> str | None:
-    """An extended field of the tag, by its own name or as a URL parameter is called (`field_key`)."""
+    """An extended field of the tag, by its name or by its name as a URL parameter (`field_key`)."""
     fields: Mapping[str, str] | None = getattr(scan.record, "fields", None)
     if not fields:
         return None
@@ -157,13 +155,13 @@ def field_value(scan: Scan, name: str) -> str | None:
 
 
 def reply_fields(scan: Scan) -> Mapping[str, str]:
-    """The extended fields that are switched on to be part of the reply, by name, in their order."""
+    """The extended fields that are enabled for the response, by name, in their order."""
     fields: Mapping[str, str] | None = getattr(scan.record, "reply_fields", None)
     return fields or {}
 
 
 def created_at(scan: Scan) -> float | None:
-    """When the tag was made known here, Unix time in seconds."""
+    """When the tag was created, Unix time in seconds."""
     return getattr(scan.record, "created_at", None)
 
 
@@ -173,7 +171,7 @@ def assigned_at(scan: Scan) -> float | None:
 
 
 def field_key(name: str) -> str:
-    """An extended field's name as a parameter of a URL: in lower case, `_` for spaces."""
+    """An extended field's name as a URL parameter: lower case, with `_` for spaces."""
     return name.lower().replace(" ", "_")
 
 
@@ -201,7 +199,7 @@ _READERS: dict[str, Callable[[Scan], Any]] = {
 
 
 def read_facts(scan: Scan, names: frozenset[str]) -> dict[str, Any]:
-    """These facts of a scan by name, None being unknown, and `now` if a zoned one is among them. For the interpreter."""
+    """These facts of a scan by name, None if unknown, with `now` in place of zoned ones. For the interpreter."""
     found: dict[str, Any] = {}
     for name in names:
         fact = find_fact(name)

@@ -1,9 +1,10 @@
-"""Rules as they are meant: a walk over the tree in three-valued logic. Says why a group matches, and is what the compiled
-function is tested against.
+"""The reference implementation of rules: evaluates the tree in three-valued logic.
 
-A comparison of an unknown fact is neither true nor false but unknown; `not` of unknown is unknown; `all` is false if a part is
-false, else unknown if a part is unknown; `any` is true if a part is true, else unknown if a part is unknown. A group matches if
-its condition is true. Only `is known` and `is unknown` are never unknown.
+It explains why a group matches, and the compiled function is tested against it. It never runs on the path of a scan.
+
+A comparison with an unknown fact is neither true nor false but unknown. `not` unknown is unknown; `all` is false if a part is
+false, otherwise unknown if a part is unknown; `any` is true if a part is true, otherwise unknown if a part is unknown. A group
+matches if its condition is true. Only `is known` and `is unknown` are never unknown.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
     from ixfast.rules.rule_document import Rules
 
 Facts = Mapping[str, Any]
-"""Facts by name; absent or None is unknown. Times of day, dates and weekdays come from `now`, Unix time in seconds, or are
-given as text under their own names and then hold in every time zone."""
+"""Facts by name; an absent one or None is unknown. Times of day, dates and weekdays follow from `now`, Unix time in seconds, or
+are given as text under their own names and then apply in every time zone."""
 
 
 class Step(NamedTuple):
-    """One step of an explanation: a group or a comparison in it, what came of it, and the fact as it was found."""
+    """One step of an explanation: a group or a part of its condition, the result, and the value of the fact."""
 
     name: str
-    depth: int  # 0 a group, 1 its condition, 2 and more what is inside
+    depth: int  # 0: a group; 1: its condition; 2 and more: the parts of the condition
     outcome: bool | None
     found: str = ""
 
@@ -44,7 +45,7 @@ def decide(rules: Rules, facts: Facts) -> int:
 
 
 def evaluate(node: Node, facts: Facts, time_zone: str = "UTC") -> bool | None:
-    """True, False, or None for unknown."""
+    """The value of a condition: True, False, or None if it is unknown."""
     if isinstance(node, Comparison):
         found = _find(node, facts, time_zone)
         if node.op in ("known", "unknown"):
@@ -61,7 +62,7 @@ def evaluate(node: Node, facts: Facts, time_zone: str = "UTC") -> bool | None:
 
 
 def explain(rules: Rules, facts: Facts) -> list[Step]:
-    """Every group up to the one that matches, with every comparison in it."""
+    """Every group up to and including the one that matches, with every part of its condition."""
     steps: list[Step] = []
     for group in rules.groups:
         outcome = evaluate(group.when, facts, rules.time_zone)
@@ -91,15 +92,15 @@ def _printed(found: object) -> str:
 
 
 def _find(node: Comparison, facts: Facts, time_zone: str) -> Any:
-    """The fact's value as text, number or truth; None if it is not known."""
+    """The value of the fact: text, a number or a boolean; None if it is unknown."""
     fact = find_fact(node.fact)
     assert fact is not None, node.fact
     found = facts.get(fact.name)
     if found is None and fact.kind in ZONED and facts.get("now") is not None:
-        there = datetime.fromtimestamp(int(facts["now"]), UTC).astimezone(ZoneInfo(node.zone or time_zone))
+        local = datetime.fromtimestamp(int(facts["now"]), UTC).astimezone(ZoneInfo(node.zone or time_zone))
         if fact.kind is Kind.TIME:
-            return there.strftime("%H:%M:%S")
-        return there.date().isoformat() if fact.kind is Kind.DATE else WEEKDAYS[there.weekday()]
+            return local.strftime("%H:%M:%S")
+        return local.date().isoformat() if fact.kind is Kind.DATE else WEEKDAYS[local.weekday()]
     return found
 
 
@@ -125,7 +126,7 @@ def _compare(node: Comparison, found: Any) -> bool:
 
 
 def _ordered(node: Comparison, value: Any) -> Any:
-    """What can be compared in order: times as seconds, dates as dates, all else as it is."""
+    """A value in a form that can be ordered: times as seconds, dates as dates, anything else unchanged."""
     if isinstance(value, tuple):
         return tuple(_ordered(node, part) for part in value)
     if node.fact == "time":

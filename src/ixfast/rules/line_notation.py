@@ -1,12 +1,12 @@
-"""Conditions as one line: `authentication == pass and (scan_count < 5 or not country in (DE, AT))`.
+"""Conditions written as a line: `authentication == pass and (scan_count < 5 or not country in (DE, AT))`.
 
     condition  = conjunction { "or" conjunction }
     conjunction = negation { "and" negation }
     negation   = "not" negation | "(" condition ")" | comparison
     comparison = fact [operator [value]] [ "at" time zone ]
 
-A bare fact of kind true or false means `== true`. Values are words, numbers, or text in double quotes with JSON's escapes;
-`in` takes a list in parentheses, `between` two values with `and`. Keywords may be written in capitals.
+A true-or-false fact by itself means `== true`. Values are words, numbers, or text in double quotes with JSON's escapes; `in`
+takes a list in parentheses, `between` two values joined by `and`. Keywords are case-insensitive.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WORD = re.compile(r"[\w.:/+-]+")
 _FIELD_NAME = re.compile(r"[\w-]+")
 _NUMBER_DIGITS_MAX = len(str(RULE_NUMBER_MAX))
 RESERVED = frozenset(("and", "or", "not"))
-"""Words that are a value only in quotes. AT, IN and IS are countries."""
+"""Words that are values only in quotes. AT, IN and IS are not among them: they are countries."""
 KEYWORDS = RESERVED | frozenset(
     ("in", "between", "starts", "with", "is", "known", "unknown", "before", "after", "at", "true", "false")
 )
@@ -40,9 +40,9 @@ class _Token(NamedTuple):
 
 
 def parse(line: str) -> Node:
-    """The checked tree of a line. RuleError has the column of what is wrong."""
+    """The validated tree of a line. RuleError carries the column of the mistake."""
     if len(line) > RULE_LINE_CHARS_MAX:
-        reason = f"A line has at most {RULE_LINE_CHARS_MAX} characters; write the condition as JSON."
+        reason = f"A line must have at most {RULE_LINE_CHARS_MAX} characters; write the condition as JSON."
         raise RuleError(reason, column=RULE_LINE_CHARS_MAX)
     return _Parser(_tokens(line)).whole()
 
@@ -56,7 +56,7 @@ def _tokens(line: str) -> list[_Token]:
             place += len(line[place:]) - len(line[place:].lstrip())
             if line[place] == '"':
                 raise RuleError("The text has no closing quote.", column=place + 1)
-            raise RuleError(f"{quoted(line[place])} has no meaning here; put text into double quotes.", column=place + 1)
+            raise RuleError(f"Unexpected {quoted(line[place])}; put text in double quotes.", column=place + 1)
         assert match.lastgroup is not None
         found.append(_Token(match.lastgroup, match[match.lastgroup], match.start(match.lastgroup) + 1, match.end()))
         place = match.end()
@@ -65,7 +65,7 @@ def _tokens(line: str) -> list[_Token]:
 
 
 class _Parser:
-    """Recursive descent over the tokens of one line; the depth of the recursion is bounded by RULE_DEPTH_MAX."""
+    """A recursive descent parser for the tokens of one line; RULE_DEPTH_MAX limits its recursion."""
 
     def __init__(self, tokens: list[_Token]) -> None:
         self._tokens = tokens
@@ -89,7 +89,7 @@ class _Parser:
         return token
 
     def _accept(self, *words: str) -> str | None:
-        """The next token if it is one of these keywords or signs."""
+        """Consume the next token and return it in lower case if it is one of these keywords or signs, otherwise None."""
         token = self._peek()
         word = token.text.lower() if token.kind == "word" else token.text
         if token.kind in ("word", "sign") and word in words:
@@ -124,7 +124,7 @@ class _Parser:
             return self._comparison()
         self._depth += 1
         if self._depth > RULE_DEPTH_MAX:
-            raise RuleError(f"Conditions may be nested {RULE_DEPTH_MAX} deep.", column=column)
+            raise RuleError(f"Conditions can be nested at most {RULE_DEPTH_MAX} deep.", column=column)
         if opened == "not":
             node = negation(self._negation())
         else:
@@ -158,7 +158,7 @@ class _Parser:
         return Comparison(fact.name, op, value, zone)
 
     def _operation(self, fact: Fact) -> tuple[str, Scalar | tuple[Scalar, ...] | None]:
-        """Operator and value, checked."""
+        """The validated operator and value."""
         token = self._peek()
         op = self._operator(fact)
         if op is None:
@@ -228,7 +228,9 @@ def _unquoted(token: _Token) -> str:
     try:
         return str(json.loads(token.text))
     except ValueError:
-        raise RuleError("The quoted text has an escape or a character that JSON does not know.", column=token.column) from None
+        raise RuleError(
+            "The quoted text contains an escape or a character that JSON does not allow.", column=token.column
+        ) from None
 
 
 def _at(error: RuleError, column: int) -> RuleError:
@@ -236,7 +238,7 @@ def _at(error: RuleError, column: int) -> RuleError:
 
 
 def print_line(node: Node) -> str:
-    """A tree as a line; `parse` of it is the same tree."""
+    """A tree as a line; `parse` of it gives an equal tree."""
     if isinstance(node, Any):
         return " or ".join(map(print_line, node.parts))
     if isinstance(node, All):

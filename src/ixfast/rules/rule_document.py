@@ -1,10 +1,11 @@
-"""Rule sets as JSON documents: what they look like, how they are checked, and how they are written.
+"""Rule sets as JSON documents: their form, their validation, and how they are written.
 
     {"groups": [{"name": "fresh", "when": "authentication == pass and scan_count < 5", "response": "Welcome"},
                 {"name": "sealed", "when": {"fact": "tamper", "op": "==", "value": "closed"}, "response": "Sealed"}],
      "default": "Fail", "time_zone": "Europe/Berlin"}
 
-A condition is a line (`line.py`), a comparison, or `all`, `any`, `not` of conditions. A document is taken whole or not at all.
+A condition is a line (`line_notation.py`), a comparison, or `all`, `any` or `not` of conditions. A document is accepted as a
+whole or not at all.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class ConditionDocument(msgspec.Struct, forbid_unknown_fields=True, omit_default
 
 
 class GroupDocument(msgspec.Struct, forbid_unknown_fields=True):
-    """A rule group: when the condition holds, and no group before it did, the response is the answer."""
+    """A rule group: its response is used if its condition is true and that of no earlier group is."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=RULE_NAME_CHARS_MAX)]
     when: str | ConditionDocument
@@ -57,7 +58,7 @@ class GroupDocument(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class RuleSetDocument(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
-    """A rule set: groups in the order in which they are tried, and what is answered when none matches."""
+    """A rule set: groups in the order in which they are tried, and the response if none matches."""
 
     groups: Annotated[list[GroupDocument], msgspec.Meta(max_length=RULE_GROUPS_MAX)]
     default: Annotated[str, msgspec.Meta(max_length=RESPONSE_CHARS_MAX)]
@@ -79,21 +80,21 @@ class Rules(msgspec.Struct, frozen=True):
 
     @property
     def facts(self) -> frozenset[str]:
-        """Names of the facts that the conditions ask for."""
+        """The names of the facts that the conditions use."""
         return frozenset(part.fact for group in self.groups for part in condition_tree.comparisons(group.when))
 
 
 def read_rules(document: bytes | str | dict[str, Any]) -> Rules:
-    """Check a rule set, JSON text or decoded. RuleError says where it is wrong."""
+    """Validate a rule set, JSON text or decoded. RuleError carries the place and the reason."""
     return _checked(_decoded(document))
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of rule sets. What it cannot say (which operator a fact has) is checked by `read_rules`."""
+    """The JSON schema of rule sets. `read_rules` also checks what a schema cannot express, such as the operators of a fact."""
     found = msgspec.json.schema(RuleSetDocument)
     condition = found["$defs"]["ConditionDocument"]
     condition["oneOf"] = [{"required": [form]} for form in _FORMS[:3]] + [{"required": ["fact", "op"]}]
-    for name in ("all", "any", "not", "fact", "op", "zone"):  # absent rather than null
+    for name in ("all", "any", "not", "fact", "op", "zone"):  # absent, never null
         found_property = condition["properties"][name]
         found_property["anyOf"] = [option for option in found_property["anyOf"] if option != {"type": "null"}]
         found_property.pop("default", None)
@@ -101,7 +102,8 @@ def schema() -> dict[str, Any]:
 
 
 def to_document(rules: Rules, *, lines: bool = False) -> dict[str, Any]:
-    """A checked rule set as a JSON document, conditions as objects or as lines; `read_rules` of it is the same rule set."""
+    """A validated rule set as a JSON document, with conditions as objects or lines; `read_rules` of it gives an equal rule
+    set."""
     groups = [
         GroupDocument(g.name, line_notation.print_line(g.when) if lines else condition_document(g.when), g.response)
         for g in rules.groups
@@ -129,13 +131,13 @@ def _decoded(document: bytes | str | dict[str, Any]) -> RuleSetDocument:
         elif isinstance(document, str):
             document = document.encode()
         if len(document) > RULE_SET_BYTES_MAX:
-            raise RuleError(f"A rule set has at most {RULE_SET_BYTES_MAX} bytes.", path="$")
+            raise RuleError(f"A rule set must have at most {RULE_SET_BYTES_MAX} bytes.", path="$")
         found = msgspec.json.decode(document, type=RuleSetDocument)
         repeated = repeated_members(document)
     except msgspec.ValidationError as error:
         raise _explained(str(error)) from None
     except RecursionError:
-        raise RuleError(f"Conditions may be nested {RULE_DEPTH_MAX} deep.", path="$") from None
+        raise RuleError(f"Conditions can be nested at most {RULE_DEPTH_MAX} deep.", path="$") from None
     except (msgspec.DecodeError, UnicodeError, TypeError) as error:
         raise RuleError(f"This is not JSON: {error}.", path="$") from None
     if repeated:
@@ -148,7 +150,7 @@ _UNKNOWN_FIELD = re.compile(r"(?s)Object contains unknown field `(.*)`")
 
 
 def _explained(message: str) -> RuleError:
-    """The decoder's message as ours: with the place apart, and a suggestion for a misspelt member."""
+    """The decoder's message as a RuleError: with its path, and a suggestion for a misspelt member."""
     match = _PLACED.fullmatch(message)
     assert match is not None
     reason, path = match[1], match[2] or "$"
@@ -167,30 +169,32 @@ def _checked(document: RuleSetDocument) -> Rules:
     for index, group in enumerate(document.groups):
         path = f"$.groups[{index}]"
         if not group.name.isprintable() or group.name != group.name.strip():
-            raise RuleError("A group's name is printable, with no space at its ends.", path=path + ".name")
+            raise RuleError("A group's name must be printable and must not begin or end with a space.", path=path + ".name")
         if group.name in names:
-            raise RuleError(f"Another group before is called {quoted(group.name)}.", path=path + ".name")
+            raise RuleError(
+                f"Group names must be unique, but an earlier group is named {quoted(group.name)}.", path=path + ".name"
+            )
         names.add(group.name)
         when = _condition(group.when, path + ".when", 0)
-        if condition_tree.depth(when) > RULE_DEPTH_MAX:  # lines inside conditions are each within it, but not always together
-            raise RuleError(f"Conditions may be nested {RULE_DEPTH_MAX} deep.", path=path + ".when")
+        if condition_tree.depth(when) > RULE_DEPTH_MAX:  # a line inside a condition is within it, but perhaps not the whole
+            raise RuleError(f"Conditions can be nested at most {RULE_DEPTH_MAX} deep.", path=path + ".when")
         conditions += sum(1 for _ in condition_tree.comparisons(when))
         if conditions > RULE_CONDITIONS_MAX:
-            raise RuleError(f"A rule set has at most {RULE_CONDITIONS_MAX} comparisons.", path=path + ".when")
+            raise RuleError(f"A rule set must have at most {RULE_CONDITIONS_MAX} comparisons.", path=path + ".when")
         groups.append(RuleGroup(group.name, when, group.response))
     return Rules(tuple(groups), document.default, document.time_zone)
 
 
 def _condition(condition: str | ConditionDocument, path: str, depth: int) -> Node:
     if depth > RULE_DEPTH_MAX:
-        raise RuleError(f"Conditions may be nested {RULE_DEPTH_MAX} deep.", path=path)
+        raise RuleError(f"Conditions can be nested at most {RULE_DEPTH_MAX} deep.", path=path)
     if isinstance(condition, str):
         return _placed(path, line_notation.parse, condition)
     forms = [form for form in _FORMS if getattr(condition, "not_" if form == "not" else form) is not None]
     stray = [n for n in ("op", "zone") if getattr(condition, n) is not None] + ["value"] * (condition.value is not msgspec.UNSET)
     if len(forms) != 1 or (stray and forms != ["fact"]):
         found = ", ".join(forms + stray) or "none"
-        raise RuleError(f"A condition is one of all, any, not, or fact with op and value; found {found}.", path=path)
+        raise RuleError(f"A condition must have one of all, any, not, or fact with op and value; found {found}.", path=path)
     if condition.all is not None:
         return condition_tree.all_of(_condition(part, f"{path}.all[{i}]", depth + 1) for i, part in enumerate(condition.all))
     if condition.any is not None:

@@ -1,4 +1,4 @@
-"""The one exception of rule sets: where it is wrong, why, and what was probably meant."""
+"""The exception for an invalid rule set: where the mistake is, what it is, and what was probably meant."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _QUOTED_CHARS_MAX = 40
 
 
 class RuleError(InputError):
-    """A rule set cannot be used; nothing of it is.
+    """A rule set is invalid; no part of it is used.
 
-    `path` is the place in the document (`$.groups[0].when`), empty for a line that stands alone; `column` is the character
-    in a line, from 1; `suggestion` is the word that was probably meant. The message has all of it in words.
+    `path` is the place in the document (`$.groups[0].when`), empty for a line by itself; `column` is the position in a line, from
+    1; `suggestion` is the word that was probably meant. The message contains all three.
     """
 
     def __init__(self, reason: str, *, path: str = "", column: int | None = None, suggestion: str | None = None) -> None:
@@ -28,24 +28,24 @@ class RuleError(InputError):
 
     @property
     def position(self) -> str:
-        """The place in words."""
+        """Path and column, for the message."""
         places = [self.path] if self.path else []
         if self.column is not None:
             places.append(f"column {self.column}")
         return ", ".join(places) or "the beginning"
 
     def within(self, path: str) -> RuleError:
-        """The same error of a part that stands at `path` of a document."""
+        """The same error, of a part that is at `path` in a document."""
         return RuleError(self.reason, path=path + self.path, column=self.column, suggestion=self.suggestion)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that `word` was probably meant to be."""
+    """The known word closest to `word`; None if none is similar."""
     found = difflib.get_close_matches(word.lower()[:_QUOTED_CHARS_MAX], list(known), 1)
     return found[0] if found else None
 
 
 def quoted(word: object) -> str:
-    """A word of the owner's for a message: cut, and printable."""
+    """What an owner typed, for a message: quoted, escaped and shortened."""
     text = str(word)
     return repr(text if len(text) <= _QUOTED_CHARS_MAX else text[:_QUOTED_CHARS_MAX] + "…")

@@ -1,4 +1,4 @@
-"""A rule set as the engine holds it, and the built-in one."""
+"""A compiled rule set, as the engine calls it, and the built-in one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 class RuleSet:
-    """`decide(scan)` gives the index of the matched rule group, or -1, which is the default's place in `responses`.
+    """`decide(scan)` returns the index of the matched rule group, or -1, which is the index of the default in `responses`.
 
-    `facts` names what `decide` reads, so that the engine computes costly facts only when a loaded rule asks for them.
+    `responses` are the response texts as typed. `facts` are the names of the facts that `decide` reads.
     """
 
     __slots__ = ("decide", "facts", "names", "responses")
@@ -30,7 +30,7 @@ class RuleSet:
         self.facts = facts
 
     def name_of(self, rule: int) -> str | None:
-        """The matched group's name; None for the default."""
+        """The name of the rule group with this index; None for the default, -1."""
         return self.names[rule] if rule >= 0 else None
 
 
@@ -39,4 +39,4 @@ def _authentication_pass(scan: Scan) -> int:
 
 
 AUTHENTICATION_PASS = RuleSet(_authentication_pass, (("authenticated", "Pass"),), "Fail", frozenset({"authentication"}))
-"""What a group answers that has no rule set of its own."""
+"""The rule set of a group without one: Pass if the tap is authentic, otherwise Fail."""

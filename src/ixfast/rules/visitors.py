@@ -1,11 +1,11 @@
-"""Who taps: country, time zone and currency from the address, system and browser from the user agent.
+"""Facts about the visitor: country, time zone and currency from the IP address, operating system and browser from the user agent.
 
-The person is known only when the caller passed the address or the user agent on. Addresses are looked up in a MaxMind DB
-file that the operator provides (country or city edition), opened once and mapped into memory. User agents are read by
-ua-parser's patterns. Both libraries come with the extra `visitors`; without them, or without a file, the facts are unknown and
-`lacking` says why, so that a rule set that asks for them is not silently dead.
+They are known only if the caller passes on the visitor's address or user agent. Addresses are looked up in a MaxMind DB file
+that the operator provides (country or city edition); it is opened once and mapped into memory. User agents are parsed with the
+patterns of ua-parser. The extra `visitors` installs both libraries. Without a library or a file the facts are unknown, and
+`lacking` reports why, so that a rule set that depends on them does not fail silently.
 
-Nothing here raises because of what a visitor sent: what cannot be read is unknown.
+Nothing here raises because of what a visitor sent: unreadable input is unknown.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from ixfast.domain.scan import Scan
 
 LOCATION_FACTS = frozenset(("country", "countrycode", "timezone", "currency", "tzlocal"))
-"""Names of facts and subtags that need the database of addresses."""
+"""Names of the facts and subtags that need the address database."""
 
 DEVICE_FACTS = frozenset(("os", "browser"))
-"""Names of facts and subtags that need the user agent."""
+"""Names of the facts and subtags that need the user agent."""
 
 
 class Location(NamedTuple):
-    """Where an address is: ISO 3166 country, IANA time zone, ISO 4217 currency; None is unknown."""
+    """The location of an address: ISO 3166 country, IANA time zone, ISO 4217 currency; None if unknown."""
 
     country: str | None = None
     time_zone: str | None = None
@@ -37,7 +37,7 @@ class Location(NamedTuple):
 
 
 class Device(NamedTuple):
-    """What a user agent says of itself, in the words of `SYSTEMS` and `BROWSERS` or the library's own."""
+    """Operating system and browser of a user agent, named as in `SYSTEMS` and `BROWSERS`, otherwise as in ua-parser."""
 
     system: str | None = None
     browser: str | None = None
@@ -46,7 +46,7 @@ class Device(NamedTuple):
 NOWHERE = Location()
 NOTHING = Device()
 
-# The library tells apart what no rule wants to: the same browser on a telephone and on a dispatcher.
+# ua-parser distinguishes what no rule needs to: the same browser on a phone and on a desktop computer.
 SYSTEMS = {"Mac OS X": "macOS", "Mac OS": "macOS", "Chrome OS": "ChromeOS"}
 BROWSERS = {
     "Mobile Safari": "Safari", "Mobile Safari UI/WKWebView": "Safari", "Chrome Mobile": "Chrome", "Chrome Mobile iOS": "Chrome",
@@ -57,31 +57,31 @@ BROWSERS = {
 
 
 class _Addresses:
-    """The open database of this process, or the reason why there is none."""
+    """The open address database of this process, or the reason why there is none."""
 
     reader: Any = None
     errors: tuple[type[Exception], ...] = (ValueError,)
-    reason: str | None = "no file of addresses is configured"
+    reason: str | None = "no address database is configured"
 
 
 _addresses = _Addresses()
 
 
 def open_addresses(path: Path | None) -> str | None:
-    """Map a MaxMind DB file for this process, instead of the one before; None closes it.
+    """Open a MaxMind DB file for this process in place of the current one; None closes the current one.
 
-    If it cannot be used, the reason is returned, and one that is open stays open.
+    Returns None, or the reason why the file cannot be used; then a file that is open stays open.
     """
     if path is None:
-        _replace(None, "no file of addresses is configured")
+        _replace(None, "no address database is configured")
         return None
     try:
         library = importlib.import_module("maxminddb")
         _addresses.errors = (ValueError, library.InvalidDatabaseError)
         _replace(library.open_database(str(path)), None)
     except ImportError:
-        reason = "the library maxminddb is not installed; it comes with ixfast[visitors]"
-    except Exception as error:  # the library's own kinds are known only if it is there
+        reason = "maxminddb is not installed (pip install ixfast[visitors])"
+    except Exception as error:  # the library's own exceptions can only be named if it is installed
         reason = f"{path} cannot be read as a MaxMind DB file: {type(error).__name__}"
     else:
         return None
@@ -97,31 +97,31 @@ def _replace(reader: Any, reason: str | None) -> None:
 
 
 def lacking(names: Collection[str]) -> tuple[str, ...]:
-    """Warnings, one a source, if any of these facts or subtags can never be known in this process."""
+    """Warnings about the facts or subtags among `names` that have no source in this process, one for each missing source."""
     found = []
-    places, devices = sorted(LOCATION_FACTS.intersection(names)), sorted(DEVICE_FACTS.intersection(names))
-    if places and _addresses.reason is not None:
-        found.append(f"never known: {', '.join(places)}; {_addresses.reason}")
+    locations, devices = sorted(LOCATION_FACTS.intersection(names)), sorted(DEVICE_FACTS.intersection(names))
+    if locations and _addresses.reason is not None:
+        found.append(f"unavailable: {', '.join(locations)}; {_addresses.reason}")
     if devices and _user_agent_parser() is None:
-        found.append(f"never known: {', '.join(devices)}; the library ua-parser is not installed; it comes with ixfast[visitors]")
+        found.append(f"unavailable: {', '.join(devices)}; ua-parser is not installed (pip install ixfast[visitors])")
     return tuple(found)
 
 
 def prepare(names: Collection[str]) -> None:
-    """Load what these facts need, before a scan does: the patterns take some 200 ms and 20 MB."""
+    """Load what these facts need before the first scan does: the patterns take about 200 ms and 20 MB."""
     if DEVICE_FACTS.intersection(names):
         _user_agent_parser()
 
 
 def place(scan: Scan) -> Location:
-    """Where the visitor is."""
+    """The location of the visitor."""
     extras = scan.extras
     visitor = extras.visitor if extras is not None else None
     return location_of(visitor.address) if visitor is not None and visitor.address else NOWHERE
 
 
 def location_of(address: str) -> Location:
-    """Where an IPv4 or IPv6 address is; unknown if it is none."""
+    """The location of an IPv4 or IPv6 address; `NOWHERE` if it is malformed or not in the database."""
     reader = _addresses.reader
     if reader is None:
         return NOWHERE
@@ -140,7 +140,7 @@ def country(scan: Scan) -> str | None:
 
 
 def device(scan: Scan) -> Device:
-    """What the visitor taps with."""
+    """The visitor's operating system and browser."""
     extras = scan.extras
     visitor = extras.visitor if extras is not None else None
     return device_of(visitor.user_agent[:USER_AGENT_CHARS_MAX]) if visitor is not None and visitor.user_agent else NOTHING
@@ -160,13 +160,13 @@ def browser(scan: Scan) -> str | None:
 
 @functools.lru_cache(USER_AGENTS_REMEMBERED_MAX)
 def device_of(user_agent: str) -> Device:
-    """What a user agent of at most USER_AGENT_CHARS_MAX characters says of itself."""
+    """Operating system and browser of a user agent, which has at most USER_AGENT_CHARS_MAX characters."""
     parse = _user_agent_parser()
     if parse is None:
         return NOTHING
     try:
         found = parse(user_agent)
-    except UnicodeError:  # half a surrogate pair
+    except UnicodeError:  # an unpaired surrogate
         return NOTHING
     system = str(found.os.family) if found.os is not None else None
     browser = str(found.user_agent.family) if found.user_agent is not None else None
@@ -175,7 +175,7 @@ def device_of(user_agent: str) -> Device:
 
 @functools.cache
 def _user_agent_parser() -> Callable[[str], Any] | None:
-    """ua-parser over its compiled patterns where they are installed; without those for models of devices, its largest part."""
+    """ua-parser with its compiled patterns if they are installed; without the device patterns, the largest part."""
     try:
         library = importlib.import_module("ua_parser")
         loaders = importlib.import_module("ua_parser.loaders")
@@ -196,19 +196,19 @@ def _parse(parser: Any, wanted: Any, user_agent: str) -> Any:
 
 
 def _text(entry: Any, name: str) -> str | None:
-    """A text member of a database's entry; every edition names and fills its members in its own way."""
+    """A text member of a database entry; editions differ in the names and types of their members."""
     found = entry.get(name) if isinstance(entry, dict) else None
     return found if isinstance(found, str) and found else None
 
 
 def _currency_of(country: str | None) -> str | None:
-    """The currency in everyday use of a country; databases of addresses do not tell it."""
+    """The currency in everyday use in a country, which most address databases do not contain."""
     return _currencies().get(country) if country is not None else None
 
 
 @functools.cache
 def countries() -> frozenset[str]:
-    """Every ISO 3166 country code of two letters, and XK."""
+    """Every two-letter ISO 3166 country code, and XK."""
     return frozenset(_currencies()) | {"AQ"}
 
 

@@ -1,7 +1,7 @@
-"""Wall-clock time for rules: one source of now, and what it is in a time zone.
+"""Local time for rules: the current time, and its conversion to a time zone.
 
-`source` may be replaced, so that tests and dry runs set the time. A zone remembers its last second: a busy worker asks many
-times in one, and a conversion costs a microsecond.
+Tests and dry runs set the time by replacing `source`. A zone caches its last conversion, because a busy worker converts the same
+second many times and a conversion takes a microsecond.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ source: Callable[[], float] = time.time
 
 
 class Local(NamedTuple):
-    """A moment as a wall shows it. Never false, so that `local or …` means `not yet asked`."""
+    """A moment in local time. Never false, so that compiled rules can write `local or (local := …)`."""
 
     second: int  # of the day, 0 to 86,399
-    day: int  # ordinal, 1 January of the year 1 being 1
-    weekday: int  # 0 is Monday
+    day: int  # proleptic Gregorian ordinal: 1 January of year 1 is 1
+    weekday: int  # 0: Monday
 
 
 class Zone:
@@ -37,11 +37,11 @@ class Zone:
         self._last = Local(0, 1, 0)
 
     def at(self, now: float) -> Local:
-        """What the walls of this zone show at Unix time `now`."""
+        """The local time of this zone at Unix time `now` in seconds."""
         second = int(now)
         if second != self._last_second:
-            there = datetime.fromtimestamp(second, self.info)
-            self._last = Local((there.hour * 60 + there.minute) * 60 + there.second, there.toordinal(), there.weekday())
+            moment = datetime.fromtimestamp(second, self.info)
+            self._last = Local((moment.hour * 60 + moment.minute) * 60 + moment.second, moment.toordinal(), moment.weekday())
             self._last_second = second
         return self._last
 
@@ -52,13 +52,13 @@ def now() -> float:
 
 
 def local(zone: Zone, moment: float) -> Local:
-    """`zone.at` as a plain function, which is what compiled rules call."""
+    """`zone.at` as a plain function, for compiled rules."""
     return zone.at(moment)
 
 
 @functools.cache
 def find_zone(name: str) -> Zone:
-    """A zone by its IANA name; ValueError if there is none. There are under 600, so that the cache has an end."""
+    """The zone with this IANA name; raises ValueError if there is none. There are fewer than 600, so the cache is bounded."""
     if name not in zone_names():
         raise ValueError("no such time zone")
     return Zone(name)
@@ -66,4 +66,5 @@ def find_zone(name: str) -> Zone:
 
 @functools.cache
 def zone_names() -> frozenset[str]:
+    """All IANA names that this host has data for."""
     return frozenset(zoneinfo.available_timezones())

@@ -7,13 +7,13 @@ description alone, and tests validate every kind of response against them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from ixfast import limits
-from ixfast.domain.model import Verdict
+from ixfast.domain.model import OriginalityWord, TamperWord, Verdict
 from ixfast.error_codes import COUNTED, REQUEST, STATUS
 from ixfast.http.management.call import Parameter
 from ixfast.http.management.schemas import Xuid
@@ -28,7 +28,6 @@ ANY_KEY: list[dict[str, list[str]]] = [{"X-API-Key": []}, {"Ixkio-R": []}, {"bea
 _PUBLIC = [{"url": "http://127.0.0.1:8480", "description": "The public listener: scans."}]
 _CODE = f"^[A-Za-z0-9]{{1,{limits.TAG_CODE_CHARS_MAX}}}$"
 _AID = f"^[A-Za-z0-9_-]{{1,{limits.ACCOUNT_ID_CHARS_MAX}}}$"
-_STATES = Literal["closed", "open", "not_enabled", "invalid"]
 _HEX_16 = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
 
@@ -76,8 +75,8 @@ class ScannedTag(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TamperStates(msgspec.Struct, forbid_unknown_fields=True):
-    stored: _STATES
-    current: _STATES
+    stored: TamperWord
+    current: TamperWord
 
 
 class FirstAnswer(msgspec.Struct, forbid_unknown_fields=True):
@@ -100,7 +99,7 @@ class ScanAnswer(msgspec.Struct, forbid_unknown_fields=True):
     gap: int | None
     scan_count: int | None
     tamper: TamperStates | None
-    originality: Literal["genuine", "forged"] | None
+    originality: OriginalityWord | None
     file_data: str | None
     response: str | None
     rule: str | None
