@@ -1,7 +1,7 @@
-"""The way of one examination in words, for a person who wonders why a tap passes or does not.
+"""Explains the examination of a tap step by step, for people who want to see why it passes or not.
 
-Shows check values, versions and what the tap itself said. A key, a session key or the MAC that would have been right is
-never part of it: an explanation ends in tickets and chats.
+An explanation shows check values, key versions and what the tap itself contains. It never shows a key, a session key or the
+expected MAC, because explanations are pasted into tickets and chats.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _NO_STATICS: Mapping[str, str] = MappingProxyType({})
 
 
 class Step(NamedTuple):
-    """One step: what was looked at, and what came of it."""
+    """One step of an explanation: what was examined, and the result."""
 
     name: str
     outcome: str
@@ -35,7 +35,7 @@ def explain_message(
     meta_keys: tuple[Key, ...] = (),
     statics: Mapping[str, str] = _NO_STATICS,
 ) -> list[Step]:
-    """The steps of `CompiledProfile.examine` for the same arguments."""
+    """The steps of `CompiledProfile.examine` for the same arguments, in order."""
     evidence = compiled.examine(message, uid=uid, file_keys=file_keys, meta_keys=meta_keys, statics=statics)
     steps = [
         Step("profile", f"{compiled.name}, scheme {compiled.scheme.name}"),
