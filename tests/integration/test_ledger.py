@@ -1,4 +1,4 @@
-"""The ledger's answers: one contract for PostgreSQL and for memory, then what only a database can do to it."""
+"""The ledger's outcomes: one contract for PostgreSQL and for memory, then the cases that need a real database."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_an_idempotent_retry_gets_the_true_answer(either: LedgerKit) -> No
     assert await either.word(1, 5, 77, idempotent=True) == ADVANCED
     assert await either.word(1, 5, 77, idempotent=True) == ADVANCED
     assert await either.word(1, 8) == ADVANCED
-    assert await either.word(1, 5, 77, idempotent=True) == ADVANCED  # overtaken: the scan log knows
+    assert await either.word(1, 5, 77, idempotent=True) == ADVANCED  # overtaken: found in the scan log
     assert await either.word(1, 5, 78, idempotent=True) == REPLAYED
     for tap in (6, 9):  # the key of another tap: neither a used nor a new one
         assert await either.word(1, tap, 77, idempotent=True) == "idempotency_conflict:None"
@@ -142,7 +142,7 @@ async def test_a_large_queue_leaves_in_batches_of_the_largest_size(database: str
 async def test_one_bad_value_fails_alone(kit: LedgerKit, truth: Truth) -> None:
     await truth.execute("ALTER TABLE tag_counter ADD CHECK (last_position <> 13)")
     answers = [kit.submit(tag_id, 13 if tag_id in (7, 8, 40) else 1) for tag_id in range(1, TAGS + 1)]
-    answers.append(kit.submit(TAGS, 1 << 31))  # what not even the driver can encode
+    answers.append(kit.submit(TAGS, 1 << 31))  # the driver cannot encode it
     words = [word(scan) for scan in await asyncio.gather(*answers)]
     bad = {tag_id for tag_id, answer in enumerate(words, start=1) if answer == "unavailable:bad_value"}
     assert bad == {7, 8, 40, TAGS + 1}
@@ -174,7 +174,7 @@ async def test_no_more_wait_than_are_committed_in_time(
     async with open_ledger(database, wait_max_s=wait_max_s) as kit:
         tags = range(1, TAGS + 1)
         first = await asyncio.gather(*(kit.submit(tag_id, 1) for tag_id in tags))
-        assert {word(scan) for scan in first} == {ADVANCED}  # nothing is known of the rate yet
+        assert {word(scan) for scan in first} == {ADVANCED}  # the rate has not been measured yet
         second = [kit.submit(tag_id, 2) for tag_id in tags]
         assert [answer.done() for answer in second] == [n >= waiting for n in range(TAGS)]
         assert {word(answer.result()) for answer in second[waiting:]} <= {"overloaded:ledger_queue_full"}
@@ -211,7 +211,7 @@ async def test_the_last_refusals_are_logged_when_the_ledger_stops(database: str,
     assert await truth.log("f") == [(1, 9)]
 
 
-# A row that somebody else holds.
+# A row that another transaction has locked.
 
 
 @contextlib.asynccontextmanager
@@ -328,6 +328,6 @@ async def test_a_connection_that_broke_while_idle_leaves_nothing_unknown(kit: Le
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No exception of our own on the way: what the database does is logged as a warning or error without a traceback."""
+    """Whatever the database does is logged as a warning or error without a traceback: no exception of ixfast's own."""
     yield
     assert [record for record in caplog.records if record.exc_info] == []

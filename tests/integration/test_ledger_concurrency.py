@@ -36,7 +36,7 @@ def taps(seed: int) -> list[tuple[int, int]]:
 
 
 async def play(workers: list[LedgerKit], plan: list[tuple[int, int]], seed: int) -> list[Operation]:
-    """Send the plan with `AT_ONCE` scans under way, each to a worker by chance."""
+    """Send the plan with `AT_ONCE` scans in flight, each to a random worker."""
     loop = asyncio.get_running_loop()
     chance = random.Random(seed)
     history: list[Operation] = []
@@ -73,7 +73,7 @@ async def test_two_workers_answer_as_one(database: str, groups: int) -> None:
 
 
 class CompareFirst(Ledger):
-    """The control: it reads, compares, and then writes, as a first attempt would."""
+    """A control: it reads, compares and then writes, as a first attempt would."""
 
     def submit(self, scan: Scan) -> None:
         self._spawn(self._advance(scan))
@@ -94,7 +94,7 @@ class CompareFirst(Ledger):
 
 
 class AnswerFirst(Ledger):
-    """The control: it announces a pass by what this worker knows, and commits afterwards."""
+    """A control: it answers from the counter that this worker has cached, and commits afterwards."""
 
     def submit(self, scan: Scan) -> None:
         record, tell = scan.record, self._settled

@@ -1,4 +1,4 @@
-"""The ledger behind a network that cuts, stalls and loses replies: nothing passes twice, nothing is refused wrongly."""
+"""The ledger behind a network that cuts, stalls and loses replies: no tap passes twice, and no genuine tap is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def proxy(postgres: Any) -> AsyncIterator[TcpProxy]:
 
 @pytest.fixture
 def through(postgres: Any, proxy: TcpProxy, database: str) -> str:
-    """The connection string that leads through the proxy."""
+    """The connection string of the database behind the proxy."""
     return postgres.dsn_of(urlsplit(database).path.lstrip("/"), tcp=True, port=proxy.port)
 
 
@@ -100,7 +100,7 @@ async def test_an_overtaken_scan_is_found_in_the_log(kit: LedgerKit, proxy: TcpP
 
 
 class Forgetful(PostgresLedgerDatabase):
-    """The control: it finds nothing in the log."""
+    """A control: it finds nothing in the log."""
 
     async def logged(self, *_: Any) -> set[tuple[int, int]]:
         return set()
@@ -137,7 +137,7 @@ async def test_a_client_that_asks_again_gets_the_true_answer(kit: LedgerKit, pro
 
 @pytest.mark.parametrize(("applied", "told"), [(True, ADVANCED), (False, "outcome_unknown:row_held")])
 async def test_a_lost_scan_whose_row_is_held(kit: LedgerKit, proxy: TcpProxy, truth: Truth, applied: bool, told: str) -> None:
-    """What was applied is seen past the lock; what was not cannot be known before the lock is gone, and is not `unavailable`."""
+    """An applied scan is found despite the lock. One that was not applied stays unknown while the lock is held."""
     fault = (proxy.lose_replies if applied else proxy.lose_requests)(MARK, then_refuse=True)
     answer = kit.submit(1, 5, MARKED)
     await eventually(lambda: fault.hits)
@@ -147,7 +147,7 @@ async def test_a_lost_scan_whose_row_is_held(kit: LedgerKit, proxy: TcpProxy, tr
     await truth.execute("ROLLBACK")
 
 
-# A server that is not there, or does not answer.
+# A server that is down or does not respond.
 
 
 async def test_an_unreachable_server_is_no_refusal(kit: LedgerKit, proxy: TcpProxy, truth: Truth) -> None:
@@ -228,7 +228,7 @@ async def test_refusals_wait_for_nobody(through: str, database: str, proxy: TcpP
 
 
 async def test_a_server_that_cuts_all_the_time_costs_no_tap(kit: LedgerKit, proxy: TcpProxy, truth: Truth) -> None:
-    """Links are cut at any moment while taps go on; what was answered is what the database holds."""
+    """Connections break at random while taps continue; the answers match what the database holds."""
     passes: set[tuple[int, int]] = set()
     unknown: set[tuple[int, int]] = set()
 

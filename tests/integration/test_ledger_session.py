@@ -1,4 +1,4 @@
-"""A committer's own connection: what it holds while nothing is asked of it."""
+"""A committer's own connection while it is idle: it holds no lock and no snapshot."""
 
 from __future__ import annotations
 
