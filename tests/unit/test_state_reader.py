@@ -1,4 +1,4 @@
-"""The reader of durable state, with a database whose answers are held back: its lanes, its bounds and its decisions."""
+"""The state reader, with a database whose answers can be held back: its lanes, its bounds and its decisions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WINDOW_S = 60
 
 
 class HeldDatabase:
-    """Answers from dictionaries; what is asked under a name in `held` waits for `let_go`."""
+    """Answers from dictionaries. A query whose name is in `held` waits for `let_go`."""
 
     def __init__(self) -> None:
         self.counters: dict[int, CounterState] = {}
@@ -100,7 +100,7 @@ class Reading:
         moment = asyncio.get_running_loop().time()
         self.clock.note(moment, moment, moment + self.database.now)
 
-    # As a ledger is told by the kit, and told by the reader.
+    # What the kit and the reader call on a ledger.
 
     def submit(self, scan: Scan) -> None:
         scan.unresolved = self.unresolved
@@ -208,6 +208,7 @@ async def test_state_that_cannot_be_read_is_no_verdict(reading: Reading, error: 
 
 
 async def test_what_is_left_at_the_stop_is_answered(reading: Reading) -> None:
+    reading.reader._deadline_s = 60.0
     reading.database.held.add("states")
     waiting = [submit(reading, kind) for kind in KINDS for _ in range(2000)]
     await eventually(lambda: reading.database.asked["states"] == 3)

@@ -7,7 +7,7 @@ with the retry window. Whether that age can be trusted, and whether what was rea
 Evidence counts in this order:
 
 1. First answers under the scan's Idempotency-Key. A key belongs to one tap: for another one it is a conflict.
-2. A row of the scan log that says that this very scan was accepted.
+2. A row of the scan log for this very scan, as a pass.
 3. The tag's counter row.
 """
 

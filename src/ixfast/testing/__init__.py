@@ -1,7 +1,7 @@
-"""Simulated tags, and a catalogue and a ledger in memory, for tests, simulations and benchmarks.
+"""Simulated tags, and a catalogue and a ledger in memory, for tests, demos and benchmarks.
 
-Nothing that serves taps may use them: they keep no promise over a restart. May import everything but `audit`, `embedded`, `http`,
-`process` and `cli`.
+Nothing that serves taps may use the catalogue and the ledger: they lose everything at a restart. May import every package except
+`audit`, `embedded`, `http`, `process` and `cli`.
 """
 
 from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag

@@ -39,7 +39,7 @@ _NEVER_AGE_MS = 1 << 62  # longer than any retry window
 class MemoryCatalogue:
     """Tags and API keys. `find` returns a tag only after a first `fetch`, like a cache that starts empty.
 
-    If `trouble` is set, every look-up fails with it as the reason; if `stale` is set, nothing may pass.
+    While `trouble` is set, every look-up fails and it is the reason; while `stale` is set, nothing may pass.
     """
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class _Counter:
 class MemoryLedger:
     """Counters by tag id. `clock` returns seconds; `passes` and `refusals` are the scan log.
 
-    If `trouble` is set, every scan ends with 503 and it as the reason.
+    While `trouble` is set, every scan ends with 503 and it is the reason.
     """
 
     def __init__(self, settled: Callable[[Scan], None], *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,7 @@
-"""Provisioning: a demo account, and whole fleets of simulated tags, in one transaction each."""
+"""Provisioning of simulated tags: the demo account, or any fleets, in one transaction each.
+
+It goes through the same functions as the management API (`store.admin.edits`), so the tags are ordinary ones.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,8 @@ DEMO_AID = "demo"
 DEMO_PROFILE = "ixkio-plain"
 _DEMO_SEED = 424
 _DEMO_TAGS = 1000
-_DEMO_TAGS_OF_OTHERS = 10
+_DEMO_TAGS_PER_OTHER_FLEET = 10
 _CHUNK_TAGS = 20_000
-
 
 DEMO_DERIVED: Mapping[str, str] = {
     "an10922": "plain-uid-counter",
@@ -27,25 +29,26 @@ DEMO_DERIVED: Mapping[str, str] = {
     "sdm-backend": "encrypted",
     "sdm-backend-legacy": "encrypted-file",
 }
-"""The demo account's groups that derive keys: presets by scheme. Their tags are not registered, the first tap makes each."""
+"""The demo account's groups that derive keys: presets by derivation scheme. Their tags are not registered; the first tap creates
+each of them."""
 
 
 def demo_fleet(profile: str = DEMO_PROFILE) -> VirtualFleet:
-    """The demo account's simulated tags of one preset: the same on every machine, so that tapping them needs no key file.
+    """The demo account's simulated tags of one preset. They are the same on every machine, so tapping them needs no key file.
 
     Raises `ProfileError` for an unknown preset.
     """
-    place = list(PRESETS).index(preset(profile).name)
-    count = _DEMO_TAGS if profile == DEMO_PROFILE else _DEMO_TAGS_OF_OTHERS
-    return VirtualFleet(_DEMO_SEED + place, count, profile, account=DEMO_AID)
+    offset = list(PRESETS).index(preset(profile).name)
+    count = _DEMO_TAGS if profile == DEMO_PROFILE else _DEMO_TAGS_PER_OTHER_FLEET
+    return VirtualFleet(_DEMO_SEED + offset, count, profile, account=DEMO_AID)
 
 
 def derived_demo_fleet(scheme: str) -> VirtualFleet:
-    """The demo account's simulated tags whose keys are derived by this scheme, one of `DEMO_DERIVED`."""
-    place = len(PRESETS) + list(DEMO_DERIVED).index(scheme)
+    """The demo account's simulated tags whose keys are derived by `scheme`, which must be a key of `DEMO_DERIVED`."""
+    offset = len(PRESETS) + list(DEMO_DERIVED).index(scheme)
     return VirtualFleet(
-        _DEMO_SEED + place,
-        _DEMO_TAGS_OF_OTHERS,
+        _DEMO_SEED + offset,
+        _DEMO_TAGS_PER_OTHER_FLEET,
         DEMO_DERIVED[scheme],
         account=DEMO_AID,
         derivation=DEFAULT_DERIVATIONS[scheme],
@@ -54,10 +57,10 @@ def derived_demo_fleet(scheme: str) -> VirtualFleet:
 
 
 async def provision(connection: Any, keks: KeyEncryptionKeys, fleets: Sequence[VirtualFleet], *, is_open: bool = True) -> int:
-    """Create the account of the fleets, a group and a batch for each, and all tags, or nothing; return the number of tags.
+    """Create the account of the fleets, a group and a batch for each, and all tags, in one transaction.
 
-    Raises InputError if the account exists already. Each fleet with an encrypted mirror adds its meta key to the account, unless
-    it is derived. A fleet that enrols gets its group alone.
+    Returns the number of tags. A fleet with an encrypted mirror adds its meta key to the account, unless that key is derived. A
+    fleet that enrols gets a group and a batch but no tags. Raises InputError `already_exists` if the account exists.
     """
     aid = fleets[0].account
     async with connection.transaction():
@@ -93,7 +96,7 @@ async def _add_fleet(connection: Any, keks: KeyEncryptionKeys, account_id: int, 
 
 
 async def ensure_demo(connection: Any, keks: KeyEncryptionKeys) -> bool:
-    """Provision the demo account unless it is there; tell whether it was made now."""
+    """Provision the demo account unless it exists. Returns whether it was created now."""
     try:
         await provision(connection, keks, [*map(demo_fleet, PRESETS), *map(derived_demo_fleet, DEMO_DERIVED)])
     except InputError as error:

@@ -1,10 +1,10 @@
-"""Simulated tags, so that an integration can be tested without a chip.
+"""Simulated tags, to test an integration without a chip.
 
-`VirtualTag` is one tag with a counter of its own; it writes the same URLs as a chip that is configured after the given
-encoding profile. `VirtualFleet` is up to millions of them, derived from a seed and made only when asked for.
+`VirtualTag` is one tag with its own counter. It produces the same URLs as a chip that is configured for the given encoding
+profile. `VirtualFleet` is any number of tags, up to millions, derived from a seed and created only on access.
 
-Nothing here is secret: keys follow from seeds that stand in tests. Never put one of them on a real chip. Even so no
-`repr` shows a key, because test output is copied into places where nobody can tell that it was only a test.
+Nothing here is secret: keys are derived from seeds that are in the tests. Never put one of these keys on a real chip. Still, no
+`repr` shows a key, because test output is copied to places where it cannot be told from real keys.
 """
 
 from __future__ import annotations
@@ -29,20 +29,22 @@ _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _CODES: int = len(_ALPHABET) ** _CODE_CHARS
 _SERIALS = 1 << 48  # A UID is 04 (NXP) and 6 more bytes.
-# Multiplying by a number that shares no factor with the modulus permutes it: scattered codes, not one collision.
+# Multiplying by a number that has no factor in common with the modulus is a permutation: scattered codes without collisions.
 _CODE_STEP = 1_984_712_367_173
 _SERIAL_STEP = 174_440_041_914_541
 
 
 class VirtualTag:
-    """A simulated tag. `uid` has 7 bytes, the keys 16.
+    """A simulated tag. `uid` has 7 bytes, each key 16.
 
-    `profile` is an `EncodingProfile`, a compiled one or the name of a preset. `counter` is the last one used: the next
-    tap has one more. `stored` and `current` are the tamper characters, `status` the 4 bytes that a StatusDetect chip
-    mirrors after them, `file_data` what an `{enc:N}` mirrors (padded
-    with `-` to N/2 bytes, the tamper characters laid over it at the profile's offset). `mirrors_uid` and
-    `mirrors_counter` say what an encrypted mirror contains; a plain one follows its template. The random padding of
-    PICCData derives from `seed`, UID and counter, so that the same tag writes the same URLs in every run.
+    - `profile`: an `EncodingProfile`, a compiled one, or the name of a preset.
+    - `counter`: the last one used; the next tap has the one after it.
+    - `stored`, `current`: the tamper characters. `status`: the 4 bytes that a StatusDetect chip mirrors after them.
+    - `file_data`: what `{enc:N}` mirrors, padded with `-` to N/2 bytes and overlaid with the tamper characters at the profile's
+      offset.
+    - `mirrors_uid`, `mirrors_counter`: what an encrypted mirror contains. A plain mirror follows its template.
+    - `seed`: the random padding of PICCData is derived from it, the UID and the counter, so that the same tag produces the same
+      URLs in every run.
     """
 
     def __init__(
@@ -92,36 +94,36 @@ class VirtualTag:
 
     @property
     def statics(self) -> dict[str, str]:
-        """What `CompiledProfile.examine` takes as the registered texts of this tag."""
+        """The registered texts of this tag, in the form that `CompiledProfile.examine` takes."""
         texts = {"xuid": self.xuid, "cuid": self.cuid, "aid": self.aid}
         return {name: text for name, text in texts.items() if text is not None}
 
     def file_keys(self, version: int = 1) -> tuple[Key, ...]:
-        """The file key as `CompiledProfile.examine` takes it."""
+        """The file key, in the form that `CompiledProfile.examine` takes."""
         return (_key(version, self.file_key),)
 
     def meta_keys(self, version: int = 1) -> tuple[Key, ...]:
-        """The meta key as `CompiledProfile.examine` takes it."""
+        """The meta key, in the form that `CompiledProfile.examine` takes."""
         return (_key(version, self.meta_key),)
 
     def tap(self) -> str:
-        """Raise the counter and return the URL that a phone would open. At 0xFFFFFF a tag stops: ValueError."""
+        """Raise the counter and return the URL that a phone would open. Raises ValueError after counter 0xFFFFFF."""
         return self.tap_at(self._raise())
 
     def tap_at(self, counter: int) -> str:
-        """The URL at this counter, without touching the tag's own: for replays and gaps."""
+        """The URL at this counter. The tag's own counter is not changed, so this is for replays and gaps."""
         return self._url(self._texts(counter, self.file_key))
 
     def tap_parameters(self) -> dict[str, str]:
-        """Raise the counter and return the tap as `/v1/t` takes it.
+        """Raise the counter and return the tap as the parameters of `/v1/t`.
 
-        A plain mirror gives `x`, `n`, `e` and, if the tag mirrors it, `t`; the UID is not forwarded, as is usual. An
-        encrypted mirror (and file data) gives `x` and the names of the profile.
+        For a plain mirror these are `x`, `n`, `e` and, if the tag mirrors it, `t`; the UID is usually not forwarded, and is not
+        here. For an encrypted mirror or file data they are `x` and the names in the profile.
         """
         return self.parameters_at(self._raise())
 
     def parameters_at(self, counter: int) -> dict[str, str]:
-        """The parameters at this counter, without touching the tag's own."""
+        """The parameters at this counter. The tag's own counter is not changed."""
         texts = self._texts(counter, self.file_key)
         template = self.profile.template
         if not template.encrypted and "enc" not in template.slots:
@@ -134,8 +136,8 @@ class VirtualTag:
     def forged(self, kind: Forgery = "flipped_bit") -> str:
         """Raise the counter and return a URL that must not pass.
 
-        `flipped_bit` has one bit of the MAC wrong, another one at every counter; `wrong_key` was made with a key that
-        differs in one bit.
+        With `flipped_bit`, one bit of the MAC is wrong, a different one at each counter; with `wrong_key`, the MAC was computed
+        with a key that differs in one bit.
         """
         counter = self._raise()
         if kind == "wrong_key":
@@ -146,7 +148,7 @@ class VirtualTag:
 
     def _raise(self) -> int:
         if self.counter >= COUNTER_MAX:
-            raise ValueError("the tag's counter is used up")
+            raise ValueError("the tag's counter has reached its maximum")
         self.counter += 1
         return self.counter
 
@@ -187,12 +189,11 @@ class VirtualTag:
 
 
 class VirtualFleet:
-    """`count` tags of one account, derived from `seed`: the same in every run, none of them made before it is asked
-    for.
+    """`count` tags of one account, derived from `seed`: the same in every run, and created only on access.
 
-    Tag codes are 8 lower-case alphanumerics, UIDs 7 bytes that begin with 04; no two are alike inside a fleet.
-    `account` is the AID. One fleet has one meta key, as real fleets do. With a `derivation` all keys follow from `master`;
-    `enrols` says that its tags are not registered before they are tapped.
+    Tag codes have 8 lower-case letters and digits, UIDs have 7 bytes and begin with 04; both are unique within a fleet. `account`
+    is the AID. All tags share one meta key, as in real fleets. With a `derivation`, all keys are derived from `master`; `enrols`
+    means that tags are not registered before they are tapped.
     """
 
     def __init__(
@@ -206,7 +207,7 @@ class VirtualFleet:
         enrols: bool = False,
     ) -> None:
         if not 0 <= count <= _CODES:
-            raise ValueError(f"count must be 0 to {_CODES}")
+            raise ValueError(f"count must be between 0 and {_CODES}")
         self.seed = seed
         self.count = count
         self.profile = _compiled(profile)
@@ -229,7 +230,7 @@ class VirtualFleet:
     @overload
     def __getitem__(self, index: slice) -> list[VirtualTag]: ...
     def __getitem__(self, index: int | slice) -> VirtualTag | list[VirtualTag]:
-        """A fresh tag with its counter at 0: hold on to it if its taps are to follow each other."""
+        """A new tag with its counter at 0. Keep it if its taps are to follow each other."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self.count))]
         if not -self.count <= index < self.count:
@@ -271,12 +272,12 @@ class VirtualFleet:
         return blake2b(index.to_bytes(8), key=self._root, digest_size=_KEY_BYTES).digest()
 
     def plain_tap(self, index: int, counter: int) -> tuple[str, str, str]:
-        """`x`, `n` and `e` of a plain tap, fast enough to feed a load generator: no tag object, no URL.
+        """`x`, `n` and `e` of a plain tap, fast enough for a load generator: it creates no tag object and no URL.
 
-        ValueError unless the profile is a plain mirror whose window is known without the tag (`is_bare_plain`).
+        Raises ValueError unless the profile is a plain mirror whose window does not depend on the tag (`is_bare_plain`).
         """
         if not self.profile.is_bare_plain:
-            raise ValueError(f"profile {self.profile.name!r} is no plain mirror with a counter")
+            raise ValueError(f"profile {self.profile.name!r} is not a plain mirror with a counter")
         uid = self.uid(index) if self.profile.uid_in_session else b""
         window = self.profile.window_text(Message(b"", counter=counter), uid, {}) if self.profile.template.window else b""
         mac = self.profile.scheme.simulated_mac(self.file_key(index), uid, counter, window)

@@ -20,7 +20,7 @@ class Resolver(Protocol):
         """The scan did not advance its counter; its durable state has to be read."""
 
     def known_replay(self, scan: Scan) -> bool:
-        """Settle the scan as a replay if this worker already knows that its counter is used. Returns whether it did."""
+        """Settle the scan as a replay if its counter was already seen to be used, durably. Returns whether it did."""
 
     def failed(self, scan: Scan, code: str, reason: str | None) -> None:
         """The scan ends without a verdict."""

@@ -1,7 +1,7 @@
 """Reading durable state: the proof behind every scan that did not advance its counter, and the answer to a peek.
 
-What the state means for a scan is decided by `domain.decision.decide`; this module reads the state, in batches, and adds what the
-pure function cannot know: whether an age can be trusted, and whether what was read is durable.
+What the state means for a scan is decided by `domain.decision.decide`. This module reads the state, in batches, and adds what a
+pure function cannot: whether an age can be trusted, and whether what was read is durable.
 
 Three lanes, each with its own queue, bound and query under way, so that no kind of scan waits for another:
 
