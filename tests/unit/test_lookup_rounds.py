@@ -5,11 +5,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+from support import eventually
 
-from ixfast.domain.records import TagRecord
+from ixfast import limits
+from ixfast.domain.records import ApiKey, TagRecord
 from ixfast.domain.scan import Scan
 from ixfast.store.catalogue import lookups as module
-from ixfast.store.catalogue.lookups import LookupRounds, RoundResult, Wanted
+from ixfast.store.catalogue.lookups import Failure, LookupRounds, RoundResult, Wanted
+from ixfast.store.catalogue.record_loader import Unusable
 
 
 class Rounds(NamedTuple):
@@ -35,10 +38,7 @@ async def rounds(monkeypatch: pytest.MonkeyPatch) -> Rounds:
         await answers[-1]
         return RoundResult(dict.fromkeys(wanted), {})
 
-    async def derive_keys(record: TagRecord, revision: int) -> str | None:
-        raise AssertionError("no record awaits its keys")
-
-    lookups = LookupRounds(look_up, derive_keys, deadline_s=1.0)
+    lookups = LookupRounds(look_up, no_derivation, deadline_s=1.0)
 
     def miss(ref: bytes) -> None:
         scan = Scan(lambda _scan: None, ref, -1, None, None, 0, loop.time())
@@ -95,3 +95,60 @@ async def test_nobody_waits_for_a_slow_round(rounds: Rounds, monkeypatch: pytest
     rounds.miss(b"b")
     await turns()
     assert rounds.asked == [[b"a"], [b"b"]]
+
+
+async def test_a_look_up_that_breaks_is_no_absence() -> None:
+    async def look_up(wanted: Wanted, time_left_s: float) -> RoundResult:
+        raise ConnectionResetError
+
+    (scan,) = await answered(LookupRounds(look_up, no_derivation, deadline_s=1.0), b"a")
+    assert (scan.error, scan.error_detail) == ("unavailable", "connection_lost")
+
+
+async def test_a_failure_of_another_accounts_tag_is_absence() -> None:
+    failure = Failure("bad_record", Unusable(ValueError(), account_id=1, is_closed=True))
+
+    async def look_up(wanted: Wanted, time_left_s: float) -> RoundResult:
+        return RoundResult({}, dict.fromkeys(wanted, failure))
+
+    rounds = LookupRounds(look_up, no_derivation, deadline_s=1.0)
+    own, other = (ApiKey(account_id, account_id, "acme", frozenset(), "", None) for account_id in (1, 2))
+    scans = [*await answered(rounds, b"a", own), *await answered(rounds, b"a", other), *await answered(rounds, b"a")]
+    assert [(scan.error, scan.error_detail) for scan in scans] == [("unavailable", "bad_record"), (None, None), (None, None)]
+
+
+async def test_scans_whose_deadline_has_passed_do_not_wait_for_their_round(rounds: Rounds) -> None:
+    rounds.lookups._deadline_s = 0.1
+    rounds.miss(b"a")
+    rounds.miss(b"b")
+    await eventually(lambda: rounds.found == [b"a", b"b"])
+    assert not rounds.lookups.idle  # the database may still answer, for later scans
+    rounds.answers[0].set_result(None)
+    await eventually(lambda: rounds.lookups.idle)
+    assert rounds.found == [b"a", b"b"]
+
+
+async def test_look_ups_are_bounded(rounds: Rounds, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LOOKUP_QUEUE_MAX", 2)
+    for ref in (b"a", b"b", b"c"):
+        rounds.miss(ref)
+    assert rounds.found == [b"c"]
+    await turns()
+    rounds.answers[0].set_result(None)
+    await turns()
+    assert rounds.found == [b"c", b"a", b"b"]
+    rounds.miss(b"d")
+    assert rounds.found == [b"c", b"a", b"b"]
+
+
+async def no_derivation(record: TagRecord, revision: int) -> str | None:
+    raise AssertionError("no record awaits its keys")
+
+
+async def answered(rounds: LookupRounds, ref: bytes, api_key: ApiKey | None = None) -> list[Scan]:
+    """The scan of one look-up, once it is answered."""
+    found: list[Scan] = []
+    scan = Scan(lambda _scan: None, ref, -1, None, api_key, 0, asyncio.get_running_loop().time())
+    rounds.add(scan, ref, lambda scan, _record: found.append(scan))
+    await eventually(lambda: found)
+    return found
