@@ -298,7 +298,8 @@ async def test_the_ledger_commits_into_the_followed_history_alone(database: str)
     history = History()
     looked: list[bool] = []
     history.on_suspicion(lambda: looked.append(True))
-    async with open_truth(database, 5) as truth, open_ledger(database, history=history, deadline_s=0.3) as kit:
+    async with open_truth(database, 5) as truth, open_ledger(database, history=history, deadline_s=1.0) as kit:
+        await eventually(lambda: kit.ledger.connected)
         assert await kit.word(1, 1) == ADVANCED
         committer = kit.ledger._committers[0]
         real = committer._session.history

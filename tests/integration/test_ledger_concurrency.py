@@ -75,8 +75,14 @@ async def test_two_workers_answer_as_one(database: str, groups: int) -> None:
 class CompareFirst(Ledger):
     """A control: it reads, compares and then writes, as a first attempt would."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._tasks: set[asyncio.Task[None]] = set()
+
     def submit(self, scan: Scan) -> None:
-        self._spawn(self._advance(scan))
+        task = asyncio.get_running_loop().create_task(self._advance(scan))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _advance(self, scan: Scan) -> None:
         async with self._database._pool.acquire() as connection:
