@@ -98,7 +98,7 @@ def test_times_written_alike_are_the_same_to_the_last_bit(times: list[datetime],
         texts.append(f"{time.replace(microsecond=0, tzinfo=None).isoformat(between)}{fraction}{zone}")
     assert read_times(texts) == ([tap_times._iso_time(text) for text in texts], [])
     near = all(1900 < time.year < 2100 for time in times)
-    assert (tap_times._even_iso_times(texts) is not None) or not near
+    assert (tap_times._uniform_iso_times(texts) is not None) or not near
 
 
 @given(
@@ -184,7 +184,7 @@ def test_tamper_states_are_told_in_batches(name: str) -> None:
 
 def test_what_is_left_over_keeps_its_places() -> None:
     taps = Taps(range(5, 9), ["a", "b", "c", "d"])
-    assert (taps.at([1, 3]).places, taps.at([1, 3]).texts) == ([6, 8], ["b", "d"])
+    assert (taps.at([1, 3]).rows, taps.at([1, 3]).texts) == ([6, 8], ["b", "d"])
 
 
 # --- order ----------------------------------------------------------------------------------------

@@ -68,24 +68,24 @@ SECRET = "00112233445566778899aabbccddeeff"
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
-        (["xuid,uid"], "line 1: the first line must name"),
-        ([""], "holds no key"),
-        (["xuid,file_key", f"a,{SECRET}"], "line 2, profile: names no profile"),
+        (["xuid,uid"], "line 1: the first line must be a header"),
+        ([""], "contains no keys"),
+        (["xuid,file_key", f"a,{SECRET}"], "line 2, profile: is missing"),
         (["xuid,file_key,profile", "", f"a,{SECRET},nonsense"], "line 3: unknown encoding profile"),
         (["xuid,file_key,profile", f"a,{SECRET}0,encrypted"], "line 2, file_key: must be 32 hex digits"),
         (["xuid,file_key,profile", f"a,{SECRET[:30]} 0,encrypted"], "line 2, file_key"),
         (["xuid,file_key,profile", "a,,encrypted"], "line 2, file_key"),
         (["xuid,file_key,profile", f"a b,{SECRET},encrypted"], "line 2, xuid"),
         (["xuid,uid,file_key,profile", f"a,04,{SECRET},encrypted"], "line 2, uid: must be 14 hex digits"),
-        (["xuid,file_key,profile", f"a,{SECRET},encrypted", f"a,{SECRET},encrypted"], "line 3, version: The tag has"),
+        (["xuid,file_key,profile", f"a,{SECRET},encrypted", f"a,{SECRET},encrypted"], "line 3, version: The tag already has"),
         (["xuid,file_key,profile", f"a,{SECRET},encrypted", f"a,{SECRET},path"], "line 3, xuid: an earlier line"),
         (["xuid,file_key,profile", f"a,{SECRET}"], "line 2: has 2 fields"),
         (["uid,file_key,profile,xuid", *(f"04A1B2C3D4E5F6,{SECRET},encrypted,{x}" for x in "ab")], "line 3, uid: Another"),
-        (["xuid,file_key,profile,version", f"a,{SECRET},encrypted,128"], "line 2, version: must be 1 to 127"),
-        (['{"xuid": "a"', ""], "line 1: The line is no JSON object"),
-        (['{"xuid": "a", "file_key": 7, "profile": "encrypted"}'], "line 1, file_key: must be a text"),
-        ([f'{{"xuid": "a", "file_key": "{SECRET}", "file_key": "{SECRET}"}}'], "line 1, file_key: stands twice in the line"),
-        ([f'{{"xuid": "a", "{SECRET}": 1, "{SECRET}": 2}}'], "line 1, a member: stands twice in the line"),
+        (["xuid,file_key,profile,version", f"a,{SECRET},encrypted,128"], "line 2, version: must be between 1 and 127"),
+        (['{"xuid": "a"', ""], "line 1: The line is not a JSON object"),
+        (['{"xuid": "a", "file_key": 7, "profile": "encrypted"}'], "line 1, file_key: must be a string"),
+        ([f'{{"xuid": "a", "file_key": "{SECRET}", "file_key": "{SECRET}"}}'], "line 1, file_key: is duplicated in the line"),
+        ([f'{{"xuid": "a", "{SECRET}": 1, "{SECRET}": 2}}'], "line 1, a member: is duplicated in the line"),
         (["xuid,file_key,profile", f"a,{SECRET},ntag22x-sd/ntag424-aes"], "line 2: profile 'ntag22x-sd/ntag424-aes'"),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_profile_of_the_owners_own(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["audit", str(taps), "--keys", str(keys), "--profile", f"@{own}"])
     assert result.exit_code == 0, result.output
     own.write_text('{"name": "shop", "scheme": "ntag424-aes", "template": "/t/{xuid}?c={mac}", "template": "/t/{xuid}?e={mac}"}')
-    with pytest.raises(ProfileError, match="an object has the member 'template' twice"):
+    with pytest.raises(ProfileError, match="duplicate member 'template'"):
         audit_command.auditing.read_profile_file(own)
     own.write_text("{}")
     result = CliRunner().invoke(main, ["audit", str(taps), "--keys", str(keys), "--profile", f"@{own}"])

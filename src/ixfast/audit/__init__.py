@@ -1,18 +1,18 @@
-"""Offline bulk verification: many taps of a file or a pipe judged at once, without a server and without a ledger.
+"""Offline bulk verification: judges many taps from a file or a pipe, without a server and without a ledger.
 
-What a verdict means here is what the engine means by it; the difference is where the memory of used counters lives. The
-engine asks a durable ledger, an audit asks nobody: it takes the taps that it was given, puts those of each tag in order of
-time, and says which of them would have passed. Nothing is consumed, and nothing is written but the report.
+Verdicts mean the same as in the engine. The engine checks replays against a durable ledger; an audit sorts the taps that it is
+given by tag and time and determines which of them would have passed. It consumes no taps and writes nothing but its report. May
+import everything except `http`, `process` and `cli`.
 
-Rooms: `tag_catalogue` (whose keys), `key_file` and `account` (where they come from), `tap_lines` (what a line says),
-`judge` (what one tap proves), `layout` (many taps of one form at a time), `judged` (the columns in between), `order`
-(which of them were first), `audit` (all of it), `report` (the words).
+Modules: `tag_catalogue` (tags and their keys), `tag_key_file` and `account_tags` (where these come from), `tap_lines` and
+`tap_times` (input), `judge` (one tap at a time), `url_layout` (batches of taps with the same layout), `findings` (results, in
+columns), `tap_order` (replays), `auditor` (the whole audit), `report` (output).
 
 Invariants:
-1. The fast way (`layout`) only ever says that a MAC holds. Whatever it does not find authentic goes to
-   `CompiledProfile.examine`, which alone refuses, so that both ways give one verdict.
-2. Keys are in no message, report, repr or pickle; worker processes get them by being forked.
-3. Each line of input has exactly one place in the columns, so that its number is its place.
+1. The fast path (`url_layout`) only ever finds that a MAC is valid. Every other tap goes to `CompiledProfile.examine`, which
+   alone refuses, so that both paths give the same verdict.
+2. Keys appear in no message, report, `repr` or pickle; worker processes inherit them by being forked.
+3. Each line of input has exactly one row in the columns, and its number follows from its row.
 """
 
 from ixfast.audit.auditor import Audit

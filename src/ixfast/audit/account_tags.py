@@ -1,4 +1,4 @@
-"""The tags of an account in the database, read in one read-only transaction and unwrapped as the server does it."""
+"""Loads the tags of an account from the database into a catalogue, with their keys, in one read-only transaction."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _CODES = "SELECT xuid FROM tag WHERE account_id = $1 AND xuid > $2 ORDER BY xuid
 
 
 async def read_account(connection: Any, keks: KeyEncryptionKeys, aid: str) -> TagCatalogue:
-    """All tags of the account with their live keys and profiles, active or not: an audit is about what a tap proves.
+    """Load all tags of the account with their live keys and profiles, including inactive ones: an audit is about authenticity.
 
-    InputError if there is no such account. A key that cannot be opened, or a group with a profile that cannot be, ends the
-    reading: an audit without it would call genuine taps forged.
+    Raises InputError if there is no such account, and also if a key cannot be opened or a profile cannot be compiled: an audit
+    without them would report genuine taps as forged.
     """
     catalogue = TagCatalogue()
     async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -35,7 +35,7 @@ async def read_account(connection: Any, keks: KeyEncryptionKeys, aid: str) -> Ta
             last = codes[-1]
             found, failed = await loader.tags(connection, [code.encode() for code in codes])
             for code, (error, *_) in failed.items():
-                raise InputError("unavailable", f"Tag {code.decode()} cannot be read: {type(error).__name__}.") from error
+                raise InputError("unavailable", f"Cannot load tag {code.decode()}: {type(error).__name__}.") from error
             for record in found.values():
                 await record.derive_keys()
                 profile = record.group.profile

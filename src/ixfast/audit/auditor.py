@@ -1,8 +1,8 @@
-"""An audit from one end to the other: chunks of lines in, judged columns out, over one process or several.
+"""Runs an audit: takes chunks of lines, judges them in one or several processes, and yields the findings in order.
 
-Memory: 26 bytes for each line of input, 12 for each tag beside the catalogue (50 while the taps of a file in order of time are
-settled), and a few chunks of half a megabyte under way; with `in_order` nothing is kept of a line once it has been reported.
-Taps of tags that are not in order of time cost up to 40 bytes more each while they are sorted.
+Memory: 26 bytes per line of input, 12 per tag in addition to the catalogue (50 while a file in order of time is checked for
+replays), and a few chunks of half a megabyte in flight. With `in_order`, nothing is kept of a line once it has been reported.
+Taps of tags that are not in order of time take up to 40 more bytes each while they are sorted.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from ixfast.audit.url_layout import Taps, UrlLayout, batchable, learn
 from ixfast.errors import IxfastError
 
 LESSONS_MAX = 64
-"""Taps that one process tries to learn a layout from; taps of further layouts are judged one by one."""
+"""How many taps a process tries to learn a layout from. After that, taps of unknown layouts are judged one by one."""
 
-_CHUNKS_AHEAD = 2  # For each process: one at work, one waiting, so that none idles and none piles up.
+_CHUNKS_AHEAD = 2  # Per process: one being judged and one queued, so that processes never idle and chunks never pile up.
 
 
 class Auditor:
-    """Judges chunks of one file. One a process; it remembers the layouts that it has seen."""
+    """Judges chunks of one file. There is one per process, which remembers the layouts that it has learned."""
 
     def __init__(self, catalogue: TagCatalogue) -> None:
         self._catalogue = catalogue
@@ -39,54 +39,54 @@ class Auditor:
         self._lessons = 0
 
     def judge_chunk(self, chunk: bytes, form: TapFormat, *, header: bool) -> TapFindings:
-        """All lines of a chunk; with `header` the first one is none of taps."""
+        """Judge all lines of a chunk. With `header`, the first line is a header and not a tap."""
         rows = read_rows(chunk, form)
         texts, problems = rows.texts, rows.problems
-        judged = TapFindings(len(texts))
+        findings = TapFindings(len(texts))
         first = 1 if header else 0
         if header:
             problems.pop(0, None)
-        seconds, wrong = read_times(rows.times[first:])
-        for place in wrong:
-            texts[first + place] = None
-            problems.setdefault(first + place, "at: neither ISO 8601 nor a Unix time")
-        judged.times[first:] = array("d", seconds)
-        for place, problem in problems.items():
-            judged.put(place, Finding(MALFORMED, problem=problem))
+        seconds, invalid = read_times(rows.times[first:])
+        for row in invalid:
+            texts[first + row] = None
+            problems.setdefault(first + row, "at: neither an ISO 8601 nor a Unix time")
+        findings.times[first:] = array("d", seconds)
+        for row, problem in problems.items():
+            findings.put(row, Finding(MALFORMED, problem=problem))
         for length, taps in _by_length(texts, first).items():
-            self._judge(length, taps, judged)
-        return judged
+            self._judge(length, taps, findings)
+        return findings
 
-    def _judge(self, length: int, taps: Taps, judged: TapFindings) -> None:
-        """Taps of one length: by the layouts of that length, and the rest one by one until one of them teaches another."""
+    def _judge(self, length: int, taps: Taps, findings: TapFindings) -> None:
+        """Judge taps of one length with the layouts of that length, and the others one by one until a layout is learned."""
         rest = taps
         for layout in self._layouts.get(length, ()):
-            rest = self._judge_batch(layout, rest, judged)
-        for count, (place, text) in enumerate(zip(rest.places, rest.texts, strict=True), start=1):
-            line = judge(self._catalogue, text)
-            judged.put(place, line)
-            if line.code == GENUINE and self._lessons < LESSONS_MAX and self._learn(line.tag, text):
-                self._judge(length, rest.after(count), judged)
+            rest = self._judge_batch(layout, rest, findings)
+        for count, (row, text) in enumerate(zip(rest.rows, rest.texts, strict=True), start=1):
+            finding = judge(self._catalogue, text)
+            findings.put(row, finding)
+            if finding.code == GENUINE and self._lessons < LESSONS_MAX and self._learn(finding.tag, text):
+                self._judge(length, rest.after(count), findings)
                 return
 
-    def _judge_batch(self, layout: UrlLayout, taps: Taps, judged: TapFindings) -> Taps:
-        """Judge what the layout can; what is left over."""
+    def _judge_batch(self, layout: UrlLayout, taps: Taps, findings: TapFindings) -> Taps:
+        """Put the taps that the layout finds authentic into `findings`, and return the others."""
         fitting = layout.fitting(taps)
-        if not fitting.places:
+        if not fitting.rows:
             return taps
-        for found in layout.verify(self._catalogue, fitting):
-            judged.put_authentic(*found)
-        return taps.at(judged.empty_among(taps.places))
+        for batch in layout.verify(self._catalogue, fitting):
+            findings.put_authentic(*batch)
+        return taps.at(findings.empty_among(taps.rows))
 
     def _learn(self, tag: int, text: str) -> bool:
-        """Learn the layout of a genuine tap that no known layout judged, if it has one that would have judged it."""
+        """Learn the layout of a genuine tap that no known layout covered. Returns whether one was learned that verifies it."""
         profile = self._catalogue.profile(tag)
         if profile is None or not self._catalogue.keys[tag] or not batchable(profile):
             return False
         self._lessons += 1
         layout = learn(profile, self._catalogue.profile_of[tag], text)
         if layout is None or not any(
-            found.holds == b"\1" and found.tags[0] == tag for found in layout.verify(self._catalogue, Taps([0], [text]))
+            batch.valid == b"\1" and batch.tags[0] == tag for batch in layout.verify(self._catalogue, Taps([0], [text]))
         ):
             return False
         self._layouts.setdefault(len(text), []).append(layout)
@@ -94,21 +94,21 @@ class Auditor:
 
 
 def _by_length(texts: list[str | None], first: int) -> dict[int, Taps]:
-    """The taps of a chunk from the `first` on, by the length of their texts, which is nearly always one."""
-    own = texts[first:]
-    whole = [text for text in own if text is not None]
-    lengths = {*map(len, whole)}
-    if len(lengths) == 1 and len(whole) == len(own):
-        return {lengths.pop(): Taps(range(first, len(texts)), whole)}
-    places: dict[int, list[int]] = {length: [] for length in lengths}
-    for place, text in enumerate(own, start=first):
+    """The taps of a chunk from row `first` on, grouped by the length of their texts. There is nearly always just one length."""
+    taps = texts[first:]
+    present = [text for text in taps if text is not None]
+    lengths = {*map(len, present)}
+    if len(lengths) == 1 and len(present) == len(taps):
+        return {lengths.pop(): Taps(range(first, len(texts)), present)}
+    rows_by_length: dict[int, list[int]] = {length: [] for length in lengths}
+    for row, text in enumerate(taps, start=first):
         if text is not None:
-            places[len(text)].append(place)
-    return {length: Taps(own, [texts[place] or "" for place in own]) for length, own in places.items()}
+            rows_by_length[len(text)].append(row)
+    return {length: Taps(rows, [texts[row] or "" for row in rows]) for length, rows in rows_by_length.items()}
 
 
 class Audit:
-    """One audit. `judged` yields the columns of consecutive lines, whole and settled; `lines` counts those read so far."""
+    """One audit of a catalogue's tags, with `jobs` processes."""
 
     def __init__(self, catalogue: TagCatalogue, *, jobs: int = 1, in_order: bool = False) -> None:
         self.catalogue = catalogue
@@ -116,11 +116,11 @@ class Audit:
         self._in_order = in_order
 
     def judged(self, chunks: Iterable[bytes]) -> Iterator[TapFindings]:
-        """Judge all lines; one piece at the end, or with `in_order` a piece as soon as it is judged.
+        """Judge all lines. Yields the findings of consecutive lines: all at the end, or with `in_order` chunk by chunk.
 
-        InputError for a file that is none of taps, and with `in_order` for a tap that is earlier than one before it.
+        Raises InputError if the file does not contain taps, and with `in_order` for a tap earlier than one before it.
         """
-        gc.freeze()  # millions of keys and texts that refer to nothing, and that the collector would look through again and again
+        gc.freeze()  # the collector would scan millions of keys and texts, which refer to nothing, again and again
         order = TapOrder(len(self.catalogue))
         pieces = self._pieces(chunks)
         if self._in_order:
@@ -149,7 +149,7 @@ class Audit:
             for chunk in source:
                 yield auditor.judge_chunk(chunk, form, header=False)
             return
-        # Forked, so that keys need not be sent: a process has what its parent had.
+        # Forked, so that processes inherit the keys instead of receiving them.
         context = multiprocessing.get_context("fork")
         with ProcessPoolExecutor(self._jobs, mp_context=context, initializer=_begin, initargs=(self.catalogue, form)) as pool:
             yield from _in_turn(pool.submit, first, header, source, _CHUNKS_AHEAD * self._jobs)
@@ -158,7 +158,7 @@ class Audit:
 def _in_turn(
     submit: Callable[..., Future[TapFindings]], first: bytes, header: bool, source: Iterator[bytes], ahead: int
 ) -> Iterator[TapFindings]:
-    """The pieces in the order of their chunks, with at most `ahead` chunks under way."""
+    """The findings in the order of their chunks, with at most `ahead` chunks in flight."""
     waiting = deque([submit(_judge_chunk, first, header)])
     try:
         for chunk in source:
@@ -168,14 +168,14 @@ def _in_turn(
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise IxfastError("A process of the audit was ended from outside; is there enough memory? Try fewer --jobs.") from None
+        raise IxfastError("A worker process was killed, possibly for lack of memory; try fewer --jobs.") from None
 
 
 _auditor: tuple[Auditor, TapFormat] | None = None
 
 
 def _begin(catalogue: TagCatalogue, form: TapFormat) -> None:
-    global _auditor  # what a process of the pool works with
+    global _auditor  # the state of a process of the pool
     _auditor = Auditor(catalogue), form
 
 

@@ -1,6 +1,6 @@
-"""What was found about many taps, in columns: 26 bytes a tap.
+"""The findings about many taps, in columns of 26 bytes per tap.
 
-Columns rather than objects, because an audit has tens of millions of taps and a plain object takes ten times as much.
+Columns rather than objects, because an audit covers tens of millions of taps and a plain object takes ten times as much memory.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ OUTCOMES: tuple[tuple[str, str | None], ...] = (
     ("plain", None),
     *(("undecided" if reason in UNDECIDED_REASONS else "forged", reason) for reason in REASONS),
 )
-"""Verdict and reason by code. `undecided`: what is lacking is the operator's to supply, and proves nothing against the tap."""
+"""Verdict and reason by code. `undecided` proves nothing against the tap: the operator has not supplied what is needed."""
 
 GENUINE, REPLAYED, NOT_REPLAY_CHECKED, INCOMPLETE, UNKNOWN, MALFORMED, PLAIN = range(7)
 EMPTY = 255
-"""The code of a line that holds no tap: the header of the file, or nothing at all."""
+"""The code of a line without a tap: the header of the file, or a blank line."""
 
 BY_REASON = {reason: code for code, (_, reason) in enumerate(OUTCOMES) if reason in REASONS}
 
 NO_TAG = 0xFFFFFFFF
 
-_CODES_OF_HOLDS = bytes((EMPTY, GENUINE)) + bytes(254)
+_CODE_OF_VALID = bytes((EMPTY, GENUINE)) + bytes(254)
 
 
 class Finding(NamedTuple):
-    """What one line is found to be; `problem` says what is wrong with a malformed one and never quotes it."""
+    """The finding about one line. `problem` describes what is wrong with a malformed line, without quoting it."""
 
     code: int
     tag: int = NO_TAG
@@ -48,8 +48,10 @@ class Finding(NamedTuple):
 
 
 class TapFindings:
-    """Consecutive lines. `tags` are places in the catalogue, `positions` key version and counter as in `scan.position`,
-    `times` seconds, `codes` places in `OUTCOMES` or `EMPTY`, `tampers` as `tamper_code` makes them; `problems` by line.
+    """The findings about consecutive lines, one row each.
+
+    `tags` are indexes in the catalogue, `positions` key version and counter as in `scan.position`, `times` Unix times in seconds,
+    `codes` indexes in `OUTCOMES` or `EMPTY`, `tampers` are `tamper_code`s, and `problems` are by row.
     """
 
     __slots__ = ("codes", "positions", "problems", "tags", "tampers", "times")
@@ -65,53 +67,53 @@ class TapFindings:
     def __len__(self) -> int:
         return len(self.codes)
 
-    def put(self, place: int, line: Finding) -> None:
-        self.codes[place], self.tags[place], self.positions[place] = line.code, line.tag, line.position
-        self.tampers[place] = line.tamper
-        if line.problem is not None:
-            self.problems[place] = line.problem
+    def put(self, row: int, finding: Finding) -> None:
+        self.codes[row], self.tags[row], self.positions[row] = finding.code, finding.tag, finding.position
+        self.tampers[row] = finding.tamper
+        if finding.problem is not None:
+            self.problems[row] = finding.problem
 
-    def put_authentic(self, places: Sequence[int], tags: array[int], positions: array[int], holds: bytes, tampers: bytes) -> None:
-        """Put those of these taps whose byte in `holds` is 1; what is there of the others, which is nothing yet, stays."""
-        if isinstance(places, range) and places.step == 1:
-            all_of_them = slice(places.start, places.stop)
-            self.tags[all_of_them], self.positions[all_of_them] = tags, positions
-            self.codes[all_of_them], self.tampers[all_of_them] = holds.translate(_CODES_OF_HOLDS), tampers
-            for at in positions_of(0, holds):
-                self.tags[places[at]], self.positions[places[at]], self.tampers[places[at]] = NO_TAG, 0, 0
+    def put_authentic(self, rows: Sequence[int], tags: array[int], positions: array[int], valid: bytes, tampers: bytes) -> None:
+        """Record as genuine the taps whose byte in `valid` is 1. The rows of the others, which are still empty, stay so."""
+        if isinstance(rows, range) and rows.step == 1:
+            all_rows = slice(rows.start, rows.stop)
+            self.tags[all_rows], self.positions[all_rows] = tags, positions
+            self.codes[all_rows], self.tampers[all_rows] = valid.translate(_CODE_OF_VALID), tampers
+            for at in positions_of(0, valid):
+                self.tags[rows[at]], self.positions[rows[at]], self.tampers[rows[at]] = NO_TAG, 0, 0
             return
-        for place, tag, position, held, tamper in zip(places, tags, positions, holds, tampers, strict=True):
-            if held:
-                self.put(place, Finding(GENUINE, tag, position, tamper))
+        for row, tag, position, is_valid, tamper in zip(rows, tags, positions, valid, tampers, strict=True):
+            if is_valid:
+                self.put(row, Finding(GENUINE, tag, position, tamper))
 
-    def empty_among(self, places: Sequence[int]) -> list[int]:
-        """The numbers of those of the places that hold nothing yet."""
-        if isinstance(places, range) and places.step == 1:
-            return [*positions_of(EMPTY, self.codes[places.start : places.stop])]
-        return [number for number, place in enumerate(places) if self.codes[place] == EMPTY]
+    def empty_among(self, rows: Sequence[int]) -> list[int]:
+        """The indexes, within `rows`, of the rows that are still empty."""
+        if isinstance(rows, range) and rows.step == 1:
+            return [*positions_of(EMPTY, self.codes[rows.start : rows.stop])]
+        return [index for index, row in enumerate(rows) if self.codes[row] == EMPTY]
 
     def extend(self, more: TapFindings) -> None:
-        """Append the lines that follow."""
+        """Append the findings about the lines that follow."""
         start = len(self)
         self.tags.extend(more.tags)
         self.positions.extend(more.positions)
         self.times.extend(more.times)
         self.codes += more.codes
         self.tampers += more.tampers
-        self.problems |= {start + place: problem for place, problem in more.problems.items()}
+        self.problems |= {start + row: problem for row, problem in more.problems.items()}
 
 
 def positions_of(value: int, column: bytes | bytearray) -> Iterator[int]:
-    """Where a byte stands in a column; costs next to nothing where it is rare."""
+    """The indexes at which a byte occurs in a column; nearly free if it is rare."""
     at = column.find(value)
     while at >= 0:
         yield at
         at = column.find(value, at + 1)
 
 
-def each(column: Any, places: Sequence[Any]) -> Sequence[Any]:
-    """What stands in a column at these places, or in a dict under these names; half the time of a comprehension."""
-    return itemgetter(*places)(column) if len(places) > 1 else [column[place] for place in places]
+def each(column: Any, indexes: Sequence[Any]) -> Sequence[Any]:
+    """The items of a column at these indexes, or of a dict under these keys, in half the time of a comprehension."""
+    return itemgetter(*indexes)(column) if len(indexes) > 1 else [column[index] for index in indexes]
 
 
 def tamper_code(tamper: Tamper | None) -> int:

@@ -1,4 +1,7 @@
-"""One tap as text in, one `Finding` out: the tag that it names, and what `CompiledProfile.examine` says of it."""
+"""Judges one tap: finds its tag and examines it with the tag's profile and keys, as the engine does.
+
+Slow and complete: `url_layout` verifies batches, but only this module refuses. Replays are found afterwards, by `tap_order`.
+"""
 
 from __future__ import annotations
 
@@ -24,39 +27,39 @@ from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
 
 
 def judge(catalogue: TagCatalogue, text: str) -> Finding:
-    """What a tapped URL, its query string, or a query string with the names of `/v1/t` is."""
+    """Judge a tapped URL, its query string, or a query string with the parameter names of `/v1/t`."""
     if len(text) > REQUEST_TARGET_BYTES_MAX:
         return Finding(MALFORMED, problem=f"longer than {REQUEST_TARGET_BYTES_MAX} characters")
     code = references.code_in(text)
     try:
         if code is None:
             return _judge_unnamed(catalogue, text)
-        place = catalogue.by_code.get(code)
-        if place is None:
+        tag = catalogue.by_code.get(code)
+        if tag is None:
             return Finding(UNKNOWN)
-        profile = catalogue.profile(place)
+        profile = catalogue.profile(tag)
         if profile is None:
-            return Finding(PLAIN, place)
+            return Finding(PLAIN, tag)
         message = read(profile, text)
     except InputError as error:
-        return Finding(MALFORMED, problem=_told(error))
+        return Finding(MALFORMED, problem=_problem(error))
     if not isinstance(message, Message):
-        return Finding(INCOMPLETE, place)
-    return _examined(catalogue, place, profile, message)
+        return Finding(INCOMPLETE, tag)
+    return _examine(catalogue, tag, profile, message)
 
 
 def read(profile: CompiledProfile, text: str) -> Message | Missing:
-    """The tap as this profile reads it; InputError as `read_url` raises it."""
+    """Read a tap with this profile. Raises InputError as `read_url` does."""
     message = profile.read_url(text)
     if isinstance(message, Message):
         return message
-    # A web server's own request to `/v1/t` has the standard names instead of the template's.
+    # Requests that a web server sends to `/v1/t` have the standard names instead of the template's.
     again = profile.read_parameters(_parameters(text))
     return again if message is None or isinstance(again, Message) else message
 
 
 def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
-    """A tap without a tag code: each profile is asked whose it could be."""
+    """Judge a tap without a tag code, whose tag is found by each profile in turn."""
     error: InputError | None = None
     readable = False
     for profile in catalogue.profiles:
@@ -70,51 +73,51 @@ def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
         readable = True
         if isinstance(message, Missing):
             continue
-        place = catalogue.find(profile, message)
-        if place is None:
+        tag = catalogue.find(profile, message)
+        if tag is None:
             continue
-        own = catalogue.profile(place)
-        if own is None:
-            return Finding(PLAIN, place)
-        if own is not profile:
-            said = read(own, text)
-            if not isinstance(said, Message):
-                return Finding(INCOMPLETE, place)
-            message = said
-        return _examined(catalogue, place, own, message)
+        own_profile = catalogue.profile(tag)
+        if own_profile is None:
+            return Finding(PLAIN, tag)
+        if own_profile is not profile:
+            own_message = read(own_profile, text)
+            if not isinstance(own_message, Message):
+                return Finding(INCOMPLETE, tag)
+            message = own_message
+        return _examine(catalogue, tag, own_profile, message)
     if error is not None and not readable:
-        return Finding(MALFORMED, problem=_told(error))
+        return Finding(MALFORMED, problem=_problem(error))
     return Finding(UNKNOWN)
 
 
-def _examined(catalogue: TagCatalogue, place: int, profile: CompiledProfile, message: Message) -> Finding:
+def _examine(catalogue: TagCatalogue, tag: int, profile: CompiledProfile, message: Message) -> Finding:
     evidence = profile.examine(
         message,
-        uid=catalogue.uids[place] or None,
-        file_keys=catalogue.file_keys(place),
+        uid=catalogue.uids[tag] or None,
+        file_keys=catalogue.file_keys(tag),
         meta_keys=catalogue.meta_keys,
-        statics=catalogue.statics(place),
+        statics=catalogue.statics(tag),
     )
     if not evidence.authentic:
-        return Finding(BY_REASON[evidence.reason], place)
+        return Finding(BY_REASON[evidence.reason], tag)
     tamper = tamper_code(evidence.tamper)
     if evidence.counter is None:
-        return Finding(NOT_REPLAY_CHECKED, place, 0, tamper)
-    return Finding(GENUINE, place, position(evidence.key_version, evidence.counter), tamper)
+        return Finding(NOT_REPLAY_CHECKED, tag, 0, tamper)
+    return Finding(GENUINE, tag, position(evidence.key_version, evidence.counter), tamper)
 
 
 def _parameters(text: str) -> dict[str, str]:
-    """The query's parameters as `/v1/t` takes them. InputError for one given twice, for too many, and for what is no text."""
+    """The query's parameters as `/v1/t` reads them. Raises InputError for duplicates, too many, and invalid UTF-8."""
     query = text.partition("?")[2] if "?" in text else text
     try:
         pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=PARAMETERS_MAX)
     except (UnicodeDecodeError, ValueError):
-        raise InputError("invalid_parameter", f"no query string in UTF-8 of at most {PARAMETERS_MAX} parameters") from None
+        raise InputError("invalid_parameter", f"not a UTF-8 query string of at most {PARAMETERS_MAX} parameters") from None
     parameters = dict(pairs)
     if len(parameters) < len(pairs):
-        raise InputError("invalid_parameter", "a parameter is given twice")
+        raise InputError("invalid_parameter", "a parameter is duplicated")
     return parameters
 
 
-def _told(error: InputError) -> str:
+def _problem(error: InputError) -> str:
     return f"{error.field}: {error}" if error.field is not None else str(error)

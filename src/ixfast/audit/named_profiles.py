@@ -1,4 +1,4 @@
-"""Encoding profiles as a key file or a command names them: `encrypted`, `encrypted/ntag424-lrp`, or one of the owner's own."""
+"""Finds encoding profiles by the names that key files and commands use: `encrypted`, `encrypted/ntag424-lrp`, or a custom one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _NONE: Mapping[str, EncodingProfile] = MappingProxyType({})
 
 
 def find_profile(notation: str, own: Mapping[str, EncodingProfile] = _NONE) -> EncodingProfile:
-    """One of the `own` profiles by its name, a preset, or `preset/scheme`: the preset's encoding by another chip.
+    """Return one of the `own` profiles by name, a preset, or for `preset/scheme` the preset's encoding with another chip scheme.
 
-    The profile has the notation for its name. ProfileError for a name that is none; whether preset and scheme go together is
-    found out when the profile is compiled.
+    A profile of the last kind is named by its notation. Raises ProfileError for an unknown name; whether preset and scheme are
+    compatible is checked only when the profile is compiled.
     """
     if notation in own:
         return own[notation]
@@ -30,15 +30,15 @@ def find_profile(notation: str, own: Mapping[str, EncodingProfile] = _NONE) -> E
 
 
 def read_profile_file(path: Path) -> EncodingProfile:
-    """A profile as `ixfast profile detect` prints it. ProfileError names the file and the place."""
+    """Read a profile as `ixfast profile detect` prints it. Raises ProfileError, which names the file and the position."""
     try:
         document = path.read_bytes()
         profile = msgspec.json.decode(document, type=EncodingProfile)
         repeated = repeated_members(document)
     except OSError as error:
-        raise ProfileError(f"{path} cannot be read: {error.strerror}.") from None
+        raise ProfileError(f"Cannot read {path}: {error.strerror}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProfileError(f"{path} is no encoding profile: {error}.") from None
+        raise ProfileError(f"{path} is not an encoding profile: {error}.") from None
     if repeated:
-        raise ProfileError(f"{path} is no encoding profile: an object has the member {repeated[0]!r} twice.")
+        raise ProfileError(f"{path} is not an encoding profile: duplicate member {repeated[0]!r}.")
     return profile

@@ -1,4 +1,4 @@
-"""The words of an audit: a JSON line for each tap, and a table for the end. Neither holds a URL, a MAC or a key."""
+"""The output of an audit: a JSON line for each tap, and a summary table. Neither contains a URL, a MAC or a key."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from ixfast.domain.scan import POSITION_COUNTER_MASK
 _LINES_A_WRITE = 8192
 _PIECES = 7
 _NO_PIECES = ("",) * (_PIECES - 1)
-_UNUSUAL = bytes(code not in (GENUINE, REPLAYED) for code in range(256))
+_UNCOMMON = bytes(code not in (GENUINE, REPLAYED) for code in range(256))
 _VERSION_BYTE = 3 if sys.byteorder == "little" else 0  # of a position, whose other three are the counter
 _EMPTY = frozenset((EMPTY,))
 _GENUINE_OR_EMPTY = frozenset((EMPTY, *(code for code, (verdict, _) in enumerate(OUTCOMES) if verdict == "genuine")))
 
 
-def json_lines(judged: TapFindings, catalogue: TagCatalogue, first_line: int, *, refused_only: bool = False) -> Iterator[bytes]:
-    """The report on each tap, some thousand lines at a time; `first_line` is the number of the first line of `judged`."""
+def json_lines(findings: TapFindings, catalogue: TagCatalogue, first_line: int, *, refused_only: bool = False) -> Iterator[bytes]:
+    """The report lines of all taps, a few thousand at a time. `first_line` is the line number of the first row of `findings`."""
     skipped = _GENUINE_OR_EMPTY if refused_only else _EMPTY
-    for start in range(0, len(judged), _LINES_A_WRITE):
-        places = range(start, min(start + _LINES_A_WRITE, len(judged)))
-        codes = judged.codes[start : places.stop]
-        unusual = codes.translate(_UNUSUAL)
-        if any(judged.tampers[start : places.stop]) or refused_only:
-            unusual = bytearray(b"\1") * len(codes)
-        pieces = [] if all(unusual) else _usual_lines(judged, catalogue, first_line, places)
-        for at in positions_of(1, unusual):
-            place = start + at
-            text = "" if codes[at] in skipped else _line(judged, catalogue, place, first_line + place)
+    for start in range(0, len(findings), _LINES_A_WRITE):
+        rows = range(start, min(start + _LINES_A_WRITE, len(findings)))
+        codes = findings.codes[start : rows.stop]
+        uncommon = codes.translate(_UNCOMMON)
+        if any(findings.tampers[start : rows.stop]) or refused_only:
+            uncommon = bytearray(b"\1") * len(codes)
+        pieces = [] if all(uncommon) else _common_lines(findings, catalogue, first_line, rows)
+        for at in positions_of(1, uncommon):
+            row = start + at
+            text = "" if codes[at] in skipped else _line(findings, catalogue, row, first_line + row)
             pieces[_PIECES * at : _PIECES * (at + 1)] = (text, *_NO_PIECES)
         yield "".join(pieces).encode()
 
 
-def _usual_lines(judged: TapFindings, catalogue: TagCatalogue, first_line: int, places: range) -> list[str]:
-    """The pieces of lines with a verdict, a tag and a counter, `_PIECES` a line; those of other lines are there for nothing.
+def _common_lines(findings: TapFindings, catalogue: TagCatalogue, first_line: int, rows: range) -> list[str]:
+    """The pieces of lines with a verdict, a tag and a counter, `_PIECES` per line; pieces of other lines are placeholders.
 
-    Columns of pieces put side by side and joined once take half the time of one formatted text a line.
+    Interleaving columns of pieces and joining them once takes half the time of formatting each line.
     """
-    own = slice(places.start, places.stop)
-    codes, tags, count = judged.codes[own], judged.tags[own].tolist(), len(places)
-    for at in positions_of(1, codes.translate(_UNUSUAL)):
+    own = slice(rows.start, rows.stop)
+    codes, tags, count = findings.codes[own], findings.tags[own].tolist(), len(rows)
+    for at in positions_of(1, codes.translate(_UNCOMMON)):
         codes[at], tags[at] = GENUINE, 0
-    positions = bytearray(judged.positions[own].tobytes())
+    positions = bytearray(findings.positions[own].tobytes())
     positions[_VERSION_BYTE::4] = bytes(count)
     pieces = [""] * (_PIECES * count)
     pieces[0::_PIECES] = ['{"line":'] * count
-    pieces[1::_PIECES] = _decimals([*range(first_line + places.start, first_line + places.stop)])
-    pieces[2::_PIECES] = each(_TO_THE_TAG, codes)
+    pieces[1::_PIECES] = _decimals([*range(first_line + rows.start, first_line + rows.stop)])
+    pieces[2::_PIECES] = each(_UP_TO_TAG, codes)
     pieces[3::_PIECES] = each(catalogue.codes, tags)
     pieces[4::_PIECES] = ['","counter":'] * count
     pieces[5::_PIECES] = _decimals(array("I", bytes(positions)).tolist())
@@ -62,21 +62,21 @@ def _usual_lines(judged: TapFindings, catalogue: TagCatalogue, first_line: int, 
 
 
 def _decimals(numbers: list[int]) -> list[str]:
-    """Many integers as texts, in half the time of `str` for each."""
+    """Convert many integers to decimal text, in half the time of calling `str` for each."""
     return orjson.dumps(numbers)[1:-1].decode().split(",")
 
 
-def _line(judged: TapFindings, catalogue: TagCatalogue, place: int, number: int) -> str:
-    """The line of any tap."""
-    text = f'{{"line":{number},{_BEGINNINGS[judged.codes[place]]}'
-    tag, position, tamper = judged.tags[place], judged.positions[place], judged.tampers[place]
+def _line(findings: TapFindings, catalogue: TagCatalogue, row: int, number: int) -> str:
+    """The report line of any tap."""
+    text = f'{{"line":{number},{_BEGINNINGS[findings.codes[row]]}'
+    tag, position, tamper = findings.tags[row], findings.positions[row], findings.tampers[row]
     if tag != NO_TAG:
         text += f',"tag":"{catalogue.codes[tag]}"'
     if position:
         text += f',"counter":{position & POSITION_COUNTER_MASK}'
     if tamper:
         text += f',"tamper":"{tamper_text(tamper)}"'
-    problem = judged.problems.get(place)
+    problem = findings.problems.get(row)
     if problem is not None:
         text += f',"problem":{orjson.dumps(problem).decode()}'
     return text + "}\n"
@@ -88,16 +88,16 @@ def _beginning(code: int) -> str:
 
 
 _BEGINNINGS = tuple(map(_beginning, range(len(OUTCOMES))))
-_TO_THE_TAG = tuple(f',{beginning},"tag":"' for beginning in _BEGINNINGS)
+_UP_TO_TAG = tuple(f',{beginning},"tag":"' for beginning in _BEGINNINGS)
 
 
-def count(judged: TapFindings) -> Counter[int]:
-    """Taps by their code."""
-    return Counter({code: judged.codes.count(code) for code in range(len(OUTCOMES)) if code in judged.codes})
+def count(findings: TapFindings) -> Counter[int]:
+    """The number of taps by code."""
+    return Counter({code: findings.codes.count(code) for code in range(len(OUTCOMES)) if code in findings.codes})
 
 
 def summary_lines(counts: Counter[int], seconds: float) -> list[str]:
-    """A table of verdicts and reasons, the rate in the last line."""
+    """A table of verdicts and reasons, with the rate in the last line."""
     total = counts.total()
     lines = [f"{'verdict':<11} {'reason':<19} {'taps':>12}  share"]
     for code, (verdict, reason) in enumerate(OUTCOMES):

@@ -1,12 +1,12 @@
-"""The key file of an audit: CSV with a header, or JSON lines, one file key of a tag a line.
+"""Reads the key file of an audit: CSV with a header or JSON Lines, with one file key of one tag per line.
 
     xuid,uid,file_key,meta_key,profile
     q8w3sbcz,04A1B2C3D4E5F6,<32 hex digits>,<32 hex digits>,encrypted
 
-Needed are `file_key`, and `xuid` or `uid`. A meta key is the account's: it is tried on the mirrors of all tags, whichever
-line it stands in. A tag with several live keys has a line for each, with `version` telling them apart (1 if absent).
+Required are `file_key`, and `xuid` or `uid`. A meta key belongs to the whole account: it is tried on the mirrors of all tags,
+whichever line has it. A tag with several live keys has one line for each, distinguished by `version` (1 if absent).
 
-Messages name line and column and never the value, which may be most of a key.
+Messages name line and column, but never quote the value, which may be most of a key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ixfast.limits import CUSTOMER_ID_CHARS_MAX, KEY_VERSIONS_MAX, UID_BYTES
 
 KEY_COLUMNS = ("xuid", "uid", "file_key", "meta_key", "profile", "version", "cuid", "aid")
 _KEY_BYTES = 16
-_NO_CHECK_VALUE = bytes(3)  # Nobody asks an audit for one.
+_NO_CHECK_VALUE = bytes(3)  # An audit never shows check values.
 
 
 def read_keys(
@@ -37,8 +37,9 @@ def read_keys(
     default_profile: str | None = None,
     catalogue: TagCatalogue | None = None,
 ) -> TagCatalogue:
-    """The catalogue of a key file. `profile_of` finds a profile by its notation, `default_profile` is that of lines which
-    name none. InputError names the line and says what is wrong with it.
+    """Read a key file into a catalogue. `profile_of` finds a profile by its notation.
+
+    `default_profile` applies to lines that name none. Raises InputError with the line, the column and what is wrong.
     """
     reader = _Reader(catalogue or TagCatalogue(), profile_of, default_profile)
     try:
@@ -49,14 +50,15 @@ def read_keys(
         where = f"key file, line {reader.number}" + (f", {field}" if field else "")
         raise InputError("invalid_parameter", f"{where}: {error}", field) from None
     if not len(reader.catalogue):
-        raise InputError("invalid_parameter", "The key file holds no key.", "keys")
+        raise InputError("invalid_parameter", "The key file contains no keys.", "keys")
     return reader.catalogue
 
 
 def _header(line: str) -> list[str]:
     names = [name.strip().lower() for name in next(csv.reader([line.strip().removeprefix("\ufeff")]))]
     if "file_key" not in names or not {"xuid", "uid"} & set(names) or len(set(names)) < len(names):
-        raise InputError("invalid_parameter", f"the first line must name the columns: some of {', '.join(KEY_COLUMNS)}.")
+        known = ", ".join(KEY_COLUMNS)
+        raise InputError("invalid_parameter", f"the first line must be a header with file_key and xuid or uid, of: {known}.")
     return names
 
 
@@ -67,10 +69,10 @@ def _object(line: str) -> Mapping[str, Any]:
     except (orjson.JSONDecodeError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise InputError("invalid_parameter", "The line is no JSON object.")
-    if repeated:  # named only if it is one of ours: in a file that was put together wrongly it may be a key
+        raise InputError("invalid_parameter", "The line is not a JSON object.")
+    if repeated:  # quoted only if it is a known column: in a malformed file it may be a key
         named = next((name for name in repeated if name in KEY_COLUMNS), "a member")
-        raise InputError("invalid_parameter", "stands twice in the line.", named)
+        raise InputError("invalid_parameter", "is duplicated in the line.", named)
     return found
 
 
@@ -82,7 +84,7 @@ class _Reader:
         self._profile_of = profile_of
         self._default = default_profile
         self._compiled: dict[str, CompiledProfile] = {}
-        self.number = 1  # of the line that is being read
+        self.number = 1  # of the current line
 
     def rows(self, lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
         names: list[str] | None = None
@@ -104,10 +106,10 @@ class _Reader:
     def take(self, row: Mapping[str, Any]) -> None:
         catalogue = self.catalogue
         uid = _hex(row, "uid", UID_BYTES)
-        # A tag that no URL names by a code is called by its UID.
+        # A tag without a code is reported by its UID.
         code = _text(row, "xuid") or uid.hex().upper()
         if not references.CODE.fullmatch(code):
-            raise InputError("invalid_parameter", "must be letters and digits, or be left out where there is a UID.", "xuid")
+            raise InputError("invalid_parameter", "must consist of letters and digits, or be left out if there is a UID.", "xuid")
         value = _hex(row, "file_key", _KEY_BYTES)
         if not value:
             raise InputError("invalid_parameter", f"must be {2 * _KEY_BYTES} hex digits.", "file_key")
@@ -116,20 +118,20 @@ class _Reader:
         meta_key = _hex(row, "meta_key", _KEY_BYTES)
         if meta_key:
             catalogue.add_meta_keys([Key(len(catalogue.meta_keys) + 1, meta_key, _NO_CHECK_VALUE)])
-        place = catalogue.by_code.get(code)
-        if place is None:
+        tag = catalogue.by_code.get(code)
+        if tag is None:
             cuid = _text(row, "cuid")
             if len(cuid) > CUSTOMER_ID_CHARS_MAX:
                 raise InputError("invalid_parameter", f"must be at most {CUSTOMER_ID_CHARS_MAX} characters.", "cuid")
             catalogue.add(code, profile, uid=uid, keys=(key,), cuid=cuid, aid=_text(row, "aid"))
-        elif catalogue.uids[place] != uid or catalogue.profile(place) is not profile:
-            raise InputError("invalid_parameter", "an earlier line has another UID or profile for this tag.", "xuid")
+        elif catalogue.uids[tag] != uid or catalogue.profile(tag) is not profile:
+            raise InputError("invalid_parameter", "an earlier line has a different UID or profile for this tag.", "xuid")
         else:
-            catalogue.add_key(place, key)
+            catalogue.add_key(tag, key)
 
     def _profile(self, notation: str | None) -> CompiledProfile:
         if notation is None:
-            raise InputError("invalid_parameter", "names no profile; name one here or with --profile.", "profile")
+            raise InputError("invalid_parameter", "is missing; name a profile here or with --profile.", "profile")
         compiled = self._compiled.get(notation)
         if compiled is None:
             compiled = self._compiled[notation] = compile_profile(self._profile_of(notation))
@@ -141,12 +143,12 @@ def _text(row: Mapping[str, Any], name: str) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise InputError("invalid_parameter", "must be a text.", name)
+        raise InputError("invalid_parameter", "must be a string.", name)
     return value
 
 
 def _hex(row: Mapping[str, Any], name: str, length: int) -> bytes:
-    """The bytes of a column, b"" if it is empty or not there."""
+    """The bytes of a column; b"" if it is blank or absent."""
     text = _text(row, name)
     try:
         value = bytes.fromhex(text)
@@ -166,5 +168,5 @@ def _version(row: Mapping[str, Any]) -> int:
     except (TypeError, ValueError):
         version = 0
     if not 0 < version <= KEY_VERSIONS_MAX:
-        raise InputError("invalid_parameter", f"must be 1 to {KEY_VERSIONS_MAX}.", "version")
+        raise InputError("invalid_parameter", f"must be between 1 and {KEY_VERSIONS_MAX}.", "version")
     return version

@@ -1,8 +1,8 @@
-"""Which of a tag's authentic taps came first: what a ledger decides as taps come, decided when all of them are known.
+"""Finds replays among authentic taps: the decision that a ledger makes as taps arrive, made here when all of them are known.
 
-A tap is replayed if its position is not above that of every authentic tap of its tag before it in time. Taps of equal time
-keep the order of their lines. Logs are nearly always in order, so the taps are gone through once as they stand; only the
-tags of which one tap is earlier than the tap before are sorted by time afterwards.
+A tap is a replay if its position (key version and counter) is not above those of all earlier authentic taps of its tag. Taps
+with equal times keep the order of their lines. Logs are nearly always in order, so taps are first processed as they are; only
+the tags with a tap that is earlier than its predecessor are then sorted by time and processed again.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from array import array
 from ixfast.audit.findings import GENUINE, REPLAYED, TapFindings
 from ixfast.errors import InputError
 
-_LATE = float("inf")  # the newest time of a tag that is out of order: each further tap of it is earlier
+_OUT_OF_ORDER = float("inf")  # as the newest time of a tag, so that every further tap of it counts as earlier
 
 _SLICE = 1 << 14
 
 
 def _never_earlier(times: array[float]) -> bool:
-    """Whether no time is before the one before it. Sorting what is sorted costs less than comparing pair by pair."""
+    """Whether the times never decrease. Sorting a sorted list is faster than comparing pair by pair."""
     latest = float("-inf")
     for start in range(0, len(times), _SLICE):
         some = times[start : start + _SLICE].tolist()
@@ -29,72 +29,75 @@ def _never_earlier(times: array[float]) -> bool:
 
 
 class TapOrder:
-    """Positions and times of the newest taps of `tags` tags, 12 bytes each."""
+    """The highest position and the newest time of each of `tags` tags, 12 bytes per tag."""
 
     def __init__(self, tags: int) -> None:
         self._floors = array("I", bytes(4 * tags))
         self._newest = array("d", [float("-inf")]) * tags
 
-    def settle(self, judged: TapFindings) -> None:
-        """Tell replays among all taps of a file. Takes some 40 bytes for each tap of the tags that are out of order."""
-        if _never_earlier(judged.times):
-            self._settle_by_line(judged)
+    def settle(self, findings: TapFindings) -> None:
+        """Mark the replays among all taps of a file. Takes about 40 bytes per tap of the tags that are out of order."""
+        if _never_earlier(findings.times):
+            self._settle_by_line(findings)
             return
-        late = self._settle_in_order(judged)
-        tags, codes, positions, floors = judged.tags, judged.codes, judged.positions, self._floors
-        out_of_order = {tags[place] for place in late}
-        places = [place for place, code in enumerate(codes) if code in (GENUINE, REPLAYED) and tags[place] in out_of_order]
-        places.sort(key=judged.times.__getitem__)
+        late = self._settle_in_order(findings)
+        tags, codes, positions, floors = findings.tags, findings.codes, findings.positions, self._floors
+        out_of_order = {tags[row] for row in late}
+        rows = [row for row, code in enumerate(codes) if code in (GENUINE, REPLAYED) and tags[row] in out_of_order]
+        rows.sort(key=findings.times.__getitem__)
         for tag in out_of_order:
             floors[tag] = 0
-        for place in places:
-            tag, position = tags[place], positions[place]
-            codes[place] = GENUINE if position > floors[tag] else REPLAYED
+        for row in rows:
+            tag, position = tags[row], positions[row]
+            codes[row] = GENUINE if position > floors[tag] else REPLAYED
             floors[tag] = max(floors[tag], position)
 
-    def settle_next(self, judged: TapFindings, first_line: int) -> None:
-        """Tell replays among the next taps of a file whose tags are each in order of time.
+    def settle_next(self, findings: TapFindings, first_line: int) -> None:
+        """Mark the replays among the next taps of a file in which the taps of each tag are in order of time.
 
-        InputError with the number of a line that is earlier than one of the same tag before it; `first_line` is the number
-        of the first line of `judged`.
+        `first_line` is the line number of the first row. Raises InputError with the number of a line whose time is before that
+        of an earlier line of the same tag.
         """
-        late = self._settle_in_order(judged)
+        late = self._settle_in_order(findings)
         if late:
             line = first_line + late[0]
-            raise InputError("invalid_parameter", f"line {line} is earlier than one before it; audit without --in-order.", "at")
+            raise InputError(
+                "invalid_parameter", f"line {line} is earlier than a previous tap of its tag; audit without --in-order.", "at"
+            )
 
-    def _settle_by_line(self, judged: TapFindings) -> None:
-        """The taps of all tags together are in order of time: no tag's own times need to be looked at.
+    def _settle_by_line(self, findings: TapFindings) -> None:
+        """Mark replays in a file that is in order of time as a whole, without comparing times.
 
-        Takes 40 bytes a tag for the while: an element of an array is made anew whenever it is looked at, that of a list is not.
+        Temporarily takes 40 bytes per tag: reading an item of an array creates an object each time, reading one of a list does
+        not.
         """
-        codes, floors = judged.codes, [0] * len(self._floors)
-        for start in range(0, len(judged), _SLICE):
+        codes, floors = findings.codes, [0] * len(self._floors)
+        for start in range(0, len(findings), _SLICE):
             own = slice(start, start + _SLICE)
-            columns = zip(judged.tags[own].tolist(), judged.positions[own].tolist(), codes[own], strict=True)
-            for place, (tag, position, code) in enumerate(columns, start):
+            columns = zip(findings.tags[own].tolist(), findings.positions[own].tolist(), codes[own], strict=True)
+            for row, (tag, position, code) in enumerate(columns, start):
                 if code == GENUINE:
                     if position > floors[tag]:
                         floors[tag] = position
                     else:
-                        codes[place] = REPLAYED
+                        codes[row] = REPLAYED
 
-    def _settle_in_order(self, judged: TapFindings) -> list[int]:
-        """Go through the taps as they stand; the places of those that are earlier than the one before, at most one a tag."""
-        codes, floors, newest = judged.codes, self._floors, self._newest
+    def _settle_in_order(self, findings: TapFindings) -> list[int]:
+        """Mark replays in the order of lines. Returns the rows that are earlier than their predecessor, at most one per tag."""
+        codes, floors, newest = findings.codes, self._floors, self._newest
         late: list[int] = []
-        columns = zip(judged.tags, judged.positions, judged.times, codes, strict=True)
-        for place, (tag, position, at, code) in enumerate(columns):
+        columns = zip(findings.tags, findings.positions, findings.times, codes, strict=True)
+        for row, (tag, position, at, code) in enumerate(columns):
             if code != GENUINE:
                 continue
             if at < newest[tag]:
-                if newest[tag] != _LATE:
-                    late.append(place)
-                    newest[tag] = _LATE
+                if newest[tag] != _OUT_OF_ORDER:
+                    late.append(row)
+                    newest[tag] = _OUT_OF_ORDER
                 continue
             newest[tag] = at
             if position > floors[tag]:
                 floors[tag] = position
             else:
-                codes[place] = REPLAYED
+                codes[row] = REPLAYED
         return late

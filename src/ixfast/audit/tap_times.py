@@ -1,4 +1,4 @@
-"""When the taps of a file were: whatever a log writes as a time, in seconds since 1970 UTC."""
+"""Converts the times of a tap file, in any format that logs use, to Unix times in seconds."""
 
 from __future__ import annotations
 
@@ -9,43 +9,46 @@ from typing import Any
 
 import orjson
 
-# Numbers from here on are milliseconds, and a thousand times as large microseconds: 1e11 seconds is the year 5138.
+# Numbers from the first limit on are milliseconds, from the second on microseconds: 1e11 seconds would be in the year 5138.
 _MILLISECONDS_FROM = 1e11
 _MICROSECONDS_FROM = 1e14
 
-# Places in `2026-01-31T23:59:59.123456`.
+# Offsets in `2026-01-31T23:59:59.123456`.
 _SECONDS_END, _MICROSECONDS_END = 19, 26
 _MINUTE_DIGITS = (0, 1, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15)
 _MINUTE_PARTS = ((0, 4), (4, 6), (6, 8), (8, 10), (10, 12))  # of those digits: year, month, day, hour, minute
-_EXACT_MAX = 1 << 52  # microseconds, 142 years: sums up to twice that are exact as a float, so only the division rounds
-_LEADING_ONE = 100_000_000  # what `_integers` puts before seconds and microseconds
+_EXACT_MAX = 1 << 52  # microseconds (142 years): a float represents sums up to twice that exactly, so only the division rounds
+_LEADING_ONE = 100_000_000  # the digit 1 that `_integers` prepends to seconds and microseconds
 
 
 def read_times(times: list[Any]) -> tuple[list[float], list[int]]:
-    """Unix times in seconds, and the places of those that are none. A tap without a time has 0: its line is its order."""
-    with contextlib.suppress(TypeError, ValueError, OverflowError):  # of several kinds: one by one, then
+    """Unix times in seconds, and the indexes of invalid times. A tap without a time gets 0, and its line determines its order."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # mixed formats are converted one by one below
         return _times_of_one_kind(times), []
     seconds, wrong = [0.0] * len(times), []
-    for place, at in enumerate(times):
+    for index, at in enumerate(times):
         if at is None or at == "":
             continue
         try:
-            seconds[place] = _times_of_one_kind([at])[0]
+            seconds[index] = _times_of_one_kind([at])[0]
         except (TypeError, ValueError, OverflowError):
-            wrong.append(place)
+            wrong.append(index)
     return seconds, wrong
 
 
 def _times_of_one_kind(times: list[Any]) -> list[float]:
-    """ISO 8601 (UTC unless it says so), or Unix time in seconds, milliseconds or microseconds. Raises for anything else."""
+    """Convert ISO 8601 times (UTC if without an offset), or Unix times in seconds, milliseconds or microseconds.
+
+    Raises TypeError, ValueError or OverflowError for anything else.
+    """
     if not times or (times[0] is None and not any(at is not None for at in times)):
         return [0.0] * len(times)
     try:
         seconds = [*map(float, times)]
     except ValueError:
-        return _even_iso_times(times) or [*map(_iso_time, times)]
+        return _uniform_iso_times(times) or [*map(_iso_time, times)]
     if not all(map(math.isfinite, seconds)):
-        raise ValueError("no time")
+        raise ValueError("not a time")
     if max(seconds) >= _MILLISECONDS_FROM:
         seconds = [_in_seconds(number) for number in seconds]
     return seconds
@@ -56,11 +59,11 @@ def _iso_time(text: str) -> float:
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _even_iso_times(times: list[str]) -> list[float] | None:
-    """Times that are all written alike, `2026-01-31T23:59:59.123456Z` with any fraction or none; None for others.
+def _uniform_iso_times(times: list[str]) -> list[float] | None:
+    """Convert times of one format, `2026-01-31T23:59:59.123456Z` with any fraction or none; None for others.
 
-    Digits are taken column by column, 1 ns each, and read as two lists of integers, minutes and what is beyond them. It
-    takes half the time of reading one moment after the other and gives the same numbers to the last bit.
+    Digits are sliced column by column, 1 ns each, and parsed as two lists of integers: minutes, and seconds with fraction. This
+    takes half the time of parsing one time after the other and gives exactly the same floats.
     """
     count, first = len(times), times[0]
     end, width = len(first) - first.endswith("Z"), len(first) + 1
@@ -70,14 +73,14 @@ def _even_iso_times(times: list[str]) -> list[float] | None:
     if first[10] not in "T " or not text.isascii():
         return None
     letters = text.encode()
-    columns = [letters[place::width] for place in range(width)]
+    columns = [letters[offset::width] for offset in range(width)]
     marks = {4: b"-", 7: b"-", 10: first[10].encode(), 13: b":", 16: b":", 19: b".", end: b"Z", width - 1: b"\n"}
-    for place, column in enumerate(columns):
-        if column != marks[place] * count if place in marks else not column.isdigit():
+    for offset, column in enumerate(columns):
+        if column != marks[offset] * count if offset in marks else not column.isdigit():
             return None
     if columns[17].translate(None, b"012345"):  # the tens of the seconds
         return None
-    minutes = _integers([columns[place] for place in _MINUTE_DIGITS], count)
+    minutes = _integers([columns[offset] for offset in _MINUTE_DIGITS], count)
     beyond = _integers([*columns[17:19], *columns[20:end], *[b"0" * count] * (_MICROSECONDS_END - max(end, 20))], count)
     starts = _Minutes()
     try:
@@ -87,8 +90,10 @@ def _even_iso_times(times: list[str]) -> list[float] | None:
 
 
 class _Minutes(dict[int, float]):
-    """When minutes began, in microseconds, less what `_integers` has put before the rest. ValueError for what is no minute
-    or lies so far from 1970 that a float could not hold its microseconds.
+    """By the digits of a minute: its start in microseconds, less the digit that `_integers` prepends to the seconds.
+
+    Raises ValueError for digits that are not a date and minute, and for one so far from 1970 that a float could not represent its
+    microseconds.
     """
 
     def __missing__(self, number: int) -> float:
@@ -102,11 +107,11 @@ class _Minutes(dict[int, float]):
 
 
 def _integers(columns: list[bytes], count: int) -> list[int]:
-    """Integers from columns of digits, with a 1 before the first, because JSON has none that begin with 0."""
+    """Parse columns of digits as integers, with a 1 prepended, because JSON numbers must not begin with 0."""
     width = len(columns) + 2
     text = bytearray(b"1") * (width * count)
-    for place, column in enumerate(columns, start=1):
-        text[place::width] = column
+    for offset, column in enumerate(columns, start=1):
+        text[offset::width] = column
     text[width - 1 :: width] = b"," * count
     text[-1:] = b"]"
     numbers: list[int] = orjson.loads(b"[" + text)

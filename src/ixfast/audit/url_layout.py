@@ -1,12 +1,12 @@
-"""Many taps of one form at a time, column by column.
+"""Verifies batches of taps with the same layout, column by column.
 
-Mirrors have fixed widths, so the taps of a fleet are texts of one length whose parts stand at the same places. A `UrlLayout` is
-such a form, learned from the first tap of it that `judge` found genuine: the literal texts between the slots, and where each
-slot is. A batch of taps with this layout is cut with slices, decoded with one `fromhex` a slot and verified with one
-`sdm_verify_batch`, which takes a tenth of the time of one tap after the other.
+Mirrors have fixed widths, so the taps of a fleet are texts of one length with the same parts at the same offsets. A `UrlLayout`
+describes them: the literal texts between the slots, and the span of each slot. It is learned from the first such tap that
+`judge` found genuine. A batch is split with slices, decoded with one `unhexlify` per slot and verified with one
+`sdm_verify_batch`, in a tenth of the time that it takes to judge one tap after the other.
 
-A batch answers only for the taps whose MAC holds. Everything else about a tap (a wrong digit, an unknown tag, a second key,
-a MAC that does not hold) sends it back, and `judge` says what it is.
+Invariant: a batch only ever finds that a MAC is valid. A tap that differs in any other respect (a wrong digit, an unknown tag,
+a second key, an invalid MAC) is left to `judge`.
 """
 
 from __future__ import annotations
@@ -42,74 +42,75 @@ Span = tuple[int, int]
 
 
 class Taps:
-    """Texts of one length with their places in the chunk, and columns of them."""
+    """Texts of one length with their rows in the chunk, and columns of their characters."""
 
-    __slots__ = ("_columns", "_joined", "_length", "places", "texts")
+    __slots__ = ("_columns", "_joined", "_length", "rows", "texts")
 
-    def __init__(self, places: Sequence[int], texts: list[str]) -> None:
-        self.places = places
+    def __init__(self, rows: Sequence[int], texts: list[str]) -> None:
+        self.rows = rows
         self.texts = texts
         self._length = len(texts[0]) if texts else 1
         self._joined: bytes | None = None
         self._columns: dict[Span, bytes] = {}
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.rows)
 
     def only(self, kept: Sequence[object]) -> Taps:
-        """Those for which `kept` is true."""
-        return Taps([*compress(self.places, kept)], [*compress(self.texts, kept)])
+        """The taps for which `kept` is true."""
+        return Taps([*compress(self.rows, kept)], [*compress(self.texts, kept)])
 
     def at(self, indexes: list[int]) -> Taps:
-        """Those with these numbers among them."""
-        return Taps([self.places[index] for index in indexes], [self.texts[index] for index in indexes])
+        """The taps with these indexes."""
+        return Taps([self.rows[index] for index in indexes], [self.texts[index] for index in indexes])
 
     def after(self, count: int) -> Taps:
-        """Without the first `count`."""
-        return Taps(self.places[count:], self.texts[count:])
+        """The taps without the first `count`."""
+        return Taps(self.rows[count:], self.texts[count:])
 
     def all_have(self, start: int, literal: str) -> bool:
-        """Whether all texts have `literal` at `start`: a slice with a step is a column of characters, 1 ns each."""
+        """Whether all texts have `literal` at `start`. A slice with a step is a column of characters, 1 ns each."""
         joined, length, count = self._all(), self._length, len(self.texts)
         return all(joined[start + i :: length] == bytes((ord(mark),)) * count for i, mark in enumerate(literal))
 
     def unhexed(self, span: Span) -> bytes:
-        """The bytes behind the digits of all texts at this span. ValueError if they are not all hex digits."""
-        found = self._columns.get(span)
-        if found is None:
+        """Decode the hex digits of all texts at this span to one bytes object. Raises ValueError for other characters."""
+        column = self._columns.get(span)
+        if column is None:
             start, end = span
             width = end - start
             joined, digits = self._all(), bytearray(width * len(self.texts))
             for i in range(width):
                 digits[i::width] = joined[start + i :: self._length]
-            found = self._columns[span] = unhexlify(digits)
-        return found
+            column = self._columns[span] = unhexlify(digits)
+        return column
 
     def _all(self) -> bytes:
         if self._joined is None:
             joined = "".join(self.texts)
-            if not joined.isascii():  # one byte a character, or the columns would shift; no tap of a layout is all zeros
+            if not joined.isascii():  # columns need one byte per character; no layout matches a text of NULs
                 joined = "".join([text if text.isascii() else "\0" * len(text) for text in self.texts])
             self._joined = joined.encode()
         return self._joined
 
 
-class Found(NamedTuple):
-    """Taps that were verified, each with its tag and its position, as `TapFindings.put_authentic` takes them; `holds` has a byte
-    for each, 1 if it is authentic, and `tampers` its `tamper_code`.
+class VerifiedBatch(NamedTuple):
+    """Verified taps in columns, as `TapFindings.put_authentic` takes them.
+
+    `valid` has a byte per tap, 1 if it is authentic; `tampers` has its `tamper_code`.
     """
 
-    places: Sequence[int]
+    rows: Sequence[int]
     tags: array[int]
     positions: array[int]
-    holds: bytes
+    valid: bytes
     tampers: bytes
 
 
 def batchable(profile: CompiledProfile) -> bool:
     """Whether the taps of a profile can be verified in batches: AES mode with a counter.
 
-    The owner's texts inside the window are compared tap by tap, and so is tamper text that is not authenticated.
+    Not if the window contains static texts, or if tamper text is not authenticated: both must be checked tap by tap.
     """
     return (
         isinstance(profile.scheme, AesScheme)
@@ -120,12 +121,12 @@ def batchable(profile: CompiledProfile) -> bool:
 
 
 class UrlLayout:
-    """One form of the taps of one profile. `length` is that of the text."""
+    """The layout of taps of one profile: their `length`, the spans of slots, and the literal texts between them."""
 
-    def __init__(self, profile: CompiledProfile, profile_place: int, text: str, slots: dict[str, Span]) -> None:
+    def __init__(self, profile: CompiledProfile, profile_index: int, text: str, slots: dict[str, Span]) -> None:
         self.length = len(text)
         self._profile = profile
-        self._profile_place = profile_place
+        self._profile_index = profile_index
         self._slots = slots
         self._eligible = b""
         self._literals: list[tuple[int, int, str]] = []
@@ -136,22 +137,22 @@ class UrlLayout:
             end = slot_end
 
     def fitting(self, taps: Taps) -> Taps:
-        """The taps whose literal texts are those of the layout."""
+        """The taps that have the literal texts of the layout."""
         for start, end, literal in self._literals:
             if not taps.all_have(start, literal):
                 taps = taps.only([text[start:end] == literal for text in taps.texts])
         return taps
 
-    def verify(self, catalogue: TagCatalogue, taps: Taps) -> list[Found]:
-        """What `fitting` taps prove. A tap is in one of the answers at most; only those that hold are of any meaning."""
+    def verify(self, catalogue: TagCatalogue, taps: Taps) -> list[VerifiedBatch]:
+        """Verify taps that `fitting` returned. Each is in at most one of the batches; only a valid MAC means anything."""
         taps = self._of_hex_digits(taps)
-        if not taps.places:
+        if not taps.rows:
             return []
         if self._profile.encrypted:
             return self._verify_encrypted(catalogue, taps)
-        tags = self._named(catalogue, taps)
+        tags = self._tags_by_code(catalogue, taps)
         if tags is None:
-            tags = _found(catalogue.by_uid, struct.iter_unpack(f"{UID_BYTES}s", self._bytes("uid", taps)))
+            tags = _indexes_of(catalogue.by_uid, struct.iter_unpack(f"{UID_BYTES}s", self._bytes("uid", taps)))
         taps, tags = self._of_this_profile(catalogue, taps, tags)
         if not tags:
             return []
@@ -162,31 +163,31 @@ class UrlLayout:
                 kept = [mirrored[at : at + UID_BYTES] == uids[at : at + UID_BYTES] for at in range(0, len(uids), UID_BYTES)]
                 return self.verify(catalogue, taps.only(kept))
         digits = self._bytes("counter", taps)
-        return [self._verified(catalogue, taps, tags, uids, (digits[2::3], digits[1::3], digits[0::3]))]
+        return [self._verify_macs(catalogue, taps, tags, uids, (digits[2::3], digits[1::3], digits[0::3]))]
 
-    def _verify_encrypted(self, catalogue: TagCatalogue, taps: Taps) -> list[Found]:
-        """The mirrors of all taps under one meta key after the other; a tap leaves with the first that reads a known UID."""
-        found: list[Found] = []
-        named = self._named(catalogue, taps)
+    def _verify_encrypted(self, catalogue: TagCatalogue, taps: Taps) -> list[VerifiedBatch]:
+        """Decrypt the mirrors of all taps with one meta key after the other; each tap uses the first that yields a known UID."""
+        batches: list[VerifiedBatch] = []
+        named = self._tags_by_code(catalogue, taps)
         for key in catalogue.meta_keys:
-            decryptor = Cipher(AES(key.value), ECB()).decryptor()  # noqa: S305 - single blocks, as the chip writes them
+            decryptor = Cipher(AES(key.value), ECB()).decryptor()  # noqa: S305 - single blocks, as the chip encrypts them
             blocks = decryptor.update(self._bytes("picc", taps))
-            tags = _found(catalogue.by_uid, struct.iter_unpack(f"x{UID_BYTES}s{_BLOCK - UID_BYTES - 1}x", blocks))
+            tags = _indexes_of(catalogue.by_uid, struct.iter_unpack(f"x{UID_BYTES}s{_BLOCK - UID_BYTES - 1}x", blocks))
             if blocks[::_BLOCK].count(_BOTH_MIRRORED) < len(tags):
                 tags = [tag if mark == _BOTH_MIRRORED else -1 for tag, mark in zip(tags, blocks[::_BLOCK], strict=True)]
-            if named is not None:  # another tag's mirror behind this tag's name is for `judge` to refuse
+            if named is not None:  # a mirror that belongs to another tag than the tag code is left to `judge`
                 tags = [tag if tag == name else -1 for tag, name in zip(tags, named, strict=True)]
             read = [tag >= 0 for tag in tags]
             if all(read):
-                return [*found, *self._verified_blocks(catalogue, taps, tags, blocks)]
+                return [*batches, *self._verify_blocks(catalogue, taps, tags, blocks)]
             own_blocks = b"".join(blocks[at : at + _BLOCK] for at in compress(range(0, len(blocks), _BLOCK), read))
-            found += self._verified_blocks(catalogue, taps.only(read), [*compress(tags, read)], own_blocks)
+            batches += self._verify_blocks(catalogue, taps.only(read), [*compress(tags, read)], own_blocks)
             rest = [not each for each in read]
             taps = taps.only(rest)
             named = None if named is None else [*compress(named, rest)]
-        return found
+        return batches
 
-    def _verified_blocks(self, catalogue: TagCatalogue, taps: Taps, tags: list[int], blocks: bytes) -> list[Found]:
+    def _verify_blocks(self, catalogue: TagCatalogue, taps: Taps, tags: list[int], blocks: bytes) -> list[VerifiedBatch]:
         kept = self._kept(catalogue, tags)
         if not all(kept):
             blocks = b"".join(blocks[_BLOCK * at : _BLOCK * (at + 1)] for at, keep in enumerate(kept) if keep)
@@ -194,17 +195,17 @@ class UrlLayout:
         if not tags:
             return []
         uids = b"".join(each(catalogue.uids, tags))
-        return [self._verified(catalogue, taps, tags, uids, (blocks[8::_BLOCK], blocks[9::_BLOCK], blocks[10::_BLOCK]))]
+        return [self._verify_macs(catalogue, taps, tags, uids, (blocks[8::_BLOCK], blocks[9::_BLOCK], blocks[10::_BLOCK]))]
 
-    def _verified(
+    def _verify_macs(
         self, catalogue: TagCatalogue, taps: Taps, tags: list[int], uids: bytes, counter: tuple[bytes, bytes, bytes]
-    ) -> Found:
-        """`counter` has a column for each byte, the least significant first."""
+    ) -> VerifiedBatch:
+        """Verify the MACs of a batch. `counter` has a column for each byte, the least significant first."""
         form = _COUNTER | (_UID if self._profile.encrypted or self._profile.uid_in_session else 0)
         packed = bytearray(4 * len(tags))
         packed[0::4], packed[1::4], packed[2::4] = counter
         numbers = array("I", bytes(packed))
-        holds = cmac.sdm_verify_batch(
+        valid = cmac.sdm_verify_batch(
             b"".join(each(catalogue.keys, tags)),
             uids,
             bytes(packed),
@@ -212,42 +213,43 @@ class UrlLayout:
             self._bytes("mac", taps),
             bytes((form,)) * len(tags),
         )
-        # A position is a counter with the key's version above it, so the version goes where the packed counter has its zero.
+        # A position is the counter with the key's version above it, so the version replaces the zero byte of the packed counter.
         assert 8 * len(counter) == POSITION_COUNTER_BITS
         packed[3::4] = bytes(each(catalogue.versions, tags))
         positions = array("I", bytes(packed))
         if sys.byteorder == "big":
             positions.byteswap()
-        if 0 in numbers:  # no tap of a tag that counts
-            holds = bytes(held if number else 0 for held, number in zip(holds, numbers, strict=True))
-        holds, tampers = self._tampers(catalogue, taps, tags, uids, numbers, holds)
-        return Found(taps.places, array("I", tags), positions, holds, tampers)
+        if 0 in numbers:  # a tag that counts never sends 0
+            valid = bytes(is_valid if number else 0 for is_valid, number in zip(valid, numbers, strict=True))
+        valid, tampers = self._tampers(catalogue, taps, tags, uids, numbers, valid)
+        return VerifiedBatch(taps.rows, array("I", tags), positions, valid, tampers)
 
     def _tampers(
-        self, catalogue: TagCatalogue, taps: Taps, tags: list[int], uids: bytes, numbers: array[int], holds: bytes
+        self, catalogue: TagCatalogue, taps: Taps, tags: list[int], uids: bytes, numbers: array[int], valid: bytes
     ) -> tuple[bytes, bytes]:
-        """The taps that hold once more, and their `tamper_code`s, 0 for none. Those with other characters in the window than a
-        tag has for its state do not hold here: `judge` says what they are.
+        """`valid` again, and the `tamper_code`s of the taps, 0 for none.
+
+        Taps with unknown tamper characters in the window become invalid here, which leaves them to `judge`.
         """
         if self._profile.tamper_in_window:
             start, end = self._slots["tamper"]
             codes = bytes([TAMPER_CODES.get(text[start:end].upper(), 0) for text in taps.texts])
-            return bytes(map(min, holds, codes)) if 0 in codes else holds, codes
+            return bytes(map(min, valid, codes)) if 0 in codes else valid, codes
         offset = self._profile.profile.tamper_offset
-        codes = bytes(len(holds))
+        codes = bytes(len(valid))
         if offset is None or "enc" not in self._slots:
-            return holds, codes
-        told = bytearray(codes)
+            return valid, codes
+        decrypted = bytearray(codes)
         blocks, decrypt, keys = self._bytes("enc", taps), self._profile.scheme.decrypt_file, catalogue.keys
-        size = len(blocks) // len(holds)
-        for at in positions_of(1, holds):
+        size = len(blocks) // len(valid)
+        for at in positions_of(1, valid):
             uid = uids[UID_BYTES * at : UID_BYTES * (at + 1)]
             content = decrypt(keys[tags[at]], uid, numbers[at], blocks[size * at : size * (at + 1)])
-            told[at] = TAMPER_CODES.get(content[offset : offset + 2].decode("latin-1"), 0)
-        return holds, bytes(told)
+            decrypted[at] = TAMPER_CODES.get(content[offset : offset + 2].decode("latin-1"), 0)
+        return valid, bytes(decrypted)
 
     def _windows(self, taps: Taps, uids: bytes) -> tuple[bytes, bytes] | None:
-        """The authenticated texts as `sdm_verify_batch` takes them: all of one length."""
+        """The authenticated texts, all of one length, packed for `sdm_verify_batch`."""
         parts = self._profile.template.window
         if not parts:
             return None
@@ -265,8 +267,8 @@ class UrlLayout:
         start, end = self._slots[part.name]
         return [text[start:end].upper() for text in taps.texts]
 
-    def _named(self, catalogue: TagCatalogue, taps: Taps) -> list[int] | None:
-        """The tags that the texts name by their codes, -1 for unknown ones; None if this layout names none."""
+    def _tags_by_code(self, catalogue: TagCatalogue, taps: Taps) -> list[int] | None:
+        """The tags of the tag codes in the texts, -1 for unknown ones; None if the layout has no tag code."""
         span = self._slots.get("xuid")
         if span is None:
             return None
@@ -283,12 +285,12 @@ class UrlLayout:
         return (taps, tags) if all(kept) else (taps.only(kept), [*compress(tags, kept)])
 
     def _kept(self, catalogue: TagCatalogue, tags: list[int]) -> Sequence[int]:
-        """Whether the taps are of known tags of this profile with one key and, where the MAC covers it, a known UID."""
-        if not self._eligible:  # found out once, because the catalogue is whole when the first tap is judged
-            place, needs_uid = self._profile_place, self._needs_uid()
+        """Which of the tags are known, have this profile and exactly one key, and a UID if the MAC covers it."""
+        if not self._eligible:  # computed once: the catalogue is complete before the first tap is judged
+            profile_index, needs_uid = self._profile_index, self._needs_uid()
             columns = zip(catalogue.profile_of, catalogue.keys, catalogue.uids, strict=True)
-            eligible = bytes(own == place and bool(key and (uid or not needs_uid)) for own, key, uid in columns)
-            self._eligible = eligible + b"\0"  # the last one for -1
+            eligible = bytes(own == profile_index and bool(key and (uid or not needs_uid)) for own, key, uid in columns)
+            self._eligible = eligible + b"\0"  # the last item is for index -1
         return each(self._eligible, tags)
 
     def _needs_uid(self) -> bool:
@@ -298,7 +300,7 @@ class UrlLayout:
         return taps.unhexed(self._slots[slot])
 
     def _of_hex_digits(self, taps: Taps) -> Taps:
-        """The taps whose mirrors are hex digits, and which are ASCII elsewhere too, as `Taps._all` needs it."""
+        """The taps whose mirrors consist of hex digits and which are ASCII, as `Taps._all` requires."""
         spans = [self._slots[name] for name in _HEX_SLOTS if name in self._slots]
         try:
             for span in spans:
@@ -308,13 +310,13 @@ class UrlLayout:
         return taps
 
 
-def learn(profile: CompiledProfile, profile_place: int, text: str) -> UrlLayout | None:
-    """The layout of a tap that this profile read and found authentic; None if its texts cannot be told by place alone."""
+def learn(profile: CompiledProfile, profile_index: int, text: str) -> UrlLayout | None:
+    """The layout of a tap that this profile found authentic; None if its parts cannot be identified by their offsets alone."""
     if not batchable(profile) or not text.isascii() or any(mark in text for mark in "%+#"):
         return None
     template = profile.template
     path, mark, query = text.partition("?") if "?" in text or "=" not in text else ("", "", text)
-    placed: list[tuple[str, Span]] = []
+    spans: list[tuple[str, Span]] = []
     if template.path:
         whole = path.removesuffix("/")
         segments = whole.split("/")[-len(template.path) :]
@@ -322,7 +324,7 @@ def learn(profile: CompiledProfile, profile_place: int, text: str) -> UrlLayout 
             return None
         at = len(whole) - sum(map(len, segments)) - len(segments) + 1
         for piece, segment in zip(template.path, segments, strict=True):
-            placed += _places(piece.parts, at, segment)
+            spans += _spans(piece.parts, at, segment)
             at += len(segment) + 1
     own = {piece.name: piece.parts for piece in template.query}
     own |= {name: (template.slots[slot],) for slot, name in template.separate.items()}
@@ -331,38 +333,38 @@ def learn(profile: CompiledProfile, profile_place: int, text: str) -> UrlLayout 
         name, _, value = parameter.partition("=")
         start = at + len(name) + 1
         if name in own:
-            placed += _places(own[name], start, value)
+            spans += _spans(own[name], start, value)
         elif name.lower() in references.CODE_NAMES and references.CODE.fullmatch(value):
-            placed.append(("xuid", (start, start + len(value))))
+            spans.append(("xuid", (start, start + len(value))))
         at += len(parameter) + 1
-    slots = dict(placed)
+    slots = dict(spans)
     needed = {"mac", "picc"} if template.encrypted else {"mac", "counter"}
     needed |= {part.name for part in template.window if isinstance(part, Slot) and part.name != "uid"}
-    # A text of the owner's own other than the tag code is read by nobody here, so it could hide anything.
-    plain = len(slots) == len(placed) and not {"cuid", "aid"} & slots.keys()
+    # Static texts other than the tag code are not compared here, so a layout that has one could hide a difference.
+    plain = len(slots) == len(spans) and not {"cuid", "aid"} & slots.keys()
     named = {"picc", "xuid", "uid"} & slots.keys()
-    return UrlLayout(profile, profile_place, text, slots) if plain and named and needed <= slots.keys() else None
+    return UrlLayout(profile, profile_index, text, slots) if plain and named and needed <= slots.keys() else None
 
 
-def _places(parts: tuple[Part, ...], at: int, text: str) -> list[tuple[str, Span]]:
-    """Where the slots of a piece are; the owner's own text takes what the fixed widths leave over."""
-    free = len(text) - sum(len(part) if isinstance(part, str) else part.chars for part in parts if not _is_own(part))
-    placed = []
+def _spans(parts: tuple[Part, ...], at: int, text: str) -> list[tuple[str, Span]]:
+    """The spans of the slots of a piece that begins at `at`; a static text takes what the fixed widths leave over."""
+    free = len(text) - sum(len(part) if isinstance(part, str) else part.chars for part in parts if not _is_static(part))
+    spans = []
     for part in parts:
-        width = len(part) if isinstance(part, str) else free if _is_own(part) else part.chars
+        width = len(part) if isinstance(part, str) else free if _is_static(part) else part.chars
         if isinstance(part, Slot):
-            placed.append((part.name, (at, at + width)))
+            spans.append((part.name, (at, at + width)))
         at += width
-    return placed
+    return spans
 
 
-def _found(places: dict[bytes, int], uids: Iterable[tuple[bytes]]) -> list[int]:
-    """The places of UIDs, -1 for unknown ones."""
-    get = places.get
+def _indexes_of(by_uid: dict[bytes, int], uids: Iterable[tuple[bytes]]) -> list[int]:
+    """The indexes of the tags with these UIDs, -1 for unknown ones."""
+    get = by_uid.get
     return [get(uid, -1) for (uid,) in uids]
 
 
-def _is_own(part: Part) -> bool:
+def _is_static(part: Part) -> bool:
     return isinstance(part, Slot) and part.name in STATICS
 
 
