@@ -301,7 +301,7 @@ async def test_a_run_that_was_cut_short_says_how_far_it_came_and_is_gone_on_with
     try:
         async with holder.transaction():
             await holder.execute("SELECT FROM tag_counter WHERE tag_id = 3 FOR UPDATE")
-            said = "4 of 16 lost passes were recovered and stay so; then: .*lock timeout. Run the command again"
+            said = "failed after recovering 4 of 16 lost passes: .*lock timeout. Run the command again"
             with pytest.raises(RecoveryError, match=said):
                 await failover.recover(write_rows=2)
         assert [row[0] for row in (await failover.counters()).values()] == [3, 3, 1, 1, 1, 1, 1, 1]
