@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs once, when the database's volume is empty: the role and the database of ixfast, and no way in for the superuser
-# from the network. The password comes through the environment, so that it stands in no list of processes.
+# Runs once, when the database's volume is empty: creates the role and the database of ixfast, and denies network logins of
+# the superuser. The password is passed in the environment, so that it does not appear in the process list.
 set -eu
 
 psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --username="$POSTGRES_USER" --dbname=postgres <<'SQL'
