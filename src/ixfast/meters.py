@@ -1,8 +1,8 @@
-"""Meters: what a worker counts, as plain integers in memory that all workers of a host share.
+"""Meters: what workers count, as plain integers in memory that all workers of a host share.
 
-A labelled counter object costs a microsecond an increment, a slot of a `memoryview` 44 ns; one scrape of any worker reads all
-regions. Each worker writes its own region only, so no lock is needed; a torn read is impossible for an aligned
-8-byte slot. Adding a meter here is enough to export it (`http/metrics.py`) and obliges to document it (docs/metrics.md).
+Incrementing a labelled counter object takes 1 us, a slot of a `memoryview` 44 ns. One scrape of any worker reads the regions of
+all. Each worker writes to its own region only, so no lock is needed, and an aligned 8-byte slot cannot be read half-written.
+A meter that is added here is exported by `http/metrics.py`, and must be documented in docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 STAGES = ("parse", "lookup", "core", "wait", "statement", "rules", "reply", "write")
-"""The stages of a scan that is traced, in their order (`trace.py`)."""
+"""The stages of a traced scan, in order (`trace.py`)."""
 
 
 class Meter(NamedTuple):
@@ -36,47 +36,51 @@ def _meter(name: str, kind: str, text: str, **labels: str) -> int:
     return len(METERS) - 1
 
 
-SCANS = {v: _meter("ixfast_scans_total", "counter", "Scans decided, by verdict.", verdict=v) for v in Verdict}
+SCANS = {v: _meter("ixfast_scans_total", "counter", "Scans by verdict.", verdict=v) for v in Verdict}
 SCAN_ERRORS = {
     code: _meter("ixfast_scan_errors_total", "counter", "Scans that ended without a verdict, by error code.", code=code)
     for code in COUNTED
 }
-HOT_REQUESTS = _meter("ixfast_hot_requests_total", "counter", "Requests answered by the front door itself.")
+HOT_REQUESTS = _meter("ixfast_hot_requests_total", "counter", "Requests served by the front door itself.")
 HANDED_OVER = _meter("ixfast_handed_over_connections_total", "counter", "Connections handed over to aiohttp.")
 CONNECTIONS = _meter("ixfast_connections", "gauge", "Open connections of the public listener.")
-CONNECTIONS_REFUSED = _meter("ixfast_connections_refused_total", "counter", "Connections closed at once because of the limit.")
+CONNECTIONS_REFUSED = _meter(
+    "ixfast_connections_refused_total", "counter", "Connections closed immediately because of max_connections."
+)
 CATALOGUE_MISSES = _meter("ixfast_catalogue_misses_total", "counter", "Scans whose tag was not in the cache.")
-CATALOGUE_QUERIES = _meter("ixfast_catalogue_queries_total", "counter", "Look-up queries, each for all misses of its moment.")
-CATALOGUE_ABSENT = _meter("ixfast_catalogue_absent_hits_total", "counter", "Scans refused by the cache of absent references.")
+CATALOGUE_QUERIES = _meter(
+    "ixfast_catalogue_queries_total", "counter", "Look-up queries, each for all misses pending at the time."
+)
+CATALOGUE_ABSENT = _meter("ixfast_catalogue_absent_hits_total", "counter", "Scans answered from the cache of absent references.")
 CATALOGUE_TAGS = _meter("ixfast_catalogue_cached_tags", "gauge", "Tags in the cache.")
-CATALOGUE_CHANGES = _meter("ixfast_catalogue_changes_total", "counter", "Management changes taken over.")
-KEY_UNWRAP_FAILURES = _meter("ixfast_key_unwrap_failures_total", "counter", "Envelopes that could not be opened: an alarm.")
-TAGS_ENROLLED = _meter("ixfast_tags_enrolled_total", "counter", "Tags made by their first genuine tap.")
-LEDGER_BATCHES = _meter("ixfast_ledger_batches_total", "counter", "Ledger statements answered.")
+CATALOGUE_CHANGES = _meter("ixfast_catalogue_changes_total", "counter", "Management changes applied to the cache.")
+KEY_UNWRAP_FAILURES = _meter("ixfast_key_unwrap_failures_total", "counter", "Envelopes that could not be opened. Alert on any.")
+TAGS_ENROLLED = _meter("ixfast_tags_enrolled_total", "counter", "Tags created by their first genuine tap.")
+LEDGER_BATCHES = _meter("ixfast_ledger_batches_total", "counter", "Completed ledger statements.")
 LEDGER_ROWS = _meter("ixfast_ledger_rows_total", "counter", "Scans in these statements.")
 LEDGER_WAITING = _meter("ixfast_ledger_waiting", "gauge", "Scans waiting for a ledger statement.")
-LEDGER_HELD = _meter("ixfast_ledger_held_total", "counter", "Batches that ran into a row lock held by somebody else.")
+LEDGER_HELD = _meter("ixfast_ledger_held_total", "counter", "Batches that met a row lock of another session.")
 LEDGER_LOST = _meter("ixfast_ledger_lost_replies_total", "counter", "Ledger statements whose reply was lost.")
-LEDGER_FAILURES = _meter("ixfast_ledger_failures_total", "counter", "Ledger statements that the database refused.")
+LEDGER_FAILURES = _meter("ixfast_ledger_failures_total", "counter", "Ledger statements that failed in the database.")
 LEDGER_STATE_READS = _meter("ixfast_ledger_state_reads_total", "counter", "Scans whose durable state was read.")
-LEDGER_BROKEN = _meter("ixfast_ledger_broken_rows_total", "counter", "Counter rows that contradict the protocol: an alarm.")
-CLOCK_STEPS = _meter("ixfast_database_clock_steps_total", "counter", "Steps of the database's clock that were noticed: an alarm.")
+LEDGER_BROKEN = _meter("ixfast_ledger_broken_rows_total", "counter", "Counter rows that violate an invariant. Alert on any.")
+CLOCK_STEPS = _meter("ixfast_database_clock_steps_total", "counter", "Detected steps of the database clock. Alert on any.")
 CLOCK_OFFSET_MS = _meter(
-    "ixfast_database_clock_offset_ms", "gauge", "The database's clock less this host's, in milliseconds: an alarm beyond 1000."
+    "ixfast_database_clock_offset_ms", "gauge", "The database clock minus this host's, in milliseconds. Alert beyond 1000."
 )
 HISTORY_CHANGES = _meter(
-    "ixfast_database_history_changes_total", "counter", "Times that the database's history was another one: an alarm."
+    "ixfast_database_history_changes_total", "counter", "Times that the database was found to have another history. Alert on any."
 )
 REFUSALS_DROPPED = _meter("ixfast_refusal_log_dropped_total", "counter", "Log rows of refused scans dropped: queue full.")
-READY = _meter("ixfast_worker_ready", "gauge", "1 while the worker serves.")
-HEARTBEAT = _meter("ixfast_worker_heartbeat_seconds", "gauge", "Monotonic clock of the worker's last heartbeat.")
-_STATEMENT = "Time of a ledger statement in microseconds, cumulative buckets."
+READY = _meter("ixfast_worker_ready", "gauge", "1 while the worker is ready.")
+HEARTBEAT = _meter("ixfast_worker_heartbeat_seconds", "gauge", "Monotonic time of the worker's last heartbeat.")
+_STATEMENT = "Duration of ledger statements in microseconds, cumulative buckets."
 STATEMENT_US = [
     *(_meter("ixfast_ledger_statement_us_bucket", "counter", _STATEMENT, le=str(le)) for le in STATEMENT_BUCKETS_US),
     _meter("ixfast_ledger_statement_us_bucket", "counter", _STATEMENT, le="+Inf"),
 ]
 STATEMENT_US_SUM = _meter("ixfast_ledger_statement_us_sum", "counter", _STATEMENT)
-_BATCH = "Scans of a ledger statement, cumulative buckets."
+_BATCH = "Scans per ledger statement, cumulative buckets."
 BATCH_ROWS = [
     *(_meter("ixfast_ledger_batch_rows_bucket", "counter", _BATCH, le=str(le)) for le in BATCH_BUCKETS),
     _meter("ixfast_ledger_batch_rows_bucket", "counter", _BATCH, le="+Inf"),
@@ -85,7 +89,7 @@ STAGE_NS = [
     _meter("ixfast_stage_ns_sum", "counter", "Nanoseconds that traced scans spent in a stage.", stage=stage) for stage in STAGES
 ]
 STAGE_SCANS = [
-    _meter("ixfast_stage_ns_count", "counter", "Traced scans that went through a stage.", stage=stage) for stage in STAGES
+    _meter("ixfast_stage_ns_count", "counter", "Traced scans that passed through a stage.", stage=stage) for stage in STAGES
 ]
 
 REGION_BYTES = len(METERS) * 8
@@ -100,7 +104,7 @@ class Meters:
         self.slots = self.all[worker * len(METERS) : (worker + 1) * len(METERS)]
 
     def reset(self) -> None:
-        """Forget the gauges that a dead worker left behind; its counters go on."""
+        """Zero the gauges of a worker that has died; its successor continues its counters."""
         for index, meter in enumerate(METERS):
             if meter.kind == "gauge":
                 self.slots[index] = 0

@@ -13,7 +13,7 @@ from ixfast.chips import Message, Missing, compile_profile, explain_message
 from ixfast.chips.profile import CompiledProfile
 from ixfast.domain.model import EncodingProfile
 from ixfast.errors import InputError, ProfileError
-from ixfast.http.hot_request import Recogniser, may_become_hot, read_plain_query, read_usual
+from ixfast.http.hot_request import Recogniser, may_become_hot, plain_query_twin, read_plain_query
 from ixfast.http.v1_query import V1Query, parse_parameters, read_query
 from ixfast.testing.virtual_tags import VirtualTag
 
@@ -67,7 +67,7 @@ def _examined(tag: VirtualTag, profile: CompiledProfile, message: Message) -> in
 
 def fuzz_head(given: bytes) -> None:
     """What is recognised is whole, says what its query says, and is read alike when it comes in two pieces."""
-    assert read_usual(given) == read_plain_query(given)
+    assert read_plain_query(given) == plain_query_twin(given)
     found = RECOGNISER.recognise(given)
     if found is None:
         may_become_hot(given)

@@ -63,20 +63,22 @@ def test_the_plain_form_passes_the_same_tests() -> None:
     assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
 
 
-@pytest.mark.parametrize("read", [hot_request.read_plain_query, hot_request.read_usual])
-def test_a_usual_request(read: hot_request.UsualReader) -> None:
+@pytest.mark.parametrize("read", [hot_request.plain_query_twin, hot_request.read_plain_query])
+def test_a_usual_request(read: hot_request.PlainQueryReader) -> None:
     assert read(REQUEST + b"Host: a\r\n\r\n") == (b"q8w3sbcz", 61, bytes.fromhex("94EED9EE65337086"), len(REQUEST))
     assert read(REQUEST.lower().replace(b"get", b"GET").replace(b"http", b"HTTP")) is not None  # hex of either case
 
 
 def test_both_readers_are_there_in_the_compiled_form() -> None:
-    assert (compiled.PLAIN is None) == (hot_request.read_usual is import_module("ixfast.http._plain_query").read_usual)
+    assert (compiled.PLAIN is None) == (
+        hot_request.read_plain_query is import_module("ixfast.http._plain_query").read_plain_query
+    )
 
 
 @pytest.mark.parametrize("length", range(len(REQUEST)))
 def test_a_usual_request_cut_short_is_none_yet(length: int) -> None:
-    assert hot_request.read_usual(REQUEST[:length]) is None
     assert hot_request.read_plain_query(REQUEST[:length]) is None
+    assert hot_request.plain_query_twin(REQUEST[:length]) is None
 
 
 @given(st.data())
@@ -85,4 +87,4 @@ def test_both_readers_agree_on_what_is_nearly_usual(data: st.DataObject) -> None
     text = bytearray(REQUEST.replace(b"q8w3sbcz", code) + data.draw(st.binary(max_size=4)))
     for _ in range(data.draw(st.integers(0, 2))):
         text[data.draw(st.integers(0, len(text) - 1))] = data.draw(st.integers(0, 255))
-    assert hot_request.read_usual(bytes(text)) == hot_request.read_plain_query(bytes(text))
+    assert hot_request.read_plain_query(bytes(text)) == hot_request.plain_query_twin(bytes(text))

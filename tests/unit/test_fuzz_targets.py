@@ -20,6 +20,6 @@ def test_target(target: Callable[[bytes], None], text: bytes) -> None:
 
 def test_a_reader_of_its_own_mind_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     fuzz_head(HEAD)
-    monkeypatch.setattr("fuzz.parser_targets.read_usual", lambda received: None)
+    monkeypatch.setattr("fuzz.parser_targets.read_plain_query", lambda received: None)
     with pytest.raises(AssertionError):
         fuzz_head(HEAD)

@@ -21,10 +21,10 @@ class Transport:
 
 class Connection:
     def __init__(self) -> None:
-        self.asked: list[float] = []
+        self.query: list[float] = []
 
     def close_if_idle(self, idle_since: float) -> None:
-        self.asked.append(idle_since)
+        self.query.append(idle_since)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def test_connections_beyond_the_limit_are_refused_and_counted(state: Serve
     state.connection_lost(connections[0], None)
     assert state.connection_made(connections[2])
     state.close_idle(5.0)
-    assert [each.asked for each in connections] == [[], [5.0], [5.0]]
+    assert [each.query for each in connections] == [[], [5.0], [5.0]]
 
 
 async def test_a_head_is_timed_from_its_first_byte_until_it_is_complete(
@@ -83,14 +83,14 @@ async def test_draining_also_ends_the_postponement_of_requests(state: ServerStat
     refused: list[Any] = []
 
     class Postponed:
-        def submit(self, asked: Any, head: Any, trace: Any) -> None:
+        def submit(self, query: Any, head: Any, trace: Any) -> None:
             raise AssertionError("resumed")
 
-        def refuse(self, asked: Any) -> None:
-            refused.append(asked)
+        def refuse(self, query: Any) -> None:
+            refused.append(query)
 
-    for asked in range(20):
-        state.admission.postpone(Postponed(), asked, None)  # type: ignore[arg-type]
+    for query in range(20):
+        state.admission.postpone(Postponed(), query, None)  # type: ignore[arg-type]
     state.begin_draining()
     assert state.draining
     async with asyncio.timeout(5):

@@ -1,6 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 # cython: freethreading_compatible=True
-"""Reading the request line with the plain query in one pass. The twin in Python is `hot_request.read_plain_query`.
+"""Reading the request line with the plain query in one pass. The twin in Python is `hot_request.plain_query_twin`.
 
 Reading past the end is impossible: a bytes object ends with a NUL, which matches nothing here, so a mismatch comes first.
 """
@@ -36,7 +36,7 @@ cdef void _fill() noexcept:
 _fill()
 
 
-def read_usual(bytes received not None):
+def read_plain_query(bytes received not None):
     """Tag code, counter and MAC (8 bytes) of a plain query, and the length of its request line; None for any other request."""
     cdef const unsigned char *text = <const unsigned char *>PyBytes_AS_STRING(received)
     cdef const unsigned char *end = text + len(received)

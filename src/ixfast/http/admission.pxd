@@ -23,5 +23,5 @@ cdef class Admission:
 
     @cython.locals(now=double, overdue=bint)
     cpdef bint is_overdue(self, transport)
-    cpdef postpone(self, connection, asked, Head head)
+    cpdef postpone(self, connection, query, Head head)
     cpdef resume_soon(self)

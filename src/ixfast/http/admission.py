@@ -11,7 +11,7 @@ worker is late, requests are looked at before they become scans:
    rationed: one takes a third of the time of a pass, and a worker that refused everything at once would serve nothing.
 4. A worker with nothing in flight admits any request, however old.
 
-What a request asks is opaque here. "Round" means an iteration of the event loop in which requests are read.
+The query of a request is opaque here. "Round" means an iteration of the event loop in which requests are read.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _LAST_DATA_RECEIVED_AT = 52  # `tcpi_last_data_recv` of struct tcp_info, in mill
 class Connection(Protocol):
     """A connection whose request was postponed."""
 
-    def submit(self, asked: Any, head: Head, trace: Trace | None) -> None: ...
-    def refuse(self, asked: Any) -> None: ...
+    def submit(self, query: Any, head: Head, trace: Trace | None) -> None: ...
+    def refuse(self, query: Any) -> None: ...
 
 
 class Admission:
@@ -104,12 +104,12 @@ class Admission:
             self._dispatcher.waited_s = self.round_at - now + self._age_s
         return overdue
 
-    def postpone(self, connection: Connection, asked: Any, head: Head) -> None:
+    def postpone(self, connection: Connection, query: Any, head: Head) -> None:
         """Keep an overdue request until it can be served or refused."""
         if self._age_s > self._budget_s:
-            self._too_late.append((connection, asked))
+            self._too_late.append((connection, query))
         else:
-            self._postponed.append((self._overdue_at - self._age_s, connection, asked, head))
+            self._postponed.append((self._overdue_at - self._age_s, connection, query, head))
             self.resume_at = self._in_flight_max // 2
         if self._refuser is None:
             self._answered_at_refusal = self.answered
@@ -127,27 +127,27 @@ class Admission:
             waited_s = self._moment() - postponed[-1][0]
             if waited_s > self._budget_s:
                 return
-            _, connection, asked, head = postponed.pop()
+            _, connection, query, head = postponed.pop()
             self._dispatcher.waited_s = waited_s + self._now() - self._moment()
-            connection.submit(asked, head, None)
+            connection.submit(query, head, None)
         if postponed:
             self.resume_at = self._in_flight_max // 2
 
     def _refuse(self) -> None:
-        """Refuse the oldest requests: a few for what was answered meanwhile, many if the worker has nothing else to do."""
+        """Refuse the oldest requests: a few for what was answered in the meantime, many if the worker has nothing else to do."""
         self._resume()
         postponed, too_late = self._postponed, self._too_late
         too_old = self._moment() - self._budget_s
         while postponed and (postponed[0][0] < too_old or self._draining):
-            _, connection, asked, _ = postponed.popleft()
-            too_late.append((connection, asked))
+            _, connection, query, _ = postponed.popleft()
+            too_late.append((connection, query))
         if not self.in_flight or self._moment() > self._overdue_at + limits.OVERDUE_MEMORY_S or self._draining:
             count = limits.REFUSALS_IDLE
         else:
             count = max(1, (self.answered - self._answered_at_refusal) // limits.ANSWERS_A_REFUSAL)
         for _ in range(min(count, len(too_late))):
-            connection, asked = too_late.popleft()
-            connection.refuse(asked)
+            connection, query = too_late.popleft()
+            connection.refuse(query)
         self._answered_at_refusal = self.answered
         if not postponed:
             self.resume_at = -1

@@ -24,9 +24,9 @@ cdef class FrontDoor:
     cdef _serve(self, bytes received)
 
     @cython.locals(server_state=ServerState, admission=Admission)
-    cpdef submit(self, asked, Head head, trace)
+    cpdef submit(self, query, Head head, trace)
     cdef _respond_malformed(self, error)
-    cpdef refuse(self, asked)
+    cpdef refuse(self, query)
     cdef _client_address(self, Head head)
 
     @cython.locals(admission=Admission)

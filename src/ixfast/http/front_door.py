@@ -6,7 +6,7 @@ aiohttp. It parses no HTTP of its own beyond `hot_request`, and it never refuses
 Invariants:
 1. A request is served here only if `hot_request` recognises all of it. At the first bytes that neither are nor can become
    such a request, the connection goes to aiohttp's protocol object for good, with all bytes not yet served.
-2. One scan of a connection is in flight at a time. What arrives meanwhile waits in `_received`, which is bounded by pausing
+2. One scan of a connection is in flight at a time. What arrives in the meantime waits in `_received`, which is bounded by pausing
    the transport, and is served in order: responses to pipelined requests never overtake each other.
 3. After the hand-over this object only forwards calls. It stays the transport's protocol so that connections are counted,
    limited and closed when idle, whichever of the two serves them.
@@ -97,28 +97,28 @@ class FrontDoor:
             else:
                 self._hand_over(received)
             return
-        asked, head, end = hot
+        query, head, end = hot
         self._received = received[end:]
         self._busy = True
         if server_state.pending_heads:
             server_state.head_complete(self._transport)
         server_state.slots[meters.HOT_REQUESTS] += 1
         if admission.slow and admission.is_overdue(self._transport):
-            admission.postpone(self, asked, head)
+            admission.postpone(self, query, head)
             return
-        self.submit(asked, head, trace)
+        self.submit(query, head, trace)
 
-    def submit(self, asked: Any, head: Head, trace: Trace | None) -> None:
-        """Start the scan. `asked` is what the recogniser read: code, counter and MAC, or a query string."""
+    def submit(self, query: Any, head: Head, trace: Trace | None) -> None:
+        """Start the scan. `query` is as the recogniser read it: code, counter and MAC, or a raw query string."""
         server_state, admission = self._server_state, self._admission
         address = self._client_address(head) if server_state.limited else None
         admission.in_flight += 1
-        if not isinstance(asked, str):
-            code, counter, mac = asked
+        if not isinstance(query, str):
+            code, counter, mac = query
             server_state.dispatcher.submit_plain(code, counter, mac, head.token_sha256, self._reply, address, trace)
         else:
             try:
-                server_state.dispatcher.submit_v1(read_query(asked), head.token_sha256, self._reply, address)
+                server_state.dispatcher.submit_v1(read_query(query), head.token_sha256, self._reply, address)
             except InputError as error:
                 admission.in_flight -= 1
                 self._respond_malformed(error)
@@ -129,16 +129,16 @@ class FrontDoor:
         body = bodies.v1_error(error.code, parameter=error.field)
         self._write(raw_response.response(STATUS[error.code], body, closing=self._server_state.draining))
 
-    def refuse(self, asked: Any) -> None:
+    def refuse(self, query: Any) -> None:
         """Respond that the worker is busy."""
-        if isinstance(asked, str):
+        if isinstance(query, str):
             try:
-                ref = read_query(asked).ref or b""
+                ref = read_query(query).ref or b""
             except InputError as error:
                 self._respond_malformed(error)
                 return
         else:
-            ref = asked[0]
+            ref = query[0]
         self._admission.in_flight += 1
         scan = Scan(self._reply, ref, -1, None, None, 0, self.active_at, None)
         self._server_state.dispatcher.engine.fail(scan, "overloaded", "worker_busy")

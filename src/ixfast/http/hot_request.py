@@ -4,8 +4,8 @@ Nothing is refused here: whatever is not recognised is left to aiohttp. A hot re
 unreserved characters and HTTP/1.1, header fields `name: value` with one space and visible ASCII, exactly one Host, and none of
 the fields that change framing, connection or meaning (RFC 9112 sections 2 to 4).
 
-Nearly every request has the plain query: a tag code, counter and MAC and nothing else. `read_usual` reads its request line in
-one step (in native code where that is built), so that the query need not be parsed.
+Nearly every request has the plain query: a tag code, counter and MAC and nothing else. `read_plain_query` reads its request
+line in one step (in native code where that is built), so that the query need not be parsed.
 """
 
 from __future__ import annotations
@@ -31,29 +31,27 @@ _SURPRISING = frozenset((
     b"transfer-encoding", b"upgrade",
 ))  # fmt: skip
 _SURPRISING_BEGINNINGS = (b"content-", b"sec-websocket-")
-
-
-_USUAL = re.compile(
+_PLAIN_LINE = re.compile(
     rb"GET /v1/t\?x=([A-Za-z0-9]{1,%d})&n=([0-9A-Fa-f]{6})&e=([0-9A-Fa-f]{16}) HTTP/1\.1\r\n" % limits.TAG_CODE_CHARS_MAX
 )
 
-Usual = tuple[bytes, int, bytes]
+PlainQuery = tuple[bytes, int, bytes]
 """Tag code, counter and MAC (8 bytes) of a plain query."""
 
 
-def read_plain_query(received: bytes) -> tuple[bytes, int, bytes, int] | None:
+def plain_query_twin(received: bytes) -> tuple[bytes, int, bytes, int] | None:
     """Tag code, counter and MAC (8 bytes) of a plain query, and the length of its request line; None for any other request."""
-    line = _USUAL.match(received)
+    line = _PLAIN_LINE.match(received)
     if line is None:
         return None
     code, counter, mac = line.groups()
     return code, int(counter, 16), bytes.fromhex(mac.decode()), line.end()
 
 
-UsualReader = Callable[[bytes], "tuple[bytes, int, bytes, int] | None"]
-read_usual: UsualReader = read_plain_query
+PlainQueryReader = Callable[[bytes], "tuple[bytes, int, bytes, int] | None"]
+read_plain_query: PlainQueryReader = plain_query_twin
 if compiled.PLAIN is None:
-    read_usual = import_module("ixfast.http._plain_query").read_usual
+    read_plain_query = import_module("ixfast.http._plain_query").read_plain_query
 
 
 class Head:
@@ -98,18 +96,18 @@ class Recogniser:
     def __init__(self) -> None:
         self._heads: dict[bytes, Head | None] = {}
 
-    def recognise(self, received: bytes) -> tuple[Usual | str, Head, int] | None:
+    def recognise(self, received: bytes) -> tuple[PlainQuery | str, Head, int] | None:
         """The hot request at the beginning of `received`: its plain query (or the raw query string), its head, and its length in
         bytes. None if there is none."""
-        usual = read_usual(received)
-        if usual is not None:
-            code, counter, mac, start = usual
-            asked: Usual | str = (code, counter, mac)
+        plain = read_plain_query(received)
+        if plain is not None:
+            code, counter, mac, start = plain
+            query: PlainQuery | str = (code, counter, mac)
         else:
             line = _LINE.match(received)
             if line is None:
                 return None
-            asked, start = line[1].decode("ascii"), line.end()
+            query, start = line[1].decode("ascii"), line.end()
         end = received.find(_END, start - 2)
         if not start <= end <= limits.REQUEST_HEAD_BYTES_MAX:
             return None
@@ -118,7 +116,7 @@ class Recogniser:
             head = self._heads[block]
         except KeyError:
             head = self._remember(block)
-        return None if head is None else (asked, head, end + 4)
+        return None if head is None else (query, head, end + 4)
 
     def _remember(self, block: bytes) -> Head | None:
         if len(self._heads) >= limits.HEADER_MEMO_ENTRIES_MAX:

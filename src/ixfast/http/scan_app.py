@@ -222,7 +222,7 @@ def _peek(request: web.Request) -> bool:
 def _idempotency_key(request: web.Request) -> str | None:
     keys = request.headers.getall("Idempotency-Key", ())
     if len(keys) > 1:
-        # Which of them would count is anybody's guess, and the wrong one loses the answer of a tap that has passed.
+        # Which of them counts is ambiguous, and using the wrong one would lose the response to a tap that has passed.
         raise InputError("invalid_parameter", "The request has more than one Idempotency-Key.", "Idempotency-Key")
     for key in keys:
         if not (0 < len(key) <= limits.IDEMPOTENCY_KEY_CHARS_MAX and key.isascii() and key.isprintable()):

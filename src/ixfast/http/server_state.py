@@ -93,7 +93,7 @@ class ServerState:
         self.active_requests.add(transport)
 
     def request_done(self, transport: Any) -> None:
-        """The application has responded. What arrived meanwhile was the body; the next head is timed from its next byte."""
+        """The application has responded. What arrived in the meantime was the body; the next head is timed from its next byte."""
         self.active_requests.discard(transport)
         self.pending_heads.pop(transport, None)
 

@@ -62,7 +62,7 @@ class Route(NamedTuple):
     path: str
     handler: Handler
     summary: str
-    answer: Any
+    response: Any
     body: Any = None
     query: tuple[Parameter, ...] = ()
     scopes: tuple[str, ...] = ("manage",)
@@ -73,7 +73,7 @@ class Route(NamedTuple):
     compatible: bool = False  # a route of `/v1`, with flat errors
     statement_timeout_ms: int = 5000
     body_types: tuple[str, ...] = ("application/json",)
-    answer_types: tuple[str, ...] = ("application/json",)
+    response_types: tuple[str, ...] = ("application/json",)
     streams: bool = False  # the handler gets no connection and reads the body itself
 
 

@@ -47,21 +47,21 @@ _MATCH_ERRORS = ("precondition_failed",)
 _RULE_ERRORS = ("invalid_rule", "invalid_response")
 
 
-def _list(path: str, handler: Any, summary: str, answer: Any, *query: Parameter, **more: Any) -> Route:
-    return Route("GET", path, handler, summary, answer, query=(*query, LIMIT, CURSOR), paged=True, writes=False, **more)
+def _list(path: str, handler: Any, summary: str, response: Any, *query: Parameter, **more: Any) -> Route:
+    return Route("GET", path, handler, summary, response, query=(*query, LIMIT, CURSOR), paged=True, writes=False, **more)
 
 
-def _read(path: str, handler: Any, summary: str, answer: Any, **more: Any) -> Route:
-    return Route("GET", path, handler, summary, answer, writes=False, errors=("not_found",), **more)
+def _read(path: str, handler: Any, summary: str, response: Any, **more: Any) -> Route:
+    return Route("GET", path, handler, summary, response, writes=False, errors=("not_found",), **more)
 
 
-def _create(path: str, handler: Any, summary: str, answer: Any, body: Any, *errors: str, **more: Any) -> Route:
-    return Route("POST", path, handler, summary, answer, body, status=201, errors=(*_BODY_ERRORS, *errors), **more)
+def _create(path: str, handler: Any, summary: str, response: Any, body: Any, *errors: str, **more: Any) -> Route:
+    return Route("POST", path, handler, summary, response, body, status=201, errors=(*_BODY_ERRORS, *errors), **more)
 
 
-def _patch(path: str, handler: Any, summary: str, answer: Any, body: Any, *errors: str, **more: Any) -> Route:
+def _patch(path: str, handler: Any, summary: str, response: Any, body: Any, *errors: str, **more: Any) -> Route:
     return Route(
-        "PATCH", path, handler, summary, answer, body, errors=("not_found", *_BODY_ERRORS, *_MATCH_ERRORS, *errors), **more
+        "PATCH", path, handler, summary, response, body, errors=("not_found", *_BODY_ERRORS, *_MATCH_ERRORS, *errors), **more
     )
 
 
@@ -311,7 +311,7 @@ _FILES = (
             Parameter("format", {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]}, "CSV or JSON lines."),
         ),
         errors=("not_found",),
-        answer_types=("text/csv", "application/x-ndjson"),
+        response_types=("text/csv", "application/x-ndjson"),
         writes=False,
         streams=True,
     ),

@@ -169,23 +169,22 @@ def _tap_parameters() -> list[dict[str, Any]]:
 
 def public_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
     """Path, method and operation of each route of the scan API."""
-    reply = {
+    flat_scan = {
         "type": "object",
         "properties": {"xuid": schema_of(Xuid)},
         "required": ["xuid"],
         "additionalProperties": {"type": "string"},
     }
-    flat = problems(("not_found", *ROUTED_ERRORS, *(code for code in COUNTED if code != "idempotency_conflict")), FlatError)
+    errors = problems(("not_found", *ROUTED_ERRORS, *(code for code in COUNTED if code != "idempotency_conflict")), FlatError)
     common: dict[str, Any] = {"servers": _PUBLIC, "tags": ["scans"], "security": [{}, *ANY_KEY]}
-    asked = common | {"parameters": _tap_parameters()}
-    answer = {"200": {"description": "The owner's response text, or what is inactive.", "content": json_content(reply)}}
-    yield "/v1/t", "get", asked | {"operationId": "scan", "summary": "Verify a tap.", "responses": answer | flat}
+    scan = common | {"parameters": _tap_parameters()}
+    success = {"200": {"description": "The owner's response text, or what is inactive.", "content": json_content(flat_scan)}}
+    yield "/v1/t", "get", scan | {"operationId": "scan", "summary": "Verify a tap.", "responses": success | errors}
     form = {"200": {"description": "The query is well-formed."}, "400": {"description": "The query is malformed."}}
     yield (
         "/v1/t",
         "head",
-        asked
-        | {"operationId": "scan_form", "summary": "Check the form of a query without verifying the tap.", "responses": form},
+        scan | {"operationId": "scan_form", "summary": "Check the form of a query without verifying the tap.", "responses": form},
     )
     allowed = {"204": {"description": "The methods and header fields that browsers may send."}}
     yield "/v1/t", "options", common | {"operationId": "scan_cors", "summary": "CORS preflight.", "responses": allowed}
@@ -198,11 +197,11 @@ def public_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
         "required": ["scans"],
         "additionalProperties": False,
     }
-    for path, kind, name, decided, summary in (
+    for path, kind, name, schema, summary in (
         ("/v2/scans", ScanBody, "scan_v2", schema_of(ScanAnswer), "Verify a tap."),
         ("/v2/scans/batch", BatchBody, "scan_batch", batch, "Verify up to 1,000 taps, each independently of the others."),
     ):
-        content = {"200": {"description": "The tap has a verdict, whatever it is.", "content": json_content(decided)}}
+        content = {"200": {"description": "The tap has a verdict, whatever it is.", "content": json_content(schema)}}
         body = {"required": True, "content": json_content(schema_of(kind))}
         operation = {"operationId": name, "summary": summary, "requestBody": body, "parameters": [idempotency, peek]}
         yield path, "post", common | operation | {"responses": content | problems((*ROUTED_ERRORS, *COUNTED), Problem)}

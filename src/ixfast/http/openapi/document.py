@@ -36,7 +36,7 @@ _TEXT_HEADERS = {"type": "string"}
 @functools.cache
 def description() -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
-    types = [kind for route in ROUTES for kind in (route.answer, route.body) if kind is not None]
+    types = [kind for route in ROUTES for kind in (route.response, route.body) if kind is not None]
     types += [*TYPES, Annotated[str, FieldName], Annotated[str, FieldValue]]
     _, schemas = msgspec.json.schema_components(types, ref_template=REFS)
     schemas |= _rule_schemas()
@@ -122,18 +122,18 @@ def _responses(route: Route) -> dict[str, Any]:
     headers = {}
     if route.status == 201:
         headers["Location"] = {"schema": {"type": "string"}}
-    if isinstance(route.answer, type) and (route.status == 201 or "{" in route.path) and not route.compatible:
+    if isinstance(route.response, type) and (route.status == 201 or "{" in route.path) and not route.compatible:
         headers["ETag"] = {"schema": {"type": "string"}}
     success: dict[str, Any] = {"description": route.summary}
-    if route.answer is not None:
-        schema = schema_of(route.answer)
+    if route.response is not None:
+        schema = schema_of(route.response)
         if route.paged:
             schema = {
                 "type": "object",
                 "properties": {"items": {"type": "array", "items": schema}, "next_cursor": {"type": ["string", "null"]}},
                 "required": ["items", "next_cursor"],
             }
-        success["content"] = {kind: {"schema": schema} for kind in route.answer_types}
+        success["content"] = {kind: {"schema": schema} for kind in route.response_types}
     if headers:
         success["headers"] = headers
     codes = [*_COMMON_ERRORS, *route.errors]
