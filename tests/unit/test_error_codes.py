@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ixfast
+from ixfast.domain import decision
 from ixfast.error_codes import COUNTED, ERROR_CODES, MANAGEMENT, STATUS
 from ixfast.http.management import ROUTES
 
@@ -32,6 +33,7 @@ def codes_in(source: str) -> Iterator[str]:
 
 def test_every_code_that_is_used_is_in_the_registry() -> None:
     used = {code for file in PACKAGE.rglob("*.py") for code in codes_in(file.read_text())}
+    used.update(code for code, _ in decision.ERRORS.values())
     assert {"overloaded", "draining", "already_exists", "not_found", "idempotency_conflict"} <= used
     assert used - COMMAND_LINE_ONLY <= STATUS.keys()
 

@@ -143,7 +143,7 @@ def test_a_settings_file_that_is_missing(tmp_path: Path) -> None:
 
 
 def test_a_home_that_nobody_knows() -> None:
-    with pytest.raises(ConfigurationError, match=r"^--data-dir.*a path without .~"):
+    with pytest.raises(ConfigurationError, match=r"^flag --data-dir: .*a path without .~"):
         load({"data_dir": "~no-such-user/data"}, {})
 
 

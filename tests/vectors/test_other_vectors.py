@@ -167,7 +167,7 @@ def test_control_a_broken_ntag22x_is_caught(broken: type[Ntag22xScheme], caught_
 
 @pytest.mark.parametrize("nibbles", [{"C": 0xC, "O": 0x0, "I": 0x1, "0": 0x0}, {"C": 0x3, "O": 0xE, "I": 0x9, "0": 0x0}])
 def test_control_another_map_of_the_letters_is_caught(nibbles: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ntag22x, "_STATES", nibbles)
+    monkeypatch.setattr(tamper, "_TT_NIBBLES", nibbles)
     scheme = Ntag22xScheme("ntag22x-sd", detects_status=True)
     vectors = [v for v in ALL if v["op"] == "ntag22x_sun"]
     wrong = {v["name"] for v in vectors if read_ntag22x(v, scheme) != expected_ntag22x(v)}
