@@ -17,8 +17,9 @@ JOBS ?= 3
 
 .PHONY: serve test check bench dev fuzz simulate openapi clean
 
+# ARGS are further flags: ARGS="--port 9480 --private-port 9481 --data-dir '/srv/my data'".
 serve: $(VENV)/.installed
-	$(BIN)/ixfast serve --demo
+	$(BIN)/ixfast serve --demo $(ARGS)
 
 test: $(VENV)/.with-tests
 	$(BIN)/python -m pytest -q --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
@@ -52,8 +53,11 @@ dev: $(VENV)/.with-dev $(VENV)/.with-bench
 $(VENV)/.installed: $(SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "ixfast needs Python 3.11 or later; say which: make PYTHON=python3.12"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
 		{ echo "Python's venv module is missing; on Debian: apt-get install python3-venv python3-dev"; exit 1; }
+	@command -v $${CC:-cc} >/dev/null || { echo "There is no C compiler; on Debian: apt-get install gcc libc6-dev"; exit 1; }
+	@test -f "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
+		{ echo "Python.h is missing; on Debian: apt-get install python3-dev"; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable '.[embedded]'
 	@touch $@
