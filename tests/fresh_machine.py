@@ -201,7 +201,8 @@ def inside() -> None:
         print(f"ready after {time.monotonic() - began:.0f} s", flush=True)
         tap_twice(url)
         port = urlsplit(url).port or 0
-        flags = f"--port {port + 1000} --private-port {port + 1001} --data-dir '{Path.home()}/second instance'"
+        directory = f"/var/tmp/second instance of {os.getuid()}"  # root's own home is closed to the server's user
+        flags = f"--port {port + 1000} --private-port {port + 1001} --data-dir '{directory}'"
         with served(f"ARGS={flags}") as second:
             tap_twice(second)
     with served(environ={name: value for name, value in os.environ.items() if name != "HOME"}) as url:

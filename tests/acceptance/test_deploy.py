@@ -207,6 +207,8 @@ def shipped_settings() -> dict[str, str]:
 def cluster(server_dir: Path) -> Iterator[tuple[Path, Binaries, int]]:
     """A server started as compose.yaml starts it: the socket's folder, its binaries and its port."""
     user = ServerUser.choose()
+    binaries = choose(None, server_dir, user, None)
+    requires("psql", package="postgresql-client", path=str(binaries.folder))
     server_dir.mkdir()
     data, run, config, password = (server_dir / name for name in ("data", "run", "ixfast.conf", "password"))
     run.mkdir()
@@ -215,7 +217,6 @@ def cluster(server_dir: Path) -> Iterator[tuple[Path, Binaries, int]]:
     if user.other:
         for path in (server_dir, run, password):
             os.chown(path, user.uid, user.gid)
-    binaries = choose(None, server_dir, user, None)
     arguments = re.search(r"POSTGRES_INITDB_ARGS: (.*)", COMPOSE)
     assert arguments is not None
     made = user.run([binaries.initdb, "-D", str(data), "-U", "postgres", f"--pwfile={password}", *arguments[1].split()])
