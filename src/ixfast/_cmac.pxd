@@ -1,7 +1,7 @@
-# Table of contents of the native core: the C headers' words, then the core's own inner functions.
+# Table of contents of the native core: the declarations of the C headers, then the core's own inner functions.
 #
-# Other compiled modules may cimport from here. Every pointer is to readable (or, for results, writable) memory of
-# the length that its comment names; nothing here checks lengths, holds the GIL or raises.
+# Other compiled modules may cimport from here. Every pointer must refer to readable (or, for results, writable)
+# memory of the length in its comment. Nothing here checks lengths, holds the GIL or raises.
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -55,7 +55,7 @@ cdef extern from "native/sdm.h" nogil:
         ix_sdm_batch_function verify_batch
 
     enum: IX_VARIANTS_MAX
-    int ix_variants_of_this_cpu(ix_variant *found)      # best first; answers how many, 0 without AES instructions
+    int ix_variants_of_this_cpu(ix_variant *found)      # best first; returns how many, 0 without AES instructions
 
 
 cdef enum:
@@ -68,13 +68,13 @@ cdef inline const uint8_t *pointer(bytes value) noexcept:
     return <const uint8_t *>PyBytes_AS_STRING(value)
 
 
-# Checks of arguments: an exception names the argument and the length it should have.
+# Argument checks: exceptions name the argument and its required length.
 cdef int check_size(bytes value, Py_ssize_t size, str name) except -1
 cdef int check_window(bytes window) except -1
 cdef int check_blocks(bytes text, str name) except -1
 cdef int check_file_message(bytes file_key, bytes uid, object counter, bytes text, str name, uint32_t *value) except -1
 
-# What a message mirrors, checked: bits of IX_HAS_*, or -1 with an exception set.
+# Check what a message mirrors: bits of IX_HAS_*, or -1 with an exception set.
 cdef int form_of(bytes uid, object counter, uint32_t *value) except -1
 
 # CBC under the file data session key; `count` blocks of 16 bytes from `text` to `out`.

@@ -2,20 +2,20 @@
 # cython: freethreading_compatible=True
 """Native core: AES-128, AES-CMAC and Secure Dynamic Messaging (AES mode) on the CPU's AES instructions.
 
-Bytes and integers in; bytes, integers and booleans out. It knows no URLs, tags, profiles or databases, and it
-decides nothing but whether a MAC is right. `ixfast.cmac` chooses between this module and its twin `_cmac_py`, which
-behaves identically.
+Takes bytes and integers; returns bytes, integers and booleans. It has no notion of URLs, tags, profiles or databases,
+and decides nothing but whether a MAC is valid. `ixfast.cmac` chooses between this module and its twin `_cmac_py`,
+which behaves identically.
 
 Invariants:
-1. Lengths are checked in the public functions; inner functions trust them, hold no GIL and raise nothing.
-2. Messages of exceptions name the argument and the length it should have, never its value.
+1. Lengths are checked in the public functions. Inner functions rely on them, do not hold the GIL, and never raise.
+2. Exception messages name the argument and its required length, never its value.
 3. Running time depends on lengths and on what is mirrored, never on keys, MACs or contents.
-4. Expanded keys and session keys are wiped on every way out. The MAC that a tag would send leaves only through `mact`
-   and `sdm_mac`, which are for simulated tags; whoever judges a tap calls a function that verifies.
+4. Expanded keys and session keys are wiped on every exit path. The MAC that a tag would send is returned only by
+   `mact` and `sdm_mac`, which are for simulated tags. To judge a tap, call a function that verifies.
 
-Everywhere: `file_key`, `meta_key` and `key` are 16 bytes; `uid` is b"" (not mirrored) or 7 bytes as printed;
-`counter` is -1 (not mirrored) or 0 to 0xFFFFFF; `window` is what the tag MACed, 0 to 4,096 bytes. Sources:
-NT4H2421Gx section 9.3, AN12196, RFC 4493.
+Throughout: `file_key`, `meta_key` and `key` are 16 bytes; `uid` is b"" (not mirrored) or 7 bytes as printed;
+`counter` is -1 (not mirrored) or 0 to 0xFFFFFF; `window` is the text that the tag authenticated, 0 to 4,096 bytes.
+Sources: NT4H2421Gx section 9.3, AN12196, RFC 4493.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -34,7 +34,7 @@ IMPLEMENTATION = VARIANTS[0]
 
 
 def use_variant(str name not None):
-    """Switches `sdm_verify_batch` to another of `VARIANTS`, for tests and benchmarks. No batch may be running."""
+    """Switch `sdm_verify_batch` to another of `VARIANTS`, for tests and benchmarks. No batch may be running."""
     global _verify_batch
     if name not in VARIANTS:
         raise ValueError(f"name must be one of {VARIANTS}")
@@ -86,7 +86,7 @@ cdef int check_blocks(bytes text, str name) except -1:
 # --- AES-128 and AES-CMAC -------------------------------------------------------------------------
 
 def aes_encrypt_block(bytes key not None, bytes block not None):
-    """AES-128 of one block of 16 bytes. Simulated tags make their PICCData with it."""
+    """Encrypt one block of 16 bytes with AES-128. Simulated tags encrypt their PICCData with it."""
     cdef ix_aes128 schedule
     cdef uint8_t out[16]
     check_size(key, 16, "key")
@@ -126,7 +126,7 @@ def aes_cmac(bytes key not None, bytes message not None):
 
 
 def aes_cmac_subkeys(bytes key not None):
-    """L, K1 and K2 of RFC 4493 section 2.3, for tests and for key derivations that pad in their own way."""
+    """L, K1 and K2 of RFC 4493 section 2.3, for tests and for key derivations with their own padding."""
     cdef ix_cmac_key ready
     cdef uint8_t subkeys[48]
     check_size(key, 16, "key")
@@ -154,8 +154,9 @@ def aes_cmac_verify(bytes key not None, bytes message not None, bytes mac not No
 
 
 def mact(bytes key not None, bytes message not None):
-    """The 8 bytes of MACt(CMAC(key, message)), as a tag without session keys sends it. For simulated tags and tests;
-    the engine only verifies.
+    """MACt(CMAC(key, message)), 8 bytes, as a tag without session keys sends it.
+
+    For simulated tags and tests; the engine only verifies.
     """
     cdef uint64_t mac
     check_size(key, 16, "key")
@@ -173,7 +174,10 @@ def mact_verify(bytes key not None, bytes message not None, bytes mac not None):
 # --- Secure Dynamic Messaging, AES mode -----------------------------------------------------------
 
 def sdm_session_keys(bytes file_key not None, bytes uid not None, object counter):
-    """The session keys (k_enc, k_mac), for diagnosis and tests; k_enc is b"" unless both mirrors are there."""
+    """The session keys (k_enc, k_mac), for diagnosis and tests.
+
+    k_enc is b"" unless UID and counter are both mirrored.
+    """
     cdef uint8_t keys[32]
     cdef uint32_t value = 0
     cdef int form
@@ -188,7 +192,7 @@ def sdm_session_keys(bytes file_key not None, bytes uid not None, object counter
 
 
 def sdm_mac(bytes file_key not None, bytes uid not None, object counter, bytes window not None):
-    """The 8 bytes of MACt that a genuine tag sends. For simulated tags and tests; the engine only verifies."""
+    """The MACt (8 bytes) that a genuine tag sends. For simulated tags and tests; the engine only verifies."""
     cdef uint32_t value = 0
     cdef uint64_t mac
     cdef int form
@@ -211,7 +215,7 @@ def sdm_verify(bytes file_key not None, bytes uid not None, object counter, byte
 
 
 def picc_decrypt(bytes meta_key not None, bytes picc_data not None):
-    """The 16 bytes inside PICCData: tag byte, UID and counter as mirrored, random rest. Proves nothing by itself."""
+    """Decrypt PICCData (16 bytes): tag byte, UID and counter as mirrored, random padding. Proves nothing by itself."""
     cdef uint8_t out[16]
     check_size(meta_key, 16, "meta_key")
     check_size(picc_data, 16, "picc_data")
@@ -220,7 +224,7 @@ def picc_decrypt(bytes meta_key not None, bytes picc_data not None):
 
 
 def sdm_decrypt_file(bytes file_key not None, bytes uid not None, object counter, bytes ciphertext not None):
-    """File data in the clear; `ciphertext` is 16 to 4,096 bytes in whole blocks. Call it only after the MAC holds."""
+    """Decrypt file data; `ciphertext` is 16 to 4,096 bytes in whole blocks. Call it only after verifying the MAC."""
     cdef uint32_t value = 0
     check_file_message(file_key, uid, counter, ciphertext, "ciphertext", &value)
     out = PyBytes_FromStringAndSize(NULL, len(ciphertext))
@@ -268,13 +272,13 @@ cdef void file_cipher(const uint8_t *file_key, const uint8_t *uid, uint32_t coun
 
 def sdm_verify_batch(bytes file_keys not None, bytes uids not None, bytes counters not None, tuple windows,
                      bytes macs not None, bytes forms not None):
-    """Verifies n messages with the GIL released; answers n bytes, 1 for a right MAC and 0 for a wrong one.
+    """Verify n messages with the GIL released. Returns n bytes, 1 for a valid MAC and 0 for an invalid one.
 
-    Packed arrays, message after message, n being the length of `forms`:
+    The arguments are packed arrays, message after message; n is the length of `forms`:
       file_keys  16 bytes each
-      uids       7 bytes each, anything where the UID is not mirrored
-      counters   little-endian uint32 each, at most 0xFFFFFF; anything where the counter is not mirrored
-      windows    None if all are empty, else (text, offsets): n + 1 little-endian uint32 that start at 0, never fall
+      uids       7 bytes each, arbitrary if the UID is not mirrored
+      counters   little-endian uint32 each, at most 0xFFFFFF; arbitrary if the counter is not mirrored
+      windows    None if all are empty, else (text, offsets): n + 1 little-endian uint32 that start at 0, never decrease
                  and end at len(text); window i is text[offsets[i]:offsets[i + 1]], at most 4,096 bytes
       macs       8 bytes each
       forms      1 byte each: bit 0 UID mirrored, bit 1 counter mirrored

@@ -1,11 +1,11 @@
-"""Twin of the native core in plain Python: the fallback for a CPU without AES, and an oracle of the tests.
+"""The twin of the native core in plain Python: the fallback for CPUs without AES instructions, and an oracle for tests.
 
-It has the functions of `_cmac.pyx` with the same arguments, results and exceptions, on `cryptography` and thirty to
-fifty times slower. What it cannot do is wipe keys: Python and OpenSSL decide when their copies go.
+It has the functions of `_cmac.pyx` with the same arguments, results and exceptions. It is based on `cryptography` and thirty to
+fifty times slower. It cannot wipe keys, because Python and OpenSSL decide how long their copies live.
 
-Everywhere: `file_key`, `meta_key` and `key` are 16 bytes; `uid` is b"" (not mirrored) or 7 bytes as printed;
-`counter` is -1 (not mirrored) or 0 to 0xFFFFFF; `window` is what the tag MACed, 0 to 4,096 bytes. Sources:
-NT4H2421Gx section 9.3, AN12196, RFC 4493.
+Throughout: `file_key`, `meta_key` and `key` are 16 bytes; `uid` is b"" (not mirrored) or 7 bytes as printed; `counter` is -1 (not
+mirrored) or 0 to 0xFFFFFF; `window` is the text that the tag authenticated, 0 to 4,096 bytes. Sources: NT4H2421Gx section 9.3,
+AN12196, RFC 4493.
 """
 
 import struct
@@ -62,7 +62,7 @@ def _check_blocks(text: bytes, name: str) -> None:
 
 
 def _check_file_message(file_key: bytes, uid: bytes, counter: int, text: bytes, name: str) -> bytes:
-    """UID and counter of a tap with file data, which mirrors both."""
+    """Check a message with file data, which mirrors both UID and counter; returns the two."""
     _check_size(file_key, 16, "file_key")
     tap = _mirrored(uid, counter)
     _check_bytes(text, name)
@@ -73,7 +73,7 @@ def _check_file_message(file_key: bytes, uid: bytes, counter: int, text: bytes, 
 
 
 def aes_encrypt_block(key: bytes, block: bytes) -> bytes:
-    """AES-128 of one block of 16 bytes."""
+    """Encrypt one block of 16 bytes with AES-128."""
     _check_size(key, 16, "key")
     _check_size(block, 16, "block")
     return _ecb(key).encryptor().update(block)
@@ -120,8 +120,9 @@ def aes_cmac_verify(key: bytes, message: bytes, mac: bytes) -> bool:
 
 
 def mact(key: bytes, message: bytes) -> bytes:
-    """The 8 bytes of MACt(CMAC(key, message)), as a tag without session keys sends it. For simulated tags and tests;
-    the engine only verifies.
+    """MACt(CMAC(key, message)), 8 bytes, as a tag without session keys sends it.
+
+    For simulated tags and tests; the engine only verifies.
     """
     return aes_cmac(key, message)[1::2]
 
@@ -134,7 +135,7 @@ def mact_verify(key: bytes, message: bytes, mac: bytes) -> bool:
 
 
 def sdm_session_keys(file_key: bytes, uid: bytes, counter: int) -> tuple[bytes, bytes]:
-    """The session keys (k_enc, k_mac), for diagnosis and tests; k_enc is b"" unless both mirrors are there."""
+    """The session keys (k_enc, k_mac), for diagnosis and tests; k_enc is b"" unless UID and counter are both mirrored."""
     _check_size(file_key, 16, "file_key")
     tap = _mirrored(uid, counter)
     k_enc = aes_cmac(file_key, _SV1 + tap) if len(tap) == 10 else b""
@@ -142,7 +143,7 @@ def sdm_session_keys(file_key: bytes, uid: bytes, counter: int) -> tuple[bytes, 
 
 
 def sdm_mac(file_key: bytes, uid: bytes, counter: int, window: bytes) -> bytes:
-    """The 8 bytes of MACt that a genuine tag sends. For simulated tags and tests; the engine only verifies."""
+    """The MACt (8 bytes) that a genuine tag sends. For simulated tags and tests; the engine only verifies."""
     _check_size(file_key, 16, "file_key")
     tap = _mirrored(uid, counter)
     _check_window(window)
@@ -157,14 +158,14 @@ def sdm_verify(file_key: bytes, uid: bytes, counter: int, window: bytes, mac: by
 
 
 def picc_decrypt(meta_key: bytes, picc_data: bytes) -> bytes:
-    """The 16 bytes inside PICCData: tag byte, UID and counter as mirrored, random rest. Proves nothing by itself."""
+    """Decrypt PICCData (16 bytes): tag byte, UID and counter as mirrored, random padding. Proves nothing by itself."""
     _check_size(meta_key, 16, "meta_key")
     _check_size(picc_data, 16, "picc_data")
     return aes_decrypt_block(meta_key, picc_data)
 
 
 def sdm_decrypt_file(file_key: bytes, uid: bytes, counter: int, ciphertext: bytes) -> bytes:
-    """File data in the clear; `ciphertext` is 16 to 4,096 bytes in whole blocks. Call it only after the MAC holds."""
+    """Decrypt file data; `ciphertext` is 16 to 4,096 bytes in whole blocks. Call it only after verifying the MAC."""
     return _file_cipher(file_key, uid, counter, ciphertext, "ciphertext").decryptor().update(ciphertext)
 
 
@@ -182,7 +183,7 @@ def _file_cipher(file_key: bytes, uid: bytes, counter: int, text: bytes, name: s
 def sdm_verify_batch(
     file_keys: bytes, uids: bytes, counters: bytes, windows: tuple[bytes, bytes] | None, macs: bytes, forms: bytes
 ) -> bytes:
-    """Verifies n messages; answers n bytes, 1 for a right MAC and 0 for a wrong one. Packed as `_cmac.pyx` tells."""
+    """Verify n messages. Returns n bytes, 1 for a valid MAC and 0 for an invalid one. For the packing see `_cmac.pyx`."""
     _check_bytes(forms, "forms")
     n = len(forms)
     _check_size(file_keys, 16 * n, "file_keys")

@@ -1,11 +1,11 @@
-# Table of contents of the native core's LRP mode. See _cmac.pxd for what is common to both.
+# Table of contents of the native core's LRP mode. See _cmac.pxd for what both halves share.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 
 cdef extern from "native/lrp.h" nogil:
     enum: IX_LRP_PLAINTEXTS, IX_LRP_UPDATED
-    ctypedef struct ix_lrp:                 # what a key becomes, wiped by its owner
+    ctypedef struct ix_lrp:                 # an expanded key, wiped by its owner
         pass
 
     void ix_lrp_init(ix_lrp *lrp, const uint8_t *key)           # all updated keys, no subkeys

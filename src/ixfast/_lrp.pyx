@@ -1,9 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, nonecheck=False
 # cython: freethreading_compatible=True
-"""Native core, LRP mode: the Leakage Resilient Primitive and Secure Dynamic Messaging of tags that use it.
+"""Native core, LRP mode: the Leakage Resilient Primitive, and Secure Dynamic Messaging based on it.
 
-The second half of the core beside `_cmac`, with the same invariants and conventions; `ixfast.cmac` offers both as one,
-and `_lrp_py` is the twin. A verification is a chain of 136 AES calls that depend on each other: 4 microseconds.
+The second half of the core besides `_cmac`, with the same invariants and conventions. `ixfast.cmac` exposes both as
+one, and `_lrp_py` is the twin. A verification is a chain of 136 AES calls, each depending on the one before: 4
+microseconds.
 
 Sources: AN12304 (the primitive, its CMAC and LRICB), NT4H2421Gx section 9.3 (its use in messages).
 """
@@ -32,7 +33,10 @@ cdef int updated_key_of(object updated_key) except -1:
 # --- the primitive --------------------------------------------------------------------------------
 
 def lrp_key_material(bytes key not None):
-    """What a key becomes, for tests: its 16 plaintexts and its updated keys 0 to 3, joined (256 and 64 bytes)."""
+    """The plaintexts and updated keys of a key, for tests.
+
+    16 plaintexts and updated keys 0 to 3, joined (256 and 64 bytes).
+    """
     cdef ix_lrp lrp
     check_size(key, 16, "key")
     plaintexts = PyBytes_FromStringAndSize(NULL, 16 * IX_LRP_PLAINTEXTS)
@@ -44,7 +48,7 @@ def lrp_key_material(bytes key not None):
 
 
 def lrp_eval(bytes key not None, object updated_key, bytes nibbles not None, bint final):
-    """The primitive itself, 16 bytes: `nibbles` has one nibble of the input a byte, 0 to 32 of them."""
+    """Evaluate the primitive, 16 bytes; `nibbles` has one nibble of the input per byte, 0 to 32 of them."""
     cdef ix_lrp lrp
     cdef uint8_t packed[16]
     cdef uint8_t out[16]
@@ -81,7 +85,10 @@ def lrp_cmac(bytes key not None, bytes message not None):
 
 
 def lricb_encrypt(bytes key not None, object updated_key, bytes counter not None, bytes plaintext not None):
-    """LRICB of 16 to 4,096 bytes in whole blocks, without padding; `counter` is the first one, 1 to 16 bytes."""
+    """Encrypt 16 to 4,096 bytes in whole blocks with LRICB, without padding.
+
+    `counter` is the initial one, 1 to 16 bytes.
+    """
     return lricb(key, updated_key, counter, plaintext, "plaintext", True)
 
 
@@ -110,7 +117,7 @@ cdef bytes lricb(bytes key, object updated_key, bytes counter, bytes text, str n
 # --- Secure Dynamic Messaging, LRP mode -----------------------------------------------------------
 
 def lrp_session_master(bytes file_key not None, bytes uid not None, object counter):
-    """The session's key, 16 bytes, from which MAC and encryption keys are updated; for diagnosis and tests."""
+    """The session master key (16 bytes), from which MAC and encryption keys are derived; for diagnosis and tests."""
     cdef uint8_t master[16]
     cdef uint32_t value = 0
     cdef int form
@@ -123,7 +130,7 @@ def lrp_session_master(bytes file_key not None, bytes uid not None, object count
 
 
 def lrp_sdm_mac(bytes file_key not None, bytes uid not None, object counter, bytes window not None):
-    """The 8 bytes of MACt that a genuine tag sends. For simulated tags and tests; the engine only verifies."""
+    """The MACt (8 bytes) that a genuine tag sends. For simulated tags and tests; the engine only verifies."""
     cdef uint32_t value = 0
     cdef uint64_t mac
     cdef int form
@@ -147,7 +154,7 @@ def lrp_sdm_verify(bytes file_key not None, bytes uid not None, object counter, 
 
 
 def lrp_picc_decrypt(bytes meta_key not None, bytes picc_data not None):
-    """The 16 bytes inside PICCData (24 bytes: random part, encrypted block). Proves nothing by itself."""
+    """Decrypt PICCData (24 bytes: random part, encrypted block) to its 16-byte block. Proves nothing by itself."""
     cdef uint8_t out[16]
     check_size(meta_key, 16, "meta_key")
     check_size(picc_data, 24, "picc_data")
@@ -156,7 +163,7 @@ def lrp_picc_decrypt(bytes meta_key not None, bytes picc_data not None):
 
 
 def lrp_picc_encrypt(bytes meta_key not None, bytes random not None, bytes block not None):
-    """PICCData (24 bytes) of a simulated tag; `random` has 8 bytes, `block` 16."""
+    """Encrypt the PICCData (24 bytes) of a simulated tag; `random` is 8 bytes, `block` 16."""
     cdef uint8_t out[24]
     check_size(meta_key, 16, "meta_key")
     check_size(random, 8, "random")
@@ -167,7 +174,7 @@ def lrp_picc_encrypt(bytes meta_key not None, bytes random not None, bytes block
 
 
 def lrp_sdm_decrypt_file(bytes file_key not None, bytes uid not None, object counter, bytes ciphertext not None):
-    """File data in the clear; `ciphertext` is 16 to 4,096 bytes in whole blocks. Call it only after the MAC holds."""
+    """Decrypt file data; `ciphertext` is 16 to 4,096 bytes in whole blocks. Call it only after verifying the MAC."""
     return file_cipher(file_key, uid, counter, ciphertext, "ciphertext", False)
 
 

@@ -1,12 +1,12 @@
-"""Twin of the native core's LRP mode in plain Python: the fallback for a CPU without AES, and an oracle of the tests.
+"""The twin of the native core's LRP mode in plain Python: a fallback for CPUs without AES, and an oracle for tests.
 
-It has the functions of `_lrp.pyx` with the same arguments, results and exceptions, on one-block AES of `cryptography`
-and some hundred times slower. Like `_cmac_py` it cannot wipe keys; unlike the native core it looks plaintexts up by
-secret nibbles, which other programs on the same machine might observe in its timing.
+It has the functions of `_lrp.pyx` with the same arguments, results and exceptions. It is based on single-block AES of
+`cryptography` and about a hundred times slower. Like `_cmac_py` it cannot wipe keys. Unlike the native core it looks up
+plaintexts by secret nibbles, which other programs on the same machine might observe in its timing.
 
-Everywhere: `file_key`, `meta_key` and `key` are 16 bytes; `uid` is b"" (not mirrored) or 7 bytes as printed;
-`counter` of a tap is -1 (not mirrored) or 0 to 0xFFFFFF; `window` is what the tag MACed, 0 to 4,096 bytes. Sources:
-AN12304 (the primitive, its CMAC and LRICB), NT4H2421Gx section 9.3 (its use in messages).
+Throughout: `file_key`, `meta_key` and `key` are 16 bytes; `uid` is b"" (not mirrored) or 7 bytes as printed; `counter` of a tap
+is -1 (not mirrored) or 0 to 0xFFFFFF; `window` is the text that the tag authenticated, 0 to 4,096 bytes. Sources: AN12304 (the
+primitive, its CMAC and LRICB), NT4H2421Gx section 9.3 (its use in messages).
 """
 
 from collections.abc import Callable, Iterable
@@ -26,12 +26,12 @@ from ixfast._cmac_py import (
 _NEXT, _PRODUCT = b"\x55" * 16, b"\xaa" * 16
 _PLAINTEXTS = 16
 _UPDATED_KEYS = 4
-_MAC, _ENC = 0, 1  # the updated keys of a session
+_MAC, _ENC = 0, 1  # indexes of a session's updated keys
 _NIBBLES_MAX = 32
 
 
 class _Primitive:
-    """A key with its plaintexts and updated keys. Lengths have been checked."""
+    """A key expanded to its plaintexts and updated keys. Lengths have been checked before."""
 
     def __init__(self, key: bytes) -> None:
         chain, update = _step(key)
@@ -58,7 +58,7 @@ class _Primitive:
         return chain
 
     def lricb(self, updated_key: int, counter: bytes, text: bytes, work: Callable[[bytes, bytes], bytes]) -> bytes:
-        """Every block by `work(key, block)`, the key being the evaluation of a counter that rises and wraps around."""
+        """Process each block with `work(key, block)`. The key is the evaluation of a counter that increments and wraps around."""
         first, modulus = int.from_bytes(counter), 1 << 8 * len(counter)
         return b"".join(
             work(
@@ -70,7 +70,7 @@ class _Primitive:
 
 
 def _step(key: bytes) -> tuple[bytes, bytes]:
-    """The next key of a chain, and this one's product."""
+    """The next key of a chain, and the product of the current one."""
     both = _encrypt(key, _NEXT + _PRODUCT)
     return both[:16], both[16:]
 
@@ -107,14 +107,14 @@ def _check_updated_key(updated_key: int) -> None:
 
 
 def lrp_key_material(key: bytes) -> tuple[bytes, bytes]:
-    """What a key becomes, for tests: its 16 plaintexts and its updated keys 0 to 3, joined (256 and 64 bytes)."""
+    """The plaintexts and updated keys of a key, for tests: 16 plaintexts and updated keys 0 to 3, joined (256 and 64 bytes)."""
     _check_size(key, 16, "key")
     ready = _Primitive(key)
     return b"".join(ready.plaintexts), b"".join(ready.updated_keys)
 
 
 def lrp_eval(key: bytes, updated_key: int, nibbles: bytes, final: bool) -> bytes:
-    """The primitive itself, 16 bytes: `nibbles` has one nibble of the input a byte, 0 to 32 of them."""
+    """Evaluate the primitive, 16 bytes; `nibbles` has one nibble of the input per byte, 0 to 32 of them."""
     _check_updated_key(updated_key)
     _check_size(key, 16, "key")
     _check_bytes(nibbles, "nibbles")
@@ -133,7 +133,7 @@ def lrp_cmac(key: bytes, message: bytes) -> bytes:
 
 
 def lricb_encrypt(key: bytes, updated_key: int, counter: bytes, plaintext: bytes) -> bytes:
-    """LRICB of 16 to 4,096 bytes in whole blocks, without padding; `counter` is the first one, 1 to 16 bytes."""
+    """Encrypt 16 to 4,096 bytes in whole blocks with LRICB, without padding; `counter` is the initial one, 1 to 16 bytes."""
     return _lricb(key, updated_key, counter, plaintext, "plaintext").lricb(updated_key, counter, plaintext, _encrypt)
 
 
@@ -153,14 +153,14 @@ def _lricb(key: bytes, updated_key: int, counter: bytes, text: bytes, name: str)
 
 
 def lrp_session_master(file_key: bytes, uid: bytes, counter: int) -> bytes:
-    """The session's key, 16 bytes, from which MAC and encryption keys are updated; for diagnosis and tests."""
+    """The session master key (16 bytes), from which MAC and encryption keys are derived; for diagnosis and tests."""
     _check_size(file_key, 16, "file_key")
     vector = b"\x00\x01\x00\x80" + _mirrored(uid, counter)
     return _Primitive(file_key).cmac(vector.ljust(14, b"\0") + b"\x1e\xe1")
 
 
 def lrp_sdm_mac(file_key: bytes, uid: bytes, counter: int, window: bytes) -> bytes:
-    """The 8 bytes of MACt that a genuine tag sends. For simulated tags and tests; the engine only verifies."""
+    """The MACt (8 bytes) that a genuine tag sends. For simulated tags and tests; the engine only verifies."""
     _check_size(file_key, 16, "file_key")
     _mirrored(uid, counter)
     _check_window(window)
@@ -175,14 +175,14 @@ def lrp_sdm_verify(file_key: bytes, uid: bytes, counter: int, window: bytes, mac
 
 
 def lrp_picc_decrypt(meta_key: bytes, picc_data: bytes) -> bytes:
-    """The 16 bytes inside PICCData (24 bytes: random part, encrypted block). Proves nothing by itself."""
+    """Decrypt PICCData (24 bytes: random part, encrypted block) to its 16-byte block. Proves nothing by itself."""
     _check_size(meta_key, 16, "meta_key")
     _check_size(picc_data, 24, "picc_data")
     return _Primitive(meta_key).lricb(_MAC, picc_data[:8], picc_data[8:], _decrypt)
 
 
 def lrp_picc_encrypt(meta_key: bytes, random: bytes, block: bytes) -> bytes:
-    """PICCData (24 bytes) of a simulated tag; `random` has 8 bytes, `block` 16."""
+    """Encrypt the PICCData (24 bytes) of a simulated tag; `random` is 8 bytes, `block` 16."""
     _check_size(meta_key, 16, "meta_key")
     _check_size(random, 8, "random")
     _check_size(block, 16, "block")
@@ -190,7 +190,7 @@ def lrp_picc_encrypt(meta_key: bytes, random: bytes, block: bytes) -> bytes:
 
 
 def lrp_sdm_decrypt_file(file_key: bytes, uid: bytes, counter: int, ciphertext: bytes) -> bytes:
-    """File data in the clear; `ciphertext` is 16 to 4,096 bytes in whole blocks. Call it only after the MAC holds."""
+    """Decrypt file data; `ciphertext` is 16 to 4,096 bytes in whole blocks. Call it only after verifying the MAC."""
     return _file_cipher(file_key, uid, counter, ciphertext, "ciphertext", _decrypt)
 
 
