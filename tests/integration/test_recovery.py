@@ -372,7 +372,7 @@ async def test_an_old_primary_without_passes_is_no_error(failover: Failover, tmp
     await run(failover.old.dsn, "TRUNCATE scan_log")
     assert await command(failover, tmp_path) == (
         0,
-        "the old primary's scan log has no passes from that time on; nothing to recover\n",
+        "the scan log of the old primary has no passes since that time: nothing to recover\n",
     )
 
 
