@@ -19,7 +19,7 @@ REQUEST = b"GET /v1/t?x=q8w3sbcz&n=00003D&e=94EED9EE65337086 HTTP/1.1\r\n"
 IN_BOTH_FORMS = (
     "tests/unit/test_engine.py", "tests/unit/test_bodies.py", "tests/unit/test_cache.py",
     "tests/acceptance/test_malformed.py", "tests/integration/test_ledger.py", "tests/unit/test_tag_files.py",
-    "tests/integration/test_copy_rows.py", "tests/integration/test_importing.py",
+    "tests/integration/test_copy_rows.py", "tests/integration/test_importer.py",
 )  # fmt: skip
 
 
