@@ -13,8 +13,9 @@ import pytest
 from support.vectors import FOLDER, Vector, independent_vectors
 
 from ixfast import _cmac_py
-from ixfast.chips import Message, compile_profile, ntag22x
-from ixfast.chips.ntag22x import Core, Ntag22xScheme
+from ixfast.chips import Message, compile_profile, tamper
+from ixfast.chips.core import Core
+from ixfast.chips.ntag22x import Ntag22xScheme
 from ixfast.chips.originality import NTAG424_PUBLIC_KEY, verify_originality
 from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
 from ixfast.keys.diversify import BoltCard, BoltCardKeys, SdmBackend, SdmBackendLegacy, an10922

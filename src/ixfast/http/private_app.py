@@ -16,7 +16,7 @@ from ixfast.http.framing import BODY_BYTES_MAX
 from ixfast.http.management import ROUTES, add_management
 from ixfast.http.metrics import exposition
 from ixfast.http.openapi.document import description
-from ixfast.http.problems import problem_middleware
+from ixfast.http.problem_responses import problem_middleware
 from ixfast.http.scan_app import strip
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.meters import Meters

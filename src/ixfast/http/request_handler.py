@@ -17,7 +17,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 from ixfast import limits
 from ixfast.errors import InputError
 from ixfast.http.framing import BODY_BYTES_MAX, check
-from ixfast.http.problems import problem_response
+from ixfast.http.problem_responses import problem_response
 
 _Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 

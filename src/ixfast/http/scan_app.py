@@ -24,7 +24,7 @@ from ixfast.http.credentials import last_forwarded, request_token
 from ixfast.http.dispatcher import ScanDispatcher
 from ixfast.http.framing import read_body
 from ixfast.http.json_body import decode_json
-from ixfast.http.problems import Handler, problem_middleware, problem_response
+from ixfast.http.problem_responses import Handler, problem_middleware, problem_response
 from ixfast.http.server_state import ServerState
 from ixfast.http.v1_query import read_query
 from ixfast.http.v2_scans import BatchBody, Caller, ScanBody, run

@@ -26,7 +26,7 @@ from ixfast.http.framing import read_body
 from ixfast.http.json_body import decode_json
 from ixfast.http.management.json_responses import etag, json_response, not_found, unauthorised
 from ixfast.http.management.schemas import ID_MAX
-from ixfast.http.problems import problem_response
+from ixfast.http.problem_responses import problem_response
 from ixfast.json_members import repeated_members
 from ixfast.keys import KeyEncryptionKeys, KeyUnavailableError
 from ixfast.pipeline.engine import IsPast

@@ -18,7 +18,7 @@ from ixfast.http.framing import reading
 from ixfast.http.management.call import Call
 from ixfast.http.management.json_responses import json_response, not_found
 from ixfast.http.management.schemas import Imported
-from ixfast.http.problems import problem_response
+from ixfast.http.problem_responses import problem_response
 from ixfast.limits import TAG_FILE_SILENCE_MS_MAX
 from ixfast.store.admin import edits
 from ixfast.store.imports.exporter import export_tags
