@@ -156,7 +156,7 @@ def test_a_mirror_that_no_meta_key_opens_is_unknown_whatever_other_profiles_ther
     with pytest.raises(InputError):  # the same name, but a longer mirror: to this profile alone the tap is malformed
         other.read_url(stranger)
     for at in (0, len(account.groups)):
-        group = Group(4, "D", account.own, folder_name="F", folder_active=True, active=True, profile=other)
+        group = Group(4, "D", account.own, folder_name="F", folder_active=True, active=True, profile=other, response_set=BUILT_IN)
         account.groups.insert(at, group)
         assert account.find(Extras(url=stranger)) == []
         assert account.find(Extras(parameters(stranger))) == []

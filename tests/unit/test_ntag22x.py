@@ -112,13 +112,13 @@ def test_there_is_nothing_encrypted() -> None:
 @pytest.mark.parametrize(
     ("template", "scheme", "window", "message"),
     [
-        ("m={uid}x{mac}", "ntag223", "", r"no \{counter\}; scheme ntag223 signs it"),
-        ("m={counter}x{mac}", "ntag22x-sd", "", r"no \{uid\}; scheme ntag22x-sd signs it"),
-        ("m={uid}x{counter}x{mac}", "ntag223", "{uid}x{counter}x", "signs the mirrored fields and no text; leave it empty"),
-        ("m={uid}x{counter}x{tt}x{mac}", "ntag223", "", r"mirrors \{tt\}; it has \{uid\}, \{counter\}, \{mac\}"),
-        ("m={uid}x{counter}x{tt}x{mac}", "ntag424-aes", "", r"mirrors \{tt\}"),
-        ("p={picc}&c={mac}", "ntag224", "", r"mirrors \{picc\}"),
-        ("m={uid}x{counter}x{tamper}x{mac}", "ntag22x-sd", "", r"mirrors \{tamper\}; it has .*\{tt\}"),
+        ("m={uid}x{mac}", "ntag223", "", r"\{counter\} is missing; scheme ntag223 signs it"),
+        ("m={counter}x{mac}", "ntag22x-sd", "", r"\{uid\} is missing; scheme ntag22x-sd signs it"),
+        ("m={uid}x{counter}x{mac}", "ntag223", "{uid}x{counter}x", "signs the mirrored fields only; leave the window empty"),
+        ("m={uid}x{counter}x{tt}x{mac}", "ntag223", "", r"do not mirror \{tt\}; they mirror \{uid\}, \{counter\}, \{mac\}"),
+        ("m={uid}x{counter}x{tt}x{mac}", "ntag424-aes", "", r"do not mirror \{tt\}"),
+        ("p={picc}&c={mac}", "ntag224", "", r"do not mirror \{picc\}"),
+        ("m={uid}x{counter}x{tamper}x{mac}", "ntag22x-sd", "", r"do not mirror \{tamper\}; they mirror .*\{tt\}"),
     ],
 )
 def test_a_profile_of_another_chip_is_refused(template: str, scheme: str, window: str, message: str) -> None:

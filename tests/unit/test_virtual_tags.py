@@ -49,7 +49,7 @@ def test_a_tag_stops_at_the_end_of_its_counter() -> None:
     tag = tag_of(counter=COUNTER_MAX - 1)
     assert examine(tag, tag.tap()).counter == COUNTER_MAX
     for tap in (tag.tap, tag.tap_parameters, tag.forged):
-        with pytest.raises(ValueError, match="used up"):
+        with pytest.raises(ValueError, match="has reached its maximum"):
             tap()
 
 
@@ -198,7 +198,7 @@ def test_the_fast_tap_with_a_window() -> None:
 
 @pytest.mark.parametrize("name", ["encrypted", "plain-uid-only", "plain-tamper"])
 def test_the_fast_tap_is_only_for_bare_plain_profiles(name: str) -> None:
-    with pytest.raises(ValueError, match="no plain mirror with a counter"):
+    with pytest.raises(ValueError, match="is not a plain mirror with a counter"):
         VirtualFleet(3, 20, preset(name)).plain_tap(0, 1)
 
 

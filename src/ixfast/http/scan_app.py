@@ -19,7 +19,7 @@ from ixfast.domain.references import token_sha256
 from ixfast.domain.scan import Scan
 from ixfast.error_codes import DECIDED, ERROR_CODES, STATUS
 from ixfast.errors import InputError, UnavailableError
-from ixfast.http import problems, raw_response
+from ixfast.http import problem_responses, raw_response
 from ixfast.http.credentials import last_forwarded, request_token
 from ixfast.http.dispatcher import ScanDispatcher
 from ixfast.http.framing import read_body
@@ -163,7 +163,7 @@ async def _v2_batch(request: web.Request) -> web.Response:
             tasks.append(group.create_task(_outcome(dispatcher, element, caller, peek=peek, idempotency_key=own_key)))
             if index % _BATCH_STEP == _BATCH_STEP - 1:
                 await asyncio.sleep(0)
-    request_id = problems.request_id(request)
+    request_id = problem_responses.request_id(request)
     results = []
     for index, task in enumerate(tasks):
         results.append(_result(task.result(), request_id))
