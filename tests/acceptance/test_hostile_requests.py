@@ -5,6 +5,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import struct
@@ -28,6 +29,8 @@ _CONNECTIONS = 24  # Fewer than requests of management may wait, so that none is
 _ANSWER_S = 0.3  # How long an answer is waited for: half of the requests are never complete.
 _MORE_S = 0.02  # How long it is waited for more.
 _BATCH = 500
+_GONE = (errno.ENOTCONN, errno.EBADF)
+"""Besides ConnectionError, what a client's socket reports once the server has reset the connection."""
 
 
 async def send(port: int, hostile: Hostile) -> bytes:
@@ -48,11 +51,12 @@ async def send(port: int, hostile: Hostile) -> bytes:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if hostile.leaves in ("waits", "fin"):
             await receive(reader, received)
-    except (ConnectionResetError, BrokenPipeError):
-        pass
+    except OSError as error:
+        if not isinstance(error, ConnectionError) and error.errno not in _GONE:
+            raise
     finally:
         writer.close()
-        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
     return bytes(received)
 
