@@ -23,7 +23,7 @@ from ixfast.testing.virtual_tags import VirtualFleet
 FLEET = VirtualFleet(51, 240, account="shop")
 CLIENTS = 24
 BACK_S = 30.0
-ENOUGH = 200  # ResponseSet between two crashes: the load is there before and after each.
+ENOUGH = 200  # Responses between two crashes, so that each crash happens under load.
 ROUNDS = int(os.environ.get("IXFAST_TEST_CRASH_ROUNDS", "3"))  # Of each kind.
 
 

@@ -2,7 +2,8 @@
 # cython: freethreading_compatible=True
 """Reading the request line with the plain query in one pass. The twin in Python is `hot_request.plain_query_twin`.
 
-Reading past the end is impossible: a bytes object ends with a NUL, which matches nothing here, so a mismatch comes first.
+Reading past the end is impossible: a bytes object ends with a NUL, which matches nothing here,
+so a mismatch comes first.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -37,7 +38,10 @@ _fill()
 
 
 def read_plain_query(bytes received not None):
-    """Tag code, counter and MAC (8 bytes) of a plain query, and the length of its request line; None for any other request."""
+    """Tag code, counter and MAC (8 bytes) of a plain query, and the length of its request line.
+
+    None for any other request.
+    """
     cdef const unsigned char *text = <const unsigned char *>PyBytes_AS_STRING(received)
     cdef const unsigned char *end = text + len(received)
     cdef const unsigned char *at = text + 12

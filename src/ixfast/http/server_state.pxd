@@ -1,4 +1,5 @@
-# Types for the compiled form of server_state.py: the fields of the shared state, and what connections call for every request.
+# Types for the compiled form of server_state.py: the fields of the shared state,
+# and what connections call for every request.
 
 from ixfast.http.admission cimport Admission
 from ixfast.http.dispatcher cimport ScanDispatcher

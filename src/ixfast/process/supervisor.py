@@ -255,7 +255,8 @@ def _listener(host: str, port: int, setting: str, *, shared: bool) -> socket.soc
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise ConfigurationError(f"{setting}: cannot bind {host}:{port} ({error.strerror}).") from None
+        remedy = "stop the other server or choose another port"
+        raise ConfigurationError(f"{setting}: cannot bind {host}:{port} ({error.strerror}); {remedy}.") from None
     return listener
 
 
