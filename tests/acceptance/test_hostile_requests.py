@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
@@ -52,13 +51,20 @@ async def send(port: int, hostile: Hostile) -> bytes:
         if hostile.leaves in ("waits", "fin"):
             await receive(reader, received)
     except OSError as error:
-        if not isinstance(error, ConnectionError) and error.errno not in _GONE:
-            raise
+        _check_gone(error)
     finally:
         writer.close()
-        with contextlib.suppress(ConnectionError):
+        try:
             await writer.wait_closed()
+        except OSError as error:
+            _check_gone(error)
     return bytes(received)
+
+
+def _check_gone(error: OSError) -> None:
+    """Raise an error that does not come from a connection which the server has reset."""
+    if not isinstance(error, ConnectionError) and error.errno not in _GONE:
+        raise error
 
 
 async def receive(reader: asyncio.StreamReader, received: bytearray) -> None:

@@ -51,6 +51,6 @@ async def test_a_started_server_attaches_a_partition_and_says_so(database: str, 
         await connection.execute(f"ALTER TABLE scan_log DETACH PARTITION {current}")
         with Served(server_dir, dsn=database) as server:
             assert current in await names(connection)
-            assert f"attached {current}" in server.log
+            assert f"attached partition {current}" in server.log
     finally:
         await connection.close()

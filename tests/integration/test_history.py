@@ -322,7 +322,7 @@ async def test_a_connection_to_an_earlier_timeline_is_not_used(database: str) ->
         system, _, timeline = own.partition("/")
         history.follow(f"{system}/{int(timeline, 16) + 1:08X}")
         await pool.expire_connections()
-        with pytest.raises(HistoryChangedError, match="Stop it"):
+        with pytest.raises(HistoryChangedError, match="Stop that server"):
             await pool.fetchval("SELECT 1")
         for followed in (own, "7000000000000000000/00000009"):  # a restore may have made another system
             history.follow(followed)
