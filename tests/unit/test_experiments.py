@@ -202,7 +202,8 @@ class TestExperiments:
         assert last["hot_updates"] <= last["updates"] and last["counter_table"] > 0
         assert len(last["worker_rss"]) == soak.SMOKE.workers and min(last["worker_rss"]) > 1 << 20
         assert last["http_connections"] == soak.SMOKE.connections
-        assert record["audit"]["passes_in_database"] == last["passes"]
+        # A scan that the generator gave up on may have passed.
+        assert last["passes"] <= record["audit"]["passes_in_database"] <= last["passes"] + late
         for drawn in tmp_path.glob("soak-*.svg"):
             assert ElementTree.fromstring(drawn.read_text()).tag.endswith("svg")
 
