@@ -237,8 +237,8 @@ def main() -> None:
 
 def in_namespaces(root: Path | None) -> int:
     """Run this script again where mounts and processes are its own; a root that is not kept is removed afterwards."""
-    with contextlib.ExitStack() as stack:
-        root = root or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fresh-machine-")))
+    with contextlib.ExitStack() as exits:
+        root = root or Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="fresh-machine-")))
         root.mkdir(parents=True, exist_ok=True)
         root.chmod(0o755)
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]

@@ -38,8 +38,8 @@ def fresh_tap() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+    with contextlib.ExitStack() as exits:
+        probes = [exits.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return [probe.getsockname()[1] for probe in probes]
@@ -306,11 +306,11 @@ async def test_a_server_that_is_not_ready_is_asked_nothing(
 ) -> None:
     """Its port is open, but its database is gone: HAProxy hears so from /readyz."""
     ready, _ = pair
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as exits:
         with own_database(postgres, template) as dsn:
-            lost = stack.enter_context(Served(tmp_path / "lost", dsn=dsn, workers=1))
+            lost = exits.enter_context(Served(tmp_path / "lost", dsn=dsn, workers=1))
         balancer = Balancer("haproxy", tmp_path, shipped("haproxy"), addresses(ready, lost))
-        stack.callback(balancer.stop)
+        exits.callback(balancer.stop)
         await eventually(lambda: "Server hot/two is DOWN" in balancer.log, 10)
         hot = meter(ready, "ixfast_hot_requests_total")
         for _ in range(30):

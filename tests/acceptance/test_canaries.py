@@ -62,7 +62,7 @@ def server(open_scratch: Path) -> Iterator[Served]:
         yield served
 
 
-class ManagementDispatcher:
+class ManagementClient:
     """Asks the private listener, and keeps every answer but what shows a token."""
 
     def __init__(self, server: Served, session: ClientSession, token: str) -> None:
@@ -87,33 +87,33 @@ class ManagementDispatcher:
         return answer.json
 
 
-async def manage(office: ManagementDispatcher, canaries: Canaries) -> None:
+async def manage(client: ManagementClient, canaries: Canaries) -> None:
     """Keys and tokens in every request that takes one, rightly and wrongly."""
-    folder = (await office.made("/v2/folders", {"name": "F"}))["id"]
-    group = (await office.made("/v2/groups", {"folder_id": folder, "name": "G", "profile": "ixkio-plain"}))["id"]
+    folder = (await client.made("/v2/folders", {"name": "F"}))["id"]
+    group = (await client.made("/v2/groups", {"folder_id": folder, "name": "G", "profile": "ixkio-plain"}))["id"]
     draft = {"group_id": group, "xuid": "canary01", "uid": "04A1A2A3A4A5A6", "key": canaries.key("a tag's key")}
-    await office.made("/v2/tags", draft)
-    await office.made("/v2/tags/canary01/keys", {"key": canaries.key("its second key"), "retire_others": True})
-    await office.made("/v2/meta-keys", {"key": canaries.key("a meta key")})
+    await client.made("/v2/tags", draft)
+    await client.made("/v2/tags/canary01/keys", {"key": canaries.key("its second key"), "retire_others": True})
+    await client.made("/v2/meta-keys", {"key": canaries.key("a meta key")})
     derivation = {"scheme": "boltcard", "version": 1}
     cards = {"folder_id": folder, "name": "Cards", "profile": "boltcard", "derivation": derivation}
-    derived = (await office.made("/v2/groups", cards))["id"]
-    await office.made(f"/v2/groups/{derived}/keys", {"key": canaries.key("a master")})
-    card = await office.made("/v2/tags", {"group_id": derived, "uid": "04B1B2B3B4B5B6"})
+    derived = (await client.made("/v2/groups", cards))["id"]
+    await client.made(f"/v2/groups/{derived}/keys", {"key": canaries.key("a master")})
+    card = await client.made("/v2/tags", {"group_id": derived, "uid": "04B1B2B3B4B5B6"})
     file = f"XUID;UID;KEY\nimport01;04C1C2C3C4C5C6;{canaries.key('an imported key')}\n".encode()
-    assert (await office.ask("POST", f"/v2/imports?group={group}", file)).status == 200
-    made = await office.made("/v2/api-keys", {"scopes": ["manage", "keys", "scan"]}, keep=False)
+    assert (await client.ask("POST", f"/v2/imports?group={group}", file)).status == 200
+    made = await client.made("/v2/api-keys", {"scopes": ["manage", "keys", "scan"]}, keep=False)
     token = canaries.text("a made token", made["token"])
-    rotated = await office.made(f"/v2/api-keys/{made['id']}/rotate", {}, keep=False)
+    rotated = await client.made(f"/v2/api-keys/{made['id']}/rotate", {}, keep=False)
     canaries.text("a rotated token", rotated["token"])
-    await wrong(office, canaries, group, token)
-    await office.made("/v2/tags", {"group_id": group, "xuid": "onpurpos", "name": STORED_ON_PURPOSE.hex()})
+    await wrong(client, canaries, group, token)
+    await client.made("/v2/tags", {"group_id": group, "xuid": "onpurpos", "name": STORED_ON_PURPOSE.hex()})
     for path in ("tags", "groups", "folders", "api-keys", "meta-keys", "audit", "tags/canary01/keys", f"groups/{derived}/keys",
                  f"tags/{card['xuid']}", "scans", "stats", "exports", "exports?format=jsonl"):  # fmt: skip
-        assert (await office.ask("GET", f"/v2/{path}")).status == 200, path
+        assert (await client.ask("GET", f"/v2/{path}")).status == 200, path
 
 
-async def wrong(office: ManagementDispatcher, canaries: Canaries, group: int, token: str) -> None:
+async def wrong(client: ManagementClient, canaries: Canaries, group: int, token: str) -> None:
     key = canaries.key("a key in the wrong place")
     tag = {"group_id": group, "xuid": "canary02"}
     bad: list[tuple[str, str, Any]] = [
@@ -142,9 +142,9 @@ async def wrong(office: ManagementDispatcher, canaries: Canaries, group: int, to
         ("POST", f"/v2/imports?group={group}&preset={key}", f"{{{key}".encode()),
     ]
     for method, path, body in bad:
-        answer = await office.ask(method, path, body, ix_c=token, **{"If-Match": token})
+        answer = await client.ask(method, path, body, ix_c=token, **{"If-Match": token})
         assert 400 <= answer.status < 500, (method, path, answer)
-        refused = await office.ask(method, path, body, **{"X-API-Key": token + "x", "Authorization": f"Basic {token}"})
+        refused = await client.ask(method, path, body, **{"X-API-Key": token + "x", "Authorization": f"Basic {token}"})
         assert refused.status in (401, 404), (method, path)
 
 
@@ -169,20 +169,20 @@ async def test_canaries_are_nowhere(server: Served) -> None:
     canaries = Canaries()
     server.provision(PLAIN)
     server.provision(MIRROR, is_open=False)
-    server.cli("account", "create", "office")
+    server.cli("account", "create", "owner")
     scopes = ("--scope", "manage", "--scope", "keys", "--scope", "scan")
-    token = canaries.text("the office's token", server.cli("api-key", "create", "office", *scopes).strip())
+    token = canaries.text("the owner's token", server.cli("api-key", "create", "owner", *scopes).strip())
     vault = canaries.text("the vault's token", server.cli("api-key", "create", MIRROR.account).strip())
     canaries.text("a guessed token", GUESSED)
     canaries.text("the password", str(urlsplit(server.dsn).password))
     old_kek = server.kek_file.read_bytes()
     async with ClientSession() as session:
-        office = ManagementDispatcher(server, session, token)
-        await manage(office, canaries)
-    office.answers += await mixed_run(server, vault)
+        client = ManagementClient(server, session, token)
+        await manage(client, canaries)
+    client.answers += await mixed_run(server, vault)
     printed = server.cli("keys", "rotate", "--shared-file") + server.cli("keys", "status") + server.cli("settings")
     server.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ixfast'")
-    office.answers += await mixed_run(server, vault)
+    client.answers += await mixed_run(server, vault)
     await eventually(lambda: server.ready, 20.0)
 
     for fleet in (PLAIN, MIRROR):
@@ -197,7 +197,7 @@ async def test_canaries_are_nowhere(server: Served) -> None:
 
     tables = dumped(server)
     places = {
-        "answers": b"\n".join(answer.body + repr(answer.headers).encode() for answer in office.answers),
+        "answers": b"\n".join(answer.body + repr(answer.headers).encode() for answer in client.answers),
         "private listener": b"\n".join(server.ask_private(p)[1] for p in ("/metrics", "/readyz", "/versions", "/openapi.json")),
         "pg_stat_activity": repr(server.fetch("SELECT * FROM pg_stat_activity")).encode(),
         "dump": b"\n".join(tables.values()),

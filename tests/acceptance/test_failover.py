@@ -81,7 +81,7 @@ async def load_of(server: Served, tokens: dict[str, str]) -> AsyncIterator[Load]
         await asyncio.gather(*tasks)
 
 
-class ManagementDispatcher:
+class ManagementClient:
     """Acts of management, and when each was answered."""
 
     def __init__(self, server: Served) -> None:
@@ -186,22 +186,22 @@ async def fail_over_with_a_gap(pair: Replicated, work: Awaitable[Any]) -> None:
 
 
 async def test_what_is_switched_off_after_a_lossy_failover_stops_passing(pair: Replicated, server: Served) -> None:
-    office = ManagementDispatcher(server)
-    async with load_of(server, office.scanning) as load:
+    client = ManagementClient(server)
+    async with load_of(server, client.scanning) as load:
         await load.until(lambda text: text == "Pass")
 
         async def act_in_the_gap() -> None:
             """More acts than follow on the new primary, whose numbers are all known then; some of them are undone."""
-            await office._tags("tag again")
+            await client._tags("tag again")
             await load.until(lambda text: text in ("Pass", "tag_inactive"))
-            await office.rename_tags(40)
+            await client.rename_tags(40)
 
         await fail_over_with_a_gap(pair, act_in_the_gap())
         await load.until(lambda text: text == "Pass")  # what was switched off in the gap passes again: it is lost
-        await office.switch_off()
+        await client.switch_off()
         over = time.monotonic() + PROMISED_S + AFTERWARDS_S
         await eventually(lambda: time.monotonic() > over, 10.0)
-    for kind, acted_at in office.acted_at.items():
+    for kind, acted_at in client.acted_at.items():
         late = {text for asked_at, text in load.seen[kind] if asked_at > acted_at + PROMISED_S}
         assert late == {AFTER[kind]}, kind
     assert meter(server, HISTORY_CHANGES) == len(server.workers())

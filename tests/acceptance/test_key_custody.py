@@ -214,7 +214,7 @@ def test_custody_moves_from_the_file_to_a_key_service(tmp_path: Path, database: 
     again = server.cli("keys", "rotate")  # a key of the same provider
     assert KeyFile.read(server.kek_file).lines[0].provider == "vault-transit"
     assert VAULT_TOKEN not in shown + again
-    vault.trouble = 503
+    vault.failure = 503
     done = subprocess.run(server.command("keys", "status"), env=server.environ, capture_output=True, text=True)
     assert done.returncode == 1
     assert f"{line.id} cannot be opened: Vault: HTTP 503 Vault is sealed" in done.stderr
@@ -229,12 +229,12 @@ async def test_cached_tags_pass_while_the_key_service_is_away_and_others_are_503
     with Served(home, dsn=database, workers=1, log_format="json", log_level="debug") as server:
         await asyncio.to_thread(server.provision, PLAIN)
         assert (await once(server.port, plain_target(PLAIN, 0, 1))).passed
-        vault.trouble = 503
+        vault.failure = 503
         vault_line = KeyFile.read(server.kek_file).lines[0].text
         # A key that cannot be opened comes into the file, and a tag is sealed under it.
-        vault.trouble = None
+        vault.failure = None
         line = sealing.make_line("vault-transit", "transit/ixfast")
-        vault.trouble = 503
+        vault.failure = 503
         key_file.edit(server.kek_file, lambda file: file.with_line(line, current=False))
         await asyncio.to_thread(
             server.fetch, "UPDATE tag_key SET kek_id = $1 WHERE tag_id = (SELECT max(tag_id) FROM tag)", line.id

@@ -181,12 +181,12 @@ async def test_a_body_of_v2_that_is_wrong_is_400(fleets: Served) -> None:
     bodies = [
         b"", b"{", b"[]", b"null", b"1", b'"x"', b"\xff\xfe", b'{"xuid":1}', b'{"xuid":"\\ud800"}',
         b'{"xuid":"a","xuid2":"b"}', b'{"xuid":"","counter":1}', b'{"xuid":"a","cuid":"b"}', b'{"url":"a","query":"b"}',
-        b'{"url":"\\u0000"}', b'{"url":"http://["}', b'{"uid":"04","account":"open-house"}',
-        b'{"query":"x=%ff"}', b'{"query":"x=\\u00e9"}', b'{"cuid":"\\n","account":"open-house"}',
+        b'{"url":"\\u0000"}', b'{"url":"http://["}', b'{"uid":"04","account":"open-account"}',
+        b'{"query":"x=%ff"}', b'{"query":"x=\\u00e9"}', b'{"cuid":"\\n","account":"open-account"}',
         b'{"xuid":"%b","counter":-1}' % x.encode(), b'{"xuid":"%b","counter":16777216}' % x.encode(),
         b'{"xuid":"%b","counter":1e99}' % x.encode(), b'{"xuid":"%b","counter":"zz","code":"%b"}' % (x.encode(), e.encode()),
         b'{"xuid":"%b","counter":"%b","code":"\\ud83d"}' % (x.encode(), n.encode()), b"[" * 100_000, b'{"scans":' * 5000,
-        b'{"visitor":{"ip":1}}', b'{"parameters":{"n":"1"}}', b'{"parameters":{"a\\u0000":"\\u0000"},"account":"open-house"}',
+        b'{"visitor":{"ip":1}}', b'{"parameters":{"n":"1"}}', b'{"parameters":{"a\\u0000":"\\u0000"},"account":"open-account"}',
     ]  # fmt: skip
     async with await Connection.open(fleets.port) as connection:
         for body in bodies:

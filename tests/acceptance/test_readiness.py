@@ -29,7 +29,7 @@ STALE_S = 25.0
 BACK_S = 30.0
 
 
-class House:
+class Stack:
     """A server with two workers, and the database that goes wrong."""
 
     def __init__(self, database: Replicated, server: Served) -> None:
@@ -70,34 +70,34 @@ class House:
 
 
 @contextmanager
-def open_house(home: Path, server_home: Path) -> Iterator[House]:
+def open_stack(home: Path, server_home: Path) -> Iterator[Stack]:
     with replicated(home, standbys=0) as database, Served(server_home, dsn=database.dsn) as server:
         server.provision(FLEET)
-        yield House(database, server)
+        yield Stack(database, server)
 
 
 @pytest.fixture(scope="module")
-def shared(open_scratch: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with open_house(open_scratch / "readiness", tmp_path_factory.mktemp("server")) as house:
-        yield house
+def shared(open_scratch: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with open_stack(open_scratch / "readiness", tmp_path_factory.mktemp("server")) as stack:
+        yield stack
 
 
 @pytest.fixture
-async def house(shared: House) -> AsyncIterator[House]:
+async def stack(shared: Stack) -> AsyncIterator[Stack]:
     """Ready before each test, and after it without any help."""
     await shared.says_yes()
     yield shared
     await shared.says_yes()
 
 
-async def test_a_key_file_of_another_database(house: House, tmp_path: Path) -> None:
-    file = house.server.kek_file
+async def test_a_key_file_of_another_database(stack: Stack, tmp_path: Path) -> None:
+    file = stack.server.kek_file
     own = file.read_bytes()
     foreign = tmp_path / "foreign"
     KeyEncryptionKeys.create_file(foreign)
     foreign.rename(file)
     try:
-        await house.says_no("keys", "key_unavailable")
+        await stack.says_no("keys", "key_unavailable")
     finally:
         restored = tmp_path / "own"
         restored.touch(mode=0o600)
@@ -109,50 +109,50 @@ async def test_a_key_file_of_another_database(house: House, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "act", ["ALTER TABLE {table} DETACH PARTITION {partition}", "DROP TABLE {partition}"], ids=["detached", "dropped"]
 )
-async def test_a_current_partition_that_is_gone(house: House, rules: Any, act: str) -> None:
+async def test_a_current_partition_that_is_gone(stack: Stack, rules: Any, act: str) -> None:
     partition = rules.name(dt.datetime.now(dt.UTC).date())
-    administer(house.dsn, "SET lock_timeout = '10s'", act.format(table=rules.table, partition=partition))
-    logged = len(house.server.log)
+    administer(stack.dsn, "SET lock_timeout = '10s'", act.format(table=rules.table, partition=partition))
+    logged = len(stack.server.log)
 
     def repaired() -> bool:
         """The first worker that notices may create the partition again before the other one looks."""
-        return partition in house.server.log[logged:]
+        return partition in stack.server.log[logged:]
 
     try:
-        await eventually(lambda: house.problems().get("database") == "log_partition_missing" or repaired(), NOTICED_S)
+        await eventually(lambda: stack.problems().get("database") == "log_partition_missing" or repaired(), NOTICED_S)
         if rules is SCAN_LOG:
-            assert await house.scan() == "log_partition_missing" or repaired()
+            assert await stack.scan() == "log_partition_missing" or repaired()
     finally:
-        said = await asyncio.to_thread(house.server.cli, "migrate")
+        said = await asyncio.to_thread(stack.server.cli, "migrate")
     assert partition in said or repaired()
 
 
 @pytest.mark.parametrize("setting", ["fsync", "full_page_writes"])
-async def test_durability_that_is_turned_off_by_a_reload(house: House, setting: str) -> None:
-    async with configured(house, setting, "off", afterwards="on"):
-        await house.says_no("catalogue", "unsafe_database", within_s=5.0)
-        assert await house.scan() == "unsafe_database"
+async def test_durability_that_is_turned_off_by_a_reload(stack: Stack, setting: str) -> None:
+    async with configured(stack, setting, "off", afterwards="on"):
+        await stack.says_no("catalogue", "unsafe_database", within_s=5.0)
+        assert await stack.scan() == "unsafe_database"
 
 
-async def test_a_database_that_is_read_only(house: House) -> None:
-    async with configured(house, "default_transaction_read_only", "on", afterwards="off"):
-        await house.says_no("database", "database_read_only")
+async def test_a_database_that_is_read_only(stack: Stack) -> None:
+    async with configured(stack, "default_transaction_read_only", "on", afterwards="off"):
+        await stack.says_no("database", "database_read_only")
 
 
 @asynccontextmanager
-async def configured(house: House, setting: str, value: str, *, afterwards: str) -> AsyncIterator[None]:
+async def configured(stack: Stack, setting: str, value: str, *, afterwards: str) -> AsyncIterator[None]:
     """Reload the database's configuration with another value."""
-    await asyncio.to_thread(house.database.configure, **{setting: value})
+    await asyncio.to_thread(stack.database.configure, **{setting: value})
     try:
         yield
     finally:
-        await asyncio.to_thread(house.database.configure, **{setting: afterwards})
+        await asyncio.to_thread(stack.database.configure, **{setting: afterwards})
 
 
-async def test_changes_that_cannot_be_read(house: House) -> None:
-    async with held(house.dsn, "LOCK TABLE catalogue_generation IN ACCESS EXCLUSIVE MODE"):
-        await house.says_no("catalogue", "catalogue_stale", within_s=STALE_S)
-        assert await house.scan() == "catalogue_stale"
+async def test_changes_that_cannot_be_read(stack: Stack) -> None:
+    async with held(stack.dsn, "LOCK TABLE catalogue_generation IN ACCESS EXCLUSIVE MODE"):
+        await stack.says_no("catalogue", "catalogue_stale", within_s=STALE_S)
+        assert await stack.scan() == "catalogue_stale"
 
 
 @asynccontextmanager
@@ -167,12 +167,12 @@ async def held(dsn: str, statement: str) -> AsyncIterator[None]:
         await connection.close()
 
 
-async def test_a_database_that_is_away(house: House) -> None:
-    house.database.kill9()
+async def test_a_database_that_is_away(stack: Stack) -> None:
+    stack.database.kill9()
     try:
-        await eventually(lambda: "database" in house.problems() and house.told() == {"0.0"}, NOTICED_S)
+        await eventually(lambda: "database" in stack.problems() and stack.told() == {"0.0"}, NOTICED_S)
     finally:
-        await asyncio.to_thread(house.database.start)
+        await asyncio.to_thread(stack.database.start)
 
 
 # A full disk.
@@ -192,12 +192,12 @@ def small_disk(server_dir: Path) -> Iterator[Path]:
 
 
 async def test_a_disk_without_room(small_disk: Path, tmp_path: Path) -> None:
-    with open_house(small_disk / "database", tmp_path / "server") as house:
-        await house.says_yes()
+    with open_stack(small_disk / "database", tmp_path / "server") as stack:
+        await stack.says_yes()
         filler = small_disk / "filler"
         with filler.open("wb") as file:
             free = os.statvfs(small_disk)
             os.posix_fallocate(file.fileno(), 0, free.f_bavail * free.f_frsize)
-        await house.says_no("database", "database_full")
+        await stack.says_no("database", "database_full")
         filler.unlink()
-        await house.says_yes()
+        await stack.says_yes()

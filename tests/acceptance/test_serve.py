@@ -20,8 +20,8 @@ from ixfast.meters import STAGES
 from ixfast.testing.provision import DEMO_DERIVED
 from ixfast.testing.virtual_tags import VirtualFleet
 
-OPEN = VirtualFleet(71, 60, account="open-house")
-CLOSED = VirtualFleet(72, 20, account="closed-house")
+OPEN = VirtualFleet(71, 60, account="open-account")
+CLOSED = VirtualFleet(72, 20, account="closed-account")
 FOREIGN = VirtualFleet(73, 5, account="neighbour")
 UNKNOWN = VirtualFleet(74, 5, account="nobody")
 

@@ -13,8 +13,8 @@ from support.served import Answer, Connection, Served, once, plain_target, targe
 from ixfast.store.admin import edits
 from ixfast.testing.virtual_tags import VirtualFleet
 
-CLOSED = VirtualFleet(72, 20, account="closed-house")
-ABSENT = VirtualFleet(74, 20, account="absent-house")
+CLOSED = VirtualFleet(72, 20, account="closed-account")
+ABSENT = VirtualFleet(74, 20, account="absent-stack")
 CLOSED_MIRROR = VirtualFleet(75, 5, profile="encrypted-file", account="closed-mirror")
 ABSENT_MIRROR = VirtualFleet(76, 5, profile="encrypted-file", account="absent-mirror")
 PAIRS = {"plain": (CLOSED, ABSENT), "mirror": (CLOSED_MIRROR, ABSENT_MIRROR)}

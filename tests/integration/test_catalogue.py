@@ -77,7 +77,7 @@ class _HookedConnection:
         return rows
 
 
-class House:
+class Stack:
     """A catalogue with its follower, and a connection for management."""
 
     def __init__(self, dsn: str, pool: Any, management_connection: asyncpg.Connection, **options: Any) -> None:
@@ -123,7 +123,7 @@ class House:
         assert scan.error is None
         return found
 
-    async def trouble(self, ref: bytes) -> tuple[str | None, str | None]:
+    async def failure(self, ref: bytes) -> tuple[str | None, str | None]:
         scan, found = await self.fetch(ref)
         assert found is None
         return scan.error, scan.error_detail
@@ -148,35 +148,35 @@ async def connection(database: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 @pytest.fixture
-async def house(database: str, connection: asyncpg.Connection) -> AsyncIterator[House]:
+async def stack(database: str, connection: asyncpg.Connection) -> AsyncIterator[Stack]:
     pool = await session.make_pool(database, 4)
-    house = House(database, pool, connection)
-    yield house
-    if house.follower is not None:
-        await house.follower.stop()
+    stack = Stack(database, pool, connection)
+    yield stack
+    if stack.follower is not None:
+        await stack.follower.stop()
     pool.terminate()
 
 
 # Look-ups.
 
 
-async def test_misses_of_one_moment_are_one_query(house: House) -> None:
-    answers = await asyncio.gather(*(house.fetch(ref) for ref in REFS * 10))
+async def test_misses_of_one_moment_are_one_query(stack: Stack) -> None:
+    answers = await asyncio.gather(*(stack.fetch(ref) for ref in REFS * 10))
     assert {record.xuid for _, record in answers} == set(REFS)
-    assert house.count(meters.CATALOGUE_QUERIES) == 1
-    assert house.count(meters.CATALOGUE_MISSES) == TAGS * 10
-    assert house.count(meters.CATALOGUE_TAGS) == TAGS
-    record = house.catalogue.find(REFS[3])
+    assert stack.count(meters.CATALOGUE_QUERIES) == 1
+    assert stack.count(meters.CATALOGUE_MISSES) == TAGS * 10
+    assert stack.count(meters.CATALOGUE_TAGS) == TAGS
+    record = stack.catalogue.find(REFS[3])
     assert record is not None and (record.uid, record.key) == (FLEET.uid(3), FLEET.file_key(3))
-    assert record.group is house.catalogue.find(REFS[4]).group  # type: ignore[union-attr]
+    assert record.group is stack.catalogue.find(REFS[4]).group  # type: ignore[union-attr]
     assert record.inactive_level() is None
 
 
-async def test_a_tag_is_found_by_each_of_its_names(house: House) -> None:
+async def test_a_tag_is_found_by_each_of_its_names(stack: Stack) -> None:
     named = [references.by_cuid("acme", "ixkio-plain-3"), references.by_uid("acme", FLEET.uid(3)), REFS[3]]
-    records = await asyncio.gather(*(house.look(ref) for ref in named))
+    records = await asyncio.gather(*(stack.look(ref) for ref in named))
     assert {record.xuid for record in records if record} == {REFS[3]}
-    assert all(house.catalogue.find(ref) for ref in named)
+    assert all(stack.catalogue.find(ref) for ref in named)
     for wrong in (
         references.by_cuid("other", "ixkio-plain-3"),
         references.by_cuid("acme", "IXKIO-PLAIN-3"),
@@ -184,49 +184,49 @@ async def test_a_tag_is_found_by_each_of_its_names(house: House) -> None:
         references.by_cuid("nobody", "x"),
         REFS[3].upper(),
     ):
-        assert await house.look(wrong) is None
+        assert await stack.look(wrong) is None
 
 
-async def test_api_keys_are_found_by_their_hash_until_they_are_revoked(house: House) -> None:
-    await house.follow()
-    account_id = await edits.account_id_of(house.connection, "acme")
-    digest = hashlib.sha256((await edits.create_api_key(house.connection, account_id, ["scan"])).encode()).digest()
-    key = await house.look(references.by_token(digest))
+async def test_api_keys_are_found_by_their_hash_until_they_are_revoked(stack: Stack) -> None:
+    await stack.follow()
+    account_id = await edits.account_id_of(stack.connection, "acme")
+    digest = hashlib.sha256((await edits.create_api_key(stack.connection, account_id, ["scan"])).encode()).digest()
+    key = await stack.look(references.by_token(digest))
     assert key is not None and (key.aid, key.scopes) == ("acme", frozenset(["scan"]))  # type: ignore[attr-defined]
-    assert house.catalogue.find_api_key(digest) is key
-    assert await house.look(references.by_token(bytes(32))) is None
-    await house.change("UPDATE api_key SET revoked_at = now()", ("api_key", None, None))
-    await eventually(lambda: house.catalogue.find_api_key(digest) is None, deadline_s=1)
-    assert await house.look(references.by_token(digest)) is None
+    assert stack.catalogue.find_api_key(digest) is key
+    assert await stack.look(references.by_token(bytes(32))) is None
+    await stack.change("UPDATE api_key SET revoked_at = now()", ("api_key", None, None))
+    await eventually(lambda: stack.catalogue.find_api_key(digest) is None, deadline_s=1)
+    assert await stack.look(references.by_token(digest)) is None
 
 
-async def test_absence_is_remembered_briefly_and_within_a_bound(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_absence_is_remembered_briefly_and_within_a_bound(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(400):
-        assert await house.look(b"absent%d" % number) is None
-    assert len(house.catalogue._absent) <= 100
-    queries = house.count(meters.CATALOGUE_QUERIES)
-    assert await house.look(b"absent399") is None
-    assert (house.count(meters.CATALOGUE_QUERIES), house.count(meters.CATALOGUE_ABSENT)) == (queries, 1)
-    now = house.catalogue._loop.time()
-    house.catalogue._absent.put(b"absent399", now)  # its time is over
-    assert await house.look(b"absent399") is None
-    assert house.count(meters.CATALOGUE_QUERIES) == queries + 1
+        assert await stack.look(b"absent%d" % number) is None
+    assert len(stack.catalogue._absent) <= 100
+    queries = stack.count(meters.CATALOGUE_QUERIES)
+    assert await stack.look(b"absent399") is None
+    assert (stack.count(meters.CATALOGUE_QUERIES), stack.count(meters.CATALOGUE_ABSENT)) == (queries, 1)
+    now = stack.catalogue._loop.time()
+    stack.catalogue._absent.put(b"absent399", now)  # its time is over
+    assert await stack.look(b"absent399") is None
+    assert stack.count(meters.CATALOGUE_QUERIES) == queries + 1
 
 
-async def test_a_change_ends_all_absence(house: House) -> None:
-    await house.follow()
-    assert await house.look(b"laterone") is None
+async def test_a_change_ends_all_absence(stack: Stack) -> None:
+    await stack.follow()
+    assert await stack.look(b"laterone") is None
     statement = "INSERT INTO tag (account_id, group_id, xuid) SELECT account_id, group_id, 'laterone' FROM tag LIMIT 1"
-    await house.change(statement, ("tags_added", None, None))
-    await eventually(lambda: house.look(b"laterone"), deadline_s=1)
+    await stack.change(statement, ("tags_added", None, None))
+    await eventually(lambda: stack.look(b"laterone"), deadline_s=1)
 
 
-async def test_a_full_queue_fails_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_queue_fails_at_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "LOOKUP_QUEUE_MAX", 3)
-    answers = [house.fetch(ref) for ref in REFS[:4]]
+    answers = [stack.fetch(ref) for ref in REFS[:4]]
     assert answers[3].result()[0].error == "overloaded"
     assert all(record for _, record in await asyncio.gather(*answers[:3]))
-    assert await house.look(REFS[3]) is not None
+    assert await stack.look(REFS[3]) is not None
 
 
 # Changes.
@@ -240,159 +240,159 @@ LEVELS = [
 ]
 
 
-async def deactivate(house: House, level: int) -> str:
+async def deactivate(stack: Stack, level: int) -> str:
     statement, kind, id_name, error = LEVELS[level]
-    row = await house.connection.fetchrow("SELECT * FROM tag WHERE xuid = $1", REFS[0].decode())
-    await house.change(statement.format(**row), (kind, row[id_name], row["xuid"] if kind == "tag" else None))
+    row = await stack.connection.fetchrow("SELECT * FROM tag WHERE xuid = $1", REFS[0].decode())
+    await stack.change(statement.format(**row), (kind, row[id_name], row["xuid"] if kind == "tag" else None))
     return error
 
 
 @pytest.mark.parametrize("way", ["notify", "poll"])
 @pytest.mark.parametrize("level", range(len(LEVELS)))
-async def test_what_is_deactivated_stops_within_a_second(house: House, level: int, way: str) -> None:
-    await house.follow(poll_interval_s=NEVER_S if way == "notify" else 0.25, listens=way == "notify")
-    record = await house.look(REFS[0])
+async def test_what_is_deactivated_stops_within_a_second(stack: Stack, level: int, way: str) -> None:
+    await stack.follow(poll_interval_s=NEVER_S if way == "notify" else 0.25, listens=way == "notify")
+    record = await stack.look(REFS[0])
     assert record is not None and record.inactive_level() is None
-    error = await deactivate(house, level)
+    error = await deactivate(stack, level)
 
     async def stopped() -> bool:
-        record = await house.look(REFS[0])
+        record = await stack.look(REFS[0])
         return record is not None and record.inactive_level() == error
 
     await eventually(stopped, deadline_s=1)
-    other = await house.look(OTHERS.xuid(0).encode())
+    other = await stack.look(OTHERS.xuid(0).encode())
     assert other is not None and other.inactive_level() is None
 
 
-async def test_a_listener_that_is_cut_comes_back(house: House) -> None:
-    await house.follow(poll_interval_s=0.25)
-    first = await house.listening()
-    await house.connection.fetchval("SELECT pg_terminate_backend($1)", first)
-    await house.look(REFS[0])
-    await deactivate(house, 0)
-    await eventually(lambda: house.catalogue.find(REFS[0]) is None, deadline_s=1)  # by polling
-    await eventually(house.listening)
-    assert await house.listening() != first
+async def test_a_listener_that_is_cut_comes_back(stack: Stack) -> None:
+    await stack.follow(poll_interval_s=0.25)
+    first = await stack.listening()
+    await stack.connection.fetchval("SELECT pg_terminate_backend($1)", first)
+    await stack.look(REFS[0])
+    await deactivate(stack, 0)
+    await eventually(lambda: stack.catalogue.find(REFS[0]) is None, deadline_s=1)  # by polling
+    await eventually(stack.listening)
+    assert await stack.listening() != first
 
 
 @pytest.mark.parametrize(("table", "level"), [("tag AS t", 0), ("batch", 1), ("tag_group AS g", 2), ("account", 4)])
-async def test_a_change_during_a_look_up_is_not_forgotten(house: House, table: str, level: int) -> None:
+async def test_a_change_during_a_look_up_is_not_forgotten(stack: Stack, table: str, level: int) -> None:
     """The rows were read before the change and arrive after it."""
-    await house.follow()
-    house.hook.pause_after(table)
-    before = house.fetch(REFS[0])
-    await house.hook.paused.wait()
-    error = await deactivate(house, level)
-    await eventually(lambda: house.count(meters.CATALOGUE_CHANGES))
-    house.hook.go_on.set()
+    await stack.follow()
+    stack.hook.pause_after(table)
+    before = stack.fetch(REFS[0])
+    await stack.hook.paused.wait()
+    error = await deactivate(stack, level)
+    await eventually(lambda: stack.count(meters.CATALOGUE_CHANGES))
+    stack.hook.go_on.set()
     await before
-    assert house.catalogue.find(REFS[0]) is None
-    record = await house.look(REFS[0])
+    assert stack.catalogue.find(REFS[0]) is None
+    record = await stack.look(REFS[0])
     assert record is not None and record.inactive_level() == error
 
 
-async def test_an_account_is_known_with_its_groups(house: House) -> None:
-    await house.follow()
-    known = await house.catalogue.account("acme")
+async def test_an_account_is_known_with_its_groups(stack: Stack) -> None:
+    await stack.follow()
+    known = await stack.catalogue.account("acme")
     assert known is not None and [group.name for group in known[1]] == ["ixkio-plain"]
-    assert await house.catalogue.account("nobody") is None
-    folder = await house.connection.fetchval("SELECT folder_id FROM folder ORDER BY folder_id LIMIT 1")
-    async with house.connection.transaction():
-        group_id = await edits.create_group(house.connection, folder, "Second", None)
-        await edits.changed(house.connection, ("group", group_id, None))
+    assert await stack.catalogue.account("nobody") is None
+    folder = await stack.connection.fetchval("SELECT folder_id FROM folder ORDER BY folder_id LIMIT 1")
+    async with stack.connection.transaction():
+        group_id = await edits.create_group(stack.connection, folder, "Second", None)
+        await edits.changed(stack.connection, ("group", group_id, None))
 
     async def both() -> bool:
-        known = await house.catalogue.account("acme")
+        known = await stack.catalogue.account("acme")
         return known is not None and len(known[1]) == 2
 
     await eventually(both, deadline_s=1)
 
 
-async def test_an_id_given_to_another_tag_leads_there(house: House) -> None:
-    await house.follow()
+async def test_an_id_given_to_another_tag_leads_there(stack: Stack) -> None:
+    await stack.follow()
     ref = references.by_cuid("acme", "ixkio-plain-0")
-    assert (await house.look(ref)).xuid == REFS[0]  # type: ignore[union-attr]
-    async with house.connection.transaction():
+    assert (await stack.look(ref)).xuid == REFS[0]  # type: ignore[union-attr]
+    async with stack.connection.transaction():
         for index, cuid in ((0, None), (1, "ixkio-plain-0")):
-            await house.connection.execute("UPDATE tag SET cuid = $2 WHERE xuid = $1", FLEET.xuid(index), cuid)
-        await edits.changed(house.connection, ("tag", None, FLEET.xuid(0)), ("tag", None, FLEET.xuid(1)))
-    await eventually(lambda: house.catalogue.find(REFS[0]) is None, deadline_s=1)
-    await house.look(REFS[0])  # cached again, without the id
-    assert (await house.look(ref)).xuid == REFS[1]  # type: ignore[union-attr]
-    assert house.catalogue.find(ref) is house.catalogue.find(REFS[1])
+            await stack.connection.execute("UPDATE tag SET cuid = $2 WHERE xuid = $1", FLEET.xuid(index), cuid)
+        await edits.changed(stack.connection, ("tag", None, FLEET.xuid(0)), ("tag", None, FLEET.xuid(1)))
+    await eventually(lambda: stack.catalogue.find(REFS[0]) is None, deadline_s=1)
+    await stack.look(REFS[0])  # cached again, without the id
+    assert (await stack.look(ref)).xuid == REFS[1]  # type: ignore[union-attr]
+    assert stack.catalogue.find(ref) is stack.catalogue.find(REFS[1])
 
 
-async def test_more_changes_than_are_read_at_once_empty_the_cache(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_changes_than_are_read_at_once_empty_the_cache(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CHANGES_READ_MAX", 3)
-    await house.follow()
-    record = await house.look(REFS[0])
+    await stack.follow()
+    record = await stack.look(REFS[0])
     assert record is not None
-    await house.change("UPDATE tag_group SET active = false", *[("tag", None, f"other{n}") for n in range(5)])
+    await stack.change("UPDATE tag_group SET active = false", *[("tag", None, f"other{n}") for n in range(5)])
     await eventually(lambda: not record.group.active, deadline_s=1)
-    assert house.catalogue.find(REFS[0]) is None
+    assert stack.catalogue.find(REFS[0]) is None
 
 
 # What cannot be answered.
 
 
-async def test_an_envelope_of_another_tag_is_no_key(house: House, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_envelope_of_another_tag_is_no_key(stack: Stack, caplog: pytest.LogCaptureFixture) -> None:
     swap = """UPDATE tag_key AS k SET wrapped = o.wrapped, check_value = o.check_value FROM tag AS t, tag AS u, tag_key AS o
               WHERE k.tag_id = t.tag_id AND o.tag_id = u.tag_id AND (t.xuid, u.xuid) IN (('{0}', '{1}'), ('{1}', '{0}'))"""
     statement = swap.format(FLEET.xuid(0), FLEET.xuid(1))
-    await house.change(statement)
-    answers = await asyncio.gather(*(house.fetch(ref) for ref in REFS[:3]))
+    await stack.change(statement)
+    answers = await asyncio.gather(*(stack.fetch(ref) for ref in REFS[:3]))
     assert [scan.error_detail for scan, _ in answers] == ["key_unavailable", "key_unavailable", None]
-    assert house.count(meters.KEY_UNWRAP_FAILURES) == 2
+    assert stack.count(meters.KEY_UNWRAP_FAILURES) == 2
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
     alias = references.by_cuid("acme", "ixkio-plain-0")
-    assert await house.trouble(alias) == ("unavailable", "key_unavailable")
-    await house.change(statement)
-    assert await house.look(REFS[0]) is not None  # trouble is not remembered
+    assert await stack.failure(alias) == ("unavailable", "key_unavailable")
+    await stack.change(statement)
+    assert await stack.look(REFS[0]) is not None  # trouble is not remembered
 
 
-async def test_a_meta_key_that_does_not_open_stops_its_account_alone(house: House) -> None:
-    await house.follow()
-    await house.change("UPDATE meta_key SET wrapped = overlay(wrapped PLACING '\\xff'::bytea FROM 20)", ("account", None, None))
+async def test_a_meta_key_that_does_not_open_stops_its_account_alone(stack: Stack) -> None:
+    await stack.follow()
+    await stack.change("UPDATE meta_key SET wrapped = overlay(wrapped PLACING '\\xff'::bytea FROM 20)", ("account", None, None))
     theirs = OTHERS.xuid(0).encode()
-    answers = await asyncio.gather(house.fetch(theirs), house.fetch(REFS[0]))
+    answers = await asyncio.gather(stack.fetch(theirs), stack.fetch(REFS[0]))
     assert [scan.error_detail for scan, _ in answers] == ["key_unavailable", None]
     with pytest.raises(Exception, match="meta key"):
-        await house.catalogue.account("other")
+        await stack.catalogue.account("other")
 
 
-async def test_a_group_of_a_later_release_stops_itself_alone(house: House) -> None:
-    await house.follow()
-    known = await house.look(REFS[0])
+async def test_a_group_of_a_later_release_stops_itself_alone(stack: Stack) -> None:
+    await stack.follow()
+    known = await stack.look(REFS[0])
     unreadable = """UPDATE tag_group SET profile = '{"name": "later", "scheme": "later", "template": "", "more": 1}'"""
-    group_ids = [row[0] for row in await house.connection.fetch("SELECT group_id FROM tag_group")]
-    await house.change(unreadable, *(("group", group_id, None) for group_id in group_ids))
-    await eventually(lambda: house.count(meters.CATALOGUE_CHANGES) == len(group_ids))
-    assert await house.trouble(OTHERS.xuid(0).encode()) == ("unavailable", "bad_record")
+    group_ids = [row[0] for row in await stack.connection.fetch("SELECT group_id FROM tag_group")]
+    await stack.change(unreadable, *(("group", group_id, None) for group_id in group_ids))
+    await eventually(lambda: stack.count(meters.CATALOGUE_CHANGES) == len(group_ids))
+    assert await stack.failure(OTHERS.xuid(0).encode()) == ("unavailable", "bad_record")
     assert known is not None and known.group.profile is not None  # goes on as it was
-    await house.change("UPDATE tag_group SET active = false", *(("group", group_id, None) for group_id in group_ids))
+    await stack.change("UPDATE tag_group SET active = false", *(("group", group_id, None) for group_id in group_ids))
     await eventually(lambda: known.inactive_level() == "tg_inactive", deadline_s=1)
-    assert house.catalogue.stale is None
+    assert stack.catalogue.stale is None
 
 
 async def test_an_unanswered_look_up_is_no_absence(postgres: Any, database: str, connection: asyncpg.Connection) -> None:
     async with TcpProxy(postgres.port) as proxy:
         pool = await session.make_pool(postgres.dsn_of(urlsplit(database).path.lstrip("/"), tcp=True, port=proxy.port), 2)
-        house = House(database, pool, connection, deadline_s=0.4)
-        assert await house.look(REFS[0]) is not None
+        stack = Stack(database, pool, connection, deadline_s=0.4)
+        assert await stack.look(REFS[0]) is not None
         proxy.stall()
         for _ in range(3):
-            answers = await asyncio.gather(*(house.fetch(ref) for ref in (REFS[1], b"absent00", references.by_cuid("acme", "x"))))
+            answers = await asyncio.gather(*(stack.fetch(ref) for ref in (REFS[1], b"absent00", references.by_cuid("acme", "x"))))
             assert {scan.error for scan, _ in answers} == {"unavailable"}
-        assert house.catalogue.find(REFS[0]) is not None
+        assert stack.catalogue.find(REFS[0]) is not None
         proxy.flow()
 
         async def found() -> bool:
-            return (await house.fetch(REFS[1]))[1] is not None
+            return (await stack.fetch(REFS[1]))[1] is not None
 
         await eventually(found)
         proxy.refusing = True
         proxy.cut()
-        assert (await house.trouble(REFS[2]))[0] == "unavailable"
+        assert (await stack.failure(REFS[2]))[0] == "unavailable"
         pool.terminate()
 
 
@@ -404,24 +404,24 @@ async def test_a_catalogue_that_hears_nothing_is_stale(
     monkeypatch.setattr(limits, "STATEMENT_TIMEOUT_MS", 200)
     async with TcpProxy(postgres.port) as proxy:
         pool = await session.make_pool(postgres.dsn_of(urlsplit(database).path.lstrip("/"), tcp=True, port=proxy.port), 1)
-        house = House(database, pool, connection)
-        assert house.catalogue.stale == "starting"
-        await house.follow(poll_interval_s=0.1)
+        stack = Stack(database, pool, connection)
+        assert stack.catalogue.stale == "starting"
+        await stack.follow(poll_interval_s=0.1)
         proxy.stall()
-        await eventually(lambda: house.catalogue.stale == "catalogue_stale")
+        await eventually(lambda: stack.catalogue.stale == "catalogue_stale")
         proxy.flow()
-        await eventually(lambda: house.catalogue.stale is None)
-        assert house.follower is not None
-        await house.follower.stop()
+        await eventually(lambda: stack.catalogue.stale is None)
+        assert stack.follower is not None
+        await stack.follower.stop()
         pool.terminate()
 
 
-async def test_a_strange_schema_is_not_served(house: House) -> None:
-    await house.change("INSERT INTO schema_migration VALUES (9999, '9999_pre_future.sql', '')")
-    house.follower = ChangeFollower(
-        PostgresChangeSource(house.dsn, house.pool), house.catalogue, house.meters, poll_interval_s=0.05
+async def test_a_strange_schema_is_not_served(stack: Stack) -> None:
+    await stack.change("INSERT INTO schema_migration VALUES (9999, '9999_pre_future.sql', '')")
+    stack.follower = ChangeFollower(
+        PostgresChangeSource(stack.dsn, stack.pool), stack.catalogue, stack.meters, poll_interval_s=0.05
     )
-    house.follower.start()
-    await eventually(lambda: house.catalogue.stale == "schema_mismatch")
-    await house.change("DELETE FROM schema_migration WHERE number = 9999")
-    await eventually(lambda: house.catalogue.stale is None)
+    stack.follower.start()
+    await eventually(lambda: stack.catalogue.stale == "schema_mismatch")
+    await stack.change("DELETE FROM schema_migration WHERE number = 9999")
+    await eventually(lambda: stack.catalogue.stale is None)

@@ -42,7 +42,7 @@ FLEETS = {
 PLAIN, LEGACY = FLEETS["plain-uid-counter-boltcard"], FLEETS["plain-uid-counter-sdm-backend-legacy"]
 
 
-class House:
+class Stack:
     """A worker's rooms on a real database, without sockets."""
 
     def __init__(self, dsn: str, pool: Any) -> None:
@@ -87,22 +87,22 @@ async def connection(database: str) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def house(database: str, connection: Any) -> AsyncIterator[House]:
+async def stack(database: str, connection: Any) -> AsyncIterator[Stack]:
     pool = await session.make_pool(database, 4)
-    house = House(database, pool)
-    yield house
-    await house.ledger.stop()
+    stack = Stack(database, pool)
+    yield stack
+    await stack.ledger.stop()
     await pool.close()
 
 
 @pytest.mark.parametrize("name", FLEETS)
-async def test_each_scheme_has_genuine_replayed_and_forged_taps(house: House, name: str) -> None:
+async def test_each_scheme_has_genuine_replayed_and_forged_taps(stack: Stack, name: str) -> None:
     tag = FLEETS[name][1]
     url = tag.tap()
-    assert [await house.verdict(url) for _ in range(2)] == ["genuine", "replayed"]
-    assert await house.verdict(tag.forged("flipped_bit")) == "forged"
-    assert await house.verdict(tag.forged("wrong_key")) == "forged"
-    assert await house.verdict(tag.tap()) == "genuine"
+    assert [await stack.verdict(url) for _ in range(2)] == ["genuine", "replayed"]
+    assert await stack.verdict(tag.forged("flipped_bit")) == "forged"
+    assert await stack.verdict(tag.forged("wrong_key")) == "forged"
+    assert await stack.verdict(tag.tap()) == "genuine"
 
 
 async def test_a_dump_holds_no_secret_of_any_tag(connection: Any) -> None:
@@ -129,7 +129,7 @@ async def test_a_master_opens_only_for_its_own_group(connection: Any) -> None:
             unwrap(OLD, rows[0]["wrapped"], **{**place, **wrong})
 
 
-async def test_rotation_seals_masters_anew(connection: Any, house: House) -> None:
+async def test_rotation_seals_masters_anew(connection: Any, stack: Stack) -> None:
     assert (await rotation.usage(connection))[OLD.id].group_keys == len(FLEETS)
     both = KeyEncryptionKeys([NEW, OLD])
     await connection.execute(
@@ -139,94 +139,94 @@ async def test_rotation_seals_masters_anew(connection: Any, house: House) -> Non
     (unreadable,) = report.unreadable
     assert str(unreadable).startswith(f"master of group {unreadable.tag_id}, slot 3, version 1: ")
     assert (await rotation.usage(connection))[NEW.id].group_keys == len(FLEETS) - 1
-    house.keks.adopt([NEW.id], {NEW.id: NEW})
-    assert (await ask_by_code(house, FLEETS["plain-uid-counter-sdm-backend"][0])).authentic
+    stack.keks.adopt([NEW.id], {NEW.id: NEW})
+    assert (await ask_by_code(stack, FLEETS["plain-uid-counter-sdm-backend"][0])).authentic
 
 
-async def test_without_its_master_only_what_is_not_loaded_is_unanswered(house: House, connection: Any) -> None:
+async def test_without_its_master_only_what_is_not_loaded_is_unanswered(stack: Stack, connection: Any) -> None:
     tags = PLAIN[0], PLAIN[1]
-    assert await house.verdict(tags[0].tap()) == "genuine"
+    assert await stack.verdict(tags[0].tap()) == "genuine"
     other = FLEETS["plain-uid-counter-sdm-backend"][0]
-    house.keks.adopt([NEW.id], {NEW.id: NEW})  # a key file without the key that opens
-    assert await house.verdict(tags[0].tap()) == "genuine"
-    assert await house.verdict(tags[1].tap()) == "genuine"  # the master of a group in use stays in memory
-    house.catalogue._loader.groups.clear()
-    house.catalogue._tags.clear()
-    house.catalogue._accounts.clear()
+    stack.keks.adopt([NEW.id], {NEW.id: NEW})  # a key file without the key that opens
+    assert await stack.verdict(tags[0].tap()) == "genuine"
+    assert await stack.verdict(tags[1].tap()) == "genuine"  # the master of a group in use stays in memory
+    stack.catalogue._loader.groups.clear()
+    stack.catalogue._tags.clear()
+    stack.catalogue._accounts.clear()
     url = other.tap()
-    assert await house.verdict(url) == "unavailable key_unavailable"
-    scan = await ask_by_code(house, FLEETS["plain-uid-counter-an10922"][0])
+    assert await stack.verdict(url) == "unavailable key_unavailable"
+    scan = await ask_by_code(stack, FLEETS["plain-uid-counter-an10922"][0])
     assert (scan.error, scan.error_detail) == ("unavailable", "key_unavailable")
-    house.keks.adopt([OLD.id], {OLD.id: OLD})
-    house.catalogue.keys_opened()
-    assert await house.verdict(url) == "genuine"
-    assert (await ask_by_code(house, FLEETS["plain-uid-counter-an10922"][0])).authentic
+    stack.keks.adopt([OLD.id], {OLD.id: OLD})
+    stack.catalogue.keys_opened()
+    assert await stack.verdict(url) == "genuine"
+    assert (await ask_by_code(stack, FLEETS["plain-uid-counter-an10922"][0])).authentic
 
 
-async def ask_by_code(house: House, tag: VirtualTag, api_key: ApiKey | None = None) -> Scan:
+async def ask_by_code(stack: Stack, tag: VirtualTag, api_key: ApiKey | None = None) -> Scan:
     """A scan by a tag's code in the database, with its next tap."""
     loop = asyncio.get_running_loop()
-    code = await house.pool.fetchval("SELECT xuid FROM tag WHERE uid = $1", tag.uid)
+    code = await stack.pool.fetchval("SELECT xuid FROM tag WHERE uid = $1", tag.uid)
     done: asyncio.Future[Scan] = loop.create_future()
     extras = Extras(url=tag.tap())
-    scan_id = house.dispatcher.next_scan_id()
-    house.engine.submit(Scan(done.set_result, code.encode(), -1, None, api_key, scan_id, loop.time(), extras))
+    scan_id = stack.dispatcher.next_scan_id()
+    stack.engine.submit(Scan(done.set_result, code.encode(), -1, None, api_key, scan_id, loop.time(), extras))
     return await done
 
 
-async def test_a_further_master_begins_above_the_first(house: House, connection: Any) -> None:
+async def test_a_further_master_begins_above_the_first(stack: Stack, connection: Any) -> None:
     tag = PLAIN[0]
-    assert await house.verdict(tag.tap_at(900)) == "genuine"
-    group_id = await house.group_of(tag)
+    assert await stack.verdict(tag.tap_at(900)) == "genuine"
+    group_id = await stack.group_of(tag)
     account_id = await edits.account_id_of(connection, "shop")
     successor = bytes(range(16))
     async with connection.transaction():
-        assert await edits.add_master(connection, house.keks, account_id, group_id, successor) == 2
-    await house.catalogue.apply([Change("group", group_id, None)])
-    assert await house.verdict(tag.tap_at(901)) == "genuine"  # not re-programmed yet
+        assert await edits.add_master(connection, stack.keks, account_id, group_id, successor) == 2
+    await stack.catalogue.apply([Change("group", group_id, None)])
+    assert await stack.verdict(tag.tap_at(901)) == "genuine"  # not re-programmed yet
     renewed = VirtualTag(
         "plain-uid-counter", xuid=tag.xuid, uid=tag.uid, file_key=BoltCard().derive_file_key(successor, tag.uid), aid="shop"
     )
-    scan = await house.start(renewed.tap_at(1))
+    scan = await stack.start(renewed.tap_at(1))
     assert (scan.verdict, scan.position) == ("genuine", position(2, 1))
-    assert await house.verdict(tag.tap_at(902)) == "replayed"
+    assert await stack.verdict(tag.tap_at(902)) == "replayed"
     await connection.execute("UPDATE group_key SET live = false WHERE group_id = $1 AND version = 1", group_id)
-    await house.catalogue.apply([Change("group", group_id, None)])
-    assert await house.verdict(tag.tap_at(903)) == "forged"
+    await stack.catalogue.apply([Change("group", group_id, None)])
+    assert await stack.verdict(tag.tap_at(903)) == "forged"
 
 
-async def test_tags_in_the_cache_hear_of_another_derivation(house: House) -> None:
+async def test_tags_in_the_cache_hear_of_another_derivation(stack: Stack) -> None:
     tag = PLAIN[2]
-    assert await house.verdict(tag.tap()) == "genuine"
-    group_id = await house.group_of(tag)
+    assert await stack.verdict(tag.tap()) == "genuine"
+    group_id = await stack.group_of(tag)
     kept = references.by_uid("shop", LEGACY.uid(0))
-    assert await house.verdict(LEGACY[0].tap()) == "genuine"
-    await house.pool.execute(
+    assert await stack.verdict(LEGACY[0].tap()) == "genuine"
+    await stack.pool.execute(
         'UPDATE group_key SET derivation = \'{"scheme": "boltcard", "version": 7}\' WHERE group_id = $1', group_id
     )
-    await house.catalogue.apply([Change("group", group_id, None)])
-    assert await house.verdict(tag.tap()) == "forged"
+    await stack.catalogue.apply([Change("group", group_id, None)])
+    assert await stack.verdict(tag.tap()) == "forged"
     other = VirtualFleet(PLAIN.seed, 4, "plain-uid-counter", account="shop", derivation=BoltCard(version=7))[2]
-    assert await house.verdict(other.tap_at(50)) == "genuine"
-    assert house.catalogue.find(kept) is not None  # tags of other groups stay
+    assert await stack.verdict(other.tap_at(50)) == "genuine"
+    assert stack.catalogue.find(kept) is not None  # tags of other groups stay
 
 
-async def test_a_tap_of_a_loaded_tag_derives_nothing(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_tap_of_a_loaded_tag_derives_nothing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scheme that takes milliseconds would otherwise take them twice a tap: for the meta key and for the file key."""
     fleet = FLEETS["encrypted-sdm-backend-legacy"]
     derivation, tag = fleet.derivation, fleet[0]
-    assert await house.verdict(tag.tap()) == "genuine"
+    assert await stack.verdict(tag.tap()) == "genuine"
     calls: list[str] = []
     for name in ("derive_file_key", "derive_meta_key"):
         monkeypatch.setattr(SdmBackendLegacy, name, lambda *_: calls.append("derived"))
-    assert [await house.verdict(url) for url in (tag.tap(), tag.tap(), tag.forged())] == ["genuine", "genuine", "forged"]
+    assert [await stack.verdict(url) for url in (tag.tap(), tag.tap(), tag.forged())] == ["genuine", "genuine", "forged"]
     assert calls == [] and derivation is not None
 
 
-async def test_tags_that_are_being_loaded_while_keys_change_are_not_kept_with_the_old_ones(house: House) -> None:
+async def test_tags_that_are_being_loaded_while_keys_change_are_not_kept_with_the_old_ones(stack: Stack) -> None:
     tag = PLAIN[0]
-    assert await house.verdict(tag.tap()) == "genuine"
-    group_id, catalogue = await house.group_of(tag), house.catalogue
+    assert await stack.verdict(tag.tap()) == "genuine"
+    group_id, catalogue = await stack.group_of(tag), stack.catalogue
     code = tag.xuid.encode()
     record = catalogue._tags.get(code)
     forget = catalogue._forget_outgrown
@@ -238,7 +238,7 @@ async def test_tags_that_are_being_loaded_while_keys_change_are_not_kept_with_th
 
     catalogue._forget_outgrown = slowly  # type: ignore[method-assign]
     before = catalogue._changes_applied
-    await house.pool.execute(
+    await stack.pool.execute(
         'UPDATE group_key SET derivation = \'{"scheme": "boltcard", "version": 7}\' WHERE group_id = $1', group_id
     )
     await catalogue.apply([Change("group", group_id, None)])
@@ -246,33 +246,33 @@ async def test_tags_that_are_being_loaded_while_keys_change_are_not_kept_with_th
     assert applied == [before + 2]  # who began before may put nothing in any more when the tags are looked through
 
 
-async def test_a_card_that_is_programmed_anew_with_its_next_version(house: House, connection: Any) -> None:
+async def test_a_card_that_is_programmed_anew_with_its_next_version(stack: Stack, connection: Any) -> None:
     """The same master, derived in another way, is a further version: its counters begin above those of the one before."""
     tag = PLAIN[1]
     renewed = VirtualFleet(PLAIN.seed, 4, "plain-uid-counter", account="shop", derivation=BoltCard(version=2))[1]
-    assert await house.verdict(tag.tap_at(57)) == "genuine"
-    group_id = await house.group_of(tag)
+    assert await stack.verdict(tag.tap_at(57)) == "genuine"
+    group_id = await stack.group_of(tag)
     account_id = await edits.account_id_of(connection, "shop")
 
     async def add() -> int:
         async with connection.transaction():
-            return await edits.add_master(connection, house.keks, account_id, group_id, PLAIN.master)
+            return await edits.add_master(connection, stack.keks, account_id, group_id, PLAIN.master)
 
     with pytest.raises(InputError, match="old taps would pass again"):
         await add()
     await connection.execute("UPDATE tag_group SET derivation = $1", '{"scheme": "boltcard", "version": 2}')
     assert await add() == 2
-    await house.catalogue.apply([Change("group", group_id, None)])
-    assert await house.verdict(tag.tap_at(58)) == "genuine"  # not programmed anew yet
-    assert [await house.verdict(renewed.tap_at(1)) for _ in range(2)] == ["genuine", "replayed"]
-    assert await house.verdict(tag.tap_at(59)) == "replayed"
-    assert await house.verdict(PLAIN[3].tap_at(1)) == "genuine"
+    await stack.catalogue.apply([Change("group", group_id, None)])
+    assert await stack.verdict(tag.tap_at(58)) == "genuine"  # not programmed anew yet
+    assert [await stack.verdict(renewed.tap_at(1)) for _ in range(2)] == ["genuine", "replayed"]
+    assert await stack.verdict(tag.tap_at(59)) == "replayed"
+    assert await stack.verdict(PLAIN[3].tap_at(1)) == "genuine"
     await connection.execute(load("management")["delete_tag"], await tag_id_of(connection, tag))
     async with connection.transaction():
-        await edits.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, None)])
-    await house.catalogue.apply([Change("all", None, None)])
-    assert [await house.verdict(each) for each in (renewed.tap_at(1), tag.tap_at(58))] == ["replayed", "replayed"]
-    assert await house.verdict(renewed.tap_at(2)) == "genuine"
+        await edits.add_tags(connection, stack.keks, account_id, group_id, [NewTag("again", tag.uid, None)])
+    await stack.catalogue.apply([Change("all", None, None)])
+    assert [await stack.verdict(each) for each in (renewed.tap_at(1), tag.tap_at(58))] == ["replayed", "replayed"]
+    assert await stack.verdict(renewed.tap_at(2)) == "genuine"
 
 
 async def tag_id_of(connection: Any, tag: VirtualTag) -> int:
@@ -280,7 +280,7 @@ async def tag_id_of(connection: Any, tag: VirtualTag) -> int:
     return tag_id
 
 
-async def test_a_slow_derivation_holds_up_nobody_else(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_derivation_holds_up_nobody_else(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     may_go_on, threads = threading.Event(), set()
     derive = SdmBackendLegacy.derive_file_key
 
@@ -291,19 +291,19 @@ async def test_a_slow_derivation_holds_up_nobody_else(house: House, monkeypatch:
 
     urls = [LEGACY[i].tap_at(5) for i in range(3)]
     monkeypatch.setattr(SdmBackendLegacy, "derive_file_key", held)
-    slow = [house.start(url) for url in urls]
-    again = [house.start(urls[0]) for _ in range(20)]
-    assert await house.verdict(PLAIN[3].tap()) == "genuine"
+    slow = [stack.start(url) for url in urls]
+    again = [stack.start(urls[0]) for _ in range(20)]
+    assert await stack.verdict(PLAIN[3].tap()) == "genuine"
     assert not any(each.done() for each in slow)
     may_go_on.set()
     outcomes = [scan.verdict for scan in await asyncio.gather(*slow, *again)]
     assert sorted(filter(None, outcomes)) == ["genuine"] * 3 + ["replayed"] * 20
     assert threading.main_thread() not in threads
-    assert house.catalogue.idle
+    assert stack.catalogue.idle
 
 
 async def test_nobody_waits_for_the_keys_of_what_is_none_to_him(
-    house: House, connection: Any, monkeypatch: pytest.MonkeyPatch
+    stack: Stack, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How long an answer takes would tell that there is such a tag. Together with its owner in one round, and alone."""
     may_go_on, derive, tags = threading.Event(), SdmBackendLegacy.derive_file_key, LEGACY[:2]
@@ -316,26 +316,26 @@ async def test_nobody_waits_for_the_keys_of_what_is_none_to_him(
     account_id = await edits.account_id_of(connection, "shop")
     owner, stranger = ApiKey(1, account_id, "shop", frozenset(), "", None), ApiKey(2, 0, "other", frozenset(), "", None)
     monkeypatch.setattr(SdmBackendLegacy, "derive_file_key", held)
-    own = asyncio.create_task(ask_by_code(house, tags[0], owner))
-    others = [ask_by_code(house, tag, api_key) for tag in tags for api_key in (None, stranger)]
+    own = asyncio.create_task(ask_by_code(stack, tags[0], owner))
+    others = [ask_by_code(stack, tag, api_key) for tag in tags for api_key in (None, stranger)]
     assert [scan.error for scan in await asyncio.gather(*others)] == ["not_found"] * 4
     assert not own.done()
     may_go_on.set()
     assert (await own).authentic
 
 
-async def test_a_tag_that_comes_back_goes_on_from_its_last_counter(house: House, connection: Any) -> None:
+async def test_a_tag_that_comes_back_goes_on_from_its_last_counter(stack: Stack, connection: Any) -> None:
     tag = PLAIN[1]
-    assert await house.verdict(tag.tap_at(40)) == "genuine"
-    group_id = await house.group_of(tag)
+    assert await stack.verdict(tag.tap_at(40)) == "genuine"
+    group_id = await stack.group_of(tag)
     tag_id = await connection.fetchval("SELECT tag_id FROM tag WHERE uid = $1", tag.uid)
     account_id = await edits.account_id_of(connection, "shop")
     await connection.execute(load("management")["delete_tag"], tag_id)
     with pytest.raises(InputError, match="derives the keys"):
         async with connection.transaction():
-            await edits.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, bytes(16))])
+            await edits.add_tags(connection, stack.keks, account_id, group_id, [NewTag("again", tag.uid, bytes(16))])
     async with connection.transaction():
-        await edits.add_tags(connection, house.keks, account_id, group_id, [NewTag("again", tag.uid, None)])
-    await house.catalogue.apply([Change("tag", tag_id, tag.xuid)])
-    assert await house.verdict(tag.tap_at(40)) == "replayed"
-    assert await house.verdict(tag.tap_at(41)) == "genuine"
+        await edits.add_tags(connection, stack.keks, account_id, group_id, [NewTag("again", tag.uid, None)])
+    await stack.catalogue.apply([Change("tag", tag_id, tag.xuid)])
+    assert await stack.verdict(tag.tap_at(40)) == "replayed"
+    assert await stack.verdict(tag.tap_at(41)) == "genuine"

@@ -99,13 +99,13 @@ class Followed:
 @asynccontextmanager
 async def followed(dsn: str, *, poll_interval_s: float = 0.05) -> AsyncIterator[Followed]:
     pool = await session.make_pool(dsn, 4)
-    house = Followed(dsn, pool, poll_interval_s=poll_interval_s)
-    house.follower.start()
+    stack = Followed(dsn, pool, poll_interval_s=poll_interval_s)
+    stack.follower.start()
     try:
-        await eventually(lambda: house.catalogue.stale is None)
-        yield house
+        await eventually(lambda: stack.catalogue.stale is None)
+        yield stack
     finally:
-        await house.follower.stop()
+        await stack.follower.stop()
         pool.terminate()
 
 
@@ -151,35 +151,35 @@ def pair(server_dir: Path) -> Iterator[Replicated]:
         yield servers
 
 
-async def lossy_failover(pair: Replicated, house: Followed) -> None:
+async def lossy_failover(pair: Replicated, stack: Followed) -> None:
     """The gap has more changes than are made afterwards."""
     await asyncio.to_thread(pair.catch_up)
     await asyncio.to_thread(pair.hold_back)
     await switch_off(pair.dsn, 1)
     await act(pair.dsn, *["SELECT 1"] * GAP_ACTS)
-    await house.looks()
-    assert not await house.is_active(1)
+    await stack.looks()
+    assert not await stack.is_active(1)
     pair.kill_primary()
     await asyncio.to_thread(pair.promote)
 
 
 async def test_after_a_lossy_failover_everything_is_read_again(pair: Replicated) -> None:
     await prepare(pair.dsn)
-    async with followed(pair.dsn) as house:
-        before = house.history.followed
-        assert [await house.is_active(index) for index in range(5)] == [True] * 5
-        record = house.catalogue.find(REFS[2])
+    async with followed(pair.dsn) as stack:
+        before = stack.history.followed
+        assert [await stack.is_active(index) for index in range(5)] == [True] * 5
+        record = stack.catalogue.find(REFS[2])
         assert record is not None
         record.floor = 1 << 40
-        await lossy_failover(pair, house)
-        await eventually(lambda: house.history_changes, BACK_S)
+        await lossy_failover(pair, stack)
+        await eventually(lambda: stack.history_changes, BACK_S)
         await switch_off(pair.dsn, 0)
-        await house.looks()
-        assert [await house.is_active(index) for index in range(5)] == [False, True, True, True, True]
-        again = house.catalogue.find(REFS[2])
+        await stack.looks()
+        assert [await stack.is_active(index) for index in range(5)] == [False, True, True, True, True]
+        again = stack.catalogue.find(REFS[2])
         assert again is not None and again.floor < 1 << 40
-        assert house.history.followed != before
-        assert house.history_changes == 1
+        assert stack.history.followed != before
+        assert stack.history_changes == 1
 
 
 async def test_by_numbers_alone_what_was_switched_off_would_go_on_passing(
@@ -189,26 +189,26 @@ async def test_by_numbers_alone_what_was_switched_off_would_go_on_passing(
     monkeypatch.setattr(Known, "is_continued_by", lambda _self, _reading: True)
     monkeypatch.setattr(ChangeFollower, "_begin_anew", ChangeFollower._take_over_changes)
     await prepare(pair.dsn)
-    async with followed(pair.dsn) as house:
-        assert await house.is_active(0)
-        await lossy_failover(pair, house)
+    async with followed(pair.dsn) as stack:
+        assert await stack.is_active(0)
+        await lossy_failover(pair, stack)
         await switch_off(pair.dsn, 0)
-        await house.looks(20)
-        assert await house.is_active(0)
+        await stack.looks(20)
+        assert await stack.is_active(0)
 
 
 async def test_a_failover_that_lost_nothing_is_followed_too(server_dir: Path) -> None:
     with replicated(server_dir, synchronous=True, settings=QUICK) as pair:
         await prepare(pair.dsn)
-        async with followed(pair.dsn) as house:
+        async with followed(pair.dsn) as stack:
             await switch_off(pair.dsn, 0)
-            await house.looks()
+            await stack.looks()
             pair.kill_primary()
             await asyncio.to_thread(pair.promote)
             await switch_off(pair.dsn, 1)
-            await house.looks()
-            assert [await house.is_active(index) for index in range(3)] == [False, False, True]
-            assert house.history_changes == 1
+            await stack.looks()
+            assert [await stack.is_active(index) for index in range(3)] == [False, False, True]
+            assert stack.history_changes == 1
 
 
 # A restore in place: the same system, the same timeline.
@@ -248,24 +248,24 @@ async def test_a_restore_in_place_is_noticed(restorable: Restorable, acts: int) 
     dsn = restorable.server.dsn
     await prepare(dsn)
     await asyncio.to_thread(restorable.back_up)
-    async with followed(dsn, poll_interval_s=NEVER_S) as house:
-        assert [await house.is_active(index) for index in range(3)] == [True] * 3
+    async with followed(dsn, poll_interval_s=NEVER_S) as stack:
+        assert [await stack.is_active(index) for index in range(3)] == [True] * 3
         await act(dsn, *["SELECT 1"] * 2)
         await switch_off(dsn, 1)
-        await house.looks()
-        assert not await house.is_active(1)
-        assert house.history_changes == 0
-        followed_before, known = house.history.followed, house.follower._known
+        await stack.looks()
+        assert not await stack.is_active(1)
+        assert stack.history_changes == 0
+        followed_before, known = stack.history.followed, stack.follower._known
         assert known is not None
         await asyncio.to_thread(restorable.restore)
         if acts:
             await act(dsn, *["SELECT 1"] * (acts - 1))
             await switch_off(dsn, 2)
             await outwrite(dsn, known.flushed)
-        await house.looks()
-        assert house.history.followed == followed_before
-        assert house.history_changes == 1
-        assert [await house.is_active(index) for index in range(3)] == [True, True, not acts]
+        await stack.looks()
+        assert stack.history.followed == followed_before
+        assert stack.history_changes == 1
+        assert [await stack.is_active(index) for index in range(3)] == [True, True, not acts]
 
 
 async def outwrite(dsn: str, flushed: int) -> None:
@@ -281,14 +281,14 @@ async def outwrite(dsn: str, flushed: int) -> None:
 async def test_a_restart_and_a_crash_are_the_same_history(restorable: Restorable) -> None:
     dsn = restorable.server.dsn
     await prepare(dsn)
-    async with followed(dsn) as house:
+    async with followed(dsn) as stack:
         for again in (restorable.server.restart, restorable.server.kill9, restorable.server.kill9):
             await act(dsn, "SELECT 1")
-            await house.looks()
+            await stack.looks()
             await asyncio.to_thread(again)
             await asyncio.to_thread(restorable.server.start)
-            await house.looks()
-        assert house.history_changes == 0
+            await stack.looks()
+        assert stack.history_changes == 0
 
 
 # Sessions of the ledger.
@@ -305,7 +305,7 @@ async def test_the_ledger_commits_into_the_followed_history_alone(database: str)
         real = committer._session.history
         history.follow("7000000000000000000/00000002")
         assert await kit.word(1, 2) == "unavailable:history_changed"
-        assert kit.ledger.trouble == "history_changed" and not kit.ledger.connected
+        assert kit.ledger.failure == "history_changed" and not kit.ledger.connected
         assert looked
         history.follow(real)
         assert await kit.word(1, 2) == ADVANCED

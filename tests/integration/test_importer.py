@@ -54,7 +54,7 @@ def csv_of(head: str, lines: Iterable[str]) -> bytes:
     return "\n".join((head, *lines, "")).encode()
 
 
-class House:
+class Stack:
     """An account `acme` with a folder of two fields and two groups, one more folder, and another account."""
 
     def __init__(self, connection: Any, dsn: str) -> None:
@@ -133,31 +133,31 @@ class House:
 
 
 @pytest.fixture
-async def house(database: str) -> AsyncIterator[House]:
+async def stack(database: str) -> AsyncIterator[Stack]:
     connection = await asyncpg.connect(database)
-    house = House(connection, database)
-    await house.build()
-    yield house
+    stack = Stack(connection, database)
+    await stack.build()
+    yield stack
     await connection.close()
 
 
 # What is stored.
 
 
-async def test_new_tags(house: House) -> None:
+async def test_new_tags(stack: Stack) -> None:
     head = "XUID,UID,CUID,TAGNAME,RESPONSE,STATUS,ASSIGNED,KEY,META_KEY,colour,Product Name"
     line = f"q8w3sbcz,{uid(1)},1,A tag,Hi {{cuid}},inactive,2026-01-31,{KEYS[1].hex()},{KEYS[9].hex()},red,Vase"
-    report = await house.taken(csv_of(head, [line, f",{uid(2)}" + "," * 9]), batch="B")
+    report = await stack.taken(csv_of(head, [line, f",{uid(2)}" + "," * 9]), batch="B")
     assert (report.lines, report.added, report.keys_added, report.meta_keys_added, report.batch_created) == (2, 2, 1, 1, True)
-    row = await house.tag("q8w3sbcz")
+    row = await stack.tag("q8w3sbcz")
     assert (row["uid"].hex().upper(), row["cuid"], row["name"], row["active"]) == (uid(1), "1", "A tag", False)
     assert row["assigned_at"] == dt.datetime(2026, 1, 31, tzinfo=dt.UTC)
     assert json.loads(row["rule_set"]) == {"groups": [], "default": "Hi {cuid}"}
     assert json.loads(row["fields"]) == {"Colour": "red", "Product Name": "Vase"}
-    assert await house.keys("q8w3sbcz") == [(1, True, KEYS[1])]
-    made = house.told[1]["xuid"]
+    assert await stack.keys("q8w3sbcz") == [(1, True, KEYS[1])]
+    made = stack.told[1]["xuid"]
     assert re.fullmatch("[a-z0-9]{16}", made)
-    other = await house.tag(made)
+    other = await stack.tag(made)
     assert (other["cuid"], other["active"], other["rule_set"], other["fields"], other["assigned_at"]) == (
         None,
         True,
@@ -167,23 +167,23 @@ async def test_new_tags(house: House) -> None:
     )
     assert row["batch_id"] == other["batch_id"] is not None
     assert (
-        await house.connection.fetchval(
+        await stack.connection.fetchval(
             "SELECT count(*) FROM tag_counter WHERE tag_id = ANY ($1)", [row["tag_id"], other["tag_id"]]
         )
         == 2
     )
-    kinds = {r["kind"] for r in await house.connection.fetch("SELECT kind FROM catalogue_change")}
+    kinds = {r["kind"] for r in await stack.connection.fetch("SELECT kind FROM catalogue_change")}
     assert {"tags_added", "account"} <= kinds
-    audit = await house.connection.fetchrow("SELECT * FROM audit_log WHERE act = 'import'")
+    audit = await stack.connection.fetchrow("SELECT * FROM audit_log WHERE act = 'import'")
     assert json.loads(audit["after"])["added"] == 2
 
 
-async def test_short_codes_are_asked_for(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_short_codes_are_asked_for(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """A code that is taken is drawn again."""
     drawn = iter([["theirs01", "fresh001"], ["fresh002"]])
     monkeypatch.setattr("ixfast.store.imports.importer.draw_codes", lambda count, chars: next(drawn) if count else [])
-    await house.taken(csv_of("CUID", "ab"), code_chars=8)
-    assert {line["xuid"] for line in house.told} == {"fresh001", "fresh002"}
+    await stack.taken(csv_of("CUID", "ab"), code_chars=8)
+    assert {line["xuid"] for line in stack.told} == {"fresh001", "fresh002"}
 
 
 def test_drawn_codes_are_fair() -> None:
@@ -229,106 +229,106 @@ def test_names_are_not_forgotten() -> None:
     assert [name for batch in batches for name in names.add_all(batch)] == [name for batch in batches for name in batch]
 
 
-async def test_the_same_again_changes_nothing(house: House) -> None:
+async def test_the_same_again_changes_nothing(stack: Stack) -> None:
     lines = [
         f"x{n},{uid(n)},c{n},Name {n},R{n},active,{'yes' if n % 2 else 'no'},{KEYS[n].hex()},{KEYS[3].hex()},red"
         for n in range(1, 60)
     ]
     content = csv_of("XUID,UID,CUID,TAGNAME,RESPONSE,STATUS,ASSIGNED,KEY,META_KEY,Colour", lines)
-    await house.taken(content)
-    before = await house.everything()
-    report = await house.taken(content)
+    await stack.taken(content)
+    before = await stack.everything()
+    report = await stack.taken(content)
     assert (report.unchanged, report.added, report.changed, report.keys_added, report.keys_replaced) == (59, 0, 0, 0, 0)
-    assert {line["outcome"] for line in house.told} == {"unchanged"}
-    assert await house.everything() == before
+    assert {line["outcome"] for line in stack.told} == {"unchanged"}
+    assert await stack.everything() == before
 
 
-async def test_a_tag_is_meant_by_xuid_else_uid_else_cuid(house: House) -> None:
-    await house.taken(csv_of("XUID,UID,CUID", [f"a1,{uid(1)},", "a2,,c2", f"a3,{uid(3)},c3"]))
-    report = await house.taken(csv_of("XUID,UID,CUID,TAGNAME", ["a1,,,one", f",{uid(5)},c2,two", f",{uid(3)},,three"]))
+async def test_a_tag_is_meant_by_xuid_else_uid_else_cuid(stack: Stack) -> None:
+    await stack.taken(csv_of("XUID,UID,CUID", [f"a1,{uid(1)},", "a2,,c2", f"a3,{uid(3)},c3"]))
+    report = await stack.taken(csv_of("XUID,UID,CUID,TAGNAME", ["a1,,,one", f",{uid(5)},c2,two", f",{uid(3)},,three"]))
     assert (report.changed, report.added) == (3, 0)
-    assert [(await house.tag(x))["name"] for x in ("a1", "a2", "a3")] == ["one", "two", "three"]
-    assert (await house.tag("a2"))["uid"].hex().upper() == uid(5)
-    assert [line.get("changed") for line in house.told] == ["name", "uid name", "name"]
+    assert [(await stack.tag(x))["name"] for x in ("a1", "a2", "a3")] == ["one", "two", "three"]
+    assert (await stack.tag("a2"))["uid"].hex().upper() == uid(5)
+    assert [line.get("changed") for line in stack.told] == ["name", "uid name", "name"]
 
 
-async def test_blank_leaves_and_the_rest_changes(house: House) -> None:
+async def test_blank_leaves_and_the_rest_changes(stack: Stack) -> None:
     head = "XUID,UID,CUID,TAGNAME,RESPONSE,STATUS,ASSIGNED,Colour,Product Name"
-    await house.taken(csv_of(head, [f"a1,{uid(1)},c1,one,R,inactive,yes,red,Vase"]), batch="B")
-    before = dict(await house.tag("a1"))
-    await house.taken(csv_of(head, ["a1,,,,,,,,"]), group="Green", folder="Bags", ignored=["Colour", "Product Name"])
-    assert dict(await house.tag("a1")) == before
-    await house.taken(csv_of(head, ["a1,,c2,two,S,active,no,blue,"]), batch="C")
-    after = await house.tag("a1")
+    await stack.taken(csv_of(head, [f"a1,{uid(1)},c1,one,R,inactive,yes,red,Vase"]), batch="B")
+    before = dict(await stack.tag("a1"))
+    await stack.taken(csv_of(head, ["a1,,,,,,,,"]), group="Green", folder="Bags", ignored=["Colour", "Product Name"])
+    assert dict(await stack.tag("a1")) == before
+    await stack.taken(csv_of(head, ["a1,,c2,two,S,active,no,blue,"]), batch="C")
+    after = await stack.tag("a1")
     assert (after["cuid"], after["name"], after["active"], after["assigned_at"]) == ("c2", "two", True, None)
     assert json.loads(after["fields"]) == {"Colour": "blue", "Product Name": "Vase"}
     assert (after["uid"], after["group_id"], after["batch_id"]) == (before["uid"], before["group_id"], before["batch_id"])
-    noted = await house.connection.fetch("SELECT xuid FROM catalogue_change WHERE kind = 'tag'")
+    noted = await stack.connection.fetch("SELECT xuid FROM catalogue_change WHERE kind = 'tag'")
     assert {row["xuid"] for row in noted} == {"a1"}
 
 
-async def test_a_changed_key_is_a_new_version_and_positions_stay(house: House) -> None:
-    await house.taken(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
-    tag_id = (await house.tag("a1"))["tag_id"]
-    await house.connection.execute("UPDATE tag_counter SET last_position = $1 WHERE tag_id = $2", position(1, 500), tag_id)
-    report = await house.taken(csv_of("XUID,KEY", [f"a1,{KEYS[2].hex()}"]))
-    assert (report.keys_added, report.keys_replaced, house.told[0]["changed"]) == (0, 1, "key")
-    assert await house.keys("a1") == [(2, True, KEYS[2]), (1, True, KEYS[1])]
-    await house.taken(csv_of("XUID,KEY", [f"a1,{KEYS[3].hex()}"]), retire_old_keys=True)
-    assert await house.keys("a1") == [(3, True, KEYS[3]), (2, False, KEYS[2]), (1, False, KEYS[1])]
-    assert await house.connection.fetchval("SELECT last_position FROM tag_counter WHERE tag_id = $1", tag_id) == position(1, 500)
-    await house.refused(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]), (2, "KEY", "key_used_before"))
+async def test_a_changed_key_is_a_new_version_and_positions_stay(stack: Stack) -> None:
+    await stack.taken(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
+    tag_id = (await stack.tag("a1"))["tag_id"]
+    await stack.connection.execute("UPDATE tag_counter SET last_position = $1 WHERE tag_id = $2", position(1, 500), tag_id)
+    report = await stack.taken(csv_of("XUID,KEY", [f"a1,{KEYS[2].hex()}"]))
+    assert (report.keys_added, report.keys_replaced, stack.told[0]["changed"]) == (0, 1, "key")
+    assert await stack.keys("a1") == [(2, True, KEYS[2]), (1, True, KEYS[1])]
+    await stack.taken(csv_of("XUID,KEY", [f"a1,{KEYS[3].hex()}"]), retire_old_keys=True)
+    assert await stack.keys("a1") == [(3, True, KEYS[3]), (2, False, KEYS[2]), (1, False, KEYS[1])]
+    assert await stack.connection.fetchval("SELECT last_position FROM tag_counter WHERE tag_id = $1", tag_id) == position(1, 500)
+    await stack.refused(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]), (2, "KEY", "key_used_before"))
 
 
-async def test_a_key_of_the_same_check_value_is_another_key(house: House) -> None:
-    await house.taken(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
-    await house.connection.execute("UPDATE tag_key SET check_value = $1", check_value(KEYS[2]))
-    report = await house.taken(csv_of("XUID,KEY", [f"a1,{KEYS[2].hex()}"]))
+async def test_a_key_of_the_same_check_value_is_another_key(stack: Stack) -> None:
+    await stack.taken(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
+    await stack.connection.execute("UPDATE tag_key SET check_value = $1", check_value(KEYS[2]))
+    report = await stack.taken(csv_of("XUID,KEY", [f"a1,{KEYS[2].hex()}"]))
     assert report.keys_replaced == 1
 
 
-async def test_a_deleted_tag_goes_on_from_its_last_counter(house: House) -> None:
-    c = house.connection
+async def test_a_deleted_tag_goes_on_from_its_last_counter(stack: Stack) -> None:
+    c = stack.connection
     deleted = """
         INSERT INTO deleted_tag (tag_id, account_id, group_id, xuid, uid, last_position, key_versions, check_values)
         VALUES (999, $1, 1, 'a1', $2, $3, '{1,2}', $4)
     """
     values = [check_value(KEYS[1]), check_value(KEYS[2])]
-    await c.execute(deleted, house.account, bytes.fromhex(uid(1)), position(2, 77), values)
-    await house.refused(csv_of("UID,KEY", [f"{uid(1)},{KEYS[1].hex()}"]), (2, "KEY", "key_used_before"))
+    await c.execute(deleted, stack.account, bytes.fromhex(uid(1)), position(2, 77), values)
+    await stack.refused(csv_of("UID,KEY", [f"{uid(1)},{KEYS[1].hex()}"]), (2, "KEY", "key_used_before"))
     lines = [f"{uid(1)},{KEYS[2].hex()}", f"{uid(2)},{KEYS[2].hex()}"]
-    await house.taken(csv_of("UID,KEY", lines))
+    await stack.taken(csv_of("UID,KEY", lines))
     found = "SELECT last_position FROM tag_counter JOIN tag USING (tag_id) WHERE account_id = $1 ORDER BY uid"
-    assert [row["last_position"] for row in await c.fetch(found, house.account)] == [position(1, 77), 0]
+    assert [row["last_position"] for row in await c.fetch(found, stack.account)] == [position(1, 77), 0]
 
 
-async def deriving(house: House, *masters: bytes) -> None:
+async def deriving(stack: Stack, *masters: bytes) -> None:
     """Let the group Red derive the keys of its tags from these masters."""
-    c = house.connection
+    c = stack.connection
     profile, derivation = '{"name": "x"}', '{"scheme": "boltcard", "version": 1}'
     await c.execute(
         "UPDATE tag_group SET kind = 'authentication', profile = $2, derivation = $3 WHERE group_id = $1",
-        house.group, profile, derivation,
+        stack.group, profile, derivation,
     )  # fmt: skip
     async with c.transaction():
         for master in masters:
-            await edits.add_master(c, house.keks, house.account, house.group, master)
+            await edits.add_master(c, stack.keks, stack.account, stack.group, master)
 
 
-async def test_tags_of_a_group_that_derives_have_no_keys(house: House) -> None:
-    await house.taken(csv_of("XUID,KEY", ["a1,", f"a2,{KEYS[2].hex()}", f"g1,{KEYS[3].hex()}"]))
-    await deriving(house, KEYS[1])
+async def test_tags_of_a_group_that_derives_have_no_keys(stack: Stack) -> None:
+    await stack.taken(csv_of("XUID,KEY", ["a1,", f"a2,{KEYS[2].hex()}", f"g1,{KEYS[3].hex()}"]))
+    await deriving(stack, KEYS[1])
     for xuid in ("a1", "a2", "b1"):
-        await house.refused(csv_of("XUID,KEY", [f"{xuid},{KEYS[4].hex()}"]), (2, "KEY", "key_derived"))
-    await house.refused(csv_of("XUID,KEY", [f"a1,{KEYS[4].hex()}"]), (2, "KEY", "key_derived"), group="Green")
-    report = await house.taken(csv_of("XUID,UID,KEY", [f"a2,,{KEYS[2].hex()}", f"b1,{uid(1)},"]))
+        await stack.refused(csv_of("XUID,KEY", [f"{xuid},{KEYS[4].hex()}"]), (2, "KEY", "key_derived"))
+    await stack.refused(csv_of("XUID,KEY", [f"a1,{KEYS[4].hex()}"]), (2, "KEY", "key_derived"), group="Green")
+    report = await stack.taken(csv_of("XUID,UID,KEY", [f"a2,,{KEYS[2].hex()}", f"b1,{uid(1)},"]))
     assert (report.unchanged, report.added, report.keys_added) == (1, 1, 0)
 
 
-async def test_a_deleted_tag_of_a_group_that_derives_goes_on(house: House) -> None:
+async def test_a_deleted_tag_of_a_group_that_derives_goes_on(stack: Stack) -> None:
     """Under the same master its used taps stay used, also those of an older one."""
-    c = house.connection
-    await deriving(house, KEYS[7], KEYS[1], KEYS[2])
+    c = stack.connection
+    await deriving(stack, KEYS[7], KEYS[1], KEYS[2])
     deleted = """
         INSERT INTO deleted_tag (tag_id, account_id, group_id, xuid, uid, last_position, key_versions, check_values)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -337,38 +337,38 @@ async def test_a_deleted_tag_of_a_group_that_derives_goes_on(house: House) -> No
     for n, used, masters in ((1, position(2, 77), (1, 2)), (2, position(2, 77), (2, 1)), (3, position(1, 5), (9,))):
         values = [check_value(KEYS[each]) + way for each in masters]
         versions = list(range(1, len(masters) + 1))
-        rows = (900 + n, house.account, house.group, f"a{n}", bytes.fromhex(uid(n)), used, versions, values)
+        rows = (900 + n, stack.account, stack.group, f"a{n}", bytes.fromhex(uid(n)), used, versions, values)
         await c.execute(deleted, *rows)
-    await house.taken(csv_of("UID", [uid(n) for n in (1, 2, 3)]))
+    await stack.taken(csv_of("UID", [uid(n) for n in (1, 2, 3)]))
     found = "SELECT last_position FROM tag_counter JOIN tag USING (tag_id) WHERE account_id = $1 ORDER BY uid"
-    begins = [row["last_position"] for row in await c.fetch(found, house.account)]
+    begins = [row["last_position"] for row in await c.fetch(found, stack.account)]
     assert begins == [position(3, 77), position(3, COUNTER_MAX), 0]
 
 
-async def test_meta_keys_that_are_derived_are_counted(house: House) -> None:
-    await deriving(house, KEYS[200])
+async def test_meta_keys_that_are_derived_are_counted(stack: Stack) -> None:
+    await deriving(stack, KEYS[200])
     lines = [f"b{n},{KEYS[n + 1].hex()}" for n in range(META_KEYS_MAX)]
-    await house.refused(csv_of("XUID,META_KEY", lines), (META_KEYS_MAX + 1, "META_KEY", "meta_keys_full"))
-    await house.taken(csv_of("XUID,META_KEY", lines[:-1]))
+    await stack.refused(csv_of("XUID,META_KEY", lines), (META_KEYS_MAX + 1, "META_KEY", "meta_keys_full"))
+    await stack.taken(csv_of("XUID,META_KEY", lines[:-1]))
 
 
-async def test_a_dry_run_stores_nothing(house: House) -> None:
+async def test_a_dry_run_stores_nothing(stack: Stack) -> None:
     content = csv_of("UID,KEY,META_KEY", [f"{uid(n)},{KEYS[n].hex()},{KEYS[0xAA].hex()}" for n in range(1, 9)])
-    before = await house.everything()
-    report = await house.take(content, dry_run=True, batch="B")
+    before = await stack.everything()
+    report = await stack.take(content, dry_run=True, batch="B")
     assert (report.stored, report.dry_run, report.added, report.keys_added, report.problems) == (False, True, 8, 8, [])
-    assert await house.everything() == before
-    assert (await house.taken(content)).added == 8
+    assert await stack.everything() == before
+    assert (await stack.taken(content)).added == 8
 
 
-async def test_many_changes_empty_the_caches(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_changes_empty_the_caches(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ixfast.store.imports.importer._TAGS_NOTED_MAX", 3)
-    await house.taken(csv_of("XUID", (f"a{n}" for n in range(5))))
-    await house.taken(csv_of("XUID,TAGNAME", (f"a{n},x" for n in range(5))))
-    assert await house.connection.fetchval("SELECT kind FROM catalogue_change ORDER BY generation DESC LIMIT 1") == "all"
+    await stack.taken(csv_of("XUID", (f"a{n}" for n in range(5))))
+    await stack.taken(csv_of("XUID,TAGNAME", (f"a{n},x" for n in range(5))))
+    assert await stack.connection.fetchval("SELECT kind FROM catalogue_change ORDER BY generation DESC LIMIT 1") == "all"
 
 
-async def test_pieces_may_come_asynchronously_and_compressed(house: House) -> None:
+async def test_pieces_may_come_asynchronously_and_compressed(stack: Stack) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         encoded = gzip.compress(csv_of("UID,CUID", (f"{uid(n)},{n}" for n in range(3000))))
         for start in range(0, len(encoded), 777):
@@ -377,27 +377,27 @@ async def test_pieces_may_come_asynchronously_and_compressed(house: House) -> No
 
     counted: list[int] = []
     report = await import_tags(
-        house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group, on_bytes=counted.append
+        stack.connection, stack.keks, pieces(), account_id=stack.account, group_id=stack.group, on_bytes=counted.append
     )
     assert (report.stored, report.added) == (True, 3000)
     assert max(counted) == 777
 
 
-async def test_tags_are_looked_up_in_their_own_indexes(house: House) -> None:
+async def test_tags_are_looked_up_in_their_own_indexes(stack: Stack) -> None:
     """Also while the statistics know nothing of the account, and take it for small."""
-    c = house.connection
+    c = stack.connection
     columns = "INSERT INTO tag (account_id, group_id, xuid, uid, cuid)"
     row = "1, $2 || n, decode('04' || lpad(to_hex(n), 12, '0'), 'hex'), n::text"
     fill = f"{columns} SELECT $1, {row} FROM generate_series(1, 3000) AS n"
     await c.execute(fill, 77, "known")
     await c.execute("ANALYZE tag")
-    await c.execute(fill, house.account, "new")
+    await c.execute(fill, stack.account, "new")
     async with c.transaction():
         await c.execute(load("importing")["set_timeouts"], "1000")
         await c.execute(f"PREPARE found (bigint, text[], bytea[], text[]) AS {load('importing')['find_tags']}")
-        plan = await c.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE found ({house.account}, '{{a}}', '{{\\\\x00}}', '{{a}}')")
+        plan = await c.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE found ({stack.account}, '{{a}}', '{{\\\\x00}}', '{{a}}')")
         await c.execute(f"PREPARE names (bigint, bigint, bigint) AS {load('importing')['stored_names']}")
-        names_plan = await c.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE names ({house.account}, 0, 20000)")
+        names_plan = await c.fetchval(f"EXPLAIN (FORMAT JSON) EXECUTE names ({stack.account}, 0, 20000)")
     assert set(re.findall(r'"Index Name": "(\w+)"', plan)) == {"tag_xuid", "tag_uid", "tag_cuid", "tag_pkey"}
     assert (re.findall(r'"Index Name": "(\w+)"', names_plan), "Sort" in names_plan) == (["tag_by_account"], False)
 
@@ -449,24 +449,24 @@ REFUSALS: Sequence[Case] = [
     ids=["together", "blocks apart", "together, names not read", "blocks apart, names read in between"],
 )
 async def test_refusals(
-    house: House, monkeypatch: pytest.MonkeyPatch, head: str, lines: list[str], expected: list[tuple[int, str | None, str]],
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, head: str, lines: list[str], expected: list[tuple[int, str | None, str]],
     apart: int, names_read_first: int,
 ) -> None:  # fmt: skip
     """Also with many good lines between those that contradict each other, so that they are not in one block, and in an account
     whose names are not all read when the file begins."""
     monkeypatch.setattr("ixfast.store.imports.importer._NAMES_READ_FIRST", names_read_first)
     monkeypatch.setattr("ixfast.store.imports.importer._NAMES_READ_AT_ONCE", 3000)
-    await house.taken(SEED)
-    await house.taken(csv_of("XUID", ["g1"]), group="Green")
+    await stack.taken(SEED)
+    await stack.taken(csv_of("XUID", ["g1"]), group="Green")
     commas = "," * head.count(",")
     between = [f"f{n}{commas}" if head.startswith("XUID") else f"{uid(100_000 + n)}{commas}" for n in range(apart)]
     content = csv_of(head, [*lines[:1], *between, *lines[1:]])
     there = [(line if line < 3 else line + apart, column, code) for line, column, code in expected]
-    await house.refused(content, *there, allow_keys="keys_not_allowed" not in str(expected))
+    await stack.refused(content, *there, allow_keys="keys_not_allowed" not in str(expected))
 
 
 @pytest.mark.parametrize("apart", [0, 9000], ids=["together", "blocks apart"])
-async def test_refusals_in_the_first_file_of_an_account(house: House, apart: int) -> None:
+async def test_refusals_in_the_first_file_of_an_account(stack: Stack, apart: int) -> None:
     """Of UIDs and CUIDs only those are looked up there that may have been in the file before."""
     between = [f"f{n},,," for n in range(apart)]
     for line, again, expected in (
@@ -476,15 +476,15 @@ async def test_refusals_in_the_first_file_of_an_account(house: House, apart: int
         ("b1,,,", "b1,,k,", ("XUID", "duplicate")),
         ("b1,,,", "theirs01,,,", ("XUID", "xuid_taken")),
     ):
-        await house.refused(csv_of("XUID,UID,CUID,KEY", [line, *between, again]), (3 + apart, *expected))
+        await stack.refused(csv_of("XUID,UID,CUID,KEY", [line, *between, again]), (3 + apart, *expected))
 
 
-async def test_a_tag_has_so_many_keys(house: House) -> None:
-    await house.taken(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
-    await house.connection.execute("UPDATE tag_key SET version = $1", KEY_VERSIONS_MAX)
+async def test_a_tag_has_so_many_keys(stack: Stack) -> None:
+    await stack.taken(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
+    await stack.connection.execute("UPDATE tag_key SET version = $1", KEY_VERSIONS_MAX)
     with pytest.raises(Exception, match="does not open"):  # the row was moved to another version
-        await house.take(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
-    await house.refused(csv_of("XUID,KEY", [f"a1,{KEYS[2].hex()}"]), (2, "KEY", "key_versions_full"))
+        await stack.take(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
+    await stack.refused(csv_of("XUID,KEY", [f"a1,{KEYS[2].hex()}"]), (2, "KEY", "key_versions_full"))
 
 
 async def test_every_refusal_is_tried() -> None:
@@ -498,17 +498,17 @@ async def test_every_refusal_is_tried() -> None:
     assert {code for code in PROBLEMS if f'("{code}", ' not in unit} == tried
 
 
-async def test_a_bad_line_at_the_end_of_a_large_file_leaves_nothing_behind(house: House) -> None:
+async def test_a_bad_line_at_the_end_of_a_large_file_leaves_nothing_behind(stack: Stack) -> None:
     lines = [f"{uid(n)},{n:032x}" for n in range(1, 20_000)]
-    await house.refused(csv_of("UID,KEY", [*lines, "04,"]), (20_001, "UID", "uid_length"))
-    assert await house.connection.fetchval("SELECT count(*) FROM pg_class WHERE relname LIKE 'import_%'") == 0
-    assert (await house.taken(csv_of("UID,KEY", lines))).added == 19_999
+    await stack.refused(csv_of("UID,KEY", [*lines, "04,"]), (20_001, "UID", "uid_length"))
+    assert await stack.connection.fetchval("SELECT count(*) FROM pg_class WHERE relname LIKE 'import_%'") == 0
+    assert (await stack.taken(csv_of("UID,KEY", lines))).added == 19_999
 
 
-async def test_problems_are_bounded(house: House) -> None:
-    report = await house.take(csv_of("UID", ["04"] * 5000))
+async def test_problems_are_bounded(stack: Stack) -> None:
+    report = await stack.take(csv_of("UID", ["04"] * 5000))
     assert (len(report.problems), report.more_problems) == (100, True)
-    report = await house.take(csv_of("XUID", ["a"] * 5000), problems_max=7)
+    report = await stack.take(csv_of("XUID", ["a"] * 5000), problems_max=7)
     assert (len(report.problems), report.more_problems) == (7, True)
 
 
@@ -519,35 +519,35 @@ async def test_problems_are_bounded(house: House) -> None:
         ({"code_chars": 9}, "invalid_parameter"),
     ],
 )  # fmt: skip
-async def test_where_and_how(house: House, more: dict[str, Any], code: str) -> None:
+async def test_where_and_how(stack: Stack, more: dict[str, Any], code: str) -> None:
     with pytest.raises(InputError) as caught:
-        await house.take(b"CUID\n1\n", **more)
+        await stack.take(b"CUID\n1\n", **more)
     assert caught.value.code == code
-    await house.taken(b"CUID\n1\n", group="Blue", folder="Bags")
+    await stack.taken(b"CUID\n1\n", group="Blue", folder="Bags")
 
 
 # Beside others.
 
 
-async def test_two_imports_into_an_account(house: House) -> None:
-    async with contextlib.AsyncExitStack() as stack:
-        other = await asyncpg.connect(house.dsn)
-        stack.push_async_callback(other.close)
-        await stack.enter_async_context(other.transaction())
+async def test_two_imports_into_an_account(stack: Stack) -> None:
+    async with contextlib.AsyncExitStack() as exits:
+        other = await asyncpg.connect(stack.dsn)
+        exits.push_async_callback(other.close)
+        await exits.enter_async_context(other.transaction())
         pieces = [b"CUID\n1\n"]
-        assert (await import_tags(other, house.keks, pieces, account_id=house.account, group_id=house.group)).stored
+        assert (await import_tags(other, stack.keks, pieces, account_id=stack.account, group_id=stack.group)).stored
         with pytest.raises(InputError, match="Another import"):
-            await house.take(b"CUID\n2\n")
-    await house.taken(b"CUID\n2\n")
+            await stack.take(b"CUID\n2\n")
+    await stack.taken(b"CUID\n2\n")
 
 
-async def test_imports_into_two_accounts_wait_for_each_other_at_their_ends(house: House) -> None:
-    other = await asyncpg.connect(house.dsn)
+async def test_imports_into_two_accounts_wait_for_each_other_at_their_ends(stack: Stack) -> None:
+    other = await asyncpg.connect(stack.dsn)
     theirs = await other.fetchval("SELECT account_id FROM account WHERE aid = 'other'")
     group = await group_named(other, theirs, "Theirs")
     async with other.transaction():
-        await import_tags(other, house.keks, [csv_of("CUID", map(str, range(2, 999)))], account_id=theirs, group_id=group)
-        mine = asyncio.create_task(house.taken(csv_of("CUID", map(str, range(999)))))
+        await import_tags(other, stack.keks, [csv_of("CUID", map(str, range(2, 999)))], account_id=theirs, group_id=group)
+        mine = asyncio.create_task(stack.taken(csv_of("CUID", map(str, range(999)))))
 
         async def waits() -> bool:
             return bool(await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
@@ -557,10 +557,10 @@ async def test_imports_into_two_accounts_wait_for_each_other_at_their_ends(house
     await other.close()
 
 
-async def test_a_lost_connection_is_told_in_a_sentence(house: House, dispatcher: ScanDispatcher) -> None:
-    await house.connection.execute("CREATE FUNCTION off() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+async def test_a_lost_connection_is_told_in_a_sentence(stack: Stack, dispatcher: ScanDispatcher) -> None:
+    await stack.connection.execute("CREATE FUNCTION off() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
                                    "PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$")  # fmt: skip
-    await house.connection.execute("CREATE TRIGGER off BEFORE INSERT ON tag_counter FOR EACH ROW EXECUTE FUNCTION off()")
+    await stack.connection.execute("CREATE TRIGGER off BEFORE INSERT ON tag_counter FOR EACH ROW EXECUTE FUNCTION off()")
     path = dispatcher.folder / "tags.csv"
     path.write_text("CUID\n1\n")
     done = await in_thread(dispatcher, "import", str(path), "--account", "acme", "--group", "Red")
@@ -570,27 +570,27 @@ async def test_a_lost_connection_is_told_in_a_sentence(house: House, dispatcher:
     )
 
 
-async def test_somebody_else_takes_the_code_meanwhile(house: House) -> None:
-    other = await asyncpg.connect(house.dsn)
+async def test_somebody_else_takes_the_code_meanwhile(stack: Stack) -> None:
+    other = await asyncpg.connect(stack.dsn)
     group = await other.fetchval("SELECT group_id FROM tag_group WHERE name = 'Red'")
 
     async def pieces() -> AsyncIterator[bytes]:
         yield csv_of("XUID", (f"x{n}" for n in range(10_000)))
-        await edits.add_tags(other, house.keks, house.account, group, [edits.NewTag("late", None, None)])
+        await edits.add_tags(other, stack.keks, stack.account, group, [edits.NewTag("late", None, None)])
         yield b"late\n"
 
-    before = await house.connection.fetchval("SELECT count(*) FROM tag")
-    report = await import_tags(house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group)
+    before = await stack.connection.fetchval("SELECT count(*) FROM tag")
+    report = await import_tags(stack.connection, stack.keks, pieces(), account_id=stack.account, group_id=stack.group)
     assert (report.stored, report.unchanged) == (True, 1)  # it was there when its line was read
     await other.close()
-    assert await house.connection.fetchval("SELECT count(*) FROM tag") == before + 10_001
+    assert await stack.connection.fetchval("SELECT count(*) FROM tag") == before + 10_001
 
 
 @pytest.mark.parametrize("is_first", [True, False])
-async def test_somebody_else_adds_the_chip_meanwhile(house: House, is_first: bool) -> None:
+async def test_somebody_else_adds_the_chip_meanwhile(stack: Stack, is_first: bool) -> None:
     if not is_first:
-        await house.taken(b"XUID\nold1\n")
-    other = await asyncpg.connect(house.dsn)
+        await stack.taken(b"XUID\nold1\n")
+    other = await asyncpg.connect(stack.dsn)
     group = await other.fetchval("SELECT group_id FROM tag_group WHERE name = 'Red'")
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -598,7 +598,7 @@ async def test_somebody_else_adds_the_chip_meanwhile(house: House, is_first: boo
         yield csv_of("XUID,UID", [f"x1,{uid(1)}"])
         yield csv_of(f"x2,{uid(2)}", [])
         await eventually(lambda: lookups == [1, 1], 20)
-        await edits.add_tags(other, house.keks, house.account, group, [edits.NewTag("late", bytes.fromhex(uid(2)), None)])
+        await edits.add_tags(other, stack.keks, stack.account, group, [edits.NewTag("late", bytes.fromhex(uid(2)), None)])
 
     lookups: list[int] = []
     import_plan = importer.plan
@@ -609,23 +609,23 @@ async def test_somebody_else_adds_the_chip_meanwhile(house: House, is_first: boo
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="was added concurrently"):
         patch.setattr(importer, "plan", plan)
-        await import_tags(house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group)
+        await import_tags(stack.connection, stack.keks, pieces(), account_id=stack.account, group_id=stack.group)
     await other.close()
-    assert await house.tag("x1") is None
+    assert await stack.tag("x1") is None
 
 
-async def test_a_sender_that_fails_leaves_nothing_behind(house: House) -> None:
+async def test_a_sender_that_fails_leaves_nothing_behind(stack: Stack) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         yield csv_of("XUID", (f"x{n}" for n in range(20_000)))
         raise ConnectionResetError
 
-    before = await house.everything()
+    before = await stack.everything()
     with pytest.raises(ConnectionResetError):
-        await import_tags(house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group)
-    assert await house.everything() == before
+        await import_tags(stack.connection, stack.keks, pieces(), account_id=stack.account, group_id=stack.group)
+    assert await stack.everything() == before
 
 
-async def test_a_cancelled_import_leaves_nothing_behind(house: House) -> None:
+async def test_a_cancelled_import_leaves_nothing_behind(stack: Stack) -> None:
     begun = asyncio.Event()
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -633,20 +633,20 @@ async def test_a_cancelled_import_leaves_nothing_behind(house: House) -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    before = await house.everything()
+    before = await stack.everything()
     task = asyncio.create_task(
-        import_tags(house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group)
+        import_tags(stack.connection, stack.keks, pieces(), account_id=stack.account, group_id=stack.group)
     )
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await house.everything() == before
+    assert await stack.everything() == before
 
 
-async def test_scans_of_existing_tags_go_on(house: House) -> None:
-    await house.taken(csv_of("XUID", (f"old{n}" for n in range(300))))
-    tag_ids = [row["tag_id"] for row in await house.connection.fetch("SELECT tag_id FROM tag WHERE xuid LIKE 'old%'")]
+async def test_scans_of_existing_tags_go_on(stack: Stack) -> None:
+    await stack.taken(csv_of("XUID", (f"old{n}" for n in range(300))))
+    tag_ids = [row["tag_id"] for row in await stack.connection.fetch("SELECT tag_id FROM tag WHERE xuid LIKE 'old%'")]
     scanned = 0
     done = asyncio.Event()
 
@@ -657,7 +657,7 @@ async def test_scans_of_existing_tags_go_on(house: House) -> None:
             before = scanned
             await eventually(lambda before=before: scanned >= before + 300, 20)
 
-    async with open_ledger(house.dsn) as ledger:
+    async with open_ledger(stack.dsn) as ledger:
 
         async def scan() -> None:
             nonlocal scanned
@@ -669,7 +669,7 @@ async def test_scans_of_existing_tags_go_on(house: House) -> None:
                 scanned += len(words)
 
         scanning = asyncio.create_task(scan())
-        report = await import_tags(house.connection, house.keks, pieces(), account_id=house.account, group_id=house.group)
+        report = await import_tags(stack.connection, stack.keks, pieces(), account_id=stack.account, group_id=stack.group)
         done.set()
         await scanning
     assert (report.added, report.changed) == (12_000, 300)
@@ -682,26 +682,26 @@ async def test_scans_of_existing_tags_go_on(house: House) -> None:
 class ScanDispatcher:
     """The command line on the database, with a key file."""
 
-    def __init__(self, house: House, folder: Path) -> None:
+    def __init__(self, stack: Stack, folder: Path) -> None:
         self.folder = folder
-        self.environment = {"IXFAST_DSN": house.dsn, "IXFAST_KEK_FILE": str(folder / "kek")}
-        self.keks = house.keks = KeyEncryptionKeys.create_file(folder / "kek")
+        self.environment = {"IXFAST_DSN": stack.dsn, "IXFAST_KEK_FILE": str(folder / "kek")}
+        self.keks = stack.keks = KeyEncryptionKeys.create_file(folder / "kek")
 
     def run(self, *arguments: str) -> Any:
         return CliRunner().invoke(main, list(arguments), env=self.environment)
 
 
 @pytest.fixture
-def dispatcher(house: House, tmp_path: Path) -> ScanDispatcher:
-    return ScanDispatcher(house, tmp_path)
+def dispatcher(stack: Stack, tmp_path: Path) -> ScanDispatcher:
+    return ScanDispatcher(stack, tmp_path)
 
 
 async def in_thread(dispatcher: ScanDispatcher, *arguments: str) -> Any:
     return await asyncio.to_thread(dispatcher.run, *arguments)
 
 
-async def test_kill_in_the_middle_leaves_nothing_behind(house: House, dispatcher: ScanDispatcher) -> None:
-    before = await house.everything()
+async def test_kill_in_the_middle_leaves_nothing_behind(stack: Stack, dispatcher: ScanDispatcher) -> None:
+    before = await stack.everything()
     place = ["--account", "acme", "--group", "Red"]
     process = subprocess.Popen(  # noqa: ASYNC220
         [sys.executable, "-m", "ixfast", "import", "-", *place, "--report", str(dispatcher.folder / "report")],
@@ -711,7 +711,7 @@ async def test_kill_in_the_middle_leaves_nothing_behind(house: House, dispatcher
     try:
         process.stdin.write(csv_of("UID,KEY", (f"{uid(n)},{n:032x}" for n in range(1, 30_000))))
         process.stdin.flush()
-        watched = await asyncpg.connect(house.dsn)
+        watched = await asyncpg.connect(stack.dsn)
 
         async def has_rows() -> bool:
             """Whether rows that nobody sees yet are in the table."""
@@ -731,18 +731,18 @@ async def test_kill_in_the_middle_leaves_nothing_behind(house: House, dispatcher
 
     await eventually(gone, 20)
     await watched.close()
-    assert await house.everything() == before
+    assert await stack.everything() == before
     assert not (dispatcher.folder / "report").exists()
-    assert (await house.taken(csv_of("UID,KEY", (f"{uid(n)},{n:032x}" for n in range(1, 3000))))).added == 2999
+    assert (await stack.taken(csv_of("UID,KEY", (f"{uid(n)},{n:032x}" for n in range(1, 3000))))).added == 2999
 
 
-async def test_no_key_is_seen_anywhere(house: House, dispatcher: ScanDispatcher, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_key_is_seen_anywhere(stack: Stack, dispatcher: ScanDispatcher, caplog: pytest.LogCaptureFixture) -> None:
     """Neither in what is printed, logged, reported or raised, nor in what the database sees and stores."""
     caplog.set_level(logging.DEBUG)
     canary = bytes.fromhex("ca9a47ca9a47ca9a47ca9a47ca9a47ca")
     forms = [canary, canary.hex().encode(), canary.hex().upper().encode(), canary.hex(":").encode(), str(canary).encode()]
     seen: list[bytes] = []
-    watched = await asyncpg.connect(house.dsn)
+    watched = await asyncpg.connect(stack.dsn)
     lines = [f"{uid(n)},{canary.hex()},{canary.hex()}" for n in range(1, 6000)]
     files = {
         "good": csv_of("UID,KEY,META_KEY", lines),
@@ -786,7 +786,7 @@ async def test_no_key_is_seen_anywhere(house: House, dispatcher: ScanDispatcher,
         assert form.lower() not in everything
 
 
-async def test_command(house: House, dispatcher: ScanDispatcher) -> None:
+async def test_command(stack: Stack, dispatcher: ScanDispatcher) -> None:
     path, report = dispatcher.folder / "tags.csv", dispatcher.folder / "report.jsonl"
     path.write_bytes(csv_of("UID,KEY", [f"{uid(n)},{KEYS[n].hex()}" for n in (1, 2)]))
     command = ["import", str(path), "--account", "acme", "--group", "Red", "--batch", "B", "--report", str(report)]
@@ -834,7 +834,7 @@ def test_the_document_has_every_problem_and_alias() -> None:
             assert set(re.findall("`([A-Z_]+)`", row[0])) >= set(aliases), meaning
 
 
-async def test_the_document_s_commands(house: House, dispatcher: ScanDispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_document_s_commands(stack: Stack, dispatcher: ScanDispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(dispatcher.folder)
     for name, content in re.findall(r"(?ms)^`(\S+?)`:\n\n```(?:csv|jsonl)\n(.*?)^```$", DOCUMENT):
         (dispatcher.folder / name).write_text(content)

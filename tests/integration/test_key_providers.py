@@ -238,10 +238,10 @@ def test_vault_opens_what_older_versions_sealed(vault: Place, transit: Vault) ->
 
 def test_vault_says_what_is_wrong(vault: Place, transit: Vault, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for status in (503, 307):
-        transit.trouble = status
+        transit.failure = status
         with pytest.raises(ProviderError, match=f"Vault: HTTP {status} Vault is sealed"):
             vault.provider.open(vault.reference, b"vault:v1:AAAA", "0" * 16)
-    transit.trouble = None
+    transit.failure = None
     monkeypatch.setenv("VAULT_TOKEN", "another")
     with pytest.raises(ProviderError, match="permission denied"):
         vault.provider.open(vault.reference, b"vault:v1:AAAA", "0" * 16)

@@ -92,7 +92,7 @@ async def test_open_keys_survive_a_service_and_a_file_that_vanish(tmp_path: Path
     path, line = tmp_path / "kek", sealing.make_line("vault-transit", REFERENCE)
     key_file.create(path, line)
     async with kept(path, gauges) as holder:
-        vault.trouble = 503
+        vault.failure = 503
         added = gauges.slots[meters.KEY_UNWRAP_FAILURES]
         content = path.read_bytes()
         path.unlink()

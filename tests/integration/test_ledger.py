@@ -103,9 +103,9 @@ async def test_a_missing_counter_row_is_no_replay(either: LedgerKit, caplog: pyt
 
 @pytest.mark.parametrize("kind", ["postgres", "memory"])
 async def test_inside_the_retry_window_the_newest_tap_is_a_repeat(kind: str, database: str, truth: Truth) -> None:
-    async with contextlib.AsyncExitStack() as stack:
+    async with contextlib.AsyncExitStack() as exits:
         either = (
-            await stack.enter_async_context(open_ledger(database, retry_window_s=60)) if kind == "postgres" else memory_kit(60)
+            await exits.enter_async_context(open_ledger(database, retry_window_s=60)) if kind == "postgres" else memory_kit(60)
         )
         assert [await either.word(1, tap) for tap in (4, 5, 5, 4, 5)] == [ADVANCED, ADVANCED, REPEATED, REPLAYED, REPEATED]
         answers = await asyncio.gather(either.submit(2, 1), either.submit(2, 1))

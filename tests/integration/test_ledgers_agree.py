@@ -75,9 +75,9 @@ async def difference(database: str, seed: int, retry_window_s: int, kind: type[M
     chance, clock, seen = random.Random(seed), Clock(), set()
     used: list[tuple[int, int, int]] = []
     memory = memory_kit(clock, retry_window_s, kind)
-    async with contextlib.AsyncExitStack() as stack:
-        truth = await stack.enter_async_context(open_truth(database, TAGS))
-        postgres = await stack.enter_async_context(open_ledger(database, retry_window_s=retry_window_s))
+    async with contextlib.AsyncExitStack() as exits:
+        truth = await exits.enter_async_context(open_truth(database, TAGS))
+        postgres = await exits.enter_async_context(open_ledger(database, retry_window_s=retry_window_s))
         for number in range(SCANS):
             if chance.random() < 0.1:
                 pause_s = chance.choice((20, WINDOW_S + 1))

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-from test_management import House, open_house, shelf
+from test_management import Stack, folder_with_groups, open_stack
 
 from ixfast.error_codes import MANAGEMENT, STATUS
 from ixfast.http.management import ROUTES
@@ -29,9 +29,9 @@ DAY = NOW.replace(hour=0, minute=0, second=0)
 
 
 @pytest.fixture
-async def house(database: str) -> AsyncIterator[House]:
-    async with open_house(database) as house:
-        yield house
+async def stack(database: str) -> AsyncIterator[Stack]:
+    async with open_stack(database) as stack:
+        yield stack
 
 
 class Log:
@@ -41,16 +41,16 @@ class Log:
         self.rows: list[tuple[dt.datetime, int, str, str]] = []  # moment, scan id, tag code, verdict letter
         self.groups: dict[str, int] = {}
 
-    async def fill(self, house: House) -> None:
+    async def fill(self, stack: Stack) -> None:
         random_ = random.Random(7)
-        _, first, batch = await shelf(house)
-        folder = (await house.ask("GET", f"/v2/groups/{first}")).json["folder_id"]
-        second = (await house.ask("POST", "/v2/groups", {"folder_id": folder, "name": "Right"})).made["id"]
+        _, first, batch = await folder_with_groups(stack)
+        folder = (await stack.ask("GET", f"/v2/groups/{first}")).json["folder_id"]
+        second = (await stack.ask("POST", "/v2/groups", {"folder_id": folder, "name": "Right"})).made["id"]
         for number in range(4):
             place = {"batch_id": batch} if number < 3 else {"group_id": second}
-            xuid = (await house.ask("POST", "/v2/tags", {**place, "xuid": f"tag{number}"})).made["xuid"]
+            xuid = (await stack.ask("POST", "/v2/tags", {**place, "xuid": f"tag{number}"})).made["xuid"]
             self.groups[xuid] = first if number < 3 else second
-        ids = {row["xuid"]: row["tag_id"] for row in await house.pool.fetch("SELECT xuid, tag_id FROM tag")}
+        ids = {row["xuid"]: row["tag_id"] for row in await stack.pool.fetch("SELECT xuid, tag_id FROM tag")}
         since_midnight = max(1.0, (NOW - DAY).total_seconds())
         for scan_id in range(1, 301):
             # Mostly far apart, some in the same moment, as the scans of one statement are.
@@ -59,7 +59,7 @@ class Log:
         values = [(at, scan_id, ids[xuid], (1 << 24) + scan_id, letter) for at, scan_id, xuid, letter in self.rows]
         values += [(at, scan_id, 987_654, 1, "g") for at, scan_id, _, _ in self.rows]  # of nobody's tag
         insert = 'INSERT INTO scan_log (at, scan_id, tag_id, position, verdict) VALUES ($1, $2, $3, $4, $5::text::"char")'
-        async with house.pool.acquire() as connection:
+        async with stack.pool.acquire() as connection:
             await connection.executemany(insert, values)
         self.rows.sort(reverse=True)
 
@@ -74,48 +74,48 @@ class Log:
 RANGE = f"from={quote(DAY.isoformat())}&to={quote((NOW + dt.timedelta(seconds=2)).isoformat())}"
 
 
-async def scans(house: House, query: str) -> list[tuple[str, str, str]]:
-    return [(s["scan_id"], s["tag"], s["verdict"]) for s in await house.all_of(f"/v2/scans?{RANGE}{query}")]
+async def scans(stack: Stack, query: str) -> list[tuple[str, str, str]]:
+    return [(s["scan_id"], s["tag"], s["verdict"]) for s in await stack.all_of(f"/v2/scans?{RANGE}{query}")]
 
 
-async def test_scans_are_paged_newest_first_without_loss_or_repetition(house: House) -> None:
+async def test_scans_are_paged_newest_first_without_loss_or_repetition(stack: Stack) -> None:
     log = Log()
-    await log.fill(house)
-    assert await scans(house, "&limit=1000") == log.shown()
-    assert await scans(house, "&limit=17") == log.shown()
-    assert await scans(house, "&limit=1&tag=tag3&verdict=genuine") == log.shown(tag="tag3", verdict="genuine")
-    one = (await house.ask("GET", f"/v2/scans?{RANGE}&limit=1")).json["items"][0]
+    await log.fill(stack)
+    assert await scans(stack, "&limit=1000") == log.shown()
+    assert await scans(stack, "&limit=17") == log.shown()
+    assert await scans(stack, "&limit=1&tag=tag3&verdict=genuine") == log.shown(tag="tag3", verdict="genuine")
+    one = (await stack.ask("GET", f"/v2/scans?{RANGE}&limit=1")).json["items"][0]
     assert one["key_version"] == 1 and one["counter"] == int(one["scan_id"], 16)
     assert dt.datetime.fromisoformat(one["at"]) == log.rows[0][0]
-    assert await house.all_of("/v2/scans?from=2020-01-01&to=2020-01-02") == []
+    assert await stack.all_of("/v2/scans?from=2020-01-01&to=2020-01-02") == []
 
 
-async def test_a_page_that_takes_too_long_ends_early_and_goes_on(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_that_takes_too_long_ends_early_and_goes_on(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log()
-    await log.fill(house)
+    await log.fill(stack)
     monkeypatch.setattr(scan_log, "_PAGE_S", -1.0)
     monkeypatch.setattr(scan_log, "_FIRST_WINDOW", (NOW - DAY) / 20)
-    page = (await house.ask("GET", f"/v2/scans?{RANGE}&limit=1000")).json
+    page = (await stack.ask("GET", f"/v2/scans?{RANGE}&limit=1000")).json
     assert len(page["items"]) < 300 and page["next_cursor"] is not None
-    assert await scans(house, "&limit=1000") == log.shown()
+    assert await scans(stack, "&limit=1000") == log.shown()
 
 
-async def test_a_deleted_tags_scans_stay(house: House) -> None:
+async def test_a_deleted_tags_scans_stay(stack: Stack) -> None:
     log = Log()
-    await log.fill(house)
-    assert (await house.ask("DELETE", "/v2/tags/tag1")).status == 204
-    assert await scans(house, "&limit=50") == log.shown()
-    assert await scans(house, "&tag=tag1") == log.shown(tag="tag1")
-    by_tag = {c["object"]: c["total"] for c in (await house.ask("GET", f"/v2/stats?{RANGE}&by=tag")).json["counts"]}
+    await log.fill(stack)
+    assert (await stack.ask("DELETE", "/v2/tags/tag1")).status == 204
+    assert await scans(stack, "&limit=50") == log.shown()
+    assert await scans(stack, "&tag=tag1") == log.shown(tag="tag1")
+    by_tag = {c["object"]: c["total"] for c in (await stack.ask("GET", f"/v2/stats?{RANGE}&by=tag")).json["counts"]}
     assert by_tag["tag1"] == len(log.shown(tag="tag1"))
 
 
-async def test_counts(house: House) -> None:
+async def test_counts(stack: Stack) -> None:
     log = Log()
-    await log.fill(house)
+    await log.fill(stack)
 
     async def counted(query: str) -> dict[str, Any]:
-        found = (await house.ask("GET", f"/v2/stats?{RANGE}{query}")).json
+        found = (await stack.ask("GET", f"/v2/stats?{RANGE}{query}")).json
         assert all(count["total"] == sum(count["verdicts"].values()) for count in found["counts"])
         return {count["object"]: count["verdicts"] for count in found["counts"]}
 
@@ -131,7 +131,7 @@ async def test_counts(house: House) -> None:
     assert await counted("&tag=tag2") == {f"{DAY:%Y-%m-%d}": by_tag["tag2"]}
 
 
-async def test_ranges_have_bounds(house: House) -> None:
+async def test_ranges_have_bounds(stack: Stack) -> None:
     for path in ("/v2/scans", "/v2/stats"):
         for query, problem in (
             ("from=2026-01-02&to=2026-01-01", (400, "invalid_parameter")),
@@ -142,26 +142,26 @@ async def test_ranges_have_bounds(house: House) -> None:
             ("limit=1001", (400, "invalid_parameter")),
             ("by=month&verdict=x", (400, "invalid_parameter")),
         ):
-            assert (await house.ask("GET", f"{path}?{query}")).problem == problem, (path, query)
-    foreign = await house.ask("GET", f"/v2/scans?{RANGE}&limit=1&cursor=WzEsMSwxXQ")
+            assert (await stack.ask("GET", f"{path}?{query}")).problem == problem, (path, query)
+    foreign = await stack.ask("GET", f"/v2/scans?{RANGE}&limit=1&cursor=WzEsMSwxXQ")
     assert foreign.problem == (400, "invalid_parameter")
 
 
-async def test_counting_too_much_is_said(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_counting_too_much_is_said(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a statement timeout raises is told as what it means for the caller."""
     raises = "CREATE FUNCTION cancelled() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE query_canceled; END $$"
-    await house.pool.execute(raises)
+    await stack.pool.execute(raises)
     given = {"counts_by_day": "bigint timestamptz timestamptz bigint bigint[] bigint"}
     given["scans"] = "bigint timestamptz timestamptz text timestamptz bigint bigint bigint bigint[]"
     for statement, kinds in given.items():
         parameters = ", ".join(f"${i}::{kind} AS p{i}" for i, kind in enumerate(kinds.split(), 1))
         monkeypatch.setitem(load("management"), statement, f"SELECT cancelled() FROM (SELECT {parameters}) AS given")
     for path in ("/v2/stats", "/v2/scans"):
-        assert (await house.ask("GET", path)).problem == (422, "range_too_wide")
+        assert (await stack.ask("GET", path)).problem == (422, "range_too_wide")
 
 
-async def test_the_description_has_every_route(house: House) -> None:
-    shown = (await house.ask("GET", "/openapi.json", token="")).json
+async def test_the_description_has_every_route(stack: Stack) -> None:
+    shown = (await stack.ask("GET", "/openapi.json", token="")).json
     assert shown == msgspec.json.decode(msgspec.json.encode(description())) and shown["openapi"] == "3.1.0"
     described = {(method.upper(), path) for path, methods in shown["paths"].items() for method in methods}
     public = {
@@ -170,7 +170,7 @@ async def test_the_description_has_every_route(house: House) -> None:
     }
     private = {
         (route.method, route.resource.canonical)
-        for route in house.app.router.routes()
+        for route in stack.app.router.routes()
         if route.method != "HEAD"  # aiohttp's own, beside a GET
     }
     assert described == public | private

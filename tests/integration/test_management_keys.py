@@ -8,142 +8,142 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from test_management import KEY, OTHER_KEY, House, open_house, shelf
+from test_management import KEY, OTHER_KEY, Stack, folder_with_groups, open_stack
 
 from ixfast.keys import KeyEncryptionKey, check_value
 
 
 @pytest.fixture
-async def house(database: str) -> AsyncIterator[House]:
-    async with open_house(database) as house:
-        yield house
+async def stack(database: str) -> AsyncIterator[Stack]:
+    async with open_stack(database) as stack:
+        yield stack
 
 
-async def test_keys_go_in_and_never_come_out(house: House) -> None:
-    _, _, batch = await shelf(house)
-    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
+async def test_keys_go_in_and_never_come_out(stack: Stack) -> None:
+    _, _, batch = await folder_with_groups(stack)
+    tag = (await stack.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
     path = f"/v2/tags/{tag['xuid']}/keys"
-    answer = await house.ask("POST", path, {"key": OTHER_KEY})
+    answer = await stack.ask("POST", path, {"key": OTHER_KEY})
     assert answer.status == 201
     assert answer.json["version"] == 2 and answer.json["check_value"] == check_value(bytes.fromhex(OTHER_KEY)).hex().upper()
-    assert (await house.ask("POST", path, {"key": KEY})).problem == (409, "already_exists")
+    assert (await stack.ask("POST", path, {"key": KEY})).problem == (409, "already_exists")
     for bad in ("00" * 16, KEY[:-1], KEY + "00", "g" * 32, ""):
-        answer = await house.ask("POST", path, {"key": bad})
+        answer = await stack.ask("POST", path, {"key": bad})
         assert answer.problem == (400, "invalid_parameter") and (not bad or bad not in answer.text)
-    third = await house.ask("POST", path, {"key": "ff" * 16, "retire_others": True})
-    versions = (await house.ask("GET", path)).json["items"]
+    third = await stack.ask("POST", path, {"key": "ff" * 16, "retire_others": True})
+    versions = (await stack.ask("GET", path)).json["items"]
     assert [(v["version"], v["live"]) for v in versions] == [(1, False), (2, False), (3, True)] and third.json == versions[2]
-    assert (await house.ask("DELETE", f"{path}/3")).problem == (409, "in_use")
-    assert (await house.ask("DELETE", f"{path}/2")).status == 204
-    assert (await house.ask("DELETE", f"{path}/4")).problem == (404, "not_found")
+    assert (await stack.ask("DELETE", f"{path}/3")).problem == (409, "in_use")
+    assert (await stack.ask("DELETE", f"{path}/2")).status == 204
+    assert (await stack.ask("DELETE", f"{path}/4")).problem == (404, "not_found")
     for meta in (KEY, OTHER_KEY):
-        assert (await house.ask("POST", "/v2/meta-keys", {"key": meta})).status == 201
-    assert (await house.ask("DELETE", "/v2/meta-keys/1")).status == 204
-    shown = (await house.ask("GET", "/v2/meta-keys")).json["items"]
+        assert (await stack.ask("POST", "/v2/meta-keys", {"key": meta})).status == 201
+    assert (await stack.ask("DELETE", "/v2/meta-keys/1")).status == 204
+    shown = (await stack.ask("GET", "/v2/meta-keys")).json["items"]
     assert [(v["version"], v["live"]) for v in shown] == [(1, False), (2, True)]
-    everything = [(await house.ask("GET", p)).text for p in ("/v2/audit?limit=1000", path, "/v2/meta-keys", path[:-5])]
+    everything = [(await stack.ask("GET", p)).text for p in ("/v2/audit?limit=1000", path, "/v2/meta-keys", path[:-5])]
     assert not any(re.search(f"(?i){KEY}|{OTHER_KEY}|{'ff' * 16}|wrapped|sha256|ixf_", text) for text in everything)
-    connection = house.pool
+    connection = stack.pool
     rows = await connection.fetch("SELECT wrapped FROM tag_key UNION ALL SELECT wrapped FROM meta_key")
     assert len(rows) == 5 and not any(bytes.fromhex(key) in row["wrapped"] for key in (KEY, OTHER_KEY) for row in rows)
 
 
-async def test_versions_of_a_key_come_to_an_end(house: House) -> None:
-    _, _, batch = await shelf(house)
-    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
-    connection = house.pool
+async def test_versions_of_a_key_come_to_an_end(stack: Stack) -> None:
+    _, _, batch = await folder_with_groups(stack)
+    tag = (await stack.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
+    connection = stack.pool
     await connection.execute("UPDATE tag_key SET version = 127")
-    assert (await house.ask("POST", f"/v2/tags/{tag['xuid']}/keys", {"key": OTHER_KEY})).problem == (409, "limit_reached")
+    assert (await stack.ask("POST", f"/v2/tags/{tag['xuid']}/keys", {"key": OTHER_KEY})).problem == (409, "limit_reached")
 
 
-async def test_a_deleted_tag_comes_back_with_its_counter(house: House) -> None:
+async def test_a_deleted_tag_comes_back_with_its_counter(stack: Stack) -> None:
     """A tap that passed before the deletion must not pass after it."""
-    _, _, batch = await shelf(house)
+    _, _, batch = await folder_with_groups(stack)
     draft = {"batch_id": batch, "xuid": "back0001", "uid": "04AABBCCDDEEFF", "key": KEY}
-    connection = house.pool
+    connection = stack.pool
 
     async def counter() -> Any:
-        return (await house.ask("GET", "/v2/tags/back0001/counter")).json
+        return (await stack.ask("GET", "/v2/tags/back0001/counter")).json
 
-    assert (await house.ask("POST", "/v2/tags", draft)).status == 201
+    assert (await stack.ask("POST", "/v2/tags", draft)).status == 201
     assert await counter() == {"scan_count": 0, "key_version": None, "counter": None, "last_at": None}
     await connection.execute("UPDATE tag_counter SET last_position = (1 << 24) + 77, scan_count = 5, last_at = now()")
-    assert (await house.ask("DELETE", "/v2/tags/back0001")).status == 204
+    assert (await stack.ask("DELETE", "/v2/tags/back0001")).status == 204
     assert await connection.fetchval("SELECT count(*) FROM tag_counter") == 0
     assert await connection.fetchval("SELECT count(*) FROM tag_key") == 0
     for names in ({"xuid": "back0002", "uid": draft["uid"]}, {"xuid": "back0001", "uid": "04000000000000"}):
-        answer = await house.ask("POST", "/v2/tags", {**draft, **names})
-        shown = (await house.ask("GET", f"/v2/tags/{names['xuid']}/counter")).json
+        answer = await stack.ask("POST", "/v2/tags", {**draft, **names})
+        shown = (await stack.ask("GET", f"/v2/tags/{names['xuid']}/counter")).json
         assert answer.status == 201 and (shown["key_version"], shown["counter"]) == (1, 77)
-        assert (await house.ask("DELETE", f"/v2/tags/{names['xuid']}")).status == 204
-    assert (await house.ask("POST", "/v2/tags", {**draft, "key": OTHER_KEY})).status == 201
+        assert (await stack.ask("DELETE", f"/v2/tags/{names['xuid']}")).status == 204
+    assert (await stack.ask("POST", "/v2/tags", {**draft, "key": OTHER_KEY})).status == 201
     assert (await counter())["counter"] is None
-    await house.ask("POST", "/v2/tags/back0001/keys", {"key": "ff" * 16})
+    await stack.ask("POST", "/v2/tags/back0001/keys", {"key": "ff" * 16})
     await connection.execute("UPDATE tag_counter SET last_position = (2 << 24) + 3, scan_count = 1")
     assert (await counter())["key_version"] == 2
-    assert (await house.ask("DELETE", "/v2/tags/back0001")).status == 204
-    assert (await house.ask("POST", "/v2/tags", {**draft, "key": OTHER_KEY})).problem == (409, "key_retired")
-    assert (await house.ask("POST", "/v2/tags", {**draft, "key": "ff" * 16})).status == 201
+    assert (await stack.ask("DELETE", "/v2/tags/back0001")).status == 204
+    assert (await stack.ask("POST", "/v2/tags", {**draft, "key": OTHER_KEY})).problem == (409, "key_retired")
+    assert (await stack.ask("POST", "/v2/tags", {**draft, "key": "ff" * 16})).status == 201
     assert ((await counter())["key_version"], (await counter())["counter"]) == (1, 3)
 
 
-async def test_api_keys_rotate_expire_and_are_revoked(house: House) -> None:
-    answer = await house.ask("POST", "/v2/api-keys", {"scopes": ["manage"], "label": "robot"})
+async def test_api_keys_rotate_expire_and_are_revoked(stack: Stack) -> None:
+    answer = await stack.ask("POST", "/v2/api-keys", {"scopes": ["manage"], "label": "robot"})
     first = answer.made
     assert re.fullmatch(r"ixf_\S{32}", first["token"])
     path = f"/v2/api-keys/{first['id']}"
-    shown = (await house.ask("GET", path)).json
+    shown = (await stack.ask("GET", path)).json
     assert shown == {name: value for name, value in first.items() if name != "token"} and shown["live"]
-    assert (await house.ask("GET", "/v2/accounts/mine", token=first["token"])).status == 200
-    second = (await house.ask("POST", f"{path}/rotate", {"overlap_s": 3600})).made
+    assert (await stack.ask("GET", "/v2/accounts/mine", token=first["token"])).status == 200
+    second = (await stack.ask("POST", f"{path}/rotate", {"overlap_s": 3600})).made
     for token in (first["token"], second["token"]):
-        assert (await house.ask("GET", "/v2/accounts/mine", token=token)).status == 200
-    end = dt.datetime.fromisoformat((await house.ask("GET", path)).json["expires_at"])
+        assert (await stack.ask("GET", "/v2/accounts/mine", token=token)).status == 200
+    end = dt.datetime.fromisoformat((await stack.ask("GET", path)).json["expires_at"])
     assert dt.timedelta(minutes=59) < end - dt.datetime.now(dt.UTC) < dt.timedelta(minutes=61)
-    third = (await house.ask("POST", f"/v2/api-keys/{second['id']}/rotate", {"overlap_s": 0})).made
-    assert (await house.ask("GET", "/v2/accounts/mine", token=second["token"])).problem == (401, "unauthorised")
-    assert (await house.ask("POST", f"/v2/api-keys/{second['id']}/rotate")).problem == (404, "not_found")
-    assert (await house.ask("DELETE", path)).status == 204
-    assert (await house.ask("DELETE", path)).status == 204
-    assert (await house.ask("GET", "/v2/accounts/mine", token=first["token"])).problem == (401, "unauthorised")
-    assert not (await house.ask("GET", path)).json["live"]
-    assert (await house.ask("PATCH", path, {"label": "dead"})).json["label"] == "dead"
+    third = (await stack.ask("POST", f"/v2/api-keys/{second['id']}/rotate", {"overlap_s": 0})).made
+    assert (await stack.ask("GET", "/v2/accounts/mine", token=second["token"])).problem == (401, "unauthorised")
+    assert (await stack.ask("POST", f"/v2/api-keys/{second['id']}/rotate")).problem == (404, "not_found")
+    assert (await stack.ask("DELETE", path)).status == 204
+    assert (await stack.ask("DELETE", path)).status == 204
+    assert (await stack.ask("GET", "/v2/accounts/mine", token=first["token"])).problem == (401, "unauthorised")
+    assert not (await stack.ask("GET", path)).json["live"]
+    assert (await stack.ask("PATCH", path, {"label": "dead"})).json["label"] == "dead"
     past = {"scopes": ["scan"], "expires_at": "2020-01-01T00:00:00Z"}
-    assert (await house.ask("POST", "/v2/api-keys", past)).problem == (400, "invalid_parameter")
-    assert (await house.ask("POST", "/v2/api-keys", {"scopes": []})).problem == (400, "invalid_request")
-    assert (await house.ask("GET", "/v2/accounts/mine", token=third["token"])).status == 200
+    assert (await stack.ask("POST", "/v2/api-keys", past)).problem == (400, "invalid_parameter")
+    assert (await stack.ask("POST", "/v2/api-keys", {"scopes": []})).problem == (400, "invalid_request")
+    assert (await stack.ask("GET", "/v2/accounts/mine", token=third["token"])).status == 200
 
 
-async def test_a_key_gives_away_no_scope_that_it_has_not(house: House) -> None:
-    manage = house.tokens["manage"]
+async def test_a_key_gives_away_no_scope_that_it_has_not(stack: Stack) -> None:
+    manage = stack.tokens["manage"]
     for scopes, status in ((["scan"], 201), (["manage"], 201), (["keys"], 401), (["manage", "keys"], 401)):
-        assert (await house.ask("POST", "/v2/api-keys", {"scopes": scopes}, token=manage)).status == status
+        assert (await stack.ask("POST", "/v2/api-keys", {"scopes": scopes}, token=manage)).status == status
     for way in ("rotate", ""):
-        path = f"/v2/api-keys/{house.key_ids['keys']}"
+        path = f"/v2/api-keys/{stack.key_ids['keys']}"
         if way:
-            assert (await house.ask("POST", f"{path}/rotate", token=manage)).problem == (401, "unauthorised")
+            assert (await stack.ask("POST", f"{path}/rotate", token=manage)).problem == (401, "unauthorised")
         else:
-            assert (await house.ask("PATCH", path, {"expires_at": None}, token=manage)).problem == (401, "unauthorised")
-    _, _, batch = await shelf(house)
-    answer = await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY}, token=manage)
+            assert (await stack.ask("PATCH", path, {"expires_at": None}, token=manage)).problem == (401, "unauthorised")
+    _, _, batch = await folder_with_groups(stack)
+    answer = await stack.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY}, token=manage)
     assert answer.problem == (401, "unauthorised")
 
 
-async def test_what_is_sealed_is_sealed_under_the_key_that_the_file_has_now(house: House) -> None:
+async def test_what_is_sealed_is_sealed_under_the_key_that_the_file_has_now(stack: Stack) -> None:
     """A worker that has not noticed yet that its key file was changed looks before it seals."""
-    _, _, batch = await shelf(house)
+    _, _, batch = await folder_with_groups(stack)
     new = KeyEncryptionKey(bytes(range(32)))
 
     async def look() -> None:
-        house.keks.adopt([new.id], {new.id: new})
+        stack.keks.adopt([new.id], {new.id: new})
 
-    house.keks._look = look
-    tag = (await house.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
-    await house.ask("POST", f"/v2/tags/{tag['xuid']}/keys", {"key": OTHER_KEY})
-    await house.ask("POST", "/v2/meta-keys", {"key": KEY})
-    group = (await house.ask("GET", "/v2/groups")).json["items"][0]["id"]
-    await house.ask("PATCH", f"/v2/groups/{group}", {"derivation": {"scheme": "boltcard"}})
-    await house.ask("POST", f"/v2/groups/{group}/keys", {"key": KEY})
+    stack.keks._look = look
+    tag = (await stack.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
+    await stack.ask("POST", f"/v2/tags/{tag['xuid']}/keys", {"key": OTHER_KEY})
+    await stack.ask("POST", "/v2/meta-keys", {"key": KEY})
+    group = (await stack.ask("GET", "/v2/groups")).json["items"][0]["id"]
+    await stack.ask("PATCH", f"/v2/groups/{group}", {"derivation": {"scheme": "boltcard"}})
+    await stack.ask("POST", f"/v2/groups/{group}/keys", {"key": KEY})
     tables = ("tag_key", "meta_key", "group_key")
-    rows = await house.pool.fetch(" UNION ALL ".join(f"SELECT kek_id FROM {table}" for table in tables))
+    rows = await stack.pool.fetch(" UNION ALL ".join(f"SELECT kek_id FROM {table}" for table in tables))
     assert [row["kek_id"] for row in rows] == [new.id] * 4

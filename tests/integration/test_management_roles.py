@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
 import pytest
-from test_management import KEY, OTHER_KEY, House, open_house
+from test_management import KEY, OTHER_KEY, Stack, open_stack
 
 from ixfast.http.management import ROUTES, Route
 from ixfast.store.queries import load
@@ -37,18 +37,18 @@ NOTHING = Objects("nobody", NOBODYS, NOBODYS, NOBODYS, "nosuchtg", "nosuch", "04
 
 
 @pytest.fixture
-async def house(database: str) -> AsyncIterator[House]:
-    async with open_house(database) as house:
-        yield house
+async def stack(database: str) -> AsyncIterator[Stack]:
+    async with open_stack(database) as stack:
+        yield stack
 
 
-async def furnish(house: House, aid: str, token: str) -> Objects:
+async def furnish(stack: Stack, aid: str, token: str) -> Objects:
     """Fresh objects, with two versions of each key; what is below them is deleted again where `DELETE` is to succeed."""
     n = next(_serial)
     cuid, uid = f"c {n}", f"04{n:012X}"
 
     async def made(path: str, body: Mapping[str, Any]) -> Any:
-        return (await house.ask("POST", path, body, token=token)).made
+        return (await stack.ask("POST", path, body, token=token)).made
 
     folder = (await made("/v2/folders", {"name": f"F{n}"}))["id"]
     group = (await made("/v2/groups", {"folder_id": folder, "name": "G", "profile": "ixkio-plain"}))["id"]
@@ -112,73 +112,73 @@ def target(route: Route, o: Objects) -> tuple[str, dict[str, str]]:
     return path, {"ix_c": o.cuid} if route.path == "/v1/a/{aid}" else {}
 
 
-async def ask(house: House, route: Route, o: Objects, token: str) -> tuple[int, bytes]:
+async def ask(stack: Stack, route: Route, o: Objects, token: str) -> tuple[int, bytes]:
     path, headers = target(route, o)
     body = BODIES[route.method, route.path](o) if route.body is not None else None
-    answer = await house.ask(route.method, path, body, token=token, headers=headers | SAME_ID)
+    answer = await stack.ask(route.method, path, body, token=token, headers=headers | SAME_ID)
     return answer.status, answer.body.replace(o.xuid.encode(), b"the xuid that was given")
 
 
-async def unused(house: House) -> dict[str, str]:
+async def unused(stack: Stack) -> dict[str, str]:
     """Tokens that open nothing."""
     made = {}
     for role, column, moment in (("expired", "expires_at", "now() - interval '1 s'"), ("revoked", "revoked_at", "now()")):
-        answer = (await house.ask("POST", "/v2/api-keys", {"scopes": ["manage", "keys", "scan"]})).made
-        await house.pool.execute(f"UPDATE api_key SET {column} = {moment} WHERE api_key_id = $1", answer["id"])
+        answer = (await stack.ask("POST", "/v2/api-keys", {"scopes": ["manage", "keys", "scan"]})).made
+        await stack.pool.execute(f"UPDATE api_key SET {column} = {moment} WHERE api_key_id = $1", answer["id"])
         made[role] = answer["token"]
     return {"none": "", "unknown": "ixf_" + "a" * 32, **made}
 
 
-async def test_every_route_for_every_caller(house: House) -> None:
-    foreign_tokens = await house.account("other")
-    foreign = await furnish(house, "other", foreign_tokens["both"])
-    own = await furnish(house, "mine", house.tokens["both"])
-    await house.ask("POST", "/v2/meta-keys", {"key": KEY})
-    tokens = await unused(house) | {role: house.tokens[role] for role in ("scan", "manage", "keys", "both")}
+async def test_every_route_for_every_caller(stack: Stack) -> None:
+    foreign_tokens = await stack.account("other")
+    foreign = await furnish(stack, "other", foreign_tokens["both"])
+    own = await furnish(stack, "mine", stack.tokens["both"])
+    await stack.ask("POST", "/v2/meta-keys", {"key": KEY})
+    tokens = await unused(stack) | {role: stack.tokens[role] for role in ("scan", "manage", "keys", "both")}
     asked = 0
     state = "SELECT array_agg(a::text ORDER BY audit_id) FROM audit_log AS a WHERE account_id = $1"
-    foreign_id = await house.pool.fetchval("SELECT account_id FROM account WHERE aid = 'other'")
-    before = await house.pool.fetchval(state, foreign_id)
+    foreign_id = await stack.pool.fetchval("SELECT account_id FROM account WHERE aid = 'other'")
+    before = await stack.pool.fetchval(state, foreign_id)
     for route in ROUTES:
         name = f"{route.method} {route.path}"
         refusals = set()
         for role, token in tokens.items():
             scopes = {"both": {"manage", "keys"}}.get(role, {role})
             if scopes.isdisjoint(route.scopes):
-                refusals |= {await ask(house, route, objects, token) for objects in (own, foreign, NOTHING)}
+                refusals |= {await ask(stack, route, objects, token) for objects in (own, foreign, NOTHING)}
                 asked += 3
                 continue
             if route.path not in NAMES_NOBODY:
-                stranger, nothing = await ask(house, route, foreign, token), await ask(house, route, NOTHING, token)
+                stranger, nothing = await ask(stack, route, foreign, token), await ask(stack, route, NOTHING, token)
                 assert stranger == nothing, (name, role)
                 assert stranger[0] == 404 or b'"items":[]' in stranger[1], (name, role)
                 asked += 2
-            mine = await furnish(house, "mine", house.tokens["both"])
+            mine = await furnish(stack, "mine", stack.tokens["both"])
             if route.method == "DELETE":
-                await empty(house, route, mine)
-            status, body = await ask(house, route, mine, token)
+                await empty(stack, route, mine)
+            status, body = await ask(stack, route, mine, token)
             assert status == route.status, (name, role, body)
             asked += 1
         (refusal,) = refusals  # one and the same for all of them
         assert refusal[0] == 401 and b"unauthorised" in refusal[1], name
-    assert await house.pool.fetchval(state, foreign_id) == before  # no act of mine stands in its log
+    assert await stack.pool.fetchval(state, foreign_id) == before  # no act of mine stands in its log
     assert asked > 400
     for path in ("folders", "groups", "batches", "tags", "api-keys"):
-        mine_all = {str(item.get("id", item.get("xuid"))) for item in await house.all_of(f"/v2/{path}?limit=1000")}
+        mine_all = {str(item.get("id", item.get("xuid"))) for item in await stack.all_of(f"/v2/{path}?limit=1000")}
         assert not mine_all & {str(getattr(foreign, kind)) for kind in (path[:-1], "xuid") if hasattr(foreign, kind)}
 
 
-async def empty(house: House, route: Route, o: Objects) -> None:
+async def empty(stack: Stack, route: Route, o: Objects) -> None:
     """Delete what hangs below the object that is to be deleted."""
     below = [f"/v2/tags/{o.xuid}", f"/v2/batches/{o.batch}", f"/v2/groups/{o.group}", f"/v2/groups/{o.masters}"]
     depth = {"/v2/batches/{id}": 1, "/v2/groups/{id}": 2, "/v2/folders/{id}": 4}.get(route.path, 0)
     for path in below[:depth]:
-        assert (await house.ask("DELETE", path)).status == 204
+        assert (await stack.ask("DELETE", path)).status == 204
 
 
-async def test_another_accounts_objects_cannot_be_attached(house: House) -> None:
-    foreign = await furnish(house, "other", (await house.account("other"))["both"])
-    own = await furnish(house, "mine", house.tokens["both"])
+async def test_another_accounts_objects_cannot_be_attached(stack: Stack) -> None:
+    foreign = await furnish(stack, "other", (await stack.account("other"))["both"])
+    own = await furnish(stack, "mine", stack.tokens["both"])
     for method, path, body in (
         ("PATCH", f"/v2/tags/{own.xuid}", {"group_id": "group"}),
         ("PATCH", f"/v2/tags/{own.xuid}", {"batch_id": "batch"}),
@@ -189,20 +189,20 @@ async def test_another_accounts_objects_cannot_be_attached(house: House) -> None
         answers = set()
         for objects in (foreign, NOTHING):
             given = {name: getattr(objects, value) if isinstance(value, str) else value for name, value in body.items()}
-            answer = await house.ask(method, path, given, headers=SAME_ID)
+            answer = await stack.ask(method, path, given, headers=SAME_ID)
             answers.add((answer.status, answer.body))
         ((status, _),) = answers
         assert status == 404, body
     # Ids of an account's own are free although another account has them.
     shared = {"cuid": foreign.cuid, "uid": foreign.uid, "batch_id": own.batch}
-    assert (await house.ask("POST", "/v2/tags", shared)).status == 201
+    assert (await stack.ask("POST", "/v2/tags", shared)).status == 201
 
 
-async def test_a_key_is_shown_in_any_of_three_ways(house: House) -> None:
-    token = house.tokens["manage"]
+async def test_a_key_is_shown_in_any_of_three_ways(stack: Stack) -> None:
+    token = stack.tokens["manage"]
     for headers in ({"X-API-Key": token}, {"Ixkio-R": token}, {"Authorization": f"Bearer {token}"}):
-        assert (await house.ask("GET", "/v2/folders", token="", headers=headers)).status == 200
-    assert (await house.ask("GET", f"/v2/folders?r={token}", token="")).problem == (401, "unauthorised")
+        assert (await stack.ask("GET", "/v2/folders", token="", headers=headers)).status == 200
+    assert (await stack.ask("GET", f"/v2/folders?r={token}", token="")).problem == (401, "unauthorised")
 
 
 def test_every_route_is_in_the_matrix() -> None:
@@ -211,13 +211,13 @@ def test_every_route_is_in_the_matrix() -> None:
     assert {name for route in ROUTES for name in re.findall(r"\{(\w+)\}", route.path)} == known
 
 
-async def test_an_account_that_was_forgotten_in_a_query_would_be_found(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_account_that_was_forgotten_in_a_query_would_be_found(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control of the matrix: it compares what differs as soon as one statement does not ask whose object it is."""
-    foreign = await furnish(house, "other", (await house.account("other"))["both"])
+    foreign = await furnish(stack, "other", (await stack.account("other"))["both"])
     route = next(route for route in ROUTES if (route.method, route.path) == ("GET", "/v2/tags/{xuid}"))
-    token = house.tokens["manage"]
-    assert await ask(house, route, foreign, token) == await ask(house, route, NOTHING, token)
+    token = stack.tokens["manage"]
+    assert await ask(stack, route, foreign, token) == await ask(stack, route, NOTHING, token)
     statements = load("management")
     forgetful = statements["tag_by_xuid"].replace("account_id = $1", "$1::bigint IS NOT NULL")
     monkeypatch.setitem(statements, "tag_by_xuid", forgetful)
-    assert await ask(house, route, foreign, token) != await ask(house, route, NOTHING, token)
+    assert await ask(stack, route, foreign, token) != await ask(stack, route, NOTHING, token)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from test_derived_groups import OLD
-from test_derived_groups import House as Worker
-from test_management import KEY, House, open_house
+from test_derived_groups import Stack as Worker
+from test_management import KEY, Stack, open_stack
 
 from ixfast.chips import originality
 from ixfast.domain.scan import Extras, Scan
@@ -31,56 +31,56 @@ RULES = {
 
 
 @pytest.fixture
-async def house(database: str) -> AsyncIterator[House]:
-    async with open_house(database) as house:
-        yield house
+async def stack(database: str) -> AsyncIterator[Stack]:
+    async with open_stack(database) as stack:
+        yield stack
 
 
-async def group(house: House, profile: Any) -> int:
-    folders = (await house.ask("GET", "/v2/folders")).json["items"]
-    folder = folders[0] if folders else (await house.ask("POST", "/v2/folders", {"name": "F"})).made
+async def group(stack: Stack, profile: Any) -> int:
+    folders = (await stack.ask("GET", "/v2/folders")).json["items"]
+    folder = folders[0] if folders else (await stack.ask("POST", "/v2/folders", {"name": "F"})).made
     body = {"folder_id": folder["id"], "name": str(profile), "profile": profile, "rules": RULES}
-    return int((await house.ask("POST", "/v2/groups", body)).made["id"])
+    return int((await stack.ask("POST", "/v2/groups", body)).made["id"])
 
 
-async def test_a_signature_is_checked_when_it_is_given(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    group_id = await group(house, "plain-uid-counter")
+async def test_a_signature_is_checked_when_it_is_given(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    group_id = await group(stack, "plain-uid-counter")
     body = {"group_id": group_id, "xuid": "nxptag01", "key": KEY}
-    assert (await house.ask("POST", "/v2/tags", {**body, "originality_signature": SIGNATURE})).problem == (
+    assert (await stack.ask("POST", "/v2/tags", {**body, "originality_signature": SIGNATURE})).problem == (
         400,
         "invalid_parameter",
     )
-    made = (await house.ask("POST", "/v2/tags", {**body, "uid": UID, "originality_signature": SIGNATURE.upper()})).made
+    made = (await stack.ask("POST", "/v2/tags", {**body, "uid": UID, "originality_signature": SIGNATURE.upper()})).made
     assert made["originality"] == "genuine"
     path = "/v2/tags/nxptag01"
     monkeypatch.setattr(originality, "verify_originality", None)  # from here on nothing is checked
-    assert (await house.ask("PATCH", path, {"name": "N"})).json["originality"] == "genuine"
-    assert (await house.ask("GET", path)).json["originality"] == "genuine"
+    assert (await stack.ask("PATCH", path, {"name": "N"})).json["originality"] == "genuine"
+    assert (await stack.ask("GET", path)).json["originality"] == "genuine"
     monkeypatch.undo()
-    assert (await house.ask("PATCH", path, {"originality_signature": WRONG})).json["originality"] == "forged"
-    stored = await house.pool.fetchval("SELECT originality_signature FROM tag WHERE xuid = 'nxptag01'")
+    assert (await stack.ask("PATCH", path, {"originality_signature": WRONG})).json["originality"] == "forged"
+    stored = await stack.pool.fetchval("SELECT originality_signature FROM tag WHERE xuid = 'nxptag01'")
     assert stored.hex() == WRONG
-    assert (await house.ask("PATCH", path, {"originality_signature": None})).json["originality"] is None
+    assert (await stack.ask("PATCH", path, {"originality_signature": None})).json["originality"] is None
     for bad in (SIGNATURE[:-2], SIGNATURE + "00", "x" * 112):
-        assert (await house.ask("PATCH", path, {"originality_signature": bad})).problem == (400, "invalid_request")
-    later = (await house.ask("POST", "/v2/tags", {"group_id": group_id, "xuid": "nxptag02"})).made
+        assert (await stack.ask("PATCH", path, {"originality_signature": bad})).problem == (400, "invalid_request")
+    later = (await stack.ask("POST", "/v2/tags", {"group_id": group_id, "xuid": "nxptag02"})).made
     assert later["originality"] is None
-    await house.ask("DELETE", path)
+    await stack.ask("DELETE", path)
     both = {"uid": UID, "originality_signature": SIGNATURE}
-    assert (await house.ask("PATCH", "/v2/tags/nxptag02", both)).json["originality"] == "genuine"
+    assert (await stack.ask("PATCH", "/v2/tags/nxptag02", both)).json["originality"] == "genuine"
 
 
-async def test_chips_with_other_keys_have_no_known_signature(house: House) -> None:
-    body = {"group_id": await group(house, "ntag224"), "uid": UID, "originality_signature": SIGNATURE}
-    assert (await house.ask("POST", "/v2/tags", body)).problem == (400, "invalid_parameter")
-    body["group_id"] = await group(house, None)
-    assert (await house.ask("POST", "/v2/tags", body)).made["originality"] == "genuine"
+async def test_chips_with_other_keys_have_no_known_signature(stack: Stack) -> None:
+    body = {"group_id": await group(stack, "ntag224"), "uid": UID, "originality_signature": SIGNATURE}
+    assert (await stack.ask("POST", "/v2/tags", body)).problem == (400, "invalid_parameter")
+    body["group_id"] = await group(stack, None)
+    assert (await stack.ask("POST", "/v2/tags", body)).made["originality"] == "genuine"
 
 
-async def test_answers_and_rules_have_it_once_the_tap_is_genuine(house: House, database: str) -> None:
-    house.keks.adopt([OLD.id], {OLD.id: OLD})
-    body = {"group_id": await group(house, "plain-uid-counter"), "xuid": "nxptag01", "uid": UID, "key": KEY}
-    await house.ask("POST", "/v2/tags", {**body, "originality_signature": SIGNATURE})
+async def test_answers_and_rules_have_it_once_the_tap_is_genuine(stack: Stack, database: str) -> None:
+    stack.keks.adopt([OLD.id], {OLD.id: OLD})
+    body = {"group_id": await group(stack, "plain-uid-counter"), "xuid": "nxptag01", "uid": UID, "key": KEY}
+    await stack.ask("POST", "/v2/tags", {**body, "originality_signature": SIGNATURE})
     tag = VirtualTag("plain-uid-counter", xuid="nxptag01", uid=bytes.fromhex(UID), file_key=bytes.fromhex(KEY))
     pool = await session.make_pool(database, 2)
     worker = Worker(database, pool)
@@ -102,7 +102,7 @@ async def test_answers_and_rules_have_it_once_the_tap_is_genuine(house: House, d
     assert await scan(tag.forged()) == ("forged", None, "Who knows")
     tag_id = await pool.fetchval("SELECT tag_id FROM tag")
     for signature, told in ((WRONG, ("genuine", "forged", "Not NXP's chip")), (None, ("genuine", None, "Who knows"))):
-        await house.ask("PATCH", "/v2/tags/nxptag01", {"originality_signature": signature})
+        await stack.ask("PATCH", "/v2/tags/nxptag01", {"originality_signature": signature})
         await worker.catalogue.apply([Change("tag", tag_id, "nxptag01")])
         assert await scan(tag.tap()) == told
     await worker.ledger.stop()

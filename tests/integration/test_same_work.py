@@ -29,8 +29,8 @@ from ixfast.store.connections import session
 from ixfast.testing.provision import provision
 from ixfast.testing.virtual_tags import VirtualFleet
 
-OWN = VirtualFleet(11, 2, account="own-house")
-FOREIGN = VirtualFleet(12, 4, account="other-house")
+OWN = VirtualFleet(11, 2, account="own-stack")
+FOREIGN = VirtualFleet(12, 4, account="other-stack")
 KEKS = KeyEncryptionKeys([KeyEncryptionKey(bytes(range(32)))])
 NOBODY = "nobodys0", "nobodys1"
 IN_USE, IDLE = 0, 2
@@ -70,7 +70,7 @@ class _CountingConnection:
         return rows
 
 
-class House:
+class Stack:
     def __init__(self, pool: Any, own_id: int, foreign_id: int, engine: type[Engine] = Engine) -> None:
         self.meters = Meters()
         self.pool = CountingPool(pool)
@@ -153,20 +153,20 @@ async def pool(database: str) -> AsyncIterator[Any]:
     pool.terminate()
 
 
-async def house_of(pool: Any, connection: asyncpg.Connection, engine: type[Engine] = Engine) -> House:
+async def stack_of(pool: Any, connection: asyncpg.Connection, engine: type[Engine] = Engine) -> Stack:
     ids = {row["aid"]: row["account_id"] for row in await connection.fetch("SELECT aid, account_id FROM account")}
-    return House(pool, ids[OWN.account], ids[FOREIGN.account], engine)
+    return Stack(pool, ids[OWN.account], ids[FOREIGN.account], engine)
 
 
 async def test_another_accounts_tag_costs_what_no_tag_costs(pool: Any, connection: asyncpg.Connection) -> None:
-    house = await house_of(pool, connection)
-    assert_one_work(await house.all_work())
+    stack = await stack_of(pool, connection)
+    assert_one_work(await stack.all_work())
 
 
 async def test_control_a_tag_refused_at_once_is_caught(pool: Any, connection: asyncpg.Connection) -> None:
-    house = await house_of(pool, connection, EarlyEngine)
+    stack = await stack_of(pool, connection, EarlyEngine)
     with pytest.raises(AssertionError, match="in use, forged, first"):
-        assert_one_work(await house.all_work())
+        assert_one_work(await stack.all_work())
 
 
 @pytest.mark.parametrize("token", [True, False])
@@ -174,29 +174,29 @@ async def test_a_cached_tag_is_looked_up_under_a_name_that_no_row_has(
     pool: Any, connection: asyncpg.Connection, token: bool
 ) -> None:
     """Leaving a row out would take the database longer than finding none. A closed account's tag is none without a token."""
-    house = await house_of(pool, connection)
-    await house.use(IN_USE)
-    house.pool.asked = []
+    stack = await stack_of(pool, connection)
+    await stack.use(IN_USE)
+    stack.pool.asked = []
     code = FOREIGN.xuid(IN_USE)
-    assert (await house.ask(code, house.own_key if token else None)).verdict is Verdict.UNKNOWN
-    (name,) = house.pool.asked
+    assert (await stack.ask(code, stack.own_key if token else None)).verdict is Verdict.UNKNOWN
+    (name,) = stack.pool.asked
     assert len(name) == len(code)
     assert not name.isalnum()
-    assert house.catalogue.find(code.encode()) is not None
+    assert stack.catalogue.find(code.encode()) is not None
 
 
 async def test_the_owner_finds_what_another_was_told_does_not_exist(pool: Any, connection: asyncpg.Connection) -> None:
-    house = await house_of(pool, connection)
+    stack = await stack_of(pool, connection)
     code = FOREIGN.xuid(IDLE)
-    assert (await house.ask(code, house.own_key)).verdict is Verdict.UNKNOWN
-    assert (await house.ask(code, house.foreign_key)).verdict is Verdict.FORGED
-    assert (await house.ask(code, house.own_key)).verdict is Verdict.UNKNOWN
-    assert (await house.ask(code, None)).verdict is Verdict.UNKNOWN
+    assert (await stack.ask(code, stack.own_key)).verdict is Verdict.UNKNOWN
+    assert (await stack.ask(code, stack.foreign_key)).verdict is Verdict.FORGED
+    assert (await stack.ask(code, stack.own_key)).verdict is Verdict.UNKNOWN
+    assert (await stack.ask(code, None)).verdict is Verdict.UNKNOWN
     # Together in one round, where the statement sees the tags of both.
     other = FOREIGN.xuid(IDLE + 1)
-    scans = await asyncio.gather(*(house.ask(other, key) for key in (house.own_key, house.foreign_key, None, house.own_key)))
+    scans = await asyncio.gather(*(stack.ask(other, key) for key in (stack.own_key, stack.foreign_key, None, stack.own_key)))
     assert [scan.verdict for scan in scans] == [Verdict.UNKNOWN, Verdict.FORGED, Verdict.UNKNOWN, Verdict.UNKNOWN]
-    assert (await house.ask(other, house.foreign_key)).verdict is Verdict.FORGED
+    assert (await stack.ask(other, stack.foreign_key)).verdict is Verdict.FORGED
 
 
 SPOIL = {
@@ -215,34 +215,34 @@ async def test_what_is_in_trouble_is_told_to_those_who_may_ask(
     pool: Any, connection: asyncpg.Connection, what: str, is_open: bool
 ) -> None:
     """For all others it does not exist, alone and together with them in one round, at first and again."""
-    house = await house_of(pool, connection)
-    account_id = house.foreign_key.account_id
+    stack = await stack_of(pool, connection)
+    account_id = stack.foreign_key.account_id
     await edits.add_meta_key(connection, KEKS, account_id, 1, bytes(16))
     await connection.execute(SPOIL[what], FOREIGN.account)
     await connection.execute("UPDATE account SET open = $1 WHERE account_id = $2", is_open, account_id)
     code = FOREIGN.xuid(IDLE)
     unknown, trouble = (Verdict.UNKNOWN, "not_found"), (None, "unavailable")
-    expected = {house.own_key: unknown, None: trouble if is_open else unknown, house.foreign_key: trouble}
+    expected = {stack.own_key: unknown, None: trouble if is_open else unknown, stack.foreign_key: trouble}
     for api_key, said in expected.items():
         for _ in "12":
-            scan = await house.ask(code, api_key)
+            scan = await stack.ask(code, api_key)
             assert (scan.verdict, scan.error) == said, api_key
     for index in (IDLE, IDLE + 1):
-        scans = await asyncio.gather(*(house.ask(FOREIGN.xuid(index), api_key) for api_key in expected))
+        scans = await asyncio.gather(*(stack.ask(FOREIGN.xuid(index), api_key) for api_key in expected))
         assert [(scan.verdict, scan.error) for scan in scans] == list(expected.values())
 
 
 async def test_what_is_in_trouble_costs_a_stranger_what_no_tag_costs(pool: Any, connection: asyncpg.Connection) -> None:
-    house = await house_of(pool, connection)
+    stack = await stack_of(pool, connection)
     await connection.execute(SPOIL["its own key"], FOREIGN.account)
     for _ in "12":
-        assert await house.work_of(FOREIGN.xuid(IDLE)) == await house.work_of(NOBODY[0])
+        assert await stack.work_of(FOREIGN.xuid(IDLE)) == await stack.work_of(NOBODY[0])
 
 
 async def test_an_open_accounts_tag_is_there_without_a_token(pool: Any, connection: asyncpg.Connection) -> None:
-    house = await house_of(pool, connection)
+    stack = await stack_of(pool, connection)
     await connection.execute("UPDATE account SET open = true WHERE aid = $1", FOREIGN.account)
     code = FOREIGN.xuid(IN_USE)
-    assert (await house.ask(code, house.own_key)).verdict is Verdict.UNKNOWN
-    assert (await house.ask(code, None)).verdict is Verdict.FORGED
-    assert (await house.ask(code, house.own_key)).verdict is Verdict.UNKNOWN
+    assert (await stack.ask(code, stack.own_key)).verdict is Verdict.UNKNOWN
+    assert (await stack.ask(code, None)).verdict is Verdict.FORGED
+    assert (await stack.ask(code, stack.own_key)).verdict is Verdict.UNKNOWN

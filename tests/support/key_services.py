@@ -84,12 +84,12 @@ class HttpService:
 
 
 class Vault(HttpService):
-    """The transit engine at `transit/`, with versioned AES-256-GCM keys. `trouble` is an HTTP status to return instead."""
+    """The transit engine at `transit/`, with versioned AES-256-GCM keys. `failure` is an HTTP status to return instead."""
 
     def __init__(self) -> None:
         super().__init__()
         self.keys: dict[str, list[bytes]] = {"ixfast": [os.urandom(32)]}
-        self.trouble: int | None = None
+        self.failure: int | None = None
 
     @property
     def environ(self) -> dict[str, str]:
@@ -97,8 +97,8 @@ class Vault(HttpService):
 
     def answer(self, method: str, path: str, headers: Any, content: bytes) -> tuple[int, dict[str, str], object]:
         self.requests.append(path)
-        if self.trouble is not None:
-            return self.trouble, {"Location": "http://127.0.0.1:1/"}, {"errors": ["Vault is sealed"]}
+        if self.failure is not None:
+            return self.failure, {"Location": "http://127.0.0.1:1/"}, {"errors": ["Vault is sealed"]}
         if headers.get("X-Vault-Token") != VAULT_TOKEN:
             return 403, {}, {"errors": ["permission denied"]}
         parts = path.split("/")

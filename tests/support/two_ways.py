@@ -23,9 +23,9 @@ from ixfast.testing.memory import MemoryCatalogue, MemoryLedger
 from ixfast.testing.virtual_tags import VirtualFleet
 from support.served import plain_target
 
-OPEN = VirtualFleet(91, 400, account="open-house")
-CLOSED = VirtualFleet(92, 5, account="closed-house")
-MIRROR = VirtualFleet(93, 20, profile="encrypted", account="open-house")
+OPEN = VirtualFleet(91, 400, account="open-account")
+CLOSED = VirtualFleet(92, 5, account="closed-account")
+MIRROR = VirtualFleet(93, 20, profile="encrypted", account="open-account")
 TOKEN = "ixf_accepted"
 HOST = b"Host: localhost\r\n"
 _TURNS = 30
@@ -83,14 +83,14 @@ class World:
         engine = Engine(catalogue, self.meters)
         ledger = MemoryLedger(engine.settled)
         engine.use(ledger)
-        catalogue.add_account("open-house", meta_keys=MIRROR[0].meta_keys())
-        catalogue.add_account("closed-house", is_open=False)
+        catalogue.add_account("open-account", meta_keys=MIRROR[0].meta_keys())
+        catalogue.add_account("closed-account", is_open=False)
         for fleet in (OPEN, CLOSED, MIRROR):
             group = catalogue.add_group(fleet.account, compile_profile(preset(fleet.profile.name)))
             catalogue.groups.append(group)
             for index, tag in enumerate(fleet):
                 ledger.add(catalogue.add_tag(group, tag.xuid, uid=tag.uid, cuid=f"{fleet.seed}-{index}", keys=tag.file_keys()))
-        catalogue.add_api_key("closed-house", references.token_sha256(TOKEN))
+        catalogue.add_api_key("closed-account", references.token_sha256(TOKEN))
         self.dispatcher = ScanDispatcher(engine, catalogue, self.meters, asyncio.get_running_loop())  # type: ignore[arg-type]
         self.server_state = ServerState(self.dispatcher, connections_max=1000, idle_timeout_s=75)
         self.runner, self.make_handler = await handlers(make_scan_app(self.server_state), 75)

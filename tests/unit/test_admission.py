@@ -56,7 +56,7 @@ class NoCatalogue:
 
 
 class Worker:
-    """A house whose requests have waited in the kernel as long as the test says."""
+    """A stack whose requests have waited in the kernel as long as the test says."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = Clock()

@@ -106,7 +106,7 @@ def test_a_genuine_tap_passes_once_and_older_ones_are_replays(kit: EngineKit) ->
 def test_a_counter_known_to_be_used_costs_no_statement(kit: EngineKit) -> None:
     tag, _ = kit.tag()
     kit.tap(tag, 5)
-    kit.ledger.trouble = "database_unreachable"
+    kit.ledger.failure = "database_unreachable"
     assert result_of(kit.tap(tag, 5)) == REPLAYED
     assert result_of(kit.tap(tag, 5, wants_state=True))[1] == "unavailable"  # it asked for the durable counter
     assert result_of(kit.tap(tag, 6)) == (None, "unavailable", "database_unreachable")
@@ -301,10 +301,10 @@ def test_anothers_tag_is_like_none(kit: EngineKit) -> None:
 
 def test_what_cannot_be_looked_up_is_no_verdict(kit: EngineKit) -> None:
     tag, _ = kit.tag()
-    kit.catalogue.trouble = "database_unreachable"
+    kit.catalogue.failure = "database_unreachable"
     assert result_of(kit.tap(tag, 1)) == (None, "unavailable", "database_unreachable")
     assert result_of(kit.tap(tag, 1, token=TOKEN)) == (None, "unavailable", "database_unreachable")
-    kit.catalogue.trouble, kit.catalogue.stale = None, "catalogue_stale"
+    kit.catalogue.failure, kit.catalogue.stale = None, "catalogue_stale"
     assert result_of(kit.tap(tag, 1)) == (None, "unavailable", "catalogue_stale")
     kit.catalogue.stale = None
     kit.tap(tag, 1)

@@ -80,7 +80,7 @@ class Catalogue(MemoryCatalogue):
         return (self.groups[0].account, self.groups) if aid == AID else None
 
 
-class House:
+class Stack:
     def __init__(self, client: Any, tag: VirtualTag) -> None:
         self.client = client
         self.tag = tag
@@ -103,7 +103,7 @@ class House:
 
 
 @asynccontextmanager
-async def house(profile: CompiledProfile) -> AsyncIterator[House]:
+async def stack(profile: CompiledProfile) -> AsyncIterator[Stack]:
     tag = VirtualTag(profile, xuid="q8w3sbcz", uid=UID, file_key=bytes(range(16)), meta_key=bytes(range(16, 32)), aid=AID)
     tag.counter = COUNTER - 1
     catalogue, gauges = Catalogue(), Meters()
@@ -118,14 +118,14 @@ async def house(profile: CompiledProfile) -> AsyncIterator[House]:
     dispatcher = ScanDispatcher(engine, catalogue, gauges, asyncio.get_running_loop())  # type: ignore[arg-type]
     server_state = ServerState(dispatcher, connections_max=10, idle_timeout_s=75)
     async with TestClient(TestServer(make_scan_app(server_state))) as client:
-        yield House(client, tag)
+        yield Stack(client, tag)
     server_state.close()
 
 
 @pytest.mark.parametrize("notation", COMBINATIONS)
 async def test_a_tap_passes_once_and_a_changed_one_never(notation: str) -> None:
     profile = COMBINATIONS[notation]
-    async with house(profile) as here:
+    async with stack(profile) as here:
         forged = here.tag.forged()
         assert (await here.scan(url=forged, account=AID))["verdict"] == Verdict.FORGED
         url = here.tag.tap()
@@ -169,7 +169,7 @@ def changed(url: str, message: Message) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("scheme", RICHEST)
 async def test_every_single_bit_counts(scheme: str) -> None:
     profile = COMBINATIONS[f"{RICHEST[scheme]}/{scheme}"]
-    async with house(profile) as here:
+    async with stack(profile) as here:
         here.tag.status = bytes.fromhex("0badcafe")
         here.tag.stored = "O"
         url = here.tag.tap()

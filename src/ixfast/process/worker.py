@@ -226,8 +226,8 @@ class Worker:
             problems["catalogue"] = self.catalogue.stale
         if not self.key_reloader.ready:
             problems["keys"] = "key_unavailable"
-        if self.ledger.trouble is not None:
-            problems["ledger"] = self.ledger.trouble
+        if self.ledger.failure is not None:
+            problems["ledger"] = self.ledger.failure
         return problems
 
     def begin_drain(self) -> None:

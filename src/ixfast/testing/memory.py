@@ -39,13 +39,13 @@ _NEVER_AGE_MS = 1 << 62  # longer than any retry window
 class MemoryCatalogue:
     """Tags and API keys. `find` returns a tag only after a first `fetch`, like a cache that starts empty.
 
-    While `trouble` is set, every look-up fails and it is the reason; while `stale` is set, nothing may pass.
+    While `failure` is set, every look-up fails and it is the reason; while `stale` is set, nothing may pass.
     """
 
     def __init__(self) -> None:
         self.stale: str | None = None
         self.fresh_until = float("inf")
-        self.trouble: str | None = None
+        self.failure: str | None = None
         self.fetched = 0
         self._accounts: dict[str, Account] = {}
         self._records: dict[bytes, Any] = {}
@@ -132,9 +132,9 @@ class MemoryCatalogue:
     def fetch(self, scan: Scan, ref: bytes, found: Callable[[Scan, Any], None]) -> None:
         self.fetched += 1
         record = None
-        if self.trouble is not None:
+        if self.failure is not None:
             scan.error = "unavailable"
-            scan.error_detail = self.trouble
+            scan.error_detail = self.failure
         else:
             record = self._records.get(ref)
             if record is not None:
@@ -162,11 +162,11 @@ class _Counter:
 class MemoryLedger:
     """Counters by tag id. `clock` returns seconds; `passes` and `refusals` are the scan log.
 
-    While `trouble` is set, every scan ends with 503 and it is the reason.
+    While `failure` is set, every scan ends with 503 and it is the reason.
     """
 
     def __init__(self, settled: Callable[[Scan], None], *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.trouble: str | None = None
+        self.failure: str | None = None
         self.passes: deque[tuple[int, int, int]] = deque(maxlen=LOG_ROWS_MAX)  # tag id, scan id, position
         self.keyed: dict[int, KeyedScan] = {}  # first answers, by scan id
         self.refusals: deque[tuple[int, int, int, str]] = deque(maxlen=LOG_ROWS_MAX)  # the same, and the verdict
@@ -213,8 +213,8 @@ class MemoryLedger:
 
     def _counter_of(self, scan: Scan) -> _Counter | None:
         counter = self._counters.get(scan.tag_id)
-        if self.trouble is not None:
-            self._fail(scan, "unavailable", self.trouble)
+        if self.failure is not None:
+            self._fail(scan, "unavailable", self.failure)
             return None
         if counter is None:
             self._fail(scan, *ERRORS[Finding.MISSING])

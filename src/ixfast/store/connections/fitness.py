@@ -32,7 +32,7 @@ class Refusable(Protocol):
     """The part of the ledger that the checks use: its current problem, and a hint that refused writes may succeed again."""
 
     @property
-    def trouble(self) -> str | None: ...
+    def failure(self) -> str | None: ...
     def forget_refusal(self) -> None: ...
 
 
@@ -54,8 +54,8 @@ class Fitness:
             began = asyncio.get_running_loop().time()
             await self.examine()
             spent_s = asyncio.get_running_loop().time() - began
-            again_s = TRY_AGAIN_S if self.problems or self._ledger.trouble is not None else TRY_S
-            if self._ledger.trouble is None:  # a slow database that commits must not be slowed down further
+            again_s = TRY_AGAIN_S if self.problems or self._ledger.failure is not None else TRY_S
+            if self._ledger.failure is None:  # a slow database that commits must not be slowed down further
                 again_s = max(again_s, min(spent_s * _PAUSES, _PAUSE_S_MAX))
             await asyncio.sleep(again_s)
 

@@ -106,7 +106,7 @@ class Committer:
         return self._session is not None
 
     @property
-    def trouble(self) -> str | None:
+    def failure(self) -> str | None:
         """Why nothing can be committed at present, as far as is known; None if it can."""
         return self._no_session_reason if self._session is None else self._refusal_reason
 

@@ -107,9 +107,9 @@ class Ledger:
         return all(c.connected for c in self._committers)
 
     @property
-    def trouble(self) -> str | None:
+    def failure(self) -> str | None:
         """Why scans cannot be committed at present, as far as is known; None if they can."""
-        return next((c.trouble for c in self._committers if c.trouble is not None), None)
+        return next((c.failure for c in self._committers if c.failure is not None), None)
 
     def forget_refusal(self) -> None:
         """Forget that the database refused statements: it accepts them again."""
