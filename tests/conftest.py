@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -22,6 +22,9 @@ from support import administer, drop_database, in_own_loop
 
 from ixfast import compiled
 from ixfast.embedded import EmbeddedPostgres, wheel_folder
+
+if TYPE_CHECKING:
+    from support.key_services import Vault
 
 # Reasons that may skip a test where `CI` is set. Everything else there fails the run: a test that is never run
 # protects nothing.
@@ -163,3 +166,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+@pytest.fixture
+def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator["Vault"]:
+    """A running stand-in for Vault; the environment of the test, and of the servers it starts, refers to it."""
+    from support.key_services import Vault  # slow: it imports the clients of all key services
+
+    service = Vault()
+    with service.running():
+        for name, value in service.environ.items():
+            monkeypatch.setenv(name, value)
+        yield service

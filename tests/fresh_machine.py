@@ -1,11 +1,11 @@
-"""Runs the README's commands on a fresh machine: a minimal Debian root that holds only the packages which the README names.
+"""Runs the README's commands on a fresh machine: a minimal Debian root with only the packages that the README names.
 
     python3 tests/fresh_machine.py                        # `make serve` and `make test`, as root and as an ordinary user
     python3 tests/fresh_machine.py --as user --only serve
 
 It needs root, debootstrap and git (Debian: debootstrap git). The root is built in a temporary directory, or kept in `--root DIR`
-for the next run. The checkout's files are copied into it without what git ignores, once for each user. Mounts and processes live
-in namespaces of their own, which end before the root is removed.
+for the next run. The checkout's files are copied into it, except those that git ignores, once for each user. Mounts and processes
+live in namespaces of their own, which end before the root is removed.
 
 Where pip must not or cannot use PyPI directly, `--pip-config` gives pip inside the caller's configuration, and `--bind DIR` shows
 it a directory of this machine, a package index for example. The network, and with it the ports, is this machine's: set
@@ -40,7 +40,7 @@ POLL_S = 0.2
 
 
 def packages() -> list[str]:
-    """The packages that the README tells the reader to install."""
+    """The packages that the README asks the reader to install."""
     found = re.search(r"^apt-get install (.+)$", (CHECKOUT / "README.md").read_text(), re.MULTILINE)
     assert found is not None, "the README names no packages"
     return found[1].split()
@@ -236,7 +236,7 @@ def main() -> None:
 
 
 def in_namespaces(root: Path | None) -> int:
-    """Run this script again where mounts and processes are its own; a root that is not kept is removed afterwards."""
+    """Run this script again in namespaces of its own; a root that is not kept is removed afterwards."""
     with contextlib.ExitStack() as exits:
         root = root or Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="fresh-machine-")))
         root.mkdir(parents=True, exist_ok=True)

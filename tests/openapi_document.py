@@ -1,4 +1,4 @@
-"""docs/openapi.yaml: the description that a server gives of itself, as a file. `make openapi` writes it, a test compares it."""
+"""docs/openapi.yaml: a server's description of itself, as a file. `make openapi` writes it, and a test compares it."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ _HEAD = "# Made from the routes by `make openapi`; a server has the same at /ope
 
 
 class _Plain(yaml.SafeDumper):
-    """Writes what stands in several places in each of them, without anchors."""
+    """Repeats values that occur in several places instead of using anchors."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True

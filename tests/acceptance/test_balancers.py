@@ -1,7 +1,7 @@
-"""HAProxy and nginx as deploy/ configures them, before two real servers of one database.
+"""HAProxy and nginx as deploy/ configures them, in front of two real servers that share one database.
 
-The shipped files run as they are; only addresses are filled in, in the way that each file offers. Both balancers come
-from the distribution (`apt-get install haproxy nginx`).
+The shipped files run unchanged; only the addresses are filled in, in the way each file provides. Both balancers come from the
+distribution (`apt-get install haproxy nginx`).
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _next_tag = iter(range(len(FLEET)))
 
 
 def fresh_tap() -> str:
-    """The request target of a tap that was never asked before."""
+    """The request target of a tap that has not been scanned before."""
     return plain_target(FLEET, next(_next_tag), 1)
 
 
@@ -46,7 +46,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Balancer:
-    """A running balancer; `settings` are the names that the shipped files ask for."""
+    """A running balancer; `settings` holds the variables that the shipped files expect."""
 
     def __init__(self, kind: str, home: Path, config: str, settings: dict[str, str]) -> None:
         program = requires(kind, package=kind)
@@ -96,7 +96,7 @@ class Balancer:
 
 @pytest.fixture(scope="module")
 def pair(postgres: Any, template: str, open_scratch: Path) -> Iterator[tuple[Served, Served]]:
-    """Two servers, as on two hosts: one database, the same key file, ports that stay."""
+    """Two servers, as on two hosts: one database, the same key file, fixed ports."""
     ports = free_ports(4)
     homes = [open_scratch / "host-1", open_scratch / "host-2"]
     with own_database(postgres, template) as dsn:
@@ -135,7 +135,7 @@ def balancer(request: pytest.FixtureRequest, pair: tuple[Served, Served], open_s
 
 
 def meter(server: Served, name: str, labels: str = "") -> int:
-    """The sum of a meter's samples whose labels contain a text."""
+    """The sum of a metric's samples whose labels contain `labels`."""
     lines = server.ask_private("/metrics")[1].decode().splitlines()
     samples = (re.fullmatch(rf"{name}{{(.*)}} (\S+)", line) for line in lines)
     return sum(int(float(sample[2])) for sample in samples if sample and labels in sample[1])
@@ -152,11 +152,11 @@ async def test_a_tap_passes_once_whichever_server_is_asked(balancer: Balancer, p
         answers = await asyncio.gather(*(once(balancer.port, path) for _ in range(4)))
         assert sorted(answer.json["response"] for answer in answers) == ["Fail", "Fail", "Fail", "Pass"]
     after = [meter(server, "ixfast_scans_total") for server in pair]
-    assert all(later - earlier >= 10 for earlier, later in zip(before, after, strict=True)), "both servers were asked"
+    assert all(later - earlier >= 10 for earlier, later in zip(before, after, strict=True)), "both servers must receive scans"
 
 
 def browser(number: int) -> dict[str, str]:
-    """Header fields of many kinds of clients, with a name that stands twice after the balancer's own."""
+    """Header fields of many kinds of clients; X-Forwarded-For occurs twice once the balancer has added its own."""
     return {
         "User-Agent": f"Mozilla/5.0 (Phone {number}; é)",
         "Accept": "application/json, */*;q=0.8",
@@ -169,7 +169,7 @@ def browser(number: int) -> dict[str, str]:
 
 
 async def test_kept_connections_stay_on_the_front_door(balancer: Balancer, pair: tuple[Served, Served]) -> None:
-    """Other requests between the scans have connections of their own, so they slow nothing down."""
+    """Other requests between the scans get connections of their own, so they do not slow the scans down."""
     hot, handed_over = meters(pair, "ixfast_hot_requests_total"), meters(pair, "ixfast_handed_over_connections_total")
     scans = 0
 
@@ -187,12 +187,12 @@ async def test_kept_connections_stay_on_the_front_door(balancer: Balancer, pair:
 
     await asyncio.gather(*(client(place) for place in range(CLIENTS)))
     assert meters(pair, "ixfast_hot_requests_total") - hot == scans == 30 * CLIENTS
-    # At most one for each request that was under way at a time.
+    # At most one for each request in flight at the same time.
     assert meters(pair, "ixfast_handed_over_connections_total") - handed_over <= 2 * CLIENTS
 
 
 async def test_a_body_that_cannot_be_read_is_refused_in_the_usual_shape(balancer: Balancer) -> None:
-    """Wherever it is sent to, and on both ways to the servers."""
+    """On every path, and on both of the balancer's routes to the servers."""
     body = gzip.compress(b'{"xuid":"nosuchtag"}')
     for method, path in (("POST", "/v2/scans"), ("POST", "/v2/scans/batch"), ("GET", fresh_tap())):
         async with await Connection.open(balancer.port) as connection:
@@ -204,7 +204,7 @@ async def test_a_body_that_cannot_be_read_is_refused_in_the_usual_shape(balancer
             connection.writer.write(request(method, path, {"Content-Length": "1048577"}))
             answer = await connection.answer()
         assert (answer.status, answer.json["error"]["code"]) == (413, "too_large"), (method, path)
-    assert (await once(balancer.port, fresh_tap(), {"Content-Encoding": "gzip"})).passed, "there is no body"
+    assert (await once(balancer.port, fresh_tap(), {"Content-Encoding": "gzip"})).passed, "there is no body to decode"
 
 
 HABITS = {
@@ -245,7 +245,7 @@ server {
 async def test_the_header_fields_that_balancers_usually_add_stay_on_the_front_door(
     kind: str, pair: tuple[Served, Served], tmp_path: Path
 ) -> None:
-    """Somebody's own configuration: nothing of ours, only what everybody writes."""
+    """A user's own configuration: nothing specific to ixfast, only the usual directives."""
     balancer = Balancer(kind, tmp_path, HABITS[kind], addresses(*pair))
     try:
         hot, handed_over = meters(pair, "ixfast_hot_requests_total"), meters(pair, "ixfast_handed_over_connections_total")
@@ -259,7 +259,7 @@ async def test_the_header_fields_that_balancers_usually_add_stay_on_the_front_do
 
 
 async def scan_until(stop: asyncio.Event, port: int) -> list[Answer | str]:
-    """Ask fresh taps on a kept connection, one after the other; what came instead of an answer stands as text."""
+    """Scan fresh taps one after the other on a persistent connection; an error takes the place of an answer, as text."""
     outcomes: list[Answer | str] = []
     connection = await Connection.open(port)
     while not stop.is_set():
@@ -274,13 +274,13 @@ async def scan_until(stop: asyncio.Event, port: int) -> list[Answer | str]:
         if answer.headers.get("connection") == "close":
             await connection.close()
             connection = await Connection.open(port)
-        await asyncio.sleep(0.05)  # a steady load that leaves room for other tests
+        await asyncio.sleep(0.05)  # a steady load that leaves CPU time to other tests
     await connection.close()
     return outcomes
 
 
 async def test_a_server_that_leaves_costs_no_scan(balancer: Balancer, pair: tuple[Served, Served]) -> None:
-    """A rolling restart under load: every tap passes, before, while and after one server is away."""
+    """A rolling restart under load: every tap passes before, while and after one server is away."""
     _, leaving = pair
     stop = asyncio.Event()
     clients = [asyncio.create_task(scan_until(stop, balancer.port)) for _ in range(CLIENTS)]
@@ -304,7 +304,7 @@ async def test_a_server_that_leaves_costs_no_scan(balancer: Balancer, pair: tupl
 async def test_a_server_that_is_not_ready_is_asked_nothing(
     pair: tuple[Served, Served], postgres: Any, template: str, tmp_path: Path
 ) -> None:
-    """Its port is open, but its database is gone: HAProxy hears so from /readyz."""
+    """Its port is open but its database is gone; HAProxy learns this from /readyz."""
     ready, _ = pair
     with contextlib.ExitStack() as exits:
         with own_database(postgres, template) as dsn:

@@ -1,7 +1,7 @@
-"""Known keys, tokens and codes go through everything there is; then they are looked for in everything that leaves the process.
+"""Sends known keys, tokens and codes through every interface, then searches for them in everything that leaves the process.
 
-That is answers, logs of all processes, PostgreSQL's log of every statement, metrics, what other sessions of the database see, a
-dump of it, and the files in which it lies, raw bytes among them. Tokens are in one answer each, and nowhere else.
+That covers answers, the logs of all processes, PostgreSQL's log of every statement, metrics, what other sessions of the database
+see, a dump of it, and its files, raw bytes included. Each token appears in one answer and nowhere else.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from support.served import Answer, Served
 from test_isolation_of_secrets import GUESSED, MIRROR, PLAIN, mixed_run, spellings
 
 STORED_ON_PURPOSE = bytes.fromhex("5ca1ab1e" * 4)
-"""A key that somebody wrote into the name of a tag: what proves that the search finds what is there."""
+"""A key that someone wrote into the name of a tag: finding it proves that the search works."""
 
 
 class Canaries:
-    """Secrets by name, made on demand, with all their spellings."""
+    """Secrets by name, generated on demand, with all their spellings."""
 
     def __init__(self) -> None:
         self.forms: dict[str, set[bytes]] = {}
@@ -63,7 +63,7 @@ def server(open_scratch: Path) -> Iterator[Served]:
 
 
 class ManagementClient:
-    """Asks the private listener, and keeps every answer but what shows a token."""
+    """Sends requests to the private listener and keeps every answer except those that show a token."""
 
     def __init__(self, server: Served, session: ClientSession, token: str) -> None:
         self.server = server
@@ -88,7 +88,7 @@ class ManagementClient:
 
 
 async def manage(client: ManagementClient, canaries: Canaries) -> None:
-    """Keys and tokens in every request that takes one, rightly and wrongly."""
+    """Send keys and tokens in every request that takes one, correctly and incorrectly."""
     folder = (await client.made("/v2/folders", {"name": "F"}))["id"]
     group = (await client.made("/v2/groups", {"folder_id": folder, "name": "G", "profile": "ixkio-plain"}))["id"]
     draft = {"group_id": group, "xuid": "canary01", "uid": "04A1A2A3A4A5A6", "key": canaries.key("a tag's key")}
@@ -149,7 +149,7 @@ async def wrong(client: ManagementClient, canaries: Canaries, group: int, token:
 
 
 def dumped(server: Served) -> dict[str, bytes]:
-    """The whole database by table: as COPY writes it, and every value of bytes once more as it is and in base64."""
+    """The whole database by table: as COPY writes it, followed by every bytes value both raw and in base64."""
 
     async def work(connection: Any) -> dict[str, bytes]:
         found = {}
@@ -212,7 +212,7 @@ async def test_canaries_are_nowhere(server: Served) -> None:
     )
     assert canaries.found_in(places) == []
 
-    # The search is no search of nothing: statements were logged, keys are sealed in the dump, and what was stored is found.
+    # Controls: statements were logged, sealed keys are in the dump, and the search finds the key stored on purpose.
     assert b"INSERT INTO audit_log" in places["PostgreSQL's log"] and b"canary01" in places["PostgreSQL's files"]
     assert all(tables[name] for name in ("tag_key", "meta_key", "group_key", "api_key", "audit_log", "tag_counter"))
     canaries.forms = {"stored on purpose": spellings(STORED_ON_PURPOSE)}

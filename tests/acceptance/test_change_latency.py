@@ -1,8 +1,8 @@
-"""How long old answers last after an act of management has returned: two workers, as many scans as they can answer.
+"""How long stale answers persist after a management request has returned, with two workers under full load.
 
-Three accounts are changed at once: one gets other rules, one's batch is switched off, and the tags of one get other keys. That is
-done while changes are told, while they are not told and have to be asked for, and while they cannot even be asked for. What is
-promised is 1 s, and 10 s without being told.
+Three accounts are changed at once: one gets different rules, one's batch is deactivated, and one's tags get different keys. This
+happens while workers are notified of changes, while they are not and have to poll, and while polling fails as well. The guarantee
+is 1 s with notifications and 10 s without.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RULES = {"groups": [{"name": "a", "when": "authentication == pass", "response": 
 CUT_LISTENERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()
 """
-AFTERWARDS_S = 0.5  # How long the load goes on once the change must be there.
+AFTERWARDS_S = 0.5  # How long the load continues after the change is due.
 
 
 class Seen(NamedTuple):
@@ -34,7 +34,7 @@ class Seen(NamedTuple):
 
 
 class Load:
-    """A connection for every tag, on which it is tapped without a pause."""
+    """One connection per tag, on which the tag is tapped without a pause."""
 
     def __init__(self, server: Served) -> None:
         self.server = server
@@ -52,7 +52,7 @@ class Load:
                 seen.append(Seen(sent_at, answer.get("response") or answer["error"]))
 
     async def during(self, act: Callable[[], Awaitable[None]], last_s: float) -> None:
-        """Act in the middle of the load, which goes on until `last_s` and a little more have passed."""
+        """Run `act` in the middle of the load, which then continues for a little longer than `last_s`."""
         tasks = [asyncio.create_task(self._tap(fleet, index)) for fleet in FLEETS for index in range(8)]
         try:
             await eventually(lambda: all(len(seen) >= 20 for seen in self.seen.values()), 30.0)
@@ -65,7 +65,7 @@ class Load:
 
 
 class Manager:
-    """Changes everything, and back; `acted_at` is when the act on a tag returned."""
+    """Changes all three accounts; `acted_at` is when the request that changed a tag returned."""
 
     def __init__(self, server: Served) -> None:
         self.server = server
@@ -98,29 +98,29 @@ AFTER = {"ruled": "Welcome", "off": "batch_inactive", "keyed": "Fail"}
 
 
 def lasted(load: Load, manager: Manager, promised_s: float, after: dict[str, str]) -> dict[str, float]:
-    """How long the last old answer came after the act, in seconds by account; none was asked for later than promised."""
+    """Seconds from the change to the last tap with a stale answer, by account; fails if one is later than promised."""
     found: dict[str, float] = {}
     for place, seen in load.seen.items():
         account = place[0]
         since = [(each.sent_at - manager.acted_at[place], each.text) for each in seen]
         old = [moment for moment, text in since if text == "Pass"]
         late = {text for moment, text in since if moment > promised_s}
-        assert old, "the load was not under way"
+        assert old, "the load was not running"
         assert late == {after[account]}, (account, late)
         assert {text for _, text in since} <= {"Pass", AFTER[account], after[account]}
-        # One worker serves a connection, and goes from the old to the new once.
+        # One worker serves a connection, and switches from the old to the new state exactly once.
         texts = [text for _, text in since]
         assert "Pass" not in texts[len(old) :], account
         found[account] = max(found.get(account, -1.0), max(old))
     return found
 
 
-def tell(name: str, load: Load, found: dict[str, float]) -> None:
+def report(name: str, load: Load, found: dict[str, float]) -> None:
     first = min(seen[0].sent_at for seen in load.seen.values())
     last = max(seen[-1].sent_at for seen in load.seen.values())
     count = sum(map(len, load.seen.values()))
     shown = ", ".join(f"{account} {moment * 1000:+.0f} ms" for account, moment in found.items())
-    print(f"{name}: last old answer {shown}; {count / (last - first):.0f} scans/s")
+    print(f"{name}: last stale answer {shown}; {count / (last - first):.0f} scans/s")
 
 
 @pytest.fixture
@@ -134,39 +134,39 @@ def fleets(postgres: Any, template: str, tmp_path: Path) -> Iterator[Served]:
 async def test_changes_that_are_told(fleets: Served) -> None:
     manager, load = Manager(fleets), Load(fleets)
     await load.during(manager.change, 1.0)
-    tell("told", load, lasted(load, manager, 1.0, AFTER))
+    report("notified", load, lasted(load, manager, 1.0, AFTER))
 
 
 async def test_changes_that_are_not_told(fleets: Served) -> None:
-    """Whoever listens for changes is cut off at once, again and again: they are asked for every second."""
+    """Every session that listens for changes is cut off at once, again and again, so that workers poll every second."""
     manager, load = Manager(fleets), Load(fleets)
     connection = await asyncpg.connect(fleets.dsn)
-    deaf = asyncio.Event()
+    cut_off = asyncio.Event()
     cut = 0
 
-    async def deafen() -> None:
+    async def cut_listeners() -> None:
         nonlocal cut
         while True:
             rows = await connection.fetch(CUT_LISTENERS)
             cut += len(rows)
             if cut >= 2:
-                deaf.set()
+                cut_off.set()
             await asyncio.sleep(0.02)
 
-    deafening = asyncio.create_task(deafen())
+    cutting = asyncio.create_task(cut_listeners())
     try:
-        await asyncio.wait_for(deaf.wait(), 20.0)
+        await asyncio.wait_for(cut_off.wait(), 20.0)
         await load.during(manager.change, 10.0)
     finally:
-        deafening.cancel()
-        await asyncio.gather(deafening, return_exceptions=True)
+        cutting.cancel()
+        await asyncio.gather(cutting, return_exceptions=True)
         await connection.close()
-    assert cut >= 2 * 5  # both workers came back to listen, every second or so
-    tell("not told", load, lasted(load, manager, 10.0, AFTER))
+    assert cut >= 2 * 5  # both workers resumed listening, every second or so
+    report("not notified", load, lasted(load, manager, 10.0, AFTER))
 
 
 async def test_changes_that_cannot_be_asked_for(fleets: Served) -> None:
-    """The server may not read them: nothing passes after 10 s. This is also the control, in which old answers do last."""
+    """The server may not read the changes: nothing passes after 10 s. It is also the control, where stale answers do persist."""
     manager, load = Manager(fleets), Load(fleets)
 
     async def change() -> None:
@@ -175,7 +175,7 @@ async def test_changes_that_cannot_be_asked_for(fleets: Served) -> None:
 
     await load.during(change, 10.0)
     found = lasted(load, manager, 10.0, dict.fromkeys(AFTER, "unavailable"))
-    tell("not to be asked for", load, found)
+    report("unreadable", load, found)
     fleets.in_database(lambda connection: connection.execute("GRANT SELECT ON catalogue_change TO current_user"))
     await eventually(lambda: fleets.all_ready, 10.0)
     async with await Connection.open(fleets.port) as connection:

@@ -1,6 +1,6 @@
-"""`x` is a tag code, unless no tag has it and a profile of the account says that a mirror stands there.
+"""`x` is a tag code, unless no tag has that code and a profile of the account puts a mirror there.
 
-Which codes another account has is told by none of it: what is its, is what nobody has.
+None of this reveals which codes another account has: such a code is treated like one that no account has.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ NOBODYS = "nobodyscodewithtwentyfourcharacters"
 
 
 async def _lengthen(connection: Any) -> None:
-    """Give the first tag of two fleets codes that are as long as a mirror."""
+    """Give the first tag of two fleets a code that is as long as a mirror."""
     for fleet in (CODED, BESIDE):
         await connection.execute("UPDATE tag SET xuid = $2 WHERE xuid = $1", fleet.xuid(0), LONG_CODES[fleet.account])
         account_id = await edits.account_id_of(connection, fleet.account)
@@ -69,7 +69,7 @@ WAYS = {"v1": v1, "v1 by aiohttp": v1_by_aiohttp, "v2": v2, "v2, account in the 
 
 
 def verdict(answer: Answer) -> str:
-    """In the words of `/v1`."""
+    """The verdict in the terms of `/v1`."""
     said = answer.json
     word = said.get("error") or said.get("response")
     return {"unknown": "not_found"}.get(said.get("verdict"), word)
@@ -92,7 +92,7 @@ async def test_a_mirror_in_x_is_a_tap(fleets: Served, fleet: VirtualFleet, way: 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_code_is_a_code_however_long(fleets: Served, way: str) -> None:
-    """Of whichever account `a` says, because a code needs none; and an unknown code is not excused by the rest of the tap."""
+    """Whichever account `a` names, because a code does not need one; and the rest of the tap does not excuse an unknown code."""
     tag, key = CODED[0], {"X-API-Key": fleets.cli("api-key", "create", CODED.account).strip()}
     counter = 1 + 2 * list(WAYS).index(way)
     async with await Connection.open(fleets.port) as connection:
@@ -110,7 +110,7 @@ async def test_a_code_is_a_code_however_long(fleets: Served, way: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("asks", ["with its key", "without a key"])
 async def test_another_accounts_code_is_what_nobody_has(fleets: Served, way: str, asks: str) -> None:
-    """A genuine tap of the caller's own beside it must not tell the two apart."""
+    """A genuine tap of the caller's own tag in the same query must not make a difference."""
     headers = {"X-API-Key": fleets.cli("api-key", "create", BESIDE.account).strip()} if asks == "with its key" else {}
     index = 1 + 4 * list(WAYS).index(way) + 2 * (asks == "with its key")
     said = []
@@ -118,7 +118,7 @@ async def test_another_accounts_code_is_what_nobody_has(fleets: Served, way: str
         for offset, code in enumerate((LONG_CODES[CODED.account], NOBODYS)):
             query = query_of(BESIDE[index + offset].tap_at(1))
             said.append(verdict(await WAYS[way](connection, BESIDE.account, f"x={code}&{query}", headers)))
-        own = query_of(BESIDE[index].tap_at(2))  # not the tap of the tag that has this code
+        own = query_of(BESIDE[index].tap_at(2))  # not a tap of the tag that has this code
         control = verdict(await WAYS[way](connection, BESIDE.account, f"x={LONG_CODES[BESIDE.account]}&{own}", headers))
     assert said == ["Pass", "Pass"]
     assert control == "Fail"

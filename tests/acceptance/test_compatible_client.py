@@ -1,7 +1,7 @@
-"""A session of a client that was written for ixkio's Response API and Management API, and knows of ixfast nothing but the host.
+"""A session of a client written for ixkio's Response API and Management API, which knows nothing of ixfast but the host.
 
-It asks with a plain HTTP library, and what it gets is compared byte for byte. The owner's side (groups, rules, extended fields)
-is set up over `/v2` first.
+It uses a plain HTTP library, and its responses are compared byte for byte. The owner's side (groups, rules, extended fields) is
+set up through `/v2` first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RULES = {
 
 
 class Client:
-    """One request a connection, as a web server's script would ask."""
+    """One connection per request, like a script on a web server."""
 
     def __init__(self, port: int, token: str | None = None) -> None:
         self.port = port
@@ -49,13 +49,13 @@ class Client:
             connection.close()
 
     def scan(self, **parameters: str) -> bytes:
-        """The body of a look-up that the API decided."""
+        """The body of a look-up that the API answered with 200."""
         status, body = self.ask("GET", f"/v1/t?{urlencode(parameters)}")
         assert status == 200, body
         return body
 
     def patch(self, path: str, headers: dict[str, str] | None = None, **fields: str) -> bytes:
-        """The body of a change that was made."""
+        """The body of a successful change."""
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         status, body = self.ask("PATCH", path, urlencode(fields), **form, **(headers or {}))
         assert status == 200, body
@@ -68,7 +68,7 @@ class Client:
 
 
 class Shop:
-    """The two sides of one account."""
+    """The public and the management side of one account."""
 
     def __init__(self, server: Served) -> None:
         token = server.cli("api-key", "create", AID, "--scope", "manage").strip()
@@ -85,7 +85,7 @@ class Shop:
         self.management.v2("PATCH", path, patch)
 
     def until(self, expected: bytes, **parameters: str) -> None:
-        """Wait for a change to be served, by a question that consumes nothing; then both workers have it."""
+        """Wait until both workers serve a change, by scans that consume nothing."""
         eventually_sync(lambda: all(self.public.scan(**parameters) == expected for _ in range(8)), TAKEN_OVER_S)
 
 
@@ -96,7 +96,7 @@ def shop(server: Served) -> Iterator[Shop]:
 
 
 def body(index: int, **members: str) -> bytes:
-    """A flat reply, its members in the given order."""
+    """A flat response with its members in the given order."""
     return json.dumps({"xuid": FLEET.xuid(index), **members}, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -137,7 +137,7 @@ def test_the_first_inactive_level_from_the_top_is_told_and_consumes_nothing(shop
         "tag_inactive": f"/v2/tags/{FLEET.xuid(2)}", "batch_inactive": f"/v2/batches/{shop.batch['id']}",
         "tg_inactive": f"/v2/groups/{shop.group['id']}", "folder_inactive": folder,
     }  # fmt: skip
-    for error, path in levels.items():  # from the bottom, so that each hides the one before
+    for error, path in levels.items():  # from the bottom up, so that each hides the previous one
         shop.set(path, active=False)
         shop.until(body(2, error=error), x=FLEET.xuid(2))
         assert shop.public.scan(**tap) == body(2, error=error)
@@ -163,10 +163,10 @@ def test_extended_data_is_added_to_the_response(shop: Shop) -> None:
 
 def test_a_default_response_is_set_and_reverted(shop: Shop) -> None:
     x = FLEET.xuid(4)
-    told = shop.management.patch(f"/v1/x/{x}", ix_dr="Sold out, ask for {cuid}")
-    assert told == body(4, ix_dr="Sold out, ask for {cuid}", ix_status="Active", ix_assigned="Unassigned")
+    changed = shop.management.patch(f"/v1/x/{x}", ix_dr="Sold out, ask for {cuid}")
+    assert changed == body(4, ix_dr="Sold out, ask for {cuid}", ix_status="Active", ix_assigned="Unassigned")
     shop.until(body(4, response="Sold out, ask for ixkio-plain-4"), x=x)
-    # Its own rule set has no groups, so that a genuine tap gets the default, too; it is consumed all the same.
+    # Its own rule set has no groups, so a genuine tap gets the default too; it is consumed all the same.
     assert shop.public.scan(**shop.tap(4, 1)) == body(4, response="Sold out, ask for ixkio-plain-4")
     assert shop.public.scan(x=FLEET.xuid(5)) == body(5, response="Fail")
     assert shop.management.patch(f"/v1/x/{x}", ix_dr='Läßt "9" übrig') == body(
@@ -180,17 +180,17 @@ def test_a_default_response_is_set_and_reverted(shop: Shop) -> None:
 
 def test_a_tag_is_changed_by_its_cuid_and_uid(shop: Shop) -> None:
     x, cuid, uid = FLEET.xuid(6), "ixkio-plain-6", FLEET.uid(6).hex().upper()
-    told = shop.management.patch(f"/v1/a/{AID}", {"ix_c": cuid}, ix_status="Inactive", ix_assigned="Assigned")
-    assert told == body(6, cuid=cuid, ix_dr="", ix_status="Inactive", ix_assigned="Assigned")
+    changed = shop.management.patch(f"/v1/a/{AID}", {"ix_c": cuid}, ix_status="Inactive", ix_assigned="Assigned")
+    assert changed == body(6, cuid=cuid, ix_dr="", ix_status="Inactive", ix_assigned="Assigned")
     shop.until(body(6, error="tag_inactive"), x=x)
-    told = shop.management.patch(f"/v1/a/{AID}", {"ix_u": uid}, ix_status="active")
-    assert told == body(6, ix_dr="", ix_status="Active", ix_assigned="Assigned")
+    changed = shop.management.patch(f"/v1/a/{AID}", {"ix_u": uid}, ix_status="active")
+    assert changed == body(6, ix_dr="", ix_status="Active", ix_assigned="Assigned")
     shop.until(body(6, response="Fail"), x=x)
     # As JSON, and in the query.
-    told = shop.management.ask("PATCH", f"/v1/x/{x}", '{"ix_dr": "Mine"}')[1]
-    assert told == body(6, ix_dr="Mine", ix_status="Active", ix_assigned="Assigned")
-    told = shop.management.ask("PATCH", f"/v1/x/{x}?ix_dr=&ix_assigned=Unassigned")[1]
-    assert told == body(6, ix_dr="", ix_status="Active", ix_assigned="Unassigned")
+    changed = shop.management.ask("PATCH", f"/v1/x/{x}", '{"ix_dr": "Mine"}')[1]
+    assert changed == body(6, ix_dr="Mine", ix_status="Active", ix_assigned="Assigned")
+    changed = shop.management.ask("PATCH", f"/v1/x/{x}?ix_dr=&ix_assigned=Unassigned")[1]
+    assert changed == body(6, ix_dr="", ix_status="Active", ix_assigned="Unassigned")
 
 
 def test_what_a_client_may_do_wrong(shop: Shop) -> None:

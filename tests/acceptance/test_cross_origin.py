@@ -1,4 +1,4 @@
-"""Whether pages of other origins may read answers: all may, unless the account forbids it; on both ways in."""
+"""Whether pages of other origins may read answers: all may, unless the account forbids it; by the front door and by aiohttp."""
 
 from collections.abc import Mapping
 
@@ -26,8 +26,8 @@ async def forbid(server: Served) -> None:
     token = server.cli("api-key", "create", SHUT.account, "--scope", "manage").strip()
     path = plain_target(SHUT, 0, 1)
     assert FIELD in (await once(server.port, path)).headers  # the control: before it is forbidden
-    told = await manage(server, token, "PATCH", f"/v2/accounts/{SHUT.account}", {"cors": False})
-    assert told["cors"] is False
+    updated = await manage(server, token, "PATCH", f"/v2/accounts/{SHUT.account}", {"cors": False})
+    assert updated["cors"] is False
 
     async def every_worker_knows() -> bool:
         return not any([FIELD in (await once(server.port, path)).headers for _ in range(8)])
@@ -36,7 +36,7 @@ async def forbid(server: Served) -> None:
 
 
 async def answers(server: Served, fleet: VirtualFleet, index: int, headers: Mapping[str, str]) -> dict[str, Answer]:
-    """A pass, and what else can be said of a tag."""
+    """A pass, and every other kind of answer about a tag."""
     path, parameters = plain_target(fleet, index, 1), fleet[index].parameters_at(1)
     asked = {
         "pass": path,

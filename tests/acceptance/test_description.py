@@ -1,7 +1,7 @@
-"""The OpenAPI description against a real server: for every operation, what is described is what is answered.
+"""The OpenAPI description against a real server: the answers of every operation match their description.
 
-Requests are generated from the description, right ones and wrong ones, the same in every run. Every second one names objects
-that exist, so that acts succeed and are not all `not_found`.
+Valid and invalid requests are generated from the description, the same in every run. Every second one names objects that exist,
+so that operations succeed instead of all ending in `not_found`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ixfast.testing.virtual_tags import VirtualFleet
 
 AID = "shop"
 FLEET = VirtualFleet(1844, 8, account=AID)
-EXAMPLES = 4  # Of each kind, for every operation.
+EXAMPLES = 4  # Of each kind, per operation.
 CHECKS = [
     not_a_server_error,
     checks.status_code_conformance,
@@ -47,7 +47,7 @@ _serial = itertools.count(1)
 
 
 async def furnish(connection: Any) -> str:
-    """The token of a key whose id is no small number, which generated requests may revoke."""
+    """The token of a key whose id is not a small number, since generated requests may revoke small ones."""
     other = await edits.create_account(connection, "other")
     for _ in range(50):
         await edits.create_api_key(connection, other, ["scan"])
@@ -56,7 +56,7 @@ async def furnish(connection: Any) -> str:
 
 
 class Manager:
-    """A server with the tokens of its account, and requests to both of its listeners."""
+    """A server with a token of its account, and requests to both of its listeners."""
 
     def __init__(self, server: Served) -> None:
         self.server = server
@@ -72,7 +72,7 @@ class Manager:
         return response.json()
 
     def objects(self, *, empty: bool = False) -> dict[str, Any]:
-        """Fresh objects by kind, tags in a batch in a group in a folder; or `empty` ones, which can be deleted."""
+        """Fresh objects by kind, with a tag in a batch in a group in a folder; or `empty` ones, which can be deleted."""
         n = next(_serial)
         opened = {"active": True, "open": True}
         self.session.patch(f"{self.server.private_url}/v2/accounts/{AID}", json=opened, headers={"X-API-Key": self.token})
@@ -113,7 +113,7 @@ def manager(postgres: Any, template: str, tmp_path_factory: pytest.TempPathFacto
 
 
 def path_of(path: str, objects: dict[str, Any]) -> dict[str, Any]:
-    """Values for the parameters of a path that name what exists."""
+    """Values for the parameters of a path, naming objects that exist."""
     kind = "master" if path.startswith("/v2/groups/{id}/keys") else (*path.split("/"), "")[2]
     own = {"id": objects.get(kind), "xuid": objects["tags"], "aid": AID, "version": 1}
     return {name: own[name] for name in own if f"{{{name}}}" in path}
@@ -137,11 +137,11 @@ UNSAID = (
     "counter",
     "key",
 )
-"""Members of bodies with rules that no schema can say."""
+"""Body members with rules that no schema can express."""
 
 
 def ease(case: schemathesis.Case, path: str, objects: dict[str, Any]) -> None:
-    """Let a right request name what exists, and leave out what types cannot say, so that it succeeds."""
+    """Make a valid request succeed: name objects that exist, and leave out what types cannot express."""
     case.headers.pop("If-Match", None)
     if path == "/v1/t":
         case.query = {"x": FLEET.xuid(0), **{name: case.query[name] for name in ("n", "e") if name in case.query}}
@@ -171,7 +171,7 @@ def ease(case: schemathesis.Case, path: str, objects: dict[str, Any]) -> None:
 
 
 def is_asked(path: str, method: str, mode: GenerationMode) -> bool:
-    """Nothing can be wrong with a request without parameters and without a body."""
+    """A request without parameters and without a body cannot be invalid."""
     operation = DESCRIBED["paths"][path][method]
     return mode is GenerationMode.POSITIVE or bool(operation.get("parameters") or "requestBody" in operation)
 
@@ -212,22 +212,22 @@ def test_what_is_described_is_answered(manager: Manager, path: str, method: str,
 
     ask()
     if mode is GenerationMode.POSITIVE:
-        assert min(statuses) < 300, "nothing succeeded"
+        assert min(statuses) < 300, "no valid request succeeded"
 
 
 @pytest.mark.parametrize(
-    "mend",
+    "alter",
     [
         lambda operation: operation["responses"].pop("404"),
         lambda operation: operation["responses"]["404"].update(content={"text/html": {}}),
-        lambda operation: operation["responses"]["404"]["content"]["application/json"].update(schema={"required": ["told"]}),
+        lambda operation: operation["responses"]["404"]["content"]["application/json"].update(schema={"required": ["missing"]}),
     ],
     ids=["status", "content", "schema"],
 )
-def test_a_wrong_description_is_found_out(manager: Manager, mend: Callable[[Any], None]) -> None:
-    """The control: an answer that is not as described fails."""
+def test_a_wrong_description_is_found_out(manager: Manager, alter: Callable[[Any], None]) -> None:
+    """The control: an answer that differs from its description fails."""
     wrong = copy.deepcopy(DESCRIBED)
-    mend(wrong["paths"]["/v2/folders/{id}"]["get"])
+    alter(wrong["paths"]["/v2/folders/{id}"]["get"])
     for document, expected in ((DESCRIBED, contextlib.nullcontext()), (wrong, pytest.raises(FailureGroup))):
         operation = schemathesis.openapi.from_dict(document)["/v2/folders/{id}"]["get"]
         case = operation.Case(path_parameters={"id": 1 << 40})

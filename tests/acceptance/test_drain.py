@@ -1,4 +1,4 @@
-"""SIGTERM under load fails no request and leaves nothing running; a worker that hangs is replaced."""
+"""SIGTERM under load fails no request and leaves nothing running; a hung worker is replaced."""
 
 import asyncio
 import os
@@ -16,17 +16,17 @@ from ixfast.testing.virtual_tags import VirtualFleet
 FLEET = VirtualFleet(41, 40, account="shop")
 CLIENTS = 32
 ENOUGH = 2000
-# Hangs are noticed after seconds here, not after half a minute.
+# Here, hangs are detected after seconds instead of half a minute.
 IMPATIENT = "from ixfast import cli; from ixfast.process import supervisor as s; s._HUNG_S = s._STARTUP_S = 2.0; cli.main()"
 
 
 class Visitors:
-    """Clients that ask one thing after the other until the server tells them to go, and then find its door closed."""
+    """Clients that send requests one after the other until the server closes their connection, and then find its port closed."""
 
     def __init__(self, server: Served) -> None:
         self.server = server
         self.answered = 0
-        self.told_to_go = 0
+        self.closed_by_server = 0
         self.failures: list[str] = []
 
     async def run(self, index: int) -> None:
@@ -35,26 +35,26 @@ class Visitors:
             try:
                 connection = await Connection.open(self.server.port)
             except OSError:
-                return  # the listener closed: the end
+                return  # the listener is closed: done
             async with connection:
-                told = False
-                while not told:
+                closing = False
+                while not closing:
                     counter += 1
                     try:
                         answer = await self._ask(connection, index, counter)
                     except (ClosedError, ConnectionResetError, BrokenPipeError) as error:
-                        # A connection that the listener had not accepted when it closed is refused, a little late.
+                        # A connection that the listener had not accepted when it closed is reset a little late.
                         if connection.answers or getattr(error, "partial", b""):
                             self.failures.append(f"after {connection.answers} answers: {error}")
                         return
                     self.answered += 1
                     if answer != 200:
                         self.failures.append(str(answer))
-                    told = connection.closing
-                self.told_to_go += 1
+                    closing = connection.closing
+                self.closed_by_server += 1
 
     async def _ask(self, connection: Connection, index: int, counter: int) -> int:
-        """Half of the clients go through aiohttp."""
+        """Half of the clients are served by aiohttp."""
         if index % 2:
             return (await connection.get(plain_target(FLEET, index, counter))).status
         x, n, e = FLEET.plain_tap(index, counter)
@@ -70,13 +70,13 @@ async def test_a_drain_under_load_fails_no_request(server_dir: Path) -> None:
         process = server.process
         assert process is not None
         family = descendants_of(process.pid)
-        assert len(family) > 3  # two workers, and PostgreSQL's several
+        assert len(family) > 3  # two workers and several processes of PostgreSQL
         server.signal()
         await asyncio.wait_for(asyncio.gather(*clients), 20.0)
         assert await eventually(lambda: process.poll() is not None, 20.0)
         assert process.returncode == 0, server.log
         assert visitors.failures == []
-        assert visitors.told_to_go >= CLIENTS // 2
+        assert visitors.closed_by_server >= CLIENTS // 2
         await eventually(lambda: not any(map(lives, family)), 5.0)
         postgres = "".join(path.read_text() for path in (server.data_dir / "postgresql/cluster/log").glob("*.log"))
         assert "database system is shut down" in postgres
@@ -90,7 +90,7 @@ async def test_a_drain_under_load_fails_no_request(server_dir: Path) -> None:
 
 @asynccontextmanager
 async def rows_held(dsn: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
-    """Somebody holds the rows of all tags; how many ledger statements wait for them?"""
+    """Lock the rows of all tags; yields a function that counts the ledger statements waiting for them."""
     holder, watcher = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
     query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'ixfast'"
     try:
@@ -103,7 +103,7 @@ async def rows_held(dsn: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
 
 
 async def test_scans_that_wait_are_answered_while_draining(database: str, server_dir: Path) -> None:
-    """Both ways in owe an answer, though their connections are silent for longer than an idle one is kept."""
+    """The front door and aiohttp both owe an answer, on connections silent for longer than an idle one is kept."""
     x, n, e = FLEET.plain_tap(1, 1)
     with Served(server_dir, dsn=database) as server:
         server.provision(FLEET)
@@ -115,9 +115,9 @@ async def test_scans_that_wait_are_answered_while_draining(database: str, server
                 await eventually(waiting)
                 server.signal()
                 await eventually(lambda: refuses(server), 5.0)
-                await asyncio.sleep(0.6)  # a drain takes a connection that was silent for so long for an idle one
-            told = [(answer.status, answer.headers.get("connection")) for answer in await answers]
-        assert all(status in (200, 503) and connection == "close" for status, connection in told), told
+                await asyncio.sleep(0.6)  # a drain takes a connection that was silent for this long to be idle
+            outcomes = [(answer.status, answer.headers.get("connection")) for answer in await answers]
+        assert all(status in (200, 503) and connection == "close" for status, connection in outcomes), outcomes
         assert server.stop() == 0
 
 

@@ -1,7 +1,7 @@
-"""A primary is lost while real servers scan: to a standby that had everything, and to one that was behind.
+"""Failover under load: to a standby that had received everything, and to one that was behind.
 
-The second loses taps and acts of management for good. What was switched off since must not pass all the same, although the new
-primary counts its changes with numbers that the workers know already.
+The second case loses taps and management changes for good. Whatever is deactivated afterwards must still stop passing, although
+the new primary numbers its changes with values that the workers already know.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ixfast.testing.virtual_tags import VirtualFleet
 BACK_S = 30.0
 HISTORY_CHANGES = "ixfast_database_history_changes_total"
 PROMISED_S = 1.0
-AFTERWARDS_S = 1.0  # how long is looked on once the promise is due
+AFTERWARDS_S = 1.0  # how long the load continues once the promise is due
 TAGS = 6
 KINDS = ("tag", "batch", "group", "rules", "api key", "tag again")
 FLEETS = {kind: VirtualFleet(6200 + n, TAGS, account=kind.replace(" ", "")) for n, kind in enumerate(KINDS)}
@@ -43,12 +43,12 @@ AFTER = {
 
 
 class Load:
-    """Taps every tag without a pause, each on a connection of its own."""
+    """Taps every tag continuously, each on a connection of its own."""
 
     def __init__(self, server: Served, tokens: dict[str, str]) -> None:
         self.server = server
-        self.tokens = tokens  # with which a fleet's tags are scanned, by kind
-        self.seen: dict[str, list[tuple[float, str]]] = {kind: [] for kind in KINDS}  # when it was asked, and the answer
+        self.tokens = tokens  # API keys for scanning a fleet's tags, by kind
+        self.seen: dict[str, list[tuple[float, str]]] = {kind: [] for kind in KINDS}  # when it was sent, and the answer
         self._ends = False
 
     async def _tap(self, kind: str, index: int) -> None:
@@ -63,10 +63,10 @@ class Load:
                         answer = await connection.get(plain_target(FLEETS[kind], index, counter), headers)
                         said = answer.json.get("response") or answer.json["error"]
                         self.seen[kind].append((asked_at, said))
-                        await asyncio.sleep(0.01)  # a customer's pause: the load is not the matter here
+                        await asyncio.sleep(0.01)  # a customer's pause: this is not a load test
 
     async def until(self, said: Callable[[str], bool]) -> None:
-        """Until every kind was answered so in its last answers."""
+        """Wait until the latest answers of every kind satisfy `said`."""
         await eventually(lambda: all(len(s) > 20 and all(said(text) for _, text in s[-10:]) for s in self.seen.values()), BACK_S)
 
 
@@ -82,7 +82,7 @@ async def load_of(server: Served, tokens: dict[str, str]) -> AsyncIterator[Load]
 
 
 class ManagementClient:
-    """Acts of management, and when each was answered."""
+    """Makes management requests and records when each was answered."""
 
     def __init__(self, server: Served) -> None:
         self.server = server
@@ -97,7 +97,7 @@ class ManagementClient:
         return await manage(self.server, self.tokens[kind], method, path, body)
 
     async def rename_tags(self, times: int) -> None:
-        """Acts that change nothing that matters, and raise the generation."""
+        """Make changes that affect no scan but raise the generation."""
         for number in range(times):
             await self.ask("tag", "PATCH", f"/v2/tags/{FLEETS['tag'].xuid(0)}", {"name": f"name {number}"})
 
@@ -149,12 +149,12 @@ async def ask(server: Served, fleet: VirtualFleet, index: int, counter: int) -> 
 
 
 async def tap_all(server: Served, fleet: VirtualFleet, indices: range, counter: int) -> list[str]:
-    """The answers to a tap of each tag; a 503 is asked again."""
+    """The answers to a tap of each tag; a 503 is retried."""
 
     async def tap(index: int) -> str:
         async def said() -> str | None:
-            told = await ask(server, fleet, index, counter)
-            return told if told not in ("unavailable", "overloaded", "outcome_unknown") else None
+            answer = await ask(server, fleet, index, counter)
+            return answer if answer not in ("unavailable", "overloaded", "outcome_unknown") else None
 
         return await eventually(said, BACK_S)
 
@@ -177,7 +177,7 @@ def server(pair: Replicated, tmp_path: Path) -> Iterator[Served]:
 
 
 async def fail_over_with_a_gap(pair: Replicated, work: Awaitable[Any]) -> None:
-    """Promote a standby that knows nothing of `work`."""
+    """Promote a standby that has not received `work`."""
     await asyncio.to_thread(pair.catch_up)
     await asyncio.to_thread(pair.hold_back)
     await work
@@ -191,13 +191,13 @@ async def test_what_is_switched_off_after_a_lossy_failover_stops_passing(pair: R
         await load.until(lambda text: text == "Pass")
 
         async def act_in_the_gap() -> None:
-            """More acts than follow on the new primary, whose numbers are all known then; some of them are undone."""
+            """Make more changes than the new primary will, so that its numbers are all known; failover undoes some of them."""
             await client._tags("tag again")
             await load.until(lambda text: text in ("Pass", "tag_inactive"))
             await client.rename_tags(40)
 
         await fail_over_with_a_gap(pair, act_in_the_gap())
-        await load.until(lambda text: text == "Pass")  # what was switched off in the gap passes again: it is lost
+        await load.until(lambda text: text == "Pass")  # what was deactivated in the gap passes again: that change is lost
         await client.switch_off()
         over = time.monotonic() + PROMISED_S + AFTERWARDS_S
         await eventually(lambda: time.monotonic() > over, 10.0)
@@ -221,16 +221,16 @@ async def test_taps_of_the_gap_pass_once_more_until_they_are_recovered(pair: Rep
     assert await tap_all(server, GAP, every, 1) == ["Fail"] * 20
     await eventually(lambda: meter(server, HISTORY_CHANGES) == len(server.workers()), BACK_S)
     asked, left = range(10), range(10, 20)
-    assert await tap_all(server, GAP, asked, 2) == ["Pass"] * 10  # floors of the lost history refuse nobody
+    assert await tap_all(server, GAP, asked, 2) == ["Pass"] * 10  # floors of the lost history refuse no tap
     for _ in range(3):  # by either worker
         assert await tap_all(server, GAP, asked, 2) == ["Fail"] * 10
     old = await asyncio.to_thread(pair.start_old_primary)
-    place = tmp_path / "old-dsn"
-    place.write_text(old.dsn)
-    place.chmod(0o600)
-    told = await asyncio.to_thread(server.cli, "recover-counters", "--from-dsn-file", str(place))
-    assert "passes lost in the failover: 40\n" in told
-    assert "accepted again by the current primary: 10\n" in told
+    dsn_file = tmp_path / "old-dsn"
+    dsn_file.write_text(old.dsn)
+    dsn_file.chmod(0o600)
+    report = await asyncio.to_thread(server.cli, "recover-counters", "--from-dsn-file", str(dsn_file))
+    assert "passes lost in the failover: 40\n" in report
+    assert "accepted again by the current primary: 10\n" in report
     for counter in (2, 3):
         assert await tap_all(server, GAP, left, counter) == ["Fail"] * 10
     assert await tap_all(server, GAP, asked, 3) == ["Fail"] * 10
@@ -257,7 +257,7 @@ async def test_a_synchronous_failover_loses_nothing_and_passes_nothing_twice(ser
 
 
 async def test_an_old_primary_that_comes_back_where_it_was_passes_nothing_twice(pair: Replicated, server: Served) -> None:
-    """It still accepts writes, and stands first in the connection string: whoever connects anew finds it."""
+    """It still accepts writes and comes first in the connection string, so every new connection finds it."""
     every = range(len(GAP))
     assert await tap_all(server, GAP, every, 1) == ["Pass"] * 20
     await asyncio.to_thread(pair.catch_up)
@@ -267,16 +267,16 @@ async def test_an_old_primary_that_comes_back_where_it_was_passes_nothing_twice(
     token = server.cli("api-key", "create", GAP.account, "--scope", "manage").strip()
     await manage(server, token, "PATCH", f"/v2/tags/{GAP.xuid(0)}", {"active": False})
 
-    async def is_heard() -> bool:
+    async def is_deactivated() -> bool:
         return await tap_all(server, GAP, [0] * 16, 2) == ["tag_inactive"] * 16
 
-    await eventually(is_heard)
+    await eventually(is_deactivated)
     old = await asyncio.to_thread(pair.start_old_primary, same_port=True)
     for _ in range(3):
         new.fetchval("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ixfast'")
         said = await asyncio.gather(*(ask(server, GAP, index, 2) for index in every))
         assert set(said) <= {"Fail", "unavailable", "outcome_unknown", "tag_inactive"}
-        assert said[0] != "Fail", "the old primary was believed"
+        assert said[0] != "Fail", "an answer of the old primary was used"
     assert await asyncio.to_thread(old.fetchval, "SELECT max(last_position) & 16777215 FROM tag_counter") == 1
     old.kill9()
     assert await tap_all(server, GAP, every, 3) == ["tag_inactive"] + ["Pass"] * 19

@@ -1,4 +1,4 @@
-"""What no route can read is refused before it is routed, with a problem that says why, on both listeners and both ways in."""
+"""Requests that no route can read are refused before routing, with the reason, on both listeners and by both HTTP parsers."""
 
 import asyncio
 import gzip
@@ -31,7 +31,7 @@ CASES = {
     "br": Case(b"Content-Encoding: br\r\n" + _GOOD, 415, "unsupported_encoding", _JSON),
     "an unknown encoding": Case(b"Content-Encoding: rot13\r\n" + _GOOD, 415, "unsupported_encoding", _JSON),
     "identity and gzip": Case(b"Content-Encoding: identity, gzip\r\n" + _GOOD, 415, "unsupported_encoding", _JSON),
-    "an encoding that is no UTF-8": Case(b"Content-Encoding: \xff\r\n" + _GOOD, 415, "unsupported_encoding", _JSON),
+    "an encoding that is not UTF-8": Case(b"Content-Encoding: \xff\r\n" + _GOOD, 415, "unsupported_encoding", _JSON),
     "gzip in chunks": Case(
         b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", 415, "unsupported_encoding", b"1\r\n{\r\n0\r\n\r\n"
     ),
@@ -49,7 +49,7 @@ CASES = {
     "HTTP/1.2": Case(b"", 400, "invalid_request", version=b"HTTP/1.2"),
     "HTTP/3.0": Case(b"", 400, "invalid_request", version=b"HTTP/3.0"),
     "an expectation": Case(b"Expect: wonders\r\n" + _GOOD, 417, "expectation_failed", _JSON),
-    "an expectation that is no UTF-8": Case(b"Expect: w\xff\xfe\r\n" + _GOOD, 417, "expectation_failed", _JSON),
+    "an expectation that is not UTF-8": Case(b"Expect: w\xff\xfe\r\n" + _GOOD, 417, "expectation_failed", _JSON),
     "two expectations": Case(b"Expect: 100-continue, wonders\r\n" + _GOOD, 417, "expectation_failed", _JSON),
 }
 
@@ -110,7 +110,7 @@ async def test_both_listeners_refuse_what_no_route_can_read(fleet: Served, name:
     error = answer.json["error"]
     assert (answer.status, error["code"]) == (case.status, case.code)
     assert error["request_id"]
-    assert answer.headers.get("connection", "close") == "close"  # HTTP/1.0, which answers what is no request, says so by itself
+    assert answer.headers.get("connection", "close") == "close"  # malformed requests are answered in HTTP/1.0, which implies it
     assert answer.headers["cache-control"] == "no-store"
     for word in (b"wonders", b"\xff", "\ufffd".encode(), b"rot13", b"aiohttp"):
         assert word not in answer.body + str(answer.headers).encode()
@@ -142,7 +142,7 @@ async def test_http_1_0_is_served(fleet: Served) -> None:
 
 
 async def test_a_length_above_the_limit_is_refused_before_the_body_is_sent(fleet: Served) -> None:
-    """No byte of the body is ever sent: the answer does not wait for one, and `100 Continue` does not ask for it."""
+    """No byte of the body is ever sent: the answer does not wait for it, and no `100 Continue` asks for it."""
     for path, port, limit in (
         ("/v2/scans", fleet.port, 1 << 20),
         ("/v2/folders", fleet.private_port, 1 << 20),
@@ -171,7 +171,7 @@ async def test_a_client_that_expects_100_continue_gets_it(fleet: Served) -> None
 
 
 async def test_a_compressed_file_is_imported_by_its_content(fleet: Served) -> None:
-    """One that is larger than any other body may be."""
+    """The file is larger than any other body may be."""
     rows = "".join(f"04{number:012X},{'n' * 60}\n" for number in range(15_000))
     content = gzip.compress(f"uid,name\n{rows}".encode(), 0)
     assert len(content) > 1 << 20
@@ -185,7 +185,7 @@ async def test_a_compressed_file_is_imported_by_its_content(fleet: Served) -> No
 
 
 async def test_a_body_that_ends_early_is_nobody_s_fault(fleet: Served) -> None:
-    """Not a traceback, wherever the client leaves: `fleet` looks into the log."""
+    """No traceback, wherever the client disconnects: `fleet` checks the log."""
     for path, port in (
         ("/v2/scans", fleet.port),
         ("/v2/folders", fleet.private_port),

@@ -1,4 +1,4 @@
-"""Asking again under an Idempotency-Key as clients do: what they are told, whose keys they are, and who waits for whom."""
+"""Retries with an Idempotency-Key: which answer clients get, to whom a key belongs, and who waits for whom."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def server(postgres: Any, template: str, tmp_path_factory: pytest.TempPathFactor
 
 
 async def scan(server: Served, tap: Any, key: str | None = None, **headers: str) -> Answer:
-    """On a connection of its own, which may lead to either worker."""
+    """Scan on a connection of its own, which may reach either worker."""
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
         fields["Idempotency-Key"] = key
@@ -149,13 +149,13 @@ async def test_a_flood_of_keys_turns_nobody_elses_refusals_into_errors(server: S
 
     answers, *_ = await asyncio.gather(ask(), *(flood(client) for client in range(16)))
     assert set(floods) == {200}
-    assert len(floods) > 300, "each look-up read the log"
+    assert len(floods) > 300, "so slow that each look-up must have read the log"
     assert {answer.status for answer in answers} == {200}
     assert (await once(server.port, plain_target(OPEN, index, 7))).passed
 
 
 async def lengthen_the_log(connection: Any) -> None:
-    """As many passes of the last ten minutes as a busy server logs, of which some had keys."""
+    """Add as many passes in the last ten minutes as a busy server logs, some of them with keys."""
     at = "greatest(now() - interval '10 minutes' * random(), date_trunc('day', now()))"
     await connection.execute(f"INSERT INTO scan_log SELECT {at}, n, 1, n, 'g' FROM generate_series(1, {LOG_ROWS}) AS n")
     keyed = f"{at}, {1 << 62} + n, 1, n, n - 1, n"

@@ -1,4 +1,4 @@
-"""Files of tags as a user brings them: to a server that runs beside, whose workers serve them within a second."""
+"""Imports of tag files as a user runs them: beside a running server, whose workers serve the tags within a second."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TAKEN_OVER_S = 1.0
 
 
 class Shop:
-    """A server on a private PostgreSQL, with an account, an empty group, and a token that manages it."""
+    """A server on a private PostgreSQL, with an account, an empty group, and a token to manage it."""
 
     def __init__(self, server: Served) -> None:
         self.server = server
@@ -75,14 +75,14 @@ def rows(fleet: VirtualFleet, indices: range) -> bytes:
 
 
 async def is_answered(shop: Shop, index: int, words: str) -> bool:
-    """Whether every worker answers so; the taps are used ones, so nothing is consumed."""
+    """Whether every worker gives this answer; the taps are used ones, so nothing is consumed."""
     answers = [(await shop.tap(index, 1)).json for _ in range(8)]
     return {answer.get("response") or answer["error"] for answer in answers} == {words}
 
 
 async def test_what_is_imported_is_served_within_a_second(shop: Shop, tmp_path: Path) -> None:
     for _ in range(8):
-        assert (await shop.tap(0, 1)).json["error"] == "not_found"  # remembered as absent by the workers
+        assert (await shop.tap(0, 1)).json["error"] == "not_found"  # the workers cache its absence
     path = tmp_path / "tags.csv.gz"
     path.write_bytes(gzip.compress(rows(FLEET, range(10))))
     assert (await shop.imported(str(path))).startswith("10 tags: 10 added")
@@ -91,7 +91,7 @@ async def test_what_is_imported_is_served_within_a_second(shop: Shop, tmp_path: 
         return bool((await shop.tap(0, 1)).passed)
 
     await eventually(passes, TAKEN_OVER_S)
-    await eventually(lambda: is_answered(shop, 0, "Fail"), TAKEN_OVER_S)  # that tap is used, as every worker knows
+    await eventually(lambda: is_answered(shop, 0, "Fail"), TAKEN_OVER_S)  # that tap is used, and every worker knows it
     changes = json.dumps({"XUID": FLEET.xuid(0), "STATUS": "inactive"}).encode()
     assert (await shop.imported("-", stdin=changes)).startswith("1 tags: 0 added, 1 changed")
     await eventually(lambda: is_answered(shop, 0, "tag_inactive"), TAKEN_OVER_S)
@@ -102,8 +102,8 @@ async def test_a_chip_with_a_new_key_begins_anew_and_its_old_taps_stay_used(shop
     await shop.imported("-", stdin=rows(FLEET, range(20, 21)))
     assert (await shop.tap(20, 7)).passed
     programmed = VirtualTag("ixkio-plain", xuid=FLEET.xuid(20), uid=FLEET.uid(20), file_key=bytes(range(16)), base_url="/v1/t")
-    told = await shop.imported("-", stdin=f"XUID,KEY\n{FLEET.xuid(20)},{bytes(range(16)).hex()}\n".encode())
-    assert "0 keys added, 1 replaced" in told
+    output = await shop.imported("-", stdin=f"XUID,KEY\n{FLEET.xuid(20)},{bytes(range(16)).hex()}\n".encode())
+    assert "0 keys added, 1 replaced" in output
     assert (await shop.tap(20, 7)).failed
     async with await Connection.open(shop.server.port) as connection:
 
@@ -117,7 +117,7 @@ async def test_a_chip_with_a_new_key_begins_anew_and_its_old_taps_stay_used(shop
 
 
 async def test_scans_go_on_while_a_worker_imports(shop: Shop) -> None:
-    """Over HTTP the import runs in a worker that scans, too."""
+    """Over HTTP, the import runs in a worker that also serves scans."""
     await shop.imported("-", stdin=rows(FLEET, range(30, 34)))
     counters = dict.fromkeys(range(30, 34), 0)
     done = asyncio.Event()
@@ -129,19 +129,19 @@ async def test_scans_go_on_while_a_worker_imports(shop: Shop) -> None:
                 assert (await connection.get(plain_target(FLEET, index, counters[index]))).passed
 
     scanning = [asyncio.create_task(scan(index)) for index in counters]
-    told = await shop.ask("POST", f"/v2/imports?group={shop.group}", rows(OTHERS, range(len(OTHERS))))
+    result = await shop.ask("POST", f"/v2/imports?group={shop.group}", rows(OTHERS, range(len(OTHERS))))
     during = dict(counters)
     done.set()
     await asyncio.gather(*scanning)
-    assert (told["added"], told["keys_added"]) == (8000, 8000)
+    assert (result["added"], result["keys_added"]) == (8000, 8000)
     assert min(during.values()) > 5
 
 
 async def test_an_export_piped_into_an_import_changes_nothing(shop: Shop) -> None:
     exported = await asyncio.to_thread(shop.run, "export", "--account", AID, "--format", "jsonl")
     assert FLEET.file_key(1).hex() not in exported.lower()
-    told = await shop.imported("-", stdin=exported.encode())
-    assert "no changes: the tags are already up to date" in told
+    output = await shop.imported("-", stdin=exported.encode())
+    assert "no changes: the tags are already up to date" in output
 
 
 async def test_a_bar_is_shown_on_a_terminal(shop: Shop, tmp_path: Path) -> None:

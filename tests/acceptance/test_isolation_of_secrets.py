@@ -1,4 +1,4 @@
-"""After a mixed run no key, token, MAC or password stands in anything that leaves the process."""
+"""After a mixed run, no key, token, MAC or password appears in anything that leaves the process."""
 
 import asyncio
 import base64
@@ -18,13 +18,13 @@ GUESSED = "ixf_guessed-by-somebody-at-the-door"
 
 
 def spellings(secret: bytes) -> set[bytes]:
-    """A key as itself, in hexadecimal, in base64 and as Python would print it."""
+    """A key raw, in hexadecimal, in base64 and as Python prints it."""
     texts = (secret.hex(), secret.hex().upper(), base64.b64encode(secret).decode(), repr(secret)[2:-1])
     return {secret, *(text.encode() for text in texts)}
 
 
 async def mixed_run(server: Served, token: str) -> list[Answer]:
-    """Scans of every verdict, with good and bad tokens, and what cannot be read at all."""
+    """Scans of every verdict, with good and bad tokens, and malformed requests."""
     answers: list[Answer] = []
     async with await Connection.open(server.port) as connection:
         for index in range(10):
@@ -55,7 +55,7 @@ async def test_no_secret_leaves_the_process(server_dir: Path) -> None:
         server.provision(MIRROR, is_open=False)
         token = server.cli("api-key", "create", MIRROR.account).strip()
         answers = await mixed_run(server, token)
-        # Errors of the database, with statements under way.
+        # Database errors, with statements in flight.
         server.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ixfast'")
         answers += await mixed_run(server, token)
         await eventually(lambda: asyncio.to_thread(lambda: server.ready), 20.0)
@@ -68,9 +68,9 @@ async def test_no_secret_leaves_the_process(server_dir: Path) -> None:
         assert server.stop() == 0
         postgres = b"".join(path.read_bytes() for path in (server.data_dir / "postgresql/cluster/log").glob("*.log"))
     assert password is not None
-    told = b"\n".join((answer.body + repr(answer.headers).encode()) for answer in answers)
+    sent = b"\n".join((answer.body + repr(answer.headers).encode()) for answer in answers)
     places = {
-        "answers": told,
+        "answers": sent,
         "log": server.log.encode(),
         "output": server.output.encode(),
         "private listener": b"\n".join(private),
@@ -92,7 +92,7 @@ async def test_no_secret_leaves_the_process(server_dir: Path) -> None:
     secrets["key-encryption key"] = {kek[1], *spellings(base64.b64decode(kek[1]))}
     found = [(name, place) for name, forms in secrets.items() for place, text in places.items() if any(f in text for f in forms)]
     assert found == []
-    # The search is no search of nothing.
-    assert PLAIN.xuid(3).encode() in told and b"terminating connection" in postgres and b"ixfast_scans_total" in b"".join(private)
+    # Controls: the places searched hold what they should.
+    assert PLAIN.xuid(3).encode() in sent and b"terminating connection" in postgres and b"ixfast_scans_total" in b"".join(private)
     assert {200, 400, 401, 404} <= {answer.status for answer in answers}
     assert b"connection_lost" in places["log"] or b"unread" in places["log"]

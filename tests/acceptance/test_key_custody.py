@@ -1,4 +1,4 @@
-"""Key custody as an operator meets it: a real server, real commands, scans all the while."""
+"""Key custody as an operator sees it: a real server, real commands, and scans throughout."""
 
 import asyncio
 import base64
@@ -8,7 +8,6 @@ import re
 import secrets
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,7 @@ DEAF_SERVER = Path(__file__).parents[1] / "support" / "deaf_server.py"
 PLAIN = VirtualFleet(11, 3000, "ixkio-plain", account="acme")
 ENCRYPTED = VirtualFleet(12, 20, "encrypted", account="acme")
 DERIVED = VirtualFleet(86, 5, "boltcard", account="derived", derivation=BoltCard())
-WHO_READS_KEYS = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'UPDATE tag_key%' AND datname = current_database()"
-
-
-@pytest.fixture
-def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[Vault]:
-    service = Vault()
-    with service.running():
-        for name, value in service.environ.items():
-            monkeypatch.setenv(name, value)
-        yield service
+RESEALING_SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'UPDATE tag_key%' AND datname = current_database()"
 
 
 def kek_ids(server: Served) -> list[str]:
@@ -55,7 +45,7 @@ def metric(server: Served, name: str) -> float:
 
 
 def dump(server: Served) -> str:
-    """Everything that the database holds about keys, as text."""
+    """Everything the database holds about keys, as text."""
     rows = [row for table in ("tag_key", "meta_key", "group_key") for row in server.fetch(f"SELECT t::text FROM {table} AS t")]
     return "\n".join(row[0] for row in rows)
 
@@ -66,7 +56,7 @@ def shapes(secret: bytes) -> set[str]:
 
 
 class Scans:
-    """Fresh taps of one tag after the other over some connections, until told to stop; each has to pass."""
+    """Scans fresh taps of one tag after the other over several connections until stopped; each has to pass."""
 
     def __init__(self, server: Served) -> None:
         self._server = server
@@ -127,7 +117,7 @@ async def test_rotation_under_load_fails_no_scan_and_shows_no_key(tmp_path: Path
 
 
 async def test_a_server_that_does_not_look_fails_scans(tmp_path: Path, database: str) -> None:
-    """The control: without looking into the file again, the same rotation is noticed by those who scan."""
+    """The control: if the server does not reread the key file, the same rotation makes scans fail."""
     with Served(tmp_path / "s", dsn=database, cache_tags=50, entry=(str(DEAF_SERVER),)) as server:
         server.provision(PLAIN)
         scans = Scans(server)
@@ -149,7 +139,7 @@ async def test_a_rotation_that_was_killed_goes_on(tmp_path: Path, database: str)
         finally:
             rotating.kill()
             rotating.wait()
-        await eventually(lambda: asyncio.to_thread(lambda: not server.fetch(WHO_READS_KEYS + " AND state = 'active'")[0][0]))
+        await eventually(lambda: asyncio.to_thread(lambda: not server.fetch(RESEALING_SESSIONS + " AND state = 'active'")[0][0]))
         second = kek_ids(server)[0]
         left = used(server)
         assert left[first] and left[second]
@@ -191,7 +181,7 @@ def test_a_swapped_envelope_is_told_and_the_command_fails(tmp_path: Path, databa
         assert "2 envelopes cannot be opened" in done.stderr
         assert all(f"tag {tag_id}, slot 2, version 1: The envelope" in done.stderr for tag_id in ids)
         assert used(server)[first] == left
-    assert len(kek_ids(server)) == 2  # the third call went on, it made no further key
+    assert len(kek_ids(server)) == 2  # the third call resumed the rotation and made no further key
     done = subprocess.run(server.command("keys", "remove", first), env=server.environ, capture_output=True, text=True)
     assert done.returncode == 1
     assert "2 rows are sealed under" in done.stderr
@@ -211,7 +201,7 @@ def test_custody_moves_from_the_file_to_a_key_service(tmp_path: Path, database: 
     assert line.sealed.startswith(b"vault:v1:")
     shown = server.cli("keys", "status")
     assert re.search(rf"^\* {line.id} +20 +1 +1 +yes +vault-transit transit/ixfast$", shown, re.MULTILINE)
-    again = server.cli("keys", "rotate")  # a key of the same provider
+    again = server.cli("keys", "rotate")  # another key of the same provider
     assert KeyFile.read(server.kek_file).lines[0].provider == "vault-transit"
     assert VAULT_TOKEN not in shown + again
     vault.failure = 503
@@ -231,7 +221,7 @@ async def test_cached_tags_pass_while_the_key_service_is_away_and_others_are_503
         assert (await once(server.port, plain_target(PLAIN, 0, 1))).passed
         vault.failure = 503
         vault_line = KeyFile.read(server.kek_file).lines[0].text
-        # A key that cannot be opened comes into the file, and a tag is sealed under it.
+        # A key that cannot be opened is added to the file, and a tag is sealed under it.
         vault.failure = None
         line = sealing.make_line("vault-transit", "transit/ixfast")
         vault.failure = 503
@@ -244,11 +234,11 @@ async def test_cached_tags_pass_while_the_key_service_is_away_and_others_are_503
         await eventually(lambda: asyncio.to_thread(metric, server, "ixfast_key_unwrap_failures_total"))
         for counter in (2, 3):
             assert (await once(server.port, plain_target(PLAIN, 0, counter))).passed  # cached
-        assert (await once(server.port, plain_target(PLAIN, 1, 1))).passed  # not cached; its key is open still
+        assert (await once(server.port, plain_target(PLAIN, 1, 1))).passed  # not cached, but its key is still open
         answer = await once(server.port, plain_target(PLAIN, len(PLAIN) - 1, 1))
         assert answer.status == 503
         assert b"key_unavailable" in answer.body
-        assert server.ready  # an addition that fails takes no worker out of service
+        assert server.ready  # a failed addition takes no worker out of service
         assert f"key-encryption key {line.id} is not open: Vault: HTTP 503" in server.log
         assert vault_line not in server.log
 

@@ -1,4 +1,4 @@
-"""Malformed input: a clear 4xx or the right verdict, never 500, never silence; and both ways in say the same."""
+"""Malformed input: a clear 4xx or the right verdict, never 500, never silence; and both HTTP parsers agree."""
 
 import array
 import asyncio
@@ -53,14 +53,14 @@ async def test_both_ways_read_queries_alike(worlds: Worlds) -> None:
 
 @pytest.mark.parametrize("name", STREAMS)
 async def test_both_ways_read_a_request_alike(worlds: Worlds, name: str) -> None:
-    """What follows tells where the request was taken to end, and what went before whether it is served at all."""
+    """The requests after it show where it was taken to end, the ones before it whether it is served at all."""
     await worlds.compare(STREAMS[name])
     await worlds.compare(STREAMS[name], get(tap(1)), get(tap(2), HOST + b"Connection: close\r\n"))
     await worlds.compare(get(tap(3)), STREAMS[name] + get(tap(4)))
 
 
 async def test_both_ways_read_pieces_alike(worlds: Worlds) -> None:
-    """A request may be cut into packets anywhere, and end anywhere in a packet."""
+    """A request may be split into packets anywhere, and end anywhere in a packet."""
     stream = get(tap(10)) + get(tap(11), HOST + b"Accept: */*\r\nX-API-Key: unknown\r\n") + get(tap(12))
     for cut in range(1, len(stream)):
         assert [status for status, _ in await worlds.compare(stream[:cut], stream[cut:])] == [200, 401, 200]
@@ -71,12 +71,12 @@ async def test_a_pipeline_is_answered_in_order(worlds: Worlds) -> None:
     hot = worlds.hot
     bodies = [body for _, body in await worlds.compare(b"".join(get(tap(20 + i)) for i in range(100)))]
     assert bodies == [b'{"xuid":"%b","response":"Pass"}' % OPEN.xuid(20 + i).encode() for i in range(100)]
-    assert worlds.hot == hot + 100, "the front door served none: two aiohttps were compared"
+    assert worlds.hot == hot + 100, "the front door served none: aiohttp was compared with itself"
 
 
 @st.composite
 def streams(draw: st.DrawFn) -> bytes:
-    """A request or two with fields at random, in which bytes were put in, taken out or replaced."""
+    """One or two requests with random fields, with bytes inserted, removed or replaced."""
     stream = b""
     for index in range(draw(st.integers(1, 2))):
         fields = HOST + b"".join(draw(st.lists(st.sampled_from(_FIELDS), max_size=3)))
@@ -88,7 +88,7 @@ def streams(draw: st.DrawFn) -> bytes:
 
 
 def search(examples: int) -> None:
-    """Compare the worlds by streams at random; AssertionError at a difference."""
+    """Compare the worlds on random streams; raises AssertionError if they differ."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         worlds = Worlds()
         runner.run(worlds.start())
@@ -128,7 +128,7 @@ def fleets(server: Served) -> Iterator[Served]:
 
 
 async def said_to(server: Served, stream: bytes) -> list[int]:
-    """The status of each answer to these bytes and to one request more. Only the first has to come at once."""
+    """The status of each answer to these bytes and to one further request. Only the first has to arrive promptly."""
     async with await Connection.open(server.port) as connection:
         connection.writer.write(stream + request("GET", "/nothing", {"Connection": "close"}))
         statuses: list[int] = []
@@ -143,7 +143,7 @@ async def said_to(server: Served, stream: bytes) -> list[int]:
 
 async def test_a_real_server_answers_every_malformed_request(fleets: Served) -> None:
     streams = [*STREAMS.values(), *(get(b"/v1/t?" + query.encode()) for query in QUERIES.values())]
-    streams.remove(STREAMS["method b'HEAD'"])  # its answer tells a length and has no body: not for this reader
+    streams.remove(STREAMS["method b'HEAD'"])  # its answer has a Content-Length but no body, which this reader cannot handle
     answers = await asyncio.gather(*(said_to(fleets, stream) for stream in streams))
     for stream, statuses in zip(streams, answers, strict=True):
         assert statuses, f"no answer to {stream!r}"
@@ -151,7 +151,7 @@ async def test_a_real_server_answers_every_malformed_request(fleets: Served) -> 
 
 
 async def test_a_real_server_reads_a_request_cut_anywhere(fleets: Served) -> None:
-    """Each piece is its own packet: none is sent before the one before it was acknowledged."""
+    """Each piece is a packet of its own: none is sent before the previous one was acknowledged."""
     stream = get(plain_target(OPEN, 50, 1).encode())
 
     async def cut(at: int) -> int:
@@ -170,7 +170,7 @@ async def test_a_real_server_reads_a_request_cut_anywhere(fleets: Served) -> Non
 
 
 def unacknowledged(connection: Connection) -> int:
-    """Bytes that the kernel of the other side has not taken yet (SIOCOUTQ, tcp(7))."""
+    """Bytes that the peer's kernel has not acknowledged yet (SIOCOUTQ, tcp(7))."""
     left = array.array("i", [0])
     fcntl.ioctl(connection.writer.get_extra_info("socket").fileno(), termios.TIOCOUTQ, left)
     return left[0]

@@ -1,7 +1,7 @@
-"""Rate limits as callers meet them: by API key and by address, on every way in; a refused scan consumes nothing.
+"""Rate limits as callers see them: by API key and by address, on every endpoint; a refused scan consumes nothing.
 
-Both limits are one scan a second, and a batch puts a caller a quarter of an hour in debt (`in_debt`): no test gets around that by
-being slow. Each request of the tests of keys comes from an address of its own.
+Both limits are one scan a second, and a batch puts a caller a quarter of an hour into debt (`in_debt`), so that no test outlasts
+it by being slow. In the tests of API keys, each request comes from a different address.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ async def batch(connection: Connection, index: int, headers: Mapping[str, str]) 
     return await connection.post("/v2/scans/batch", {"scans": [{"url": FLEET[index].tap_at(1)}]}, headers)
 
 
-WAYS: dict[str, tuple[Ask, bool]] = {  # and whether the front door answers itself
+WAYS: dict[str, tuple[Ask, bool]] = {  # and whether the front door serves it by itself
     "hot": (hot, True),
     "hot reordered": (hot_reordered, True),
     "aiohttp": (aiohttps, False),
@@ -58,7 +58,7 @@ WAYS: dict[str, tuple[Ask, bool]] = {  # and whether the front door answers itse
 
 @pytest.fixture(scope="module")
 def limited(postgres: Any, template: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """Behind a balancer, as it believes. Its workers count together."""
+    """A server that trusts the balancer in front of it. Its workers share their counts."""
     home = tmp_path_factory.mktemp("limited")
     with (
         own_database(postgres, template) as dsn,
@@ -78,7 +78,7 @@ def came_from(address: str) -> dict[str, str]:
 
 
 async def in_debt(server: Served, headers: Mapping[str, str]) -> None:
-    """Spend so much for this caller that nothing more is let in for the rest of the tests."""
+    """Put this caller so deep into debt that it is refused for the rest of the tests."""
     async with await Connection.open(server.port) as connection:
         answer = await connection.post("/v2/scans/batch", {"scans": [{}] * BATCH_SCANS_MAX}, headers)
         assert answer.status == 200
@@ -101,7 +101,7 @@ def has_passed(answer: Answer) -> bool:
 async def assert_limits(
     server: Served, way: str, spent: Callable[[], Mapping[str, str]], free: Callable[[], Mapping[str, str]]
 ) -> None:
-    """What a caller in debt is refused, and another one is not: the very same tap."""
+    """A caller in debt is refused, and another caller with the very same tap is not."""
     ask, is_hot = WAYS[way]
     index = next(TAGS)
     refused, answered = counted(server, REFUSED), counted(server, HOT)
@@ -134,7 +134,7 @@ async def test_an_address_in_debt_is_refused_and_others_are_not(limited: Served,
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_only_the_balancers_word_counts(limited: Served, way: str) -> None:
-    """The last entry is the balancer's, in the client's own field or in a second one."""
+    """Only the last entry is the balancer's, whether in the client's own field or in a second one."""
     spent = next(ADDRESSES)
     await in_debt(limited, came_from(spent))
     ask, index = WAYS[way][0], next(TAGS)
@@ -188,7 +188,7 @@ LENGTH_S = 2.0
 
 
 async def passed_in(server: Served, connections: int, headers: Callable[[], Mapping[str, str]]) -> tuple[int, float]:
-    """How many scans were let in over so many connections, each asking one after the other, and how long it took."""
+    """How many scans passed over the given number of connections, each used sequentially, and how long it took."""
     begin = time.monotonic()
     passed = refused = 0
 
@@ -202,7 +202,7 @@ async def passed_in(server: Served, connections: int, headers: Callable[[], Mapp
                 refused += answer.status == 429
 
     await asyncio.gather(*(ask() for _ in range(connections)))
-    assert refused  # or it was not the limit that was met
+    assert refused  # otherwise the limit was never reached
     return passed, time.monotonic() - begin
 
 
@@ -220,7 +220,7 @@ def generous(postgres: Any, template: str, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("connections", [1, 16])
 @pytest.mark.parametrize("kind", ["key", "address"])
 async def test_a_caller_gets_the_whole_limit_of_the_host_and_no_more(generous: Served, connections: int, kind: str) -> None:
-    """Over one connection, which one worker serves, as over many, which both do."""
+    """Over one connection, which one worker serves, and over many, which both serve."""
     before = [counted(generous, HOT_BY % worker) for worker in range(2)]
     if kind == "key":
         token = generous.cli("api-key", "create", FLEET.account).strip()
@@ -230,4 +230,4 @@ async def test_a_caller_gets_the_whole_limit_of_the_host_and_no_more(generous: S
         passed, length_s = await passed_in(generous, connections, lambda: headers)
     served = {worker for worker in range(2) if counted(generous, HOT_BY % worker) > before[worker]}
     assert len(served) == min(connections, 2)
-    assert 0.9 <= passed / (RATE * (1 + length_s)) <= 1.03  # less if the machine stopped the client just before the end
+    assert 0.9 <= passed / (RATE * (1 + length_s)) <= 1.03  # lower if the machine paused the client just before the end

@@ -1,4 +1,4 @@
-"""A database that is gone fills no disk: under load a server says why it cannot answer in a few lines, with counts."""
+"""A lost database does not fill the disk: under load, a server logs why it cannot answer in a few lines, with counts."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ BREAKING_SERVER = str(Path(__file__).parents[1] / "support" / "breaking_server.p
 FLEET = VirtualFleet(63, 200, account="outage")
 OUTAGE_S = 4.0
 CONNECTIONS = 8
-LINES_MAX = 25  # Of two workers and a supervisor, each of which may have several things to say once.
+LINES_MAX = 25  # From two workers and a supervisor, each of which may log several things once.
 
 
 async def scan_until(server: Served, ends: asyncio.Event, statuses: list[int]) -> None:
@@ -66,16 +66,16 @@ async def behind_a_proxy(postgres: Any, template: str, home: Path, **options: An
 async def test_an_outage_under_load_writes_few_lines(postgres: Any, template: str, tmp_path: Path, format_: str) -> None:
     async with behind_a_proxy(postgres, template, tmp_path / "server", log_format=format_) as (served, proxy):
         statuses = await load_without_database(served, proxy)
-        if format_ == "text":  # the counts are written in time, though nothing else is logged any more
+        if format_ == "text":  # the counts are logged in time, though nothing else is logged any more
             await eventually(lambda: len(re.findall(r"look-up of \d+ references failed.*repeated", served.log)) == 2, 15)
         assert await asyncio.to_thread(served.stop) == 0
         lines = served.log.splitlines()
     assert statuses.count(503) > LINES_MAX * 10
     assert len(lines) <= LINES_MAX, lines
-    told = [
+    repetitions = [
         int(count.replace(",", "")) for count in re.findall(r"references failed.* \(repeated ([\d,]+) times", "\n".join(lines))
     ]
-    assert sum(told) > LINES_MAX
+    assert sum(repetitions) > LINES_MAX
 
 
 async def test_a_server_that_does_not_count_is_caught(postgres: Any, template: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A tap passes at most once, whoever asks how often at once: through real sockets, two workers and one database."""
+"""A tap passes at most once, however many callers send it at once: through real sockets, two workers and one database."""
 
 import asyncio
 import random
@@ -17,11 +17,11 @@ FLEET = VirtualFleet(61, 300, account="shop")
 AT_ONCE = 1000
 CONNECTIONS = 64
 TAGS = 200
-TAPS = 10  # Of each tag, most of them sent more than once.
+TAPS = 10  # Of each tag; most are sent more than once.
 
 
 async def ask_a_thousand_times(server: Served, index: int) -> tuple[int, int, int]:
-    """One fresh tap, so often at once: how many passed, were refused, and are in the log as passes."""
+    """Send one fresh tap AT_ONCE times: how many passed, how many were refused, and how many passes were logged."""
     answers = await all_of(server.port, [plain_target(FLEET, index, 1)] * AT_ONCE, CONNECTIONS)
     rows = server.fetch(
         "SELECT count(*) AS passes FROM scan_log JOIN tag USING (tag_id) WHERE xuid = $1 AND verdict = 'g'", FLEET.xuid(index)
@@ -30,11 +30,11 @@ async def ask_a_thousand_times(server: Served, index: int) -> tuple[int, int, in
 
 
 async def play(server: Served, seed: int) -> list[str]:
-    """Rising taps of many tags, doubled and out of order, over many connections; what no right ledger would have answered."""
+    """Send rising taps of many tags, duplicated and out of order, over many connections; returns the ledger's mistakes."""
     chance = random.Random(seed)
     planned: list[tuple[float, int, int]] = []
     for index in range(TAGS):
-        counter = 1  # 1 is left to the other test
+        counter = 1  # 1 is used by the other test
         for moment in range(TAPS):
             counter += chance.choice((1, 1, 2, 5))
             planned += [(moment + chance.uniform(0, 1.5), index, counter) for _ in range(chance.choice((1, 2, 3)))]

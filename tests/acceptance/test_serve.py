@@ -1,4 +1,4 @@
-"""`ixfast serve --demo` and the commands beside it, as their readers would run them; the whole scan API on real sockets."""
+"""`ixfast serve --demo` and related commands, as a reader of the docs would run them; the whole scan API on real sockets."""
 
 import asyncio
 import re
@@ -28,7 +28,7 @@ UNKNOWN = VirtualFleet(74, 5, account="nobody")
 
 @pytest.fixture(scope="module")
 def demo(open_scratch: Any) -> Iterator[Served]:
-    """Nothing configured but where it lives: a private PostgreSQL, the demo account."""
+    """Nothing is configured but its directory: a private PostgreSQL, the demo account."""
     with Served(open_scratch / "demo", "--demo") as served:
         yield served
 
@@ -43,7 +43,7 @@ def fleets(server: Served) -> Served:
 
 def test_the_printed_curl_line_passes_once(demo: Served) -> None:
     requires("curl", package="curl")
-    # It is printed after the lines that tell a test that the server is there.
+    # It is printed after the lines from which a test learns that the server is up.
     line = eventually_sync(lambda: next((line for line in demo.output.splitlines() if "curl" in line), None), 10)
     bodies = [subprocess.run([*shlex.split(line), "-sS"], capture_output=True, text=True, timeout=20).stdout for _ in "12"]
     assert [re.search(r'"response":"(\w+)"', body)[1] for body in bodies] == ["Pass", "Fail"]  # type: ignore[index]
@@ -201,7 +201,7 @@ async def test_a_batch_and_a_body_have_their_bounds(fleets: Served) -> None:
 
 
 async def test_every_worker_counts_in_the_same_scrape(fleets: Served) -> None:
-    """Connections are spread by the kernel: so many that each worker gets some."""
+    """The kernel distributes connections; these are enough for each worker to get some."""
     path = plain_target(OPEN, 40, 1)
 
     async def both() -> bool:

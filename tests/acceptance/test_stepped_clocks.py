@@ -1,4 +1,4 @@
-"""The database's clock is stepped while servers serve: used taps never pass, and what nobody can tell is 503 `clock_stepped`."""
+"""The database's clock is stepped under running servers: used taps never pass, and what is in doubt is 503 `clock_stepped`."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def take(count: int) -> list[int]:
 
 def step_count(server: Served) -> int:
     text = server.ask_private("/metrics")[1].decode()
-    told = re.findall(r"^ixfast_database_clock_steps_total\{.*\} (\S+)$", text, re.MULTILINE)
-    return int(sum(map(float, told)))
+    samples = re.findall(r"^ixfast_database_clock_steps_total\{.*\} (\S+)$", text, re.MULTILINE)
+    return int(sum(map(float, samples)))
 
 
 async def ask(port: int, index: int, counter: int) -> tuple[Answer, Answer]:
@@ -48,7 +48,7 @@ async def ask(port: int, index: int, counter: int) -> tuple[Answer, Answer]:
 
 
 async def decided(connection: Connection, path: str) -> Answer:
-    """The first answer that is no 503: the database may be away."""
+    """The first answer that is not a 503, since the database may be away."""
 
     async def answer() -> Answer | None:
         given = await connection.get(path)
@@ -112,7 +112,7 @@ async def test_every_step_is_counted_and_logged(server: Served, clock: SteppedCl
         await eventually(lambda before=before: step_count(server) >= before + workers)
         assert step_count(server) == before + workers
         steps = await eventually(lambda logged=logged: _all_of(workers, _logged_steps(server.log[logged:])), 15)
-        assert all(abs(step - step_s) < 1 for step in steps)  # as exactly as a busy machine lets it be measured
+        assert all(abs(step - step_s) < 1 for step in steps)  # as precisely as a busy machine can measure it
     await eventually(lambda: server.all_ready)
 
 
@@ -168,7 +168,7 @@ async def test_a_key_has_expired_only_when_every_clock_says_so(server: Served, c
         assert await manages(manager) == (503 if ahead else 200)
         assert await scans(past) == expired
     before = step_count(server)
-    clock.step(-7200)  # by the database's clock the second key is still good
+    clock.step(-7200)  # by the database's clock, the second key is still valid
     await eventually(lambda: step_count(server) >= before + 2)
     assert await scans(past) == doubtful
     assert await scans(lasting) == good

@@ -1,4 +1,4 @@
-"""TLS ended by the server itself, with a certificate made here: both ways in, and what is not TLS."""
+"""TLS terminated by the server itself, with a certificate made here: by the front door and by aiohttp, and what is not TLS."""
 
 import asyncio
 import datetime as dt
@@ -71,7 +71,7 @@ async def test_both_ways_in_speak_tls(secured: Served, trusting: ssl.SSLContext)
         x, n, e = FLEET.plain_tap(1, 1)
         posted = await connection.post("/v2/scans", {"xuid": x, "counter": n, "code": e})
         assert posted.json["verdict"] == "genuine"
-        assert (await connection.get(plain_target(FLEET, 1, 2))).passed  # by aiohttp, who has the connection now
+        assert (await connection.get(plain_target(FLEET, 1, 2))).passed  # by aiohttp, which owns the connection by now
     text = secured.ask_private("/metrics")[1].decode()
     assert 'ixfast_hot_requests_total{worker="0"} 2.0' in text
     assert 'ixfast_handed_over_connections_total{worker="0"} 1.0' in text
@@ -80,7 +80,7 @@ async def test_both_ways_in_speak_tls(secured: Served, trusting: ssl.SSLContext)
 async def test_a_pipeline_and_pieces_through_tls(secured: Served, trusting: ssl.SSLContext) -> None:
     async with await Connection.open(secured.port, ssl=trusting) as connection:
         stream = b"".join(request("GET", plain_target(FLEET, index, 1)) for index in range(2, 12))
-        for at in range(0, len(stream), 7):  # each write is a record of its own
+        for at in range(0, len(stream), 7):  # each write is a TLS record of its own
             connection.writer.write(stream[at : at + 7])
         assert all([(await connection.answer()).passed for _ in range(2, 12)])
 
@@ -109,7 +109,7 @@ def test_the_printed_curl_line_works_with_the_certificate(secured: Served) -> No
 
 
 def test_a_drain_closes_tls_connections(secured: Served, trusting: ssl.SSLContext, database: str, server_dir: Path) -> None:
-    """With one connection silent and open."""
+    """With one idle connection open."""
 
     async def leave(served: Served) -> None:
         async with await Connection.open(served.port, ssl=trusting) as connection:

@@ -1,4 +1,4 @@
-"""Rules and responses that ask who taps, on a real server, and a file of addresses that is replaced meanwhile."""
+"""Rules and responses that depend on the visitor, on a real server, and an address file that is replaced while it runs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RULES = {
 
 
 def write(path: Path, country: str, zone: str) -> None:
-    """A city edition in which the addresses of the German are those of a country."""
+    """A City edition that places the German visitor's addresses in `country`."""
     writer = MMDBWriter(database_type="ixfast-test-City")
     writer.insert_network(IPSet(["192.0.2.0/24"]), {"country": {"iso_code": country}, "location": {"time_zone": zone}})
     writer.insert_network(IPSet(["198.51.100.0/24"]), {"country": {"iso_code": "US"}})
@@ -60,35 +60,35 @@ async def test_countries_and_devices_that_were_passed_on(shop: Served, tmp_path:
     await manage(shop, token, "PATCH", f"/v2/groups/{group['id']}", {"rules": RULES})
     tap = FLEET[0].parameters_at(1)
 
-    async def told(**visitor: str) -> str:
+    async def response_to(**visitor: str) -> str:
         return str((await once(shop.port, target({**tap, **visitor}))).json["response"])
 
-    async def is_told(text: str, **visitor: str) -> bool:
-        """By every worker, and by the front door and aiohttp alike."""
-        once_each = [await told(**visitor) for _ in range(8)]
+    async def all_respond(text: str, **visitor: str) -> bool:
+        """Whether every worker responds with `text`, through the front door and aiohttp alike."""
+        once_each = [await response_to(**visitor) for _ in range(8)]
         v2 = {"xuid": FLEET.xuid(0), "visitor": {"ip": visitor.get("ip"), "user_agent": visitor.get("ua")}}
         async with await Connection.open(shop.port) as connection:
             other_way = (await connection.post("/v2/scans", v2)).json["response"]
         return {*once_each, other_way} == {text}
 
-    await eventually(lambda: is_told("Hallo DE Europe/Berlin EUR", ip=GERMAN))
-    assert await is_told("Hello US", ip=AMERICAN)
-    assert await is_told("Hello ", ip=NOBODYS)
-    assert await is_told("iOS Safari US", ip=AMERICAN, ua=PHONE)
-    assert await is_told("iOS Safari ", ua=PHONE)
-    assert await is_told("Hello ", ip="no address", ua="no telephone")
-    assert await is_told("Hello ")
+    await eventually(lambda: all_respond("Hallo DE Europe/Berlin EUR", ip=GERMAN))
+    assert await all_respond("Hello US", ip=AMERICAN)
+    assert await all_respond("Hello ", ip=NOBODYS)
+    assert await all_respond("iOS Safari US", ip=AMERICAN, ua=PHONE)
+    assert await all_respond("iOS Safari ", ua=PHONE)
+    assert await all_respond("Hello ", ip="no address", ua="no telephone")
+    assert await all_respond("Hello ")
 
     write(tmp_path / "city.mmdb", "AT", "Europe/Vienna")
-    assert await is_told("Hallo DE Europe/Berlin EUR", ip=GERMAN)  # the file that is open is the one before
+    assert await all_respond("Hallo DE Europe/Berlin EUR", ip=GERMAN)  # the previous file is still the open one
     shop.signal(signal.SIGHUP)
-    await eventually(lambda: is_told("Hallo AT Europe/Vienna EUR", ip=GERMAN))
+    await eventually(lambda: all_respond("Hallo AT Europe/Vienna EUR", ip=GERMAN))
 
     (tmp_path / "broken").write_bytes(b"no database")
     (tmp_path / "broken").rename(tmp_path / "city.mmdb")
     shop.signal(signal.SIGHUP)
     await eventually(lambda: shop.log.count("cannot be read as a MaxMind DB file") == 2)
-    assert await is_told("Hallo AT Europe/Vienna EUR", ip=GERMAN)
+    assert await all_respond("Hallo AT Europe/Vienna EUR", ip=GERMAN)
 
 
 @pytest.mark.parametrize("content", [None, b"no database"])

@@ -1,5 +1,7 @@
-"""Who may ask about a tag: with keys that are good, bad, another account's or not there. What a caller may not know about is,
-byte for byte, what does not exist."""
+"""Which callers get answers about a tag: those with a valid, an invalid, another account's or no API key.
+
+A tag that a caller may not know about gets, byte for byte, the same answer as one that does not exist.
+"""
 
 import asyncio
 import datetime as dt
@@ -20,7 +22,7 @@ ABSENT_MIRROR = VirtualFleet(76, 5, profile="encrypted-file", account="absent-mi
 PAIRS = {"plain": (CLOSED, ABSENT), "mirror": (CLOSED_MIRROR, ABSENT_MIRROR)}
 IDEMPOTENT = {"Idempotency-Key": "the same", "X-Request-Id": "the same"}
 INACTIVE = 4
-"""The tag of every closed fleet that is switched off."""
+"""The deactivated tag of every closed fleet."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def _api_key(server: Served, aid: str, *scopes: str, expired: bool = False) -> s
 
 
 def _shown(token: str) -> list[tuple[str, Mapping[str, str]]]:
-    """The four ways to show a token: what is added to the query, and the header."""
+    """The four ways to send a token: what is added to the query, and the header."""
     headers = ({"X-API-Key": token}, {"Ixkio-R": token}, {"Authorization": f"Bearer {token}"})
     return [("", header) for header in headers] + [(f"&r={token}", {})]
 
@@ -83,7 +85,7 @@ async def test_an_account_that_is_switched_off_takes_its_keys_with_it(fleets: Se
 
 
 async def _switch(server: Served, aid: str, *, active: bool) -> None:
-    """Switch an account and wait for as long as a change may take to be served everywhere."""
+    """Activate or deactivate an account, and wait for as long as a change may take to reach every worker."""
 
     async def work(connection: Any) -> None:
         async with connection.transaction():
@@ -104,14 +106,14 @@ async def test_a_bad_token_is_401_through_v2_in_every_form(fleets: Served) -> No
 
 
 class Question(NamedTuple):
-    """What can be asked of a tag: a target of `/v1/t`, or a body of `/v2`."""
+    """A request about a tag: a target of `/v1/t`, or a body for `/v2`."""
 
     path: str
     body: Any = None
 
 
 def questions(fleet: VirtualFleet, index: int) -> dict[str, Question]:
-    """Every way to name a tag, on `/v1` in the hot form and in others, and on `/v2`."""
+    """Every way to identify a tag, on `/v1` in the hot form and in others, and on `/v2`."""
     tag = fleet[index]
     aid, xuid, uid = fleet.account, fleet.xuid(index), fleet.uid(index).hex().upper()
     named = {"x": {"x": xuid}, "u": {"a": aid, "u": uid}, "c": {"a": aid, "c": "own id"}, "x and u": {"x": xuid, "u": uid}}
@@ -135,14 +137,14 @@ def questions(fleet: VirtualFleet, index: int) -> dict[str, Question]:
 
 
 async def ask(port: int, question: Question, headers: Mapping[str, str], fleet: VirtualFleet, index: int) -> Any:
-    """Status, headers and body, with the tag code that was given taken out."""
+    """Status, headers and body, with the requested tag code replaced."""
     async with await Connection.open(port) as connection:
         if question.body is None:
             answer = await connection.get(question.path, headers)
         else:
             answer = await connection.post(question.path, question.body, {**IDEMPOTENT, **headers})
     status, fields, body = _said(answer)
-    body = re.sub(rb'"scan_id":"[0-9a-f]{16}"', b'"scan_id":""', body)  # made of the caller's own words, or of chance
+    body = re.sub(rb'"scan_id":"[0-9a-f]{16}"', b'"scan_id":""', body)  # derived from the caller's own input, or random
     return status, fields, body.replace(fleet.xuid(index).encode(), b"XUID")
 
 
@@ -152,7 +154,7 @@ async def test_what_a_caller_may_not_know_about_is_what_does_not_exist(fleets: S
     closed, absent = PAIRS[way]
     stranger = fleets.cli("api-key", "create", "stranger").strip()
     found = set()
-    # aiohttp serves what has a header that the front door does not take for a usual one.
+    # aiohttp serves requests with a header field that the front door does not expect.
     for headers in ({}, {"Expect": ""}, {"X-API-Key": stranger}, {"Expect": "", "X-API-Key": stranger}):
         pairs = zip(questions(closed, index).items(), questions(absent, index).values(), strict=True)
         for (name, theirs), nobodys in pairs:
@@ -167,7 +169,7 @@ async def test_what_a_caller_may_not_know_about_is_what_does_not_exist(fleets: S
 
 
 async def test_whoever_may_ask_is_answered(fleets: Served) -> None:
-    """The control: with the account's own key the two of a pair differ."""
+    """The control: with the account's own key, the answers for the two fleets of a pair differ."""
     for way, (closed, absent) in PAIRS.items():
         own = {"X-API-Key": fleets.cli("api-key", "create", closed.account).strip()}
         for name in ("/v1 x", "/v1 u", "/v2/scans?peek=true url", *(["/v1 mirror"] if way == "mirror" else [])):

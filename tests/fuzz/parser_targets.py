@@ -1,7 +1,7 @@
-"""What the fuzzer of the parsers calls: one function for each kind of text, which takes any bytes.
+"""Targets of the parser fuzzer: one function for each kind of input, which accepts any bytes.
 
-A parser may refuse a text with InputError, a profile with ProfileError; anything else that comes out, or an answer that
-contradicts itself, is a find. The tests call them with the corpus.
+A parser may reject a text with InputError, or a profile with ProfileError; any other exception, or a result that contradicts
+itself, is a finding. The tests run the targets on the corpus.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEAD_END = b"\r\n\r\n"
 
 
 def fuzz_query(given: bytes) -> None:
-    """The short way for the usual query says what the general way says, and a parameter is never longer than the query."""
+    """An accepted query has values in range and identifies a tag or an account, and no parameter is longer than the query."""
     text = given.decode("utf-8", "surrogateescape")
     try:
         query = read_query(text)
@@ -40,7 +40,7 @@ def fuzz_query(given: bytes) -> None:
 
 
 def fuzz_taps(given: bytes) -> None:
-    """A text that a profile reads as genuine has the MAC, UID and counter of the one genuine tap that there is."""
+    """A text that a profile reads as genuine has the MAC, UID and counter of the only genuine tap."""
     if not given:
         return
     place, text = given[0] % len(TAGS), given[1:].decode("utf-8", "surrogateescape")
@@ -48,7 +48,7 @@ def fuzz_taps(given: bytes) -> None:
     for message in (_read(tag.profile.read_url, text), _read(lambda t: tag.profile.read_parameters(parse_parameters(t)), text)):
         if isinstance(message, Message):
             evidence = _examined(tag, tag.profile, message)
-            assert not evidence or evidence == 9, "a MAC was found that nobody made"
+            assert not evidence or evidence == 9, "a forged MAC was accepted"
 
 
 def _read(read: Callable[[str], Message | Missing | None], text: str) -> Message | Missing | None:
@@ -66,7 +66,7 @@ def _examined(tag: VirtualTag, profile: CompiledProfile, message: Message) -> in
 
 
 def fuzz_head(given: bytes) -> None:
-    """What is recognised is whole, says what its query says, and is read alike when it comes in two pieces."""
+    """A recognised head is complete, agrees with its query, and is read the same if it arrives in two pieces."""
     assert read_plain_query(given) == plain_query_twin(given)
     found = RECOGNISER.recognise(given)
     if found is None:
@@ -91,7 +91,7 @@ def fuzz_head(given: bytes) -> None:
 
 
 def fuzz_template(given: bytes) -> None:
-    """A profile that compiles reads what a tag of it writes."""
+    """A profile that compiles can read what its tags write."""
     text = given.decode("utf-8", "surrogateescape")
     template, _, rest = text.partition("\n")
     window, _, more = rest.partition("\n")

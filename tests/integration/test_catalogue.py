@@ -1,4 +1,4 @@
-"""The catalogue on a real database: look-ups, what is remembered, and how soon a change is heard."""
+"""The catalogue on a real database: look-ups, what it caches, and how soon it notices a change."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEVER_S = 3600.0
 
 
 class HookedPool:
-    """A pool that, once, pauses after the rows of a query about `table` have come and before anybody sees them."""
+    """A pool that pauses once, after a query on `table` has returned its rows and before the caller gets them."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
@@ -115,7 +115,7 @@ class Stack:
         return answer
 
     async def look(self, ref: bytes) -> TagRecord | None:
-        """The record behind a reference, cached or not; the look-up must not fail."""
+        """The record for a reference, cached or not; the look-up must not fail."""
         known = self.catalogue.find(ref)
         if known is not None:
             return known
@@ -208,7 +208,7 @@ async def test_absence_is_remembered_briefly_and_within_a_bound(stack: Stack, mo
     assert await stack.look(b"absent399") is None
     assert (stack.count(meters.CATALOGUE_QUERIES), stack.count(meters.CATALOGUE_ABSENT)) == (queries, 1)
     now = stack.catalogue._loop.time()
-    stack.catalogue._absent.put(b"absent399", now)  # its time is over
+    stack.catalogue._absent.put(b"absent399", now)  # its entry has expired
     assert await stack.look(b"absent399") is None
     assert stack.count(meters.CATALOGUE_QUERIES) == queries + 1
 
@@ -332,7 +332,7 @@ async def test_more_changes_than_are_read_at_once_empty_the_cache(stack: Stack, 
     assert stack.catalogue.find(REFS[0]) is None
 
 
-# What cannot be answered.
+# Requests that cannot be answered.
 
 
 async def test_an_envelope_of_another_tag_is_no_key(stack: Stack, caplog: pytest.LogCaptureFixture) -> None:
@@ -347,7 +347,7 @@ async def test_an_envelope_of_another_tag_is_no_key(stack: Stack, caplog: pytest
     alias = references.by_cuid("acme", "ixkio-plain-0")
     assert await stack.failure(alias) == ("unavailable", "key_unavailable")
     await stack.change(statement)
-    assert await stack.look(REFS[0]) is not None  # trouble is not remembered
+    assert await stack.look(REFS[0]) is not None  # failures are not cached
 
 
 async def test_a_meta_key_that_does_not_open_stops_its_account_alone(stack: Stack) -> None:
@@ -368,7 +368,7 @@ async def test_a_group_of_a_later_release_stops_itself_alone(stack: Stack) -> No
     await stack.change(unreadable, *(("group", group_id, None) for group_id in group_ids))
     await eventually(lambda: stack.count(meters.CATALOGUE_CHANGES) == len(group_ids))
     assert await stack.failure(OTHERS.xuid(0).encode()) == ("unavailable", "bad_record")
-    assert known is not None and known.group.profile is not None  # goes on as it was
+    assert known is not None and known.group.profile is not None  # unchanged
     await stack.change("UPDATE tag_group SET active = false", *(("group", group_id, None) for group_id in group_ids))
     await eventually(lambda: known.inactive_level() == "tg_inactive", deadline_s=1)
     assert stack.catalogue.stale is None
@@ -399,7 +399,7 @@ async def test_an_unanswered_look_up_is_no_absence(postgres: Any, database: str,
 async def test_a_catalogue_that_hears_nothing_is_stale(
     postgres: Any, database: str, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when one connection alone is swallowed by the network while the others go on."""
+    """Even if the network swallows only one connection while the others keep working."""
     monkeypatch.setattr(change_follower, "STALE_AFTER_S", 0.5)
     monkeypatch.setattr(limits, "STATEMENT_TIMEOUT_MS", 200)
     async with TcpProxy(postgres.port) as proxy:

@@ -1,4 +1,4 @@
-"""Groups that derive the keys of their tags: what passes, what the database holds, and what happens without a master."""
+"""Groups that derive the keys of their tags: what passes, what the database stores, and what happens without the master."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PLAIN, LEGACY = FLEETS["plain-uid-counter-boltcard"], FLEETS["plain-uid-counter-
 
 
 class Stack:
-    """A worker's rooms on a real database, without sockets."""
+    """The dispatcher of a worker and everything below it on a real database, without sockets."""
 
     def __init__(self, dsn: str, pool: Any) -> None:
         self.keks = KeyEncryptionKeys([OLD])
@@ -112,7 +112,7 @@ async def test_a_dump_holds_no_secret_of_any_tag(connection: Any) -> None:
     tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     rows = [await connection.fetch(f'SELECT t::text AS row FROM "{table["tablename"]}" AS t') for table in tables]
     dump = "\n".join(row["row"] for table_rows in rows for row in table_rows)
-    assert FLEETS["encrypted-boltcard"].uid(0).hex() in dump  # a control: bytes would be found
+    assert FLEETS["encrypted-boltcard"].uid(0).hex() in dump  # a control: stored bytes would be found
     secrets = [fleet.file_key(i) for fleet in FLEETS.values() for i in range(len(fleet))]
     secrets += [key for fleet in FLEETS.values() for key in (fleet.master, fleet.meta_key)]
     assert [secret for secret in secrets if secret.hex() in dump.lower()] == []
@@ -147,7 +147,7 @@ async def test_without_its_master_only_what_is_not_loaded_is_unanswered(stack: S
     tags = PLAIN[0], PLAIN[1]
     assert await stack.verdict(tags[0].tap()) == "genuine"
     other = FLEETS["plain-uid-counter-sdm-backend"][0]
-    stack.keks.adopt([NEW.id], {NEW.id: NEW})  # a key file without the key that opens
+    stack.keks.adopt([NEW.id], {NEW.id: NEW})  # a key file without the key that opens the masters
     assert await stack.verdict(tags[0].tap()) == "genuine"
     assert await stack.verdict(tags[1].tap()) == "genuine"  # the master of a group in use stays in memory
     stack.catalogue._loader.groups.clear()
@@ -164,7 +164,7 @@ async def test_without_its_master_only_what_is_not_loaded_is_unanswered(stack: S
 
 
 async def ask_by_code(stack: Stack, tag: VirtualTag, api_key: ApiKey | None = None) -> Scan:
-    """A scan by a tag's code in the database, with its next tap."""
+    """Scan by the code that the tag has in the database, with the tag's next tap."""
     loop = asyncio.get_running_loop()
     code = await stack.pool.fetchval("SELECT xuid FROM tag WHERE uid = $1", tag.uid)
     done: asyncio.Future[Scan] = loop.create_future()
@@ -183,7 +183,7 @@ async def test_a_further_master_begins_above_the_first(stack: Stack, connection:
     async with connection.transaction():
         assert await edits.add_master(connection, stack.keks, account_id, group_id, successor) == 2
     await stack.catalogue.apply([Change("group", group_id, None)])
-    assert await stack.verdict(tag.tap_at(901)) == "genuine"  # not re-programmed yet
+    assert await stack.verdict(tag.tap_at(901)) == "genuine"  # not reprogrammed yet
     renewed = VirtualTag(
         "plain-uid-counter", xuid=tag.xuid, uid=tag.uid, file_key=BoltCard().derive_file_key(successor, tag.uid), aid="shop"
     )
@@ -208,11 +208,11 @@ async def test_tags_in_the_cache_hear_of_another_derivation(stack: Stack) -> Non
     assert await stack.verdict(tag.tap()) == "forged"
     other = VirtualFleet(PLAIN.seed, 4, "plain-uid-counter", account="shop", derivation=BoltCard(version=7))[2]
     assert await stack.verdict(other.tap_at(50)) == "genuine"
-    assert stack.catalogue.find(kept) is not None  # tags of other groups stay
+    assert stack.catalogue.find(kept) is not None  # tags of other groups stay cached
 
 
 async def test_a_tap_of_a_loaded_tag_derives_nothing(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scheme that takes milliseconds would otherwise take them twice a tap: for the meta key and for the file key."""
+    """Otherwise the slow scheme would cost milliseconds twice per tap: for the meta key and for the file key."""
     fleet = FLEETS["encrypted-sdm-backend-legacy"]
     derivation, tag = fleet.derivation, fleet[0]
     assert await stack.verdict(tag.tap()) == "genuine"
@@ -243,11 +243,11 @@ async def test_tags_that_are_being_loaded_while_keys_change_are_not_kept_with_th
     )
     await catalogue.apply([Change("group", group_id, None)])
     assert record is not None and catalogue._tags.get(code) is None
-    assert applied == [before + 2]  # who began before may put nothing in any more when the tags are looked through
+    assert applied == [before + 2]  # a load begun earlier can no longer store anything when the cached tags are scanned
 
 
 async def test_a_card_that_is_programmed_anew_with_its_next_version(stack: Stack, connection: Any) -> None:
-    """The same master, derived in another way, is a further version: its counters begin above those of the one before."""
+    """The same master with another derivation is a further version: its counters begin above those of the previous one."""
     tag = PLAIN[1]
     renewed = VirtualFleet(PLAIN.seed, 4, "plain-uid-counter", account="shop", derivation=BoltCard(version=2))[1]
     assert await stack.verdict(tag.tap_at(57)) == "genuine"
@@ -263,7 +263,7 @@ async def test_a_card_that_is_programmed_anew_with_its_next_version(stack: Stack
     await connection.execute("UPDATE tag_group SET derivation = $1", '{"scheme": "boltcard", "version": 2}')
     assert await add() == 2
     await stack.catalogue.apply([Change("group", group_id, None)])
-    assert await stack.verdict(tag.tap_at(58)) == "genuine"  # not programmed anew yet
+    assert await stack.verdict(tag.tap_at(58)) == "genuine"  # not reprogrammed yet
     assert [await stack.verdict(renewed.tap_at(1)) for _ in range(2)] == ["genuine", "replayed"]
     assert await stack.verdict(tag.tap_at(59)) == "replayed"
     assert await stack.verdict(PLAIN[3].tap_at(1)) == "genuine"
@@ -305,7 +305,7 @@ async def test_a_slow_derivation_holds_up_nobody_else(stack: Stack, monkeypatch:
 async def test_nobody_waits_for_the_keys_of_what_is_none_to_him(
     stack: Stack, connection: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """How long an answer takes would tell that there is such a tag. Together with its owner in one round, and alone."""
+    """The response time would reveal that the tag exists. Asked together with its owner in one round, and alone."""
     may_go_on, derive, tags = threading.Event(), SdmBackendLegacy.derive_file_key, LEGACY[:2]
 
     def held(self: SdmBackendLegacy, master: bytes, uid: bytes) -> bytes:

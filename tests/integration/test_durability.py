@@ -1,4 +1,4 @@
-"""What was acknowledged is on disk, whatever the server's configuration says: sessions fix their own level of commit."""
+"""Acknowledged commits are on disk, whatever the server's configuration says: sessions fix their own `synchronous_commit`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ixfast.store.migrate import migrate
 
 TAGS = 400
 SHOW = "SHOW synchronous_commit"
-LAZY = {"synchronous_commit": "off", "wal_writer_delay": "10s"}  # what is not waited for stays unwritten for long
+LAZY = {"synchronous_commit": "off", "wal_writer_delay": "10s"}  # WAL that nobody waits for stays unwritten for a long time
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ async def server(alone: Replicated) -> Server:
 
 
 async def test_a_reload_reaches_no_session(server: Server) -> None:
-    """Neither those that are open nor those that are opened afterwards, inside a transaction or not."""
+    """Neither open sessions nor those opened afterwards, inside a transaction or not."""
     ledger = await LedgerSession.open(server.dsn)
     pool = await session.make_pool(server.dsn, 2)
     single = await session.connect(server.dsn)
@@ -44,13 +44,13 @@ async def test_a_reload_reaches_no_session(server: Server) -> None:
 
     async def levels() -> set[str]:
         async with pooled_connection.transaction(), connected(server.dsn) as command, command.transaction():
-            told = {await connection.fetchval(SHOW) for connection in (ledger.connection, single, pooled_connection, command)}
+            shown = {await connection.fetchval(SHOW) for connection in (ledger.connection, single, pooled_connection, command)}
         async with pool.acquire() as other:
-            told.add(await other.fetchval(SHOW))
+            shown.add(await other.fetchval(SHOW))
         again = await LedgerSession.open(server.dsn)
-        told.add(await again.connection.fetchval(SHOW))
+        shown.add(await again.connection.fetchval(SHOW))
         again.terminate()
-        return told
+        return shown
 
     try:
         assert await levels() == {"on"}
@@ -75,7 +75,7 @@ async def test_a_level_above_on_is_the_operators_and_stays(server: Server) -> No
 
 
 async def lost_passes(server: Server) -> int:
-    """Taps that passed before every process of the server was killed, and that it does not know afterwards."""
+    """The number of taps that passed before every process of the server was killed and that are missing afterwards."""
     async with open_ledger(server.dsn) as kit:
         await eventually(lambda: kit.ledger.connected)
         await asyncio.to_thread(server.configure, **LAZY)
@@ -94,7 +94,7 @@ async def test_no_acknowledged_pass_is_lost_when_durability_is_turned_off(server
 
 
 async def test_a_session_that_does_not_fix_its_level_loses_passes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control."""
+    """The control for the test above."""
 
     async def nothing(_connection: Any) -> None:
         return

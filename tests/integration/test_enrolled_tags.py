@@ -1,4 +1,4 @@
-"""Tags made by their first genuine tap: by that alone, once, and never in place of one that was deleted."""
+"""Tags created by their first genuine tap: only by that, only once, and never in place of a deleted tag."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def stacks(database: str, connection: Any) -> AsyncIterator[list[Stack]]:
 
 
 async def tags(connection: Any, tag: VirtualTag) -> list[tuple[int, int, int]]:
-    """Tags of this UID: id, and count and position of the counter's row."""
+    """The tags with this UID: id, and scan count and position of the counter row."""
     rows = await connection.fetch(
         "SELECT tag_id, scan_count, last_position FROM tag LEFT JOIN tag_counter USING (tag_id) WHERE uid = $1", tag.uid
     )
@@ -79,7 +79,7 @@ async def test_a_genuine_tap_makes_its_tag_and_passes_once(stacks: list[Stack], 
 
 
 async def test_a_tap_by_uid_counter_and_code_enrols(stacks: list[Stack], connection: Any) -> None:
-    """What `/v1/t?u=…&a=…&n=…&e=…` makes of itself."""
+    """The scan that `/v1/t?u=…&a=…&n=…&e=…` submits."""
     tag, loop = PLAIN[2], asyncio.get_running_loop()
     own = tag.profile.read_url(tag.tap())
     done: asyncio.Future[Scan] = loop.create_future()
@@ -99,7 +99,7 @@ async def test_first_taps_at_once_make_one_tag_and_pass_once(stacks: list[Stack]
 
 
 async def test_without_the_unique_index_first_taps_at_once_would_pass_twice(stacks: list[Stack], connection: Any) -> None:
-    """A control of the test above."""
+    """The control for the test above."""
     await connection.execute("DROP INDEX tag_uid")
     for stack in stacks:
         sql = stack.register._sql["enrol"].replace("ON CONFLICT (account_id, uid) WHERE uid IS NOT NULL DO NOTHING", "")
@@ -108,7 +108,7 @@ async def test_without_the_unique_index_first_taps_at_once_would_pass_twice(stac
     await asyncio.gather(*(stack.catalogue.account("shop") for stack in stacks))
     blocker = connection.transaction()
     await blocker.start()
-    await connection.execute("LOCK TABLE tag IN SHARE MODE")  # both are about to make it
+    await connection.execute("LOCK TABLE tag IN SHARE MODE")  # both are about to create it
     asked = [asyncio.create_task(stack.verdict(url)) for stack in stacks]
     await eventually(lambda: all(stack.register._task is not None for stack in stacks), 10)
     await blocker.rollback()
@@ -128,7 +128,7 @@ async def test_many_tags_at_once_in_opposite_orders(stacks: list[Stack], connect
 
 async def test_a_worker_that_takes_the_tag_for_absent_finds_it(stacks: list[Stack], connection: Any) -> None:
     tag = PLAIN[5]
-    assert await stacks[1].verdict(tag.forged()) == "unknown"  # remembered as absent for some seconds
+    assert await stacks[1].verdict(tag.forged()) == "unknown"  # cached as absent for a few seconds
     assert await stacks[0].verdict(tag.tap()) == "genuine"
     assert await stacks[1].verdict(tag.tap()) == "genuine"
     assert await stacks[1].verdict(tag.tap_at(tag.counter)) == "replayed"
@@ -203,7 +203,7 @@ async def test_a_deletion_that_is_under_way_counts(stacks: list[Stack], connecti
     await eventually(lambda: stacks[0].pool.fetchval(waiting), 10)
     await transaction.commit()
     await enrolling
-    assert (await stack.verdict(url) == "genuine") is not withdraws  # a second pass, if it was made again
+    assert (await stack.verdict(url) == "genuine") is not withdraws  # a second pass if the tag was created again
 
 
 async def place(stack: Stack, tag: VirtualTag) -> tuple[int, int, bytes]:

@@ -1,4 +1,4 @@
-"""Which history of the database is followed: failovers that lost changes, and restores in place, change it."""
+"""Which history of the database is followed: failovers that lose changes and restores in place change it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ GAP_ACTS = 6
 
 
 class CountingSource(TrustingSource):
-    """Counts the readings that were answered; is told of nothing."""
+    """Counts the answered readings; receives no notifications."""
 
     answered = 0
 
@@ -57,7 +57,7 @@ class CountingSource(TrustingSource):
 
 
 class Followed:
-    """A catalogue that is kept in step with a database by looking, without being told."""
+    """A catalogue that follows a database by polling, without notifications."""
 
     def __init__(self, dsn: str, pool: Any, *, poll_interval_s: float) -> None:
         self.dsn = dsn
@@ -74,8 +74,8 @@ class Followed:
         return int(self.meters.slots[meters.HISTORY_CHANGES])
 
     async def looks(self, times: int = 1) -> None:
-        """Look so often, and wait until what was read is taken over: the next reading begins after that. One may be under way
-        already, and does not count."""
+        """Poll this many times and wait until the results are applied, because the next reading begins after that. A reading
+        that is already under way does not count."""
         enough = self.source.answered + times + 2
 
         def read() -> bool:
@@ -85,7 +85,7 @@ class Followed:
         await eventually(read, BACK_S)
 
     async def is_active(self, index: int) -> bool:
-        """As a scan would see it: cached, or looked up."""
+        """Whether the tag is active as a scan would see it: cached or looked up."""
         record = self.catalogue.find(REFS[index])
         if record is None:
             found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -110,7 +110,7 @@ async def followed(dsn: str, *, poll_interval_s: float = 0.05) -> AsyncIterator[
 
 
 async def act(dsn: str, *statements: str) -> None:
-    """Acts of management, each a change of its own."""
+    """Perform management acts, each as a change of its own."""
     connection = await asyncpg.connect(dsn)
     try:
         for statement in statements:
@@ -152,7 +152,7 @@ def pair(server_dir: Path) -> Iterator[Replicated]:
 
 
 async def lossy_failover(pair: Replicated, stack: Followed) -> None:
-    """The gap has more changes than are made afterwards."""
+    """Lose more changes than are made afterwards."""
     await asyncio.to_thread(pair.catch_up)
     await asyncio.to_thread(pair.hold_back)
     await switch_off(pair.dsn, 1)
@@ -185,7 +185,7 @@ async def test_after_a_lossy_failover_everything_is_read_again(pair: Replicated)
 async def test_by_numbers_alone_what_was_switched_off_would_go_on_passing(
     pair: Replicated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The control."""
+    """The control for the test above."""
     monkeypatch.setattr(Known, "is_continued_by", lambda _self, _reading: True)
     monkeypatch.setattr(ChangeFollower, "_begin_anew", ChangeFollower._take_over_changes)
     await prepare(pair.dsn)
@@ -244,7 +244,7 @@ FLUSHED = "SELECT pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint"
 
 @pytest.mark.parametrize("acts", [0, 3, 9], ids=["fewer changes", "as many changes", "more changes"])
 async def test_a_restore_in_place_is_noticed(restorable: Restorable, acts: int) -> None:
-    """Even if the restored server has written more, and counted as far, before anybody looks at it again."""
+    """Even if, before the next poll, the restored server has written more WAL and counted as many changes or more."""
     dsn = restorable.server.dsn
     await prepare(dsn)
     await asyncio.to_thread(restorable.back_up)
@@ -291,7 +291,7 @@ async def test_a_restart_and_a_crash_are_the_same_history(restorable: Restorable
         assert stack.history_changes == 0
 
 
-# Sessions of the ledger.
+# Ledger sessions.
 
 
 async def test_the_ledger_commits_into_the_followed_history_alone(database: str) -> None:
@@ -314,7 +314,7 @@ async def test_the_ledger_commits_into_the_followed_history_alone(database: str)
 
 
 async def test_a_connection_to_an_earlier_timeline_is_not_used(database: str) -> None:
-    """As to a primary that was lost, and came back where it was."""
+    """As when a lost primary comes back at the same address."""
     history = History()
     pool = await session.make_pool(database, 2, check_history=history.check_not_behind)
     try:
@@ -324,7 +324,7 @@ async def test_a_connection_to_an_earlier_timeline_is_not_used(database: str) ->
         await pool.expire_connections()
         with pytest.raises(HistoryChangedError, match="Stop that server"):
             await pool.fetchval("SELECT 1")
-        for followed in (own, "7000000000000000000/00000009"):  # a restore may have made another system
+        for followed in (own, "7000000000000000000/00000009"):  # a restore may have created another system
             history.follow(followed)
             assert await pool.fetchval("SELECT 1") == 1
     finally:
@@ -332,7 +332,7 @@ async def test_a_connection_to_an_earlier_timeline_is_not_used(database: str) ->
 
 
 async def test_a_lost_reply_from_before_a_lossy_failover_is_sent_to_the_followed_history(pair: Replicated) -> None:
-    """The scan passes once in the history that goes on, whatever the lost one made of it."""
+    """The scan passes once in the surviving history, whatever happened to it in the lost one."""
     await prepare(pair.dsn)
     async with followed_ledger(pair.dsn, deadline_s=BACK_S, source_kind=TrustingSource) as ledger:
         async with open_truth(pair.dsn) as truth:

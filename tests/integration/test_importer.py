@@ -1,4 +1,4 @@
-"""Import on a real database: what is stored, what is refused, and that it is all or nothing whatever happens."""
+"""Import on a real database: what is stored, what is refused, and that it is all or nothing whatever goes wrong."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def csv_of(head: str, lines: Iterable[str]) -> bytes:
 
 
 class Stack:
-    """An account `acme` with a folder of two fields and two groups, one more folder, and another account."""
+    """An account `acme` with a folder that has two fields and two groups, a second folder, and another account."""
 
     def __init__(self, connection: Any, dsn: str) -> None:
         self.connection = connection
         self.dsn = dsn
         self.keks = KeyEncryptionKeys([KeyEncryptionKey(bytes(range(32)))])
         self.account = self.group = 0
-        self.told: list[dict[str, Any]] = []
+        self.reported: list[dict[str, Any]] = []
 
     async def build(self) -> None:
         c = self.connection
@@ -81,15 +81,15 @@ class Stack:
         await edits.add_tags(c, self.keks, other, group, [theirs])
 
     async def take(self, content: bytes | str, *, group: str = "Red", folder: str | None = None, **more: Any) -> Report:
-        """Import, in small pieces."""
+        """Import the content in small pieces."""
         encoded = content.encode() if isinstance(content, str) else content
-        self.told = []
+        self.reported = []
         group_id = await group_named(self.connection, self.account, group, folder)
         options = Options(**{name: more.pop(name) for name in Options._fields if name in more})
         pieces = (encoded[start : start + 1000] for start in range(0, len(encoded), 1000))
         return await import_tags(
             self.connection, self.keks, pieces, account_id=self.account, group_id=group_id, options=options,
-            on_lines=self.told.extend, **more,
+            on_lines=self.reported.extend, **more,
         )  # fmt: skip
 
     async def taken(self, content: bytes | str, **more: Any) -> Report:
@@ -98,7 +98,7 @@ class Stack:
         return report
 
     async def refused(self, content: bytes | str, *expected: tuple[int, str | None, str], **more: Any) -> Report:
-        """Line, column and code of every problem; nothing is stored."""
+        """Import and expect these problems, each with line, column and code; nothing is stored."""
         before = await self.everything()
         report = await self.take(content, **more)
         assert [(p.line, p.column, p.code) for p in report.problems] == list(expected)
@@ -118,7 +118,7 @@ class Stack:
         return await self.connection.fetchrow("SELECT * FROM tag WHERE xuid = $1", xuid)
 
     async def keys(self, xuid: str) -> list[tuple[int, bool, bytes]]:
-        """Version, whether it is live, and the key, newest first. Every check value is that of its key."""
+        """Each key as version, whether it is live, and value, newest first. Check values must match their keys."""
         rows = await self.connection.fetch(
             "SELECT k.*, t.account_id FROM tag_key AS k JOIN tag AS t USING (tag_id) WHERE t.xuid = $1 ORDER BY version DESC",
             xuid,
@@ -141,7 +141,7 @@ async def stack(database: str) -> AsyncIterator[Stack]:
     await connection.close()
 
 
-# What is stored.
+# Stored tags.
 
 
 async def test_new_tags(stack: Stack) -> None:
@@ -155,7 +155,7 @@ async def test_new_tags(stack: Stack) -> None:
     assert json.loads(row["rule_set"]) == {"groups": [], "default": "Hi {cuid}"}
     assert json.loads(row["fields"]) == {"Colour": "red", "Product Name": "Vase"}
     assert await stack.keys("q8w3sbcz") == [(1, True, KEYS[1])]
-    made = stack.told[1]["xuid"]
+    made = stack.reported[1]["xuid"]
     assert re.fullmatch("[a-z0-9]{16}", made)
     other = await stack.tag(made)
     assert (other["cuid"], other["active"], other["rule_set"], other["fields"], other["assigned_at"]) == (
@@ -179,11 +179,11 @@ async def test_new_tags(stack: Stack) -> None:
 
 
 async def test_short_codes_are_asked_for(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A code that is taken is drawn again."""
+    """A code that is already taken is drawn again."""
     drawn = iter([["theirs01", "fresh001"], ["fresh002"]])
     monkeypatch.setattr("ixfast.store.imports.importer.draw_codes", lambda count, chars: next(drawn) if count else [])
     await stack.taken(csv_of("CUID", "ab"), code_chars=8)
-    assert {line["xuid"] for line in stack.told} == {"fresh001", "fresh002"}
+    assert {line["xuid"] for line in stack.reported} == {"fresh001", "fresh002"}
 
 
 def test_drawn_codes_are_fair() -> None:
@@ -208,11 +208,11 @@ def test_tag_ids_of_a_sequence_from_which_others_draw() -> None:
     dice = random.Random(8)
     ids, known, drawn = TagIds(), set[int](), 1000
     for _ in range(200):
-        drawn += dice.choice((0, 0, 3))  # somebody else's, between two draws
+        drawn += dice.choice((0, 0, 3))  # drawn by another session between two draws
         draw = list(range(drawn, drawn + dice.randrange(20)))
         drawn += 20
         if len(draw) > 2 and dice.random() < 0.3:
-            del draw[1]  # and in the middle of one
+            del draw[1]  # and in the middle of a draw
         ids.add_new(draw)
         known.update(draw)
         known.add(stored := dice.randrange(1000))
@@ -225,7 +225,7 @@ def test_names_are_not_forgotten() -> None:
     names = SeenNames()
     batches = [[f"a{n}".encode() for n in range(start, start + 1000)] for start in range(0, 20_000, 1000)]
     taken_for_known = sum(len(names.add_all(batch)) for batch in batches)
-    assert taken_for_known < 100  # 20,000² / 2 / 2²⁷ are 1.5
+    assert taken_for_known < 100  # 20,000² / 2 / 2²⁷ is 1.5
     assert [name for batch in batches for name in names.add_all(batch)] == [name for batch in batches for name in batch]
 
 
@@ -239,7 +239,7 @@ async def test_the_same_again_changes_nothing(stack: Stack) -> None:
     before = await stack.everything()
     report = await stack.taken(content)
     assert (report.unchanged, report.added, report.changed, report.keys_added, report.keys_replaced) == (59, 0, 0, 0, 0)
-    assert {line["outcome"] for line in stack.told} == {"unchanged"}
+    assert {line["outcome"] for line in stack.reported} == {"unchanged"}
     assert await stack.everything() == before
 
 
@@ -249,7 +249,7 @@ async def test_a_tag_is_meant_by_xuid_else_uid_else_cuid(stack: Stack) -> None:
     assert (report.changed, report.added) == (3, 0)
     assert [(await stack.tag(x))["name"] for x in ("a1", "a2", "a3")] == ["one", "two", "three"]
     assert (await stack.tag("a2"))["uid"].hex().upper() == uid(5)
-    assert [line.get("changed") for line in stack.told] == ["name", "uid name", "name"]
+    assert [line.get("changed") for line in stack.reported] == ["name", "uid name", "name"]
 
 
 async def test_blank_leaves_and_the_rest_changes(stack: Stack) -> None:
@@ -272,7 +272,7 @@ async def test_a_changed_key_is_a_new_version_and_positions_stay(stack: Stack) -
     tag_id = (await stack.tag("a1"))["tag_id"]
     await stack.connection.execute("UPDATE tag_counter SET last_position = $1 WHERE tag_id = $2", position(1, 500), tag_id)
     report = await stack.taken(csv_of("XUID,KEY", [f"a1,{KEYS[2].hex()}"]))
-    assert (report.keys_added, report.keys_replaced, stack.told[0]["changed"]) == (0, 1, "key")
+    assert (report.keys_added, report.keys_replaced, stack.reported[0]["changed"]) == (0, 1, "key")
     assert await stack.keys("a1") == [(2, True, KEYS[2]), (1, True, KEYS[1])]
     await stack.taken(csv_of("XUID,KEY", [f"a1,{KEYS[3].hex()}"]), retire_old_keys=True)
     assert await stack.keys("a1") == [(3, True, KEYS[3]), (2, False, KEYS[2]), (1, False, KEYS[1])]
@@ -303,7 +303,7 @@ async def test_a_deleted_tag_goes_on_from_its_last_counter(stack: Stack) -> None
 
 
 async def deriving(stack: Stack, *masters: bytes) -> None:
-    """Let the group Red derive the keys of its tags from these masters."""
+    """Make the group Red derive the keys of its tags from these masters."""
     c = stack.connection
     profile, derivation = '{"name": "x"}', '{"scheme": "boltcard", "version": 1}'
     await c.execute(
@@ -326,7 +326,7 @@ async def test_tags_of_a_group_that_derives_have_no_keys(stack: Stack) -> None:
 
 
 async def test_a_deleted_tag_of_a_group_that_derives_goes_on(stack: Stack) -> None:
-    """Under the same master its used taps stay used, also those of an older one."""
+    """Under the same master its used taps stay used, including those of an older master."""
     c = stack.connection
     await deriving(stack, KEYS[7], KEYS[1], KEYS[2])
     deleted = """
@@ -384,7 +384,7 @@ async def test_pieces_may_come_asynchronously_and_compressed(stack: Stack) -> No
 
 
 async def test_tags_are_looked_up_in_their_own_indexes(stack: Stack) -> None:
-    """Also while the statistics know nothing of the account, and take it for small."""
+    """Even while the statistics know nothing of the account and assume it is small."""
     c = stack.connection
     columns = "INSERT INTO tag (account_id, group_id, xuid, uid, cuid)"
     row = "1, $2 || n, decode('04' || lpad(to_hex(n), 12, '0'), 'hex'), n::text"
@@ -402,7 +402,7 @@ async def test_tags_are_looked_up_in_their_own_indexes(stack: Stack) -> None:
     assert (re.findall(r'"Index Name": "(\w+)"', names_plan), "Sort" in names_plan) == (["tag_by_account"], False)
 
 
-# What is refused.
+# Refusals.
 
 SEED = csv_of(
     "XUID,UID,CUID,KEY", [f"a1,{uid(1)},c1,{KEYS[1].hex()}", f"a2,{uid(2)},c2,", "a3,,c3,", f"a4,{uid(4)},,{KEYS[4].hex()}"]
@@ -452,8 +452,8 @@ async def test_refusals(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, head: str, lines: list[str], expected: list[tuple[int, str | None, str]],
     apart: int, names_read_first: int,
 ) -> None:  # fmt: skip
-    """Also with many good lines between those that contradict each other, so that they are not in one block, and in an account
-    whose names are not all read when the file begins."""
+    """Also with many good lines between contradicting lines, so that they end up in different blocks, and in an account whose
+    names have not all been read when the file begins."""
     monkeypatch.setattr("ixfast.store.imports.importer._NAMES_READ_FIRST", names_read_first)
     monkeypatch.setattr("ixfast.store.imports.importer._NAMES_READ_AT_ONCE", 3000)
     await stack.taken(SEED)
@@ -467,7 +467,7 @@ async def test_refusals(
 
 @pytest.mark.parametrize("apart", [0, 9000], ids=["together", "blocks apart"])
 async def test_refusals_in_the_first_file_of_an_account(stack: Stack, apart: int) -> None:
-    """Of UIDs and CUIDs only those are looked up there that may have been in the file before."""
+    """Here, only those UIDs and CUIDs are looked up that may have occurred earlier in the file."""
     between = [f"f{n},,," for n in range(apart)]
     for line, again, expected in (
         (f"b1,{uid(7)},,{KEYS[7].hex()}", f",{uid(7)},,{KEYS[7].hex()}", ("UID", "duplicate")),
@@ -526,7 +526,7 @@ async def test_where_and_how(stack: Stack, more: dict[str, Any], code: str) -> N
     await stack.taken(b"CUID\n1\n", group="Blue", folder="Bags")
 
 
-# Beside others.
+# Concurrent changes.
 
 
 async def test_two_imports_into_an_account(stack: Stack) -> None:
@@ -557,13 +557,13 @@ async def test_imports_into_two_accounts_wait_for_each_other_at_their_ends(stack
     await other.close()
 
 
-async def test_a_lost_connection_is_told_in_a_sentence(stack: Stack, dispatcher: ScanDispatcher) -> None:
+async def test_a_lost_connection_is_told_in_a_sentence(stack: Stack, command_line: CommandLine) -> None:
     await stack.connection.execute("CREATE FUNCTION off() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
                                    "PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$")  # fmt: skip
     await stack.connection.execute("CREATE TRIGGER off BEFORE INSERT ON tag_counter FOR EACH ROW EXECUTE FUNCTION off()")
-    path = dispatcher.folder / "tags.csv"
+    path = command_line.folder / "tags.csv"
     path.write_text("CUID\n1\n")
-    done = await in_thread(dispatcher, "import", str(path), "--account", "acme", "--group", "Red")
+    done = await in_thread(command_line, "import", str(path), "--account", "acme", "--group", "Red")
     assert done.exit_code == 1
     assert done.output == (
         "Error: The file may have been imported: connection_lost. Import it again; tags that exist already are not added twice.\n"
@@ -581,7 +581,7 @@ async def test_somebody_else_takes_the_code_meanwhile(stack: Stack) -> None:
 
     before = await stack.connection.fetchval("SELECT count(*) FROM tag")
     report = await import_tags(stack.connection, stack.keks, pieces(), account_id=stack.account, group_id=stack.group)
-    assert (report.stored, report.unchanged) == (True, 1)  # it was there when its line was read
+    assert (report.stored, report.unchanged) == (True, 1)  # the tag existed when its line was read
     await other.close()
     assert await stack.connection.fetchval("SELECT count(*) FROM tag") == before + 10_001
 
@@ -594,7 +594,7 @@ async def test_somebody_else_adds_the_chip_meanwhile(stack: Stack, is_first: boo
     group = await other.fetchval("SELECT group_id FROM tag_group WHERE name = 'Red'")
 
     async def pieces() -> AsyncIterator[bytes]:
-        """The second line is looked up, and stored after the first one: in between somebody else adds its tag."""
+        """The second line is looked up, then stored after the first: in between, another session adds its tag."""
         yield csv_of("XUID,UID", [f"x1,{uid(1)}"])
         yield csv_of(f"x2,{uid(2)}", [])
         await eventually(lambda: lookups == [1, 1], 20)
@@ -676,11 +676,11 @@ async def test_scans_of_existing_tags_go_on(stack: Stack) -> None:
     assert scanned >= 1200
 
 
-# As a process.
+# As a command.
 
 
-class ScanDispatcher:
-    """The command line on the database, with a key file."""
+class CommandLine:
+    """Runs `ixfast` commands on the database, with a key file."""
 
     def __init__(self, stack: Stack, folder: Path) -> None:
         self.folder = folder
@@ -692,20 +692,20 @@ class ScanDispatcher:
 
 
 @pytest.fixture
-def dispatcher(stack: Stack, tmp_path: Path) -> ScanDispatcher:
-    return ScanDispatcher(stack, tmp_path)
+def command_line(stack: Stack, tmp_path: Path) -> CommandLine:
+    return CommandLine(stack, tmp_path)
 
 
-async def in_thread(dispatcher: ScanDispatcher, *arguments: str) -> Any:
-    return await asyncio.to_thread(dispatcher.run, *arguments)
+async def in_thread(command_line: CommandLine, *arguments: str) -> Any:
+    return await asyncio.to_thread(command_line.run, *arguments)
 
 
-async def test_kill_in_the_middle_leaves_nothing_behind(stack: Stack, dispatcher: ScanDispatcher) -> None:
+async def test_kill_in_the_middle_leaves_nothing_behind(stack: Stack, command_line: CommandLine) -> None:
     before = await stack.everything()
     place = ["--account", "acme", "--group", "Red"]
     process = subprocess.Popen(  # noqa: ASYNC220
-        [sys.executable, "-m", "ixfast", "import", "-", *place, "--report", str(dispatcher.folder / "report")],
-        stdin=subprocess.PIPE, env={**os.environ, **dispatcher.environment}, stdout=subprocess.DEVNULL,
+        [sys.executable, "-m", "ixfast", "import", "-", *place, "--report", str(command_line.folder / "report")],
+        stdin=subprocess.PIPE, env={**os.environ, **command_line.environment}, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     assert process.stdin is not None
     try:
@@ -714,7 +714,7 @@ async def test_kill_in_the_middle_leaves_nothing_behind(stack: Stack, dispatcher
         watched = await asyncpg.connect(stack.dsn)
 
         async def has_rows() -> bool:
-            """Whether rows that nobody sees yet are in the table."""
+            """Whether the table contains rows that are not visible yet."""
             return bool(await watched.fetchval("SELECT pg_relation_size('tag_key') > 100000"))
 
         await eventually(has_rows, 60)
@@ -732,12 +732,12 @@ async def test_kill_in_the_middle_leaves_nothing_behind(stack: Stack, dispatcher
     await eventually(gone, 20)
     await watched.close()
     assert await stack.everything() == before
-    assert not (dispatcher.folder / "report").exists()
+    assert not (command_line.folder / "report").exists()
     assert (await stack.taken(csv_of("UID,KEY", (f"{uid(n)},{n:032x}" for n in range(1, 3000))))).added == 2999
 
 
-async def test_no_key_is_seen_anywhere(stack: Stack, dispatcher: ScanDispatcher, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither in what is printed, logged, reported or raised, nor in what the database sees and stores."""
+async def test_no_key_is_seen_anywhere(stack: Stack, command_line: CommandLine, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither in anything printed, logged, reported or raised, nor in anything that the database receives or stores."""
     caplog.set_level(logging.DEBUG)
     canary = bytes.fromhex("ca9a47ca9a47ca9a47ca9a47ca9a47ca")
     forms = [canary, canary.hex().encode(), canary.hex().upper().encode(), canary.hex(":").encode(), str(canary).encode()]
@@ -753,13 +753,13 @@ async def test_no_key_is_seen_anywhere(stack: Stack, dispatcher: ScanDispatcher,
     }
     codes = []
     for name, content in files.items():
-        (dispatcher.folder / name).write_bytes(content)
-        report = dispatcher.folder / f"{name}.report"
+        (command_line.folder / name).write_bytes(content)
+        report = command_line.folder / f"{name}.report"
         running = asyncio.create_task(
             in_thread(
-                dispatcher,
+                command_line,
                 "import",
-                str(dispatcher.folder / name),
+                str(command_line.folder / name),
                 "--account",
                 "acme",
                 "--group",
@@ -786,20 +786,20 @@ async def test_no_key_is_seen_anywhere(stack: Stack, dispatcher: ScanDispatcher,
         assert form.lower() not in everything
 
 
-async def test_command(stack: Stack, dispatcher: ScanDispatcher) -> None:
-    path, report = dispatcher.folder / "tags.csv", dispatcher.folder / "report.jsonl"
+async def test_command(stack: Stack, command_line: CommandLine) -> None:
+    path, report = command_line.folder / "tags.csv", command_line.folder / "report.jsonl"
     path.write_bytes(csv_of("UID,KEY", [f"{uid(n)},{KEYS[n].hex()}" for n in (1, 2)]))
     command = ["import", str(path), "--account", "acme", "--group", "Red", "--batch", "B", "--report", str(report)]
-    done = await in_thread(dispatcher, *command, "--dry-run", "--code-length", "8")
+    done = await in_thread(command_line, *command, "--dry-run", "--code-length", "8")
     assert done.output.endswith("batch B created\ndry run: nothing was imported\n")
     assert [len(json.loads(line)["xuid"]) for line in report.read_text().splitlines()] == [8, 8]
-    done = await in_thread(dispatcher, *command)
+    done = await in_thread(command_line, *command)
     assert done.output == "2 tags: 2 added, 0 changed, 0 unchanged; 2 keys added, 0 replaced\nbatch B created\n"
     assert [json.loads(line)["outcome"] for line in report.read_text().splitlines()] == ["added", "added"]
-    done = await in_thread(dispatcher, *command)
+    done = await in_thread(command_line, *command)
     assert done.output.endswith("no changes: the tags are already up to date\n")
     path.write_text(f"UID,KEY\n04,\n{uid(3)},12\n")
-    done = await in_thread(dispatcher, *command)
+    done = await in_thread(command_line, *command)
     assert done.exit_code == 1
     assert (
         "line 3, KEY: key_length: A key must be 16 bytes." in done.output and "2 problems. Nothing was imported." in done.output
@@ -809,12 +809,12 @@ async def test_command(stack: Stack, dispatcher: ScanDispatcher) -> None:
         (2, "uid_length", "refused"),
         (3, "key_length", "refused"),
     ]
-    assert not list(dispatcher.folder.glob("*.part"))
-    done = await in_thread(dispatcher, *command[:2], "--account", "nobody", "--group", "Red")
+    assert not list(command_line.folder.glob("*.part"))
+    done = await in_thread(command_line, *command[:2], "--account", "nobody", "--group", "Red")
     assert "There is no account nobody." in done.output
 
 
-# docs/import.md is true.
+# docs/import.md against the code.
 
 
 def blocks(language: str) -> list[str]:
@@ -834,15 +834,15 @@ def test_the_document_has_every_problem_and_alias() -> None:
             assert set(re.findall("`([A-Z_]+)`", row[0])) >= set(aliases), meaning
 
 
-async def test_the_document_s_commands(stack: Stack, dispatcher: ScanDispatcher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(dispatcher.folder)
+async def test_the_document_s_commands(stack: Stack, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(command_line.folder)
     for name, content in re.findall(r"(?ms)^`(\S+?)`:\n\n```(?:csv|jsonl)\n(.*?)^```$", DOCUMENT):
-        (dispatcher.folder / name).write_text(content)
+        (command_line.folder / name).write_text(content)
     sessions = re.findall(r"(?ms)^\$ (.*?)\n(.*?)(?=^\$ |\Z)", "".join(blocks("console")))
     assert len(sessions) > 4
     for command, expected in sessions:
         words = shlex.split(command)
         shown = words[0] == "cat"
-        output = (dispatcher.folder / words[1]).read_text() if shown else (await in_thread(dispatcher, *words[1:])).output
+        output = (command_line.folder / words[1]).read_text() if shown else (await in_thread(command_line, *words[1:])).output
         made = re.sub(r'(?m)(?<="xuid":")[a-z0-9]{16}(?=")|^[a-z0-9]{16}(?=,)', "3k9w7zq1m5t8x2cd", output)
         assert made.replace("\r\n", "\n") == expected, command

@@ -1,4 +1,4 @@
-"""Every provider against its service: moto for AWS KMS, SoftHSM for PKCS#11, stand-ins that speak the protocol for the rest."""
+"""Every provider against its service: moto for AWS KMS, SoftHSM for PKCS#11, and protocol-level stand-ins for the rest."""
 
 import base64
 import logging
@@ -32,7 +32,7 @@ HSM_PIN = "c4nary-9182"
 
 
 class Place(NamedTuple):
-    """A service that runs: its provider, a key in it, one that is not in it, and how to make it unreachable."""
+    """A running service: its provider, a key that it has, one that it does not have, and how to make it unreachable."""
 
     provider: KeyProvider
     reference: str
@@ -108,7 +108,7 @@ def vault(transit: Vault, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 @pytest.fixture(scope="module")
 def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A SoftHSM token with an AES key; the module reads its configuration once in a process."""
+    """A SoftHSM token with an AES key; the module reads its configuration only once per process."""
     program = requires("softhsm2-util", package="softhsm2")
     folder = tmp_path_factory.mktemp("hsm")
     (folder / "tokens").mkdir()
@@ -191,7 +191,7 @@ def test_no_library_logs_a_key_even_at_its_most_talkative(place: Place, caplog: 
 
 
 def test_a_key_of_another_name_is_noticed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A blob that opens, in a line that names another key: an exchanged line, whatever the service binds."""
+    """A blob that opens in a line that names another key, as after swapping lines, whatever context the service binds."""
     monkeypatch.setattr(sealing, "provider_named", lambda _name: place.provider)
     line = sealing.make_line("some-service", place.reference)
     other = sealing.make_line("some-service", place.reference)
@@ -200,7 +200,7 @@ def test_a_key_of_another_name_is_noticed(place: Place, monkeypatch: pytest.Monk
         sealing.open_line(KeyLine(line.id, line.provider, line.reference, other.sealed))
 
 
-# What is particular to one service.
+# Particularities of single services.
 
 
 def test_aws_names_the_key_in_the_encryption_context(aws: Place) -> None:
@@ -225,7 +225,7 @@ def test_azure_keeps_the_version_that_wrapped(azure: Place, azure_vault: AzureVa
     azure_vault.versions["v2"] = rsa.generate_private_key(65537, 2048)
     assert azure.provider.open(sealed.reference, sealed.blob, kek_id(key32)) == key32
     assert azure.provider.seal(azure.reference, key32, kek_id(key32)).reference == f"{azure_vault.key_id}/v2"
-    assert not any("/wrapkey" in request for request in azure_vault.requests)  # the public half wraps here
+    assert not any("/wrapkey" in request for request in azure_vault.requests)  # wrapping uses the public key locally
 
 
 def test_vault_opens_what_older_versions_sealed(vault: Place, transit: Vault) -> None:
@@ -289,7 +289,7 @@ def test_azure_refuses_what_is_no_key(azure: Place) -> None:
         azure.provider.seal("ixfast", bytes(32), "0" * 16)
 
 
-# Finding providers, and files with their lines.
+# Finding providers, and key files with their lines.
 
 
 def test_the_providers_of_this_package_are_found() -> None:

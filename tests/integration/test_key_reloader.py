@@ -1,11 +1,11 @@
-"""Keys of a worker while files change and a key service comes and goes."""
+"""The keys of a worker while files change and a key service comes and goes."""
 
 import asyncio
 import contextlib
 import secrets
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -23,15 +23,6 @@ REFERENCE = "transit/ixfast"
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"_POLL_S": 0.05, "_RETRY_S": 0.05, "_RETRY_S_MAX": 0.2, "_START_PATIENCE_S": 0.3}.items():
         monkeypatch.setattr(key_reloader, name, value)
-
-
-@pytest.fixture
-def vault(monkeypatch: pytest.MonkeyPatch) -> Iterator[Vault]:
-    service = Vault()
-    with service.running():
-        for name, value in service.environ.items():
-            monkeypatch.setenv(name, value)
-        yield service
 
 
 @pytest.fixture
@@ -73,7 +64,7 @@ async def test_an_unreachable_service_is_asked_again_until_it_answers(
         opened = []
         holder.changed = lambda: opened.append(holder.keys.ids)
         assert not holder.ready
-        assert holder.keys.by_id(other.id).id == other.id  # what needs nobody is open
+        assert holder.keys.by_id(other.id).id == other.id  # a key that needs no service is open
         with pytest.raises(KeyUnavailableError, match="Vault"):
             _ = holder.keys.current
         await eventually(lambda: gauges.slots[meters.KEY_UNWRAP_FAILURES] >= 3)
@@ -85,7 +76,7 @@ async def test_an_unreachable_service_is_asked_again_until_it_answers(
         asked = len(vault.requests)
         holder.reload()
         await eventually(lambda: holder._signature is not None)
-        assert len(vault.requests) == asked  # what is open is not asked for again
+        assert len(vault.requests) == asked  # an open key is not requested again
 
 
 async def test_open_keys_survive_a_service_and_a_file_that_vanish(tmp_path: Path, gauges: meters.Meters, vault: Vault) -> None:
@@ -132,7 +123,7 @@ async def test_a_look_up_finds_a_key_that_came_a_moment_ago(
         read = KeyFile.read
         monkeypatch.setattr(KeyFile, "read", lambda path: reads.append(1) or read(path))
         await holder.keys.look_for([second.id])
-        assert not reads  # the file is the same: guessing ids costs nothing
+        assert not reads  # the file is unchanged, so guessing ids costs nothing
         key_file.edit(path, lambda file: file.with_line(second, current=True))
         reads.clear()
         await asyncio.gather(*(holder.keys.look_for([second.id]) for _ in range(20)))
@@ -172,7 +163,7 @@ async def test_a_service_that_hangs_holds_up_neither_start_nor_stop(
     path, line = tmp_path / "kek", sealing.make_line("vault-transit", REFERENCE)
     key_file.create(path, line)
     vault.stop()
-    with socket.create_server(("127.0.0.1", 0)) as hole:  # takes connections and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as hole:  # accepts connections and never answers
         monkeypatch.setenv("VAULT_ADDR", f"http://127.0.0.1:{hole.getsockname()[1]}")
         async with asyncio.timeout(4.0), kept(path, gauges) as holder:
             assert not holder.ready

@@ -169,7 +169,7 @@ async def test_a_full_queue_ends_a_scan_at_once(database: str, truth: Truth, mon
 async def test_no_more_wait_than_are_committed_in_time(
     database: str, truth: Truth, monkeypatch: pytest.MonkeyPatch, wait_max_s: float, waiting: int
 ) -> None:
-    monkeypatch.setattr(limits, "LEDGER_ROOM_MIN", 10)
+    monkeypatch.setattr(limits, "LEDGER_CAPACITY_MIN", 10)
     monkeypatch.setattr(limits, "LEDGER_RATE_ROWS_MIN", TAGS)
     async with open_ledger(database, wait_max_s=wait_max_s) as kit:
         tags = range(1, TAGS + 1)

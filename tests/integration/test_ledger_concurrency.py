@@ -1,4 +1,4 @@
-"""Two workers' ledgers on one database, thousands of scans of hot tags at once, and an exact checker for each tag."""
+"""The ledgers of two workers on one database, thousands of concurrent scans of hot tags, and an exact checker for each tag."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ANSWERS = {Outcome.ADVANCED: "passed", Outcome.REPLAYED: "refused", Outcome.UNDE
 
 
 def taps(seed: int) -> list[tuple[int, int]]:
-    """Rising counters of every tag with gaps, each tap once to three times, slightly out of order."""
+    """Taps of every tag with rising counters and gaps, each one to three times, slightly out of order."""
     chance = random.Random(seed)
     planned: list[tuple[float, int, int]] = []
     for tag_id in range(1, TAGS + 1):
@@ -36,7 +36,7 @@ def taps(seed: int) -> list[tuple[int, int]]:
 
 
 async def play(workers: list[LedgerKit], plan: list[tuple[int, int]], seed: int) -> list[Operation]:
-    """Send the plan with `AT_ONCE` scans in flight, each to a random worker."""
+    """Submit the plan with `AT_ONCE` scans in flight, each to a random worker."""
     loop = asyncio.get_running_loop()
     chance = random.Random(seed)
     history: list[Operation] = []
@@ -73,7 +73,7 @@ async def test_two_workers_answer_as_one(database: str, groups: int) -> None:
 
 
 class CompareFirst(Ledger):
-    """A control: it reads, compares and then writes, as a first attempt would."""
+    """A control that reads, compares and then writes, as a first attempt would."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -100,31 +100,31 @@ class CompareFirst(Ledger):
 
 
 class AnswerFirst(Ledger):
-    """A control: it answers from the counter that this worker has cached, and commits afterwards."""
+    """A control that answers from the counter cached in this worker and commits afterwards."""
 
     def submit(self, scan: Scan) -> None:
-        record, tell = scan.record, self._settled
+        record, settled = scan.record, self._settled
         assert record is not None
         scan.outcome = Outcome.ADVANCED if scan.position > record.floor else Outcome.REPLAYED
-        tell(scan)
+        settled(scan)
         if scan.outcome is Outcome.ADVANCED:
             record.floor = scan.position
-            self._told.add(scan.scan_id)
+            self._answered.add(scan.scan_id)
             super().submit(scan)
 
     def __init__(self, database: Any, settled: Callable[[Scan], None], *rest: Any, **options: Any) -> None:
-        self._told: set[int] = set()
-        super().__init__(database, lambda scan: None if scan.scan_id in self._told else settled(scan), *rest, **options)
+        self._answered: set[int] = set()
+        super().__init__(database, lambda scan: None if scan.scan_id in self._answered else settled(scan), *rest, **options)
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("broken", "violation"),
     [(CompareFirst, "times"), (AnswerFirst, "passed after")],
 )
-async def test_broken_ledgers_are_caught(database: str, broken: Callable[..., Any], told: str) -> None:
+async def test_broken_ledgers_are_caught(database: str, broken: Callable[..., Any], violation: str) -> None:
     plan = taps(1)[:3000]
     async with open_truth(database, TAGS) as truth, open_ledger(database, kind=broken, deadline_s=20) as one:
         async with open_ledger(database, kind=broken, deadline_s=20) as other:
             history = await play([one, other], plan, 1)
         found = await wrongs(truth, history)
-    assert any(told in violation for violation in found)
+    assert any(violation in each for each in found)

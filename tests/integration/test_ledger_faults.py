@@ -1,4 +1,4 @@
-"""The ledger behind a network that cuts, stalls and loses replies: no tap passes twice, and no genuine tap is refused."""
+"""The ledger on a network that cuts connections, stalls and loses replies: no tap passes twice, no genuine tap is refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ixfast.store.ledger.ledger_database import PostgresLedgerDatabase
 
 TAGS = 50
 MARKED = 0x5EA1_ED5C_A401
-MARK = MARKED.to_bytes(6)  # as the statement carries it
+MARK = MARKED.to_bytes(6)  # as encoded in the statement
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ async def proxy(postgres: Any) -> AsyncIterator[TcpProxy]:
 
 @pytest.fixture
 def through(postgres: Any, proxy: TcpProxy, database: str) -> str:
-    """The connection string of the database behind the proxy."""
+    """The connection string of the database through the proxy."""
     return postgres.dsn_of(urlsplit(database).path.lstrip("/"), tcp=True, port=proxy.port)
 
 
@@ -83,7 +83,7 @@ async def test_a_counted_scan_is_counted_once(kit: LedgerKit, proxy: TcpProxy, t
 
 
 async def overtaken(kit: LedgerKit, proxy: TcpProxy, truth: Truth, database: str) -> Scan:
-    """A scan whose reply is lost, and whose counter another worker raises before this one is back."""
+    """A scan whose reply is lost and whose counter another worker raises before this worker reconnects."""
     fault = proxy.lose_replies(MARK, then_refuse=True)
     answer = kit.submit(1, 5, MARKED)
     await eventually(lambda: fault.hits)
@@ -100,7 +100,7 @@ async def test_an_overtaken_scan_is_found_in_the_log(kit: LedgerKit, proxy: TcpP
 
 
 class Forgetful(PostgresLedgerDatabase):
-    """A control: it finds nothing in the log."""
+    """A control that finds nothing in the log."""
 
     async def logged(self, *_: Any) -> set[tuple[int, int]]:
         return set()
@@ -135,15 +135,15 @@ async def test_a_client_that_asks_again_gets_the_true_answer(kit: LedgerKit, pro
     assert await truth.log() == [(1, 5)]
 
 
-@pytest.mark.parametrize(("applied", "told"), [(True, ADVANCED), (False, "outcome_unknown:row_held")])
-async def test_a_lost_scan_whose_row_is_held(kit: LedgerKit, proxy: TcpProxy, truth: Truth, applied: bool, told: str) -> None:
+@pytest.mark.parametrize(("applied", "expected"), [(True, ADVANCED), (False, "outcome_unknown:row_held")])
+async def test_a_lost_scan_whose_row_is_held(kit: LedgerKit, proxy: TcpProxy, truth: Truth, applied: bool, expected: str) -> None:
     """An applied scan is found despite the lock. One that was not applied stays unknown while the lock is held."""
     fault = (proxy.lose_replies if applied else proxy.lose_requests)(MARK, then_refuse=True)
     answer = kit.submit(1, 5, MARKED)
     await eventually(lambda: fault.hits)
     await truth.execute("BEGIN; SELECT FROM tag_counter WHERE tag_id = 1 FOR UPDATE")
     proxy.refusing = False
-    assert word(await answer) == told
+    assert word(await answer) == expected
     await truth.execute("ROLLBACK")
 
 
@@ -199,7 +199,7 @@ async def test_a_stalled_server_leaves_the_outcome_unknown_and_the_ledger_goes_o
 async def test_durable_state_that_cannot_be_read_is_no_refusal(
     through: str, database: str, proxy: TcpProxy, truth: Truth, end: str
 ) -> None:
-    """Reads go through the stalled proxy, commits past it."""
+    """Reads go through the stalled proxy, commits bypass it."""
     async with open_ledger(database, pool_dsn=through, deadline_s=1.0) as kit:
         assert await kit.word(1, 5) == ADVANCED
         assert await kit.word(1, 5) == REPLAYED

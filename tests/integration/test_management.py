@@ -1,4 +1,4 @@
-"""The management API on a real database: what it makes, changes, moves and deletes, and what it refuses."""
+"""The management API on a real database: what it creates, changes, moves and deletes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class Answer(NamedTuple):
 
     @property
     def problem(self) -> tuple[int, str]:
-        """Status and code; the body has the one shape."""
+        """Status and error code; the body must have the standard shape."""
         assert set(self.json["error"]) - {"field", "reason", "problems"} == {"code", "message", "request_id"}, self.text
         return self.status, self.json["error"]["code"]
 
 
 class Stack:
-    """The private listener over a database, with a client, and an account `mine` with a key of each role."""
+    """The private listener on a database, with a client, and an account `mine` with an API key for each role."""
 
     def __init__(self, pool: Any, keks: KeyEncryptionKeys, app: web.Application, session: ClientSession, url: str) -> None:
         self.pool = pool
@@ -67,7 +67,7 @@ class Stack:
         self.key_ids: dict[str, int] = {}
 
     async def account(self, aid: str) -> dict[str, str]:
-        """Make an account; tokens by role."""
+        """Create an account and return its tokens by role."""
         async with self.pool.acquire() as connection:
             account_id = await edits.create_account(connection, aid)
             return {role: await edits.create_api_key(connection, account_id, scopes) for role, scopes in ROLES.items()}
@@ -196,7 +196,7 @@ async def test_lost_updates_are_refused(stack: Stack) -> None:
         assert (await stack.ask("PATCH", path, patch, headers={"If-Match": f'"a", {first.headers["ETag"]}'})).status == 200
         assert (await stack.ask("PATCH", path, patch, headers={"If-Match": "*"})).status == 200
     acts = (await stack.ask("GET", f"/v2/audit?object=tag&object_id={tag['xuid']}")).json["items"]
-    assert [a["act"] for a in acts] == ["update", "create"]  # what changes nothing is no act
+    assert [a["act"] for a in acts] == ["update", "create"]  # a request that changes nothing is not an act
 
 
 async def test_who_has_seen_the_last_state_may_delete(stack: Stack) -> None:

@@ -1,4 +1,4 @@
-"""Tag files over HTTP: what comes in, what is refused and how it is told, and that what goes out comes in again."""
+"""Tag files over HTTP: what is imported, what is refused and how it is reported, and that exports can be imported again."""
 
 from __future__ import annotations
 

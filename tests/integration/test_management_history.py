@@ -1,4 +1,4 @@
-"""What happened, read over the management API: the scan log and counts of scans; and whether the description has every route."""
+"""The scan log and scan counts over the management API, and whether the OpenAPI description has every route."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def stack(database: str) -> AsyncIterator[Stack]:
 
 
 class Log:
-    """Scans of two groups of mine and of a neighbour's tag, at random moments of the last hours of today."""
+    """Scans of two groups of the account and of a foreign tag, at random moments of the current day."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[dt.datetime, int, str, str]] = []  # moment, scan id, tag code, verdict letter
@@ -53,11 +53,11 @@ class Log:
         ids = {row["xuid"]: row["tag_id"] for row in await stack.pool.fetch("SELECT xuid, tag_id FROM tag")}
         since_midnight = max(1.0, (NOW - DAY).total_seconds())
         for scan_id in range(1, 301):
-            # Mostly far apart, some in the same moment, as the scans of one statement are.
+            # Mostly far apart, some at the same moment, like the scans of one statement.
             at = DAY + dt.timedelta(seconds=round(random_.random() * since_midnight, random_.choice((0, 6)))) / (scan_id % 3 + 1)
             self.rows.append((at, scan_id, random_.choice(list(ids)), random_.choice(list(scan_log.WORDS))))
         values = [(at, scan_id, ids[xuid], (1 << 24) + scan_id, letter) for at, scan_id, xuid, letter in self.rows]
-        values += [(at, scan_id, 987_654, 1, "g") for at, scan_id, _, _ in self.rows]  # of nobody's tag
+        values += [(at, scan_id, 987_654, 1, "g") for at, scan_id, _, _ in self.rows]  # of a tag that belongs to no account
         insert = 'INSERT INTO scan_log (at, scan_id, tag_id, position, verdict) VALUES ($1, $2, $3, $4, $5::text::"char")'
         async with stack.pool.acquire() as connection:
             await connection.executemany(insert, values)
@@ -148,7 +148,7 @@ async def test_ranges_have_bounds(stack: Stack) -> None:
 
 
 async def test_counting_too_much_is_said(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a statement timeout raises is told as what it means for the caller."""
+    """A statement timeout is reported as what it means for the caller."""
     raises = "CREATE FUNCTION cancelled() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE query_canceled; END $$"
     await stack.pool.execute(raises)
     given = {"counts_by_day": "bigint timestamptz timestamptz bigint bigint[] bigint"}
@@ -171,7 +171,7 @@ async def test_the_description_has_every_route(stack: Stack) -> None:
     private = {
         (route.method, route.resource.canonical)
         for route in stack.app.router.routes()
-        if route.method != "HEAD"  # aiohttp's own, beside a GET
+        if route.method != "HEAD"  # added by aiohttp for every GET
     }
     assert described == public | private
     names = [operation["operationId"] for methods in shown["paths"].values() for operation in methods.values()]

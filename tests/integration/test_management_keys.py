@@ -1,4 +1,4 @@
-"""Keys over the management API: of tags, of accounts, and of callers. They go in, and never come out."""
+"""Keys over the management API: tag keys, meta keys and API keys. They can be written but never read."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ async def test_a_key_gives_away_no_scope_that_it_has_not(stack: Stack) -> None:
     manage = stack.tokens["manage"]
     for scopes, status in ((["scan"], 201), (["manage"], 201), (["keys"], 401), (["manage", "keys"], 401)):
         assert (await stack.ask("POST", "/v2/api-keys", {"scopes": scopes}, token=manage)).status == status
-    for way in ("rotate", ""):
+    for action in ("rotate", ""):
         path = f"/v2/api-keys/{stack.key_ids['keys']}"
-        if way:
+        if action:
             assert (await stack.ask("POST", f"{path}/rotate", token=manage)).problem == (401, "unauthorised")
         else:
             assert (await stack.ask("PATCH", path, {"expires_at": None}, token=manage)).problem == (401, "unauthorised")
@@ -130,7 +130,7 @@ async def test_a_key_gives_away_no_scope_that_it_has_not(stack: Stack) -> None:
 
 
 async def test_what_is_sealed_is_sealed_under_the_key_that_the_file_has_now(stack: Stack) -> None:
-    """A worker that has not noticed yet that its key file was changed looks before it seals."""
+    """A worker that has not yet noticed a change of its key file checks the file before it seals."""
     _, _, batch = await folder_with_groups(stack)
     new = KeyEncryptionKey(bytes(range(32)))
 

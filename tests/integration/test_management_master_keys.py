@@ -1,4 +1,4 @@
-"""Groups that derive keys, over the management API: derivations, masters, and what contradicts them."""
+"""Groups that derive keys, over the management API: derivations, masters, and requests that contradict them."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ async def test_live_masters_and_meta_keys_of_an_account_are_bounded(stack: Stack
     for n in range(1, GROUP_MASTERS_MAX + 1):
         assert (await stack.ask("POST", f"/v2/groups/{made['id']}/keys", {"key": f"{n:032x}"})).status == 201
     assert (await stack.ask("POST", f"/v2/groups/{made['id']}/keys", {"key": "aa" * 16})).problem == (409, "limit_reached")
-    same = await group(stack)  # the same masters and the same scheme: no further meta key
+    same = await group(stack)  # the same masters and scheme add no further meta key
     for n in range(1, GROUP_MASTERS_MAX + 1):
         assert (await stack.ask("POST", f"/v2/groups/{same['id']}/keys", {"key": f"{n:032x}"})).status == 201
     for n in range(META_KEYS_MAX - GROUP_MASTERS_MAX):
@@ -110,7 +110,7 @@ async def test_live_masters_and_meta_keys_of_an_account_are_bounded(stack: Stack
     assert (await stack.ask("POST", f"/v2/groups/{none['id']}/keys", {"key": "cc" * 16})).status == 201
     derives_one = {"derivation": {"scheme": "sdm-backend"}}
     path = f"/v2/groups/{none['id']}"
-    assert (await stack.ask("PATCH", path, derives_one)).status == 200  # for masters that come later
+    assert (await stack.ask("PATCH", path, derives_one)).status == 200  # applies to masters added later
     assert (await stack.ask("POST", f"{path}/keys", {"key": "dd" * 16})).problem == (409, "limit_reached")
     assert (await stack.ask("DELETE", "/v2/meta-keys/1")).status == 204
     assert (await stack.ask("POST", f"{path}/keys", {"key": "dd" * 16})).made["derivation"]["scheme"] == "sdm-backend"

@@ -1,4 +1,4 @@
-"""Every route of the management API, every kind of caller, own objects, those of another account and none: who gets what."""
+"""Every route of the management API for every kind of caller, on its own, foreign and non-existent objects: who gets what."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _serial = itertools.count(1)
 
 
 class Objects(NamedTuple):
-    """One object of each kind, all of one account, or none of them existing."""
+    """One object of each kind, either all of one account or none of them existing."""
 
     aid: str
     folder: int
@@ -43,7 +43,7 @@ async def stack(database: str) -> AsyncIterator[Stack]:
 
 
 async def furnish(stack: Stack, aid: str, token: str) -> Objects:
-    """Fresh objects, with two versions of each key; what is below them is deleted again where `DELETE` is to succeed."""
+    """Create one object of each kind, with two versions of each key. See `empty` for routes where `DELETE` must succeed."""
     n = next(_serial)
     cuid, uid = f"c {n}", f"04{n:012X}"
 
@@ -94,11 +94,11 @@ NAMES_NOBODY = (
     "/v2/audit",
     "/v2/accounts",
 )
-"""Routes whose requests name no object that could be somebody else's."""
+"""Routes whose requests name no object that could belong to another account."""
 
 
 def target(route: Route, o: Objects) -> tuple[str, dict[str, str]]:
-    """The path of a route for these objects, with a filter by them where it has one, and its headers."""
+    """The path of a route for these objects, filtered by them where the route has a filter, and the headers."""
     own = next((getattr(o, kind) for kind in ("folder", "group", "batch") if route.path.startswith(f"/v2/{kind}")), o.api_key)
     own = o.masters if route.path.startswith("/v2/groups/{id}/keys") else own
     path = route.path.format(aid=o.aid, id=own, xuid=o.xuid, version=1)
@@ -120,7 +120,7 @@ async def ask(stack: Stack, route: Route, o: Objects, token: str) -> tuple[int, 
 
 
 async def unused(stack: Stack) -> dict[str, str]:
-    """Tokens that open nothing."""
+    """Tokens that grant nothing."""
     made = {}
     for role, column, moment in (("expired", "expires_at", "now() - interval '1 s'"), ("revoked", "revoked_at", "now()")):
         answer = (await stack.ask("POST", "/v2/api-keys", {"scopes": ["manage", "keys", "scan"]})).made
@@ -159,9 +159,9 @@ async def test_every_route_for_every_caller(stack: Stack) -> None:
             status, body = await ask(stack, route, mine, token)
             assert status == route.status, (name, role, body)
             asked += 1
-        (refusal,) = refusals  # one and the same for all of them
+        (refusal,) = refusals  # the same for all of them
         assert refusal[0] == 401 and b"unauthorised" in refusal[1], name
-    assert await stack.pool.fetchval(state, foreign_id) == before  # no act of mine stands in its log
+    assert await stack.pool.fetchval(state, foreign_id) == before  # its log contains no act of the account `mine`
     assert asked > 400
     for path in ("folders", "groups", "batches", "tags", "api-keys"):
         mine_all = {str(item.get("id", item.get("xuid"))) for item in await stack.all_of(f"/v2/{path}?limit=1000")}
@@ -169,7 +169,7 @@ async def test_every_route_for_every_caller(stack: Stack) -> None:
 
 
 async def empty(stack: Stack, route: Route, o: Objects) -> None:
-    """Delete what hangs below the object that is to be deleted."""
+    """Delete everything below the object that is to be deleted."""
     below = [f"/v2/tags/{o.xuid}", f"/v2/batches/{o.batch}", f"/v2/groups/{o.group}", f"/v2/groups/{o.masters}"]
     depth = {"/v2/batches/{id}": 1, "/v2/groups/{id}": 2, "/v2/folders/{id}": 4}.get(route.path, 0)
     for path in below[:depth]:
@@ -193,7 +193,7 @@ async def test_another_accounts_objects_cannot_be_attached(stack: Stack) -> None
             answers.add((answer.status, answer.body))
         ((status, _),) = answers
         assert status == 404, body
-    # Ids of an account's own are free although another account has them.
+    # Account-specific ids are free even if another account uses them.
     shared = {"cuid": foreign.cuid, "uid": foreign.uid, "batch_id": own.batch}
     assert (await stack.ask("POST", "/v2/tags", shared)).status == 201
 
@@ -212,7 +212,7 @@ def test_every_route_is_in_the_matrix() -> None:
 
 
 async def test_an_account_that_was_forgotten_in_a_query_would_be_found(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The control of the matrix: it compares what differs as soon as one statement does not ask whose object it is."""
+    """The control for the matrix: the responses differ as soon as one statement does not check the account of its object."""
     foreign = await furnish(stack, "other", (await stack.account("other"))["both"])
     route = next(route for route in ROUTES if (route.method, route.path) == ("GET", "/v2/tags/{xuid}"))
     token = stack.tokens["manage"]

@@ -1,4 +1,4 @@
-"""Originality signatures from the management API to the answer of a scan: checked once, told with every genuine tap."""
+"""Originality signatures from the management API to the response: checked once, reported with every genuine tap."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_signature_is_checked_when_it_is_given(stack: Stack, monkeypatch
     made = (await stack.ask("POST", "/v2/tags", {**body, "uid": UID, "originality_signature": SIGNATURE.upper()})).made
     assert made["originality"] == "genuine"
     path = "/v2/tags/nxptag01"
-    monkeypatch.setattr(originality, "verify_originality", None)  # from here on nothing is checked
+    monkeypatch.setattr(originality, "verify_originality", None)  # from here on any check would fail
     assert (await stack.ask("PATCH", path, {"name": "N"})).json["originality"] == "genuine"
     assert (await stack.ask("GET", path)).json["originality"] == "genuine"
     monkeypatch.undo()
@@ -101,9 +101,9 @@ async def test_answers_and_rules_have_it_once_the_tap_is_genuine(stack: Stack, d
     assert await scan(url) == ("replayed", "genuine", "NXP's chip")
     assert await scan(tag.forged()) == ("forged", None, "Who knows")
     tag_id = await pool.fetchval("SELECT tag_id FROM tag")
-    for signature, told in ((WRONG, ("genuine", "forged", "Not NXP's chip")), (None, ("genuine", None, "Who knows"))):
+    for signature, expected in ((WRONG, ("genuine", "forged", "Not NXP's chip")), (None, ("genuine", None, "Who knows"))):
         await stack.ask("PATCH", "/v2/tags/nxptag01", {"originality_signature": signature})
         await worker.catalogue.apply([Change("tag", tag_id, "nxptag01")])
-        assert await scan(tag.tap()) == told
+        assert await scan(tag.tap()) == expected
     await worker.ledger.stop()
     await pool.close()

@@ -1,4 +1,4 @@
-"""What an owner's rules, extended fields and a tag's own rule set make of a scan, read from the database."""
+"""The response to a scan by an owner's rules, extended fields and a tag's own rule set, as read from the database."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ RULES = {
 
 
 class Stack:
+    """A catalogue, an engine and a ledger on a real database; scans return the `/v1` body."""
+
     def __init__(self, dsn: str, pool: Any) -> None:
         meters = Meters()
         self.keks = KeyEncryptionKeys([KeyEncryptionKey(bytes(32))])

@@ -1,9 +1,9 @@
-"""What a caller may not know of costs the work of what does not exist: the same statements, which find the same nothing.
+"""A tag that the caller may not see costs exactly the work of a tag that does not exist: the same statements, which find no rows.
 
-The caller holds a token of one account. It asks for a code that nobody has (`unknown`), for another account's tag that the
-worker has cached because its owner's customers use it (`in use`), and for one that nobody has asked for yet (`idle`), each with
-a genuine tap and with a forged one. How long the answers take is measured by `python -m benchmarks timing`, whose control,
-an engine that refuses another account's tag as soon as it sees it, is the control here too. Here is counted what is done.
+The caller holds a token of one account. It asks for a code that does not exist (`unknown`), for another account's tag that the
+worker has cached because its owner's customers use it (`in use`), and for one that has never been requested (`idle`), each with
+a genuine and with a forged tap. These tests count the work; `python -m benchmarks timing` measures how long the answers take.
+Both use the same control: an engine that refuses another account's tag as soon as it sees it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WORK = meters.CATALOGUE_QUERIES, meters.CATALOGUE_MISSES, meters.CATALOGUE_ABSEN
 
 
 class CountingPool:
-    """Notes each statement and how many rows it found."""
+    """Records each statement and the number of rows it found."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
@@ -71,6 +71,8 @@ class _CountingConnection:
 
 
 class Stack:
+    """A catalogue and an engine on a counted pool, with an API key of the caller's account and one of the foreign account."""
+
     def __init__(self, pool: Any, own_id: int, foreign_id: int, engine: type[Engine] = Engine) -> None:
         self.meters = Meters()
         self.pool = CountingPool(pool)
@@ -88,21 +90,21 @@ class Stack:
         return await answer
 
     async def work_of(self, code: str, mac: bytes = bytes(8)) -> Any:
-        """What is said to the caller of the other account, and what was done for it."""
+        """The answer to a caller of the other account, and the work done for it."""
         before, self.pool.statements = [self.meters.slots[slot] for slot in WORK], []
         scan = await self.ask(code, self.own_key, 1, mac)
         said = scan.verdict, scan.error, scan.reason, scan.record, scan.authentic
         return said, self.pool.statements, [self.meters.slots[slot] - b for slot, b in zip(WORK, before, strict=True)]
 
     async def use(self, index: int) -> None:
-        """The owner of the foreign tag asks, so that it is cached."""
+        """Scan the foreign tag as its owner, so that it is cached."""
         scan = await self.ask(FOREIGN.xuid(index), self.foreign_key)
         assert scan.verdict is Verdict.FORGED
         assert self.catalogue.find(FOREIGN.xuid(index).encode()) is not None
 
     async def all_work(self) -> dict[str, Any]:
-        """Twice each: the second answer is from memory."""
-        await self.ask(OWN.xuid(0), self.own_key)  # the caller's own account is known
+        """The work of every case, twice each: the second answer comes from the cache."""
+        await self.ask(OWN.xuid(0), self.own_key)  # caches the caller's own account
         for index in (IN_USE, IN_USE + 1):
             await self.use(index)
         found = {}
@@ -116,7 +118,7 @@ class Stack:
 
 
 class Nothing:
-    """A ledger that nobody should need."""
+    """A ledger that must never be used."""
 
     def submit(self, scan: Scan) -> None:
         raise AssertionError("the tap was consumed")
@@ -173,7 +175,7 @@ async def test_control_a_tag_refused_at_once_is_caught(pool: Any, connection: as
 async def test_a_cached_tag_is_looked_up_under_a_name_that_no_row_has(
     pool: Any, connection: asyncpg.Connection, token: bool
 ) -> None:
-    """Leaving a row out would take the database longer than finding none. A closed account's tag is none without a token."""
+    """Filtering out a row would take longer than finding none. Without a token, a closed account's tag does not exist."""
     stack = await stack_of(pool, connection)
     await stack.use(IN_USE)
     stack.pool.asked = []
@@ -192,7 +194,7 @@ async def test_the_owner_finds_what_another_was_told_does_not_exist(pool: Any, c
     assert (await stack.ask(code, stack.foreign_key)).verdict is Verdict.FORGED
     assert (await stack.ask(code, stack.own_key)).verdict is Verdict.UNKNOWN
     assert (await stack.ask(code, None)).verdict is Verdict.UNKNOWN
-    # Together in one round, where the statement sees the tags of both.
+    # Together in one round, where one statement reads the tags for both.
     other = FOREIGN.xuid(IDLE + 1)
     scans = await asyncio.gather(*(stack.ask(other, key) for key in (stack.own_key, stack.foreign_key, None, stack.own_key)))
     assert [scan.verdict for scan in scans] == [Verdict.UNKNOWN, Verdict.FORGED, Verdict.UNKNOWN, Verdict.UNKNOWN]
@@ -214,15 +216,15 @@ SPOIL = {
 async def test_what_is_in_trouble_is_told_to_those_who_may_ask(
     pool: Any, connection: asyncpg.Connection, what: str, is_open: bool
 ) -> None:
-    """For all others it does not exist, alone and together with them in one round, at first and again."""
+    """For all others it does not exist: alone and in the same round as its owner, on the first request and on later ones."""
     stack = await stack_of(pool, connection)
     account_id = stack.foreign_key.account_id
     await edits.add_meta_key(connection, KEKS, account_id, 1, bytes(16))
     await connection.execute(SPOIL[what], FOREIGN.account)
     await connection.execute("UPDATE account SET open = $1 WHERE account_id = $2", is_open, account_id)
     code = FOREIGN.xuid(IDLE)
-    unknown, trouble = (Verdict.UNKNOWN, "not_found"), (None, "unavailable")
-    expected = {stack.own_key: unknown, None: trouble if is_open else unknown, stack.foreign_key: trouble}
+    unknown, failure = (Verdict.UNKNOWN, "not_found"), (None, "unavailable")
+    expected = {stack.own_key: unknown, None: failure if is_open else unknown, stack.foreign_key: failure}
     for api_key, said in expected.items():
         for _ in "12":
             scan = await stack.ask(code, api_key)

@@ -2,7 +2,7 @@
 
 Run it as a script: `python tests/native/arm.py`, or `--host` for this machine's own compiler. It needs
 aarch64-linux-gnu-gcc and qemu-aarch64 (Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user). The expected
-answers come from the vectors and from the twins, `_cmac_py` and `_lrp_py`.
+results come from the vectors and from the twins, `_cmac_py` and `_lrp_py`.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from ixfast import _lrp_py as lrp_twin
 ROOT = Path(__file__).parents[2]
 SEED = 4493
 GENERATED_CASES = 1_000
-LRP_CASES = 100  # of these the twin makes 300 a second
+LRP_CASES = 100  # the twin computes 300 of these a second
 
 
 def published() -> Iterator[str]:
@@ -55,7 +55,7 @@ def published_lrp() -> Iterator[str]:
 
 
 def sent(dice: random.Random, right: bytes) -> tuple[bytes, bool]:
-    """A MAC (8 bytes) as it stands in a message, half of them with one wrong bit, and whether it is right."""
+    """A MAC (8 bytes) as a message carries it, half of them with one wrong bit, and whether it is right."""
     mac, valid = bytearray(right), dice.random() < 0.5
     if not valid:
         mac[dice.randrange(8)] ^= 1 << dice.randrange(8)
@@ -90,7 +90,7 @@ def generated() -> Iterator[str]:
         updated_key = dice.randrange(4)
         encrypted = lrp_twin.lricb_encrypt(key, updated_key, counter, text)
         yield f"lricb {key.hex()} {updated_key} {counter.hex()} {text.hex()} {encrypted.hex()}"
-    # Random and whole: the ones whose stacks are searched.
+    # The last cases, whose stacks are searched for keys: these are random and have all fields.
     yield generated_mact(dice, dice.randbytes(16), dice.randbytes(15))
     key, uid = dice.randbytes(16), dice.randbytes(7)
     yield f"lrp_sdm {key.hex()} {uid.hex()} 00abcdef {b'A1&cmac='.hex() * 3} {'00' * 8} 0"

@@ -1,8 +1,8 @@
 /* Runs the native core under Valgrind with its secrets marked as undefined: memcheck then reports every branch and every
- * address that depends on one. Prints a line for each case: its name and the number of reports; 0 is constant time.
+ * address that depends on one. Prints one line per case: its name and the number of reports; 0 means constant time.
  *
- * The cases named control_* are broken on purpose, to show that the method sees what it should. Not covered are batches
- * in 512-bit registers, whose instructions Valgrind lacks; they are the same template as the covered width.
+ * The cases named control_* are broken on purpose, to show that the method detects leaks. Batches in 512-bit registers
+ * are not covered, because Valgrind lacks their instructions; they use the same template as the covered width.
  */
 #include <stdio.h>
 #include <valgrind/memcheck.h>
@@ -19,7 +19,7 @@ static void secret(void *at, size_t size)
     VALGRIND_MAKE_MEM_UNDEFINED(at, size);
 }
 
-static void told(int right)
+static void publish(int right)
 {
     VALGRIND_MAKE_MEM_DEFINED(&right, sizeof right); /* a verdict is public */
     verdict = right;
@@ -36,7 +36,7 @@ static void comparison(void)
 {
     uint8_t expected[16] = {0};
     secret(expected, sizeof expected);
-    told(ix_equal(expected, mac, sizeof expected));
+    publish(ix_equal(expected, mac, sizeof expected));
 }
 
 static void aes(void)
@@ -63,15 +63,15 @@ static void aes_cmac(void)
 static void mact_verify(void)
 {
     for (size_t size = 0; size <= WINDOW; size++)
-        told(ix_mact_verify(key, window, size, mac));
+        publish(ix_mact_verify(key, window, size, mac));
 }
 
 static void aes_verify(void)
 {
     for (unsigned form = 0; form < 4; form++) {
         ix_sdm_session_key(key, IX_SV1, uid, 61, form, out);
-        told(ix_sdm_verify(key, uid, 61, form, window, WINDOW, mac));
-        told(ix_sdm_verify(key, uid, 61, form, window, 0, mac));
+        publish(ix_sdm_verify(key, uid, 61, form, window, WINDOW, mac));
+        publish(ix_sdm_verify(key, uid, 61, form, window, 0, mac));
     }
 }
 
@@ -100,8 +100,8 @@ static void lrp_cmac(void)
 static void lrp_verify(void)
 {
     for (unsigned form = 0; form < 4; form++) {
-        told(ix_lrp_sdm_verify(key, uid, 61, form, window, WINDOW, mac));
-        told(ix_lrp_sdm_verify(key, uid, 61, form, window, 0, mac));
+        publish(ix_lrp_sdm_verify(key, uid, 61, form, window, WINDOW, mac));
+        publish(ix_lrp_sdm_verify(key, uid, 61, form, window, 0, mac));
     }
 }
 
@@ -113,14 +113,14 @@ static void lrp_mirror_and_file(void)
     ix_lrp_sdm_file(key, uid, 61, block, 2, 1, out);
 }
 
-/* By a pointer: of a memcmp with a size that it knows GCC makes a comparison without branches. */
+/* Through a pointer, because GCC turns a memcmp of known size into a comparison without branches. */
 static void control_memcmp(void)
 {
     int (*volatile compare)(const void *, const void *, size_t) = memcmp;
     ix_lrp ready;
     ix_lrp_init_for_cmac(&ready, key);
     ix_lrp_cmac(&ready, window, WINDOW, out);
-    told(compare(out, mac, 16) == 0);
+    publish(compare(out, mac, 16) == 0);
 }
 
 static void control_early_exit(void)
@@ -134,7 +134,7 @@ static void control_early_exit(void)
     verdict = 1;
 }
 
-/* The same by bytes and without a session key. */
+/* The same byte by byte, and without a session key. */
 static void control_early_exit_mact(void)
 {
     uint64_t expected = ix_mact(key, window, WINDOW);
@@ -144,7 +144,7 @@ static void control_early_exit_mact(void)
     verdict = i == 8;
 }
 
-/* The plaintext looked up by the nibble, as software without such concerns does it. */
+/* The plaintext looked up by nibble, as software that ignores timing would do it. */
 static void control_table_index(void)
 {
     ix_lrp ready;

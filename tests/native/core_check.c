@@ -1,13 +1,13 @@
 /* Runs the native core's headers without Python: reads cases from standard input, prints what fails and a summary.
  *
- * A line is an operation and its arguments in hex, "-" standing for nothing:
+ * A line is an operation and its arguments in hex, where "-" means empty:
  *   aes key plaintext ciphertext     aes_cmac key message mac     sdm key uid counter window mac valid
  *   lricb key updated-key first-counter plaintext ciphertext      lrp_cmac key message mac
  *   mact key message mac valid
- *   lrp_sdm as sdm, in LRP mode
- * (the counter of a tap is 8 hex digits, most significant first). Every sdm line also takes part in one batch, run by
- * every variant that this CPU has. At the end the stack of a verification is searched for round keys, and that of one in
- * LRP mode for what its keys become.
+ *   lrp_sdm like sdm, in LRP mode
+ * (the counter of a tap is 8 hex digits, most significant first). Every sdm line also becomes part of one batch, run by
+ * every variant that this CPU supports. Finally, the stack of a verification is searched for round keys, and the stack
+ * of one in LRP mode for values derived from its keys.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -74,7 +74,7 @@ static void check_cmac(const char *key_hex, const char *message_hex, const char 
     expect(!ix_equal(out, mac, 16), "comparison of a changed AES-CMAC", line);
 }
 
-/* The last one, whose keys are searched for. */
+/* The last case, whose keys are searched for. */
 static struct {
     uint8_t key[16], message[HEX_MAX / 2], mac[8];
     size_t size;
@@ -119,7 +119,7 @@ static void check_lricb(char field[][HEX_MAX], unsigned long line)
     expect(memcmp(out, plain, size) == 0, "LRICB decryption", line);
 }
 
-/* The last one, whose keys are searched for. */
+/* The last case, whose keys are searched for. */
 static struct {
     uint8_t key[16], uid[7], mac[8], window[HEX_MAX / 2];
     uint32_t counter;
@@ -174,10 +174,10 @@ static void check_batch(const ix_variant *variant)
     }
 }
 
-/* The work whose leavings are searched for runs on a stack of its own. */
+/* The work whose traces are searched for runs on a stack of its own. */
 static uint8_t searched[STACK_SEARCHED] __attribute__((aligned(64)));
 static ucontext_t here, there;
-/* 1 and more is a batch by that variant. */
+/* 1 and above: a batch by that variant. */
 enum { MACT = -4, LEAVES_LRP = -3, LRP = -2, LEAVES_KEYS = -1, ONE_MESSAGE = 0 };
 static int work;
 
@@ -240,13 +240,13 @@ static int lies_on_the_stack(const void *blocks, size_t count)
     return 0;
 }
 
-/* Whether any round key of the last message's file key or MAC session key lies on the stack after the work. */
+/* Whether any round key of the last message's file key or MAC session key is left on the stack by the work. */
 static int leaves_keys(int which)
 {
     ix_aes128 schedules[2];
     uint8_t session_key[16];
     size_t last = batch.count - 1;
-    const uint8_t *key = batch.keys + 16 * last; /* random, where the published ones are zeros like unused stack */
+    const uint8_t *key = batch.keys + 16 * last; /* random, whereas the published ones are zeros like unused stack */
     run(which);
     ix_sdm_session_key(key, IX_SV2, batch.uids + 7 * last, batch.counters[last], batch.forms[last], session_key);
     ix_aes128_expand(&schedules[0], key);
@@ -254,13 +254,13 @@ static int leaves_keys(int which)
     return lies_on_the_stack(schedules, 2 * (IX_ROUNDS + 1));
 }
 
-/* The same for the keys of LRP mode and what they become: plaintexts, updated keys and subkeys. */
+/* The same for the keys of LRP mode and values derived from them: plaintexts, updated keys and subkeys. */
 static int leaves_lrp(int which)
 {
     ix_lrp made[4];
     uint8_t master[16];
     run(which);
-    memset(made, 0xe7, sizeof made); /* what is not filled is found nowhere */
+    memset(made, 0xe7, sizeof made); /* unfilled parts must not match anything */
     ix_lrp_session_master(lrp.key, lrp.uid, lrp.counter, lrp.form, master);
     ix_lrp_init(&made[0], lrp.key);
     ix_lrp_init_for_cmac(&made[1], lrp.key);

@@ -1,4 +1,4 @@
-"""Nothing in the native core branches on a secret or looks one up: memcheck watches it with its secrets undefined.
+"""Nothing in the native core branches on a secret or uses one as an index: memcheck runs it with its secrets undefined.
 
 Needs valgrind with its headers, and a C compiler.
 """
@@ -40,7 +40,7 @@ def require_valgrind() -> str:
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
-    """The number of memcheck's reports by case; of one run, which takes seconds."""
+    """The number of memcheck reports by case, from a single run, which takes seconds."""
     valgrind = require_valgrind()
     program = tmp_path_factory.mktemp("constant_time") / "constant_time"
     flags = ["-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", f"-I{HEADERS}"]

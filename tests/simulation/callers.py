@@ -1,4 +1,4 @@
-"""Those who ask: people who tap, attackers who tap again, integrations that retry, and the managers of the tags."""
+"""The callers: people who tap, attackers who replay taps, integrations that retry, and the people who manage the tags."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WEIGHTS = {
 
 
 class Chip:
-    """What a tag's chip would write: the counters it has used under its key."""
+    """A tag's chip: the counters it has used under its current key."""
 
     def __init__(self, tag_id: int) -> None:
         self.tag_id = tag_id
@@ -43,7 +43,7 @@ class Chip:
 
 
 class Callers:
-    """All callers of a run. `workers` are those that serve now, by name."""
+    """All callers of a run. `workers` holds the workers that currently serve, by name."""
 
     def __init__(self, loop: SimulatedLoop, network: Network, chance: random.Random, trace: Trace) -> None:
         self.loop = loop
@@ -81,7 +81,7 @@ class Callers:
         return operation
 
     def _answer(self, operation: Operation, answer: str, reason: str | None, body: dict[str, Any] | None) -> None:
-        """A worker answers; a dead one is not heard."""
+        """Called by a worker with its answer; the answer of a dead worker is dropped."""
         worker = self.workers.get(operation.worker)
         if worker is None or not worker.process.alive:
             return
@@ -89,9 +89,9 @@ class Callers:
         if self.reply_loss and self._chance.random() < self.reply_loss:
             self.network.injected["answer to a caller lost"] += 1
             return
-        self.process.deliver(self.network.delay(), self._hear, operation, answer, reason, body)
+        self.process.deliver(self.network.delay(), self._receive, operation, answer, reason, body)
 
-    def _hear(self, operation: Operation, answer: str, reason: str | None, body: dict[str, Any] | None) -> None:
+    def _receive(self, operation: Operation, answer: str, reason: str | None, body: dict[str, Any] | None) -> None:
         waiting = self._waiting.get(operation.number)
         if waiting is None or waiting.done():
             return
@@ -100,7 +100,7 @@ class Callers:
         waiting.set_result(None)
 
     async def behave(self, until: float, rate: float) -> None:
-        """Ask all kinds of things until then, `rate` of them a second."""
+        """Send requests of all kinds until `until`, `rate` per second on average."""
         kinds, weights = list(_WEIGHTS), list(_WEIGHTS.values())
         while self.loop.time() < until:
             await asyncio.sleep(self._chance.expovariate(rate))
@@ -138,8 +138,8 @@ class Callers:
         return f"key{self._keys}"
 
     async def _ask_keyed(self, chip: Chip, api_key_id: int | None) -> None:
-        """Ask under a key and again under it, sometimes before the first answer, sometimes long after it. Some of these taps
-        were used before."""
+        """Send a request under an idempotency key and repeat it, sometimes before the first answer, sometimes long after it. Some
+        of these taps have been used before."""
         chance = self._chance
         tap = chance.choice(chip.used) if chip.used and chance.random() < 0.3 else chip.tap(self._gap())
         how: dict[str, Any] = {"key": self._new_key(), "api_key_id": api_key_id}
@@ -150,14 +150,14 @@ class Callers:
         await asyncio.gather(*asked)
 
     async def _reuse_key(self, chip: Chip) -> None:
-        """One key for two taps, of one tag or of two; a mistake, which is to be told."""
+        """Use one key for two taps, of the same tag or of two tags: a mistake that must be reported."""
         other = self.chips[self._chance.choice(list(self.chips))]
         how: dict[str, Any] = {"key": self._new_key(), "api_key_id": 1}
         await self.ask(chip.tag_id, chip.tap(1), **how)
         await self.ask(other.tag_id, other.tap(1), **how)
 
     async def _ask_stubbornly(self, chip: Chip, how: dict[str, Any]) -> None:
-        """Repeat a tap until it is decided."""
+        """Repeat a tap until there is a verdict."""
         tap = chip.tap(self._gap())
         for _ in range(4):
             operation = await self.ask(chip.tag_id, tap, **how)
@@ -167,7 +167,7 @@ class Callers:
 
 
 class Manager:
-    """Changes the catalogue, on a connection of its own, as the management API does."""
+    """Changes the catalogue on its own connection, as the management API does."""
 
     def __init__(self, link: Link, callers: Callers, chance: random.Random, trace: Trace) -> None:
         self._link = link
@@ -201,7 +201,7 @@ class Manager:
         return rotate(chip.tag_id)
 
     async def do(self, wanted: Act) -> bool:
-        """Do an act, trying again while the database does not answer. Returns whether it was acknowledged."""
+        """Perform an act, retrying while the database does not answer. Returns whether it was acknowledged."""
         statement = act(self._chance, wanted)
         for _ in range(8):
             connection: Connection | None = None
@@ -209,7 +209,7 @@ class Manager:
                 async with asyncio.timeout(2.0):
                     connection = await self._link.connect()
                     generation = await connection.call(statement)
-            except Exception as error:  # of every kind that a database can raise
+            except Exception as error:  # anything that a database can raise
                 self._trace.note("manager", f"{wanted.text}: {type(error).__name__}")
                 await asyncio.sleep(0.3)
             else:
@@ -232,7 +232,7 @@ def switch_tag(tag_id: int, value: bool) -> Act:
 
 
 def rotate(tag_id: int) -> Act:
-    """From the tag's first key to its second, which alone is good from then on."""
+    """Switch from the tag's first key to its second, which is the only valid one from then on."""
     rows: Sequence[tuple[str, Any, dict[str, Any]]] = [
         ("tag_key", (tag_id, version), {"live": version == 2}) for version in fleet.KEY_VERSIONS
     ]

@@ -1,8 +1,8 @@
-"""Was every answer of a run right? What callers were told, against what the database did and when.
+"""Checks every answer of a run: what callers received, against what the database did and when.
 
-The simulation knows when each pass was committed, and when a failover lost it. So the rules need no search: a pass is its own
-commit between question and answer; a refusal names a commit that stood; and nothing may rest on what is longer gone than
-`FORGOTTEN_S`. Every rule is a function that yields what breaks it, in words.
+The simulation knows when each pass was committed and when a failover lost it, so the rules need no search: a pass is a commit of
+its own between request and answer; a refusal needs a commit that was in force; and nothing may rest on state that has been gone
+for longer than `FORGOTTEN_S`. Every rule is a function that yields a description of each violation.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from .run import Run
 
 FORGOTTEN_S = 10.05
-"""`changes.STALE_AFTER_S`, and a moment: from then on no answer rests on a state, a history or a setting that is gone."""
+"""`changes.STALE_AFTER_S` plus a margin: after this, no answer may rest on state, a history or a setting that is gone."""
 ANSWERED_S = 3.2
-"""A scan's deadline of 1.5 s, the same before it for the look-up of an API key on `/v2`, and a little for sweeps and the ways in
-and out."""
+"""A scan's deadline of 1.5 s, the same again for the preceding API key look-up on `/v2`, and a margin for sweeps and for the
+network in both directions."""
 CLOCK_SLACK_S = 2.5
-"""By how much a stepped clock may prolong a retry window unnoticed: 0.5 s are taken for drift, and the clock's highest reading is
-written down every 0.9 s when somebody looks, every second."""
+"""How far a stepped clock may extend a retry window unnoticed: up to 0.5 s counts as drift, and the clock's highest reading is
+recorded at most every 0.9 s, by a poll that runs every second."""
 _DECIDED = ("passed", "repeat", "replayed", "forged", "refused", "inactive", "unknown tag", "conflict")
 
 
 class History:
-    """What rows of the catalogue held over time, and what was committed for each tag."""
+    """The contents of catalogue rows over time, and what was committed for each tag."""
 
     def __init__(self, run: Run) -> None:
         self.seen = run.cluster.seen
@@ -44,7 +44,7 @@ class History:
             self.by_scan[effect.scan_id].append(effect)
 
     def during(self, table: str, key: Any, start: float, end: float) -> Iterator[dict[str, Any]]:
-        """Every content that a row had at some moment of a time."""
+        """Every content that a row had at any moment from `start` to `end`."""
         known = self.seen[table, key]
         first = max(0, bisect_right(known, start, key=lambda entry: entry[0]) - 1)
         for since, row in known[first:]:
@@ -58,18 +58,18 @@ class History:
         return [*found, ("batch", fleet.BATCH, "active")] if tag_id in fleet.BATCHED else found
 
     def was_off(self, tag_id: int, start: float, end: float) -> bool:
-        """Was one of its switches off all the time?"""
+        """Was any of its switches off the whole time?"""
         return any(
             not any(row[member] for row in self.during(table, key, start, end)) for table, key, member in self.switches(tag_id)
         )
 
     def was_on(self, tag_id: int, start: float, end: float) -> bool:
-        """Were all of its switches on all the time?"""
+        """Were all of its switches on the whole time?"""
         return all(row[member] for table, key, member in self.switches(tag_id) for row in self.during(table, key, start, end))
 
 
 def judge(run: Run) -> list[str]:
-    """What is wrong with a run; empty if nothing is."""
+    """The violations of a run; empty if there are none."""
     history = History(run)
     found = [f"a bug: {text}" for text in run.broken]
     found += _commits_in_order(history)
@@ -81,7 +81,7 @@ def judge(run: Run) -> list[str]:
 
 def _of_operation(operation: Operation, history: History, run: Run) -> Iterable[str]:
     yield from _answered_once(operation, run)
-    if not operation.told or operation.answer == "lost":
+    if not operation.answered or operation.answer == "lost":
         return
     yield from _of_catalogue(operation, history)
     if operation.peek:
@@ -99,20 +99,20 @@ def _of_operation(operation: Operation, history: History, run: Run) -> Iterable[
     elif answer == "conflict":
         yield from _of_conflict(operation, history)
     elif answer == "unavailable" and operation.key is None and operation.scan_ids and _own(operation, history):
-        # Without an id it was no scan yet, and the tap may be another request's.
-        yield "told that nothing was consumed, but it was"
+        # Without an id it was not a scan yet, and the commit may belong to another request.
+        yield "answered that nothing was consumed, but the tap was"
 
 
 def _own(operation: Operation, history: History) -> list[Effect]:
-    """The commits of this very scan. Under a key there may be several, after a failover that lost the first."""
+    """The commits of this scan. Under a key there may be several, after a failover that lost the first."""
     found = [effect for scan_id in operation.scan_ids for effect in history.by_scan.get(scan_id, ())]
-    if not operation.scan_ids:  # a late worker took it in after others, and nobody saw which id it got
+    if not operation.scan_ids:  # a slow worker accepted it after others, and its id was never recorded
         found = list(history.by_tag.get(operation.tag_id, ()))
     return [e for e in found if (e.tag_id, e.position) == (operation.tag_id, operation.position)]
 
 
 def _commits_in_order(history: History) -> Iterable[str]:
-    """Each commit is above all commits of its tag that stand."""
+    """Each commit is above all commits of its tag that are in force."""
     for tag_id, effects in history.by_tag.items():
         highest: list[Effect] = []
         for effect in effects:
@@ -121,21 +121,21 @@ def _commits_in_order(history: History) -> Iterable[str]:
                 continue
             above = next((known for known in highest if known.position >= effect.position), None)
             if above is not None:
-                yield f"tag {tag_id}: {effect} was committed although {above} stood"
+                yield f"tag {tag_id}: {effect} was committed although {above} was in force"
             highest.append(effect)
 
 
 def _answered_once(operation: Operation, run: Run) -> Iterable[str]:
     if operation.answers > 1:
         yield f"answered {operation.answers} times"
-    if operation.told and operation.ended - operation.started <= ANSWERED_S:
+    if operation.answered and operation.ended - operation.started <= ANSWERED_S:
         return
     if not run.disturbed(operation.worker, operation.started - 0.5, operation.ended):
         yield "not answered in time"
 
 
 def _of_catalogue(operation: Operation, history: History) -> Iterable[str]:
-    """Switches, keys and API keys as they were: what has been gone for long decides nothing."""
+    """Switches, keys and API keys over time: a state that ended long ago must not decide anything."""
     start, end, answer = operation.started - FORGOTTEN_S, operation.ended, operation.answer
     if answer == "unknown tag":
         yield "a tag that exists was not found"
@@ -146,15 +146,15 @@ def _of_catalogue(operation: Operation, history: History) -> Iterable[str]:
     if operation.position >= 0:
         live = [row["live"] for row in history.during("tag_key", (operation.tag_id, operation.version), start, end)]
         if answer in ("passed", "repeat", "replayed") and not any(live):
-            yield "taken for authentic under a key that is not good any more"
+            yield "accepted as authentic under a key that is no longer valid"
         if answer == "forged" and all(live):
-            yield "a right code was called forged"
+            yield "a correct code was called forged"
     if operation.api_key_id is not None:
         revoked = [row["revoked"] for row in history.during("api_key", operation.api_key_id, start, end)]
         if answer in _DECIDED and all(revoked):
             yield "decided for an API key that is revoked"
         if answer == "unauthorised" and not any(revoked):
-            yield "a good API key was refused"
+            yield "a valid API key was refused"
 
 
 def _may_be_forged(operation: Operation, history: History) -> bool:
@@ -165,17 +165,17 @@ def _may_be_forged(operation: Operation, history: History) -> bool:
 
 
 def _of_pass(operation: Operation, history: History, run: Run) -> Iterable[str]:
-    """A pass is a commit of this scan between question and answer, or, under a key, one that stood when it was asked again."""
+    """A pass is a commit of this scan between request and answer or, under a key, one that was in force when it was repeated."""
     start = operation.started if operation.key is None else -NEVER
     own = [e for e in _own(operation, history) if start <= e.at <= operation.ended and e.lost_at > operation.started]
     if not operation.v2 and not _of_repeat(operation, history, run):
-        return  # /v1 says the same of a repeat
+        return  # /v1 gives the same answer to a repeat
     if not own:
         yield "passed without a commit"
         return
     if run.cluster.unsafe_all_through(operation.started - FORGOTTEN_S, operation.ended) and operation.started <= own[-1].at:
         yield "passed although the database did not keep what it acknowledged"
-    # A scan that was sent again has a commit that nobody acknowledged, too.
+    # A scan that was sent again also has a commit that was never acknowledged.
     if all(e.lost_by not in ("", "asynchronous failover") and not run.cluster.unsafe_during(e.at, operation.ended) for e in own):
         yield f"an acknowledged pass was lost by a {own[-1].lost_by}"
     if operation.key is not None:
@@ -183,13 +183,13 @@ def _of_pass(operation: Operation, history: History, run: Run) -> Iterable[str]:
 
 
 def _of_first_answer(operation: Operation, own: list[Effect]) -> Iterable[str]:
-    """A keyed answer says what was committed, however often and late it is asked for."""
+    """A keyed answer reports what was committed, no matter how often or how late it is requested."""
     body = operation.body or {}
-    if not any(_tells(body, effect) for effect in own):
+    if not any(_matches(body, effect) for effect in own):
         yield f"not the first answer, which was {own[-1].scan_count} after {own[-1].previous_position & 0xFFFFFF}"
 
 
-def _tells(body: dict[str, Any], effect: Effect) -> bool:
+def _matches(body: dict[str, Any], effect: Effect) -> bool:
     if effect.position < 0:
         return bool(body.get("scan_count") == effect.scan_count)
     same_key = effect.previous_position and effect.previous_position >> 24 == effect.position >> 24
@@ -202,13 +202,13 @@ def _tells(body: dict[str, Any], effect: Effect) -> bool:
 
 
 def _of_repeat(operation: Operation, history: History, run: Run) -> list[str]:
-    """A repeat is of the newest commit, and not older than the window. Without a window there is none."""
+    """A repeat refers to the newest commit and is within the window. Groups without a window have no repeats."""
     if fleet.TAGS[operation.tag_id] != fleet.RETRYING:
         return ["repeated without a retry window"]
     standing = [e for e in history.by_tag[operation.tag_id] if e.at <= operation.ended and e.lost_at > operation.started]
     same = [e for e in standing if e.position == operation.position]
     if not same:
-        return ["repeated what was not accepted"]
+        return ["repeated a tap that was not accepted"]
     slack_s = CLOCK_SLACK_S if run.clock_stepped else 0.05
     if operation.started - same[-1].at > fleet.RETRY_WINDOW_S + slack_s:
         return [f"repeated {operation.started - same[-1].at:.1f} s after it was accepted"]
@@ -218,10 +218,10 @@ def _of_repeat(operation: Operation, history: History, run: Run) -> list[str]:
 
 
 def _of_refusal(operation: Operation, history: History) -> Iterable[str]:
-    """A refusal needs another commit, at or above the tap's position, that stood not too long ago."""
+    """A refusal needs another commit at or above the tap's position that was in force recently enough."""
     own = [e for e in _own(operation, history) if e.at <= operation.ended and e.lost_at > operation.ended]
     if own:
-        yield f"refused, but it is what was accepted: {own[-1]}"
+        yield f"refused, although this very scan was committed: {own[-1]}"
     elif not any(
         e.position >= operation.position and e.at <= operation.ended and e.lost_at > operation.started - FORGOTTEN_S
         for e in history.by_tag[operation.tag_id]
@@ -242,7 +242,7 @@ def _of_conflict(operation: Operation, history: History) -> Iterable[str]:
 
 
 def _conflicting_answers(operations: list[Operation], history: History) -> Iterable[str]:
-    """One key passes one tap, unless two were asked about at once."""
+    """A key passes only one tap, unless two were requested concurrently."""
     asked: defaultdict[int, list[Operation]] = defaultdict(list)
     for operation in operations:
         if operation.key is not None and operation.answer == "passed":
@@ -253,6 +253,6 @@ def _conflicting_answers(operations: list[Operation], history: History) -> Itera
             continue
         ordered = sorted(effects, key=attrgetter("at"))
         for earlier, later in pairwise(ordered):
-            told = [o for o in asked[scan_id] if (o.tag_id, o.position) == (earlier.tag_id, earlier.position)]
-            if earlier.lost_at > later.at and any(o.ended < later.at - ANSWERED_S for o in told):
+            answered = [o for o in asked[scan_id] if (o.tag_id, o.position) == (earlier.tag_id, earlier.position)]
+            if earlier.lost_at > later.at and any(o.ended < later.at - ANSWERED_S for o in answered):
                 yield f"a key passed {later} after it had passed {earlier}"

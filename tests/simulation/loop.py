@@ -1,8 +1,8 @@
-"""An event loop whose clock is simulated, and processes on it that can be frozen and killed.
+"""An event loop with a simulated clock, and processes on it that can be frozen and killed.
 
 Nothing here waits: when no callback is ready, the clock jumps to the next timer. Callbacks belong to the process in whose context
-they were made. What a killed process still has to do is its cleaning up, which nobody outside hears of; a frozen one does
-nothing, and afterwards first reads what arrived meanwhile and then looks at its timers, as an operating system's process does.
+they were created. A killed process only runs its cleanup, which has no effect outside. A frozen one does nothing; once thawed, it
+first reads what has arrived and then runs its timers, as a real process does.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
 
-_DONE_KEPT = 64  # Tasks that are done and still noted, before they are looked through.
+_DONE_KEPT = 64  # Tasks tracked before the finished ones are discarded.
 
 
 class _Handle(events.Handle):
-    """A callback of the next round."""
+    """A callback for the next iteration."""
 
     def _run(self) -> None:
         process = self._context.get(PROCESS)  # type: ignore[attr-defined]
@@ -31,7 +31,7 @@ class _Handle(events.Handle):
 
 
 class _TimerHandle(events.TimerHandle):
-    """A timer; that of a dead process never fires."""
+    """A timer; it never fires if its process is dead."""
 
     def __lt__(self, other: Any) -> bool:
         return bool(self._when < other._when)  # type: ignore[attr-defined]
@@ -45,7 +45,7 @@ class _TimerHandle(events.TimerHandle):
 
 
 class Process:
-    """A simulated process: a name, and whether it lives and runs."""
+    """A simulated process: a name, and whether it is alive and running."""
 
     def __init__(self, loop: SimulatedLoop, name: str) -> None:
         self.loop = loop
@@ -62,11 +62,11 @@ class Process:
         return self.loop.create_task(work, context=self._context.copy())
 
     def run(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Call at once as code of this process."""
+        """Call immediately, as code of this process."""
         return self._context.copy().run(call, *arguments)
 
     def deliver(self, delay_s: float, call: Callable[..., Any], *arguments: Any) -> None:
-        """Call from outside, after a delay; lost if the process is dead by then."""
+        """Call from outside after a delay; dropped if the process is dead by then."""
         self.loop.call_later(delay_s, self._arrive, call, arguments, context=OUTSIDE)
 
     def _arrive(self, call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -90,7 +90,7 @@ class Process:
         self.deferred, self.deferred_timers = [], []
 
     def kill(self) -> None:
-        """End the process. Its tasks are cancelled, so that nothing is left over; what they do on that is heard by nobody."""
+        """End the process. Its tasks are cancelled so that nothing is left over; what they do then has no effect outside."""
         if not self.alive:
             return
         self.alive = False
@@ -100,19 +100,19 @@ class Process:
 
 
 OUTSIDE = copy_context()
-"""The context of what belongs to no process."""
+"""The context of code that belongs to no process."""
 OUTSIDE.run(PROCESS.set, None)
 
 
 class _Selector:
-    """Takes the place of waiting for sockets: there are none, so time passes at once."""
+    """Replaces waiting for sockets: there are none, so time passes instantly."""
 
     def __init__(self, loop: SimulatedLoop) -> None:
         self._loop = loop
 
     def select(self, timeout: float | None) -> list[Any]:
         if timeout is None:
-            raise RuntimeError("the simulation waits for something that never comes")
+            raise RuntimeError("the simulation is waiting for something that never happens")
         self._loop.now += timeout
         return []
 
@@ -134,7 +134,7 @@ class SimulatedLoop(base_events.BaseEventLoop):
         return self.now
 
     def resume(self, handle: events.Handle) -> None:
-        """Run what was held back."""
+        """Schedule a callback that was held back."""
         self._ready.append(handle)  # type: ignore[attr-defined]
 
     def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> events.Handle:

@@ -1,7 +1,7 @@
-"""Connections to the simulated database, and what can happen to a request and its reply on the way.
+"""Connections to the simulated database, and what can happen to a request and its reply in transit.
 
-A request may be lost, arrive long after its connection broke, or be served although its reply never comes. A break is news that
-travels, too; on a silent link not even that arrives.
+A request may be lost, arrive long after its connection broke, or be served although its reply never arrives. News of a broken
+connection also takes time to arrive; on a silent link it never does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Statement = Callable[[Server], Awaitable[Any]]
 
 
 class Network:
-    """The state of all links; probabilities are for each request, delays in seconds."""
+    """The state of all links; probabilities are per request, delays in seconds."""
 
     def __init__(self, loop: SimulatedLoop, chance: random.Random) -> None:
         self.loop = loop
@@ -40,7 +40,7 @@ class Network:
         )
 
     def fate(self) -> str:
-        """What happens to the next request: delivered, or one of the kinds of loss."""
+        """What happens to the next request: it is delivered, or meets one of the faults."""
         if not (self.request_loss or self.reply_loss or self.late):
             return "delivered"
         drawn = self._chance.random()
@@ -56,7 +56,7 @@ class Network:
 
 
 class Link:
-    """One worker's way to the database. `silent`: nothing arrives, in either direction, and nobody is told."""
+    """One worker's link to the database. While `silent`, nothing arrives in either direction, and neither end notices."""
 
     def __init__(self, network: Network, cluster: Cluster, process: Process) -> None:
         self.network = network
@@ -66,7 +66,7 @@ class Link:
         self.connections: dict[Connection, None] = {}
 
     async def connect(self, *, timeout_s: float = CONNECT_TIMEOUT_S) -> Connection:
-        """A connection to the primary of the moment. Raises TimeoutError, ConnectionError or what PostgreSQL says."""
+        """Connect to the current primary. Raises TimeoutError, ConnectionError or a PostgreSQL error."""
         await asyncio.sleep(self.network.delay())
         server = self.cluster.primary
         if server is None and not self.silent:
@@ -86,7 +86,7 @@ class Link:
         self.silent = True
 
     def speak(self) -> None:
-        """Lead to the database again. Connections from before were given up on the way."""
+        """Reach the database again. Connections from before the silence are broken."""
         self.silent = False
         self.cut()
 
@@ -110,7 +110,7 @@ class Connection:
         link.connections[self] = None
 
     async def call(self, statement: Statement) -> Any:
-        """Have the server run a statement. Raises ConnectionError if the connection breaks, whatever became of it."""
+        """Have the server run a statement. Raises ConnectionError if the connection breaks, whether or not the statement ran."""
         if self.closed:
             raise ConnectionResetError("the connection is closed")
         if self._pending is not None:
@@ -155,7 +155,7 @@ class Connection:
             future.set_result(result)
 
     def notify(self) -> None:
-        """The server's word to one who listens."""
+        """Deliver a notification to the client, if it listens."""
         if self.wake is not None and not self._link.silent:
             self._link.process.deliver(self._link.network.delay(), self._woken)
 
@@ -164,13 +164,13 @@ class Connection:
             self.wake()
 
     def break_off(self) -> None:
-        """The connection breaks; the client hears of it a moment later, unless its link is silent."""
+        """Break the connection. The client notices a moment later, unless its link is silent."""
         self.server.connections.pop(self, None)
         if not self._link.silent:
             self._link.process.deliver(self._link.network.delay(), self.terminate)
 
     def terminate(self) -> None:
-        """Close the client's end; whoever waits for a reply gets ConnectionError. What the server has begun goes on."""
+        """Close the client's end; a pending call gets ConnectionError. A statement that the server has started continues."""
         if self.closed:
             return
         self.closed = True

@@ -1,4 +1,4 @@
-"""What callers ask and what they are told, as they see it."""
+"""The requests of callers and the answers they get, as the callers see them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ ANSWERS = {
     "repeat": "the same tap again, inside its window",
     "replayed": "refused: the counter was used",
     "forged": "refused: the code is wrong",
-    "refused": "refused, on /v1, which does not say why",
+    "refused": "refused on /v1, which does not say why",
     "inactive": "a level is switched off",
     "unknown tag": "there is no such tag",
-    "unauthorised": "the API key is not good",
+    "unauthorised": "the API key is not valid",
     "conflict": "the Idempotency-Key was used for another tap",
     "unavailable": "503; nothing was consumed",
     "outcome unknown": "503; it may have been consumed",
     "lost": "the connection broke before an answer came",
 }
-"""All answers, in the judge's words."""
+"""All answers, in the terms that `judge.py` uses."""
 
 
 @dataclass(slots=True)
 class Operation:
-    """One request. Times are true ones, as the caller's clock showed them; `scan_ids` are what the worker called it."""
+    """One request. Times are true times, read from the loop's clock; `scan_ids` are the ids that workers gave it."""
 
     number: int
     tag_id: int
@@ -47,11 +47,11 @@ class Operation:
 
     @property
     def position(self) -> int:
-        """The tap's place in the ledger; -1 for a tag without authentication, whose scans are only counted."""
+        """The tap's position in the ledger; -1 for a tag without authentication, whose scans are only counted."""
         return -1 if fleet.TAGS[self.tag_id] == fleet.PLAIN else fleet.position(self.version, self.counter)
 
     @property
-    def told(self) -> bool:
+    def answered(self) -> bool:
         """Whether the caller got an answer."""
         return self.answers > 0
 

@@ -23,13 +23,13 @@ from .worker import Worker
 
 BUSY_S = 24.0
 SETTLING_S = 6.0
-HEARD_S = 1.5
-"""In peace, a change is heard within a second; and a moment."""
+NOTICED_S = 1.5
+"""Without faults, a worker notices a change within a second; this adds a margin."""
 
 
 @dataclass
 class Result:
-    """What came of a run."""
+    """The result of a run."""
 
     seed: int
     violations: list[str]
@@ -39,12 +39,12 @@ class Result:
     trace: Trace
 
     def report(self) -> str:
-        """The violations with what led to them."""
+        """The violations, preceded by the trace that led to them."""
         return "\n".join([*self.trace.lines(), "", f"seed {self.seed}: {len(self.violations)} violations", *self.violations])
 
 
 class Run:
-    """Everything of one run. `worker_kind` may be a control; `only` are the kinds of faults, if not all."""
+    """Everything that belongs to one run. `worker_kind` may be a control; `only` limits the kinds of faults."""
 
     def __init__(self, seed: int, worker_kind: type[Worker] = Worker, only: Collection[str] = ()) -> None:
         self.seed = seed
@@ -59,7 +59,7 @@ class Run:
         self._only = only
 
     def chance(self, name: str) -> random.Random:
-        """Chance of its own for each concern: what one draws changes nothing for another."""
+        """A separate random source for each concern, so that draws for one do not affect another."""
         return random.Random(f"{self.seed}/{name}")
 
     def execute(self) -> Result:
@@ -81,7 +81,7 @@ class Run:
         self.callers.workers[name] = worker
 
     def replace(self, worker: Worker) -> None:
-        """Start a worker's successor."""
+        """Kill a worker and start its successor."""
         worker.kill()
         if self.callers.workers[worker.name] is worker:
             self.start_worker(worker.name)
@@ -107,30 +107,30 @@ class Run:
         )
         await self.faults.end()
         await asyncio.sleep(SETTLING_S)
-        await managers.spawn(self._peace(manager))
+        await managers.spawn(self._check_recovery(manager))
         for process in (*(w.process for w in self.callers.workers.values()), managers, self.scheduler, self.callers.process):
             process.kill()
         self.cluster.end()
         await asyncio.sleep(0.1)
 
-    async def _peace(self, manager: Manager) -> None:
-        """When nothing is wrong any more, everything is answered, and changes are heard within a second."""
+    async def _check_recovery(self, manager: Manager) -> None:
+        """Once all faults are over, everything is answered, and changes are noticed within a second."""
         for table, key, member in [(t, k, m) for tag_id in fleet.TAGS for t, k, m in _switches(tag_id)]:
             if not self.cluster.seen[table, key][-1][1][member]:
                 await self._do(manager, switch_tag(key, True) if table == "tag" else switch(table, key, member, True))
-        await asyncio.sleep(HEARD_S)
+        await asyncio.sleep(NOTICED_S)
         for tag_id, chip in self.callers.chips.items():
-            for tap in sorted(set(chip.used[-4:])):  # some of these may be lost
+            for tap in sorted(set(chip.used[-4:])):  # some of these may have been lost
                 await self.callers.ask(tag_id, tap)
         fresh = [(tag_id, self.callers.chips[tag_id].tap(1), name) for tag_id in fleet.TAGS for name in self.callers.workers]
         for tag_id, tap, name in fresh:
             if self._version(tag_id) != tap[0]:
-                continue  # its rotation did not come about
+                continue  # its rotation did not go through
             self._expect(await self.callers.ask(tag_id, tap, name), "passed")
         await self._ask_in_a_flood(fresh)
         off = next(tag_id for tag_id in fleet.TAGS if fleet.TAGS[tag_id] == fleet.STRICT)
         await self._do(manager, switch_tag(off, False))
-        await asyncio.sleep(HEARD_S)
+        await asyncio.sleep(NOTICED_S)
         for name in self.callers.workers:
             self._expect(await self.callers.ask(off, self.callers.chips[off].tap(1), name), "inactive")
 
@@ -139,12 +139,12 @@ class Run:
             self.broken.append(f"the database does not answer a manager: {wanted}")
 
     def _version(self, tag_id: int) -> int:
-        """The version of the key that is good for a tag."""
+        """The version of the tag's valid key."""
         versions = fleet.KEY_VERSIONS if fleet.TAGS[tag_id] != fleet.PLAIN else ()
         return next((v for v in versions if self.cluster.seen["tag_key", (tag_id, v)][-1][1]["live"]), 1)
 
     async def _ask_in_a_flood(self, used: list[tuple[int, tuple[int, int], str]]) -> None:
-        """Somebody asks about used taps under keys, and looking them up takes for ever: nobody else waits for that."""
+        """A caller floods the workers with keyed requests for used taps, which take very long to look up: nobody else waits."""
         self.keyed_cost_s = 3.0
         strict = [entry for entry in used if fleet.TAGS[entry[0]] == fleet.STRICT]
         flood = [
@@ -161,12 +161,12 @@ class Run:
 
     def _expect(self, operation: Operation, *answers: str) -> None:
         if operation.answer not in answers:
-            self.broken.append(f"in peace, {' or '.join(answers)} was to come: {operation}")
+            self.broken.append(f"after all faults, expected {' or '.join(answers)}: {operation}")
 
-    # What the judge asks.
+    # Queries of the judge.
 
     def disturbed(self, worker: str, start: float, end: float) -> bool:
-        """Was there a reason for which a worker's answers may come late, or never?"""
+        """Was there a fault that may delay or lose a worker's answers?"""
         late = ("worker frozen", "worker killed", "worker restarted", "slow network", "lossy network")
         return any(kind in late and began <= end and ended >= start for kind, began, ended in self.faults.between)
 
@@ -181,7 +181,7 @@ def _switches(tag_id: int) -> list[tuple[str, int, str]]:
 
 
 class _Notes(logging.Handler):
-    """What the real classes log goes into the trace; a traceback is a bug."""
+    """Copies what the real classes log into the trace; a traceback is a bug."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(logging.WARNING)
@@ -190,7 +190,7 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         process = PROCESS.get()
         if process is not None and not process.alive:
-            return  # nobody hears it
+            return  # a dead process logs nothing
         self._run.trace.note(process.name if process is not None else "?", record.levelname.lower(), record.getMessage())
         if record.exc_info:
             self._run.broken.append(f"{record.getMessage()}: {record.exc_info[1]!r}")

@@ -1,7 +1,7 @@
 """The rows of the simulated database, and its write-ahead log.
 
-A commit is a record of the log: whole rows by table and key, so that whoever replays a prefix of the log has the state of that
-moment. What a commit did for taps is noted beside it (`Effect`), with what became of it, for the judge alone.
+A commit is a record of the log: whole rows by table and key, so replaying a prefix of the log yields the state at that moment.
+What a commit did for taps, and what became of it, is recorded separately (`Effect`), only for the judge.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NEVER = float("inf")
 
 
 class Counter(NamedTuple):
-    """A row of `tag_counter`; `last_at` is the database clock's."""
+    """A row of `tag_counter`; `last_at` is by the database's clock."""
 
     last_position: int = 0
     previous_position: int = 0
@@ -57,8 +57,8 @@ class ClockState(NamedTuple):
 
 
 class Effect:
-    """A pass as it was committed. Times are true ones: `at` when its commit entered the log, `seen_at` when others could see it,
-    `lost_at` when it was lost."""
+    """A pass as it was committed. Times are true times: `at` when its commit entered the log, `seen_at` when it became visible to
+    others, `lost_at` when it was lost."""
 
     __slots__ = (
         "at", "lost_at", "lost_by", "position", "previous_position", "scan_count", "scan_id", "seen_at", "tag_id",

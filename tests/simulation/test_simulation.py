@@ -1,4 +1,4 @@
-"""Thousands of seeded runs find nothing; a seed tells the same story every time; and every broken variant is found.
+"""Thousands of seeded runs find no violation, a seed always gives the same run, and every broken variant is found.
 
 `python -m tests.simulation --seed N` prints the trace of a run that failed here.
 """
@@ -31,7 +31,7 @@ FOUND_WITHIN = {
     "read-instead-of-sending": 40,
     "restart-trusted": 40,
 }
-"""Seeds within which a control is found, whichever is the first: twice to three times the worst of nine starts."""
+"""Number of seeds within which each control is found, whatever the first seed: two to three times the worst of nine starts."""
 
 
 @pytest.mark.parametrize("part", range(SLICES))
@@ -54,7 +54,7 @@ def test_a_broken_variant_is_found(name: str) -> None:
 
 
 def test_a_seed_always_tells_the_same_story() -> None:
-    """In this process and in another one, whose sets of bytes and text have another order."""
+    """In this process and in others, whose sets of bytes and text have a different order."""
     program = (
         f"from tests.simulation.run import Run; print(*(Run(seed).execute().trace.digest() for seed in {list(range(1, 9))}))"
     )

@@ -1,6 +1,6 @@
 """A worker made of the real classes, on a simulated process, link and transport.
 
-A control replaces one of the kinds or overrides one of the `make_` methods.
+A control replaces one of the class attributes of `Worker`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ DEADLINE_S = 1.5
 POLL_INTERVAL_S = 1.0
 DRAIN_ROUNDS = 40
 EPOCH = 1.7e9
-"""Unix time at the beginning of a run, by a right clock."""
+"""Unix time at the start of a run, by a correct clock."""
 
 _asking: ContextVar[Operation | None] = ContextVar("asking", default=None)
 Answer = Callable[[Operation, str, str | None, dict[str, Any] | None], None]
@@ -74,7 +74,7 @@ class _Transport:
 
 
 class Worker:
-    """One worker process, from its start to its death. A restart makes another one of the same name."""
+    """One worker process from start to end. A restart creates another one with the same name."""
 
     groups = 1
     catalogue_kind: Callable[..., Any] = Catalogue
@@ -136,9 +136,9 @@ class Worker:
         return scan_id
 
     def ask(self, operation: Operation, answer: Answer) -> None:
-        """A request arrives, on a connection of its own."""
+        """Receive a request on a connection of its own."""
         if self.server_state.draining:
-            return  # there is nobody who would accept it
+            return  # the listener is closed
         _asking.set(operation)
         if operation.v2:
             asyncio.get_running_loop().create_task(self._ask_v2(operation, answer))
@@ -148,11 +148,11 @@ class Worker:
     def _ask_v1(self, operation: Operation, answer: Answer) -> None:
         connection: Any = FrontDoor(self.server_state, _no_handler)
 
-        def told(response: bytes) -> None:
+        def written(response: bytes) -> None:
             answer(operation, *read_v1(response, is_plain=operation.position < 0))
             self.loop.call_soon(connection.connection_lost, None)
 
-        connection.connection_made(_Transport(told))
+        connection.connection_made(_Transport(written))
         connection.data_received(v1_request(operation))
 
     async def _ask_v2(self, operation: Operation, answer: Answer) -> None:
@@ -166,7 +166,7 @@ class Worker:
             answer(operation, *read_v2(scan))
 
     async def _run_v2(self, operation: Operation) -> Scan:
-        """As the application's handler does it."""
+        """Run the request as the application's handler does."""
         api_key = None
         if operation.api_key_id is not None:
             api_key = await self.dispatcher.api_key(fleet.API_KEYS[operation.api_key_id])
@@ -186,7 +186,7 @@ class Worker:
         return scan
 
     async def stop(self) -> None:
-        """Leave in an orderly way, as after a SIGTERM."""
+        """Shut down gracefully, as after SIGTERM."""
         self.server_state.begin_draining()
         for _ in range(DRAIN_ROUNDS):
             if self.ledger.idle and self.catalogue.idle:
@@ -227,7 +227,7 @@ _WORDS = {
 
 
 def read_v1(response: bytes, *, is_plain: bool) -> tuple[str, str | None, None]:
-    """The judge's word for a response, and the reason that it gives."""
+    """The judge's term for a response, and the reason that the response gives."""
     head, _, body = response.partition(b"\r\n\r\n")
     members = orjson.loads(body)
     if "error" in members:

@@ -1,6 +1,6 @@
 """Local stand-ins for key services, each with the real protocol and real encryption on 127.0.0.1.
 
-They do not implement policies, quotas or the life cycle of keys.
+They do not implement policies, quotas or key lifecycles.
 """
 
 import base64
@@ -48,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class HttpService:
-    """A service that runs between `start` and `stop`, and refuses connections while stopped. It keeps its port."""
+    """A service that runs between `start` and `stop` and refuses connections while stopped. It keeps its port."""
 
     tls: ssl.SSLContext | None = None
 
@@ -84,7 +84,7 @@ class HttpService:
 
 
 class Vault(HttpService):
-    """The transit engine at `transit/`, with versioned AES-256-GCM keys. `failure` is an HTTP status to return instead."""
+    """The transit engine at `transit/`, with versioned AES-256-GCM keys. If `failure` is set, that HTTP status is returned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class Vault(HttpService):
 
 
 class AzureVault(HttpService):
-    """A key vault with RSA keys in versions, behind a challenge for a bearer token, over TLS with its own certificate."""
+    """A key vault with versioned RSA keys, behind a bearer-token challenge, over TLS with its own certificate."""
 
     TOKEN = "c4nary-bearer"
 
@@ -186,7 +186,7 @@ def _self_signed() -> bytes:
 
 
 class GoogleKms:
-    """`Encrypt` and `Decrypt` of Cloud KMS over gRPC without TLS."""
+    """`Encrypt` and `Decrypt` of Cloud KMS, over gRPC without TLS."""
 
     NAME = "projects/p/locations/l/keyRings/r/cryptoKeys/ixfast"
 

@@ -1,7 +1,8 @@
 """A linearizability checker for histories of scans, exact for each tag.
 
-A correct ledger has one register per tag. A pass takes effect at one moment between its start and its end, and its position is
-above those of all earlier passes. A refusal needs a proof: a pass at or above its position that took effect before it ended.
+A correct ledger behaves like one register per tag. A pass takes effect at one moment between its start and its end, and its
+position is above those of all earlier passes. A refusal needs a proof: a pass at or above its position that took effect before
+the refusal ended.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A scan as observed by its client, with times of one clock. An `unknown` one may have taken effect then or later."""
+    """A scan as its client observed it, with times from one clock. An `unknown` one may have taken effect then or later."""
 
     tag_id: int
     position: int
@@ -26,7 +27,7 @@ class Operation:
 def violations(history: Iterable[Operation], final: Mapping[int, int], logged: Iterable[tuple[int, int]]) -> list[str]:
     """Descriptions of all violations; empty for a correct history.
 
-    `final` are the durable positions by tag id, `logged` the passes (tag id, position) of the scan log.
+    `final` maps tag ids to durable positions; `logged` holds the passes (tag id, position) of the scan log.
     """
     by_tag: defaultdict[int, list[Operation]] = defaultdict(list)
     for operation in history:
@@ -61,10 +62,10 @@ def _of_tag(operations: list[Operation], durable: set[int], final: int) -> Itera
             proof.position >= refused.position and proof.started <= refused.ended for proof in effects
         ):
             yield f"position {refused.position} was refused without a proof"
-    told = {o.position for o in passed}
-    if missing := told - durable:
+    reported = {o.position for o in passed}
+    if missing := reported - durable:
         yield f"positions {sorted(missing)} passed without a log row"
     if extra := durable - {o.position for o in effects}:
         yield f"positions {sorted(extra)} are logged, but nobody passed"
-    if final != max(durable | told, default=0):
-        yield f"the durable position is {final}, the highest that passed {max(durable | told, default=0)}"
+    if final != max(durable | reported, default=0):
+        yield f"the durable position is {final}, the highest that passed {max(durable | reported, default=0)}"

@@ -1,4 +1,4 @@
-"""Malformed, odd, and unusual but valid requests, by name. Nearly all carry a tap that could pass."""
+"""Named requests: malformed, odd, and unusual but valid ones. Nearly all carry a tap that could pass."""
 
 from support.two_ways import CLOSED, HOST, MIRROR, OPEN, TOKEN, get, tap
 
@@ -96,7 +96,7 @@ QUERIES = {
     "semicolons": f"x={X};n={N};e={E}",
 }
 
-# Lines added to a head that has a Host.
+# Header lines added to a request that has a Host field.
 FIELDS = {
     "another Host": HOST,
     "a different Host": b"Host: b\r\n",
@@ -144,7 +144,7 @@ FIELDS = {
     "both lengths": b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
     "Expect": b"Expect: 100-continue\r\n",
     "Expect something else": b"Expect: wonders\r\n",
-    "Expect what is no UTF-8": b"Expect: \xff\r\n",
+    "Expect that is not UTF-8": b"Expect: \xff\r\n",
     "Expect nothing": b"Expect:\r\n",
     "Expect twice": b"Expect: 100-continue\r\nExpect: wonders\r\n",
     "Expect a list": b"Expect: 100-continue, wonders\r\n",
@@ -242,7 +242,7 @@ STREAMS = {
     "a body": get(_TARGET, HOST + b"Content-Length: 5\r\n") + b"12345",
     "a body that is said to be gzip": get(_TARGET, HOST + b"Content-Length: 5\r\nContent-Encoding: gzip\r\n") + b"12345",
     "a body in no encoding": get(_TARGET, HOST + b"Content-Length: 5\r\nContent-Encoding: identity\r\n") + b"12345",
-    "a body in an encoding that is no UTF-8": get(_TARGET, HOST + b"Content-Length: 5\r\nContent-Encoding: \xff\r\n") + b"12345",
+    "a body in an encoding that is not UTF-8": get(_TARGET, HOST + b"Content-Length: 5\r\nContent-Encoding: \xff\r\n") + b"12345",
     "a body in another charset": get(_TARGET, HOST + b"Content-Length: 5\r\nContent-Type: a/b; charset=utf-16\r\n") + b"12345",
     "no chunk": get(_TARGET, _CHUNKED) + b"0\r\n\r\n",
     "one chunk": get(_TARGET, _CHUNKED) + b"1\r\nZ\r\n0\r\n\r\n",

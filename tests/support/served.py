@@ -1,7 +1,7 @@
 """Runs a server as a user would, with `python -m ixfast serve` in its own process, and small clients for it.
 
-`Served` starts, signals and stops the server. `Connection` is a keep-alive HTTP/1.1 client that sends exactly the given bytes, so
-that tests can send what no well-behaved client library would.
+`Served` starts, signals and stops the server. `Connection` is a keep-alive HTTP/1.1 client that sends exactly the bytes it is
+given, so tests can send what no well-behaved client library would.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _PLACES = re.compile(r"verifies scans at (https?)://[^\s:]+:(\d+)\n.* at http://
 class Served:
     """A server with the data directory `home` and ports chosen by the kernel.
 
-    `settings` become flags. Without `dsn` it runs on an embedded PostgreSQL. `entry` are the interpreter's arguments before the
+    `settings` become flags. Without `dsn` it runs on an embedded PostgreSQL. `entry` holds the interpreter's arguments before the
     command, for variants of the server.
     """
 
@@ -116,11 +116,11 @@ class Served:
 
     @property
     def dsn(self) -> str:
-        """The connection string of the database: the given one, or that of the running embedded PostgreSQL."""
+        """The database connection string: the given one, or that of the running embedded PostgreSQL."""
         return self._dsn if self._dsn is not None else (self.data_dir / "dsn").read_text()
 
     def command(self, *words: str) -> list[str]:
-        """A command line of `ixfast` for this server, to be run with `environ`."""
+        """An `ixfast` command line for this server, to be run with `environ`."""
         place = {**self._settings, "--port": str(self.port)}
         return [sys.executable, "-m", "ixfast", *words, *(word for pair in place.items() for word in pair)]
 
@@ -153,11 +153,11 @@ class Served:
             text = self.ask_private("/metrics")[1].decode()
         except OSError:
             return False
-        told = re.findall(r"^ixfast_worker_ready\{.*\} (\S+)$", text, re.MULTILINE)
-        return bool(told) and set(told) == {"1.0"}
+        readiness = re.findall(r"^ixfast_worker_ready\{.*\} (\S+)$", text, re.MULTILINE)
+        return bool(readiness) and set(readiness) == {"1.0"}
 
     def workers(self) -> list[int]:
-        """Process ids of the living workers."""
+        """Process ids of the live workers."""
         assert self.process is not None
         return sorted(
             pid for pid in children_of(self.process.pid) if b"ixfast.process.worker" in cmdline(pid) or b"WORKER" in cmdline(pid)
@@ -190,7 +190,7 @@ class Served:
         return status
 
     def provision(self, *fleets: VirtualFleet, is_open: bool = True) -> None:
-        """Add the account of the fleets with its tags."""
+        """Add the account of the fleets and its tags."""
 
         async def work(connection: Any) -> None:
             await provision(connection, KeyEncryptionKeys.load_file(self.kek_file), fleets, is_open=is_open)
@@ -216,7 +216,7 @@ class Served:
 
 @contextlib.contextmanager
 def own_database(postgres: Any, template: str) -> Iterator[str]:
-    """A new migrated database and its connection string, for fixtures with a scope above a test."""
+    """Create a migrated database and yield its connection string, for fixtures with a scope wider than one test."""
     name = f"ixfast_served_{secrets.token_hex(6)}"
     administer(postgres.dsn, f"CREATE DATABASE {name} TEMPLATE {template}")
     try:
@@ -226,7 +226,7 @@ def own_database(postgres: Any, template: str) -> Iterator[str]:
 
 
 def children_of(pid: int) -> list[int]:
-    """Process ids of the living children, from /proc."""
+    """Process ids of the live children, from /proc."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -267,7 +267,7 @@ def plain_target(fleet: VirtualFleet, index: int, counter: int) -> str:
 
 class Answer(NamedTuple):
     status: int
-    headers: dict[str, str]  # names in lower case; values of a repeated name are joined
+    headers: dict[str, str]  # names in lower case; values of a repeated field are joined
     body: bytes
 
     @property

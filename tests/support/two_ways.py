@@ -1,7 +1,7 @@
 """Compares the two HTTP parsers, the front door and aiohttp alone: the same bytes must have the same effect on both.
 
 They run in two worlds with equal initial state, one for each parser. Each world has its own in-memory ledger, so that a used tap
-is used in both. Nothing waits for a socket or a database, so every request completes within a few turns of the event loop.
+is used in both. Nothing waits for a socket or a database, so every request completes within a few iterations of the event loop.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ _RANDOM = re.compile(rb'"(request_id|scan_id)":"[^"]*"')
 
 
 class Catalogue(MemoryCatalogue):
-    """A catalogue with accounts, which identify taps without a tag code."""
+    """A catalogue with accounts, which identify taps that have no tag code."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class World:
         await self.runner.cleanup()
 
     async def say(self, *pieces: bytes, door: bool) -> tuple[bytes, bool]:
-        """The response to these bytes, which arrive piece by piece, and whether the server closes afterwards."""
+        """The response to these bytes, which arrive piece by piece, and whether the server then closes the connection."""
         wire = Wire()
         protocol: Any = FrontDoor(self.server_state, self.make_handler) if door else self.make_handler()
         protocol.connection_made(wire)
@@ -147,9 +147,9 @@ class Worlds:
         await self.routes.stop()
 
     async def compare(self, *pieces: bytes) -> list[tuple[int, bytes]]:
-        """The common response of both to these bytes. Raises AssertionError if they differ.
+        """The responses of both parsers to these bytes, which must be the same. Raises AssertionError if they differ.
 
-        aiohttp drops valid requests that arrive in one packet with a malformed one, which is legitimate. Its packets are
+        aiohttp drops valid requests that arrive in the same packet as a malformed one, which is legitimate. Its packets are
         therefore split where the front door saw the end of a request; if aiohttp sees no end there, the responses differ.
         """
         self.doors.ends.clear()
@@ -159,7 +159,7 @@ class Worlds:
         by_route = await self.routes.say(*(stream[a:b] for a, b in pairwise(sorted(cuts))), door=False)
         said, expected = _answers(by_door[0]), _answers(by_route[0])
         assert said == expected, f"{b''.join(pieces)!r}\nfront door: {by_door}\naiohttp:    {by_route}"
-        assert by_door[1] == by_route[1], f"{b''.join(pieces)!r}: one hangs up"
+        assert by_door[1] == by_route[1], f"{b''.join(pieces)!r}: only one closes the connection"
         assert all(status < 500 for status, _, _ in said), by_door
         return [(status, body) for status, _, body in said]
 
@@ -177,8 +177,8 @@ def _answers(stream: bytes) -> list[tuple[int, list[bytes], bytes]]:
         line, *fields = head.split(b"\r\n")
         length = next((int(f.split(b":")[1]) for f in fields if f.lower().startswith(b"content-length:")), 0)
         body = rest[:length]
-        told = sorted(f.lower() for f in fields if not f.lower().startswith((b"connection", b"date")))
-        answers.append((int(line.split(b" ")[1]), told, body))
+        sorted_fields = sorted(f.lower() for f in fields if not f.lower().startswith((b"connection", b"date")))
+        answers.append((int(line.split(b" ")[1]), sorted_fields, body))
         stream = rest[length:]
     return answers
 

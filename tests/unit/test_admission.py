@@ -1,4 +1,4 @@
-"""What a worker that is short of CPU takes in, refuses and leaves for later, by a clock that the tests turn."""
+"""Which requests a worker short of CPU admits, refuses and postpones. The tests control its clock."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Clock:
         pass
 
     def run(self, seconds: float) -> None:
-        """Move on, and call what is due."""
+        """Advance the clock and run the timers that are due."""
         self.now += seconds
         due = [each for each in self.timers if each[0] <= self.now]
         self.timers = [each for each in self.timers if each[0] > self.now]
@@ -49,14 +49,14 @@ class Clock:
 
 
 class NoCatalogue:
-    """No scan of these tests gets as far as being looked up."""
+    """In these tests no scan gets as far as the look-up."""
 
     def find(self, ref: bytes) -> None:
         raise AssertionError(ref)
 
 
 class Worker:
-    """A stack whose requests have waited in the kernel as long as the test says."""
+    """A dispatcher with its admission control, whose requests have waited in the kernel for as long as the test says."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.clock = Clock()
@@ -76,7 +76,7 @@ class Worker:
         self.admission.begin_round(self.clock.now)
 
     def takes(self, age_s: float) -> bool:
-        """Is a request that has waited so long taken in?"""
+        """Whether a request that has waited this long is admitted."""
         self.age_s = age_s
         if self.admission.slow and self.admission.is_overdue(None):
             return False
@@ -88,7 +88,7 @@ class Worker:
         self.admission.answered += count
 
     def learn(self, per_s: int) -> None:
-        """Serve 100 at a time at that rate for a while."""
+        """Answer scans at this rate, 100 at a time, for a while."""
         for _ in range(30):
             self.admission.in_flight += 100
             self.round(100 / per_s)
@@ -98,14 +98,14 @@ class Worker:
             self.admission.in_flight -= limits.WORKER_RATE_SCANS_MIN
 
     def postpone(self, name: int, age_s: float = BUDGET_S * 2) -> None:
-        """Leave a request for later that has waited so long."""
+        """Postpone a request that has waited this long."""
         self.age_s = self.admission._age_s = age_s
         self.admission._overdue_at = self.clock.now
         self.admission.postpone(Postponed(self), name, None)
 
 
 class Postponed:
-    """A connection with a request that was left for later."""
+    """A connection with a postponed request."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
@@ -134,7 +134,7 @@ def test_a_worker_that_keeps_up_asks_nobody_how_old_a_request_is(worker: Worker,
 
 def test_what_waited_longer_than_can_be_made_up_for_is_not_taken_in(worker: Worker) -> None:
     worker.round(0.1)
-    assert worker.takes(BUDGET_S + 0.01)  # nothing else is to be done: it is tried
+    assert worker.takes(BUDGET_S + 0.01)  # there is nothing else to do, so it is tried
     worker.round(0.1)
     assert worker.takes(BUDGET_S - 0.01)
     worker.round(0.1)
@@ -152,26 +152,26 @@ def test_no_more_are_taken_in_than_are_answered_soon(worker: Worker) -> None:
     worker.learn(1000)
     worker.round(0.1)
     taken = sum(worker.takes(0.2) for _ in range(1000))
-    assert taken == pytest.approx(1000 * limits.WORKER_ROOM_S, rel=0.1)
+    assert taken == pytest.approx(1000 * limits.WORKER_CAPACITY_S, rel=0.1)
 
 
 def test_a_few_are_always_taken_in(worker: Worker) -> None:
-    """Whatever was learnt in a bad moment, it can be learnt anew."""
+    """However low the rate measured in a bad moment was, it can be measured again."""
     worker.learn(2)
     worker.round(0.1)
-    assert sum(worker.takes(0.2) for _ in range(1000)) == limits.WORKER_ROOM_MIN + 1 > limits.WORKER_RATE_SCANS_MIN
+    assert sum(worker.takes(0.2) for _ in range(1000)) == limits.WORKER_CAPACITY_MIN + 1 > limits.WORKER_RATE_SCANS_MIN
 
 
 def test_those_postponed_get_their_turn_the_newest_first(worker: Worker) -> None:
-    """When half of the room is free, and before their time is over."""
-    room = limits.WORKER_ROOM_MIN
+    """They resume once half of the capacity is free, and before their time has run out."""
+    capacity = limits.WORKER_CAPACITY_MIN
     worker.round(0.1)
     while worker.takes(0.1):
         pass
     for name, age_s in enumerate((BUDGET_S + 0.1, 0.5, 0.4, 0.3)):
         worker.postpone(name, age_s)
-    assert worker.admission.in_flight > worker.admission.resume_at == room // 2
-    worker.answer(room // 2 + 1)
+    assert worker.admission.in_flight > worker.admission.resume_at == capacity // 2
+    worker.answer(capacity // 2 + 1)
     assert worker.admission.in_flight <= worker.admission.resume_at
     worker.clock.now += 0.1
     worker.admission.resume_soon()
@@ -191,7 +191,7 @@ def test_what_was_postponed_for_too_long_is_refused(worker: Worker) -> None:
 
 
 def test_a_round_after_a_slow_one_is_looked_at_while_requests_are_old(worker: Worker) -> None:
-    """What is left over from a slow round is read by quick ones, and is as old."""
+    """Requests left over from a slow round are read in quick ones, and are just as old."""
     worker.round(0.1)
     worker.takes(0.0)
     worker.takes(BUDGET_S * 2)
@@ -216,7 +216,7 @@ def test_a_worker_with_too_much_to_do_refuses_one_for_eight_answers(worker: Work
     assert worker.refused == []
     worker.answer(400)
     worker.clock.run(limits.REFUSAL_INTERVAL_S)
-    assert worker.refused == list(range(400 // limits.ANSWERS_A_REFUSAL))  # those who have waited longest
+    assert worker.refused == list(range(400 // limits.ANSWERS_A_REFUSAL))  # those that have waited longest
 
 
 def test_a_worker_with_nothing_else_to_do_refuses_all(worker: Worker) -> None:
@@ -229,8 +229,11 @@ def test_a_worker_with_nothing_else_to_do_refuses_all(worker: Worker) -> None:
 
 
 def _served_in_time(worker: Worker, times: float, *, controlled: bool) -> float:
-    """A worker that can answer 1,000 scans a second, or refuse 3,000, offered so many times as much over 2,000 connections: the
-    share of its capacity that is answered within a second. Without control it takes in all that it reads."""
+    """The share of a worker's capacity that is answered within a second.
+
+    The worker can answer 1,000 scans a second or refuse 3,000, and is offered `times` that rate over 2,000 connections. Without
+    admission control it admits everything that it reads.
+    """
     pass_s, refusal_s, period_s, seconds = 0.001, 0.001 / 3, 0.1, 20.0
     unread: list[float] = []
     inside: list[float] = []
@@ -272,12 +275,12 @@ def _served_in_time(worker: Worker, times: float, *, controlled: bool) -> float:
 @pytest.mark.parametrize("times", [1.5, 3.0])
 def test_more_than_the_capacity_leaves_the_goodput(monkeypatch: pytest.MonkeyPatch, times: float) -> None:
     assert _served_in_time(Worker(monkeypatch), times, controlled=True) > 0.9
-    # The control: 2,000 connections that each wait for 1,000 a second are all answered late.
+    # The control: at 1,000 answers a second for 2,000 waiting connections, all are answered late.
     assert _served_in_time(Worker(monkeypatch), times, controlled=False) < 0.2
 
 
 async def test_the_kernel_tells_how_long_a_request_has_waited() -> None:
-    """Of a real connection, by whichever loop serves it."""
+    """On a real connection, whichever event loop serves it."""
     seen: asyncio.Future[float] = asyncio.get_running_loop().create_future()
 
     class Protocol(asyncio.Protocol):
@@ -293,7 +296,7 @@ async def test_the_kernel_tells_how_long_a_request_has_waited() -> None:
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         await asyncio.sleep(0)
         writer.write(b"x")
-        time.sleep(0.2)  # noqa: ASYNC251 - the loop is to be late
+        time.sleep(0.2)  # noqa: ASYNC251 - makes the loop late on purpose
         waited_s = await asyncio.wait_for(seen, 5)
         writer.close()
     assert 0.15 <= waited_s < 2.0

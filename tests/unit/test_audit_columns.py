@@ -1,4 +1,4 @@
-"""The columns of an audit: many lines, times or verdicts handled at once come out as each by itself would."""
+"""The columns of an audit: many lines, times or verdicts processed at once give the same results as one by one."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_what_looks_like_a_time_is_none(texts: list[str]) -> None:
 @pytest.mark.parametrize("name", ["ixkio-plain", "encrypted", "encrypted-file", "plain-joined"])
 @pytest.mark.parametrize("wrong", [0, 1, 5])
 def test_taps_beside_each_other_are_judged_as_each_alone(name: str, wrong: int) -> None:
-    """All of one length, so that they are put into the columns as one piece, with some that do not hold among them."""
+    """All of one length, so that they are added to the columns as one piece, with some invalid ones among them."""
     fleet, dice = VirtualFleet(3, 5, name), random.Random(name)
     catalogue = TagCatalogue()
     catalogue.add_meta_keys(fleet[0].meta_keys() if fleet.profile.encrypted else ())
@@ -219,7 +219,7 @@ def test_control_a_file_taken_for_sorted_is_caught(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(tap_order, "_never_earlier", lambda times: True)
     judged = judged_of([(0, 2, 5), (0, 1, 4)])
     TapOrder(1).settle(judged)
-    assert list(judged.codes) == [GENUINE, REPLAYED]  # in order of time both are genuine
+    assert list(judged.codes) == [GENUINE, REPLAYED]  # in chronological order both are genuine
 
 
 @pytest.mark.parametrize(("times", "in_order"), [([1, 2, 2, 3, 3], True), ([1, 2, 1, 3], False), ([2, 1], False), ([], True)])
@@ -252,15 +252,15 @@ def test_a_report_says_of_each_line_what_it_says_of_it_alone(found: list[Finding
     expected = []
     for place, line in enumerate(found):
         if line.code in (GENUINE, REPLAYED) and (line.tag == NO_TAG or not line.position & 0xFFFFFF):
-            line = line._replace(code=PLAIN)  # what is replay-checked is of some tag and has a counter
+            line = line._replace(code=PLAIN)  # a replay-checked line always has a tag and a counter
         judged.put(place, line)
         genuine = OUTCOMES[line.code][0] == "genuine" if line.code != EMPTY else True
         if line.code != EMPTY and not (refused_only and genuine):
             verdict, reason = OUTCOMES[line.code]
-            told = {"line": first_line + place, "verdict": verdict, "reason": reason}
-            told["tag"] = "aaaaaaaa" if line.tag == 0 else "bbbbbbbb" if line.tag == 1 else None
-            told["counter"] = line.position & 0xFFFFFF if line.position else None
-            expected.append({name: value for name, value in told.items() if value is not None})
+            report_line = {"line": first_line + place, "verdict": verdict, "reason": reason}
+            report_line["tag"] = "aaaaaaaa" if line.tag == 0 else "bbbbbbbb" if line.tag == 1 else None
+            report_line["counter"] = line.position & 0xFFFFFF if line.position else None
+            expected.append({name: value for name, value in report_line.items() if value is not None})
     texts = b"".join(json_lines(judged, catalogue, first_line, refused_only=refused_only)).splitlines()
     shown = [orjson.loads(text) for text in texts]
     assert [{name: value for name, value in each.items() if name != "tamper"} for each in shown] == expected

@@ -1,4 +1,4 @@
-"""`ixfast audit`: key files, options, exit statuses, several processes; no key is ever shown."""
+"""`ixfast audit`: key files, options, exit statuses and several processes; keys are never shown."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def key_rows(*fleets: VirtualFleet) -> list[str]:
 
 
 class Files:
-    """A key file and a tap file of one small fleet."""
+    """A key file and a tap file for a small fleet."""
 
     def __init__(self, folder: Path) -> None:
         self.fleet = VirtualFleet(3, 4)
@@ -66,7 +66,7 @@ SECRET = "00112233445566778899aabbccddeeff"
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         (["xuid,uid"], "line 1: the first line must be a header"),
         ([""], "contains no keys"),
@@ -89,10 +89,10 @@ SECRET = "00112233445566778899aabbccddeeff"
         (["xuid,file_key,profile", f"a,{SECRET},ntag22x-sd/ntag424-aes"], "line 2: profile 'ntag22x-sd/ntag424-aes'"),
     ],
 )
-def test_a_wrong_key_file_is_told_without_its_keys(rows: list[str], told: str) -> None:
+def test_a_wrong_key_file_is_told_without_its_keys(rows: list[str], message: str) -> None:
     with pytest.raises(InputError) as caught:
         read_keys(rows, find_profile)
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert SECRET[:12] not in str(caught.value)
 
 

@@ -1,4 +1,4 @@
-"""An audit: one verdict by both ways of judging, order of time, odd lines with their numbers."""
+"""An audit: batched and single verification agree, taps are sorted by time, and invalid lines are reported with their numbers."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def verdicts(catalogue: TagCatalogue, lines: Iterable[str], **options: Any) -> l
     return [report["verdict"] for report in audited(catalogue, lines, **options)]
 
 
-# --- both ways give one verdict -------------------------------------------------------------------
+# --- batched and single verification agree --------------------------------------------------------
 
 
 def mutated(url: str, dice: random.Random) -> str:
-    """The URL with a few characters other than they were, mostly of those that URLs have."""
+    """The URL with a few characters replaced, mostly by others that occur in URLs."""
     text = list(url)
     for _ in range(dice.choice((0, 0, 1, 1, 2, 5))):
         place = dice.randrange(len(text))
@@ -162,13 +162,13 @@ def test_several_keys_are_tried_newest_first() -> None:
     catalogue.add_key(place, Key(2, bytes(16), bytes(3)))
     renewed = VirtualTag(tag.profile, xuid=tag.xuid, uid=tag.uid, file_key=bytes(16), aid="acme")
     taps = [tag.tap(), tag.tap(), renewed.tap(), tag.tap()]
-    # The counter began anew with the second key, whose taps are above all of the first.
+    # The counter restarted with the second key, whose taps rank above all those of the first.
     assert verdicts(catalogue, ["url", *taps]) == ["genuine", "genuine", "genuine", "replayed"]
     with pytest.raises(InputError, match="version"):
         catalogue.add_key(place, Key(2, bytes(16), bytes(3)))
 
 
-# --- order of time --------------------------------------------------------------------------------
+# --- chronological order --------------------------------------------------------------------------
 
 
 def in_a_random_order(count: int, seed: int) -> tuple[TagCatalogue, list[str], dict[str, int]]:
@@ -212,7 +212,7 @@ def test_a_forged_tap_uses_up_no_counter() -> None:
 def test_in_order_ends_at_the_first_tap_that_is_late() -> None:
     fleet = VirtualFleet(10, 2)
     one, other = fleet[:2]
-    # Another tag's earlier tap is no matter.
+    # An earlier tap of another tag does not count.
     lines = ["at,url", f"5,{one.tap()}", f"3,{other.tap()}", f"6,{one.tap()}", f"4,{one.tap()}", f"3,{one.tap()}"]
     with pytest.raises(InputError, match="line 5 is earlier"):
         verdicts(catalogue_of(fleet), lines, in_order=True)
@@ -295,7 +295,7 @@ def test_json_lines_of_every_kind() -> None:
 
 @pytest.mark.parametrize(
     "others", [[], [{"x": "nobody12", "n": "000001", "e": "00"}]]
-)  # with lines that are read one by one, too
+)  # also with lines that are read one by one
 def test_json_lines_with_a_member_twice_are_malformed(others: list[dict[str, str]]) -> None:
     fleet = VirtualFleet(15, 1)
     url = fleet[0].tap()

@@ -1,4 +1,4 @@
-"""What the follower makes of what the database says: when everything cached is forgotten, and until when the rest is fresh."""
+"""When the follower discards everything cached, and how long the catalogue counts as fresh."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIRST = Reading(generation=4, newest="four", known=None, history="7/1", flushed=
 
 
 class Source:
-    """A database that says what it is told to say."""
+    """A database with a scripted reading."""
 
     def __init__(self) -> None:
         self.reading = FIRST
@@ -41,7 +41,7 @@ class Source:
 
 
 class Catalogue:
-    """Notes what it is to forget."""
+    """Counts how often it is emptied."""
 
     def __init__(self) -> None:
         self.stale: str | None = "starting"
@@ -63,14 +63,14 @@ class Followed:
         await eventually(lambda: self.catalogue.stale is None)
 
     async def look(self) -> None:
-        """Have the follower look once more, and wait until it has."""
+        """Make the follower read again, and wait until it has."""
         known = self.source.read_count
         self.follower.look()
         await eventually(lambda: self.source.read_count > known and self.catalogue.stale is None)
 
 
 async def test_what_was_looked_up_before_the_first_reading_is_forgotten() -> None:
-    """A key looked up before its revocation stood in the cache for good, if the first reading came after that."""
+    """A key looked up before its revocation would otherwise stay cached for good if the first reading came after both."""
     followed = Followed()
     await followed.start()
     assert followed.catalogue.forgotten == 1
@@ -100,7 +100,7 @@ async def test_what_is_cached_is_fresh_for_a_while_from_the_question_on() -> Non
 
 
 def test_followers_and_sessions_read_the_history_by_one_expression() -> None:
-    """A session that named its history in other words would belong to none that is followed."""
+    """If a session formed the name of its history differently, it would never match the one that is followed."""
     text = load("session")["history"]
     expression = text[text.index("SELECT ") + len("SELECT ") :].rstrip(";")
     assert f"{expression} AS history," in load("catalogue")["read_history"]

@@ -23,7 +23,7 @@ def test_the_room_follows_a_database_that_became_slow_within_a_second() -> None:
     while spent_s < 1.0:
         measured.note_statement(250, 0.25)
         spent_s += 0.25
-    assert measured.capacity <= limits.LEDGER_ROOM_MIN
+    assert measured.capacity <= limits.LEDGER_CAPACITY_MIN
     measured.note_statement(256, 0.00512)  # it is quick again
     assert measured.capacity == 5000
 
@@ -44,7 +44,7 @@ def test_a_very_slow_database_has_room_for_what_it_answers_in_time() -> None:
     assert measured.capacity == limits.LEDGER_RATE_ROWS_MIN  # so that the next statement teaches, too
     for _ in range(50):
         measured.note_statement(100, 0.2)
-    assert measured.capacity == int(1.5 * limits.LEDGER_ROOM_SHARE / 0.002)
+    assert measured.capacity == int(1.5 * limits.LEDGER_CAPACITY_SHARE / 0.002)
 
 
 def test_a_worker_that_is_late_itself_does_not_take_the_database_for_slow() -> None:

@@ -1,4 +1,4 @@
-"""What an error of the database is called to whoever is answered 503."""
+"""The reason that a 503 gives for a database error."""
 
 import asyncpg
 import pytest

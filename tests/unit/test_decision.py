@@ -1,4 +1,4 @@
-"""The decision of a scan by durable state: every case by name, every small state by its safety properties, and long histories."""
+"""Deciding a scan by the durable state: every case by name, every small state by its safety properties, and long histories."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ FIRST = KeyedScan(KEY, 1, 5, 3, 2, 1_800_000_000.5)
         (submission(7), state(), Decision(Finding.REPLAYED, 9, 4)),  # the one before the newest
         (submission(5, window_ms=WINDOW_MS), state(), Decision(Finding.REPLAYED, 9, 4)),
         (submission(5, peek=True), state(), Decision(Finding.REPLAYED, 9, 4)),
-        (submission(5), state(scan_id=OWN), Decision(Finding.REPLAYED, 9, 4)),  # its id alone is no proof
+        (submission(5), state(scan_id=OWN), Decision(Finding.REPLAYED, 9, 4)),  # its id alone proves nothing
         # This very scan.
         (submission(9), state(scan_id=OWN), Decision(Finding.ACCEPTED, 7, 4)),
         (submission(9, window_ms=WINDOW_MS), state(scan_id=OWN), Decision(Finding.ACCEPTED, 7, 4)),
@@ -65,11 +65,11 @@ FIRST = KeyedScan(KEY, 1, 5, 3, 2, 1_800_000_000.5)
         (submission(9, window_ms=WINDOW_MS), state(age_ms=WINDOW_MS), Decision(Finding.EXPIRED, 7, 4)),
         (submission(9, window_ms=WINDOW_MS, peek=True), state(), Decision(Finding.REPEATED, 7, 4)),
         (submission(9, peek=True), state(), Decision(Finding.EXPIRED, 7, 4)),
-        # A look at what is newer.
+        # Peeking at a newer tap.
         (submission(10, peek=True), state(), Decision(Finding.WOULD_ADVANCE, 9, 5)),
         (submission(COUNTED_ONLY, peek=True), state(), Decision(Finding.WOULD_ADVANCE, 9, 5)),
         (submission(1, peek=True), state(0, 0, 0, count=0), Decision(Finding.WOULD_ADVANCE, 0, 1)),
-        # State that cannot be.
+        # Impossible state.
         (submission(10), state(), Decision(Finding.CONTRADICTED, 9, 4)),
         (submission(10), state(scan_id=OWN), Decision(Finding.CONTRADICTED, 9, 4)),
         (submission(COUNTED_ONLY), state(), Decision(Finding.CONTRADICTED, 9, 4)),
@@ -83,7 +83,7 @@ def test_a_counter_row_decides(asked: Submission, read: CounterState | None, exp
 
 @pytest.mark.parametrize("position", [5, 9, 10, COUNTED_ONLY])
 def test_a_row_of_the_log_proves_a_scan_that_others_have_overtaken(position: int) -> None:
-    """What it was counted as is not known any more: no previous position, and the tag's count of now."""
+    """How it was counted is no longer known: it gets no previous position, and the tag's current count."""
     assert decide(submission(position), state(), logged=True) == Decision(Finding.ACCEPTED, 0, 4)
     assert decide(submission(position), None, logged=True) == Decision(Finding.MISSING)
 
@@ -141,11 +141,11 @@ def test_no_small_state_breaks_a_promise() -> None:
         seen.add(finding)
         case = asked, read, decision
         assert decide(asked, read) == decision, case
-        # Nothing passes without a trace of this very scan, except in a look that consumes nothing.
+        # Nothing passes without a trace of this very scan, except when peeking, which consumes nothing.
         if OUTCOMES.get(finding) is Outcome.ADVANCED:
             own = read.last_scan_id == asked.scan_id and asked.position in (read.last_position, COUNTED_ONLY)
             assert own or (asked.peek and is_new), case
-        # Nothing is refused unless the durable counter is at or above it.
+        # Nothing is refused unless the durable counter has reached or passed its position.
         if OUTCOMES.get(finding) in (Outcome.REPLAYED, Outcome.REPEATED):
             assert 0 <= asked.position <= read.last_position, case
         if finding is Finding.REPEATED:
@@ -154,7 +154,7 @@ def test_no_small_state_breaks_a_promise() -> None:
             assert asked.position == read.last_position and not 0 <= read.age_ms < asked.retry_window_ms, case
         if finding is Finding.CONTRADICTED:
             assert is_new and not asked.peek, case
-        # What is shown: the position before this tap, and how many were counted up to it.
+        # The response shows the position before this tap, and the number of scans counted up to it.
         shown = read.previous_position if asked.position == read.last_position else read.last_position
         assert decision.previous_position == shown, case
         assert decision.scan_count == read.scan_count + (finding is Finding.WOULD_ADVANCE), case
@@ -162,7 +162,7 @@ def test_no_small_state_breaks_a_promise() -> None:
     assert seen == set(Finding) - {Finding.KEY_CONFLICT, Finding.MISSING}
 
 
-# Histories: what was accepted is remembered beside the state, which keeps but its end.
+# Histories: all accepted scans are recorded, whereas the state keeps only the last of them.
 
 
 class Accepted(NamedTuple):
@@ -174,7 +174,7 @@ class Accepted(NamedTuple):
 
 
 class History:
-    """A tag's counter row as the ledger's statement raises it, with a log of all that it accepted."""
+    """A tag's counter row, raised as the ledger's statement does, with a log of all accepted scans."""
 
     def __init__(self) -> None:
         self.row = CounterState(1, 0, 0, 0, 0, 1 << 62, doubtful=False)
@@ -196,11 +196,11 @@ class History:
         return self.row._replace(age_ms=now_ms - self.accepted[-1].at_ms) if self.accepted else self.row
 
 
-positions = st.just(COUNTED_ONLY) | st.integers(1, 6)  # 0 is where every tag begins, and is never accepted
+positions = st.just(COUNTED_ONLY) | st.integers(1, 6)  # every tag starts at 0, which is never accepted
 taps = st.tuples(
-    st.integers(1, 6) | st.integers(KEYED_FROM, KEYED_FROM + 3),  # a scan's id; the same one again is a statement sent again
-    positions,  # its position, if it has a key: another caller may use the same one for another tap
-    st.integers(0, 40_000),  # passes before it
+    st.integers(1, 6) | st.integers(KEYED_FROM, KEYED_FROM + 3),  # scan id; a repeated one is a statement that was sent again
+    positions,  # position, if the scan has a key: another caller may use the same key for another tap
+    st.integers(0, 40_000),  # milliseconds since the scan before
     st.booleans(),
     st.sampled_from((0, WINDOW_MS)),
 )

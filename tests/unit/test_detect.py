@@ -1,4 +1,4 @@
-"""A profile is found from taps and keys; what is found verifies the taps; what is not found is explained."""
+"""Detection finds a profile from taps and keys that verifies those taps; what it cannot find, it explains."""
 
 import re
 
@@ -45,7 +45,7 @@ def best(found: Detection) -> Proposal:
 
 
 def holds(profile: EncodingProfile, url: str, uid: bytes | None, file_key: bytes = FILE_KEY) -> bool:
-    """Whether the profile, as JSON and back, makes the tap authentic."""
+    """Whether the tap is authentic under the profile after a round trip through JSON."""
     compiled = compile_profile(msgspec.json.decode(msgspec.json.encode(profile), type=EncodingProfile))
     message = compiled.read_url(url)
     assert isinstance(message, Message)
@@ -53,7 +53,7 @@ def holds(profile: EncodingProfile, url: str, uid: bytes | None, file_key: bytes
 
 
 def same(a: str, b: str) -> bool:
-    """Whether two schemes compute the same."""
+    """Whether two schemes compute the same MACs."""
     first, second = find_scheme(a), find_scheme(b)
     return type(first) is type(second) and first.mirrors == second.mirrors and first.picc_chars == second.picc_chars
 
@@ -167,7 +167,7 @@ def test_a_derivation_of_ones_own() -> None:
 
 
 def test_a_uid_that_is_signed_but_not_sent() -> None:
-    """A web server forwards tag code, counter and code of a chip that mirrors its UID as well."""
+    """A web server forwards the tag code, counter and MAC of a chip that also mirrors its UID."""
     tag = tags_of("ixkio-plain")[0]
     url = "https://tag.example/t?" + "&".join(f"{name}={text}" for name, text in tag.tap_parameters().items())
     assert detect([url], [key(FILE_KEY)]).proposals == ()
@@ -245,7 +245,7 @@ def test_reasons(name: str, file_key: bytes, meta_key: bytes, reason: str) -> No
     found = detect(taps(tags_of(name)), [key(file_key)], [key(meta_key)])
     assert found.proposals == ()
     assert found.unexplained == tuple(range(6))
-    assert any(re.search(reason, told) for told in found.reasons), found.reasons
+    assert any(re.search(reason, shown) for shown in found.reasons), found.reasons
 
 
 def test_reasons_of_a_derivation_say_so() -> None:

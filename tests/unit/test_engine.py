@@ -1,4 +1,4 @@
-"""The engine with an in-memory catalogue and ledger: which scans pass, which are refused, and which end without a verdict."""
+"""The engine with a catalogue and a ledger in memory: which scans pass, which are refused, and which get no verdict."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_counter_known_to_be_used_costs_no_statement(kit: EngineKit) -> None:
     kit.tap(tag, 5)
     kit.ledger.failure = "database_unreachable"
     assert result_of(kit.tap(tag, 5)) == REPLAYED
-    assert result_of(kit.tap(tag, 5, wants_state=True))[1] == "unavailable"  # it asked for the durable counter
+    assert result_of(kit.tap(tag, 5, wants_state=True))[1] == "unavailable"  # it needs the durable counter
     assert result_of(kit.tap(tag, 6)) == (None, "unavailable", "database_unreachable")
     assert kit.count(meters.SCAN_ERRORS["unavailable"]) == 2
 
@@ -217,7 +217,7 @@ def test_an_idempotent_retry_gets_the_first_answer(kit: EngineKit) -> None:
     assert result_of(kit.tap(tag, 5, scan_id=first, idempotent=True)) == GENUINE
     assert result_of(kit.tap(tag, 5, scan_id=first, idempotent=True)) == GENUINE
     kit.tap(tag, 6)
-    again = kit.tap(tag, 5, scan_id=first, idempotent=True)  # overtaken meanwhile
+    again = kit.tap(tag, 5, scan_id=first, idempotent=True)  # a newer tap was accepted in between
     assert (result_of(again), again.scan_count, again.previous_position & 0xFFFFFF) == (GENUINE, 2, 3)
     assert again.extras is not None and again.extras.first_at is not None
     assert result_of(kit.tap(tag, 5, scan_id=another, idempotent=True)) == REPLAYED
@@ -295,7 +295,7 @@ def test_anothers_tag_is_like_none(kit: EngineKit) -> None:
     theirs = kit.tap(tag, 1, token=TOKEN)
     assert result_of(absent) == result_of(theirs) == (Verdict.UNKNOWN, "not_found", None)
     assert theirs.record is None
-    assert not kit.ledger.refusals  # their log does not show us either
+    assert not kit.ledger.refusals  # and it leaves no row in the log
     assert result_of(kit.tap(tag, 1)) == GENUINE
 
 
@@ -309,8 +309,8 @@ def test_what_cannot_be_looked_up_is_no_verdict(kit: EngineKit) -> None:
     kit.catalogue.stale = None
     kit.tap(tag, 1)
     kit.catalogue.stale = "catalogue_stale"
-    assert result_of(kit.tap(tag, 2)) == (None, "unavailable", "catalogue_stale")  # although it is cached
-    # Nobody has said so yet: a process that was stopped reads its requests before it looks at its timers.
+    assert result_of(kit.tap(tag, 2)) == (None, "unavailable", "catalogue_stale")  # even though it is cached
+    # Not yet marked as stale: a process that was suspended reads its requests before it runs its timers.
     kit.catalogue.stale, kit.catalogue.fresh_until = None, -1.0
     assert result_of(kit.tap(tag, 2)) == (None, "unavailable", "catalogue_stale")
 
@@ -341,7 +341,7 @@ def test_a_reply_that_fails_stops_nobody_else(kit: EngineKit, caplog: pytest.Log
     tag, record = kit.tag()
     mac = bytes.fromhex(tag.parameters_at(1)["e"])
     kit.engine.submit(Scan(gone, record.xuid, 1, mac, None, 1, 0.0))
-    assert result_of(kit.tap(tag, 1)) == REPLAYED  # what was decided stays decided
+    assert result_of(kit.tap(tag, 1)) == REPLAYED  # the decision stands
     assert len(caplog.records) == 1
 
 

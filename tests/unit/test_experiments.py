@@ -1,4 +1,4 @@
-"""The longer benchmarks in their smallest size, the stream that drives them, and the report; no test depends on a time."""
+"""The longer benchmarks at their smallest size, the stream that drives them, and the report. No test depends on timing."""
 
 import argparse
 import json
@@ -136,7 +136,7 @@ class TestStream:
         assert not any(each.wrong or each.refused for each in seen)
 
     def test_arrivals_that_find_no_connection_give_up(self) -> None:
-        """A server that stops for longer than their patience: they are counted, not sent late."""
+        """When the server stalls for longer than they may wait, arrivals are counted instead of being sent late."""
         with check.constant(stall_ms=600, stall_after=20) as (port, _), Load(Traffic(8, 40, 2), port, CONSTANT_ANSWER) as load:
             load.connect()
             seen = list(load.stream(300.0, 1.5, 0.5, patience_s=0.1))
@@ -174,7 +174,7 @@ class TestExperiments:
     def test_keyed(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert keyed.main(["--smoke", "--results", str(tmp_path)]) == 0
         shown = capsys.readouterr().out
-        assert all(f"| {way} |" in shown for way in keyed.VARIANTS)
+        assert all(f"| {variant} |" in shown for variant in keyed.VARIANTS)
         (record,) = environment.newest(keyed.HISTORY, tmp_path)
         assert {point["way"] for point in record["points"]} == set(keyed.VARIANTS)
         assert min(point["answers_per_s"] for point in record["points"]) > 0
@@ -189,26 +189,31 @@ class TestExperiments:
         assert list(tmp_path.glob("overload-*-timeline.svg"))
 
     def test_soak_keeps_every_sample(self, tmp_path: Path) -> None:
-        status = soak.main(["--smoke", "--results", str(tmp_path)])
-        (record,) = environment.newest(soak.HISTORY, tmp_path)
-        late = sum(sample.get("gave_up", 0) + sum(sample.get("refused", {}).values()) for sample in record["samples"])
-        assert status == (1 if late else 0)  # a busy machine may be late, but never wrong
-        assert not any(sample.get("wrong") for sample in record["samples"]) and not record["audit"]["problems"]
+        for attempt in range(3):  # on a busy machine a run may be late, but never wrong
+            status = soak.main(["--smoke", "--results", str(tmp_path / str(attempt))])
+            (record,) = environment.newest(soak.HISTORY, tmp_path / str(attempt))
+            assert not any(sample.get("wrong") for sample in record["samples"]) and not record["audit"]["problems"]
+            late = sum(sample.get("gave_up", 0) + sum(sample.get("refused", {}).values()) for sample in record["samples"])
+            assert status == (1 if late else 0)
+            if not late:
+                break
+        else:
+            pytest.fail("each of three runs was late: this machine is too busy for this test")
         assert record["rate_per_s"] == record["capacity"] * soak.SMOKE.rate_fraction > 0
-        (kept,) = tmp_path.glob("soak-*.jsonl")
+        results = tmp_path / str(attempt)
+        (kept,) = results.glob("soak-*.jsonl")
         lines = [json.loads(line) for line in kept.read_text().splitlines()]
         assert lines[:-1] == record["samples"] and "audit" in lines[-1]
         last = record["samples"][-1]
         assert last["hot_updates"] <= last["updates"] and last["counter_table"] > 0
         assert len(last["worker_rss"]) == soak.SMOKE.workers and min(last["worker_rss"]) > 1 << 20
         assert last["http_connections"] == soak.SMOKE.connections
-        # A scan that the generator gave up on may have passed.
-        assert last["passes"] <= record["audit"]["passes_in_database"] <= last["passes"] + late
-        for drawn in tmp_path.glob("soak-*.svg"):
+        assert last["passes"] == record["audit"]["passes_in_database"]
+        for drawn in results.glob("soak-*.svg"):
             assert ElementTree.fromstring(drawn.read_text()).tag.endswith("svg")
 
     def test_scale_measures_every_size_and_keeps_it(self, tmp_path: Path) -> None:
-        with tempfile.TemporaryDirectory() as kept:  # the user who runs PostgreSQL cannot read pytest's own folders
+        with tempfile.TemporaryDirectory() as kept:  # the user that runs PostgreSQL cannot read pytest's folders
             Path(kept).chmod(0o711)
             arguments = ["--smoke", "--results", str(tmp_path), "--keep", str(Path(kept) / "here"), "--sizes", "1500"]
             assert sizes.main(arguments) == 0
@@ -257,7 +262,7 @@ class TestFullContender:
 
 class TestFiller:
     def test_rows_are_those_of_the_product(self, tmp_path: Path) -> None:
-        """The last tag, made by COPY, is like the first, made by the product; and the indexes are the same as before."""
+        """The last tag, created with COPY, looks like the first, created by the product; the indexes are the same as before."""
         count = filler.FIRST_TAGS + 300
 
         async def rows(connection: Any) -> Any:
@@ -304,7 +309,7 @@ class TestFiller:
 
 
 def test_the_audit_of_many_tags_finds_a_pass_too_much_in_the_log() -> None:
-    """The control: a tag whose scans were never counted has a row in the log."""
+    """The control: the log has a row for a tag whose scans were never counted."""
     size = scans.SMOKE
     with Testbed(Traffic(13, size.tags, size.connections)) as testbed, testbed.database("bench_ixfast") as dsn:
         spoil = "INSERT INTO scan_log SELECT now(), 1, tag_id, 7, 'g' FROM tag_counter ORDER BY tag_id LIMIT 1"

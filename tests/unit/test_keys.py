@@ -1,4 +1,4 @@
-"""Envelopes open in their own place only, key files stay closed to others, and no key is ever shown."""
+"""Envelopes open only in their own place, key files are closed to other users, and no key is ever shown."""
 
 import base64
 import copy
@@ -54,7 +54,7 @@ def test_an_envelope_never_repeats(kek: KeyEncryptionKey) -> None:
 
 
 def test_the_documented_layout(kek: KeyEncryptionKey) -> None:
-    """Written out by hand from the docstring, so that stored envelopes stay readable for ever."""
+    """Follows the documentation by hand, so that stored envelopes stay readable forever."""
     place = b"ixfkey01" + bytes.fromhex("0000000000000007" + "0000000000001267" + "02" + "0003")
     nonce = bytes(range(12))
     sealed = b"\x01" + nonce + AESGCM(KEK_BYTES).encrypt(nonce, TAG_KEY, place)
@@ -78,7 +78,7 @@ def test_another_length_is_refused(kek: KeyEncryptionKey, length: int) -> None:
 
 
 def assert_bound_to_its_place(kek: KeyEncryptionKey, wrap: Callable[..., bytes], unwrap: Callable[..., bytes]) -> None:
-    """Every other place, each differing in one part, must refuse what was sealed for `PLACE`."""
+    """What was sealed for `PLACE` must not open in any place that differs in one part."""
     sealed = wrap(kek, TAG_KEY, **PLACE)
     assert unwrap(kek, sealed, **PLACE) == TAG_KEY
     for part, other in (
@@ -91,7 +91,7 @@ def assert_bound_to_its_place(kek: KeyEncryptionKey, wrap: Callable[..., bytes],
     ):
         with pytest.raises(KeyEnvelopeError):
             unwrap(kek, sealed, **{**PLACE, part: other})
-    # Values moved between neighbouring fields must not read alike either.
+    # Nor may it open if values of neighbouring fields are swapped.
     with pytest.raises(KeyEnvelopeError):
         unwrap(kek, sealed, **{**PLACE, "account_id": PLACE["tag_id"], "tag_id": PLACE["account_id"]})
 
@@ -148,7 +148,7 @@ def test_keys_of_another_length_are_refused(kek: KeyEncryptionKey, length: int) 
 
 
 def test_check_value_is_the_cmac_of_a_zero_block() -> None:
-    """The zero key's CMAC by hand: subkey K1 of the zero key is 2·E(0), and the block is a complete one."""
+    """CMAC by hand: the block is complete, so it is masked with the subkey K1, which is 2·E(0), and the message is zero."""
 
     def encrypt(block: bytes) -> bytes:
         encryptor = Cipher(algorithms.AES128(TAG_KEY), modes.ECB()).encryptor()

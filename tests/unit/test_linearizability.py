@@ -1,11 +1,11 @@
-"""The checker itself: histories made by hand, right ones and ones with every kind of fault."""
+"""The checker itself, on handwritten histories: correct ones, and ones with every kind of fault."""
 
 import pytest
 from support.linearizability import Operation, violations
 
 
 def operation(text: str) -> Operation:
-    """`5:0-2 passed` is position 5, from 0 to 2."""
+    """Parse an operation: `5:0-2 passed` is position 5, from time 0 to 2."""
     tap, answer = text.split()
     position, times = tap.split(":")
     started, ended = times.split("-")
@@ -22,11 +22,11 @@ def check(history: str, final: int, logged: str) -> list[str]:
     [
         ("5:0-1 passed", 5, "5"),
         ("5:0-1 passed, 5:2-3 refused, 6:4-5 passed", 6, "5 6"),
-        # At once, any order is right.
+        # Concurrent operations may take effect in any order.
         ("6:0-9 passed, 5:1-2 passed", 6, "5 6"),
         ("6:0-9 passed, 5:1-8 refused", 6, "6"),
         ("5:0-9 refused, 5:1-8 passed", 5, "5"),
-        # What nobody was told may have taken effect, or not, and late.
+        # An operation without an answer may have taken effect, possibly late, or not at all.
         ("5:0-1 unknown", 0, ""),
         ("5:0-1 unknown", 5, "5"),
         ("6:0-1 unknown, 5:2-3 refused", 6, "6"),

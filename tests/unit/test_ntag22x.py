@@ -1,4 +1,4 @@
-"""NTAG 223, 224 and StatusDetect: what the MAC covers, TT, a counter that is switched off, and contradictions refused."""
+"""NTAG 223, 224 and StatusDetect: what the MAC covers, TT, a disabled counter, and profiles that contradict themselves."""
 
 import importlib
 import os
@@ -75,7 +75,7 @@ def test_other_texts_are_no_tt(text: str) -> None:
 
 
 def test_the_letters_enter_as_the_low_nibble_of_their_code() -> None:
-    """What the datasheet tells as a table is one rule."""
+    """The table in the datasheet follows a single rule."""
     for letter in "COI0":
         assert pack_tt(f"{letter}0".encode() + b"0" * 8)[0] == (ord(letter) & 0xF) << 4
 
@@ -166,7 +166,7 @@ def test_a_state_that_is_not_mirrored_is_no_tamper_state() -> None:
 
 
 def test_a_counter_of_0_needs_the_owners_word() -> None:
-    """A chip that counts never shows 0: its mirror is read before it is seen."""
+    """A chip with an enabled counter never shows 0: reading the mirror raises the counter first."""
     strict, lenient = tag_of("ntag223"), tag_of(compiled(preset("ntag223").template, scheme="ntag223", without_counter=True))
     url = strict.tap_at(0)
     assert examine(strict, url).reason == "counter_range"
@@ -192,7 +192,7 @@ def test_a_chip_with_sdm_keeps_refusing_0() -> None:
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.parametrize("name", NAMES)
 def test_no_bit_of_a_message_can_be_changed(name: str, core: str) -> None:
-    """Exhaustive for one message of each scheme: UID, counter, TT, MAC and key."""
+    """Flips every bit of UID, counter, TT, MAC and key, for one message of each scheme."""
     scheme = Ntag22xScheme(name, detects_status=name == "ntag22x-sd", core=CORES[core])
     tt = b"CO0A1B2C3D" if scheme.signed_fields else b""
     mac = scheme.simulated_mac(KEY, UID, 0x102FF, tt)

@@ -1,6 +1,6 @@
-"""The originality signature over the raw UID: one real chip, every bit of it, and what is no signature at all.
+"""The originality signature over the raw UID: a real chip, every flipped bit, and values that are not signatures.
 
-The chip is NXP's own example. Signatures by other keys are made here with `cryptography` as the oracle.
+The chip is NXP's own example. Signatures with other keys are made here, with `cryptography` as the oracle.
 """
 
 import hashlib
@@ -90,7 +90,7 @@ def verify_hashed(public_key: bytes, uid: bytes, signature: bytes) -> bool:
 
 
 def verify_padded_behind(public_key: bytes, uid: bytes, signature: bytes) -> bool:
-    """A verifier that takes the UID for the leftmost bytes of a digest instead of for an integer."""
+    """A verifier that treats the UID as the leftmost bytes of a digest instead of as an integer."""
     r, s = int.from_bytes(signature[:28]), int.from_bytes(signature[28:])
     try:
         _point(public_key).verify(encode_dss_signature(r, s), uid.ljust(28, b"\0"), ECDSA(Prehashed(SHA224())))

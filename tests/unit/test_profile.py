@@ -373,7 +373,7 @@ def test_an_explanation_tells_every_step() -> None:
     assert "version 3 (check value" in found["mirror"]
     assert found["session vector"] == "UID and counter"
     assert found["window"].endswith("&cmac=")
-    assert found["MAC"] == "holds under file key version 5"
+    assert found["MAC"] == "valid with file key version 5"
     assert found["tamper"] == "stored C, current C"
     assert found["result"] == "authentic"
 

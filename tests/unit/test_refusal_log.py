@@ -1,4 +1,4 @@
-"""The log of refusals, with a database whose writes are held back: one at a time, within a bound, and never in a scan's way."""
+"""The log of refusals, with a database whose writes are held back: one at a time, bounded, and never delaying a scan."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ixfast.store.ledger.refusal_log import RefusalLog
 
 
 class HeldDatabase:
-    """Writes end when `go` is set."""
+    """A database whose writes finish once `go` is set."""
 
     def __init__(self) -> None:
         self.writes: list[Sequence[tuple[int, int, int, str]]] = []

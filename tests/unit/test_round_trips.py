@@ -1,6 +1,6 @@
-"""Every scheme with every preset: a simulated tag's URL through the real application and engine, and what is changed in it.
+"""Every scheme with every preset: the URL of a simulated tag, intact and altered, through the real application and engine.
 
-The application is the one that a worker runs, over a catalogue and a ledger in memory.
+The application is the one that a worker runs, on a catalogue and a ledger in memory.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ RICHEST = {
 
 
 def combinations() -> Iterator[tuple[str, CompiledProfile]]:
-    """Every preset by every chip that can write it."""
+    """Every preset with every chip that can write it."""
     for name in PRESETS:
         for scheme in scheme_names():
             notation = f"{name}/{scheme}"
             try:
                 yield notation, compile_profile(find_profile(notation))
             except ProfileError:
-                # What cannot be is a field of one chip with another; a chip with SDM writes every SDM preset.
+                # A chip cannot write another chip's fields, but a chip with SDM can write every SDM preset.
                 sdm = "-aes", "-lrp"
                 assert not (scheme.endswith(sdm) and PRESETS[name].scheme.endswith(sdm)), notation
 
@@ -72,7 +72,7 @@ def test_every_chip_with_sdm_writes_every_preset_of_such_chips() -> None:
 
 
 class Catalogue(MemoryCatalogue):
-    """Knows its account as the real one does, for taps that name no tag."""
+    """Looks up the account as the real catalogue does, for taps that name no tag."""
 
     groups: list[Group]
 
@@ -92,7 +92,7 @@ class Stack:
         return answer
 
     async def verdict_of(self, url: str) -> str:
-        """The verdict on the URL as it is, and the tag named beside it so that a changed UID is no other tag's."""
+        """The verdict on the parameters of the URL. It names the tag separately: an altered UID must not select another."""
         parts = urlsplit(url)
         if parts.query:
             parameters = dict(parse_qsl(parts.query))
@@ -144,7 +144,7 @@ async def test_a_tap_passes_once_and_a_changed_one_never(notation: str) -> None:
 
 
 def changed(url: str, message: Message) -> Iterator[tuple[str, str]]:
-    """The URL with each bit of each mirrored value changed by itself, and each tamper character by each other one."""
+    """The URL with each single bit of each mirrored value flipped, and with each tamper character replaced by every other one."""
     parts = {"mac": message.mac, "uid": message.uid, "picc": message.picc, "enc": message.enc}
     if message.counter is not None:
         parts["counter"] = message.counter.to_bytes(3)
@@ -180,7 +180,7 @@ async def test_every_single_bit_counts(scheme: str) -> None:
             assert await here.verdict_of(forgery) == Verdict.FORGED, what
             tried += 1
         assert tried >= 8 * (8 + 7 + 3)
-        # The control: the unchanged tap would have passed all the while, and does.
+        # The control: the unaltered tap still passes.
         assert await here.verdict_of(url) == Verdict.GENUINE
         assert await here.verdict_of(url) == Verdict.REPLAYED
 
@@ -188,8 +188,8 @@ async def test_every_single_bit_counts(scheme: str) -> None:
 def test_the_documentation_tells_every_preset_and_scheme() -> None:
     text = (Path(__file__).parents[2] / "docs" / "chips.md").read_text()
     rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| `([^`]+)` \| (?:`([^`]+)`|-) \|", text, re.MULTILINE)
-    told = {name: (scheme, template, window) for name, scheme, template, window in rows}
-    assert told == {name: (p.scheme, p.template, p.window) for name, p in PRESETS.items()}
-    assert list(told) == list(PRESETS)
+    documented = {name: (scheme, template, window) for name, scheme, template, window in rows}
+    assert documented == {name: (p.scheme, p.template, p.window) for name, p in PRESETS.items()}
+    assert list(documented) == list(PRESETS)
     for scheme in scheme_names():
         assert re.search(rf"^\| `{scheme}` \|", text, re.MULTILINE), scheme

@@ -1,4 +1,4 @@
-"""`ixfast simulate`: what it says is in there is what an audit finds, for every preset; keys are closed to others."""
+"""`ixfast simulate`: an audit finds the verdicts that it announces, for every preset; key files are closed to other users."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_an_audit_finds_what_was_simulated(profile: str, tmp_path: Path) -> None
     counts = Counter(expected)
     assert set(counts) >= {"genuine", "forged"}
     assert "replayed" in counts or profile == "plain-uid-only"
-    told = ", ".join(f"{verdict} {count}" for verdict, count in sorted(counts.items()))
-    assert made.stderr.endswith(f"tags: {told}\n")
+    summary = ", ".join(f"{verdict} {count}" for verdict, count in sorted(counts.items()))
+    assert made.stderr.endswith(f"tags: {summary}\n")
 
 
 def test_every_scheme_has_a_preset_to_simulate() -> None:

@@ -1,4 +1,4 @@
-"""The state reader, with a database whose answers can be held back: its lanes, its bounds and its decisions."""
+"""The state reader, on a database whose answers can be held back: its lanes, limits and decisions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class HeldDatabase:
         self.counters: dict[int, CounterState] = {}
         self.first: list[KeyedScan] = []
         self.log: set[tuple[int, int]] = set()
-        self.now = 1_800_000_000.0  # ahead of the loop's time
+        self.now = 1_800_000_000.0  # ahead of the loop's clock
         self.asked: defaultdict[str, int] = defaultdict(int)
         self.order: list[str] = []
         self.held: set[str] = set()
@@ -74,7 +74,7 @@ class HeldDatabase:
 
 
 class Reading:
-    """A reader for scans that did not advance. `kit` makes and answers them."""
+    """A reader for scans that did not advance. `kit` creates them and collects their outcomes."""
 
     def __init__(self) -> None:
         self.database = HeldDatabase()
@@ -100,7 +100,7 @@ class Reading:
         moment = asyncio.get_running_loop().time()
         self.clock.note(moment, moment, moment + self.database.now)
 
-    # What the kit and the reader call on a ledger.
+    # The methods of a ledger that the kit and the reader call.
 
     def submit(self, scan: Scan) -> None:
         scan.unresolved = self.unresolved
@@ -156,19 +156,19 @@ async def test_a_lane_that_stalls_delays_no_other(reading: Reading, held: str, s
 
 
 @pytest.mark.parametrize(
-    ("kind", "room"),
+    ("kind", "capacity"),
     [("plain", limits.STATE_QUEUE_MAX), ("keyed", limits.KEYED_QUEUE_MAX), ("unresolved", limits.STATE_QUEUE_MAX)],
 )
-async def test_a_lane_has_a_bound(reading: Reading, kind: str, room: int) -> None:
+async def test_a_lane_has_a_bound(reading: Reading, kind: str, capacity: int) -> None:
     reading.reader._deadline_s = 60.0
     reading.database.add(1, 9)
     reading.database.held.add("states")
     first = submit(reading, kind)
     await eventually(lambda: reading.database.asked["states"])
-    waiting = [submit(reading, kind) for _ in range(room)]
+    waiting = [submit(reading, kind) for _ in range(capacity)]
     over = [await submit(reading, kind) for _ in range(3)]
-    told = "outcome_unknown" if kind == "unresolved" else "overloaded"  # a lost reply may have been a pass
-    assert {word(scan) for scan in over} == {f"{told}:state_queue_full"}
+    code = "outcome_unknown" if kind == "unresolved" else "overloaded"  # a lost reply may have been a pass
+    assert {word(scan) for scan in over} == {f"{code}:state_queue_full"}
     assert not first.done()
     reading.database.let_go()
     assert {word(scan) for scan in await asyncio.gather(first, *waiting)} == {REPLAYED}
@@ -218,7 +218,7 @@ async def test_what_is_left_at_the_stop_is_answered(reading: Reading) -> None:
 
 
 async def test_state_is_read_before_first_answers_and_the_log(reading: Reading) -> None:
-    """The other way round, what was applied in between would be seen by neither."""
+    """In the opposite order, a scan applied in between would be missed by both."""
     reading.database.add(1, 9)
     await submit(reading, "keyed")
     await submit(reading, "unresolved")
@@ -242,7 +242,7 @@ async def test_a_window_of_0_has_no_inside(reading: Reading, age_s: float) -> No
 
 
 @pytest.mark.parametrize(
-    ("age_s", "doubtful", "told"),
+    ("age_s", "doubtful", "expected"),
     [
         (-86_400.0, False, REPLAYED),
         (-0.001, True, REPLAYED),
@@ -250,15 +250,15 @@ async def test_a_window_of_0_has_no_inside(reading: Reading, age_s: float) -> No
         (59.999, False, REPEATED),
         (59.999, True, "unavailable:clock_stepped"),
         (60.0, False, REPLAYED),
-        (60.0, True, REPLAYED),  # what may only be older is outside
+        (60.0, True, REPLAYED),  # the true age can only be greater, so it is outside the window
         (3600.0, False, REPLAYED),
     ],
 )
-async def test_the_newest_tap_once_more(reading: Reading, age_s: float, doubtful: bool, told: str) -> None:
+async def test_the_newest_tap_once_more(reading: Reading, age_s: float, doubtful: bool, expected: str) -> None:
     windowed(reading)
     reading.note_clock()
     reading.database.add(1, 5, age_s=age_s, doubtful=doubtful)
-    assert await reading.kit.word(1, 5) == told
+    assert await reading.kit.word(1, 5) == expected
     assert await reading.kit.word(1, 4) == REPLAYED
 
 
@@ -270,7 +270,7 @@ async def test_a_step_forward_is_seen_before_anybody_is_refused_by_it(reading: R
     reading.database.add(2, 5, age_s=7200)
     reading.database.add(3, 5, age_s=10)
     assert await reading.kit.word(3, 5) == REPEATED
-    assert reading.database.asked["clock"] == 0  # only who would be refused by an age costs a look at the clock
+    assert reading.database.asked["clock"] == 0  # the clock is read only for scans that would be refused for their age
     assert await reading.kit.word(1, 5) == "unavailable:clock_stepped"
     assert await reading.kit.word(2, 5) == REPLAYED
 

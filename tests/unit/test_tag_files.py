@@ -1,4 +1,4 @@
-"""Tag files: every way to write one, every mistake with its place and remedy, and nothing of a cell in any message."""
+"""Tag files: every way to write one, every mistake with its line, column and remedy, and messages that never quote a cell."""
 
 import csv
 import datetime as dt
@@ -44,7 +44,7 @@ def good(encoded: bytes | str, layout: Layout | None = None) -> list[TagRow]:
     encoded = encoded.encode() if isinstance(encoded, str) else encoded
     rows, problems = read(encoded, layout)
     assert problems == []
-    for piece in (1, 7):  # the same in pieces of any size
+    for piece in (1, 7):  # the same, however the file is split
         again, _ = read(encoded, layout, piece)
         assert [values(row) for row in again] == [values(row) for row in rows]
     return rows
@@ -268,9 +268,9 @@ def test_a_suggestion() -> None:
 ])  # fmt: skip
 def test_no_message_has_a_cell(content: bytes | str) -> None:
     _, problems = read(content.encode() if isinstance(content, str) else content)
-    told = repr(problems).lower()
+    shown = repr(problems).lower()
     for form in (KEY.hex(), KEY.hex(":"), KEY.hex()[:12], "04aabbcc", "left open", "4_23"):
-        assert form not in told
+        assert form not in shown
 
 
 def test_a_row_does_not_show_its_key() -> None:
@@ -296,7 +296,7 @@ def test_a_bomb_is_inflated_in_blocks() -> None:
         ('{"CUID": null, "CUID": "a"}', "CUID"),
         ('{"CUID": "a", "TAGNAME": "\\"CUID\\"", "CUID": "a"}', "CUID"),
         ('{"CUID": "a", "Notes": {"by": [{"day": 1, "day": 2}]}}', "day"),
-        (f'{{"CUID": "a", "{KEY.hex()}": 1, "{KEY.hex()}": 2}}', None),  # a key in the wrong place is not quoted
+        (f'{{"CUID": "a", "{KEY.hex()}": 1, "{KEY.hex()}": 2}}', None),  # a key in the wrong column is not quoted
     ],
 )
 def test_an_object_with_a_member_twice_is_refused(line: str, column: str | None) -> None:
@@ -421,14 +421,14 @@ def test_an_export_has_formulas_as_texts_in_csv_and_as_they_are_in_json_lines(st
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300), st.integers(1, 50))
-@example(encoded=b"\x00\n\x80\n", piece=1)  # bad encoding below a header that ends the reading
+@example(encoded=b"\x00\n\x80\n", piece=1)  # invalid UTF-8 below a header that stops the reader
 @example(encoded=b'"a"b\n1,2,3,4\n', piece=1)  # a problem below a malformed record
 @example(encoded=b"sep=\x80", piece=1)
 def test_any_bytes_are_rows_or_problems(encoded: bytes, piece: int) -> None:
     for start in (b"", b"CUID,UID,KEY\n", b'{"CUID": "1"}\n', b"\x1f\x8b\x08"):
         whole, pieces = read(start + encoded), read(start + encoded, piece=piece)
         assert bool(whole[1]) == bool(pieces[1])
-        if not start.startswith(b"\x1f"):  # of a damaged block, all that came before the damage is lost
+        if not start.startswith(b"\x1f"):  # everything in a damaged block is lost, even what precedes the damage
             assert pieces[1] == whole[1]
 
 

@@ -1,6 +1,6 @@
 """Published and independent vectors of LRP mode over the native core and its twin.
 
-`lrp.json` in this folder holds examples of NXP's application note and of this project; `data/` holds the independent
+`lrp.json` in this folder holds examples from NXP's application note and from this project; `data/` holds the independent
 vectors. test_message_vectors.py reads whole messages from their URLs.
 """
 
@@ -71,7 +71,7 @@ def blocks_are(joined: bytes, expected: dict[str, str]) -> bool:
 
 
 def holds(core: Any, operation: str, given: dict[str, Any], expected: dict[str, Any]) -> bool:
-    """Whether the core answers one vector as expected."""
+    """Whether the core gives the expected result for one vector."""
     key = unhex(given.get("key"))
     match operation:
         case "lrp_key_material":
@@ -123,7 +123,7 @@ def mirrored_of(block: bytes) -> tuple[bytes, int]:
 
 
 def message_holds(core: Any, given: dict[str, Any], expected: dict[str, Any]) -> bool:
-    """A whole message as far as the core carries it: who, the MAC, and the file data once the MAC holds."""
+    """A whole message as far as the core processes it: UID and counter, the MAC, and the file data once the MAC is valid."""
     if given["picc_mirror"] == "encrypted":
         meta_key, picc_data = unhex(given["meta_key"]), unhex(given["picc_enc"])
         block = core.lrp_picc_decrypt(meta_key, picc_data)
@@ -159,7 +159,7 @@ def test_independent_vectors(core: ModuleType, operation: str) -> None:
     assert wrong_ones(core, [v for v in lrp_vectors() if v["op"] == operation]) == []
 
 
-# --- controls: a broken LRP is caught by what stands alone ----------------------------------------
+# --- controls: lrp.json alone catches a broken LRP -----------------------------------------------
 
 Primitive = _lrp_py._Primitive
 

@@ -1,4 +1,4 @@
-"""Independent vectors of NTAG 22x messages, derived keys and originality, and the roll-call of all operations."""
+"""Independent vectors of NTAG 22x messages, derived keys and originality, and a check that every operation is tested."""
 
 import importlib
 import json
@@ -70,9 +70,7 @@ def unhex(text: str | None) -> bytes:
 
 
 def test_every_operation_is_claimed_by_a_test_module() -> None:
-    """A vector that nobody runs protects nothing. A module claims an operation by naming it in quotes, this one by
-    `of`.
-    """
+    """A vector that no test runs protects nothing. A module claims an operation by naming it in quotes, this one with `of`."""
     assert Counter(vector["op"] for vector in ALL) == Counter(COUNTS)
     assert sum(COUNTS.values()) == len({vector["name"] for vector in ALL}) == 357
     others = "".join(path.read_text() for path in HERE.glob("test_*.py") if path.name != Path(__file__).name)
@@ -89,7 +87,7 @@ def test_the_provenance_of_every_file_is_stated() -> None:
 
 
 def read_ntag22x(vector: Vector, scheme: Ntag22xScheme, change: Callable[[str], str] = str) -> Evidence:
-    """The way of a tap: from the mirror's text to the evidence."""
+    """Process a tap, from the mirrored text to the evidence."""
     inputs = vector["inputs"]
     template = "m={uid}x{counter}x{tt}x{mac}" if inputs["tt"] else "m={uid}x{counter}x{mac}"
     profile = EncodingProfile(name="22x", scheme=scheme.name, template=template, allow_without_counter=True)
@@ -103,7 +101,7 @@ def expected_ntag22x(vector: Vector) -> Evidence:
     expected = vector["expected"]
     stored, current = WORDS.get(expected.get("tt_stored", "not mirrored")), WORDS.get(expected.get("tt_actual", "not mirrored"))
     tamper = Tamper(stored, current) if stored and current else None
-    # A mirrored counter of 0 is a counter that is switched off.
+    # A mirrored counter of 0 means that the counter is disabled.
     return Evidence(expected["valid"], None, unhex(expected["uid"]), expected["ctr"] or None, 1, tamper)
 
 

@@ -68,7 +68,7 @@ def _result_steps(compiled: CompiledProfile, evidence: Evidence) -> list[Step]:
     if not evidence.authentic:
         reason = evidence.reason or ""
         return [Step("result", f"not authentic: {reason}: {REASONS[reason]}")]
-    steps = [Step("MAC", f"holds under file key version {evidence.key_version}")]
+    steps = [Step("MAC", f"valid with file key version {evidence.key_version}")]
     if evidence.file_data is not None:
         steps.append(Step("file data", f"{len(evidence.file_data)} bytes, decrypted"))
     if evidence.tamper is not None:

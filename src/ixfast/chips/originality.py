@@ -1,7 +1,7 @@
 """The originality signature of NTAG 424 DNA: an ECDSA signature on secp224r1 over the UID, which NXP writes at production.
 
-It proves who made the chip and nothing more: it never changes and can be copied together with the UID, so it is no evidence
-about a tap. It is read with a command (Read_Sig), not mirrored into URLs; store it when the tag is registered.
+It proves who made the chip and nothing more: it never changes and can be copied together with the UID, so it proves nothing about
+a tap. It is read with a command (Read_Sig), not mirrored into URLs; store it when the tag is registered.
 
 NXP signs the 7 bytes of the UID directly, as an integer, without hashing (AN12196, asymmetric originality check).
 """

@@ -49,6 +49,23 @@ class Tap(NamedTuple):
     expected: str  # the verdict that an audit must find
 
 
+_OUTPUT_OPTIONS: tuple[Decorator, ...] = (
+    click.option("--format", "form", type=click.Choice(["csv", "jsonl", "urls"]), default="csv", show_default=True),
+    click.option("--start", type=click.DateTime(), default="2026-01-01", show_default=True, help="Time of the first tap, UTC."),
+    click.option("--every", type=click.FloatRange(0), default=1.0, show_default=True, help="Average seconds between taps."),
+    click.option("--shuffle", is_flag=True, help="Print taps out of order, as in the merged logs of many hosts."),
+    click.option("--labels", is_flag=True, help="Also print the expected verdict, as `expected`."),
+    click.option("--masters-out", type=click.Path(path_type=Path), help="Write the masters to this CSV file, mode 0600."),
+    click.option("--keys-out", type=click.Path(path_type=Path), help="Write the tags and keys to this CSV file, mode 0600."),
+)
+
+
+def _with_output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_OUTPUT_OPTIONS):
+        command = option(command)
+    return command
+
+
 def register(main: click.Group, with_settings: Decorator) -> None:
     """Add the command. It uses neither server nor database, so it takes no settings."""
     del with_settings
@@ -78,13 +95,7 @@ def register(main: click.Group, with_settings: Decorator) -> None:
     @click.option(
         "--derivation", type=click.Choice(list(DEFAULT_DERIVATIONS)), help="Derive all keys of a profile's tags from one master."
     )
-    @click.option("--format", "form", type=click.Choice(["csv", "jsonl", "urls"]), default="csv", show_default=True)
-    @click.option("--start", type=click.DateTime(), default="2026-01-01", show_default=True, help="Time of the first tap, UTC.")
-    @click.option("--every", type=click.FloatRange(0), default=1.0, show_default=True, help="Average seconds between taps.")
-    @click.option("--shuffle", is_flag=True, help="Print taps out of order, as in the merged logs of many hosts.")
-    @click.option("--labels", is_flag=True, help="Also print the expected verdict, as `expected`.")
-    @click.option("--masters-out", type=click.Path(path_type=Path), help="Write the masters to this CSV file, mode 0600.")
-    @click.option("--keys-out", type=click.Path(path_type=Path), help="Write the tags and keys to this CSV file, mode 0600.")
+    @_with_output_options
     def simulate(
         profiles: tuple[str, ...],
         tags: int,

@@ -5,7 +5,7 @@ have waited in the kernel for longer than its caller will; answering it late hel
 worker is late, requests are looked at before they become scans:
 
 1. The time that a request has already waited counts towards its scan's deadline.
-2. A late worker admits as many scans as it has lately answered in `limits.WORKER_ROOM_S`. The rest is postponed and resumed
+2. A late worker admits as many scans as it has lately answered in `limits.WORKER_CAPACITY_S`. The rest is postponed and resumed
    when half of that is answered, the newest first, because the newest has the most time left.
 3. A request that has waited longer than `limits.WORKER_WAIT_SHARE` of the deadline is refused (503 `overloaded`). Refusals are
    rationed: one takes a third of the time of a pass, and a worker that refused everything at once would serve nothing.
@@ -62,7 +62,7 @@ class Admission:
         self._until_age_check = 0  # requests of this round that share the last measured age
         self._age_s = 0.0
         self._overdue_at = 0.0
-        self._in_flight_max = limits.WORKER_ROOM_MIN  # while the worker is late
+        self._in_flight_max = limits.WORKER_CAPACITY_MIN  # while the worker is late
         self._postponed: deque[tuple[float, Connection, Any, Head]] = deque()  # with their time of arrival, oldest first
         self._too_late: deque[tuple[Connection, Any]] = deque()  # to be refused
         self.resume_at = -1  # resume postponed requests when so few scans are in flight; -1: there are none
@@ -86,7 +86,7 @@ class Admission:
     def _update_rate(self) -> None:
         rate = self._busy_answered / self._busy_s
         self._rate = (self._rate + rate) / 2 if self._rate else rate
-        self._in_flight_max = max(limits.WORKER_ROOM_MIN, int(self._rate * limits.WORKER_ROOM_S))
+        self._in_flight_max = max(limits.WORKER_CAPACITY_MIN, int(self._rate * limits.WORKER_CAPACITY_S))
         self._busy_s = 0.0
         self._busy_answered = 0
 

@@ -32,7 +32,7 @@ _SURPRISING = frozenset((
 ))  # fmt: skip
 _SURPRISING_BEGINNINGS = (b"content-", b"sec-websocket-")
 _PLAIN_LINE = re.compile(
-    rb"GET /v1/t\?x=([A-Za-z0-9]{1,%d})&n=([0-9A-Fa-f]{6})&e=([0-9A-Fa-f]{16}) HTTP/1\.1\r\n" % limits.TAG_CODE_CHARS_MAX
+    rb"GET /v1/t\?x=(%b)&n=([0-9A-Fa-f]{6})&e=([0-9A-Fa-f]{16}) HTTP/1\.1\r\n" % references.CODE.pattern.encode()
 )
 
 PlainQuery = tuple[bytes, int, bytes]

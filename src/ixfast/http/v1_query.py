@@ -18,7 +18,7 @@ from ixfast.domain.scan import Extras, Visitor
 from ixfast.errors import InputError
 
 # Nearly every query. The general code below reads the same from it (tests compare them) and takes seven times as long.
-_PLAIN = re.compile(rf"x=([A-Za-z0-9]{{1,{limits.TAG_CODE_CHARS_MAX}}})&n=([0-9A-Fa-f]{{6}})&e=([0-9A-Fa-f]{{16}})", re.ASCII)
+_PLAIN = re.compile(rf"x=({references.CODE.pattern})&n=([0-9A-Fa-f]{{6}})&e=([0-9A-Fa-f]{{16}})", re.ASCII)
 _COUNTER = re.compile(r"[0-9A-Fa-f]{6}")
 _MAC_CHARS = 16
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")

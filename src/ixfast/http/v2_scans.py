@@ -1,7 +1,7 @@
 """Scans of `/v2`: the types of their bodies, and how a body becomes a scan.
 
-A scan is given as the tapped URL or its query string, verbatim, or as fields. Errors name the member and never quote its
-value, which may be a code that has not been used yet.
+A scan is sent as the tapped URL or its query string, verbatim, or as fields. Errors name the member and never quote its value,
+which may be a code that has not been used yet.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _RawScanBody = Annotated[msgspec.Raw, Meta(extra_json_schema={"$ref": "#/compone
 
 
 class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
-    """Up to 1,000 scans. A scan of the wrong form has a problem of its own in the response."""
+    """Up to 1,000 scans. A malformed scan has a problem of its own in the response."""
 
     scans: list[_RawScanBody]
 
@@ -141,7 +141,7 @@ def _fields(body: ScanBody) -> dict[str, str]:
 def _derived_id(caller: Caller, body: ScanBody, idempotency_key: str) -> int:
     """The scan id that belongs to a caller's Idempotency-Key: the same key finds the same scan.
 
-    Keys are private to an API key. Without one, callers are told apart by their addresses, and the tap is part of the key,
+    Keys are private to an API key. Without one, callers are distinguished by their addresses, and the tap is part of the key,
     because several callers may share an address.
     """
     owner: list[object]

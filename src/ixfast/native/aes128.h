@@ -1,8 +1,9 @@
 /* AES-128 (FIPS 197) and AES-CMAC (RFC 4493, SP 800-38B) on the CPU's AES instructions.
  *
- * It is not a general AES: 128-bit keys only, and a CPU without the instructions must not call it (see ix_cpu_has_aes).
- * Invariants: running time depends on lengths alone, never on keys or contents; whoever fills a schedule wipes it on
- * every way out. Registers and the compiler's own spill slots are beyond the reach of C and are not cleared.
+ * This is not a general-purpose AES: it has 128-bit keys only and must not be called on a CPU without the instructions
+ * (see ix_cpu_has_aes). Invariants: running time depends on lengths alone, never on keys or contents; code that fills a
+ * schedule wipes it on every path out. Registers and the compiler's own spill slots are beyond the reach of C and are
+ * not cleared.
  */
 #ifndef IXFAST_AES128_H
 #define IXFAST_AES128_H
@@ -18,7 +19,7 @@
 #include <sys/auxv.h>
 #include "vec_armv8.h"
 #else
-#error "The native core knows x86-64 and AArch64 Linux. Build with IXFAST_NO_EXTENSIONS=1 to use the plain Python twin."
+#error "The native core needs x86-64 or AArch64 Linux. Build with IXFAST_NO_EXTENSIONS=1 to use the plain Python twin."
 #endif
 
 #define IX_FUNCTION static __attribute__((unused)) IX_TARGET
@@ -47,21 +48,21 @@ static inline int ix_cpu_has_aes(void)
 #endif
 }
 
-/* Makes the compiler take what lies at `secret` from there again. Without it round keys wait in registers for their next
- * use and overflow to stack slots that no wiping reaches; tests/native searches the stack for them. */
+/* Makes the compiler reload what is at `secret`. Without it, round keys stay in registers until their next use and
+ * spill to stack slots that are never wiped; tests/native searches the stack for them. */
 static inline void ix_keep_in_memory(const void *secret)
 {
     __asm__ __volatile__("" : : "r"(secret) : "memory");
 }
 
-/* Overwrites secrets; for all the compiler knows, the barrier reads them, so the stores are never dropped as dead. */
+/* Overwrites secrets. As far as the compiler knows, the barrier reads them, so the stores are never removed as dead. */
 static inline void ix_wipe(void *secret, size_t size)
 {
     memset(secret, 0, size);
     ix_keep_in_memory(secret);
 }
 
-/* The same for a CMAC key, store by store: GCC makes REP STOS of a memset this size, 6 ns a message. */
+/* The same for a CMAC key, store by store: GCC turns a memset of this size into REP STOS, which takes 6 ns. */
 IX_INLINE void ix_wipe_cmac_key(ix_cmac_key *ready)
 {
 #pragma GCC unroll 11
@@ -71,7 +72,7 @@ IX_INLINE void ix_wipe_cmac_key(ix_cmac_key *ready)
     *(volatile ix1_vec *)&ready->k2 = ix1_zero();
 }
 
-/* Expands the key and encrypts one block on the way: the block's rounds hide behind the key schedule's. */
+/* Expands the key and encrypts a block at the same time: the key schedule's latency hides that of the rounds. */
 IX_INLINE ix1_vec ix_expand_and_encrypt(ix_aes128 *schedule, ix1_vec key, ix1_vec block)
 {
     schedule->round[0] = key;
@@ -135,7 +136,7 @@ IX_INLINE void ix_cmac_ready(ix_cmac_key *ready, ix1_vec key)
     ready->k2 = ix1_double(ready->k1);
 }
 
-/* The last block of a message, masked; `tail` has 0 to 16 bytes, and a message of no bytes has one padded block. */
+/* The last block of a message, masked. `tail` has 0 to 16 bytes; an empty message has one padded block. */
 IX_INLINE ix1_vec ix_cmac_last_block(const uint8_t *k1, const uint8_t *k2, const uint8_t *tail, size_t size)
 {
     uint8_t padded[16] = {0};
@@ -176,7 +177,7 @@ IX_FUNCTION void ix_cmac_subkeys(const ix_cmac_key *ready, uint8_t *l, uint8_t *
     ix1_store(k2, ready->k2);
 }
 
-/* MACt(CMAC(key, message)): bytes 1, 3, ..., 15 of the 16; the first of them in memory is the first one sent. */
+/* MACt(CMAC(key, message)): bytes 1, 3, ..., 15 of the 16, in the order in memory in which they are sent. */
 IX_FUNCTION uint64_t ix_mact(const uint8_t *key, const uint8_t *message, size_t size)
 {
     ix_cmac_key ready;
@@ -187,8 +188,8 @@ IX_FUNCTION uint64_t ix_mact(const uint8_t *key, const uint8_t *message, size_t 
     return mac;
 }
 
-/* 1 if the 8 bytes at `mac` are the message's MACt, 0 otherwise; compared as one integer, so no byte decides
- * earlier. */
+/* 1 if the 8 bytes at `mac` are the message's MACt, 0 otherwise. They are compared as one integer, so the time does not
+ * depend on which byte differs. */
 IX_FUNCTION int ix_mact_verify(const uint8_t *key, const uint8_t *message, size_t size, const uint8_t *mac)
 {
     uint64_t given;
@@ -196,7 +197,7 @@ IX_FUNCTION int ix_mact_verify(const uint8_t *key, const uint8_t *message, size_
     return ix_mact(key, message, size) == given;
 }
 
-/* 1 if the `size` bytes are equal, 0 otherwise; looks at all of them whatever they are. */
+/* 1 if the `size` bytes are equal, 0 otherwise. Always examines all of them. */
 static inline int ix_equal(const uint8_t *a, const uint8_t *b, size_t size)
 {
     uint32_t difference = 0;

@@ -177,7 +177,7 @@ class Worker:
         """Wait briefly for the catalogue, so that the first connections wait in their sockets rather than get a 503."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CATALOGUE_WAIT_S):
-                await self._follower.heard.wait()
+                await self._follower.usable.wait()
 
     async def _open_sockets(self) -> None:
         settings, config = self._settings, self._config

@@ -145,7 +145,7 @@ class Layout:
                 continue
             target = meaning or f"{FIELD_PREFIX}{field}"
             if target in taken:
-                problems.add(line, shown(name), "duplicate_column", f"{taken[target]} and {name.strip()} are both {target}.")
+                problems.add(line, shown(name), "duplicate_column", f"{taken[target]} and {name.strip()} both mean {target}.")
                 continue
             taken[target] = name.strip()
             if meaning is not None:

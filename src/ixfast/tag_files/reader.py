@@ -221,7 +221,7 @@ class _CsvRecords:
     def _header_or_mismatch(self, line: int, texts: list[str]) -> None:
         """Take the first record as the header; report any later record whose cell count differs from the header's."""
         if self._cells is not None:
-            self._problems.add(line, None, "wrong_cell_count", f"{len(texts)} instead of {self._cell_count}.")
+            self._problems.add(line, None, "wrong_cell_count", f"It has {len(texts)} instead of {self._cell_count}.")
             return
         before = len(self._problems)
         self._cells, self._cell_count = self._layout.cells(texts, line, self._problems), len(texts)

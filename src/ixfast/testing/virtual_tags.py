@@ -4,7 +4,7 @@
 profile. `VirtualFleet` is any number of tags, up to millions, derived from a seed and created only on access.
 
 Nothing here is secret: keys are derived from seeds that are in the tests. Never put one of these keys on a real chip. Still, no
-`repr` shows a key, because test output is copied to places where it cannot be told from real keys.
+`repr` shows a key, because test output is copied to places where nobody can distinguish them from real keys.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from ixfast import limits
+from ixfast.domain import references
 from ixfast.domain.model import EncodingProfile
 from ixfast.keys.diversify import Derivation
 
@@ -27,7 +28,7 @@ _PRINTABLE = r"^[^\x00-\x1f\x7f]*$(?!\n)"
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX, pattern=_PRINTABLE)]
 Label = Annotated[str, Meta(max_length=NAME_CHARS_MAX, pattern=_PRINTABLE)]
 Id = Annotated[int, Meta(ge=1, le=ID_MAX)]
-Xuid = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]{1,64}$(?!\n)")]
+Xuid = Annotated[str, Meta(pattern=rf"^{references.CODE.pattern}$(?!\n)")]
 Uid = Annotated[str, Meta(pattern=r"^[0-9A-F]{14}$(?!\n)", description="7 bytes in hexadecimal, upper case.")]
 Signature = Annotated[
     str, Meta(pattern=r"^[0-9A-Fa-f]{112}$(?!\n)", description="The 56 bytes of Read_Sig of an NTAG 424 DNA, in hexadecimal.")

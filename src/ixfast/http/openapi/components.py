@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from ixfast import limits
+from ixfast.domain import references
 from ixfast.domain.model import OriginalityWord, TamperWord, Verdict
 from ixfast.error_codes import COUNTED, REQUEST, STATUS
 from ixfast.http.management.call import Parameter
@@ -26,8 +27,8 @@ ROUTED_ERRORS = tuple(code for code in REQUEST if code not in ("no_such_route", 
 ANY_KEY: list[dict[str, list[str]]] = [{"X-API-Key": []}, {"Ixkio-R": []}, {"bearer": []}]
 
 _PUBLIC = [{"url": "http://127.0.0.1:8480", "description": "The public listener: scans."}]
-_CODE = f"^[A-Za-z0-9]{{1,{limits.TAG_CODE_CHARS_MAX}}}$"
-_AID = f"^[A-Za-z0-9_-]{{1,{limits.ACCOUNT_ID_CHARS_MAX}}}$"
+_CODE = f"^{references.CODE.pattern}$"
+_AID = f"^{references.AID.pattern}$"
 _HEX_16 = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 
 from ixfast import __version__, limits, rules
+from ixfast.domain import references
 from ixfast.http.management.call import Route
 from ixfast.http.management.routes import ROUTES
 from ixfast.http.management.schemas import FieldName, FieldValue
@@ -98,8 +99,8 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
     schemas: dict[str, dict[str, Any]] = {
         "id": {"type": "integer", "minimum": 1},
         "version": {"type": "integer", "minimum": 1, "maximum": limits.KEY_VERSIONS_MAX},
-        "xuid": {"type": "string", "pattern": f"^[A-Za-z0-9]{{1,{limits.TAG_CODE_CHARS_MAX}}}$"},
-        "aid": {"type": "string", "pattern": f"^[A-Za-z0-9_-]{{1,{limits.ACCOUNT_ID_CHARS_MAX}}}$"},
+        "xuid": {"type": "string", "pattern": f"^{references.CODE.pattern}$"},
+        "aid": {"type": "string", "pattern": f"^{references.AID.pattern}$"},
     }
     names = [word[1:-1] for word in path.split("/") if word.startswith("{")]
     return [{"name": name, "in": "path", "required": True, "schema": schemas[name]} for name in names]

@@ -55,7 +55,7 @@ class Known(NamedTuple):
 
 
 class ChangeFollower:
-    """Keeps a catalogue in step with the database. `heard` is set once the database was reached and is usable."""
+    """Keeps a catalogue in step with the database. `usable` is set once the database was reached and can be used."""
 
     def __init__(
         self,
@@ -77,7 +77,7 @@ class ChangeFollower:
         self._known: Known | None = None
         self._staleness: asyncio.TimerHandle | None = None  # marks the catalogue stale unless something is read before
         self._wake = asyncio.Event()
-        self.heard = asyncio.Event()
+        self.usable = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -130,7 +130,7 @@ class ChangeFollower:
         if self._staleness is not None:
             self._staleness.cancel()
         self._staleness = self._loop.call_at(asked_at + STALE_AFTER_S, self._expire)
-        self.heard.set()
+        self.usable.set()
 
     def _expire(self) -> None:
         self._mark_stale("catalogue_stale")

@@ -30,7 +30,7 @@ class CommitRate:
         self._lag_s = 0.0  # how late the loop's timers were at most since the last statement
 
     def note_lag(self, seconds: float) -> None:
-        """A timer went off this late: a reply may have lain there for as long."""
+        """A timer went off this late, so a reply may have waited for just as long."""
         self._lag_s = max(self._lag_s, seconds)
 
     def note_statement(self, rows: int, seconds: float) -> None:
@@ -47,6 +47,6 @@ class CommitRate:
         row_s = seconds / rows
         decay = limits.LEDGER_RATE_DECAY + seconds / self._wait_max_s
         self._row_s = row_s if not self._row_s else min(row_s, self._row_s * decay)
-        in_time = int(self._deadline_s * limits.LEDGER_ROOM_SHARE / self._row_s)
-        always = min(limits.LEDGER_ROOM_MIN, max(limits.LEDGER_RATE_ROWS_MIN, in_time))
+        in_time = int(self._deadline_s * limits.LEDGER_CAPACITY_SHARE / self._row_s)
+        always = min(limits.LEDGER_CAPACITY_MIN, max(limits.LEDGER_RATE_ROWS_MIN, in_time))
         self.capacity = min(self._queue_max, max(always, int(self._wait_max_s / self._row_s)))
