@@ -1,6 +1,6 @@
 """Cost of each stage of a scan, as measured by the workers. `python -m benchmarks stages`, `ixfast bench --stages`
 
-ixfast times a sample of its scans stage by stage and exports sums and counts (`ixfast_stage_…`, docs/metrics.md). This
+ixfast times a sample of its scans stage by stage and exports sums and counts (`ixfast_stage_…`, docs/reference/metrics.md). This
 benchmark runs an open loop at half the capacity and takes what was added meanwhile: microseconds per scan in each stage. Stages
 that wait (for the previous batch, for the statement) are elapsed time, not work; the others are work on the event loop.
 """

@@ -1,4 +1,4 @@
-"""The picture of the layers in docs/architecture.md, made from the import contract in pyproject.toml.
+"""The picture of the layers in docs/explanations/architecture.md, made from the import contract in pyproject.toml.
 
 `python tests/layers_diagram.py` writes it; `tests/unit/test_structure.py` compares it.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-DOCUMENT = ROOT / "docs" / "architecture.md"
+DOCUMENT = ROOT / "docs" / "explanations" / "architecture.md"
 _DIAGRAM = re.compile(r"^```mermaid\n.*?^```\n", re.MULTILINE | re.DOTALL)
 
 

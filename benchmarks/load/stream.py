@@ -122,7 +122,7 @@ class StreamConnection(TapConnection):
         if failure.startswith(("503 ", "429 ")):
             self._sink.refused[failure[4:]] += 1
             self._sink.refused_ns.append(monotonic_ns() - self._start_ns)
-            if any(code in response for code in _NOT_CONSUMED):  # docs/api.md: nothing was consumed, whatever happens
+            if any(code in response for code in _NOT_CONSUMED):  # nothing was consumed, whatever happens
                 self.plan.uncertain.discard(self.at)
         else:
             self._sink.wrong[f"{KINDS[self._kinds[self.at]]}: {failure}"] += 1

@@ -2,8 +2,8 @@
 
 The product's own management functions create the account, the group, the batch and the first tags. The others come through
 binary COPY, from one process per core, into tables whose indexes are created afterwards; each key is in an AES-GCM envelope for
-its own tag, made by `ixfast.keys.wrap`. This is not an import (docs/import.md): nothing is checked, because the fleet is known
-to be correct.
+its own tag, made by `ixfast.keys.wrap`. This is not an import (docs/how-to/import-tags.md):
+nothing is checked, because the fleet is known to be correct.
 """
 
 from __future__ import annotations

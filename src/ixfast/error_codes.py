@@ -1,8 +1,8 @@
 """The error codes of every HTTP response: one table, from which statuses, messages, metrics and the OpenAPI description follow.
 
-A code is part of the public API and never changes its meaning. Adding one here obliges to document it: in docs/api.md, or in
-docs/management.md if only the management API uses it. Problems of the lines of a tag file are not error codes; they are in
-`tag_files.problems`.
+A code is part of the public API and never changes its meaning. Every code must be documented in docs/reference/scan-api.md, or in
+docs/reference/management-api.md if only the management API uses it. Problems of the lines of a tag file are not error codes;
+they are in `tag_files.problems`.
 
 `message` is what a response says when the code alone is known. Where the mistake itself is known (`InputError`), its own
 message is sent instead, and none is repeated here.
@@ -99,4 +99,4 @@ REQUEST = _of_kind("request")
 """Codes of requests that were refused before they became a scan or an act of management."""
 
 MANAGEMENT = frozenset(_of_kind("management"))
-"""Codes that only the management API uses, documented in docs/management.md instead of docs/api.md."""
+"""Codes that only the management API uses, documented in docs/reference/management-api.md."""

@@ -2,7 +2,7 @@
 
 Incrementing a labelled counter object takes 1 us, a slot of a `memoryview` 44 ns. One scrape of any worker reads the regions of
 all. Each worker writes to its own region only, so no lock is needed, and an aligned 8-byte slot cannot be read half-written.
-A meter that is added here is exported by `http/metrics.py`, and must be documented in docs/metrics.md.
+A meter that is added here is exported by `http/metrics.py`, and must be documented in docs/reference/metrics.md.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from ixfast.store.random_codes import draw_codes
 from ixfast.tag_files import PROBLEMS
 from ixfast.tag_files.columns import ALIASES
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "import.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "how-to" / "import-tags.md").read_text()
 KEYS = [bytes([n]) * 16 for n in range(256)]
 TABLES = ("tag", "tag_key", "tag_counter", "meta_key", "batch", "catalogue_change", "audit_log", "deleted_tag")
 
@@ -814,7 +814,7 @@ async def test_command(stack: Stack, command_line: CommandLine) -> None:
     assert "There is no account nobody." in done.output
 
 
-# docs/import.md against the code.
+# docs/how-to/import-tags.md against the code.
 
 
 def blocks(language: str) -> list[str]:

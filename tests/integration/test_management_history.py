@@ -182,7 +182,7 @@ async def test_the_description_has_every_route(stack: Stack) -> None:
 
 
 def test_the_document_has_every_route_and_code() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "management.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "management-api.md").read_text()
     rows = re.findall(r"^\| `([A-Z]+) (/\S+)` \| ([^|]+) \|", text, re.MULTILINE)
     documented = [(method, path, re.findall(r"`(\w+)`", scopes)) for method, path, scopes in rows]
     assert sorted(documented) == sorted((route.method, route.path, list(route.scopes)) for route in ROUTES)

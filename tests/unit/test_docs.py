@@ -1,6 +1,6 @@
 """The documents against the code: what exists is documented, what is documented exists, and every link leads somewhere.
 
-docs/settings.md and docs/rules.md have tests of their own.
+docs/reference/settings.md and docs/reference/rules.md have tests of their own.
 """
 
 import ast
@@ -25,9 +25,9 @@ from ixfast.store.db_errors import DbErrorKind
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SOURCES = ROOT / "src" / "ixfast"
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("deploy/*.md"), *ROOT.glob("benchmarks/**/*.md")])
-API = (DOCS / "api.md").read_text()
-OPERATING = (DOCS / "operating.md").read_text()
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("deploy/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+API = (DOCS / "reference" / "scan-api.md").read_text()
+OPERATING = (DOCS / "how-to" / "operate.md").read_text()
 
 
 def section(document: str, title: str) -> str:
@@ -53,7 +53,7 @@ def test_every_error_code_is_documented_with_its_status() -> None:
 
 
 def test_every_counted_error_code_is_documented() -> None:
-    listed = section((DOCS / "metrics.md").read_text(), "Error codes").partition(":")[2].partition("(")[0]
+    listed = section((DOCS / "reference" / "metrics.md").read_text(), "Error codes").partition(":")[2].partition("(")[0]
     assert re.findall(r"`(\w+)`", listed) == list(meters.SCAN_ERRORS)
 
 
@@ -141,7 +141,7 @@ def test_every_reason_of_a_503_is_documented() -> None:
 
 
 def test_every_metric_is_documented() -> None:
-    text = (DOCS / "metrics.md").read_text()
+    text = (DOCS / "reference" / "metrics.md").read_text()
     rows = dict(re.findall(r"^\| `(ixfast_\w+)` \| (\w+) \|", text, re.MULTILINE))
     assert rows == {meter.name: meter.kind for meter in meters.METERS}
     assert set(re.findall(r"\bixfast_\w+", text)) == set(rows)
@@ -162,7 +162,7 @@ SETTING_FLAGS = {"--config"} | {
 
 
 def own_options(command: click.Command) -> set[str]:
-    """Long options besides those of the settings, which docs/settings.md has."""
+    """Long options besides those of the settings, which docs/reference/settings.md has."""
     return {option for each in command.params for option in each.opts if option.startswith("--")} - SETTING_FLAGS
 
 
@@ -241,7 +241,7 @@ def test_variables_in_documents_exist(document: Path, sources: str) -> None:
 
 
 def test_the_layers_are_those_of_the_import_contract() -> None:
-    text = section((DOCS / "architecture.md").read_text(), "Layers")
+    text = section((DOCS / "explanations" / "architecture.md").read_text(), "Layers")
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
     layers = [{package.strip().removeprefix("ixfast.") for package in re.split("[|:]", layer)} for layer in contract["layers"]]
     rows = [re.split(r"(?<!\\)\|", line)[1] for line in text.splitlines() if line.startswith("| `")]

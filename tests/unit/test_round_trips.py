@@ -186,7 +186,7 @@ async def test_every_single_bit_counts(scheme: str) -> None:
 
 
 def test_the_documentation_tells_every_preset_and_scheme() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "chips.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "chips.md").read_text()
     rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| `([^`]+)` \| (?:`([^`]+)`|-) \|", text, re.MULTILINE)
     documented = {name: (scheme, template, window) for name, scheme, template, window in rows}
     assert documented == {name: (p.scheme, p.template, p.window) for name, p in PRESETS.items()}

@@ -23,7 +23,7 @@ from ixfast.rules import RuleError, Rules, compiler, condition_tree, facts, line
 from ixfast.rules.facts import FACTS, Kind
 from ixfast.rules.rule_document import RuleGroup
 
-CASES = int(os.environ.get("IXFAST_DIFFERENTIAL_CASES", "3200"))  # 100,000 take half a minute, see docs/rules.md
+CASES = int(os.environ.get("IXFAST_DIFFERENTIAL_CASES", "3200"))  # 100,000 take half a minute, see docs/reference/rules.md
 SCANS_OF_A_SET = 32
 READINGS = max(100, CASES // 50)
 ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kathmandu")
@@ -393,7 +393,7 @@ def test_caches_end_with_the_rule_sets() -> None:
 
 
 def test_different_rule_sets_fit_into_memory() -> None:
-    """docs/rules.md promises less than 4 KB a set; benchmarks/micro/rule_sets.py measures 10,000 of them."""
+    """docs/reference/rules.md promises less than 4 KB a set; benchmarks/micro/rule_sets.py measures 10,000 of them."""
     assert bytes_of_answers() < 4096
 
 

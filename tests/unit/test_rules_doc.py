@@ -1,4 +1,4 @@
-"""docs/rules.md is true: its rule sets, lines, errors, commands and responses are run, and its table is complete."""
+"""docs/reference/rules.md is true: its rule sets, lines, errors, commands and responses are run, and its table is complete."""
 
 import re
 import shlex
@@ -16,7 +16,7 @@ from ixfast.domain.scan import Scan
 from ixfast.responses.response_text import SUBTAGS, compile_response
 from ixfast.rules import RuleError, facts, line_notation, visitors
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "reference" / "rules.md").read_text()
 
 
 def blocks(language: str) -> list[str]:

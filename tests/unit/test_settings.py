@@ -1,4 +1,4 @@
-"""Precedence, checks and their messages, secrets, and docs/settings.md against the declarations."""
+"""Precedence, checks and their messages, secrets, and docs/reference/settings.md against the declarations."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from ixfast.config.settings import REDACTED, SettingDescription, Settings, descr
 from ixfast.config.settings_loader import load
 from ixfast.errors import ConfigurationError
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "settings.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "settings.md"
 PASSWORD = "c4nary-p4ssw0rd"
 DSN = f"postgresql://ixfast:{PASSWORD}@db.example:5432/ixfast"
 
@@ -232,7 +232,7 @@ def test_every_declaration_is_complete() -> None:
 
 
 def row(setting: SettingDescription) -> str:
-    """A line of the table, as docs/settings.md has to have it."""
+    """A line of the table, as docs/reference/settings.md has to have it."""
     flag = f"`{setting.flag}`" + (f", `{setting.flag}-file`" if setting.secret else "")
     env = f"`{setting.env}`" + (f", `{setting.env}_FILE`" if setting.secret else "")
     cells = [f"`{setting.name}`", flag, env, setting.unit, setting.default, setting.range, setting.consequence]

@@ -1,4 +1,4 @@
-"""`ixfast audit`: verifies the taps in a file offline; see docs/audit.md.
+"""`ixfast audit`: verifies the taps in a file offline; see docs/how-to/audit-a-log.md.
 
 Exit status: 0 if every tap is genuine, 3 if any tap is not, 1 if the audit failed, 2 for a usage error.
 """

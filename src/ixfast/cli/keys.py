@@ -33,7 +33,9 @@ def register(main: click.Group, with_settings: Decorator) -> None:
 
 
 def _with_provider(command: Callable[..., Any]) -> Callable[..., Any]:
-    command = click.option("--key-ref", default="", help="The provider's reference to its key; see docs/keys.md.")(command)
+    command = click.option("--key-ref", default="", help="The key's name in the provider; see docs/how-to/manage-keys.md.")(
+        command
+    )
     return click.option("--provider", help="file, aws-kms, azure-keyvault, gcp-kms, pkcs11 or vault-transit.")(command)
 
 

@@ -1,8 +1,8 @@
 """Every setting of a server, declared once, as a field of `Settings` with its default and its `Rule`.
 
 Everything else follows from that declaration: flags and environment variables, the checks in `settings_loader.py`, `ixfast
-settings`, the help of `ixfast serve`, and the table in docs/settings.md. Values are loaded and checked in `settings_loader.py`,
-not here.
+settings`, the help of `ixfast serve`, and the table in docs/reference/settings.md. Values are loaded and checked
+in `settings_loader.py`, not here.
 
 Secrets are never shown, neither by `repr` nor by `dump`.
 """

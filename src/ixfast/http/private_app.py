@@ -1,6 +1,6 @@
 """The private listener: health, metrics, versions, the OpenAPI description and the management API.
 
-It must never be reachable from outside; see docs/operating.md.
+It must never be reachable from outside; see docs/how-to/operate.md.
 """
 
 from __future__ import annotations

@@ -31,7 +31,9 @@ def make_line(provider: str, reference: str) -> KeyLine:
         return plain_line(key32)
     service = provider_named(provider)
     if not reference or len(reference.split()) != 1:
-        raise ConfigurationError(f"The provider {provider} requires a key reference without white space; see docs/keys.md.")
+        raise ConfigurationError(
+            f"The provider {provider} requires a key reference without white space; see docs/how-to/manage-keys.md."
+        )
     id_ = kek_id(key32)
     sealed = service.seal(reference, key32, id_)
     line = KeyLine(id_, provider, sealed.reference, sealed.blob)

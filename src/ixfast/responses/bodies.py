@@ -1,7 +1,7 @@
 """Response bodies: decided scans as JSON. The only module of the path that depends on the format of responses.
 
 `/v1` bodies are flat, with a string for every value, and are joined from prepared fragments; `/v2` bodies are built as plain
-values and encoded by orjson. docs/api.md describes both. `bodies.pxd` declares types for the compiled form.
+values and encoded by orjson. docs/reference/scan-api.md describes both. `bodies.pxd` declares types for the compiled form.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A rule set is an ordered list of rule groups, each with a condition and a respon
 group wins. A loaded rule set is one function from a scan to the index of a response text.
 
 `read_rules` validates a document, `compile_rules` compiles the result for the engine, `load_rules` does both; `explain` shows why
-a group matches or does not. docs/rules.md describes documents, lines and facts. Rules are not response texts (`responses`), and
-they never change a verdict. May import `domain` and the root modules.
+a group matches or does not. docs/reference/rules.md describes documents, lines and facts. Rules are not response
+texts (`responses`), and they never change a verdict. May import `domain` and the root modules.
 """
 
 from __future__ import annotations

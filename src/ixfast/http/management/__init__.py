@@ -2,7 +2,7 @@
 
 A caller sees the objects of its own account only; the response about another account's object is the one about an object that
 does not exist, byte for byte. Each request is one transaction. One that changes something ends with the audit log and a change
-notice, from which every worker learns of it within a second. See docs/management.md.
+notice, from which every worker learns of it within a second. See docs/reference/management-api.md.
 
 Routes are declared in `routes`, with their OpenAPI description. Handlers take a `Call`. SQL is in `store`, not here. The package
 may import what `ixfast.http` may, and no module of the public listener except for error responses and bodies.

@@ -88,7 +88,7 @@ class FirstAnswer(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class ScanAnswer(msgspec.Struct, forbid_unknown_fields=True):
-    """A scan with its verdict. docs/api.md explains the members."""
+    """A scan with its verdict. docs/reference/scan-api.md explains the members."""
 
     scan_id: _HEX_16
     verdict: Verdict
