@@ -1,7 +1,7 @@
 """Everything that can be wrong with a tag file, by code, with the message and the remedy that users read.
 
-Codes are part of the API (`422 invalid_file` lists them) and never change; the texts may. docs/how-to/import-tags.md shows the same
-table; a test keeps the two alike. No text quotes a cell, because any column of a malformed file may hold a key.
+Codes are part of the API (`422 invalid_file` lists them) and never change; the texts may. docs/how-to/import-tags.md shows the
+same table; a test keeps the two alike. No text quotes a cell, because any column of a malformed file may hold a key.
 """
 
 from __future__ import annotations
