@@ -36,7 +36,7 @@ class Contender(NamedTuple):
     title: str
     template: str | None
     expected: Expected
-    requests_per_s_max: int  # number of prepared requests; a run that uses them up does not count
+    usual_requests_per_s: int  # as many requests are prepared first, and twice as many when a run uses them up
     serve: Callable[..., contextlib.AbstractContextManager[Running]]
     audit: Callable[..., Any] | None
     headers: Callable[[Testbed], bytes] = lambda _: b""  # additional header fields of every request

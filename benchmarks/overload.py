@@ -34,8 +34,8 @@ from benchmarks.testbed import Testbed
 
 HISTORY = "overload.jsonl"
 _OFFERED_ENOUGH = 0.95
-_TOUCHES = 2  # So many connections at once overload a server with cold caches: what it refused is sent again.
-_STARVED_REQUESTS_PER_S_MAX = 20_000
+_TOUCHES = 2  # This many connections at once overload a server with cold caches: what it refused is sent again.
+_STARVED_REQUESTS_PER_S = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +247,7 @@ def main(arguments: list[str] | None = None) -> int:
         with experiment.interruptible():
             if not size.capacity:
                 closed = scans.Size(tags=size.tags, workers=size.workers, settle_s=2.0)
-                slow = contender._replace(requests_per_s_max=_STARVED_REQUESTS_PER_S_MAX) if starve else contender
+                slow = contender._replace(usual_requests_per_s=_STARVED_REQUESTS_PER_S) if starve else contender
                 capacity = scans.measured_capacity(testbed, slow, closed, constraint, may_refuse=bool(starve))
                 size = replace(size, capacity=capacity)
             record["capacity"] = size.capacity

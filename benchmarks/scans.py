@@ -103,10 +103,10 @@ def measure(testbed: Testbed, contender: Contender, size: Size, repetition: int,
     """One run over HTTP, under the `constraint` while it is measured."""
     with load_test(testbed, contender, size) as test:
         warm = test.load.touch_each_tag()
-        test.load.prepare(int(contender.requests_per_s_max * (size.settle_s + size.measure_s)))
-        before, cpu = test.running.observe(), test.cpu_s()
-        with constraint(test.running):
-            result = test.load.closed(size.settle_s, size.measure_s)
+        for _ in test.load.prepare_enough(contender.usual_requests_per_s, size.settle_s + size.measure_s):
+            before, cpu = test.running.observe(), test.cpu_s()
+            with constraint(test.running):
+                result = test.load.closed(size.settle_s, size.measure_s)
         server_us, postgres_us = ((b - a) * 1e6 / max(1, result.sent) for a, b in zip(cpu, test.cpu_s(), strict=True))
         after = test.running.observe()
     return Run(

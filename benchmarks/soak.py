@@ -80,7 +80,7 @@ def measured_capacity(testbed: Testbed, contender: Contender, size: Size) -> flo
     """
     with load_test(testbed, contender, size) as test:
         test.load.touch_each_tag(60.0)
-        found = list(test.load.stream(contender.requests_per_s_max / 2, size.capacity_s, 1.0))
+        found = list(test.load.stream(contender.usual_requests_per_s / 2, size.capacity_s, 1.0))
     wrong = sum(sum(interval.wrong.values()) for interval in found)
     problems = [*([f"{wrong} answers wrong"] if wrong else []), *test.audit.problems]
     if problems:

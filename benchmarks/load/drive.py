@@ -27,6 +27,7 @@ CONSTANT_ANSWER: Expected = ((b"HTTP/1.1 200", b'"Pass"'),) * 4
 
 _COMMAND_S = 600.0
 _START_DELAY_S = 0.15  # Time for the command to reach every process.
+_DOUBLINGS_MAX = 4  # of the requests that a closed loop is first prepared with
 
 
 class LoadError(RuntimeError):
@@ -43,6 +44,7 @@ class Load:
         self._assignments = [Assignment(traffic, own, "127.0.0.1", port, expected, headers) for own in plans]
         self._processes: list[tuple[BaseProcess, Connection]] = []
         self.unanswered = 0  # requests of the last stream that got no response
+        self._ran_out = False  # whether the last closed loop used up its requests
 
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
@@ -104,6 +106,16 @@ class Load:
         """Prepare about `requests`, evenly over the connections; returns how many are ready."""
         return sum(self._command("prepare", requests=self._per_connection(requests)))
 
+    def prepare_enough(self, rate_per_s: float, seconds: float) -> Iterator[None]:
+        """Prepare a closed loop of `seconds` at `rate_per_s`. While the loop that follows runs out of requests, prepare twice as
+        many for another: `for _ in load.prepare_enough(...): result = load.closed(...)` works on a machine of any speed.
+        """
+        for doublings in range(_DOUBLINGS_MAX + 1):
+            self.prepare(int(rate_per_s * seconds * 2**doublings))
+            yield
+            if not self._ran_out:
+                return
+
     def connect(self) -> int:
         """Open all connections; returns how many there are."""
         return sum(self._command("connect"))
@@ -123,7 +135,9 @@ class Load:
     def closed(self, settle_s: float, measure_s: float) -> Result:
         """Every connection sends the next request as soon as it got a response; the figures are of the `measure_s` after
         `settle_s`."""
-        return Result.merged(self._command("closed", start_ns=_soon_ns(), settle_s=settle_s, measure_s=measure_s))
+        result = Result.merged(self._command("closed", start_ns=_soon_ns(), settle_s=settle_s, measure_s=measure_s))
+        self._ran_out = result.exhausted > 0
+        return result
 
     def open(self, rate_per_s: float, seconds: float, *, poisson: bool = False) -> Result:
         """Requests leave when they are due, whatever became of earlier ones; latency counts from then."""

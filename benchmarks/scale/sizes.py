@@ -172,8 +172,8 @@ def warm(databases: SizedDatabases, tags: int) -> tuple[Result, list[str]]:
     traffic = databases.traffic(tags, size.working_set, 100_000)
     with _loaded(databases, tags, traffic) as (_, load):
         touched = load.touch_each_tag()
-        load.prepare(int(http_contenders()["ixfast"].requests_per_s_max * (size.settle_s + size.measure_s)))
-        result = load.closed(size.settle_s, size.measure_s)
+        for _ in load.prepare_enough(http_contenders()["ixfast"].usual_requests_per_s, size.settle_s + size.measure_s):
+            result = load.closed(size.settle_s, size.measure_s)
         databases.hold(tags, load.finish())
     return result, [*touched.flaws(), *result.flaws()]
 

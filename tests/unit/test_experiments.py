@@ -42,7 +42,7 @@ from benchmarks import (  # noqa: E402
 from benchmarks.contenders import http_contenders, stage_sums  # noqa: E402
 from benchmarks.experiment import Experiment  # noqa: E402
 from benchmarks.ledger import sweep  # noqa: E402
-from benchmarks.load import check  # noqa: E402
+from benchmarks.load import check, drive  # noqa: E402
 from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS, Load  # noqa: E402
 from benchmarks.load.stream import Sink, StreamConnection  # noqa: E402
 from benchmarks.load.traffic import GENUINE, REPLAYED, Mix, Plan, Traffic, fleet_of, with_strangers  # noqa: E402
@@ -258,6 +258,23 @@ class TestFullContender:
             # The control: without the token the tags do not exist, so it is really required.
             closed = scans.measure(testbed, contender._replace(headers=lambda _: b""), size, 1)
             assert any("genuine: 404 not_found" in flaw for flaw in closed.flaws)
+
+
+class TestPreparedRequests:
+    def test_a_run_that_is_faster_than_expected_is_prepared_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(drive, "_DOUBLINGS_MAX", 14)
+        size = scans.SMOKE
+        with Testbed(Traffic(13, size.tags, size.connections, MIX)) as testbed:
+            contender = http_contenders()["ixfast"]._replace(usual_requests_per_s=size.connections)
+            run = scans.measure(testbed, contender, size, 1)
+            assert run.good, run.problems
+
+    def test_a_run_that_stays_too_fast_does_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(drive, "_DOUBLINGS_MAX", 0)
+        size = scans.SMOKE
+        with Testbed(Traffic(14, size.tags, size.connections, MIX)) as testbed:
+            contender = http_contenders()["ixfast"]._replace(usual_requests_per_s=size.connections)
+            assert any("ran out" in flaw for flaw in scans.measure(testbed, contender, size, 1).flaws)
 
 
 class TestFiller:
