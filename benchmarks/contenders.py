@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from benchmarks import database_audit
 from benchmarks.load.connections import Expected
 from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS
-from benchmarks.processes import ContenderError, Processes, free_port, python
+from benchmarks.processes import ContenderError, Processes, python
 from benchmarks.testbed import IXFAST_DATABASE, IXFAST_FULL_DATABASE, PEER_DATABASE, Testbed
+from ixfast.embedded import free_port
 
 _READY_S = 30.0
 _FLASK_NEEDS = ("flask", "gunicorn", "psycopg", "Crypto")

@@ -23,9 +23,10 @@ from benchmarks.contenders import http_contenders
 from benchmarks.experiment import Experiment
 from benchmarks.experiment import Size as CommonSize
 from benchmarks.load.traffic import fleet_of
-from benchmarks.processes import cpu_s, free_port
+from benchmarks.processes import cpu_s
 from benchmarks.tables import markdown, spread
 from benchmarks.testbed import IXFAST_DATABASE, Testbed
+from ixfast.embedded import free_port
 from ixfast.testing.virtual_tags import VirtualFleet
 
 HISTORY = "keyed.jsonl"

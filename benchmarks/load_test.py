@@ -15,8 +15,9 @@ from benchmarks.contenders import Contender, Running
 from benchmarks.experiment import Size
 from benchmarks.load.drive import Load, Result
 from benchmarks.load.traffic import Traffic
-from benchmarks.processes import cpu_s, free_port
+from benchmarks.processes import cpu_s
 from benchmarks.testbed import Testbed
+from ixfast.embedded import free_port
 
 _SPARE = 1.5  # More is prepared than is sent, because connections do not alternate exactly.
 _SPARE_PER_CONNECTION = 20

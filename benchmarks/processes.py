@@ -99,12 +99,6 @@ def python(module: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", module, *map(str, arguments)]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def listeners(port: int) -> int:
     """The number of IPv4 TCP sockets that listen on the port (proc_net_tcp(5): state 0A)."""
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]

@@ -37,9 +37,9 @@ import orjson
 from benchmarks import environment
 from benchmarks.contenders import ixfast_with
 from benchmarks.load.traffic import Traffic
-from benchmarks.processes import free_port
 from benchmarks.testbed import Testbed
 from ixfast import limits
+from ixfast.embedded import free_port
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.store.admin import edits
 from ixfast.store.migrate import migrate

@@ -8,7 +8,6 @@ import asyncio
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ import pytest
 import uvloop
 from support import administer, drop_database, in_own_loop
 
-from ixfast import compiled
+from ixfast import compiled, embedded
 from ixfast.embedded import EmbeddedPostgres, wheel_folder
 
 if TYPE_CHECKING:
@@ -161,11 +160,8 @@ def database(postgres: Postgres, template: str) -> Iterator[str]:
 
 @pytest.fixture
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody listens on, and that the kernel does not use for outgoing connections either."""
+    return embedded.free_port()
 
 
 @pytest.fixture

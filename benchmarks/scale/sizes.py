@@ -38,10 +38,11 @@ from benchmarks.load.drive import Load
 from benchmarks.load.results import Result
 from benchmarks.load.traffic import Mix, Traffic
 from benchmarks.load_test import serving
-from benchmarks.processes import child_environment, free_port, memory, python
+from benchmarks.processes import child_environment, memory, python
 from benchmarks.scale.filler import fill, fleet
 from benchmarks.tables import markdown, spread
 from benchmarks.testbed import Testbed
+from ixfast.embedded import free_port
 
 _START_S = 60.0
 _COLD_S = 60.0

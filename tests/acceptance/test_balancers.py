@@ -22,6 +22,7 @@ from support import eventually, eventually_sync
 from support.requirements import requires
 from support.served import STOP_DEADLINE_S, Answer, ClosedError, Connection, Served, once, own_database, plain_target, request
 
+from ixfast.embedded import free_port
 from ixfast.testing.virtual_tags import VirtualFleet
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -38,11 +39,10 @@ def fresh_tap() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as exits:
-        probes = [exits.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return list(ports)
 
 
 class Balancer:

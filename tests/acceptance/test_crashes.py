@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support import eventually
 from support.linearizability import Operation, violations
-from support.served import Connection, Served, all_of, children_of, cmdline, plain_target
+from support.served import Answer, Connection, Served, all_of, children_of, cmdline, plain_target
 
 from ixfast.domain.scan import position
 from ixfast.testing.virtual_tags import VirtualFleet
@@ -116,6 +116,16 @@ def kill_everything(server: Served, chance: random.Random) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
+async def not_passing(server: Served) -> list[Answer]:
+    """The answers to fresh taps that were not passes. On a busy machine a scan may get 503; its tag is then tapped again."""
+    waiting, refused = list(range(20)), []
+    for counter in range(100_000, 100_005):
+        answers = await all_of(server.port, [plain_target(FLEET, index, counter) for index in waiting], 4)
+        refused += [answer for answer in answers if answer.status != 503 and not answer.passed]
+        waiting = [index for index, answer in zip(waiting, answers, strict=True) if answer.status == 503]
+    return refused + [answer for answer in answers if answer.status == 503]
+
+
 @pytest.mark.parametrize("kill", [kill_worker, kill_backend, kill_postmaster, kill_everything], ids=lambda kill: kill.__name__)
 async def test_nothing_acknowledged_is_lost(server_dir: Path, kill: Callable[[Served, random.Random], None]) -> None:
     chance = random.Random(kill.__name__)
@@ -129,6 +139,5 @@ async def test_nothing_acknowledged_is_lost(server_dir: Path, kill: Callable[[Se
         await eventually(lambda: asyncio.to_thread(lambda: server.all_ready), BACK_S)
         assert await asyncio.to_thread(load.violations) == []
         assert {o.answer for o in load.history} > {"passed", "refused"}, "no scan met a crash"
-        answers = await all_of(server.port, [plain_target(FLEET, index, 100_000) for index in range(20)], 4)
-        assert all(answer.passed for answer in answers)
+        assert await not_passing(server) == [], "after the crashes a fresh tap of each tag passes"
         assert server.stop() == 0

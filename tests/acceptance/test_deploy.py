@@ -10,7 +10,6 @@ import re
 import secrets
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -23,6 +22,7 @@ from support.requirements import requires
 from support.served import Served, plain_target
 
 from ixfast.config.settings_loader import load
+from ixfast.embedded import free_port
 from ixfast.embedded.binaries import Binaries, ServerUser, choose
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.testing.virtual_tags import VirtualFleet
@@ -130,9 +130,7 @@ def test_the_image_serves_drains_and_is_healthy(image: Path, database: str, tmp_
     for name, file in (("IXFAST_DSN_FILE", "dsn"), ("IXFAST_KEK_FILE", "kek")):
         assert environ[name].startswith("/run/secrets/")
         environ[name] = str(tmp_path / file)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environ |= {"IXFAST_WORKERS": "1", "IXFAST_PORT": "0", "IXFAST_PRIVATE_PORT": str(port)}
 
     def healthy() -> bool:
@@ -226,9 +224,7 @@ def cluster(server_dir: Path) -> Iterator[tuple[Path, Binaries, int]]:
     words = [word.strip(' "') for word in command[1].split(",")]
     words[words.index("config_file=/etc/postgresql/ixfast.conf")] = f"config_file={config}"
     words[words.index("listen_addresses=*")] = "listen_addresses=127.0.0.1"
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     # A test machine may have less memory than the file is made for.
     words += ["-c", f"port={port}", "-c", f"unix_socket_directories={run}", "-c", "shared_buffers=128MB"]
     with (server_dir / "log").open("wb") as log:

@@ -203,9 +203,13 @@ from pathlib import Path
 from ixfast.embedded import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]))
 server.start()
+ready, forked = os.pipe()
 worker = os.fork() if sys.argv[2:] else None
 if worker == 0:
+    os.write(forked, b"!")  # what runs in a child after a fork has run
     import time; time.sleep(60); os._exit(0)
+if worker:
+    os.read(ready, 1)
 print(json.dumps({"pid": server._process.pid, "dsn": server.dsn, "worker": worker}), flush=True)
 sys.stdin.read()
 """

@@ -32,7 +32,7 @@ import asyncpg
 
 from ixfast.embedded.binaries import Binaries, ServerUser, choose, wheel_folder
 from ixfast.embedded.ownership import ClusterProcesses, end, send
-from ixfast.embedded.server import ROLE, _free_port
+from ixfast.embedded.server import ROLE, free_port
 from support import eventually_sync
 
 START_DEADLINE_S = 60.0
@@ -58,7 +58,7 @@ class Server:
     def __init__(self, home: Path, user: ServerUser, binaries: Binaries, settings: Mapping[str, str]) -> None:
         self.home = home
         self.data = home / "data"
-        self.port = _free_port()
+        self.port = free_port()
         self.settings: dict[str, str] = dict(settings)
         self._user = user
         self._binaries = binaries
@@ -261,7 +261,7 @@ class Replicated:
         if same_port:
             self.old_primary = None
         else:
-            old.port = _free_port()
+            old.port = free_port()
         old.start(synchronous_standby_names="")
         return old
 

@@ -8,6 +8,6 @@ modules `errors` and `limits`.
 """
 
 from ixfast.embedded.binaries import EmbeddedPostgresError, wheel_folder
-from ixfast.embedded.server import EmbeddedPostgres, default_data_dir
+from ixfast.embedded.server import EmbeddedPostgres, default_data_dir, free_port
 
-__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "default_data_dir", "wheel_folder"]
+__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "default_data_dir", "free_port", "wheel_folder"]

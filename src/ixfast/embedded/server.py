@@ -186,7 +186,7 @@ class EmbeddedPostgres:
             self._prepare_cluster(self.binaries)
             self._make_socket_dir()
             if self._tcp and not self.port:
-                self.port = _free_port()
+                self.port = free_port()
             self._launch(self.binaries)
         except BaseException:
             self.stop()
@@ -375,7 +375,7 @@ def _short_directory() -> Path:
     raise EmbeddedPostgresError("No writable directory has a short path for the socket. Set TMPDIR to one, for example /tmp.")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port below the range that the kernel uses for outgoing connections, so that it is still free after a crash."""
     for port in random.sample(range(20000, 32000), 100):
         with socket.socket() as probe:
