@@ -16,7 +16,7 @@ BENCHMARKS = {
     "overload": ("benchmarks.overload", "50, 150 and 300 % of capacity: goodput, 503s, latency"),
     "soak": ("benchmarks.soak", "20 minutes at 70 % of capacity: drift of latency, memory, tables and indexes"),
     "scale": ("benchmarks.scale.sizes", "10,000 to 10,000,000 registered tags: warm, cold, start, memory, import"),
-    "ledger": ("benchmarks.ledger.sweep", "the SQL alone, by tags a statement"),
+    "ledger": ("benchmarks.ledger.sweep", "the SQL alone, by tags per statement"),
     "stages": ("benchmarks.stages", "cost of each stage of a scan, as measured by the workers"),
     "knobs": ("benchmarks.setting_variants", "effect of each setting"),
     "generator": ("benchmarks.load.check", "cost and accuracy of the load generator itself"),

@@ -148,15 +148,15 @@ def http_contenders(*, flask_python: str | None = None) -> dict[str, Contender]:
     contenders = (
         Contender("ixfast", "ixfast", IXFAST_DATABASE, SCAN_ANSWERS, 120_000, ixfast_with(), database_audit.of_ixfast),
         Contender(
-            "ixfast_full", "ixfast with rules, fields in the reply, and an API key", IXFAST_FULL_DATABASE, SCAN_ANSWERS, 120_000,
+            "ixfast_full", "ixfast with rules, extended fields and an API key", IXFAST_FULL_DATABASE, SCAN_ANSWERS, 120_000,
             ixfast_with(), database_audit.of_ixfast, _with_token,
         ),
         Contender(
-            "aiohttp_constant", "aiohttp `Application`, constant answer, no database", None, CONSTANT_ANSWER, 120_000,
+            "aiohttp_constant", "aiohttp, constant response, no database", None, CONSTANT_ANSWER, 120_000,
             _peer("benchmarks.peers.aiohttp_constant"), None,
         ),
         Contender(
-            "aiohttp_asyncpg", "aiohttp + asyncpg, one guarded UPDATE a scan", PEER_DATABASE, SCAN_ANSWERS, 30_000,
+            "aiohttp_asyncpg", "aiohttp + asyncpg, one guarded UPDATE per scan", PEER_DATABASE, SCAN_ANSWERS, 30_000,
             _peer("benchmarks.peers.aiohttp_asyncpg"), database_audit.of_peer,
         ),
         # A busy thread of gunicorn stays with its connection, so one connection may need far more taps than another.

@@ -100,9 +100,9 @@ def history(file: str, folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line]
 
 
-def newest(file: str, folder: Path) -> list[dict[str, Any]]:
-    """The records of the last session of a history file."""
-    records = history(file, folder)
+def newest(file: str, folder: Path, commit: str | None = None) -> list[dict[str, Any]]:
+    """The records of the last session of a history file; with `commit`, of the last one at that commit."""
+    records = [record for record in history(file, folder) if commit is None or record["environment"]["commit"] == commit]
     return [record for record in records if record["session"] == records[-1]["session"]]
 
 

@@ -56,13 +56,14 @@ def _number(value: float) -> str:
 
 
 class Results:
-    """The newest session of every benchmark."""
+    """The newest session of every benchmark; with `commit`, the newest at that commit."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, commit: str | None = None) -> None:
         self._folder = folder
+        self._commit = commit
 
     def records(self, history: str) -> list[dict[str, Any]]:
-        return environment.newest(history, self._folder)
+        return environment.newest(history, self._folder, self._commit)
 
     def record(self, history: str) -> dict[str, Any] | None:
         found = self.records(history)
@@ -72,9 +73,9 @@ class Results:
         return [scans.as_run(record) for record in self.records(scans.HISTORY)]
 
 
-def all_figures(folder: Path) -> list[Figure]:
+def all_figures(folder: Path, commit: str | None = None) -> list[Figure]:
     """Every figure, in the order of the table."""
-    results = Results(folder)
+    results = Results(folder, commit)
     return [*_rates(results), *_latency(results), *_core(results), *_scale(results), *_overload(results), *_soak(results)]
 
 
@@ -83,12 +84,12 @@ def _rates(results: Results) -> Iterable[Figure]:
     own = {run.repetition: run.passes_per_s for run in found.get("ixfast", [])}
     constant = [run.requests_per_s for run in found.get("aiohttp_constant", [])]
     full = [run.passes_per_s / own[run.repetition] for run in found.get("ixfast_full", []) if run.repetition in own]
-    reference = f"aiohttp answering a constant here; {AIOHTTP_WHERE_THEY_WERE_SET:,} where the rates below were set"
+    reference = f"aiohttp with a constant response ({AIOHTTP_WHERE_THEY_WERE_SET:,} on the machine of the targets)"
     yield Figure(reference, "requests/s", None, None, True, constant)
     yield Figure("durable genuine scans through HTTP", "/s", 40_000, 65_000, True, list(own.values()))
     for ratio in scans.RATIOS:
         yield Figure(f"÷ {ratio.figure}", "", ratio.least, ratio.aim, True, scans.ratios_to(ratio, found))
-    yield Figure("with rules, fields in the reply and an API key ÷ without", "", 0.85, None, True, full)
+    yield Figure("with rules, extended fields and an API key ÷ without", "", 0.85, None, True, full)
 
 
 def _latency(results: Results) -> Iterable[Figure]:
@@ -128,7 +129,7 @@ def _scale(results: Results) -> Iterable[Figure]:
 
     small, large = of(10_000, "warm_passes_per_s"), of(10_000_000, "warm_passes_per_s")
     cached = [each["cached_tag_bytes"] for each in sizes.values() if "cached_tag_bytes" in each]
-    yield Figure("memory a cached tag, 1,000,000 cached", "B", 600, 250, False, cached[-1:])
+    yield Figure("memory per cached tag, 1,000,000 cached", "B", 600, 250, False, cached[-1:])
     yield Figure("cold tags, 10,000,000 registered", "/s", 15_000, 30_000, True, of(10_000_000, "cold_passes_per_s"))
     ratios = [b / a for a, b in zip(small, large, strict=False) if a]
     yield Figure("rate with 10,000,000 registered ÷ with 10,000, warm", "", 0.85, 0.95, True, ratios)

@@ -154,7 +154,7 @@ def figures(record: Mapping[str, Any]) -> dict[float, tuple[float, float]]:
 
 def table(record: Mapping[str, Any]) -> str:
     columns = (
-        "of capacity", "wanted/s", "due/s", "sent/s", "passes/s", "of the peak", "passes a CPU second of server and database",
+        "of capacity", "wanted/s", "due/s", "sent/s", "passes/s", "of the peak", "passes per CPU second of server and database",
         "503/s", "gave up/s", "admitted: p50 ms", "p99 ms", "p99.9 ms", "p99 ms from when sent", "503: p99 ms",
         "generator's share of the CPU",
     )  # fmt: skip

@@ -70,14 +70,14 @@ def lines(
 
 
 def bars(title: str, unit: str, values: Mapping[str, Sequence[float]], origin: Mapping[str, Any], *, log: bool = False) -> Figure:
-    """One horizontal bar per name: the median of its values, with their range."""
+    """One horizontal bar per name: the median of its values, with their range. The number is beside the bar and its range."""
     with matplotlib.rc_context(_STYLE):
         figure, axes = _axes(title, origin, height=1.6 + 0.4 * len(values))
         medians = [statistics.median(each) for each in values.values()]
         below = [median - min(each) for median, each in zip(medians, values.values(), strict=True)]
         above = [max(each) - median for median, each in zip(medians, values.values(), strict=True)]
         drawn = axes.barh(list(values), medians, xerr=(below, above) if any(below + above) else None, ecolor="#333333", capsize=3)
-        axes.bar_label(drawn, labels=[f" {_number(median)}" for median in medians], label_type="edge")
+        axes.bar_label(drawn, labels=[_number(median) for median in medians], label_type="edge", padding=4)
         axes.invert_yaxis()
         axes.set_xlabel(unit)
         axes.grid(axis="y", visible=False)

@@ -1,8 +1,8 @@
 """One report of the newest results of every benchmark. `python -m benchmarks report`
 
 Prints markdown: the figures with their targets, then the table of every benchmark, each with its time and commit. The report is
-also written to `report.md` in the folder of the history. `--into FILE` updates the tables of a document, between the lines
-`<!-- benchmark NAME -->` and `<!-- end -->`; `--plots FOLDER` draws the main plots.
+also written to `report.md` in the folder of the history. `--into FILE...` updates the tables of documents, between the lines
+`<!-- benchmark NAME -->` and `<!-- end -->`; `--plots FOLDER` draws the main plots. `--commit` takes only results of one commit.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _last(of_record: Callable[[Any], Any]) -> Callable[[Records], Any]:
 
 
 SECTIONS: dict[str, tuple[str, str, Callable[[Records], str]]] = {
-    "scans": ("Durable scans a second", scans.HISTORY, _scans),
+    "scans": ("Durable scans per second", scans.HISTORY, _scans),
     "latency": ("Latency at fixed rates", latency.HISTORY, _latency),
     "stages": ("Cost by stage", stages.HISTORY, _last(stages.table)),
     "ledger": ("The SQL alone", sweep.HISTORY, _last(sweep.table)),
@@ -59,24 +59,25 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Records], str]]] = {
 }
 
 
-def tables_of(folder: Path) -> dict[str, str]:
-    """The tables by name; a benchmark without results has none."""
-    found = {"figures": f"{figures.table(figures.all_figures(folder))}\n\n{_commits(folder)}"}
+def tables_of(folder: Path, commit: str | None = None) -> dict[str, str]:
+    """The tables by name; a benchmark without results has none. With `commit`, only results of that commit count."""
+    found = {"figures": f"{figures.table(figures.all_figures(folder, commit))}\n\n{_commits(folder, commit)}"}
     for name, (_, history, table) in SECTIONS.items():
-        records = environment.newest(history, folder)
+        records = environment.newest(history, folder, commit)
         if records:
             found[name] = f"{table(records)}\n\n{_origin(records[-1])}"
     return found
 
 
-def _commits(folder: Path) -> str:
-    """Time and commit of the newest results of each benchmark."""
-    made = {name: environment.newest(history, folder) for name, (_, history, _) in SECTIONS.items()}
-    return "Results of " + ", ".join(
-        f"{name}: {records[-1]['environment']['at']} at {records[-1]['environment']['commit']}"
-        for name, records in made.items()
-        if records
-    )
+def _commits(folder: Path, commit: str | None) -> str:
+    """A list of the commits of the results, each with its benchmarks and their times."""
+    found: dict[str, list[str]] = {}
+    for name, (_, history, _) in SECTIONS.items():
+        records = environment.newest(history, folder, commit)
+        if records:
+            made = records[-1]["environment"]
+            found.setdefault(made["commit"], []).append(f"{name} ({made['at']})")
+    return "\n".join(f"- Commit {each}: {', '.join(names)}" for each, names in found.items())
 
 
 def _origin(record: dict[str, Any]) -> str:
@@ -115,11 +116,11 @@ PLOTS: dict[str, tuple[str, Callable[[Records], Any]]] = {
 }
 
 
-def draw(results: Path, folder: Path) -> None:
-    """Draw the main plots of the newest results; a benchmark without results has none."""
+def draw(results: Path, folder: Path, commit: str | None = None) -> None:
+    """Draw the main plots of the results that the tables show; a benchmark without results has none."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, (history, plot) in PLOTS.items():
-        records = environment.newest(history, results)
+        records = environment.newest(history, results, commit)
         if records:
             plots.write(plot(records), folder / f"{name}.svg")
 
@@ -127,17 +128,18 @@ def draw(results: Path, folder: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks report", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, help="folder of the history (default: benchmarks/results)")
-    parser.add_argument("--into", type=Path, help="a document whose marked sections are updated")
+    parser.add_argument("--commit", help="use only results of this commit, as the tables show it")
+    parser.add_argument("--into", type=Path, nargs="+", default=[], help="documents whose marked sections are updated")
     parser.add_argument("--plots", type=Path, help="a folder for the main plots")
     given = parser.parse_args(arguments)
     folder = given.results or environment.RESULTS
-    tables = tables_of(folder)
+    tables = tables_of(folder, given.commit)
     text = as_markdown(tables)
     print(text)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text(text)
-    if given.into is not None:
-        given.into.write_text(into(given.into.read_text(), tables))
+    for document in given.into:
+        document.write_text(into(document.read_text(), tables))
     if given.plots is not None:
-        draw(folder, given.plots)
+        draw(folder, given.plots, given.commit)
     return 0

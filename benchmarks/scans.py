@@ -33,7 +33,7 @@ from benchmarks.tables import markdown, spread
 from benchmarks.testbed import IXFAST_DATABASE, Testbed
 
 LEDGER = "ledger_sql"
-LEDGER_TITLE = "the ledger's SQL alone, without HTTP"
+LEDGER_TITLE = "the ledger statement alone, without HTTP"
 HISTORY = "scans.jsonl"
 _ROWS_UNLESS_SEEN = 256
 
@@ -136,7 +136,7 @@ def measured_capacity(
 
 
 def measure_ledger(testbed: Testbed, size: Size, repetition: int, rows: int, *, unsafe: bool = False) -> Run:
-    """The ledger's statement alone at `rows` tags a statement; `unsafe` does not wait for the disk."""
+    """The ledger's statement alone at `rows` tags per statement; `unsafe` does not wait for the disk."""
     with testbed.database(IXFAST_DATABASE) as dsn:
         command = python(
             "benchmarks.ledger.driver", "--connections", size.ledger_connections, "--rows", rows,
@@ -200,7 +200,7 @@ def table(runs: Sequence[Run], names: Mapping[str, str]) -> str:
         cpu = [statistics.median(getattr(r, f"{part}_cpu_us") for r in own) for part in ("server", "postgres", "generator")]
         rates = spread([r.requests_per_s for r in own]), spread([r.passes_per_s for r in own])
         rows.append([names[name], str(len(own)), *rates, *(f"{value:.1f}" for value in cpu)])
-    columns = "contender", "runs", "requests/s", "durable passes/s", "CPU µs a request: server", "PostgreSQL", "generator"
+    columns = "contender", "runs", "requests/s", "durable passes/s", "CPU µs per request: server", "PostgreSQL", "generator"
     return "\n".join([markdown(columns, rows), "", *_ratios(found)])
 
 
@@ -217,17 +217,17 @@ class Ratio(NamedTuple):
 
 RATIOS = (
     Ratio(
-        "aiohttp_constant", "aiohttp answering a constant", "requests/s of aiohttp answering a constant", "requests_per_s",
-        0.75, 1.2,
+        "aiohttp_constant", "aiohttp with a constant response", "requests/s of aiohttp with a constant response",
+        "requests_per_s", 0.75, 1.2,
     ),
     Ratio(
-        "aiohttp_asyncpg", "aiohttp + asyncpg, one guarded UPDATE a scan", "passes/s of aiohttp + asyncpg", "passes_per_s",
+        "aiohttp_asyncpg", "aiohttp + asyncpg, one guarded UPDATE per scan", "passes/s of aiohttp + asyncpg", "passes_per_s",
         8, 10,
     ),
     Ratio("flask", "Flask + gunicorn + pycryptodome + psycopg", "passes/s of Flask", "passes_per_s", 20, None),
     Ratio(
-        LEDGER, "the same SQL without HTTP at the batch sizes seen", "rows/s of the SQL alone at the batch sizes seen",
-        "passes_per_s", 0.5, 0.7,
+        LEDGER, "the ledger statement alone at the batch sizes seen",
+        "rows/s of the ledger statement alone at the batch sizes seen", "passes_per_s", 0.5, 0.7,
     ),
 )  # fmt: skip
 
@@ -250,7 +250,7 @@ def _ratios(found: Mapping[str, list[Run]]) -> list[str]:
             rows.append([ratio.title, spread(ratios, ",.2f"), str(ratio.least), str(ratio.aim or "-")])
     batch = statistics.median(run.rows_a_statement for run in own)
     ratio_table = markdown(("ixfast's durable passes/s ÷", "ratio", "at least", "aim"), rows)
-    return [ratio_table, "", f"ixfast committed {batch:.1f} scans a statement."]
+    return [ratio_table, "", f"ixfast committed {batch:.1f} scans per statement."]
 
 
 def plot(records: Sequence[Mapping[str, Any]]) -> Any:

@@ -78,7 +78,7 @@ def table(record: Mapping[str, Any]) -> str:
         ratios = [rate / default for rate, default in pairs if default]
         batch = f"{statistics.median(each['rows_a_statement'] for each in own):.0f}" if own else "-"
         rows.append([name, str(len(own)), spread([each["passes_per_s"] for each in own]), spread(ratios, ".2f"), batch])
-    return markdown(("variant", "runs", "durable passes/s", "÷ default", "scans a statement"), rows)
+    return markdown(("variant", "runs", "durable passes/s", "÷ default", "scans per statement"), rows)
 
 
 def main(arguments: list[str] | None = None) -> int:

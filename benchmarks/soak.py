@@ -194,7 +194,7 @@ def table(record: Mapping[str, Any]) -> str:
     at_the_end = {
         "heap-only updates": f"{hot_share(last):.4%}",
         "counter table / its index": f"{_mib(last['counter_table'])} MiB / {_mib(last['counter_indexes'])} MiB",
-        "scan log": f"{_mib(last['scan_log'])} MiB, {last['scan_log'] / max(1, last['passes']):.0f} bytes a pass",
+        "scan log": f"{_mib(last['scan_log'])} MiB, {last['scan_log'] / max(1, last['passes']):.0f} bytes per pass",
         "autovacuums of the counter table": str(last["vacuums"]),
     }
     grown = growth(found)

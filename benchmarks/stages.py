@@ -67,14 +67,14 @@ def table(record: Mapping[str, Any]) -> str:
     p50_us = record["latency"].get("p50_us", 0)
     return "\n".join([
         f"At {record['rate_per_s']:,.0f} requests/s; p50 {p50_us:,} µs from when they were due.", "",
-        markdown(("stage", "µs a scan", "share", "timed"), rows), f"| all | {total:.2f} | | |",
+        markdown(("stage", "µs per scan", "share", "timed"), rows), f"| all | {total:.2f} | | |",
     ])  # fmt: skip
 
 
 def plot(record: Mapping[str, Any]) -> Any:
     values = {name: [record["stages"][name]["us"]] for name in in_order(record["stages"])}
     title = f"Time of a scan by stage, at {record['rate_per_s']:,.0f} requests/s"
-    return plots.bars(title, "µs a scan, logarithmic", values, record, log=True)
+    return plots.bars(title, "µs per scan, logarithmic", values, record, log=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

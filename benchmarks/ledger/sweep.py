@@ -35,7 +35,7 @@ def rows_seen(results: Path) -> float:
 
 
 def table(record: Mapping[str, Any]) -> str:
-    lines = ["| tags a statement | runs | rows/s | CPU µs a row: PostgreSQL |", "|---:|---:|---:|---:|"]
+    lines = ["| tags per statement | runs | rows/s | CPU µs per row: PostgreSQL |", "|---:|---:|---:|---:|"]
     by_rows: dict[tuple[int, bool], list[Mapping[str, Any]]] = {}
     for point in record["points"]:
         by_rows.setdefault((point["rows"], point["unsafe"]), []).append(point)
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     record["points"].append(point)
                     word = " (unsafe)" if unsafe else ""
                     experiment.progress(
-                        f"{rows} tags a statement{word}: {point['rows_per_s']:,.0f} rows/s {'; '.join(point['flaws'])}"
+                        f"{rows} tags per statement{word}: {point['rows_per_s']:,.0f} rows/s {'; '.join(point['flaws'])}"
                     )
     print(table(record))
     return experiment.end(record, [flaw for point in record["points"] for flaw in point["flaws"]])

@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     size = SMOKE if parser.parse_args(arguments).smoke else Size()
     has_wrk = shutil.which("wrk") is not None
     print(f"{size.connections} connections, {size.measure_s:g} s each, seed {_SEED}\n")
-    print("| server | generator | requests/s | p50 µs | p99 µs | generator's CPU µs a request | server counted the same |")
+    print("| server | generator | requests/s | p50 µs | p99 µs | generator's CPU µs per request | server counted the same |")
     print("|---|---|---:|---:|---:|---:|---|")
     accurate = True
     for row in rows(size, with_wrk=has_wrk):

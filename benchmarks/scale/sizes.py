@@ -252,7 +252,7 @@ def steps(databases: SizedDatabases, experiment: Experiment) -> Iterator[tuple[i
 
 def table(record: Mapping[str, Any]) -> str:
     columns = (
-        "registered tags", "database", "start s", "cold passes/s", "warm passes/s", "warm ÷ smallest", "memory a cached tag",
+        "registered tags", "database", "start s", "cold passes/s", "warm passes/s", "warm ÷ smallest", "memory per cached tag",
     )  # fmt: skip
     rows = []
     smallest = next((found.get("warm_passes_per_s", []) for found in record["sizes"].values()), [])

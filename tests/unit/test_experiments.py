@@ -351,7 +351,7 @@ class TestReport:
         assert rows["durable genuine scans through HTTP"].endswith(
             "| 25,000 (20,000 to 30,000) /s | 40,000 | 65,000 | **missed** |"
         )
-        assert rows["÷ aiohttp answering a constant"].endswith("| 2.5 (2 to 3) | 0.75 | 1.2 | aim reached |")
+        assert rows["÷ aiohttp with a constant response"].endswith("| 2.5 (2 to 3) | 0.75 | 1.2 | aim reached |")
         assert rows["LRP verify"].endswith("not measured |")
         assert rows["decide a typical rule set"].endswith("| - | 150 | not measured |")
         size = step_timer.Size(50, 2)
@@ -365,7 +365,39 @@ class TestReport:
         assert "stale" not in filled and "**missed**" in filled and "kept" in filled
         assert report.into(filled, tables) == filled
         assert report.main(["--results", str(tmp_path)]) == 0
-        assert "## Durable scans a second" in (tmp_path / "report.md").read_text()
+        assert "## Durable scans per second" in (tmp_path / "report.md").read_text()
+
+    def test_results_of_one_commit_fill_several_documents(self, tmp_path: Path) -> None:
+        machine = {"cpus": 2, "cpu": "c", "kernel": "k", "python": "p", "core": "native"}
+        for session, commit, rate in (("1", "abc", 11_000.0), ("2", "def", 22_000.0)):
+            made = {"session": session, "environment": {"at": "now", "commit": commit, **machine}}
+            record = {**made, "contender": "ixfast", "repetition": 1, "requests_per_s": rate, "passes_per_s": rate}
+            environment.remember(scans.HISTORY, record, tmp_path)
+        documents = [tmp_path / "one.md", tmp_path / "other.md"]
+        for commit, rate, absent in (("abc", "11,000", "22,000"), ("def", "22,000", "11,000")):
+            for name, document in zip(("scans", "figures"), documents, strict=True):
+                document.write_text(f"before\n<!-- benchmark {name} -->\nstale\n<!-- end -->\nafter\n")
+            into = ["--into", *map(str, documents)]
+            assert report.main(["--results", str(tmp_path), "--commit", commit, *into]) == 0
+            for document in documents:
+                text = document.read_text()
+                assert rate in text and absent not in text and "stale" not in text
+                assert text.startswith("before\n") and text.endswith("after\n")
+        assert "scans" not in report.tables_of(tmp_path, "unknown")
+        assert "22,000" in report.tables_of(tmp_path)["scans"]
+
+    def test_every_table_is_on_one_page(self) -> None:
+        pages = [ROOT / "docs" / "explanations" / name for name in ("performance.md", "experiments.md")]
+        found = [name for page in pages for name in re.findall(r"^<!-- benchmark (\w+) -->$", page.read_text(), re.MULTILINE)]
+        assert sorted(found) == sorted(["figures", *report.SECTIONS])
+
+    def test_one_page_has_figures_of_one_commit(self) -> None:
+        text = (ROOT / "docs" / "explanations" / "performance.md").read_text()
+        tables = re.findall(r"<!-- benchmark \w+ -->\n(.*?)<!-- end -->", text, re.DOTALL)
+        commits = {commit for table in tables for commit in re.findall(r", commit (\w+),", table)}
+        assert len(commits) == 1 and len(tables) > 1
+        for plot in re.findall(r"\]\((performance/\w+\.svg)\)", text):
+            assert f"commit {min(commits)}" in (ROOT / "docs" / "explanations" / plot).read_text()
 
     def test_the_best_for_little_is_the_least(self) -> None:
         fast, slow = (figures.Figure("p99", "ms", 5, 2, False, [value]) for value in (1.9, 5.1))
