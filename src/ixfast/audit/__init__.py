@@ -17,10 +17,10 @@ Invariants:
 
 from ixfast.audit.auditor import Audit
 from ixfast.audit.findings import OUTCOMES
-from ixfast.audit.named_profiles import find_profile, read_profile_file
 from ixfast.audit.report import all_genuine, count, json_lines, summary_lines
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.audit.tag_key_file import KEY_COLUMNS, read_keys
+from ixfast.chips.named_profiles import find_profile, read_profile_file
 
 __all__ = [
     "KEY_COLUMNS",

@@ -5,8 +5,6 @@ Slow and complete: `url_layout` verifies batches, but only this module refuses. 
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl
-
 from ixfast.audit.findings import (
     BY_REASON,
     GENUINE,
@@ -20,10 +18,11 @@ from ixfast.audit.findings import (
 )
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.chips import CompiledProfile, Message, Missing
+from ixfast.chips.tap_text import read_tap
 from ixfast.domain import references
 from ixfast.domain.scan import position
 from ixfast.errors import InputError
-from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
+from ixfast.limits import REQUEST_TARGET_BYTES_MAX
 
 
 def judge(catalogue: TagCatalogue, text: str) -> Finding:
@@ -40,22 +39,12 @@ def judge(catalogue: TagCatalogue, text: str) -> Finding:
         profile = catalogue.profile(tag)
         if profile is None:
             return Finding(PLAIN, tag)
-        message = read(profile, text)
+        message = read_tap(profile, text)
     except InputError as error:
         return Finding(MALFORMED, problem=_problem(error))
     if not isinstance(message, Message):
         return Finding(INCOMPLETE, tag)
     return _examine(catalogue, tag, profile, message)
-
-
-def read(profile: CompiledProfile, text: str) -> Message | Missing:
-    """Read a tap with this profile. Raises InputError as `read_url` does."""
-    message = profile.read_url(text)
-    if isinstance(message, Message):
-        return message
-    # Requests that a web server sends to `/v1/t` have the standard names instead of the template's.
-    again = profile.read_parameters(_parameters(text))
-    return again if message is None or isinstance(again, Message) else message
 
 
 def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
@@ -66,7 +55,7 @@ def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
         if profile is None:
             continue
         try:
-            message = read(profile, text)
+            message = read_tap(profile, text)
         except InputError as problem:
             error = error or problem
             continue
@@ -80,7 +69,7 @@ def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
         if own_profile is None:
             return Finding(PLAIN, tag)
         if own_profile is not profile:
-            own_message = read(own_profile, text)
+            own_message = read_tap(own_profile, text)
             if not isinstance(own_message, Message):
                 return Finding(INCOMPLETE, tag)
             message = own_message
@@ -104,19 +93,6 @@ def _examine(catalogue: TagCatalogue, tag: int, profile: CompiledProfile, messag
     if evidence.counter is None:
         return Finding(NOT_REPLAY_CHECKED, tag, 0, tamper)
     return Finding(GENUINE, tag, position(evidence.key_version, evidence.counter), tamper)
-
-
-def _parameters(text: str) -> dict[str, str]:
-    """The query's parameters as `/v1/t` reads them. Raises InputError for duplicates, too many, and invalid UTF-8."""
-    query = text.partition("?")[2] if "?" in text else text
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=PARAMETERS_MAX)
-    except (UnicodeDecodeError, ValueError):
-        raise InputError("invalid_parameter", f"not a UTF-8 query string of at most {PARAMETERS_MAX} parameters") from None
-    parameters = dict(pairs)
-    if len(parameters) < len(pairs):
-        raise InputError("invalid_parameter", "a parameter is duplicated")
-    return parameters
 
 
 def _problem(error: InputError) -> str:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from ixfast.chips import preset
+from ixfast.chips.presets import preset
 from ixfast.domain.model import EncodingProfile
 from ixfast.errors import ProfileError
 from ixfast.json_members import repeated_members
@@ -33,12 +33,19 @@ def read_profile_file(path: Path) -> EncodingProfile:
     """Read a profile as `ixfast profile detect` prints it. Raises ProfileError, which names the file and the position."""
     try:
         document = path.read_bytes()
-        profile = msgspec.json.decode(document, type=EncodingProfile)
-        repeated = repeated_members(document)
     except OSError as error:
         raise ProfileError(f"Cannot read {path}: {error.strerror}.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProfileError(f"{path} is not an encoding profile: {error}.") from None
+    return decode_profile(document, str(path))
+
+
+def decode_profile(document: bytes | str, source: str) -> EncodingProfile:
+    """Decode a profile from JSON text. Raises ProfileError, which names `source` and the position."""
+    try:
+        document = document.encode() if isinstance(document, str) else document
+        profile = msgspec.json.decode(document, type=EncodingProfile)
+        repeated = repeated_members(document)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ProfileError(f"{source} is not an encoding profile: {error}.") from None
     if repeated:
-        raise ProfileError(f"{path} is not an encoding profile: duplicate member {repeated[0]!r}.")
+        raise ProfileError(f"{source} is not an encoding profile: duplicate member {repeated[0]!r}.")
     return profile
