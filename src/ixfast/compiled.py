@@ -1,18 +1,19 @@
 """The modules that are compiled as they are, and which of their two forms is in use.
 
 Each of `MODULES` is plain Python, with the types of its fields and locals in a `.pxd` file beside it, and runs in both forms;
-the compiled form takes a third to a half of the time. `IXFAST_FORCE_TWIN=1` in the environment forces the plain form; without a
-build it is the only one. There is no silent fallback: `PLAIN` is the reason why the plain form is in use, or None.
+the compiled form takes a third to a half of the time. Where it is built, Python finds it before the source.
+`IXFAST_FORCE_TWIN=1` in the environment forces the plain form. There is no silent fallback: `PLAIN` is the reason why the plain
+form is in use, or None.
 """
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -27,25 +28,23 @@ MODULES = (
 
 _FOLDER = Path(__file__).parent
 
-
-class _PlainFinder(importlib.abc.MetaPathFinder):
-    """Finds the source of a compiled module before the standard finders find the extension."""
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        own = name.removeprefix("ixfast.")
-        if own == name or own not in MODULES:
-            return None
-        return importlib.util.spec_from_file_location(name, _source(own))
+PLAIN: str | None
+"""Why the plain form is in use; None if the compiled form is. Reading it raises ImportError if only some modules are compiled."""
 
 
-def _source(module: str) -> Path:
-    return _FOLDER.joinpath(*module.split(".")).with_suffix(".py")
+def __getattr__(name: str) -> object:
+    """Determine `PLAIN` when it is first read: setup.py reads `MODULES` where the build is not complete."""
+    if name != "PLAIN":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return why_plain()
 
 
-def _why_plain() -> str | None:
+@cache
+def why_plain() -> str | None:
+    """The value of `PLAIN`."""
     if os.environ.get("IXFAST_FORCE_TWIN") == "1":
         return "forced by IXFAST_FORCE_TWIN=1"
-    built = [any(_source(module).with_suffix(suffix).exists() for suffix in EXTENSION_SUFFIXES) for module in MODULES]
+    built = [_is_built(module) for module in MODULES]
     if all(built):
         return None
     if any(built):
@@ -53,13 +52,28 @@ def _why_plain() -> str | None:
     return "the compiled modules are not built"
 
 
-PLAIN: str | None = None
-"""Why the plain form is in use; None if the compiled form is."""
+def prefer_plain() -> None:
+    """Find the source of each module before the standard finders find what was compiled from it.
+
+    The package calls this for `IXFAST_FORCE_TWIN=1`, before it imports any of the modules. Without a build there is nothing to
+    do, because Python finds the source by itself.
+    """
+    if any(map(_is_built, MODULES)):
+        sys.meta_path.insert(0, _PlainFinder)
 
 
-def choose() -> None:
-    """Choose one of the two forms. The package calls this before it imports any of the modules."""
-    global PLAIN
-    PLAIN = _why_plain()
-    if PLAIN is not None:
-        sys.meta_path.insert(0, _PlainFinder())
+class _PlainFinder:
+    """A finder for `sys.meta_path`."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        own = name.removeprefix("ixfast.")
+        return spec_from_file_location(name, _source(own)) if own != name and own in MODULES else None
+
+
+def _source(module: str) -> Path:
+    return _FOLDER.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def _is_built(module: str) -> bool:
+    return any(_source(module).with_suffix(suffix).exists() for suffix in EXTENSION_SUFFIXES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
-from ixfast import __version__, cmac, compiled
+from ixfast import cmac, compiled
 
 _LIBRARIES = ("aiohttp", "asyncpg", "cryptography", "msgspec", "orjson", "uvloop")
 
@@ -14,7 +14,7 @@ def versions() -> dict[str, str | None]:
     """Versions by name. `core_reason` says why the native core is not in use, `path_reason` why the compiled modules are not;
     None if they are."""
     return {
-        "ixfast": __version__,
+        "ixfast": importlib.metadata.version("ixfast"),
         "core": cmac.IMPLEMENTATION,
         "core_reason": cmac.REASON,
         "path": "plain" if compiled.PLAIN is not None else "compiled",

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ixfast import cmac
 from ixfast.chips import PRESETS, CompiledProfile, Message, compile_profile, preset
 from ixfast.domain.model import EncodingProfile, Evidence
+from ixfast.errors import InputError
 from ixfast.keys.diversify import An10922, BoltCard, BoltCardKeys
 from ixfast.limits import COUNTER_MAX
 from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
@@ -49,7 +50,7 @@ def test_a_tag_stops_at_the_end_of_its_counter() -> None:
     tag = tag_of(counter=COUNTER_MAX - 1)
     assert examine(tag, tag.tap()).counter == COUNTER_MAX
     for tap in (tag.tap, tag.tap_parameters, tag.forged):
-        with pytest.raises(ValueError, match="has reached its maximum"):
+        with pytest.raises(InputError, match="has reached its maximum"):
             tap()
 
 
@@ -110,16 +111,16 @@ def test_padding_of_the_encrypted_mirror_follows_the_seed() -> None:
 def test_file_data_must_fit() -> None:
     tag = tag_of("encrypted-file")
     tag.file_data = bytes(17)
-    with pytest.raises(ValueError, match="mirrors 16 bytes of file data, the tag has 17"):
+    with pytest.raises(InputError, match="mirrors 16 bytes of file data, the tag has 17"):
         tag.tap()
 
 
 def test_lengths_are_checked() -> None:
-    with pytest.raises(ValueError, match="uid must be 7 bytes"):
+    with pytest.raises(InputError, match="The UID must be 7 bytes"):
         VirtualTag("encrypted", xuid="a", uid=bytes(4), file_key=bytes(16))
-    with pytest.raises(ValueError, match="keys must be 16 bytes"):
+    with pytest.raises(InputError, match="The key file_key must be 16 bytes"):
         VirtualTag("encrypted", xuid="a", uid=bytes(7), file_key=bytes(15))
-    with pytest.raises(ValueError, match="keys must be 16 bytes"):
+    with pytest.raises(InputError, match="The key meta_key must be 16 bytes"):
         VirtualTag("encrypted", xuid="a", uid=bytes(7), file_key=bytes(16), meta_key=b"")
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from ixfast import __version__
 from ixfast.cli import account, audit, bench, import_export, keys, profile, recover, rules, simulate, tap, verify
 from ixfast.cli.database import CommandEnvironment, connected, resolve
 from ixfast.config import settings as settings_module
@@ -48,7 +47,7 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="ixfast")
+@click.version_option(package_name="ixfast", prog_name="ixfast")
 def main() -> None:
     """Verification engine for authentication NFC tags."""
     hardening.forbid_core_dumps()

@@ -4,3 +4,7 @@ Plain values and records without I/O, look-ups or compilers. What a record needs
 rule set, response texts) is described in `protocols` and passed in by the code that creates the record. May import the root
 modules only.
 """
+
+from ixfast import compiled
+
+compiled.why_plain()  # raises ImportError for half a build, before a compiled module fails on a plain one

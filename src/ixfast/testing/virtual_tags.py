@@ -14,17 +14,22 @@ from hashlib import blake2b
 from typing import Literal, overload
 from urllib.parse import quote
 
-from ixfast.chips import CompiledProfile, Message, compile_profile, preset
+from ixfast.api.encoding_profiles import compiled_profile
+from ixfast.api.key_material import TagKeys, key_bytes, uid_of
+from ixfast.chips import CompiledProfile, Message
 from ixfast.chips.template import STANDARD_NAMES, STATICS, Part
 from ixfast.domain.model import EncodingProfile, Key
+from ixfast.errors import InputError
 from ixfast.keys import check_value
 from ixfast.keys.diversify import Derivation
-from ixfast.limits import COUNTER_MAX, UID_BYTES
+from ixfast.limits import COUNTER_MAX
 
 Forgery = Literal["flipped_bit", "wrong_key"]
 
 _KEY_BYTES = 16
 _CODE_CHARS = 8
+_CODE = "q8w3sbcz"
+_UID = bytes.fromhex("04a1b2c3d4e5f6")
 _ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 _PAIRS = tuple(a + b for a in _ALPHABET for b in _ALPHABET)
 _CODES: int = len(_ALPHABET) ** _CODE_CHARS
@@ -35,26 +40,29 @@ _SERIAL_STEP = 174_440_041_914_541
 
 
 class VirtualTag:
-    """A simulated tag. `uid` has 7 bytes, each key 16.
+    """A simulated tag, to test an integration without a chip: its taps are the URLs that a phone would open.
 
-    - `profile`: an `EncodingProfile`, a compiled one, or the name of a preset.
+    - `profile`: an `EncodingProfile`, a compiled one, or the name of a built-in one.
+    - `xuid`: the tag code. `cuid`, `aid`: the customer's id and the account id, which only some profiles print.
+    - `uid`: 7 bytes, or 14 hex digits. `file_key`, `meta_key`: 16 bytes, or 32 hex digits; by default, the file key is derived
+      from `seed` and the UID, and the meta key is the factory key, 16 zero bytes. `InputError` is raised for any other length.
     - `counter`: the last one used; the next tap has the one after it.
     - `stored`, `current`: the tamper characters. `status`: the 4 bytes that a StatusDetect chip mirrors after them.
     - `file_data`: what `{enc:N}` mirrors, padded with `-` to N/2 bytes and overlaid with the tamper characters at the profile's
       offset.
     - `mirrors_uid`, `mirrors_counter`: what an encrypted mirror contains. A plain mirror follows its template.
-    - `seed`: the random padding of PICCData is derived from it, the UID and the counter, so that the same tag produces the same
-      URLs in every run.
+    - `seed`: a number of 64 bits. The random padding of PICCData is derived from it, the UID and the counter, so that the same
+      tag produces the same URLs in every run.
     """
 
     def __init__(
         self,
         profile: EncodingProfile | CompiledProfile | str,
         *,
-        xuid: str,
-        uid: bytes,
-        file_key: bytes,
-        meta_key: bytes = bytes(_KEY_BYTES),
+        xuid: str = _CODE,
+        uid: bytes | str = _UID,
+        file_key: bytes | str | None = None,
+        meta_key: bytes | str = bytes(_KEY_BYTES),
         counter: int = 0,
         cuid: str | None = None,
         aid: str | None = None,
@@ -67,17 +75,13 @@ class VirtualTag:
         base_url: str = "https://tag.example/t",
         seed: int = 0,
     ) -> None:
-        if len(uid) != UID_BYTES:
-            raise ValueError(f"uid must be {UID_BYTES} bytes")
-        if len(file_key) != _KEY_BYTES or len(meta_key) != _KEY_BYTES:
-            raise ValueError(f"keys must be {_KEY_BYTES} bytes")
         self.profile = _compiled(profile)
         self.xuid = xuid
         self.cuid = cuid
         self.aid = aid
-        self.uid = uid
-        self.file_key = file_key
-        self.meta_key = meta_key
+        self.uid = uid_of(uid)
+        self.file_key = self._own_key(seed) if file_key is None else key_bytes(file_key, "file_key")
+        self.meta_key = key_bytes(meta_key, "meta_key")
         self.counter = counter
         self.stored = stored
         self.current = current
@@ -91,6 +95,11 @@ class VirtualTag:
     def __repr__(self) -> str:
         uid = self.uid.hex().upper()
         return f"VirtualTag({self.profile.name!r}, xuid={self.xuid!r}, uid={uid}, counter={self.counter})"
+
+    @property
+    def keys(self) -> TagKeys:
+        """The keys of this tag, in the form that `ixfast.verify` takes."""
+        return TagKeys(file=self.file_key, meta=self.meta_key)
 
     @property
     def statics(self) -> dict[str, str]:
@@ -107,7 +116,7 @@ class VirtualTag:
         return (_key(version, self.meta_key),)
 
     def tap(self) -> str:
-        """Raise the counter and return the URL that a phone would open. Raises ValueError after counter 0xFFFFFF."""
+        """Raise the counter and return the URL that a phone would open. Raises InputError after counter 0xFFFFFF."""
         return self.tap_at(self._raise())
 
     def tap_at(self, counter: int) -> str:
@@ -146,9 +155,12 @@ class VirtualTag:
         texts["mac"] = _flip(bytes.fromhex(texts["mac"]), counter).hex().upper()
         return self._url(texts)
 
+    def _own_key(self, seed: int) -> bytes:
+        return blake2b(self.uid, key=seed.to_bytes(8), digest_size=_KEY_BYTES).digest()
+
     def _raise(self) -> int:
         if self.counter >= COUNTER_MAX:
-            raise ValueError("the tag's counter has reached its maximum")
+            raise InputError("invalid_parameter", "The tag's counter has reached its maximum.", "counter")
         self.counter += 1
         return self.counter
 
@@ -175,7 +187,8 @@ class VirtualTag:
 
     def _file_plaintext(self, length: int) -> bytes:
         if len(self.file_data) > length:
-            raise ValueError(f"the profile mirrors {length} bytes of file data, the tag has {len(self.file_data)}")
+            problem = f"The profile mirrors {length} bytes of file data, the tag has {len(self.file_data)}."
+            raise InputError("invalid_parameter", problem, "file_data")
         text = bytearray(self.file_data.ljust(length, b"-"))
         offset = self.profile.profile.tamper_offset
         if offset is not None:
@@ -285,9 +298,7 @@ class VirtualFleet:
 
 
 def _compiled(profile: EncodingProfile | CompiledProfile | str) -> CompiledProfile:
-    if isinstance(profile, CompiledProfile):
-        return profile
-    return compile_profile(preset(profile) if isinstance(profile, str) else profile)
+    return profile if isinstance(profile, CompiledProfile) else compiled_profile(profile)
 
 
 def _key(version: int, value: bytes) -> Key:
