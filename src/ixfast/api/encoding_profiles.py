@@ -21,12 +21,26 @@ _COMPILED_MAX = 256  # A program verifies taps of a few profiles.
 
 
 def profile_names() -> tuple[str, ...]:
-    """The names of the built-in encoding profiles, described in docs/reference/chips.md."""
+    """The names of the built-in encoding profiles, in the order of docs/reference/chips.md, which describes them.
+
+    >>> import ixfast
+    >>> ixfast.profile_names()[:3]
+    ('ixkio-plain', 'plain-counter-only', 'plain-uid-counter')
+    """
     return tuple(PRESETS)
 
 
 def find_profile(name: str) -> EncodingProfile:
-    """The built-in encoding profile of this name, or for `name/scheme` its encoding with another chip scheme."""
+    """The built-in encoding profile of this name, or for `name/scheme` its encoding with another chip scheme.
+
+    Raises `InputError` for an unknown name; the message suggests the nearest one.
+
+    >>> import ixfast
+    >>> ixfast.find_profile("encrypted").template
+    'picc_data={picc}&cmac={mac}'
+    >>> ixfast.find_profile("plain-joined/desfire-ev3-aes").scheme
+    'desfire-ev3-aes'
+    """
     try:
         return named_profiles.find_profile(name)
     except ProfileError as error:
@@ -34,7 +48,17 @@ def find_profile(name: str) -> EncodingProfile:
 
 
 def read_profile(document: Path | str | bytes | Mapping[str, Any]) -> EncodingProfile:
-    """Read an encoding profile of your own: JSON text, the decoded document, or the path of a file with it."""
+    """Read an encoding profile of your own: JSON text, the decoded document, or the `Path` of a file.
+
+    The document has the members of `EncodingProfile`; `ixfast profile detect` prints one. Raises `InputError` for text that is
+    not such a document, an unknown or repeated member, a contradictory profile, and a file that cannot be read.
+
+    >>> import ixfast
+    >>> profile = ixfast.read_profile({"name": "mine", "scheme": "ntag424-aes", "template": "d={picc}&c={mac}"})
+    >>> tag = ixfast.testing.VirtualTag(profile)
+    >>> ixfast.verify(tag.tap(), profile=profile, keys=tag.keys).authentic
+    True
+    """
     try:
         if isinstance(document, Path):
             profile = named_profiles.read_profile_file(document)
@@ -56,7 +80,27 @@ def detect_profile(
     derivations: Iterable[Derivation] = (),
     name: str = "detected",
 ) -> Detection:
-    """Find the encoding profile of tapped URLs by trying candidate keys."""
+    """Find the encoding profile of tapped URLs by trying candidate keys until their MACs are valid.
+
+    - `urls`: 1 to 64 tapped URLs, verbatim or lower-cased. Two taps of each of a few tags are enough.
+    - `keys`: candidates, 16 bytes or 32 hex digits each. Each is tried as a file key, as a meta key, and as the master of every
+      derivation. The factory key (16 zero bytes) is always tried. `meta_keys` are tried as meta keys only. At most 64 together.
+    - `uids`: UIDs, 7 bytes or 14 hex digits each, that the MAC may cover although the URL omits them.
+    - `derivations`: key derivation schemes to try before the usual ones, for tags with unusual parameters.
+    - `name`: the name of the profile.
+
+    The best proposal is the first; `unexplained` are the indexes of the URLs that no proposal verifies, and `reasons` say why.
+    Keys are described by their place and check value, never shown. Takes milliseconds to seconds. Raises `InputError` for text
+    that is not a URL, an invalid key, and too many of either.
+
+    >>> import ixfast
+    >>> tag = ixfast.testing.VirtualTag("encrypted-file", meta_key="101112131415161718191a1b1c1d1e1f")
+    >>> found = ixfast.detect_profile([tag.tap(), tag.tap()], keys=[tag.file_key, tag.meta_key])
+    >>> found.proposals[0].profile.template, found.proposals[0].profile.window
+    ('picc_data={picc}&enc={enc:32}&cmac={mac}', '{enc:32}&cmac=')
+    >>> found.unexplained
+    ()
+    """
     return detect(
         tuple(urls),
         _numbered(keys, "keys"),

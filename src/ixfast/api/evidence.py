@@ -46,6 +46,16 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     - `file_data`: the decrypted file data (`{enc:N}`), N / 2 bytes; None if the profile has none.
     - `tag_code`: the tag code as the URL states it. The MAC covers it only if the profile's window contains `{xuid}`, so
       identify the tag by `uid`, or look up its keys by the tag code before you verify.
+
+    >>> import ixfast
+    >>> tag = ixfast.testing.VirtualTag("encrypted-tamper", stored="O", current="C")
+    >>> evidence = ixfast.verify(tag.tap(), profile="encrypted-tamper", keys=tag.keys)
+    >>> evidence.authentic, evidence.counter, evidence.tamper
+    (True, 1, TamperState(stored='open', current='closed'))
+    >>> evidence.file_data
+    b'OC--------------'
+    >>> ixfast.verify(tag.forged(), profile="encrypted-tamper", keys=tag.keys).explanation
+    'the MAC does not match under any live file key'
     """
 
     authentic: bool
@@ -62,6 +72,12 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the tap could not be examined because something is missing on your side, such as the tag's key.
 
         An undecided tap is not proven to be forged: answer it with an error, not with a refusal.
+
+        >>> import ixfast
+        >>> tag = ixfast.testing.VirtualTag("encrypted")
+        >>> evidence = ixfast.verify(tag.tap(), profile="encrypted", keys=tag.file_key)
+        >>> evidence.authentic, evidence.undecided, evidence.reason
+        (False, True, 'no_meta_key')
         """
         return self.reason in UNDECIDED_REASONS
 
@@ -76,7 +92,14 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
         Store it with the tag and accept a tap only if its position is greater than the stored one, in one atomic step. That is
         the replay check. Among taps under one key it orders by the counter; taps under a newer key version come after all of
-        an older one, because a chip counts from 1 again after a key change. It is key_version times 2 to the 24, plus counter.
+        an older one, because a chip counts from 1 again after a key change. It is the key version times 16777216 (2 to the power
+        of 24), plus the counter.
+
+        >>> import ixfast
+        >>> tag = ixfast.testing.VirtualTag("encrypted")
+        >>> first, second = (ixfast.verify(tag.tap(), profile="encrypted", keys=tag.keys).position for _ in range(2))
+        >>> first < second
+        True
         """
         if self.counter is None or self.key_version is None:
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -36,7 +36,7 @@ class TagKeys:
 
         >>> from ixfast import TagKeys
         >>> TagKeys(file="000102030405060708090a0b0c0d0e0f")
-        TagKeys(file_keys=(Key(version=1, check_value=763cbc),), meta_keys=())
+        TagKeys(file_keys=(Key(version=1, check_value=be7ed6),), meta_keys=())
     """
 
     __slots__ = ("_derivation", "_file_keys", "_masters", "_meta_keys")
@@ -60,6 +60,13 @@ class TagKeys:
         self._meta_keys = (*keys_of(meta, "meta"), *derived)
         if len(self._meta_keys) > META_KEYS_MAX:
             raise InputError("invalid_parameter", f"Pass at most {META_KEYS_MAX} meta keys.", "keys")
+
+    @classmethod
+    def of(cls, file_keys: tuple[Key, ...], meta_keys: tuple[Key, ...]) -> Self:
+        """Keys that are open already, each tuple with the newest version first."""
+        keys = cls()
+        keys._file_keys, keys._meta_keys = file_keys, meta_keys
+        return keys
 
     def __repr__(self) -> str:
         if self._derivation is not None:

@@ -1,4 +1,7 @@
-"""Rule sets in the Python API: load a document, choose the response for given facts, and explain the choice."""
+"""Rule sets in the Python API: load a document, choose the response for given facts, and explain the choice.
+
+The interpreter decides, not the compiled form that the engine runs; tests compare the two.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,19 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def read_rules(document: bytes | str | dict[str, Any]) -> Rules:
-    """Read a rule set: JSON text, or the decoded document."""
+    """Read a rule set: JSON text of at most 256 KiB, or the decoded document. docs/reference/rules.md describes it.
+
+    Raises `RuleError`, an `InputError`, with the place of the mistake and what was probably meant; nothing of an invalid document
+    is used. Raises `InputError` for an invalid response text.
+
+    >>> import ixfast
+    >>> rules = ixfast.read_rules(
+    ...     '{"groups": [{"name": "sealed", "when": "authentication == pass and tamper == closed", "response": "Sealed"}],'
+    ...     ' "default": "Do not trust"}'
+    ... )
+    >>> sorted(rules.facts)
+    ['authentication', 'tamper']
+    """
     checked = rule_sets.read_rules(document)
     for response in (*(group.response for group in checked.groups), checked.default):
         compile_response(response)
@@ -34,7 +49,25 @@ def read_rules(document: bytes | str | dict[str, Any]) -> Rules:
 
 
 def choose_response(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | None = None) -> Choice:
-    """The response that the rule set chooses for a scan with these facts."""
+    """The response that the rule set chooses for a scan with these facts: that of the first group whose condition is true.
+
+    - `facts`: values by the names in docs/reference/rules.md, such as `{"authentication": "pass", "scan_count": 3}`. A fact that
+      is absent is unknown; `first_scan` follows from `scan_count`.
+    - `now`: the time of the scan, for conditions about time, date and weekday; the current time by default. A time without a
+      time zone is in UTC.
+
+    The response is the text as its owner wrote it, with its subtags. Raises `RuleError` for a name that is not a fact, and for a
+    value that the fact cannot have.
+
+    >>> import ixfast
+    >>> rules = ixfast.read_rules(
+    ...     {"groups": [{"name": "new", "when": "scan_count < 5", "response": "Welcome"}], "default": "Hello again"}
+    ... )
+    >>> ixfast.choose_response(rules, {"scan_count": 1})
+    Choice(group='new', response='Welcome')
+    >>> ixfast.choose_response(rules, {})
+    Choice(group=None, response='Hello again')
+    """
     index = rule_sets.decide(rules, checked_facts(facts, now))
     if index < 0:
         return Choice(None, rules.default)
@@ -42,7 +75,22 @@ def choose_response(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | 
 
 
 def explain_rules(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | None = None) -> list[Step]:
-    """Every group up to the one that matches, with the result of each part of its condition."""
+    """Every group up to and including the one that matches, with the result of each part of its condition.
+
+    The steps are in document order. `depth` is 0 for a group and its result, 1 for its condition, 2 and more for the parts of a
+    condition; `outcome` is true, false, or None for unknown; `found` is the value of the fact. The arguments and errors are those
+    of `choose_response`.
+
+    >>> import ixfast
+    >>> rules = ixfast.read_rules(
+    ...     {"groups": [{"name": "new", "when": "scan_count < 5", "response": "Welcome"}], "default": "Hello again"}
+    ... )
+    >>> for step in ixfast.explain_rules(rules, {"scan_count": 7}):
+    ...     print(step.depth, step.name, step.outcome, step.found or "-")
+    0 new False -
+    1 scan_count < 5 False 7
+    0 default True -
+    """
     return rule_sets.explain(rules, checked_facts(facts, now))
 
 

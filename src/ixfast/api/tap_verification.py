@@ -1,4 +1,8 @@
-"""Verifies taps in the Python API: what a tapped URL proves under given keys, without a ledger."""
+"""Verifies taps in the Python API: what a tapped URL proves under given keys.
+
+It checks authenticity and nothing else. Whether a tap is new is a question for a ledger, which a function without state cannot
+answer: `Evidence.position` is what the caller compares.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,36 @@ def verify(
     uid: KeyInput | None = None,
     statics: Mapping[str, str] | None = None,
 ) -> Evidence:
-    """Examine what a tapped URL proves, without a server or a database."""
+    """Examine what a tapped URL proves, without a server or a database.
+
+    **This checks authenticity, not replay.** The same URL is authentic every time it is verified, so anyone who copies it from a
+    browser's history passes again. Store `Evidence.position` of the last accepted tap with each tag, and accept a tap only if its
+    position is greater, in one atomic step.
+
+    - `url`: the tapped URL verbatim, at most 4096 ASCII characters. Its query string alone suffices for profiles without a path,
+      and so do the parameters of `/v1/t`.
+    - `profile`: the tag's encoding profile, or the name of a built-in one.
+    - `keys`: the tag's keys. A bare key (16 bytes or 32 hex digits) is the file key.
+    - `uid`: the tag's registered UID, 7 bytes or 14 hex digits, as printed. It is needed if the tag mirrors its UID but the URL
+      does not contain it. If both are known, they must be equal.
+    - `statics`: the tag's registered `xuid`, `cuid` and `aid`. They are needed if the MAC covers them and the URL omits them. If
+      both are known, they must be equal.
+
+    A forged tap is a result, not an error: `authentic` is false and `reason` says why. Raises `InputError` if the text is not a
+    complete tap of this profile (`code` is `invalid_parameter` or `missing_parameter`, `field` names the parameter), and for an
+    invalid profile, key or UID. Sources: NT4H2421Gx section 9.3, AN12196; docs/reference/chips.md has the others.
+
+    >>> import ixfast
+    >>> tag = ixfast.testing.VirtualTag("plain-uid-counter", file_key="000102030405060708090a0b0c0d0e0f", counter=60)
+    >>> url = tag.tap()
+    >>> url
+    'https://tag.example/t?uid=04A1B2C3D4E5F6&ctr=00003D&cmac=DB1D545506818881'
+    >>> evidence = ixfast.verify(url, profile="plain-uid-counter", keys="000102030405060708090a0b0c0d0e0f")
+    >>> evidence.authentic, evidence.uid.hex(), evidence.counter
+    (True, '04a1b2c3d4e5f6', 61)
+    >>> ixfast.verify(url, profile="plain-uid-counter", keys=bytes(16)).reason
+    'mac_mismatch'
+    """
     return _examined(url, profile, keys, uid, statics).public()
 
 
@@ -37,7 +70,25 @@ def explain(
     uid: KeyInput | None = None,
     statics: Mapping[str, str] | None = None,
 ) -> list[Step]:
-    """The steps of `verify` for the same arguments, for people who want to see why a tap is authentic or not."""
+    """The steps of `verify` for the same arguments, for people who want to see why a tap is authentic or not.
+
+    The steps show check values and key versions, but no key, no session key and no expected MAC, so that they can be pasted into
+    a ticket. Their wording may change from release to release: read `Evidence` in programs. Raises what `verify` raises.
+
+    >>> import ixfast
+    >>> tag = ixfast.testing.VirtualTag("plain-uid-counter", file_key="000102030405060708090a0b0c0d0e0f")
+    >>> for step in ixfast.explain(tag.tap(), profile="plain-uid-counter", keys=tag.keys):
+    ...     print(f"{step.name:16} {step.outcome}")
+    profile          plain-uid-counter, scheme ntag424-aes
+    found            mac, uid, counter
+    registered UID   none
+    mirror           plain; UID 04A1B2C3D4E5F6, counter 1
+    file keys        version 1 (check value be7ed6)
+    session vector   UID and counter
+    window           empty
+    MAC              valid with file key version 1
+    result           authentic
+    """
     found = _examined(url, profile, keys, uid, statics)
     return explain_message(
         found.compiled, found.message, uid=found.uid, file_keys=found.file_keys, meta_keys=found.meta_keys, statics=found.statics
@@ -45,7 +96,17 @@ def explain(
 
 
 def identify(url: str, *, profile: EncodingProfile | str, keys: TagKeys | None = None) -> tuple[Claim, ...]:
-    """What a tapped URL states about itself, to look up the tag and its keys before `verify`."""
+    """What a tapped URL states about itself, to look up the tag and its keys before you call `verify`.
+
+    For a plain mirror the result has one claim and needs no keys. For an encrypted mirror it has one claim for each meta key in
+    `keys` that reads the mirror: none if no key does, and seldom more than one, because a wrong key reads something about once in
+    85 times. Look up each. Nothing is verified here. Raises `InputError` if the text is not a complete tap of this profile.
+
+    >>> import ixfast
+    >>> tag = ixfast.testing.VirtualTag("encrypted", meta_key="101112131415161718191a1b1c1d1e1f")
+    >>> ixfast.identify(tag.tap(), profile="encrypted", keys=ixfast.TagKeys(meta="101112131415161718191a1b1c1d1e1f"))
+    (Claim(uid=b'\\x04\\xa1\\xb2\\xc3\\xd4\\xe5\\xf6', counter=1, tag_code=None, cuid=None, aid=None),)
+    """
     compiled = compiled_profile(profile)
     message = _read(compiled, url)
     if not compiled.encrypted:

@@ -53,6 +53,16 @@ class VirtualTag:
     - `mirrors_uid`, `mirrors_counter`: what an encrypted mirror contains. A plain mirror follows its template.
     - `seed`: a number of 64 bits. The random padding of PICCData is derived from it, the UID and the counter, so that the same
       tag produces the same URLs in every run.
+
+    >>> import ixfast
+    >>> tag = ixfast.testing.VirtualTag("plain-uid-counter", uid="04782e21801d80", file_key=bytes(16), counter=60)
+    >>> genuine, forged = tag.tap(), tag.forged()
+    >>> genuine
+    'https://tag.example/t?uid=04782E21801D80&ctr=00003D&cmac=30BE25B8EE4C1CC1'
+    >>> [ixfast.verify(url, profile="plain-uid-counter", keys=tag.keys).authentic for url in (genuine, forged)]
+    [True, False]
+    >>> tag.counter
+    62
     """
 
     def __init__(
