@@ -11,12 +11,14 @@ from urllib.parse import urlsplit
 import click
 
 from ixfast import meters
-from ixfast.chips import CompiledProfile, Message, Missing, Step, explain_message
+from ixfast.api.evidence import Evidence
+from ixfast.api.key_material import TagKeys
+from ixfast.api.tap_verification import explain, verify
+from ixfast.chips import CompiledProfile, Step
 from ixfast.cli.database import CommandEnvironment, resolve
 from ixfast.domain import references
-from ixfast.domain.model import Evidence
 from ixfast.domain.records import TagRecord
-from ixfast.domain.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Extras, Scan, position
+from ixfast.domain.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Extras, Scan
 from ixfast.errors import InputError
 from ixfast.http.v1_query import parse_parameters
 from ixfast.keys import check_value
@@ -30,11 +32,11 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def register(main: click.Group, with_settings: Decorator) -> None:
-    @main.command()
+    @main.command("verify")
     @click.argument("url")
     @click.option("--account", "aid", help="The tag's account (AID); required unless the URL has the tag code as x or xuid.")
     @with_settings
-    def verify(url: str, aid: str | None, config: Path | None, **flags: object) -> None:
+    def command(url: str, aid: str | None, config: Path | None, **flags: object) -> None:
         """Show step by step what the tapped URL proves. The tap is not consumed and can still pass."""
         environment = resolve(flags, config)
         with environment.database() as dsn:
@@ -92,32 +94,31 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> list[Step]:
     if profile is None:
         return [*steps, Step("result", "a standard tag: nothing to authenticate")]
     assert isinstance(profile, CompiledProfile)
-    message: Message | Missing | None = profile.read_url(url)
-    if message is None or isinstance(message, Missing):
-        message = profile.read_parameters(parse_parameters(urlsplit(url).query))
-    if isinstance(message, Missing):
-        return [*steps, Step("result", f"incomplete: the profile {profile.name} also needs {', '.join(message.names)}")]
     known: dict[str, Any] = {
+        "profile": profile.profile,
+        "keys": TagKeys.of(record.file_keys(check_value(record.key) if record.key is not None else b""), group.meta_keys),
         "uid": record.uid,
-        "file_keys": record.file_keys(check_value(record.key) if record.key is not None else b""),
-        "meta_keys": group.meta_keys,
         "statics": record.statics(),
     }
-    steps += explain_message(profile, message, **known)
-    evidence = profile.examine(message, **known)
+    try:
+        steps += explain(url, **known)
+    except InputError as error:
+        if error.code != "missing_parameter":
+            raise
+        return [*steps, Step("result", str(error))]
+    evidence = verify(url, **known)
     if evidence.authentic:
         steps.append(await _ledger_step(pool, record, evidence))
     return steps
 
 
 async def _ledger_step(pool: Any, record: TagRecord, evidence: Evidence) -> Step:
-    if evidence.counter is None:
+    if evidence.position is None:
         return Step("ledger", "no counter is mirrored: the same tap passes every time")
-    row = await pool.fetchrow(load("ledger")["floors"], [record.tag_id])
+    row = await pool.fetchrow(load("ledger")["states"], [record.tag_id])
     if row is None:
         return Step("ledger", "the tag has no counter row: scans get 503")
     last = row["last_position"]
     newest = f"{last & POSITION_COUNTER_MASK} of key version {last >> POSITION_COUNTER_BITS}" if last else "none yet"
-    fresh = position(evidence.key_version, evidence.counter) > last
-    state = "new, a scan would pass" if fresh else "used, a scan is refused"
+    state = "new, a scan would pass" if evidence.position > last else "used, a scan is refused"
     return Step("ledger", f"counter {evidence.counter} is {state}; newest accepted: {newest}")
