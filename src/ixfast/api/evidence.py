@@ -10,7 +10,7 @@ from ixfast.domain.scan import position
 
 
 class TamperState(msgspec.Struct, frozen=True):
-    """The tamper wire as the chip reported it under the MAC: `closed`, `open`, `not_enabled` or `invalid`.
+    """The tamper wire as the chip reported it under the MAC: `closed`, `open` or `not_enabled`.
 
     `stored` never returns to `closed` once the wire was found open; `current` is the state at this tap.
     """

@@ -14,7 +14,7 @@ import msgspec
 
 from ixfast import rules as rule_sets
 from ixfast.responses.response_text import compile_response
-from ixfast.rules import Rules, Step
+from ixfast.rules import RuleError, Rules, Step
 from ixfast.rules.comparison import check_fact, check_value
 
 Fact = bool | int | str
@@ -99,8 +99,11 @@ def checked_facts(facts: Mapping[str, Fact], now: datetime | None = None) -> dic
     moment = time.time() if now is None else (now if now.tzinfo is not None else now.replace(tzinfo=UTC)).timestamp()
     found: dict[str, Any] = {"now": moment}
     for name, value in facts.items():
-        fact = check_fact(name)
-        found[fact.name] = check_value(fact, "==", value)
+        try:
+            fact = check_fact(name)
+            found[fact.name] = check_value(fact, "==", value)
+        except RuleError as error:
+            raise error.within(f"facts[{name!r}]") from None
     if "scan_count" in found:  # first_scan follows from it
         found.setdefault("first_scan", found["scan_count"] == 1)
     return found

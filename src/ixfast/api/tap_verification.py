@@ -130,7 +130,7 @@ class _Examination(NamedTuple):
         found = self.evidence
         tamper = None
         if found.tamper is not None:
-            tamper = TamperState(*(TAMPER_WORDS.get(each, "invalid") for each in (found.tamper.stored, found.tamper.current)))
+            tamper = TamperState(TAMPER_WORDS[found.tamper.stored], TAMPER_WORDS[found.tamper.current])
         return Evidence(
             authentic=found.authentic,
             reason=found.reason,
