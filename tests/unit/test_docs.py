@@ -25,7 +25,15 @@ from ixfast.store.db_errors import DbErrorKind
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 SOURCES = ROOT / "src" / "ixfast"
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("deploy/*.md"), *ROOT.glob("benchmarks/**/*.md")])
+DOCUMENTS = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *DOCS.rglob("*.md"),
+        *ROOT.glob("deploy/*.md"),
+        *ROOT.glob("examples/*.md"),
+        *ROOT.glob("benchmarks/**/*.md"),
+    ]
+)
 API = (DOCS / "reference" / "scan-api.md").read_text()
 OPERATING = (DOCS / "how-to" / "operate.md").read_text()
 
@@ -226,7 +234,13 @@ def test_commands_in_code_blocks_exist(document: Path) -> None:
 @pytest.fixture(scope="module")
 def sources() -> str:
     """Everything that may read a variable of the environment."""
-    folders = [(ROOT / "deploy", "*"), (ROOT / "benchmarks", "**/*.py"), (ROOT / "tests", "**/*.py"), (SOURCES, "**/*.py")]
+    folders = [
+        (ROOT / "deploy", "*"),
+        (ROOT / "benchmarks", "**/*.py"),
+        (ROOT / "examples", "*.py"),
+        (ROOT / "tests", "**/*.py"),
+        (SOURCES, "**/*.py"),
+    ]
     files = [ROOT / "setup.py", *(file for folder, pattern in folders for file in folder.glob(pattern))]
     texts = [file.read_text() for file in files if file.is_file() and file != Path(__file__) and file.suffix != ".md"]
     return "\n".join(texts)

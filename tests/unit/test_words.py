@@ -48,7 +48,7 @@ BANNED = {
 
 _PATTERNS = [(re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in BANNED.items()]
 _SUFFIXES = frozenset((".c", ".h", ".md", ".pxd", ".py", ".pyi", ".pyx", ".sql", ".yaml"))
-_FOLDERS = ("src", "docs", "tests")
+_FOLDERS = ("src", "docs", "examples", "tests")
 
 
 def files() -> Iterator[str]:
