@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ixfast.domain.model import EncodingProfile
     from ixfast.errors import InputError, IxfastError
     from ixfast.keys.diversify import Derivation
-    from ixfast.rules.interpreter import Step as RuleStep
+    from ixfast.rules.interpreter import RuleStep
     from ixfast.rules.rule_document import Rules
     from ixfast.rules.rule_error import RuleError
 
@@ -77,6 +77,7 @@ _MODULES = {
     "domain.model": ("EncodingProfile",),
     "errors": ("InputError", "IxfastError"),
     "keys.diversify": ("Derivation",),
+    "rules.interpreter": ("RuleStep",),
     "rules.rule_document": ("Rules",),
     "rules.rule_error": ("RuleError",),
 }
@@ -103,8 +104,6 @@ def _load(name: str) -> object:
         return import_module("importlib.metadata").version("ixfast")
     if name == "testing":
         return import_module("ixfast.testing")
-    if name == "RuleStep":
-        return import_module("ixfast.rules.interpreter").Step
     module = next(module for module, names in _MODULES.items() if name in names)
     return getattr(import_module(f"ixfast.{module}"), name)
 

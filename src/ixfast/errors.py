@@ -18,9 +18,10 @@ class ConfigurationError(IxfastError):
 
 
 class InputError(IxfastError):
-    """A request is invalid; `code` is the error code of the response and `field` the parameter that is at fault.
+    """A request, or an argument of the Python API, is invalid.
 
-    The value of the parameter is never part of the message: it may be a tag code, a token or a key.
+    `code` is an error code, as in the response to a request; `field` is the name of the parameter at fault, or None. The value of
+    the parameter is never part of the message: it may be a tag code, a token or a key.
     """
 
     def __init__(self, code: str, message: str, field: str | None = None) -> None:

@@ -38,7 +38,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What a tap proves about the tag that made it. It does not prove that the tap is new: see `position`.
 
     - `authentic`: the MAC is valid under one of the keys. Nothing else in this object is proven unless this is true.
-    - `reason`: why the tap is not authentic, one of the words in docs/reference/scan-api.md; None if it is authentic.
+    - `reason`: a word for why the tap is not authentic, such as `mac_mismatch`; None if it is authentic. `explanation` is its
+      meaning.
     - `uid`: 7 bytes as printed (first byte 04); None if the tag mirrors none and none was passed.
     - `counter`: the chip's own count of its taps, 1 to 16777215; None if the tag does not mirror it or does not count.
     - `key_version`: the version of the file key that verified the MAC, as numbered in `TagKeys`; None if none did.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -61,13 +61,6 @@ class TagKeys:
         if len(self._meta_keys) > META_KEYS_MAX:
             raise InputError("invalid_parameter", f"Pass at most {META_KEYS_MAX} meta keys.", "keys")
 
-    @classmethod
-    def of(cls, file_keys: tuple[Key, ...], meta_keys: tuple[Key, ...]) -> Self:
-        """Keys that are open already, each tuple with the newest version first."""
-        keys = cls()
-        keys._file_keys, keys._meta_keys = file_keys, meta_keys
-        return keys
-
     def __repr__(self) -> str:
         if self._derivation is not None:
             return f"TagKeys(masters={self._masters!r}, derivation={self._derivation!r}, meta_keys={self._meta_keys!r})"
@@ -101,6 +94,13 @@ class TagKeys:
     def meta_keys(self) -> tuple[Key, ...]:
         """The meta keys, newest version first; those given before those derived."""
         return self._meta_keys
+
+
+def opened_keys(file_keys: tuple[Key, ...], meta_keys: tuple[Key, ...]) -> TagKeys:
+    """The keys of a record, which are open already; each tuple has the newest version first."""
+    keys = TagKeys()
+    keys._file_keys, keys._meta_keys = file_keys, meta_keys
+    return keys
 
 
 def derivation_names() -> tuple[str, ...]:

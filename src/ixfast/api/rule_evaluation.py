@@ -14,7 +14,7 @@ import msgspec
 
 from ixfast import rules as rule_sets
 from ixfast.responses.response_text import compile_response
-from ixfast.rules import RuleError, Rules, Step
+from ixfast.rules import RuleError, Rules, RuleStep
 from ixfast.rules.comparison import check_fact, check_value
 
 Fact = bool | int | str
@@ -74,7 +74,7 @@ def choose_response(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | 
     return Choice(rules.groups[index].name, rules.groups[index].response)
 
 
-def explain_rules(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | None = None) -> list[Step]:
+def explain_rules(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | None = None) -> list[RuleStep]:
     """Every group up to and including the one that matches, with the result of each part of its condition.
 
     The steps are in document order. `depth` is 0 for a group and its result, 1 for its condition, 2 and more for the parts of a

@@ -45,7 +45,11 @@ class Derivation(Protocol):
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
-    """A profile, the indexes of the samples whose MAC it verifies, and descriptions of the keys that did."""
+    """A profile, the indexes of the samples whose MAC it verifies, and descriptions of the keys that did.
+
+    `file_keys` and `meta_keys` describe keys by place and check value. `derivation` is the scheme by which they are derived,
+    None if they are used as they are. `notes` are warnings and hints for people.
+    """
 
     profile: EncodingProfile
     verified: tuple[int, ...]

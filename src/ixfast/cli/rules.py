@@ -14,7 +14,7 @@ import click
 from ixfast import rules
 from ixfast.limits import RULE_SET_BYTES_MAX
 from ixfast.responses import response_text
-from ixfast.rules import RuleError, Rules, Step, visitors
+from ixfast.rules import RuleError, Rules, RuleStep, visitors
 from ixfast.rules.comparison import check_fact, check_value
 from ixfast.rules.facts import Kind
 from ixfast.rules.line_notation import print_line
@@ -127,7 +127,7 @@ def _moment(text: str) -> float:
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _step_lines(steps: list[Step]) -> list[str]:
+def _step_lines(steps: list[RuleStep]) -> list[str]:
     lines = []
     for step in steps:
         if step.depth == 0:

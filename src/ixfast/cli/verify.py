@@ -12,7 +12,7 @@ import click
 
 from ixfast import meters
 from ixfast.api.evidence import Evidence
-from ixfast.api.key_material import TagKeys
+from ixfast.api.key_material import opened_keys
 from ixfast.api.tap_verification import explain, verify
 from ixfast.chips import CompiledProfile, Step
 from ixfast.cli.database import CommandEnvironment, resolve
@@ -96,7 +96,7 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> list[Step]:
     assert isinstance(profile, CompiledProfile)
     known: dict[str, Any] = {
         "profile": profile.profile,
-        "keys": TagKeys.of(record.file_keys(check_value(record.key) if record.key is not None else b""), group.meta_keys),
+        "keys": opened_keys(record.file_keys(check_value(record.key) if record.key is not None else b""), group.meta_keys),
         "uid": record.uid,
         "statics": record.statics(),
     }

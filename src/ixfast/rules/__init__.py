@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 from ixfast.rules.compiler import compile_rules
-from ixfast.rules.interpreter import Step, decide, explain
+from ixfast.rules.interpreter import RuleStep, decide, explain
 from ixfast.rules.rule_document import RuleGroup, Rules, read_rules, schema, to_document
 from ixfast.rules.rule_error import RuleError
 from ixfast.rules.rule_set import AUTHENTICATION_PASS, RuleSet
@@ -23,8 +23,8 @@ __all__ = [
     "RuleError",
     "RuleGroup",
     "RuleSet",
+    "RuleStep",
     "Rules",
-    "Step",
     "compile_rules",
     "decide",
     "explain",

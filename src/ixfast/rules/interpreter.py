@@ -27,7 +27,7 @@ Facts = Mapping[str, Any]
 are given as text under their own names and then apply in every time zone."""
 
 
-class Step(NamedTuple):
+class RuleStep(NamedTuple):
     """One step of an explanation: a group or a part of its condition, the result, and the value of the fact."""
 
     name: str
@@ -61,27 +61,29 @@ def evaluate(node: Node, facts: Facts, time_zone: str = "UTC") -> bool | None:
     return None if None in outcomes else not decisive
 
 
-def explain(rules: Rules, facts: Facts) -> list[Step]:
+def explain(rules: Rules, facts: Facts) -> list[RuleStep]:
     """Every group up to and including the one that matches, with every part of its condition."""
-    steps: list[Step] = []
+    steps: list[RuleStep] = []
     for group in rules.groups:
         outcome = evaluate(group.when, facts, rules.time_zone)
-        steps.append(Step(group.name, 0, outcome))
+        steps.append(RuleStep(group.name, 0, outcome))
         _explain(group.when, facts, rules.time_zone, 1, steps)
         if outcome is True:
             return steps
-    steps.append(Step("default", 0, True))
+    steps.append(RuleStep("default", 0, True))
     return steps
 
 
-def _explain(node: Node, facts: Facts, time_zone: str, depth: int, steps: list[Step]) -> None:
+def _explain(node: Node, facts: Facts, time_zone: str, depth: int, steps: list[RuleStep]) -> None:
     outcome = evaluate(node, facts, time_zone)
     if isinstance(node, Comparison):
         found = _find(node, facts, time_zone)
-        steps.append(Step(line_notation.print_line(node), depth, outcome, "unknown" if found is None else _printed(found)))
+        steps.append(RuleStep(line_notation.print_line(node), depth, outcome, "unknown" if found is None else _printed(found)))
         return
     steps.append(
-        Step({condition_tree.All: "all of", condition_tree.Any: "any of", condition_tree.Not: "not"}[type(node)], depth, outcome)
+        RuleStep(
+            {condition_tree.All: "all of", condition_tree.Any: "any of", condition_tree.Not: "not"}[type(node)], depth, outcome
+        )
     )
     for part in (node.part,) if isinstance(node, condition_tree.Not) else node.parts:
         _explain(part, facts, time_zone, depth + 1, steps)
