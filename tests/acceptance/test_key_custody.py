@@ -17,6 +17,7 @@ from support import eventually, eventually_sync
 from support.key_services import VAULT_TOKEN, Vault
 from support.served import Connection, Served, once, plain_target
 
+from ixfast.cli.exit_codes import ExitCode
 from ixfast.embedded import free_port
 from ixfast.keys import key_file, sealing
 from ixfast.keys.diversify import BoltCard
@@ -207,7 +208,7 @@ def test_custody_moves_from_the_file_to_a_key_service(tmp_path: Path, database: 
     assert VAULT_TOKEN not in shown + again
     vault.failure = 503
     done = subprocess.run(server.command("keys", "status"), env=server.environ, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == ExitCode.NEGATIVE
     assert f"{line.id} cannot be opened: Vault: HTTP 503 Vault is sealed" in done.stderr
 
 
@@ -248,7 +249,7 @@ async def test_a_server_starts_without_its_key_service_and_recovers(tmp_path: Pa
     home = tmp_path / "s"
     home.mkdir()
     key_file.create(home / "kek", sealing.make_line("vault-transit", "transit/ixfast"))
-    server = Served(home, dsn=database, workers=1, port=free_port(), private_port=free_port())
+    server = Served(home, dsn=database, workers=1, port=free(), private_port=free())
     await asyncio.to_thread(server.provision, PLAIN, ENCRYPTED)
     port, server.private_port = int(server._settings["--port"]), int(server._settings["--private-port"])
     vault.stop()
@@ -277,6 +278,15 @@ async def test_a_server_starts_without_its_key_service_and_recovers(tmp_path: Pa
 
 def query_of(fleet: VirtualFleet) -> str:
     return "&".join(f"{name}={value}" for name, value in fleet[0].parameters_at(5).items())
+
+
+def free() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def test_sighup_reads_the_file_at_once_and_ends_nothing(tmp_path: Path, database: str) -> None:
@@ -317,7 +327,7 @@ async def test_other_hosts_get_the_key_first(tmp_path: Path, database: str, post
     assert (await asyncio.to_thread(run, "rotate", "--shared-file"))[0] == 0
     assert len(kek_ids(server)) == 3
     status, said = await asyncio.to_thread(run, "rotate", "--to", "0" * 16)
-    assert status == 1
+    assert status == ExitCode.CONFIGURATION
     assert "has no key 0000" in said
     await other_host.close()
 
@@ -344,5 +354,5 @@ def test_no_command_reads_another_users_key_file(database: str, server_dir: Path
     ):
         done = subprocess.run(server.command(*words.split()), env=server.environ, capture_output=True, text=True, timeout=60)
         lines = [line for line in done.stderr.splitlines() if "belongs to" in line]
-        assert done.returncode == 1 and len(lines) == 1 and "Traceback" not in done.stderr, (words, done)
+        assert done.returncode == ExitCode.CONFIGURATION and len(lines) == 1 and "Traceback" not in done.stderr, (words, done)
         assert lines[0].endswith(f"chown 0 {server.kek_file}")

@@ -54,7 +54,7 @@ def test_commands_work_beside_the_server(demo: Served) -> None:
     assert "nothing to apply" in demo.cli("migrate")
     assert "closed" in demo.cli("account", "create", "shop")
     assert re.fullmatch(r"ixf_\S{32}\n", demo.cli("api-key", "create", "shop", "--label", "web"))
-    assert '"deadline_ms": 1500' in demo.cli("settings")
+    assert '"deadline_ms": 1500' in demo.cli("settings", "--json")
     done = subprocess.run([*demo.command("versions")[:4]], env=demo.environ, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0 and re.search(r"^core +native", done.stdout, re.MULTILINE)
 

@@ -412,8 +412,8 @@ async def test_unusable_files_and_moments_are_told(failover: Failover, tmp_path:
     status, text = await command(failover, tmp_path, "--since", "yesterday")
     assert (status, text.splitlines()[-1]) == (2, "Error: --since yesterday: expected a time such as 2026-01-31T09:30:00+01:00.")
     status, text = await command(failover, tmp_path, "--from-dsn-file", str(tmp_path / "none"))
-    assert (status, text) == (1, f"Error: --from-dsn-file: cannot read {tmp_path / 'none'} (No such file or directory).\n")
+    assert (status, text) == (2, f"Error: --from-dsn-file: cannot read {tmp_path / 'none'} (No such file or directory).\n")
     (tmp_path / "empty").touch()
     status, text = await command(failover, tmp_path, "--from-dsn-file", str(tmp_path / "empty"))
-    assert status == 1
+    assert status == 2
     assert "must contain postgresql://" in text

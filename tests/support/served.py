@@ -34,6 +34,10 @@ ANSWER_DEADLINE_S = 10.0
 _PLACES = re.compile(r"verifies scans at (https?)://[^\s:]+:(\d+)\n.* at http://[^\s:]+:(\d+)\n")
 
 
+def _toml(value: object) -> str:
+    return json.dumps(value if isinstance(value, bool | int) else str(value))
+
+
 class Served:
     """A server with the data directory `home` and ports chosen by the kernel.
 
@@ -59,7 +63,7 @@ class Served:
             given["kek_file"] = self.kek_file
         else:
             self.kek_file = self.data_dir / "kek"
-        self._settings = {f"--{name.replace('_', '-')}": str(value) for name, value in given.items()}
+        self._given = given
         self._command = [sys.executable, *entry, "serve", *flags]
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith("IXFAST_")}
         self.environ |= {"PYTHONUNBUFFERED": "1", **({"IXFAST_DSN": dsn} if dsn is not None else {}), **(environ or {})}
@@ -79,7 +83,8 @@ class Served:
         self.home.mkdir(mode=0o711, exist_ok=True)
         if self._dsn is not None and not self.kek_file.exists():
             KeyEncryptionKeys.create_file(self.kek_file)
-        command = [*self._command, *(word for pair in self._settings.items() for word in pair)]
+        flags = ((f"--{name.replace('_', '-')}", str(value)) for name, value in self._given.items())
+        command = [*self._command, *(word for pair in flags for word in pair)]
         with (self.home / "out").open("wb") as out, (self.home / "log").open("ab") as log:
             self.process = subprocess.Popen(command, env=self.environ, stdout=out, stderr=log, stdin=subprocess.DEVNULL)
         if ready:
@@ -120,9 +125,11 @@ class Served:
         return self._dsn if self._dsn is not None else (self.data_dir / "dsn").read_text()
 
     def command(self, *words: str) -> list[str]:
-        """An `ixfast` command line for this server, to be run with `environ`."""
-        place = {**self._settings, "--port": str(self.port)}
-        return [sys.executable, "-m", "ixfast", *words, *(word for pair in place.items() for word in pair)]
+        """An `ixfast` command line for this server, to be run with `environ`. It gets the server's settings from a file."""
+        config = self.home / "commands.toml"
+        given = {**self._given, "port": self.port}
+        config.write_text("".join(f"{name} = {_toml(value)}\n" for name, value in given.items()))
+        return [sys.executable, "-m", "ixfast", *words, "--config", str(config)]
 
     def cli(self, *words: str) -> str:
         """Run a command and return its output. Raises AssertionError if it fails."""

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import orjson
 import pytest
 from click.testing import CliRunner, Result
@@ -16,16 +15,12 @@ from ixfast.audit import find_profile, read_keys
 from ixfast.audit.tap_lines import CHUNK_BYTES
 from ixfast.chips import PRESETS, compile_profile
 from ixfast.cli import audit as audit_command
+from ixfast.cli.command_group import CommandGroup
 from ixfast.errors import InputError, IxfastError, ProfileError
 from ixfast.testing.virtual_tags import VirtualFleet
 
-
-@click.group()
-def main() -> None:
-    """The command group alone, as `ixfast` mounts it."""
-
-
-audit_command.register(main, lambda command: click.option("--config", hidden=True)(command))
+main = CommandGroup("ixfast", help="The command alone, as `ixfast` mounts it.")
+audit_command.register(main)
 
 
 def key_rows(*fleets: VirtualFleet) -> list[str]:
@@ -143,6 +138,20 @@ def test_the_command_says_what_is_refused_with_status_3(files: Files, tmp_path: 
     assert result.stdout == ""
     assert [orjson.loads(line)["line"] for line in out.read_text().splitlines()] == [4]
     assert files.run("--keys", str(files.keys), "--show", "none").stdout == ""
+
+
+def test_the_summary_is_json_in_place_of_the_verdicts(files: Files) -> None:
+    files.write(files.lines[1])
+    result = files.run("--keys", str(files.keys), "--show", "none", "--json")
+    assert (result.exit_code, result.stderr) == (3, "")
+    summary = orjson.loads(result.stdout)
+    assert summary["taps"] == 3
+    assert summary["outcomes"] == [
+        {"verdict": "genuine", "reason": None, "taps": 2},
+        {"verdict": "replayed", "reason": "counter_used", "taps": 1},
+    ]
+    mixed = files.run("--keys", str(files.keys), "--json")
+    assert mixed.exit_code == 2 and "add --out FILE or --show none" in mixed.stderr
 
 
 def test_standard_input_and_gzip(files: Files, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ixfast.cli import profile
+from ixfast.cli.command_group import CommandGroup
+from ixfast.cli.exit_codes import ExitCode
 from ixfast.domain.model import EncodingProfile
 from ixfast.keys.diversify import An10922
 from ixfast.testing.virtual_tags import VirtualTag
@@ -17,12 +19,8 @@ FILE_KEY = bytes.fromhex("000102030405060708090a0b0c0d0e0f")
 META_KEY = bytes.fromhex("101112131415161718191a1b1c1d1e1f")
 
 
-@click.group()
-def main() -> None:
-    """The command group alone, as `ixfast` mounts it."""
-
-
-profile.register(main, lambda command: command)
+main = CommandGroup("ixfast", help="The command group alone, as `ixfast` mounts it.")
+profile.register(main)
 
 
 def tap(profile: str = "encrypted-file", file_key: bytes = FILE_KEY) -> str:
@@ -114,7 +112,7 @@ def test_the_profiles_of_two_groups() -> None:
 
 def test_nothing_found_is_a_failure_with_reasons() -> None:
     result = run(tap(), "--key", FILE_KEY.hex())
-    assert result.exit_code == 1
+    assert result.exit_code == ExitCode.NEGATIVE
     assert result.stdout == ""
     assert (
         "not explained: picc_data is an encrypted mirror that none of the 5 keys decrypts, as they are or derived"

@@ -16,6 +16,7 @@ from ixfast import meters
 from ixfast.chips import UNDECIDED_REASONS
 from ixfast.chips.reasons import REASONS
 from ixfast.cli import main
+from ixfast.cli.exit_codes import MEANINGS
 from ixfast.config import settings
 from ixfast.domain import decision
 from ixfast.domain.model import Verdict
@@ -169,9 +170,16 @@ SETTING_FLAGS = {"--config"} | {
 }
 
 
+def options(command: click.Command) -> set[str]:
+    return {option for each in command.params for option in each.opts if option.startswith("--")}
+
+
+SHARED_FLAGS = {"--json", "--demo"}  # described above the table of commands
+
+
 def own_options(command: click.Command) -> set[str]:
-    """Long options besides those of the settings, which docs/reference/settings.md has."""
-    return {option for each in command.params for option in each.opts if option.startswith("--")} - SETTING_FLAGS
+    """Long options besides those of the settings, which docs/reference/settings.md has, and those that many commands share."""
+    return options(command) - SETTING_FLAGS - SHARED_FLAGS
 
 
 def test_every_command_and_option_is_documented() -> None:
@@ -180,7 +188,16 @@ def test_every_command_and_option_is_documented() -> None:
     for synopsis, rest in rows:
         name = " ".join(re.findall(r"^ixfast(?: [a-z-]+)+", synopsis)[0].split())
         documented[name] = set(re.findall(r"`(--[a-z0-9-]+)", rest))
+    documented["ixfast serve"] -= SHARED_FLAGS  # its --demo is another one
     assert documented == {name: own_options(command) for name, command in COMMANDS.items()}
+    before = section(OPERATING, "Commands").partition("\n|")[0]
+    assert set(re.findall(r"`(--[a-z-]+)`", before)) >= SHARED_FLAGS
+
+
+def test_every_exit_status_is_documented() -> None:
+    (document,) = [text for each in DOCUMENTS if re.search("^##+ Exit codes$", text := each.read_text(), re.MULTILINE)]
+    rows = re.findall(r"^\| (\d+) \| (.*?) \|$", section(document, "Exit codes").replace("`", ""), re.MULTILINE)
+    assert {int(code): meaning for code, meaning in rows} == MEANINGS
 
 
 def prose_and_code(document: Path) -> tuple[str, list[tuple[str, str]]]:
@@ -228,7 +245,7 @@ def test_commands_in_code_blocks_exist(document: Path) -> None:
             assert name is not None or (len(words) == 2 and any(each.startswith(f"{group} ") for each in COMMANDS)), line
             if name is not None:
                 given = set(re.findall(r"(?<=\s)(--[a-z0-9-]+)", line))
-                assert given <= own_options(COMMANDS[name]) | SETTING_FLAGS | {"--help"}, line
+                assert given <= options(COMMANDS[name]) | {"--help"}, line
 
 
 @pytest.fixture(scope="module")

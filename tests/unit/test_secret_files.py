@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from ixfast.cli import main
+from ixfast.cli.exit_codes import ExitCode
 from ixfast.config.settings import REDACTED
 from ixfast.config.settings_loader import load
 
@@ -41,14 +42,14 @@ def test_every_command_with_a_dsn_also_takes_it_from_a_file() -> None:
 
 
 def test_the_flag_is_the_dsn(dsn_file: Path) -> None:
-    done = CliRunner().invoke(main, ["settings", "--dsn-file", str(dsn_file)])
+    done = CliRunner().invoke(main, ["settings", "--json", "--dsn-file", str(dsn_file)])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["dsn"] == REDACTED
 
 
 def test_the_dsn_and_its_file_exclude_each_other(dsn_file: Path) -> None:
     done = CliRunner().invoke(main, ["settings", "--dsn-file", str(dsn_file), "--dsn", DSN])
-    assert done.exit_code == 2
+    assert done.exit_code == ExitCode.CONFIGURATION
     assert "--dsn" in done.output and DSN not in done.output
 
 

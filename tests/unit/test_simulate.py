@@ -10,27 +10,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import click
 import orjson
 import pytest
 from click.testing import CliRunner, Result
 
 from ixfast.chips import PRESETS, scheme_names
 from ixfast.cli import audit, simulate
+from ixfast.cli.command_group import CommandGroup
 from ixfast.keys.diversify import DEFAULT_DERIVATIONS
 
-
-@click.group()
-def main() -> None:
-    """The two commands alone, as `ixfast` mounts them."""
-
-
-def with_config(command: Any) -> Any:
-    return click.option("--config", hidden=True)(command)
-
-
-audit.register(main, with_config)
-simulate.register(main, with_config)
+main = CommandGroup("ixfast", help="The two commands alone, as `ixfast` mounts them.")
+audit.register(main)
+simulate.register(main)
 
 
 def run(*arguments: str, given: str | None = None) -> Result:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from ixfast.cli.database import connected, resolve
+from ixfast.cli.options import DATABASE, with_settings
 from ixfast.store.admin import edits
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-
-def register(main: click.Group, with_settings: Decorator) -> None:
+def register(main: click.Group) -> None:
     @main.group()
     def account() -> None:
         """Accounts: the owners of tags."""
@@ -25,7 +22,7 @@ def register(main: click.Group, with_settings: Decorator) -> None:
     @click.argument("aid")
     @click.option("--name", default="", help="Display name.")
     @click.option("--open", "is_open", is_flag=True, help="Let anyone verify the account's tags without an API key.")
-    @with_settings
+    @with_settings(*DATABASE)
     def account_create(aid: str, name: str, is_open: bool, config: Path | None, **flags: object) -> None:
         """Create the account AID. Without --open its callers need an API key."""
 
@@ -47,7 +44,7 @@ def register(main: click.Group, with_settings: Decorator) -> None:
     @click.option("--scope", "scopes", multiple=True, default=["scan"], help="scan (default), manage or keys; repeatable.")
     @click.option("--label", default="", help="A note on the purpose of the key.")
     @click.option("--days", type=click.IntRange(1), help="Expire after this many days. By default the key never expires.")
-    @with_settings
+    @with_settings(*DATABASE)
     def api_key_create(
         aid: str, scopes: tuple[str, ...], label: str, days: int | None, config: Path | None, **flags: object
     ) -> None:

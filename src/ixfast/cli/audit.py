@@ -1,6 +1,6 @@
 """`ixfast audit`: verifies the taps in a file offline; see docs/how-to/audit-a-log.md.
 
-Exit status: 0 if every tap is genuine, 3 if any tap is not, 1 if the audit failed, 2 for a usage error.
+Exit status: 0 if every tap is genuine, 3 if any tap is not, others if the audit failed.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 
@@ -23,18 +23,20 @@ from ixfast import audit as auditing
 from ixfast.audit import Audit, TagCatalogue
 from ixfast.audit.account_tags import read_account
 from ixfast.audit.tap_lines import CHUNK_BYTES, chunks
+from ixfast.cli.command_group import leave
 from ixfast.cli.database import CommandEnvironment, resolve
+from ixfast.cli.exit_codes import ExitCode
+from ixfast.cli.options import DATABASE_AND_KEYS, with_settings
+from ixfast.cli.output import print_json
+from ixfast.cli.progress import progress_bar
 from ixfast.domain.model import EncodingProfile
 from ixfast.errors import IxfastError
 from ixfast.store.connections import session
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-
-EXIT_NOT_ALL_GENUINE = 3
 _GZIP = b"\x1f\x8b"
 
 
-def register(main: click.Group, with_settings: Decorator) -> None:
+def register(main: click.Group) -> None:
     @main.command()
     @click.argument("file", metavar="FILE")
     @click.option("--keys", "key_file", type=click.Path(path_type=Path), help="File of tags with their keys: CSV or JSON lines.")
@@ -60,7 +62,10 @@ def register(main: click.Group, with_settings: Decorator) -> None:
     @click.option(
         "--in-order", is_flag=True, help="The taps of each tag are in chronological order, so report each as soon as it is read."
     )
-    @with_settings
+    @click.option(
+        "--json", "as_json", is_flag=True, help="Print the summary as JSON to standard output. Requires --out or --show none."
+    )
+    @with_settings(*DATABASE_AND_KEYS)
     def audit(
         file: str,
         key_file: Path | None,
@@ -70,6 +75,7 @@ def register(main: click.Group, with_settings: Decorator) -> None:
         show: str,
         jobs: int,
         in_order: bool,
+        as_json: bool,
         config: Path | None,
         **flags: object,
     ) -> None:
@@ -81,6 +87,8 @@ def register(main: click.Group, with_settings: Decorator) -> None:
         """
         if (key_file is None) == (aid is None):
             raise click.UsageError("Give either --keys or --account.")
+        if as_json and out is None and show != "none":
+            raise click.UsageError("--json prints the summary in place of the verdicts: add --out FILE or --show none.")
         with contextlib.ExitStack() as stack:
             source, size = stack.enter_context(_opened(file))
             # The writer of a pipe (`ixfast simulate`) may still be writing the key file; it is complete before the first tap.
@@ -95,10 +103,13 @@ def register(main: click.Group, with_settings: Decorator) -> None:
             started = time.perf_counter()
             counts = _run(Audit(catalogue, jobs=jobs, in_order=in_order), pieces, target, show)
             seconds = time.perf_counter() - started
-        for line in auditing.summary_lines(counts, seconds):
-            click.echo(line, err=True)
+        if as_json:
+            print_json(_summary(counts, seconds))
+        else:
+            for line in auditing.summary_lines(counts, seconds):
+                click.echo(line, err=True)
         if not auditing.all_genuine(counts):
-            sys.exit(EXIT_NOT_ALL_GENUINE)
+            leave(ExitCode.NEGATIVE)
 
 
 def _run(audit: Audit, pieces: Iterable[bytes], target: BinaryIO, show: str) -> Counter[int]:
@@ -112,6 +123,15 @@ def _run(audit: Audit, pieces: Iterable[bytes], target: BinaryIO, show: str) -> 
             target.flush()
         first_line += len(judged)
     return counts
+
+
+def _summary(counts: Counter[int], seconds: float) -> dict[str, object]:
+    outcomes = [
+        {"verdict": verdict, "reason": reason, "taps": counts[code]}
+        for code, (verdict, reason) in enumerate(auditing.OUTCOMES)
+        if counts[code]
+    ]
+    return {"taps": counts.total(), "seconds": round(seconds, 3), "outcomes": outcomes}
 
 
 @contextlib.contextmanager
@@ -192,17 +212,17 @@ def _from_database(environment: CommandEnvironment, aid: str) -> TagCatalogue:
 @contextlib.contextmanager
 def _with_progress(pieces: Iterator[bytes], source: BinaryIO, size: int | None) -> Iterator[Iterator[bytes]]:
     """The same chunks; on a terminal, a progress bar shows how much of the file has been read."""
-    if size is None or not sys.stderr.isatty():
-        yield pieces
-        return
-    with click.progressbar(length=size, label="reading", file=sys.stderr) as bar:
+    with progress_bar("reading", size) as advance:
+        if size is None:  # a pipe, which has no position
+            yield pieces
+            return
 
         def watched() -> Iterator[bytes]:
             done = 0
             for piece in pieces:
                 yield piece
                 now = source.tell()
-                bar.update(now - done)
+                advance(now - done)
                 done = now
 
         yield watched()

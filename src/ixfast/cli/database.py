@@ -1,7 +1,7 @@
 """The environment of a command: settings, key file and database.
 
-Without a configured `dsn`, a command uses the embedded PostgreSQL of a running server, or starts it for the duration of the
-command.
+Without a configured `dsn`, a command uses the private PostgreSQL of a running server, or starts it for the duration of the
+command, which it reports on standard error. Only `ixfast serve` and `ixfast demo` create one in a directory that nobody named.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ _DSN_FILE = "dsn"
 class CommandEnvironment:
     """The resolved settings of a command, and the paths that follow from them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, demo: bool = False) -> None:
+        """`demo` allows a private database to be created in the default data directory."""
         self.settings = settings
+        self._may_create = demo or settings.data_dir is not None
         self.data_dir = (settings.data_dir or default_data_dir()).absolute()
         self.kek_file = settings.kek_file or self.data_dir / "kek"
 
@@ -63,9 +65,13 @@ class CommandEnvironment:
             raise ConfigurationError(f"addresses_file: {reason}.")
 
     @contextlib.contextmanager
-    def database(self) -> Iterator[str]:
-        """Yield a connection string: the configured one, that of a running server, or that of an embedded PostgreSQL that runs
-        until the block ends."""
+    def database(self, *, create: bool = False) -> Iterator[str]:
+        """Yield a connection string: the configured one, that of a running server, or that of a private PostgreSQL that runs
+        until the block ends.
+
+        Raises ConfigurationError if a private PostgreSQL would have to be created and neither `create`, `--demo` nor a setting
+        `data_dir` allows that.
+        """
         if self.settings.dsn is not None:
             yield self.settings.dsn
             return
@@ -73,8 +79,41 @@ class CommandEnvironment:
         if running is not None:
             yield running
             return
+        if not create:
+            self.require_database()
+        click.echo(self.start_message(), err=True)
         with EmbeddedPostgres(self.data_dir) as postgres:
             yield postgres.dsn
+
+    def require_database(self) -> None:
+        """Raise ConfigurationError if there is no configured database, and no private one that may be used or created."""
+        if self.settings.dsn is None and not self._may_create and not self.has_private_database():
+            raise ConfigurationError(
+                f"There is no database in {self.data_dir}. Name one with --dsn, create a private one with --data-dir DIRECTORY "
+                "or --demo, or run `ixfast serve`."
+            )
+
+    def has_private_database(self) -> bool:
+        """Whether the data directory contains a private database, running or not."""
+        try:
+            return EmbeddedPostgres(self.data_dir).cluster.exists()
+        except PermissionError:
+            raise self._other_user() from None
+
+    def start_message(self) -> str:
+        """The line that a command prints before it starts the private PostgreSQL."""
+        verb = "Starting the" if self.has_private_database() else "Creating a"
+        return f"{verb} private PostgreSQL in {self.data_dir}"
+
+    def require_own_files(self, files: str, *flags: str) -> None:
+        """Raise ConfigurationError if `dsn` is configured without `data_dir`: the default directory is that of another database.
+
+        `files` and `flags` are what the message names.
+        """
+        if self.settings.dsn is not None and self.settings.data_dir is None:
+            raise ConfigurationError(
+                f"With --dsn, set {' or '.join(flags)} too: the {files} in {self.data_dir} belongs to another database."
+            )
 
     def _running_dsn(self) -> str | None:
         try:
@@ -82,10 +121,11 @@ class CommandEnvironment:
         except FileNotFoundError:
             return None
         except PermissionError:
-            raise ConfigurationError(
-                f"{self.data_dir} belongs to the server of another user; run this command as that user."
-            ) from None
+            raise self._other_user() from None
         return dsn if _reachable(dsn) else None
+
+    def _other_user(self) -> ConfigurationError:
+        return ConfigurationError(f"{self.data_dir} belongs to the server of another user; run this command as that user.")
 
     def publish(self, dsn: str) -> None:
         """Publish the connection string of the embedded PostgreSQL for other commands."""
@@ -124,8 +164,9 @@ async def connected(dsn: str) -> AsyncIterator[Any]:
 
 
 def resolve(flags: dict[str, object], config: Path | None) -> CommandEnvironment:
-    """Load the settings from flags, environment and file, in that order of precedence. Raises UsageError for invalid settings."""
-    try:
-        return CommandEnvironment(load(flags, os.environ, config))
-    except ConfigurationError as error:
-        raise click.UsageError(str(error)) from None
+    """Load the settings from flags, environment and file, in that order of precedence. Raises ConfigurationError.
+
+    `flags` are what `with_settings` adds to a command.
+    """
+    settings = {name: value for name, value in flags.items() if name != "demo"}
+    return CommandEnvironment(load(settings, os.environ, config), demo=bool(flags.get("demo")))

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
+import msgspec
 import orjson
 
 from ixfast.cli.database import connected, resolve
+from ixfast.cli.options import DATABASE, DATABASE_AND_KEYS, with_settings
+from ixfast.cli.output import json_option, print_json
+from ixfast.cli.progress import progress_bar
 from ixfast.errors import InputError, UnavailableError
 from ixfast.store.admin import edits
 from ixfast.store.imports.exporter import export_tags
@@ -23,15 +27,14 @@ from ixfast.store.imports.importer import Options, Report, import_tags
 from ixfast.store.random_codes import CODE_CHARS
 from ixfast.tag_files import FORMATS, PRESETS, counted
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _PIECE_BYTES = 256 * 1024
 _SWITCH_S = 0.0005  # How long parsing may delay the database connection. The default is 5 ms, reached about ten times a block.
 _GC_THRESHOLD = 200_000  # A block creates 50,000 objects that live until it is written, and no reference cycles.
 
 
-def register(main: click.Group, with_settings: Decorator) -> None:
-    _register_import(main, with_settings)
-    _register_export(main, with_settings)
+def register(main: click.Group) -> None:
+    _register_import(main)
+    _register_export(main)
 
 
 def _with_tag_location(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,7 +43,7 @@ def _with_tag_location(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--account", "aid", required=True, metavar="AID", help="The account of the tags.")(command)
 
 
-def _register_import(main: click.Group, with_settings: Decorator) -> None:
+def _register_import(main: click.Group) -> None:
     @main.command("import")
     @click.argument("file", type=click.File("rb"))
     @_with_tag_location
@@ -59,9 +62,17 @@ def _register_import(main: click.Group, with_settings: Decorator) -> None:
         type=click.Path(path_type=Path, dir_okay=False),
         help="Write the outcome of each line to this file, as JSON lines.",
     )
-    @with_settings
+    @json_option
+    @with_settings(*DATABASE_AND_KEYS)
     def import_command(
-        file: BinaryIO, aid: str, group: str, folder: str | None, batch: str | None, config: Path | None, **flags: Any
+        file: BinaryIO,
+        aid: str,
+        group: str,
+        folder: str | None,
+        batch: str | None,
+        as_json: bool,
+        config: Path | None,
+        **flags: Any,
     ) -> None:
         """Import the tags in FILE, all or none.
 
@@ -98,20 +109,24 @@ def _register_import(main: click.Group, with_settings: Decorator) -> None:
         sys.setswitchinterval(_SWITCH_S)
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
-        with environment.database() as dsn, _ReportFile(report_path) as lines, _progress(file) as progress:
+        with (
+            environment.database() as dsn,
+            _ReportFile(report_path) as lines,
+            progress_bar("importing", _length(file)) as progress,
+        ):
             with _reported_outcome():
                 report = asyncio.run(work(dsn, lines, progress))
             lines.finish(report)
-        _print_report(report, batch)
+        _print_report(report, batch, as_json=as_json)
 
 
-def _register_export(main: click.Group, with_settings: Decorator) -> None:
+def _register_export(main: click.Group) -> None:
     @main.command("export")
     @_with_tag_location
     @click.option("--group", help="Export only the tags of this group.")
     @click.option("--format", "format_", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True)
     @click.option("--output", type=click.File("wb"), default="-", help="Write to this file instead of standard output.")
-    @with_settings
+    @with_settings(*DATABASE)
     def export_command(
         aid: str, group: str | None, folder: str | None, batch: str | None, format_: str, output: BinaryIO, config: Path | None,
         **flags: object,
@@ -223,25 +238,23 @@ class _ReportFile:
         self._part.rename(self._path)
 
 
-@contextlib.contextmanager
-def _progress(file: BinaryIO) -> Iterator[Callable[[int], None]]:
-    """A progress bar, if standard error is a terminal and the file has a known length."""
-    length = None
+def _length(file: BinaryIO) -> int | None:
+    """The size of a file in bytes; None for a pipe."""
     with contextlib.suppress(OSError, ValueError):
-        length = os.fstat(file.fileno()).st_size
-    if not length or not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    with click.progressbar(length=length, label="importing", file=sys.stderr) as bar:
-        yield bar.update
+        return os.fstat(file.fileno()).st_size
+    return None
 
 
-def _print_report(report: Report, batch: str | None) -> None:
+def _print_report(report: Report, batch: str | None, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_members(report))
     for problem in report.problems:
         click.echo(str(problem), err=True)
     if report.problems:
         more = "; the rest of the file was not read" if report.more_problems else ""
         raise click.ClickException(f"{counted(report.problems)}{more}. Nothing was imported.")
+    if as_json:
+        return
     keys = f"{report.keys_added} keys added, {report.keys_replaced} replaced"
     if report.meta_keys_added:
         keys += f", {report.meta_keys_added} meta keys added"
@@ -252,3 +265,7 @@ def _print_report(report: Report, batch: str | None) -> None:
         click.echo("dry run: nothing was imported")
     elif not report.added and not report.changed:
         click.echo("no changes: the tags are already up to date")
+
+
+def _members(report: Report) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(report), "problems": [each._asdict() for each in report.problems]}

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ixfast.cli.command_group import leave
 from ixfast.cli.database import CommandEnvironment, connected, resolve
-from ixfast.errors import ConfigurationError, IxfastError
+from ixfast.cli.exit_codes import ExitCode
+from ixfast.cli.options import DATABASE_AND_KEYS, with_settings
+from ixfast.cli.output import json_option, print_json, print_table
+from ixfast.cli.progress import progress_bar
+from ixfast.errors import IxfastError
 from ixfast.keys import KeyEncryptionKeys, key_file
 from ixfast.keys.key_file import FILE, KeyFile, KeyLine
 from ixfast.keys.sealing import make_line, open_line
 from ixfast.store.admin import rotation
 from ixfast.store.admin.rotation import Report, Usage
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+Note = Callable[[str], None]
 _NOTHING = Usage(0, 0)
 
 
-def register(main: click.Group, with_settings: Decorator) -> None:
+def register(main: click.Group) -> None:
     @main.group()
     def keys() -> None:
         """Key-encryption keys: create, inspect and rotate them."""
 
-    _register_file_commands(keys, with_settings)
-    _register_database_commands(keys, with_settings)
+    _register_file_commands(keys)
+    _register_database_commands(keys)
 
 
 def _with_provider(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -39,17 +44,21 @@ def _with_provider(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--provider", help="file, aws-kms, azure-keyvault, gcp-kms, pkcs11 or vault-transit.")(command)
 
 
-def _register_file_commands(keys: click.Group, with_settings: Decorator) -> None:
+def _register_file_commands(keys: click.Group) -> None:
     @keys.command("init")
     @_with_provider
-    @with_settings
-    def init(provider: str | None, key_ref: str, config: Path | None, **flags: object) -> None:
+    @json_option
+    @with_settings("data_dir", "kek_file")
+    def init(provider: str | None, key_ref: str, as_json: bool, config: Path | None, **flags: object) -> None:
         """Create a key file with one key, sealed by a provider."""
         environment = resolve(flags, config)
         if environment.settings.kek_file is None:
             environment.data_dir.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
         line = make_line(provider or FILE, key_ref)
         key_file.create(environment.kek_file, line)
+        if as_json:
+            print_json(_line_members(environment, line))
+            return
         click.echo(
             f"created {environment.kek_file} with key {line.id} of provider {line.provider}; "
             "back it up, apart from the backups of the database"
@@ -57,28 +66,33 @@ def _register_file_commands(keys: click.Group, with_settings: Decorator) -> None
 
     @keys.command("add")
     @_with_provider
-    @with_settings
-    def add(provider: str | None, key_ref: str, config: Path | None, **flags: object) -> None:
+    @json_option
+    @with_settings("data_dir", "kek_file")
+    def add(provider: str | None, key_ref: str, as_json: bool, config: Path | None, **flags: object) -> None:
         """Add a key that opens envelopes but does not seal yet: the first step of a rotation across several hosts."""
         environment = resolve(flags, config)
         line = _line_like(KeyFile.read(environment.kek_file), provider, key_ref)
         key_file.edit(environment.kek_file, lambda file: file.with_line(line, current=False))
+        if as_json:
+            print_json(_line_members(environment, line))
+            return
         click.echo(
             f"added key {line.id} to {environment.kek_file}; copy the file to every host, then run: "
             f"ixfast keys rotate --to {line.id}"
         )
 
 
-def _register_database_commands(keys: click.Group, with_settings: Decorator) -> None:
+def _register_database_commands(keys: click.Group) -> None:
     @keys.command("status")
-    @with_settings
-    def status(config: Path | None, **flags: object) -> None:
+    @json_option
+    @with_settings(*DATABASE_AND_KEYS)
+    def status(as_json: bool, config: Path | None, **flags: object) -> None:
         """Show the keys in the key file, whether each can be opened, and how many rows are sealed under it."""
         environment = resolve(flags, config)
         file = KeyFile.read(environment.kek_file)
         with environment.database() as dsn:
             used = asyncio.run(_usage(dsn))
-        _show(file, used)
+        _show(file, used, as_json=as_json)
 
     @keys.command("rotate")
     @click.option("--to", "target", help="Rotate to this key of the key file instead of a new one.")
@@ -86,8 +100,9 @@ def _register_database_commands(keys: click.Group, with_settings: Decorator) -> 
     @click.option("--shared-file", is_flag=True, help="The servers on other hosts use this same key file.")
     @click.option("--dry-run", is_flag=True, help="Open every envelope and report what would be done; change nothing.")
     @_with_provider
-    @with_settings
-    def rotate(dry_run: bool, config: Path | None, **options: Any) -> None:
+    @json_option
+    @with_settings(*DATABASE_AND_KEYS)
+    def rotate(dry_run: bool, as_json: bool, config: Path | None, **options: Any) -> None:
         """Reseal all stored keys under another key-encryption key, without interrupting scans.
 
         Resumes an interrupted rotation. Otherwise it creates a new key, of the current provider unless --provider is set.
@@ -95,7 +110,10 @@ def _register_database_commands(keys: click.Group, with_settings: Decorator) -> 
         choices = {name: options.pop(name) for name in ("target", "new_key", "shared_file", "provider", "key_ref")}
         environment = resolve(options, config)
         with environment.database() as dsn:
-            report = asyncio.run(_examine(environment, dsn) if dry_run else _rotate(environment, dsn, **choices))
+            note = partial(click.echo, err=as_json)  # With --json, only the document goes to standard output.
+            report = asyncio.run(_examine(environment, dsn, note) if dry_run else _rotate(environment, dsn, note, **choices))
+        if as_json:
+            print_json(_rotation_members(environment, report, dry_run=dry_run))
         for each in report.unreadable:
             click.echo(str(each), err=True)
         if report.unreadable_count:
@@ -106,8 +124,9 @@ def _register_database_commands(keys: click.Group, with_settings: Decorator) -> 
 
     @keys.command("remove")
     @click.argument("kek_id")
-    @with_settings
-    def remove(kek_id: str, config: Path | None, **flags: object) -> None:
+    @json_option
+    @with_settings(*DATABASE_AND_KEYS)
+    def remove(kek_id: str, as_json: bool, config: Path | None, **flags: object) -> None:
         """Remove a key from the key file. Fails while rows are sealed under it."""
         environment = resolve(flags, config)
 
@@ -120,6 +139,9 @@ def _register_database_commands(keys: click.Group, with_settings: Decorator) -> 
         KeyFile.read(environment.kek_file).without(kek_id)
         with environment.database() as dsn:
             asyncio.run(work(dsn))
+        if as_json:
+            print_json({"key_file": str(environment.kek_file), "removed": kek_id})
+            return
         click.echo(f"removed key {kek_id} from {environment.kek_file}; database backups from before the rotation still need it")
 
 
@@ -128,26 +150,53 @@ async def _usage(dsn: str) -> dict[str, Usage]:
         return await rotation.usage(connection)
 
 
-def _show(file: KeyFile, used: dict[str, Usage]) -> None:
-    click.echo(f"key file {file.path}; * marks the current key")
-    click.echo(f"  {'id':16}  {'tag keys':>12}  {'meta keys':>9}  {'masters':>7}  {'opens':5}  provider")
-    problems = []
+def _show(file: KeyFile, used: dict[str, Usage], *, as_json: bool) -> None:
+    keys, problems = [], []
     for line in file.lines:
-        rows = used.pop(line.id, _NOTHING)
-        opens = "yes"
+        opens = True
         try:
             open_line(line)
         except IxfastError as error:
-            opens = "no"
+            opens = False
             problems.append(f"{line.id} cannot be opened: {error}")
-        mark = "*" if line is file.lines[0] else " "
-        counts = f"{rows.tag_keys:12}  {rows.meta_keys:9}  {rows.group_keys:7}"
-        click.echo(f"{mark} {line.id}  {counts}  {opens:5}  {line.provider} {line.reference}".rstrip())
+        rows = used.pop(line.id, _NOTHING)
+        keys.append({"id": line.id, "current": line is file.lines[0], **rows._asdict(), "opens": opens, **_provider(line)})
     problems += [f"{rows.rows} rows are sealed under {id_}, which is not in the key file" for id_, rows in used.items()]
+    if as_json:
+        print_json({"key_file": str(file.path), "keys": keys, "problems": problems})
+    else:
+        click.echo(f"key file {file.path}; * marks the current key")
+        headers = ("  id", "tag keys", "meta keys", "masters", "opens", "provider")
+        print_table(headers, [_row(key) for key in keys], empty="")
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
-        raise click.exceptions.Exit(1)
+        leave(ExitCode.NEGATIVE)
+
+
+def _row(key: dict[str, Any]) -> tuple[Any, ...]:
+    mark = "*" if key["current"] else " "
+    provider = f"{key['provider']} {key['key_ref']}".rstrip()
+    return (f"{mark} {key['id']}", key["tag_keys"], key["meta_keys"], key["group_keys"], key["opens"], provider)
+
+
+def _provider(line: KeyLine) -> dict[str, str]:
+    return {"provider": line.provider, "key_ref": line.reference}
+
+
+def _line_members(environment: CommandEnvironment, line: KeyLine) -> dict[str, str]:
+    return {"key_file": str(environment.kek_file), "id": line.id, **_provider(line)}
+
+
+def _rotation_members(environment: CommandEnvironment, report: Report, *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "key_file": str(environment.kek_file),
+        "current": KeyFile.read(environment.kek_file).lines[0].id,
+        "dry_run": dry_run,
+        "opened": report.opened,
+        "resealed": report.resealed,
+        "unreadable": report.unreadable_count,
+    }
 
 
 def _line_like(file: KeyFile, provider: str | None, reference: str) -> KeyLine:
@@ -162,15 +211,15 @@ def _is_like(line: KeyLine, provider: str | None, reference: str) -> bool:
     return provider in (None, line.provider) and line.reference.startswith(reference)
 
 
-async def _examine(environment: CommandEnvironment, dsn: str) -> Report:
+async def _examine(environment: CommandEnvironment, dsn: str, note: Note) -> Report:
     keks = KeyEncryptionKeys.load_file(environment.kek_file)
     async with connected(dsn) as connection:
         used = await rotation.usage(connection)
-        with _progress("opening", sum(rows.rows for rows in used.values())) as bar:
-            report = await rotation.examine_all(connection, keks, advanced=bar.update)
+        with progress_bar("opening", sum(rows.rows for rows in used.values())) as advance:
+            report = await rotation.examine_all(connection, keks, advanced=advance)
     older = _rows_under_older_keys(used, keks)
-    click.echo(f"opened {report.opened} envelopes; {older} are not sealed under the current key {keks.current.id}")
-    click.echo(f"a rotation would reseal {f'these {older}' if older else 'all of them under a new key'}; nothing was changed")
+    note(f"opened {report.opened} envelopes; {older} are not sealed under the current key {keks.current.id}")
+    note(f"a rotation would reseal {f'these {older}' if older else 'all of them under a new key'}; nothing was changed")
     return report
 
 
@@ -181,6 +230,7 @@ def _rows_under_older_keys(used: dict[str, Usage], keks: KeyEncryptionKeys) -> i
 async def _rotate(
     environment: CommandEnvironment,
     dsn: str,
+    note: Note,
     *,
     target: str | None,
     new_key: bool,
@@ -196,14 +246,14 @@ async def _rotate(
         if target is not None:
             key_file.edit(environment.kek_file, lambda file: file.with_current(target))
         elif older and not new_key and _is_like(KeyFile.read(environment.kek_file).lines[0], provider, key_ref):
-            click.echo(
+            note(
                 f"{older} rows are still sealed under older keys: resuming the rotation to {keks.current.id} "
                 "(--new-key creates a new key instead)"
             )
         else:
             others = [] if shared_file else await rotation.other_hosts(connection)
             if others:
-                raise ConfigurationError(
+                raise IxfastError(
                     f"Servers at {', '.join(others)} use this database too and need the new key first: run `ixfast keys add`, "
                     "copy the key file to them, then run `ixfast keys rotate --to ID`. If they use this same file, "
                     "pass --shared-file."
@@ -211,16 +261,12 @@ async def _rotate(
             line = _line_like(KeyFile.read(environment.kek_file), provider, key_ref)
             key_file.edit(environment.kek_file, lambda file: file.with_line(line, current=True))
         keks = KeyEncryptionKeys.load_file(environment.kek_file)
-        click.echo(f"the current key in {environment.kek_file} is {keks.current.id}; back up the file now")
-        with _progress("sealing", _rows_under_older_keys(used, keks)) as bar:
-            report = await rotation.reseal_all(connection, keks, advanced=bar.update)
-        click.echo(f"resealed {report.resealed} envelopes under {keks.current.id}")
+        note(f"the current key in {environment.kek_file} is {keks.current.id}; back up the file now")
+        with progress_bar("sealing", _rows_under_older_keys(used, keks)) as advance:
+            report = await rotation.reseal_all(connection, keks, advanced=advance)
+        note(f"resealed {report.resealed} envelopes under {keks.current.id}")
         used = await rotation.usage(connection)
     for id_ in keks.ids[1:]:
         if not used.get(id_, _NOTHING).rows:
-            click.echo(f"{id_} is no longer used; remove it with: ixfast keys remove {id_}")
+            note(f"{id_} is no longer used; remove it with: ixfast keys remove {id_}")
     return report
-
-
-def _progress(label: str, length: int) -> Any:
-    return click.progressbar(length=length, label=label, file=sys.stderr, show_pos=True)

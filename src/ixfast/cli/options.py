@@ -43,6 +43,7 @@ DATABASE = ("dsn", "data_dir")
 DATABASE_AND_KEYS = ("dsn", "data_dir", "kek_file")
 ALL = tuple(name for names in TOPICS.values() for name in names)
 
+_DATABASE_TOPIC = next(iter(TOPICS))
 _METAVARS = {"integer": "INTEGER", "integer or auto": "INTEGER|auto", "boolean": "true|false"}
 
 
@@ -54,12 +55,16 @@ class SettingOption(click.Option):
         self.topic = topic
 
 
-def with_settings(*names: str) -> Decorator:
+def with_settings(*names: str, demo: bool | None = None) -> Decorator:
     """Add `--config` and an option for each of these settings, and a `-file` variant for each secret.
 
     The function gets `config` (a path or None) and, by the names of the settings, unchecked strings or None, `dsn_file` included.
     `ixfast.cli.database.resolve` checks them.
+
+    `demo` adds `--demo`, which lets the command create a private database in the default data directory. By default the commands
+    have it that take the settings of the database and not all settings.
     """
+    with_demo = {"dsn", "data_dir"} <= set(names) < set(ALL) if demo is None else demo
     known = {each.name: each for each in describe()}
     topics = {name: topic for topic, members in TOPICS.items() for name in members}
 
@@ -78,6 +83,14 @@ def with_settings(*names: str) -> Decorator:
             command = click.option(
                 setting.flag, setting.name, cls=SettingOption, topic=topic, metavar=_metavar(setting), help=_help(setting)
             )(command)
+        if with_demo:
+            command = click.option(
+                "--demo",
+                cls=SettingOption,
+                topic=_DATABASE_TOPIC,
+                is_flag=True,
+                help="If there is no database, create a private one in the default data directory, to try things out.",
+            )(command)
         return click.option(
             "--config",
             type=click.Path(path_type=Path),
@@ -87,6 +100,12 @@ def with_settings(*names: str) -> Decorator:
         )(command)
 
     return decorate
+
+
+def setting_of_flag(flag: str) -> SettingDescription | None:
+    """The setting whose option is this flag or, for a secret, its `-file` variant; None if there is none."""
+    names = {each.flag: each for each in describe()} | {f"{each.flag}-file": each for each in describe() if each.secret}
+    return names.get(flag)
 
 
 def _metavar(setting: SettingDescription) -> str:

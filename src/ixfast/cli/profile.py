@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import click
 import msgspec
 
 from ixfast.chips.detect import KEYS_MAX, Detection, detect
+from ixfast.cli.command_group import leave
+from ixfast.cli.exit_codes import ExitCode
+from ixfast.cli.output import print_json
 from ixfast.domain.model import Key
 from ixfast.keys import check_value
 from ixfast.keys.diversify import USUAL_DERIVATIONS, An10922, Derivation
 from ixfast.limits import UID_BYTES
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _KEY_BYTES = 16
 _FILE_BYTES_MAX = 64 * 1024
 _SOURCE = "HEX|@FILE|-"
 
 
-def register(main: click.Group, with_settings: Decorator) -> None:
+def register(main: click.Group) -> None:
     """Add the group. It uses neither server nor database, so it takes no settings."""
-    del with_settings
 
     @main.group()
     def profile() -> None:
@@ -38,6 +37,7 @@ def register(main: click.Group, with_settings: Decorator) -> None:
     @click.option("--uid", "uids", multiple=True, metavar="HEX", help="A UID that the MAC may cover although the URL omits it.")
     @click.option("--an10922", "inputs", multiple=True, metavar="INPUT", help="Also derive with this M, such as {uid}3042f5.")
     @click.option("--name", default="detected", show_default=True, help="Name of the profile.")
+    @click.option("--json", "as_json", is_flag=True, help="Print all matching profiles and what they explain.")
     def profile_detect(
         urls: tuple[str, ...],
         keys: tuple[str, ...],
@@ -45,6 +45,7 @@ def register(main: click.Group, with_settings: Decorator) -> None:
         uids: tuple[str, ...],
         inputs: tuple[str, ...],
         name: str,
+        as_json: bool,
     ) -> None:
         """Find the encoding profile of tapped URLs and print it as JSON.
 
@@ -62,9 +63,15 @@ def register(main: click.Group, with_settings: Decorator) -> None:
             uids=[_unhex(uid, UID_BYTES, "--uid") for uid in uids],
             name=name,
         )
-        _print_details(found, urls)
+        if as_json:
+            print_json(found)
+        else:
+            _print_details(found, urls)
         if not found.proposals:
-            raise click.ClickException("no profile verifies the MAC of any of these URLs")
+            click.echo("Error: no profile verifies the MAC of any of these URLs", err=True)
+            leave(ExitCode.NEGATIVE)
+        if as_json:
+            return
         click.echo(_as_json(found.proposals[0].profile))
 
 

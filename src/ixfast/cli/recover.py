@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,13 @@ from typing import Any
 import click
 
 from ixfast.cli.database import resolve
-from ixfast.errors import ConfigurationError
+from ixfast.cli.options import DATABASE, with_settings
+from ixfast.cli.output import json_option, print_json
+from ixfast.cli.progress import running_count
 from ixfast.store.admin.recovery import SKIPPED_SHOWN_MAX, Report, recover
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-_PROGRESS_ROWS = 1_000_000
 
-
-def register(main: click.Group, with_settings: Decorator) -> None:
+def register(main: click.Group) -> None:
     @main.command("recover-counters")
     @click.option(
         "--from-dsn-file",
@@ -29,8 +27,11 @@ def register(main: click.Group, with_settings: Decorator) -> None:
     )
     @click.option("--since", metavar="TIME", help="Compare passes from this time on (ISO 8601; UTC unless it has an offset).")
     @click.option("--dry-run", is_flag=True, help="Only measure; change nothing.")
-    @with_settings
-    def recover_counters(from_dsn_file: Path, since: str | None, dry_run: bool, config: Path | None, **flags: object) -> None:
+    @json_option
+    @with_settings(*DATABASE)
+    def recover_counters(
+        from_dsn_file: Path, since: str | None, dry_run: bool, as_json: bool, config: Path | None, **flags: object
+    ) -> None:
         """Recover the passes that a failover lost from the old primary.
 
         Raises the counter of each tag to the highest position that the old primary accepted, so that no tap of the gap passes
@@ -38,8 +39,11 @@ def register(main: click.Group, with_settings: Decorator) -> None:
         """
         old_dsn, moment = _read_dsn(from_dsn_file), _moment(since)
         environment = resolve(flags, config)
-        with environment.database() as dsn:
-            report = asyncio.run(recover(dsn, old_dsn, since=moment, dry_run=dry_run, advanced=_show_progress()))
+        with environment.database() as dsn, running_count("passes compared") as advance:
+            report = asyncio.run(recover(dsn, old_dsn, since=moment, dry_run=dry_run, advanced=advance))
+        if as_json:
+            print_json(_members(report, dry_run=dry_run))
+            return
         for line in _lines(report, dry_run=dry_run):
             click.echo(line)
 
@@ -49,9 +53,9 @@ def _read_dsn(file: Path) -> str:
         dsn = file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigurationError(f"--from-dsn-file: cannot read {file} ({reason}).") from None
+        raise click.UsageError(f"--from-dsn-file: cannot read {file} ({reason}).") from None
     if not dsn.startswith(("postgresql://", "postgres://")):
-        raise ConfigurationError(
+        raise click.UsageError(
             f"--from-dsn-file: {file} must contain postgresql://USER:PASSWORD@HOST:PORT/DATABASE and nothing else."
         )
     return dsn
@@ -67,16 +71,19 @@ def _moment(text: str | None) -> datetime | None:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
-def _show_progress() -> Callable[[int], None]:
-    shown = 0
-
-    def advanced(passes: int) -> None:
-        nonlocal shown
-        if passes - shown >= _PROGRESS_ROWS:
-            shown = passes
-            click.echo(f"{passes} passes compared", err=True)
-
-    return advanced
+def _members(report: Report, *, dry_run: bool) -> dict[str, Any]:
+    return {
+        "dry_run": dry_run,
+        "compared": report.read,
+        "lost": report.lost,
+        "accepted_again": report.accepted_again,
+        "resent": report.resent,
+        "counters_raised": report.raised,
+        "uncompared_partitions": sorted(report.uncompared),
+        "not_logged": report.not_logged,
+        "skipped_passes": report.skipped_passes,
+        "skipped": [tag._asdict() for tag in report.skipped],
+    }
 
 
 def _lines(report: Report, *, dry_run: bool) -> list[str]:

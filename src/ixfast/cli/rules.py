@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO
 import click
 
 from ixfast import rules
+from ixfast.cli.output import json_option, print_json
 from ixfast.limits import RULE_SET_BYTES_MAX
 from ixfast.responses import response_text
 from ixfast.rules import RuleError, Rules, RuleStep, visitors
@@ -19,7 +19,6 @@ from ixfast.rules.comparison import check_fact, check_value
 from ixfast.rules.facts import Kind
 from ixfast.rules.line_notation import print_line
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 _WORDS = {True: "true", False: "false", None: "unknown"}
 _TRUTHS = {"true": True, "false": False}
 _with_addresses = click.option(
@@ -31,9 +30,8 @@ _with_addresses = click.option(
 )
 
 
-def register(main: click.Group, with_settings: Decorator) -> None:
+def register(main: click.Group) -> None:
     """Add the group. It uses neither server nor database, so it takes no settings."""
-    del with_settings
 
     @main.group("rules")
     def group() -> None:
@@ -43,25 +41,36 @@ def register(main: click.Group, with_settings: Decorator) -> None:
     @click.argument("file", type=click.File("rb"))
     @click.option("--fact", "assignments", multiple=True, metavar="NAME=VALUE", help="A fact of the scan; repeatable.")
     @_with_addresses
-    def test_command(file: BinaryIO, assignments: tuple[str, ...], addresses: Path | None) -> None:
+    @json_option
+    def test_command(file: BinaryIO, assignments: tuple[str, ...], addresses: Path | None, as_json: bool) -> None:
         """Show which group of the rule set in FILE a scan with these facts matches, and why.
 
         Facts that are not passed are unknown. Time of day, date and weekday are the current ones, unless they are passed
         or another time is, as now=2026-01-31T09:30:00+01:00. Warns about facts that no scan can ever have.
         """
         checked = _read(file)
-        click.echo("\n".join(_step_lines(rules.explain(checked, _facts(assignments)))))
-        index = rules.decide(checked, _facts(assignments))
+        facts = _facts(assignments)
+        steps, index = rules.explain(checked, facts), rules.decide(checked, facts)
         name = checked.groups[index].name if index >= 0 else "default"
-        click.echo(f"response ({name}): {checked.groups[index].response if index >= 0 else checked.default}")
+        response = checked.groups[index].response if index >= 0 else checked.default
+        if as_json:
+            members = {"group": name, "response": response, "steps": [step._asdict() for step in steps]}
+            print_json({**members, "warnings": _warnings(checked, addresses)})
+            return
+        click.echo("\n".join(_step_lines(steps)))
+        click.echo(f"response ({name}): {response}")
         _warn(checked, addresses)
 
     @group.command("explain")
     @click.argument("file", type=click.File("rb"))
     @_with_addresses
-    def explain_command(file: BinaryIO, addresses: Path | None) -> None:
+    @json_option
+    def explain_command(file: BinaryIO, addresses: Path | None, as_json: bool) -> None:
         """Show how the rule set in FILE is interpreted and which facts it uses. Warns about facts that no scan can ever have."""
         checked = _read(file)
+        if as_json:
+            print_json(_explanation(checked, addresses))
+            return
         width = max([len("default"), *(len(member.name) for member in checked.groups)])
         for member in checked.groups:
             click.echo(f"{member.name:{width}}  if {print_line(member.when)}: {member.response}")
@@ -85,12 +94,26 @@ def _read(file: BinaryIO) -> Rules:
 
 def _warn(checked: Rules, addresses: Path | None) -> None:
     """Print a warning for facts that no scan can have with this file of addresses."""
+    for warning in _warnings(checked, addresses):
+        click.echo(f"warning: {warning}")
+
+
+def _warnings(checked: Rules, addresses: Path | None) -> list[str]:
     visitors.open_addresses(addresses)
     try:
-        for warning in response_text.never_known(checked):
-            click.echo(f"warning: {warning}")
+        return [str(warning) for warning in response_text.never_known(checked)]
     finally:
         visitors.open_addresses(None)
+
+
+def _explanation(checked: Rules, addresses: Path | None) -> dict[str, Any]:
+    return {
+        "groups": [{"name": each.name, "when": print_line(each.when), "response": each.response} for each in checked.groups],
+        "default": checked.default,
+        "facts": sorted(checked.facts),
+        "time_zone": str(checked.time_zone),
+        "warnings": _warnings(checked, addresses),
+    }
 
 
 def _facts(assignments: tuple[str, ...]) -> dict[str, Any]:

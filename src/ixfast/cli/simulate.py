@@ -51,6 +51,7 @@ class Tap(NamedTuple):
 
 _OUTPUT_OPTIONS: tuple[Decorator, ...] = (
     click.option("--format", "form", type=click.Choice(["csv", "jsonl", "urls"]), default="csv", show_default=True),
+    click.option("--json", "as_json", is_flag=True, help="The same as --format jsonl."),
     click.option("--start", type=click.DateTime(), default="2026-01-01", show_default=True, help="Time of the first tap, UTC."),
     click.option("--every", type=click.FloatRange(0), default=1.0, show_default=True, help="Average seconds between taps."),
     click.option("--shuffle", is_flag=True, help="Print taps out of order, as in the merged logs of many hosts."),
@@ -66,9 +67,8 @@ def _with_output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def register(main: click.Group, with_settings: Decorator) -> None:
+def register(main: click.Group) -> None:
     """Add the command. It uses neither server nor database, so it takes no settings."""
-    del with_settings
 
     @main.command()
     @click.option(
@@ -106,6 +106,7 @@ def register(main: click.Group, with_settings: Decorator) -> None:
         gaps: float,
         derivation: str | None,
         form: str,
+        as_json: bool,
         start: datetime,
         every: float,
         shuffle: bool,
@@ -117,6 +118,7 @@ def register(main: click.Group, with_settings: Decorator) -> None:
 
         The key file is complete before the first tap is printed, so that `ixfast audit -` can read both through a pipe.
         """
+        form = "jsonl" if as_json else form
         if replayed + forged > 1:
             raise click.UsageError("--replayed and --forged must not add up to more than 1.")
         if shuffle and form == "urls":

@@ -6,21 +6,22 @@ import asyncio
 import fcntl
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlencode
 
 import click
 
 from ixfast.chips import PRESETS
 from ixfast.cli.database import CommandEnvironment, connected, resolve
+from ixfast.cli.options import DATABASE_AND_KEYS, with_settings
+from ixfast.cli.output import json_option, print_json
+from ixfast.errors import ConfigurationError
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.testing.provision import DEMO_AID, DEMO_DERIVED, DEMO_PROFILE, demo_fleet, derived_demo_fleet, ensure_demo
 from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-_COUNTERS = "simulated-tags.json"
+COUNTERS = "simulated-tags.json"
+"""File with the counters of the simulated tags that `ixfast tap` has tapped, in the data directory."""
 
 __all__ = ["curl_line", "ensure_demo", "next_tap", "register"]
 
@@ -29,7 +30,7 @@ def next_tap(environment: CommandEnvironment, fleet: VirtualFleet, index: int = 
     """A simulated tag of the demo account, with its counter incremented. The counters are stored in the data directory."""
     # Under root the embedded PostgreSQL runs as another user, who must be able to enter; each file in it has its own mode.
     environment.data_dir.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-    descriptor = os.open(environment.data_dir / _COUNTERS, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = os.open(environment.data_dir / COUNTERS, os.O_RDWR | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         counters = json.loads(file.read() or "{}")
@@ -54,19 +55,25 @@ def curl_line(environment: CommandEnvironment, base_url: str) -> str:
     return f"curl '{base_url}/v1/t?{urlencode(parameters_of(next_tap(environment, demo_fleet())))}'"
 
 
-def register(main: click.Group, with_settings: Decorator) -> None:
+def register(main: click.Group) -> None:
     @main.command()
-    @with_settings
-    def demo(config: Path | None, **flags: object) -> None:
+    @json_option
+    @with_settings(*DATABASE_AND_KEYS, demo=False)
+    def demo(as_json: bool, config: Path | None, **flags: object) -> None:
         """Provision the demo account with simulated tags of every encoding."""
         environment = resolve(flags, config)
+        if environment.settings.kek_file is None:
+            environment.require_own_files("key file", "--kek-file", "--data-dir")
 
         async def work(dsn: str, keks: KeyEncryptionKeys) -> bool:
             async with connected(dsn) as connection:
                 return await ensure_demo(connection, keks)
 
-        with environment.database() as dsn:
+        with environment.database(create=True) as dsn:
             made = asyncio.run(work(dsn, environment.keys()))
+        if as_json:
+            print_json({"account": DEMO_AID, "created": made})
+            return
         click.echo(f"account {DEMO_AID} {'created' if made else 'exists already'}; tap its tags with `ixfast tap`")
 
     @main.command()
@@ -76,13 +83,26 @@ def register(main: click.Group, with_settings: Decorator) -> None:
     )
     @click.option("--tag", "index", type=click.IntRange(0), default=0, show_default=True, help="Index of the simulated tag.")
     @click.option("--url", "as_url", is_flag=True, help="Print the URL that a phone would open instead of the server's.")
-    @with_settings
-    def tap(profile: str, derivation: str | None, index: int, as_url: bool, config: Path | None, **flags: object) -> None:
+    @json_option
+    @with_settings("dsn", "data_dir", "host", "port", demo=False)
+    def tap(
+        profile: str, derivation: str | None, index: int, as_url: bool, as_json: bool, config: Path | None, **flags: object
+    ) -> None:
         """Tap a simulated tag of the demo account and print the URL of the resulting request."""
         environment = resolve(flags, config)
+        environment.require_own_files(COUNTERS, "--data-dir")
+        if environment.settings.data_dir is None and not environment.has_private_database():
+            raise ConfigurationError(
+                f"There is no database in {environment.data_dir}. Run `ixfast demo` or `ixfast serve --demo` first, or name the "
+                "directory of the demo with --data-dir."
+            )
         fleet = demo_fleet(profile) if derivation is None else derived_demo_fleet(derivation)
         if index >= len(fleet):
             raise click.UsageError(f"--tag: must be between 0 and {len(fleet) - 1}.")
         tag = next_tap(environment, fleet, index)
         base = f"http://{environment.settings.host}:{environment.settings.port}/v1/t"
-        click.echo(tag.tap_at(tag.counter) if as_url else f"{base}?{urlencode(parameters_of(tag, enrols=fleet.enrols))}")
+        url, request = tag.tap_at(tag.counter), f"{base}?{urlencode(parameters_of(tag, enrols=fleet.enrols))}"
+        if as_json:
+            print_json({"request": request, "url": url, "xuid": tag.xuid, "counter": tag.counter, "profile": tag.profile.name})
+        else:
+            click.echo(url if as_url else request)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import click
@@ -13,9 +12,14 @@ import click
 from ixfast import meters
 from ixfast.api.evidence import Evidence
 from ixfast.api.key_material import opened_keys
-from ixfast.api.tap_verification import explain, verify
+from ixfast.api.tap_verification import explain
+from ixfast.api.tap_verification import verify as verify_tap
 from ixfast.chips import CompiledProfile, Step
+from ixfast.cli.command_group import leave
 from ixfast.cli.database import CommandEnvironment, resolve
+from ixfast.cli.exit_codes import ExitCode
+from ixfast.cli.options import DATABASE_AND_KEYS, with_settings
+from ixfast.cli.output import cell_text, coloured, json_option, print_json
 from ixfast.domain import references
 from ixfast.domain.records import TagRecord
 from ixfast.domain.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Extras, Scan
@@ -28,31 +32,43 @@ from ixfast.store.connections import session
 from ixfast.store.migrate import migrate
 from ixfast.store.queries import load
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-
-def register(main: click.Group, with_settings: Decorator) -> None:
-    @main.command("verify")
+def register(main: click.Group) -> None:
+    @main.command()
     @click.argument("url")
     @click.option("--account", "aid", help="The tag's account (AID); required unless the URL has the tag code as x or xuid.")
-    @with_settings
-    def command(url: str, aid: str | None, config: Path | None, **flags: object) -> None:
-        """Show step by step what the tapped URL proves. The tap is not consumed and can still pass."""
+    @json_option
+    @with_settings(*DATABASE_AND_KEYS)
+    def verify(url: str, aid: str | None, as_json: bool, config: Path | None, **flags: object) -> None:
+        """Show step by step what the tapped URL proves. The tap is not consumed and can still pass.
+
+        The exit status is 0 if a scan of the URL would pass now, and 3 if not.
+        """
         environment = resolve(flags, config)
         with environment.database() as dsn:
-            steps = asyncio.run(_explain(environment, dsn, url, aid))
-        for step in steps:
-            click.echo(f"{step.name:18} {step.outcome}")
+            explanation = asyncio.run(_explain(environment, dsn, url, aid))
+        if as_json:
+            print_json({"passes": explanation.passes, "steps": [step._asdict() for step in explanation.steps]})
+        else:
+            for step in explanation.steps:
+                click.echo(f"{coloured(f'{step.name:18}', bold=True)} {cell_text(step.outcome)}")
+        if not explanation.passes:
+            leave(ExitCode.NEGATIVE)
 
 
-async def _explain(environment: CommandEnvironment, dsn: str, url: str, aid: str | None) -> list[Step]:
+class _Explanation(NamedTuple):
+    steps: list[Step]
+    passes: bool = False  # whether a scan would pass now
+
+
+async def _explain(environment: CommandEnvironment, dsn: str, url: str, aid: str | None) -> _Explanation:
     await migrate(dsn)
     pool = await session.make_pool(dsn, 1)
     try:
         catalogue = Catalogue(pool, environment.keys(), meters.Meters(), tags_max=100, absent_max=100, deadline_s=10.0)
         record = await _find(catalogue, url, aid)
         if record is None:
-            return [Step("result", "tag not found: check the account and whether the URL identifies the tag")]
+            return _Explanation([Step("result", "tag not found: check the account and whether the URL identifies the tag")])
         return await _steps(pool, record, url)
     finally:
         await pool.close()
@@ -84,7 +100,7 @@ async def _fetch(catalogue: Catalogue, ref: bytes) -> TagRecord | None:
     return record
 
 
-async def _steps(pool: Any, record: TagRecord, url: str) -> list[Step]:
+async def _steps(pool: Any, record: TagRecord, url: str) -> _Explanation:
     group = record.group
     steps = [Step("tag", f"{record.xuid.decode()} in {group.account.aid} / {group.folder_name} / {group.name}")]
     level = record.inactive_level()
@@ -92,7 +108,7 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> list[Step]:
         steps.append(Step("status", f"{level}: scans get this result and consume nothing"))
     profile = group.profile
     if profile is None:
-        return [*steps, Step("result", "a standard tag: nothing to authenticate")]
+        return _Explanation([*steps, Step("result", "a standard tag: nothing to authenticate")])
     assert isinstance(profile, CompiledProfile)
     known: dict[str, Any] = {
         "profile": profile.profile,
@@ -105,20 +121,23 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> list[Step]:
     except InputError as error:
         if error.code != "missing_parameter":
             raise
-        return [*steps, Step("result", str(error))]
-    evidence = verify(url, **known)
-    if evidence.authentic:
-        steps.append(await _ledger_step(pool, record, evidence))
-    return steps
+        return _Explanation([*steps, Step("result", str(error))])
+    evidence = verify_tap(url, **known)
+    if not evidence.authentic:
+        return _Explanation(steps)
+    step, fresh = await _ledger_step(pool, record, evidence)
+    return _Explanation([*steps, step], passes=fresh and level is None)
 
 
-async def _ledger_step(pool: Any, record: TagRecord, evidence: Evidence) -> Step:
+async def _ledger_step(pool: Any, record: TagRecord, evidence: Evidence) -> tuple[Step, bool]:
+    """What the ledger has of the tag, and whether the counter is fresh."""
     if evidence.position is None:
-        return Step("ledger", "no counter is mirrored: the same tap passes every time")
+        return Step("ledger", "no counter is mirrored: the same tap passes every time"), True
     row = await pool.fetchrow(load("ledger")["states"], [record.tag_id])
     if row is None:
-        return Step("ledger", "the tag has no counter row: scans get 503")
+        return Step("ledger", "the tag has no counter row: scans get 503"), False
     last = row["last_position"]
     newest = f"{last & POSITION_COUNTER_MASK} of key version {last >> POSITION_COUNTER_BITS}" if last else "none yet"
-    state = "new, a scan would pass" if evidence.position > last else "used, a scan is refused"
-    return Step("ledger", f"counter {evidence.counter} is {state}; newest accepted: {newest}")
+    fresh = evidence.position > last
+    state = "new, a scan would pass" if fresh else "used, a scan is refused"
+    return Step("ledger", f"counter {evidence.counter} is {state}; newest accepted: {newest}"), fresh

@@ -30,7 +30,7 @@ _FALSE = ("0", "false", "no", "off")
 # named `ixfast` to every pod of its namespace as IXFAST_SERVICE_HOST, IXFAST_PORT_8480_TCP and so on.
 _FOREIGN_NAMES = frozenset(
     PREFIX + name
-    for name in ("CONFIG", "FORCE_TWIN", "REQUIRE_NATIVE", "DIFFERENTIAL_CASES", "SANITIZE", "NO_EXTENSIONS")
+    for name in ("CONFIG", "FORCE_TWIN", "REQUIRE_NATIVE", "DIFFERENTIAL_CASES", "SANITIZE", "NO_EXTENSIONS", "TRACEBACK")
 )  # fmt: skip
 _FOREIGN_PREFIXES = tuple(PREFIX + name for name in ("WORKER_", "TEST_", "SERVICE_", "PORT_"))
 

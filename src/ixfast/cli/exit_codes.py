@@ -1,0 +1,61 @@
+"""The exit statuses of all commands, in one table, and which one each error has."""
+
+from __future__ import annotations
+
+import enum
+import sys
+
+from ixfast.errors import ConfigurationError, IxfastError, ProfileError, UnavailableError
+
+
+class ExitCode(enum.IntEnum):
+    """The statuses. `MEANINGS` has the sentences that the help and docs/reference/command-line.md show."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NEGATIVE = 3
+    CONFIGURATION = 4
+    UNAVAILABLE = 5
+    INTERNAL = 70  # EX_SOFTWARE of sysexits(3)
+    INTERRUPTED = 130  # 128 + SIGINT
+    BROKEN_PIPE = 141  # 128 + SIGPIPE
+
+
+MEANINGS = {
+    ExitCode.OK: "The command succeeded.",
+    ExitCode.FAILED: "The command failed, and a message on standard error gives the reason.",
+    ExitCode.USAGE: "An option or argument is wrong.",
+    ExitCode.NEGATIVE: "The command worked, and the answer is negative: a tap does not pass, a key cannot be opened.",
+    ExitCode.CONFIGURATION: "A setting, or a file that a setting names, is missing or invalid.",
+    ExitCode.UNAVAILABLE: "The database or a key service cannot be reached.",
+    ExitCode.INTERNAL: "An unexpected error, which is a bug. IXFAST_TRACEBACK=1 shows the traceback.",
+    ExitCode.INTERRUPTED: "The command was interrupted by Ctrl-C.",
+    ExitCode.BROKEN_PIPE: "The reader of the output closed the pipe.",
+}
+
+
+def exit_code_of(error: IxfastError) -> ExitCode:
+    """The status for an error that ends a command."""
+    if isinstance(error, (UnavailableError, *_unavailable())):
+        return ExitCode.UNAVAILABLE
+    if isinstance(error, ConfigurationError) and not isinstance(error, (ProfileError, *_failures())):
+        return ExitCode.CONFIGURATION
+    return ExitCode.FAILED
+
+
+def _unavailable() -> list[type]:
+    return _loaded(
+        ("ixfast.store.migrate", "UnreachableDatabaseError"),
+        ("ixfast.embedded", "EmbeddedPostgresError"),
+        ("ixfast.keys", "ProviderError"),
+    )
+
+
+def _failures() -> list[type]:
+    return _loaded(("ixfast.store.admin.recovery", "RecoveryError"))
+
+
+def _loaded(*classes: tuple[str, str]) -> list[type]:
+    """Those of the classes whose modules are imported: an error of any other class cannot have been raised."""
+    return [getattr(sys.modules[module], name) for module, name in classes if module in sys.modules]

@@ -1,0 +1,84 @@
+"""`ixfast serve`: runs the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from ixfast.cli import tap
+from ixfast.cli.database import CommandEnvironment, connected, resolve
+from ixfast.cli.options import ALL, with_settings
+from ixfast.config.settings import Settings
+from ixfast.embedded import EmbeddedPostgres
+from ixfast.process import logs
+from ixfast.store.migrate import migrate
+from ixfast.versions import versions
+
+log = logging.getLogger("ixfast.serve")
+
+
+def register(main: click.Group) -> None:
+    @main.command()
+    @click.option("--demo", is_flag=True, help="Create the demo account with simulated tags, and print a tap to try.")
+    @with_settings(*ALL)
+    def serve(demo: bool, config: Path | None, **flags: object) -> None:
+        """Serve scans. Without --dsn this starts a private PostgreSQL in the data directory."""
+        # Imported here because it imports all of HTTP, which takes half a second that `--help` need not spend.
+        from ixfast.process.supervisor import Supervisor
+
+        environment = resolve(flags, config)
+        settings = environment.settings
+        if demo:
+            environment.require_own_files(tap.COUNTERS, "--data-dir")
+        logs.configure(settings, "supervisor")
+        environment.check_addresses()
+        with contextlib.ExitStack() as stack:
+            postgres = None
+            dsn = settings.dsn
+            if dsn is None:
+                log.info("%s", environment.start_message())
+                postgres = EmbeddedPostgres(environment.data_dir, max_connections=_connections(settings))
+                stack.enter_context(postgres)
+                dsn = postgres.dsn
+                environment.publish(dsn)
+                stack.callback(environment.withdraw)
+            environment.check_keys()  # report an unusable key file before anything is served
+            _prepare(environment, dsn, demo=demo)
+            announce = _banner(environment, demo=demo)
+            Supervisor(settings, dsn, environment.kek_file, postgres=postgres, announce=announce).run()
+
+
+def _connections(settings: Settings) -> int:
+    """The connections of all workers, and some for commands and interactive sessions."""
+    return settings.worker_count * (settings.committers + settings.pool_size + 1) + 20
+
+
+def _prepare(environment: CommandEnvironment, dsn: str, *, demo: bool) -> None:
+    async def work() -> None:
+        await migrate(dsn)
+        if demo:
+            async with connected(dsn) as connection:
+                await tap.ensure_demo(connection, environment.keys())
+
+    asyncio.run(work())
+
+
+def _banner(environment: CommandEnvironment, *, demo: bool) -> Callable[[int, int], None]:
+    def announce(port: int, private_port: int) -> None:
+        settings = environment.settings
+        scheme = "https" if settings.tls_cert is not None else "http"
+        running = versions()
+        click.echo(f"ixfast {running['ixfast']} ({running['core']}) verifies scans at {scheme}://{settings.host}:{port}")
+        click.echo(f"health, metrics and versions at http://{settings.private_host}:{private_port}")
+        if running["core_reason"] is not None:
+            click.echo(f"The slow pure-Python core is in use: {running['core_reason']}.")
+        if demo:
+            click.echo("A tap of a simulated tag, which passes once; run it twice:")
+            click.echo(f"  {tap.curl_line(environment, f'{scheme}://{settings.host}:{port}')}")
+
+    return announce

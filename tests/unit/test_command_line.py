@@ -1,0 +1,374 @@
+"""The command line as a whole: help, settings as options, exit codes, errors in one line, JSON, completion, lazy imports."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from support import eventually_sync
+from support.requirements import requires
+
+from ixfast.cli import database, installation, main
+from ixfast.cli.exit_codes import MEANINGS, ExitCode, exit_code_of
+from ixfast.cli.main import COMMANDS
+from ixfast.cli.options import ALL, TOPICS, SettingOption
+from ixfast.config.settings import describe
+from ixfast.embedded import EmbeddedPostgresError
+from ixfast.errors import ConfigurationError, InputError, IxfastError, ProfileError, UnavailableError
+from ixfast.keys import KekFileError, ProviderError
+from ixfast.store.admin.recovery import RecoveryError
+from ixfast.store.migrate import SchemaMismatchError, UnreachableDatabaseError
+
+NOWHERE = "postgresql://someone:a-password@127.0.0.1:1/nothing"
+
+# What a command does about a private database that does not exist. Commands of a group are classified by the group.
+CREATES = {"ixfast serve", "ixfast demo"}
+ADMINISTRATES = {
+    "ixfast account", "ixfast api-key", "ixfast group", "ixfast tag", "ixfast import", "ixfast export", "ixfast keys rotate",
+    "ixfast keys remove", "ixfast keys status", "ixfast migrate", "ixfast recover-counters", "ixfast verify", "ixfast audit",
+}  # fmt: skip
+NEEDS_NONE = {
+    "ixfast tap", "ixfast keys init", "ixfast keys add", "ixfast profile", "ixfast rules", "ixfast simulate", "ixfast settings",
+    "ixfast versions", "ixfast completion", "ixfast bench", "ixfast doctor",
+}  # fmt: skip
+
+# Commands without `--json`, because what they print has a format of its own.
+OWN_OUTPUT = {
+    "ixfast serve": "it logs",
+    "ixfast export": "--format jsonl",
+    "ixfast rules schema": "it is JSON",
+    "ixfast completion": "a script for a shell",
+    "ixfast bench": "the benchmarks have their own options",
+    "ixfast account create": "prints one line",
+    "ixfast api-key create": "prints the token alone",
+}
+
+
+def leaves(command: click.Command = main, path: str = "ixfast") -> Iterator[tuple[str, click.Command]]:
+    if not isinstance(command, click.Group):
+        yield path, command
+        return
+    for name, child in command.commands.items():
+        yield from leaves(child, f"{path} {name}")
+
+
+LEAVES = dict(leaves())
+
+
+def classes_of(path: str) -> list[set[str]]:
+    return [each for each in (CREATES, ADMINISTRATES, NEEDS_NONE) if path in each or path.rpartition(" ")[0] in each]
+
+
+ADMINISTRATING = [path for path in LEAVES if classes_of(path) == [ADMINISTRATES]]
+
+
+def options(command: click.Command) -> set[str]:
+    return {option for each in command.params for option in each.opts}
+
+
+def run(*words: str, **environment: str) -> Result:
+    return CliRunner().invoke(main, words, env={"IXFAST_DSN": None, "IXFAST_DATA_DIR": None, **environment})
+
+
+def only_line(result: Result) -> str:
+    """The one line on standard error of a command that printed nothing else."""
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("Error: "), result.stderr
+    return result.stderr.removeprefix("Error: ").rstrip("\n")
+
+
+@pytest.fixture
+def default_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The default data directory, which does not exist."""
+    folder = tmp_path / "default"
+    monkeypatch.setattr(database, "default_data_dir", lambda: folder)
+    return folder
+
+
+# Help.
+
+
+def test_the_table_of_commands_agrees_with_their_modules() -> None:
+    for name, (module, summary) in COMMANDS.items():
+        assert main.commands[name].get_short_help_str(200) == summary
+        assert module.startswith("ixfast.cli.")
+    assert list(main.commands) == list(COMMANDS)
+
+
+def test_every_setting_has_one_topic() -> None:
+    assert sorted(ALL) == sorted(each.name for each in describe())
+
+
+def test_only_the_server_and_the_list_of_settings_offer_all_of_them() -> None:
+    for path, command in LEAVES.items():
+        names = {str(each.name) for each in command.params if isinstance(each, SettingOption)} - {"dsn_file", "demo"}
+        assert names == set(ALL) if path in ("ixfast serve", "ixfast settings") else len(names) <= 5, path
+
+
+def test_help_shows_own_options_then_settings_with_defaults_and_choices() -> None:
+    text = run("serve", "--help").stdout
+    titles = re.findall(r"^(\S.*):$", text, re.MULTILINE)
+    assert titles == ["Options", *TOPICS]
+    words = " ".join(text.split())
+    assert "--log-format [text|json]" in words
+    assert "[default: 1500; range: 50 to 60000]" in words
+    text = run("import", "--help").stdout
+    assert re.findall(r"^(\S.*):$", text, re.MULTILINE) == ["Options", "Settings"]
+    assert "--retire-old-keys" in text.partition("Settings:")[0] and "--workers" not in text
+    assert {"--dsn", "--dsn-file", "--data-dir", "--kek-file", "--demo"} <= set(text.partition("Settings:")[2].split())
+
+
+def test_the_help_of_ixfast_has_every_exit_code() -> None:
+    words = " ".join(run("--help").stdout.split())
+    for code, meaning in MEANINGS.items():
+        assert f"{code.value} {meaning}" in words
+    assert set(MEANINGS) == set(ExitCode)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("import", "--dri-run"), "--dry-run"),
+        (("serve", "--zzz"), "No such option"),
+        (
+            ("tap", "--workers", "2"),
+            "--workers is not an option of `ixfast tap` but a setting of",
+        ),
+        (("impor",), "import"),
+        (("account", "remove"), "See `ixfast account --help`."),
+        (("tap", "extra"), "See `ixfast tap --help`."),
+        (("import", "--account", "a", "--group", "g"), "Missing argument"),
+        (("simulate", "--tags", "0"), "See `ixfast simulate --help`."),
+        (("audit", __file__), "Give either --keys or --account."),
+    ],
+)
+def test_a_usage_error_is_one_line_with_the_fix(words: tuple[str, ...], message: str) -> None:
+    result = run(*words)
+    assert result.exit_code == ExitCode.USAGE
+    assert message in only_line(result)
+
+
+# Private databases.
+
+
+def test_every_command_is_classified_by_what_it_does_about_a_database() -> None:
+    assert {path: len(classes_of(path)) for path in LEAVES} == dict.fromkeys(LEAVES, 1)
+    assert len(ADMINISTRATING) > 10
+
+
+def words_for(path: str, folder: Path) -> list[str]:
+    """The words of a command with all required arguments."""
+    file = folder / "file"
+    file.write_text(NOWHERE)
+    words = path.split()[1:] + (["--account", "x"] if path == "ixfast audit" else [])
+    for each in LEAVES[path].params:
+        if each.required:
+            value = str(file) if isinstance(each.type, click.File | click.Path) or each.name == "file" else "x"
+            words += [value] if isinstance(each, click.Argument) else [each.opts[0], value]
+    return words
+
+
+@pytest.mark.parametrize("path", ADMINISTRATING)
+def test_no_command_that_administrates_creates_a_database_unasked(path: str, default_dir: Path, tmp_path: Path) -> None:
+    assert {"--dsn", "--dsn-file", "--data-dir", "--demo"} <= options(LEAVES[path])
+    result = run(*words_for(path, tmp_path))
+    assert result.exit_code == ExitCode.CONFIGURATION
+    text = only_line(result)
+    if path in ("ixfast keys status", "ixfast keys remove"):  # these read the key file first
+        assert text.startswith(f"There is no key file at {default_dir}")
+    else:
+        assert text.startswith(f"There is no database in {default_dir}.")
+        assert all(flag in text for flag in ("--dsn", "--data-dir", "--demo"))
+    assert not default_dir.exists()
+
+
+def test_keys_of_an_empty_database_do_not_create_it_either(default_dir: Path, tmp_path: Path) -> None:
+    file = tmp_path / "kek"
+    assert run("keys", "init", "--kek-file", str(file)).exit_code == 0
+    for words in (("status",), ("rotate",), ("remove", "x")):
+        result = run("keys", *words, "--kek-file", str(file))
+        assert result.exit_code == ExitCode.CONFIGURATION
+        if words != ("remove", "x"):  # which has no such key
+            assert only_line(result).startswith(f"There is no database in {default_dir}.")
+    assert not default_dir.exists()
+
+
+def test_the_demo_and_its_taps_use_no_file_of_another_database(default_dir: Path, tmp_path: Path) -> None:
+    """The default directory is that of another database: its key file and its counters stay as they are."""
+    default_dir.mkdir()
+    (default_dir / "kek").write_text("not read")
+    (default_dir / "simulated-tags.json").write_text("not read")
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in default_dir.iterdir()}
+    for words, flags in (
+        (("demo",), "--kek-file or --data-dir"),
+        (("tap",), "--data-dir"),
+        (("tap", "--url", "--derivation", "boltcard"), "--data-dir"),
+        (("serve", "--demo"), "--data-dir"),
+    ):
+        for result in (run(*words, "--dsn", NOWHERE), run(*words, IXFAST_DSN=NOWHERE)):
+            assert result.exit_code == ExitCode.CONFIGURATION
+            assert f"With --dsn, set {flags} too" in only_line(result)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in default_dir.iterdir()} == before
+    own = tmp_path / "own"
+    assert "/v1/t?x=" in run("tap", "--dsn", NOWHERE, "--data-dir", str(own)).stdout
+    assert [path.name for path in own.iterdir()] == ["simulated-tags.json"]
+
+
+def test_a_tap_without_a_database_creates_nothing(default_dir: Path) -> None:
+    result = run("tap")
+    assert result.exit_code == ExitCode.CONFIGURATION
+    assert "`ixfast demo`" in only_line(result)
+    assert not default_dir.exists()
+
+
+# Exit codes.
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (IxfastError("text"), ExitCode.FAILED),
+        (InputError("not_found", "text"), ExitCode.FAILED),
+        (ProfileError("text"), ExitCode.FAILED),
+        (RecoveryError("text"), ExitCode.FAILED),
+        (ConfigurationError("text"), ExitCode.CONFIGURATION),
+        (KekFileError("text"), ExitCode.CONFIGURATION),
+        (SchemaMismatchError("text"), ExitCode.CONFIGURATION),
+        (UnreachableDatabaseError("text"), ExitCode.UNAVAILABLE),
+        (EmbeddedPostgresError("text"), ExitCode.UNAVAILABLE),
+        (ProviderError("Vault", "text"), ExitCode.UNAVAILABLE),
+        (UnavailableError("unavailable", "database_unreachable"), ExitCode.UNAVAILABLE),
+        (OSError(28, "No space left on device", "/a/file"), ExitCode.FAILED),
+        (click.ClickException("text"), ExitCode.FAILED),
+        (ValueError("a secret"), ExitCode.INTERNAL),
+    ],
+)
+def test_an_error_has_a_code_and_one_line(error: Exception, code: ExitCode, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(installation, "versions", fail)
+    result = run("versions")
+    assert result.exit_code == code
+    text = only_line(result)
+    assert "a secret" not in text
+    if isinstance(error, IxfastError):
+        assert exit_code_of(error) == code and text == str(error)
+
+
+def test_a_bug_shows_its_place_and_on_request_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation, "versions", lambda: 1 // 0)
+    text = only_line(run("versions"))
+    assert text.startswith("ZeroDivisionError in line ") and "IXFAST_TRACEBACK=1" in text
+    monkeypatch.setenv("IXFAST_TRACEBACK", "1")
+    result = run("versions")
+    assert result.exit_code == ExitCode.INTERNAL
+    assert result.stderr.startswith("Traceback") and "ZeroDivisionError" in result.stderr
+
+
+def test_a_database_that_cannot_be_reached() -> None:
+    for words in (("migrate",), ("account", "create", "x"), ("export", "--account", "x")):
+        result = run(*words, "--dsn", NOWHERE)
+        assert result.exit_code == ExitCode.UNAVAILABLE
+        assert "Cannot connect to the database" in only_line(result) and "a-password" not in result.stderr
+
+
+def test_a_closed_pipe_ends_a_command_quietly() -> None:
+    command = [sys.executable, "-m", "ixfast", "simulate", "--taps", "1000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert (process.wait(60), process.stderr.read()) == (ExitCode.BROKEN_PIPE, b"")
+
+
+def test_ctrl_c_ends_a_command_quietly(tmp_path: Path) -> None:
+    out = tmp_path / "taps"
+    command = [sys.executable, "-m", "ixfast", "simulate", "--taps", "100000000"]
+    with out.open("wb") as stdout, subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE) as process:
+        eventually_sync(lambda: out.stat().st_size > 0, 60)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert (process.wait(60), process.stderr.read().strip()) == (ExitCode.INTERRUPTED, b"")
+
+
+# Output.
+
+
+def test_every_command_that_prints_results_has_json() -> None:
+    without = {path for path, command in LEAVES.items() if "--json" not in options(command)}
+    assert without - set(OWN_OUTPUT) == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("versions",),
+        ("settings",),
+        ("tap", "--data-dir", "FOLDER"),
+        ("keys", "init", "--data-dir", "FOLDER"),
+        ("rules", "test", "RULES"),
+        ("rules", "explain", "RULES"),
+        ("profile", "detect", "https://tag.example/?a=1", "--key", "0" * 32),
+    ],
+)
+def test_json_is_one_document_on_standard_output(words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "rules").write_text('{"groups": [{"name": "a", "when": "first_scan", "response": "b"}], "default": "c"}')
+    places = {"FOLDER": str(tmp_path), "RULES": str(tmp_path / "rules")}
+    result = run(*(places.get(word, word) for word in words), "--json")
+    assert result.exit_code in (ExitCode.OK, ExitCode.NEGATIVE), result.stderr
+    assert isinstance(json.loads(result.stdout), dict)
+    people = run(*(places.get(word, word) for word in words))
+    assert people.stdout != result.stdout
+
+
+def test_settings_are_a_table_for_people() -> None:
+    result = run("settings", "--port", "9000")
+    assert re.search(r"^port +9000 +8480$", result.stdout, re.MULTILINE)
+    assert re.search(r"^trust_forwarded_for +false +false$", result.stdout, re.MULTILINE)
+    assert "a-password" not in run("settings", IXFAST_DSN=NOWHERE).stdout
+
+
+# Completion and imports.
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_completes_commands_in_each_shell(shell: str) -> None:
+    script = run("completion", shell).stdout
+    assert "_IXFAST_COMPLETE" in script and "ixfast" in script
+    assert run("completion", "csh").exit_code == ExitCode.USAGE
+
+
+def test_bash_completes_commands_options_and_choices(tmp_path: Path) -> None:
+    bash = requires("bash", package="bash")
+    program = tmp_path / "ixfast"
+    code = "import sys; sys.argv[0] = 'ixfast'; from ixfast.cli import main; main()"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$@"\n')
+    program.chmod(0o755)
+    lines = (
+        'eval "$(ixfast completion bash)"',
+        'complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()',
+        '_ixfast_completion ixfast; echo "${COMPREPLY[*]}"; }',
+        "complete_words ixfast ver",
+        "complete_words ixfast import --dry",
+        "complete_words ixfast completion ''",
+    )
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run([bash, "-c", "\n".join(lines)], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == ["verify versions", "--dry-run", "bash zsh fish"], done.stderr
+
+
+def test_the_help_of_ixfast_imports_no_command() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "ixfast", "--help"]
+    imported = set(re.findall(r"\| +(\S+)$", subprocess.run(command, capture_output=True, text=True).stderr, re.MULTILINE))
+    assert "click.core" in imported and "ixfast.cli.main" in imported
+    heavy = {"asyncpg", "aiohttp", "cryptography", "ixfast.cli.database", "ixfast.cli.serve"}
+    assert imported & heavy == set()
