@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import layers_diagram
 import pytest
+
+from ixfast.store.queries import load
 
 SOURCES = Path(__file__).parents[2] / "src" / "ixfast"
 MODULE_LINES_MAX = 450
@@ -114,6 +117,12 @@ def test_the_import_contract_ignores_nothing_and_names_every_package() -> None:
 
 def test_the_picture_shows_the_import_contract() -> None:
     assert layers_diagram.drawn() == layers_diagram.diagram(), "run: python tests/layers_diagram.py"
+
+
+def test_every_named_statement_exists() -> None:
+    used = {pair for path in MODULES.values() for pair in re.findall(r'\bload\("(\w+)"\)\["(\w+)"\]', path.read_text())}
+    assert len(used) > 20
+    assert {(file, name) for file, name in used if name not in load(file)} == set()
 
 
 def test_base_names_are_unique() -> None:
