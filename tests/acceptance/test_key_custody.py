@@ -208,7 +208,7 @@ def test_custody_moves_from_the_file_to_a_key_service(tmp_path: Path, database: 
     assert VAULT_TOKEN not in shown + again
     vault.failure = 503
     done = subprocess.run(server.command("keys", "status"), env=server.environ, capture_output=True, text=True)
-    assert done.returncode == ExitCode.NEGATIVE
+    assert done.returncode == ExitCode.FAILED
     assert f"{line.id} cannot be opened: Vault: HTTP 503 Vault is sealed" in done.stderr
 
 

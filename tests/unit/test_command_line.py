@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import asyncpg
 import click
 import pytest
 from click.testing import CliRunner, Result
@@ -248,6 +249,10 @@ def test_a_tap_without_a_database_creates_nothing(default_dir: Path) -> None:
         (UnavailableError("unavailable", "database_unreachable"), ExitCode.UNAVAILABLE),
         (OSError(28, "No space left on device", "/a/file"), ExitCode.FAILED),
         (click.ClickException("text"), ExitCode.FAILED),
+        (asyncpg.InsufficientPrivilegeError("permission denied for table account"), ExitCode.FAILED),
+        (asyncpg.InvalidTextRepresentationError('invalid input syntax: "a secret"'), ExitCode.FAILED),
+        (asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation"), ExitCode.UNAVAILABLE),
+        (ConnectionRefusedError(111, "Connection refused"), ExitCode.UNAVAILABLE),
         (ValueError("a secret"), ExitCode.INTERNAL),
     ],
 )
@@ -260,6 +265,7 @@ def test_an_error_has_a_code_and_one_line(error: Exception, code: ExitCode, monk
     assert result.exit_code == code
     text = only_line(result)
     assert "a secret" not in text
+    assert ("permission denied for table account" in text) == isinstance(error, asyncpg.InsufficientPrivilegeError)
     if isinstance(error, IxfastError):
         assert exit_code_of(error) == code and text == str(error)
 

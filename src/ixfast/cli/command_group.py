@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ixfast.cli.exit_codes import MEANINGS, ExitCode, exit_code_of
+from ixfast.cli.exit_codes import MEANINGS, ExitCode, exit_code_of, system_failure
 from ixfast.cli.options import TOPICS, SettingOption, setting_of_flag
 from ixfast.errors import IxfastError
 
@@ -180,14 +180,15 @@ def _is_coloured() -> bool:
 
 
 def _unexpected(error: Exception) -> ExitCode:
-    """Report an error that no command expects. Its text may contain a secret, so that only texts of the system are printed."""
+    """Report an error that no command expects. Its text may contain a secret, so that it is not printed."""
     if os.environ.get("IXFAST_TRACEBACK") == "1":
         traceback.print_exception(error)
         return ExitCode.INTERNAL
-    if isinstance(error, OSError) and error.strerror is not None:
-        place = f"{error.filename}: " if error.filename is not None else ""
-        _print_error(f"{place}{error.strerror}.")
-        return ExitCode.FAILED
+    failure = system_failure(error)
+    if failure is not None:
+        code, text = failure
+        _print_error(text)
+        return code
     frames = traceback.extract_tb(error.__traceback__)
     place = f" in line {frames[-1].lineno} of {frames[-1].filename}" if frames else ""
     _print_error(

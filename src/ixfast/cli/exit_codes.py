@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import socket
 import sys
 
 from ixfast.errors import ConfigurationError, IxfastError, ProfileError, UnavailableError
@@ -26,7 +27,7 @@ MEANINGS = {
     ExitCode.OK: "The command succeeded.",
     ExitCode.FAILED: "The command failed, and a message on standard error gives the reason.",
     ExitCode.USAGE: "An option or argument is wrong.",
-    ExitCode.NEGATIVE: "The command worked, and the answer is negative: a tap does not pass, a key cannot be opened.",
+    ExitCode.NEGATIVE: "The command worked, and the answer is negative: a tap does not pass, or no profile fits.",
     ExitCode.CONFIGURATION: "A setting, or a file that a setting names, is missing or invalid.",
     ExitCode.UNAVAILABLE: "The database or a key service cannot be reached.",
     ExitCode.INTERNAL: "An unexpected error, which is a bug. IXFAST_TRACEBACK=1 shows the traceback.",
@@ -42,6 +43,36 @@ def exit_code_of(error: IxfastError) -> ExitCode:
     if isinstance(error, ConfigurationError) and not isinstance(error, (ProfileError, *_failures())):
         return ExitCode.CONFIGURATION
     return ExitCode.FAILED
+
+
+def system_failure(error: Exception) -> tuple[ExitCode, str] | None:
+    """The status and the message for an error of the system or the database that no command expects; None for any other error.
+
+    Messages of the database that may quote a value are left out, because the value may be a secret.
+    """
+    if "asyncpg" in sys.modules and (failure := _database_failure(error)) is not None:
+        return failure
+    if not isinstance(error, OSError) or error.strerror is None:
+        return None
+    if isinstance(error, (ConnectionError, socket.gaierror, TimeoutError)):
+        return ExitCode.UNAVAILABLE, f"Cannot connect to the database: {error.strerror}. Check `dsn`, the network and the server."
+    place = f"{error.filename}: " if error.filename is not None else ""
+    return ExitCode.FAILED, f"{place}{error.strerror}."
+
+
+def _database_failure(error: Exception) -> tuple[ExitCode, str] | None:
+    import asyncpg
+
+    from ixfast.store.db_errors import DbErrorKind, db_error_kind
+
+    if not isinstance(error, (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)):
+        return None
+    kind = db_error_kind(error)
+    if kind is DbErrorKind.LOST:
+        return ExitCode.UNAVAILABLE, "The connection to the database was lost. Run the command again."
+    quotes_a_value = kind in (DbErrorKind.BAD_VALUE, DbErrorKind.REFUSED)
+    reason = type(error).__name__ if quotes_a_value else str(error.args[0] if error.args else kind.value)
+    return ExitCode.FAILED, f"The database refused the command: {' '.join(reason.split()).rstrip('.')}."
 
 
 def _unavailable() -> list[type]:

@@ -28,7 +28,7 @@ def register(main: click.Group) -> None:
             return
         described = {each.name: each for each in settings_module.describe()}
         rows = [(name, _shown(value, described[name].default), described[name].default) for name, value in values.items()]
-        print_table(("setting", "value", "default"), rows, empty="")
+        print_table(("SETTING", "VALUE", "DEFAULT"), rows, empty="")
 
     @main.command("versions")
     @json_option

@@ -166,12 +166,12 @@ def _show(file: KeyFile, used: dict[str, Usage], *, as_json: bool) -> None:
         print_json({"key_file": str(file.path), "keys": keys, "problems": problems})
     else:
         click.echo(f"key file {file.path}; * marks the current key")
-        headers = ("  id", "tag keys", "meta keys", "masters", "opens", "provider")
+        headers = ("  ID", "TAG KEYS", "META KEYS", "MASTERS", "OPENS", "PROVIDER")
         print_table(headers, [_row(key) for key in keys], empty="")
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
-        leave(ExitCode.NEGATIVE)
+        leave(ExitCode.FAILED)
 
 
 def _row(key: dict[str, Any]) -> tuple[Any, ...]:
