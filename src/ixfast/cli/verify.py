@@ -133,7 +133,7 @@ async def _ledger_step(pool: Any, record: TagRecord, evidence: Evidence) -> tupl
     """What the ledger has of the tag, and whether the counter is fresh."""
     if evidence.position is None:
         return Step("ledger", "no counter is mirrored: the same tap passes every time"), True
-    row = await pool.fetchrow(load("ledger")["states"], [record.tag_id])
+    row = await pool.fetchrow(load("management")["counter"], record.tag_id)
     if row is None:
         return Step("ledger", "the tag has no counter row: scans get 503"), False
     last = row["last_position"]
