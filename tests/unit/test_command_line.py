@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
 import signal
 import subprocess
@@ -17,7 +20,7 @@ from click.testing import CliRunner, Result
 from support import eventually_sync
 from support.requirements import requires
 
-from ixfast.cli import database, installation, main
+from ixfast.cli import database, installation, main, progress
 from ixfast.cli.exit_codes import MEANINGS, ExitCode, exit_code_of
 from ixfast.cli.main import COMMANDS
 from ixfast.cli.options import ALL, TOPICS, SettingOption
@@ -155,6 +158,18 @@ def test_a_usage_error_is_one_line_with_the_fix(words: tuple[str, ...], message:
     result = run(*words)
     assert result.exit_code == ExitCode.USAGE
     assert message in only_line(result)
+
+
+@pytest.mark.parametrize("words", [(), ("keys",)])
+def test_a_group_without_a_command_shows_its_help(words: tuple[str, ...]) -> None:
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (ExitCode.USAGE, "")
+    assert result.stderr.startswith("Usage: ixfast ") and "..." not in result.stderr.partition("Commands:")[2]
+
+
+def test_a_closed_standard_output_is_no_bug() -> None:
+    command = f"{sys.executable} -m ixfast versions >&-"
+    assert subprocess.run(command, shell=True, capture_output=True, timeout=60).returncode == ExitCode.OK
 
 
 # Private databases.
@@ -341,6 +356,43 @@ def test_settings_are_a_table_for_people() -> None:
     assert re.search(r"^port +9000 +8480$", result.stdout, re.MULTILINE)
     assert re.search(r"^trust_forwarded_for +false +false$", result.stdout, re.MULTILINE)
     assert "a-password" not in run("settings", IXFAST_DSN=NOWHERE).stdout
+
+
+def on_terminal(*words: str, **environment: str) -> tuple[int, str]:
+    """The exit status of a command whose standard error is a terminal, and what that shows."""
+    outside, inside = pty.openpty()
+    command = [sys.executable, "-m", "ixfast", *words]
+    variables = {**os.environ, "TERM": "xterm", **environment}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=inside, env=variables)
+    os.close(inside)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while piece := os.read(outside, 10_000):
+            shown += piece
+    os.close(outside)
+    return process.wait(60), shown.decode()
+
+
+def test_a_terminal_gets_colours_unless_they_are_unwanted() -> None:
+    assert "\x1b[31mError:\x1b[0m" in on_terminal("tap", "--zzz", NO_COLOR="")[1]
+    assert on_terminal("tap", "--zzz", NO_COLOR="1")[1].startswith("Error: ")
+
+
+def test_an_audit_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
+    keys, taps = tmp_path / "keys", tmp_path / "taps"
+    taps.write_text(run("simulate", "--keys-out", str(keys)).stdout)
+    status, shown = on_terminal("audit", str(taps), "--keys", str(keys))
+    assert status == ExitCode.NEGATIVE
+    assert "reading" in shown and "100%" in shown
+
+
+def test_a_count_is_one_line_of_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for terminal, expected in ((False, ""), (True, "\r1,000 passes\r2,000 passes\n")):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        with progress.running_count("passes") as show:
+            show(1000)
+            show(2000)
+        assert capsys.readouterr().err == expected
 
 
 # Completion and imports.

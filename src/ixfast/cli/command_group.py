@@ -20,7 +20,10 @@ from ixfast.cli.exit_codes import MEANINGS, ExitCode, exit_code_of, system_failu
 from ixfast.cli.options import TOPICS, SettingOption, setting_of_flag
 from ixfast.errors import IxfastError
 
+# The error for a group without a command, since click 8.2; before, click printed the help and succeeded.
+_HELP: tuple[type, ...] = tuple(filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)]))
 _ENDS = (".", "?")
+_SUMMARY_CHARS_MAX = 200
 _TOPICS_FROM = 12  # With fewer settings than this, one section shows them all.
 
 
@@ -64,6 +67,15 @@ class CommandGroup(click.Group):
     command_class = Command
     group_class: type[click.Group] | type[type] | None = type
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with the whole first sentence of their help, which click would cut off."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(self.summaries().items()))
+
+    def summaries(self) -> dict[str, str]:
+        """The first sentence of the help of each command."""
+        return {name: command.get_short_help_str(_SUMMARY_CHARS_MAX) for name, command in self.commands.items()}
+
 
 class RootGroup(CommandGroup):
     """The command `ixfast`. It imports the module of a command when the command is used, and reports all errors.
@@ -105,9 +117,8 @@ class RootGroup(CommandGroup):
         if name not in self._loaded:
             importlib.import_module(self._modules[name][0]).register(self)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in self._modules.items()])
+    def summaries(self) -> dict[str, str]:
+        return {name: summary for name, (_, summary) in self._modules.items()}
 
     def main(
         self,
@@ -140,14 +151,18 @@ def _status_of(run: Callable[[], Any]) -> int:
     """Run a command, print its error if there is one, and return the exit status."""
     try:
         status = run()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is after `>&-`
+            sys.stdout.flush()
         status = status if isinstance(status, int) else ExitCode.OK
     except (KeyboardInterrupt, click.Abort):
         status = ExitCode.INTERRUPTED
     except BrokenPipeError:
         status = ExitCode.BROKEN_PIPE
     except click.ClickException as error:
-        _print_error(_text_of(error))
+        if isinstance(error, _HELP):
+            click.echo(error.format_message(), err=True)
+        else:
+            _print_error(_text_of(error))
         status = error.exit_code
     except IxfastError as error:
         _print_error(str(error))
