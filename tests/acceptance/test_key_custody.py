@@ -249,9 +249,10 @@ async def test_a_server_starts_without_its_key_service_and_recovers(tmp_path: Pa
     home = tmp_path / "s"
     home.mkdir()
     key_file.create(home / "kek", sealing.make_line("vault-transit", "transit/ixfast"))
-    server = Served(home, dsn=database, workers=1, port=free(), private_port=free())
+    port, private_port = free(), free()
+    server = Served(home, dsn=database, workers=1, port=port, private_port=private_port)
     await asyncio.to_thread(server.provision, PLAIN, ENCRYPTED)
-    port, server.private_port = int(server._settings["--port"]), int(server._settings["--private-port"])
+    server.private_port = private_port
     vault.stop()
     server.start(ready=False)
     try:

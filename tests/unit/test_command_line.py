@@ -29,6 +29,7 @@ from ixfast.embedded import EmbeddedPostgresError
 from ixfast.errors import ConfigurationError, InputError, IxfastError, ProfileError, UnavailableError
 from ixfast.keys import KekFileError, ProviderError
 from ixfast.store.admin.recovery import RecoveryError
+from ixfast.store.admin.rotation import RotationError
 from ixfast.store.migrate import SchemaMismatchError, UnreachableDatabaseError
 
 NOWHERE = "postgresql://someone:a-password@127.0.0.1:1/nothing"
@@ -255,6 +256,7 @@ def test_a_tap_without_a_database_creates_nothing(default_dir: Path) -> None:
         (InputError("not_found", "text"), ExitCode.FAILED),
         (ProfileError("text"), ExitCode.FAILED),
         (RecoveryError("text"), ExitCode.FAILED),
+        (RotationError("text"), ExitCode.FAILED),
         (ConfigurationError("text"), ExitCode.CONFIGURATION),
         (KekFileError("text"), ExitCode.CONFIGURATION),
         (SchemaMismatchError("text"), ExitCode.CONFIGURATION),

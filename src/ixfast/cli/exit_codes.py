@@ -84,7 +84,7 @@ def _unavailable() -> list[type]:
 
 
 def _failures() -> list[type]:
-    return _loaded(("ixfast.store.admin.recovery", "RecoveryError"))
+    return _loaded(("ixfast.store.admin.recovery", "RecoveryError"), ("ixfast.store.admin.rotation", "RotationError"))
 
 
 def _loaded(*classes: tuple[str, str]) -> list[type]:

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from ixfast.errors import ConfigurationError
 from ixfast.keys import KekFileError, KeyEncryptionKeys, KeySlot, KeyUnavailableError, check_value, unwrap, wrap
 from ixfast.store.queries import load
 
@@ -28,6 +27,10 @@ Advanced = Callable[[int], None]
 
 _TABLES = ("tag_keys", "meta_keys", "group_keys")
 _BEFORE_ALL = (-(1 << 63), 0, 0)
+
+
+class RotationError(KekFileError):
+    """A rotation or the removal of a key is not possible now; the message says why."""
 
 
 class Usage(NamedTuple):
@@ -82,10 +85,10 @@ async def usage(connection: Any) -> dict[str, Usage]:
 
 
 async def lock_rotation(connection: Any) -> None:
-    """Keep other rotations of this database from starting until the connection is closed. Raises ConfigurationError if one is
+    """Keep other rotations of this database from starting until the connection is closed. Raises RotationError if one is
     running."""
     if not await connection.fetchval(load("rotation")["try_lock"]):
-        raise ConfigurationError("Another `ixfast keys rotate` is running on this database; wait until it has finished.")
+        raise RotationError("Another `ixfast keys rotate` is running on this database; wait until it has finished.")
 
 
 async def other_hosts(connection: Any) -> list[str]:
@@ -167,15 +170,15 @@ def _add_unreadable(report: Report, row: Any, reason: str) -> None:
 
 
 async def while_unused(connection: Any, kek_id: str, act: Callable[[], None]) -> None:
-    """Call `act` while no row is sealed under this key and none can be written. Raises KekFileError if any row is."""
+    """Call `act` while no row is sealed under this key and none can be written. Raises RotationError if any row is."""
     sql = load("rotation")
     async with connection.transaction():
         await connection.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS_MAX}")
         try:
             await connection.execute(sql["lock_key_tables"])
         except asyncpg.LockNotAvailableError:
-            raise KekFileError("Keys are being written, perhaps by an import; try again when that has finished.") from None
+            raise RotationError("Keys are being written, perhaps by an import; try again when that has finished.") from None
         used = (await usage(connection)).get(kek_id, Usage(0, 0)).rows
         if used:
-            raise KekFileError(f"{used} rows are sealed under {kek_id}; run `ixfast keys rotate` until none are left.")
+            raise RotationError(f"{used} rows are sealed under {kek_id}; run `ixfast keys rotate` until none are left.")
         act()
