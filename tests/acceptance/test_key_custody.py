@@ -18,7 +18,6 @@ from support.key_services import VAULT_TOKEN, Vault
 from support.served import Connection, Served, once, plain_target
 
 from ixfast.cli.exit_codes import ExitCode
-from ixfast.embedded import free_port
 from ixfast.keys import key_file, sealing
 from ixfast.keys.diversify import BoltCard
 from ixfast.keys.key_file import KeyFile
@@ -249,7 +248,7 @@ async def test_a_server_starts_without_its_key_service_and_recovers(tmp_path: Pa
     home = tmp_path / "s"
     home.mkdir()
     key_file.create(home / "kek", sealing.make_line("vault-transit", "transit/ixfast"))
-    port, private_port = free(), free()
+    port, private_port = free_port(), free_port()
     server = Served(home, dsn=database, workers=1, port=port, private_port=private_port)
     await asyncio.to_thread(server.provision, PLAIN, ENCRYPTED)
     server.private_port = private_port
@@ -279,15 +278,6 @@ async def test_a_server_starts_without_its_key_service_and_recovers(tmp_path: Pa
 
 def query_of(fleet: VirtualFleet) -> str:
     return "&".join(f"{name}={value}" for name, value in fleet[0].parameters_at(5).items())
-
-
-def free() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_sighup_reads_the_file_at_once_and_ends_nothing(tmp_path: Path, database: str) -> None:
