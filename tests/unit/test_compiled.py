@@ -1,6 +1,7 @@
 """The two forms of the compiled modules: which one is in use, and that both behave the same."""
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib import import_module
@@ -50,6 +51,43 @@ def test_half_a_build_is_no_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "pipeline" / f"engine{EXTENSION_SUFFIXES[0]}").touch()
     with pytest.raises(ImportError, match="reinstall ixfast"):
         why_plain()
+
+
+def copied(folder: Path, *built: str) -> dict[str, str]:
+    """The environment for a copy of the package in which only these modules are compiled."""
+    skipped = shutil.ignore_patterns(*(f"*{suffix}" for suffix in EXTENSION_SUFFIXES), "__pycache__")
+    shutil.copytree(ROOT / "src" / "ixfast", folder / "ixfast", ignore=skipped)
+    for module in built:
+        (folder / "ixfast" / f"{module}{EXTENSION_SUFFIXES[0]}").touch()
+    kept = {name: value for name, value in os.environ.items() if name != "IXFAST_FORCE_TWIN"}
+    return kept | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def test_without_a_build_the_plain_form_needs_no_hook(tmp_path: Path) -> None:
+    program = (
+        "import sys; hooks = list(sys.meta_path)\n"
+        "from ixfast import compiled\n"
+        "from ixfast.pipeline import engine\n"
+        "assert sys.meta_path == hooks\n"
+        "print(engine.__file__, compiled.PLAIN, sep='\\n')\n"
+    )
+    for forced, reason in (
+        ({}, "the compiled modules are not built"),
+        ({"IXFAST_FORCE_TWIN": "1"}, "forced by IXFAST_FORCE_TWIN=1"),
+    ):
+        folder = tmp_path / str(len(forced))
+        ended = subprocess.run(
+            [sys.executable, "-c", program], env=copied(folder) | forced, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert ended.stdout.splitlines() == [str(folder / "ixfast" / "pipeline" / "engine.py"), reason], ended.stderr
+
+
+def test_half_a_build_is_refused_when_it_is_first_used(tmp_path: Path) -> None:
+    program = "import ixfast; print('imported', flush=True); ixfast.verify"
+    environment = copied(tmp_path, "pipeline/engine")
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (1, "imported\n")
+    assert ended.stderr.endswith("ImportError: Some modules of ixfast are compiled and others are not: reinstall ixfast.\n")
 
 
 def test_every_pxd_belongs_to_a_module_that_is_built() -> None:
