@@ -43,11 +43,13 @@ def test_every_form_of_a_document_is_the_same_profile(tmp_path: Path) -> None:
             "not an encoding profile: Object contains unknown field `windo`",
         ),
         (lambda: ixfast.read_profile('{"name": "a", "name": "b", "scheme": "ntag424-aes", "template": "c={mac}"}'), "duplicate"),
+        (lambda: ixfast.read_profile(DOCUMENT | {"name": object()}), "Expected `str`, got `object` - at `$.name`."),
+        (lambda: ixfast.read_profile(424), "Expected `object`, got `int`."),  # type: ignore[arg-type]
         (lambda: ixfast.read_profile(DOCUMENT | {"scheme": "ntag99"}), "unknown chip scheme 'ntag99'"),
         (lambda: ixfast.read_profile(DOCUMENT | {"template": "d={picc}"}), "mac"),
         (lambda: ixfast.read_profile(Path("/nonexistent/profile.json")), "Cannot read /nonexistent/profile.json: "),
         (lambda: ixfast.verify("a=1", profile="nosuch", keys=bytes(16)), "unknown encoding profile 'nosuch'"),
-        (lambda: ixfast.verify("a=1", profile=424, keys=bytes(16)), "The profile must be an EncodingProfile or a name."),  # type: ignore[arg-type]
+        (lambda: ixfast.verify("a=1", profile=424, keys=bytes(16)), "profile must be an EncodingProfile or a name."),  # type: ignore[arg-type]
         (lambda: VirtualTag("nosuch"), "unknown encoding profile 'nosuch'"),
         (lambda: VirtualFleet(1, 1, "nosuch"), "unknown encoding profile 'nosuch'"),
     ],
@@ -84,6 +86,8 @@ def test_detection_without_the_key_explains_itself() -> None:
     [
         (lambda: ixfast.detect_profile([]), "urls"),
         (lambda: ixfast.detect_profile(["https://tag.example/é"]), "url"),
+        (lambda: ixfast.detect_profile("https://tag.example/t?a=1"), "urls"),
+        (lambda: ixfast.detect_profile(["a=1"], keys="00" * 16), "urls"),
         (lambda: ixfast.detect_profile(["a=1"], keys=["00"]), "keys"),
         (lambda: ixfast.detect_profile(["a=1"], keys=[bytes([n] * 16) for n in range(65)]), "keys"),
         (lambda: ixfast.detect_profile(["a=1"], uids=["04"]), "uid"),

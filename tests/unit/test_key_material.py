@@ -39,22 +39,22 @@ def test_the_newest_version_comes_first() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TagKeys(file=FILE[:15]), "The key file must be 16 bytes or 32 hex digits."),
-        (lambda: TagKeys(file=FILE.hex()[:30]), "The key file must be 16 bytes or 32 hex digits."),
-        (lambda: TagKeys(file=FILE.hex()[:30] + "zz"), "The key file must be 16 bytes or 32 hex digits."),
-        (lambda: TagKeys(file=f" {FILE.hex()}"), "The key file must be 16 bytes or 32 hex digits."),
-        (lambda: TagKeys(file=424), "The key file must be 16 bytes or 32 hex digits."),  # type: ignore[arg-type]
-        (lambda: TagKeys(meta=b""), "The key meta must be 16 bytes or 32 hex digits."),
-        (lambda: TagKeys(file={0: FILE}), "Key versions must be between 1 and 127 (file)."),
-        (lambda: TagKeys(file={128: FILE}), "Key versions must be between 1 and 127 (file)."),
-        (lambda: TagKeys(file={"1": FILE}), "Key versions must be between 1 and 127 (file)."),  # type: ignore[dict-item]
+        (lambda: TagKeys(file=FILE[:15]), "file must be 16 bytes or 32 hex digits."),
+        (lambda: TagKeys(file=FILE.hex()[:30]), "file must be 16 bytes or 32 hex digits."),
+        (lambda: TagKeys(file=FILE.hex()[:30] + "zz"), "file must be 16 bytes or 32 hex digits."),
+        (lambda: TagKeys(file=f" {FILE.hex()}"), "file must be 16 bytes or 32 hex digits."),
+        (lambda: TagKeys(file=424), "file must be 16 bytes or 32 hex digits."),  # type: ignore[arg-type]
+        (lambda: TagKeys(meta=b""), "meta must be 16 bytes or 32 hex digits."),
+        (lambda: TagKeys(file={0: FILE}), "The versions of file must be between 1 and 127."),
+        (lambda: TagKeys(file={128: FILE}), "The versions of file must be between 1 and 127."),
+        (lambda: TagKeys(file={"1": FILE}), "The versions of file must be between 1 and 127."),  # type: ignore[dict-item]
         (lambda: TagKeys(file=FILE, master=MASTER, derivation="an10922"), "Pass either file or master, not both."),
         (lambda: TagKeys(master=MASTER), "Pass master and derivation together."),
         (lambda: TagKeys(file=FILE, derivation="an10922"), "Pass master and derivation together."),
         (lambda: TagKeys(meta=dict.fromkeys(range(1, META_KEYS_MAX + 2), META)), "Pass at most 16 meta keys."),
-        (lambda: derive_keys(MASTER[:8], UID, "an10922"), "The key master must be 16 bytes or 32 hex digits."),
-        (lambda: derive_keys(MASTER, UID[:4], "an10922"), "The UID must be 7 bytes or 14 hex digits."),
-        (lambda: derive_keys(MASTER, "04:78:2e:21:80:1d:80", "an10922"), "The UID must be 7 bytes or 14 hex digits."),
+        (lambda: derive_keys(MASTER[:8], UID, "an10922"), "master must be 16 bytes or 32 hex digits."),
+        (lambda: derive_keys(MASTER, UID[:4], "an10922"), "uid must be 7 bytes or 14 hex digits."),
+        (lambda: derive_keys(MASTER, "04:78:2e:21:80:1d:80", "an10922"), "uid must be 7 bytes or 14 hex digits."),
         (
             lambda: derivation("an1092"),
             "There is no key derivation 'an1092'; known are an10922, boltcard, sdm-backend, sdm-backend-legacy.",

@@ -201,8 +201,8 @@ def test_claims() -> None:
         ),
         ("a" * 5000, "encrypted", "invalid_parameter", "url", "Malformed tap: url: the URL is longer than 4096 characters."),
         ("https://tag.example/%ff?%ff=%ff", "encrypted", "invalid_parameter", None, "Malformed tap: not a UTF-8 query string"),
-        (None, "encrypted", "invalid_parameter", "url", "The URL must be text."),
-        (b"c=1", "encrypted", "invalid_parameter", "url", "The URL must be text."),
+        (None, "encrypted", "invalid_parameter", "url", "url must be text."),
+        (b"c=1", "encrypted", "invalid_parameter", "url", "url must be text."),
     ],
 )
 def test_text_that_is_not_a_tap(url: Any, profile: str, code: str, field: str | None, message: str) -> None:

@@ -116,11 +116,11 @@ def test_file_data_must_fit() -> None:
 
 
 def test_lengths_are_checked() -> None:
-    with pytest.raises(InputError, match="The UID must be 7 bytes"):
+    with pytest.raises(InputError, match="uid must be 7 bytes"):
         VirtualTag("encrypted", xuid="a", uid=bytes(4), file_key=bytes(16))
-    with pytest.raises(InputError, match="The key file_key must be 16 bytes"):
+    with pytest.raises(InputError, match="file_key must be 16 bytes"):
         VirtualTag("encrypted", xuid="a", uid=bytes(7), file_key=bytes(15))
-    with pytest.raises(InputError, match="The key meta_key must be 16 bytes"):
+    with pytest.raises(InputError, match="meta_key must be 16 bytes"):
         VirtualTag("encrypted", xuid="a", uid=bytes(7), file_key=bytes(16), meta_key=b"")
 
 

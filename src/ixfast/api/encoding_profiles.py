@@ -60,11 +60,7 @@ def read_profile(document: Path | str | bytes | Mapping[str, Any]) -> EncodingPr
     True
     """
     try:
-        if isinstance(document, Path):
-            profile = named_profiles.read_profile_file(document)
-        else:
-            text = msgspec.json.encode(document) if isinstance(document, Mapping) else document
-            profile = named_profiles.decode_profile(text, "The document")
+        profile = named_profiles.read_profile_file(document) if isinstance(document, Path) else _decoded(document)
         compile_profile(profile)
     except ProfileError as error:
         raise _invalid(error) from None
@@ -101,6 +97,8 @@ def detect_profile(
     >>> found.unexplained
     ()
     """
+    if isinstance(urls, str) or isinstance(keys, str | bytes) or isinstance(meta_keys, str | bytes):
+        raise InputError("invalid_parameter", "urls, keys and meta_keys must be lists.", "urls")
     return detect(
         tuple(urls),
         _numbered(keys, "keys"),
@@ -116,11 +114,20 @@ def compiled_profile(profile: EncodingProfile | str) -> CompiledProfile:
     if isinstance(profile, str):
         profile = find_profile(profile)
     if not isinstance(profile, EncodingProfile):
-        raise InputError("invalid_profile", "The profile must be an EncodingProfile or a name.", "profile")
+        raise InputError("invalid_profile", "profile must be an EncodingProfile or a name.", "profile")
     try:
         return _compiled(profile)
     except ProfileError as error:
         raise _invalid(error) from None
+
+
+def _decoded(document: str | bytes | Mapping[str, Any]) -> EncodingProfile:
+    if isinstance(document, str | bytes):
+        return named_profiles.decode_profile(document, "The document")
+    try:
+        return msgspec.convert(document, EncodingProfile)
+    except msgspec.ValidationError as error:
+        raise ProfileError(f"The document is not an encoding profile: {error}.") from None
 
 
 @lru_cache(_COMPILED_MAX)
@@ -129,7 +136,7 @@ def _compiled(profile: EncodingProfile) -> CompiledProfile:
 
 
 def _numbered(keys: Iterable[KeyInput], name: str) -> list[Key]:
-    values = dict.fromkeys(key_bytes(key, name) for key in keys)
+    values = dict.fromkeys(key_bytes(key, f"each of {name}") for key in keys)
     return [Key(place, value, check_value(value)) for place, value in enumerate(values, start=1)]
 
 

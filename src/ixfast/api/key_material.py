@@ -161,25 +161,25 @@ def keys_of(given: KeysInput | None, name: str) -> tuple[Key, ...]:
     versions = given if isinstance(given, Mapping) else {1: given}
     for version in versions:
         if not isinstance(version, int) or not 0 < version <= KEY_VERSIONS_MAX:
-            raise InputError("invalid_parameter", f"Key versions must be between 1 and {KEY_VERSIONS_MAX} ({name}).", "keys")
+            raise InputError("invalid_parameter", f"The versions of {name} must be between 1 and {KEY_VERSIONS_MAX}.", "keys")
     values = {version: key_bytes(versions[version], name) for version in sorted(versions, reverse=True)}
     return tuple(Key(version, value, check_value(value)) for version, value in values.items())
 
 
 def key_bytes(given: KeyInput, name: str) -> bytes:
     """The 16 bytes of a key. Raises InputError, which does not quote it: it may be most of a key."""
-    return _bytes_of(given, KEY_BYTES, f"The key {name}", "keys")
+    return _bytes_of(given, KEY_BYTES, name, "keys")
 
 
 def uid_of(given: KeyInput) -> bytes:
     """The 7 bytes of a UID."""
-    return _bytes_of(given, UID_BYTES, "The UID", "uid")
+    return _bytes_of(given, UID_BYTES, "uid", "uid")
 
 
-def _bytes_of(given: KeyInput, length: int, subject: str, field: str) -> bytes:
+def _bytes_of(given: KeyInput, length: int, name: str, field: str) -> bytes:
     value = bytes.fromhex(given) if isinstance(given, str) and _HEX.fullmatch(given) else given
     if not isinstance(value, bytes) or len(value) != length:
-        raise InputError("invalid_parameter", f"{subject} must be {length} bytes or {2 * length} hex digits.", field)
+        raise InputError("invalid_parameter", f"{name} must be {length} bytes or {2 * length} hex digits.", field)
     return value
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ixfast.api.encoding_profiles import compiled_profile
 from ixfast.api.evidence import Claim, Evidence, TamperState
-from ixfast.api.key_material import KeyInput, TagKeys, uid_of
+from ixfast.api.key_material import KeyInput, TagKeys, key_bytes, uid_of
 from ixfast.chips import REASONS, CompiledProfile, Message, Missing, Step, explain_message
 from ixfast.chips.tap_text import read_tap
 from ixfast.domain import model
@@ -151,7 +151,7 @@ def _examined(
     statics: Mapping[str, str] | None,
 ) -> _Examination:
     compiled = compiled_profile(profile)
-    known = keys if isinstance(keys, TagKeys) else TagKeys(file=keys)
+    known = keys if isinstance(keys, TagKeys) else TagKeys(file=key_bytes(keys, "keys"))
     registered = uid_of(uid) if uid is not None else None
     message = _read(compiled, url)
     meta_keys = known.meta_keys
@@ -187,7 +187,7 @@ def _claim(message: Message, uid: bytes | None, counter: int | None) -> Claim:
 
 def _read(compiled: CompiledProfile, url: str) -> Message:
     if not isinstance(url, str):
-        raise InputError("invalid_parameter", "The URL must be text.", "url")
+        raise InputError("invalid_parameter", "url must be text.", "url")
     try:
         message = read_tap(compiled, url)
     except InputError as error:
