@@ -244,6 +244,12 @@ def test_evidence_cannot_be_changed() -> None:
     assert msgspec.json.decode(msgspec.json.encode(evidence), type=Evidence) == evidence
 
 
+def test_evidence_has_no_truth_value() -> None:
+    evidence = verify(tag_of().forged(), profile="encrypted", keys=tag_of().keys)
+    with pytest.raises(TypeError, match="check `authentic`"):
+        assert evidence
+
+
 def test_a_compiled_profile_is_reused() -> None:
     profile = EncodingProfile(name="own", scheme="ntag424-aes", template="d={picc}&c={mac}")
     assert compile_profile(profile) is not compile_profile(profile)

@@ -37,6 +37,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What a tap proves about the tag that made it. It does not prove that the tap is new: see `position`.
 
+    It has no truth value, so that a forged tap cannot pass by `if verify(…)`.
+
     - `authentic`: the MAC is valid under one of the keys. Nothing else in this object is proven unless this is true.
     - `reason`: a word for why the tap is not authentic, such as `mac_mismatch`; None if it is authentic. `explanation` is its
       meaning.
@@ -67,6 +69,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     tamper: TamperState | None = None
     file_data: bytes | None = None
     tag_code: str | None = None
+
+    def __bool__(self) -> bool:
+        raise TypeError("Evidence has no truth value: check `authentic`, and compare `position` with the last accepted one.")
 
     @property
     def undecided(self) -> bool:

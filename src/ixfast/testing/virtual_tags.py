@@ -217,6 +217,13 @@ class VirtualFleet:
     Tag codes have 8 lower-case letters and digits, UIDs have 7 bytes and begin with 04; both are unique within a fleet. `account`
     is the AID. All tags share one meta key, as in real fleets. With a `derivation`, all keys are derived from `master`; `enrols`
     means that tags are not registered before they are tapped.
+
+    >>> import ixfast
+    >>> fleet = ixfast.testing.VirtualFleet(1, 1000, "encrypted", derivation=ixfast.derivation("boltcard"))
+    >>> keys = ixfast.TagKeys(master=fleet.master, derivation="boltcard")
+    >>> tag = fleet[999]
+    >>> ixfast.verify(tag.tap(), profile="encrypted", keys=keys).uid == tag.uid
+    True
     """
 
     def __init__(
