@@ -22,9 +22,16 @@ def provisioned(server: Served) -> Served:
     return server
 
 
+def verify(server: Served, *words: str) -> subprocess.CompletedProcess[str]:
+    command = server.command("verify", *words)
+    return subprocess.run(command, env=server.environ, capture_output=True, text=True, timeout=60, check=False)
+
+
 def explained(server: Served, *words: str) -> dict[str, str]:
-    """The steps by name."""
-    return dict(re.split(r" {2,}", line, maxsplit=1) for line in server.cli("verify", *words).splitlines())
+    """The steps by name. The exit status says whether the tap would pass; an error has another one."""
+    done = verify(server, *words)
+    assert done.returncode in (0, 3), done.stderr
+    return dict(re.split(r" {2,}", line, maxsplit=1) for line in done.stdout.splitlines())
 
 
 def test_an_encrypted_tap_step_by_step(provisioned: Served) -> None:
@@ -62,23 +69,22 @@ def test_a_forged_tap_is_not_compared_with_the_ledger(provisioned: Served) -> No
 
 def test_what_a_url_lacks(provisioned: Served) -> None:
     url = PLAIN[1].tap().partition("&e=")[0]
-    assert explained(provisioned, url)["result"] == "Incomplete tap: the profile ixkio-plain also needs e."
+    assert explained(provisioned, url)["result"].lower().startswith("incomplete")
+    assert "the profile ixkio-plain also needs e" in explained(provisioned, url)["result"]
     assert explained(provisioned, "https://tag.example/t?x=nosuchta")["result"].startswith("tag not found")
 
 
 def test_a_malformed_tap_is_one_line_of_error(provisioned: Served) -> None:
     url = PLAIN[1].tap().replace("&e=", "&e=x")
-    done = subprocess.run(
-        provisioned.command("verify", url), env=provisioned.environ, capture_output=True, text=True, timeout=60, check=False
-    )
+    done = verify(provisioned, url)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Error: Malformed tap: e: the parameter must be 16 hex digits.\n"
+    assert re.fullmatch(r"Error: .*the parameter must be 16 hex digits\.?\n", done.stderr)
 
 
 @pytest.mark.parametrize("tag", [PLAIN[2], ENCRYPTED[2]], ids=["plain", "encrypted"])
 def test_no_key_and_no_expected_code_is_shown(provisioned: Served, tag: VirtualTag) -> None:
     genuine, forged = tag.tap(), tag.tap_at(2)[:-16] + "0" * 16
-    output = "".join(provisioned.cli("verify", url, "--account", tag.aid or "") for url in (genuine, forged)).lower()
+    output = "".join(verify(provisioned, url, "--account", tag.aid or "").stdout for url in (genuine, forged)).lower()
     assert "authentic" in output and "mac_mismatch" in output
     expected = tag.tap_at(2)[-16:].lower()
     assert not any(secret in output for secret in (tag.file_key.hex(), tag.meta_key.hex(), expected))
