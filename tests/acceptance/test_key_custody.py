@@ -18,6 +18,7 @@ from support.key_services import VAULT_TOKEN, Vault
 from support.served import Connection, Served, once, plain_target
 
 from ixfast.cli.exit_codes import ExitCode
+from ixfast.embedded import free_port
 from ixfast.keys import key_file, sealing
 from ixfast.keys.diversify import BoltCard
 from ixfast.keys.key_file import KeyFile
