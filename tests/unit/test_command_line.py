@@ -37,8 +37,9 @@ NOWHERE = "postgresql://someone:a-password@127.0.0.1:1/nothing"
 # What a command does about a private database that does not exist. Commands of a group are classified by the group.
 CREATES = {"ixfast serve", "ixfast demo"}
 ADMINISTRATES = {
-    "ixfast account", "ixfast api-key", "ixfast group", "ixfast tag", "ixfast import", "ixfast export", "ixfast keys rotate",
-    "ixfast keys remove", "ixfast keys status", "ixfast migrate", "ixfast recover-counters", "ixfast verify", "ixfast audit",
+    "ixfast account", "ixfast api-key", "ixfast folder", "ixfast group", "ixfast meta-key", "ixfast tag", "ixfast import",
+    "ixfast export", "ixfast keys rotate", "ixfast keys remove",
+    "ixfast keys status", "ixfast migrate", "ixfast recover-counters", "ixfast verify", "ixfast audit",
 }  # fmt: skip
 NEEDS_NONE = {
     "ixfast tap", "ixfast keys init", "ixfast keys add", "ixfast profile", "ixfast rules", "ixfast simulate", "ixfast settings",
@@ -52,8 +53,6 @@ OWN_OUTPUT = {
     "ixfast rules schema": "it is JSON",
     "ixfast completion": "a script for a shell",
     "ixfast bench": "the benchmarks have their own options",
-    "ixfast account create": "prints one line",
-    "ixfast api-key create": "prints the token alone",
 }
 
 
@@ -185,10 +184,13 @@ def words_for(path: str, folder: Path) -> list[str]:
     """The words of a command with all required arguments."""
     file = folder / "file"
     file.write_text(NOWHERE)
-    words = path.split()[1:] + (["--account", "x"] if path == "ixfast audit" else [])
+    key_file = folder / "key"
+    key_file.write_text("0" * 32)
+    words = path.split()[1:] + {"ixfast audit": ["--account", "x"], "ixfast account set": ["--open"]}.get(path, [])
     for each in LEAVES[path].params:
         if each.required:
             value = str(file) if isinstance(each.type, click.File | click.Path) or each.name == "file" else "x"
+            value = str(key_file) if each.name == "key_file" else "1" if isinstance(each.type, click.IntRange) else value
             words += [value] if isinstance(each, click.Argument) else [each.opts[0], value]
     return words
 

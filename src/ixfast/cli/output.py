@@ -33,7 +33,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, empty:
     if not rows:
         click.echo(empty)
         return
-    numeric = [all(_is_number(cell) or cell is None for cell in column) for column in zip(*rows, strict=True)]
+    numeric = [_is_numeric(column) for column in zip(*rows, strict=True)]
     texts = [[cell_text(cell) for cell in row] for row in rows]
     widths = [max(map(_width, column)) for column in zip(headers, *texts, strict=True)]
     click.echo(coloured(_line(headers, widths, numeric), bold=True))
@@ -66,7 +66,14 @@ def cell_text(value: Any) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(value))
 
 
+def _is_numeric(column: Sequence[Any]) -> bool:
+    known = [cell for cell in column if cell is not None]
+    return bool(known) and all(map(_is_number, known))
+
+
 def _is_number(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.startswith("~") and value[1:].isdigit()  # an estimate
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -83,3 +90,15 @@ def _padded(text: str, width: int, *, right: bool = False) -> str:
 def _width(text: str) -> int:
     """The columns that the text takes on a terminal: two for each wide character, none for a combining one."""
     return sum(0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in text)
+
+
+def tag_number(members: Mapping[str, Any]) -> str | int:
+    """A number of tags with `tags_exact`; an estimate begins with `~`."""
+    tags: int = members["tags"]
+    return tags if members["tags_exact"] else f"~{tags}"
+
+
+def note_more(following: str | None) -> None:
+    """Print on standard error how to list the next page, if there is one."""
+    if following is not None:
+        click.echo(f"There are more: add --after {cell_text(following)}", err=True)

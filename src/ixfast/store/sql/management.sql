@@ -30,6 +30,16 @@ LIMIT $5;
 -- name: account
 SELECT account_id, aid, name, open, active, cors, created_at FROM account WHERE account_id = $1;
 
+-- name: accounts
+-- $1 the AID after which the page begins, $2 rows.
+SELECT account_id, aid, name, open, active, cors, created_at FROM account WHERE aid > $1 ORDER BY aid LIMIT $2;
+
+-- name: aids_around
+-- AIDs before and after one that does not exist. $1 AID, $2 rows on each side.
+(SELECT aid FROM account WHERE aid < $1 ORDER BY aid DESC LIMIT $2)
+UNION ALL
+(SELECT aid FROM account WHERE aid > $1 ORDER BY aid LIMIT $2);
+
 -- name: update_account
 UPDATE account SET name = $2, open = $3, active = $4, cors = $5 WHERE account_id = $1;
 
@@ -182,6 +192,38 @@ FROM tag
 WHERE account_id = $1 AND batch_id = $4 AND tag_id > $2
 ORDER BY tag_id
 LIMIT $3;
+
+-- name: codes_with_prefix
+-- $1 account or null for all, $2 begin (inclusive), $3 end (exclusive), $4 the code after which the page begins, $5 rows.
+SELECT xuid
+FROM tag
+WHERE ($1::bigint IS NULL OR account_id = $1) AND xuid >= $2 AND xuid < $3 AND xuid > $4
+ORDER BY xuid
+LIMIT $5;
+
+-- name: account_of_tag
+-- The account of a tag code. $1 tag code.
+SELECT a.account_id, a.aid FROM tag AS t JOIN account AS a ON a.account_id = t.account_id WHERE t.xuid = $1;
+
+-- name: count_tags_of_account
+-- $1 account, $2 the number at which counting ends.
+SELECT count(*) FROM (SELECT FROM tag WHERE account_id = $1 LIMIT $2) AS counted;
+
+-- name: count_tags_of_group
+SELECT count(*) FROM (SELECT FROM tag WHERE group_id = $1 LIMIT $2) AS counted;
+
+-- name: count_tags_of_batch
+SELECT count(*) FROM (SELECT FROM tag WHERE batch_id = $1 LIMIT $2) AS counted;
+
+-- name: tag_ids_of_account
+-- The planner's estimate of this statement's rows is read; it is not executed. $1 account.
+SELECT tag_id FROM tag WHERE account_id = $1;
+
+-- name: tag_ids_of_group
+SELECT tag_id FROM tag WHERE group_id = $1;
+
+-- name: tag_ids_of_batch
+SELECT tag_id FROM tag WHERE batch_id = $1;
 
 -- name: tag_by_xuid
 SELECT tag_id, xuid, uid, cuid, name, group_id, batch_id, active, assigned_at, rule_set, fields, originality, created_at

@@ -1,0 +1,420 @@
+"""`ixfast folder`, `ixfast group` and `ixfast meta-key`: where tags belong, their encoding and shared keys."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ixfast.chips import PRESETS
+from ixfast.cli.database import resolve
+from ixfast.cli.management_client import ManagementClient, management, unknown
+from ixfast.cli.options import DATABASE, DATABASE_AND_KEYS, with_settings
+from ixfast.cli.output import json_option, print_block, print_json, print_table, tag_number
+from ixfast.errors import InputError
+from ixfast.keys import check_value
+from ixfast.keys.diversify import DEFAULT_DERIVATIONS
+from ixfast.limits import RULE_SET_BYTES_MAX
+from ixfast.store.admin import tag_search
+
+PAGE_ROWS = 1000
+_FILE_BYTES_MAX = max(RULE_SET_BYTES_MAX, 64 * 1024)
+_FOLDER = "Default"
+_KEY_SOURCE = "FILE|-"
+
+
+def register(main: click.Group) -> None:
+    @main.group()
+    def folder() -> None:
+        """Folders: groups of an account that have the same extended fields."""
+
+    @main.group()
+    def group() -> None:
+        """Tag groups: tags with the same encoding profile and rules."""
+
+    @main.group("meta-key")
+    def meta_key() -> None:
+        """Meta keys, which decrypt what a chip mirrors encrypted. All groups of an account share them."""
+
+    _register_folder_commands(folder)
+    _register_group_reads(group)
+    _register_group_edits(group)
+    _register_meta_key_commands(meta_key)
+
+
+def _register_folder_commands(folder: click.Group) -> None:
+    @folder.command("list")
+    @click.argument("aid")
+    @json_option
+    @with_settings(*DATABASE)
+    def folder_list(aid: str, as_json: bool, config: Path | None, **flags: object) -> None:
+        """List the folders of the account AID."""
+
+        async def work(dsn: str) -> list[Any]:
+            async with management(dsn, aid, readonly=True) as client:
+                return await client.all("/v2/folders", limit=PAGE_ROWS)
+
+        with resolve(flags, config).database() as dsn:
+            found = asyncio.run(work(dsn))
+        if as_json:
+            print_json({"items": found})
+            return
+        rows = [(f.id, f.name, f.active, [field.name for field in f.fields], f.created_at) for f in found]
+        print_table(("ID", "FOLDER", "ACTIVE", "FIELDS", "CREATED"), rows, empty="No folders.")
+
+    @folder.command("create")
+    @click.argument("aid")
+    @click.argument("name")
+    @click.option("--field", "fields", multiple=True, metavar="NAME", help="Define an extended field; repeatable.")
+    @click.option(
+        "--reply-field", "reply_fields", multiple=True, metavar="NAME",
+        help="Define an extended field that is part of responses to scans; repeatable.",
+    )  # fmt: skip
+    @json_option
+    @with_settings(*DATABASE)
+    def folder_create(
+        aid: str, name: str, fields: tuple[str, ...], reply_fields: tuple[str, ...], as_json: bool, config: Path | None,
+        **flags: object,
+    ) -> None:  # fmt: skip
+        """Create the folder NAME in the account AID."""
+        definitions = [{"name": each, "in_reply": False} for each in fields]
+        definitions += [{"name": each, "in_reply": True} for each in reply_fields]
+
+        async def work(dsn: str) -> Any:
+            async with management(dsn, aid) as client:
+                return await client.post("/v2/folders", {"name": name, "fields": definitions})
+
+        with resolve(flags, config).database() as dsn:
+            made = asyncio.run(work(dsn))
+        if as_json:
+            print_json(made)
+        else:
+            click.echo(f"folder {name} created in account {aid}")
+
+
+async def find_folder(client: ManagementClient, name: str) -> Any:
+    """The folder with this name. Raises InputError if there is none, with similar ones."""
+    folders = await client.all("/v2/folders", limit=PAGE_ROWS)
+    found = next((folder for folder in folders if folder.name == name), None)
+    if found is None:
+        raise unknown("folder", name, [folder.name for folder in folders])
+    return found
+
+
+async def find_group(client: ManagementClient, name: str, folder: str | None) -> Any:
+    """The group with this name. Raises InputError if there is none, with similar ones, or several in different folders."""
+    folder_id = (await find_folder(client, folder)).id if folder is not None else None
+    groups = await client.all("/v2/groups", limit=PAGE_ROWS, folder=folder_id)
+    found = [group for group in groups if group.name == name]
+    if not found:
+        raise unknown("group", name, [group.name for group in groups])
+    if len(found) > 1:
+        raise InputError("ambiguous", f"Several folders have a group {name}; add --folder.", "folder")
+    return found[0]
+
+
+def _register_group_reads(group: click.Group) -> None:
+    @group.command("list")
+    @click.argument("aid")
+    @click.option("--folder", help="Only groups of this folder.")
+    @json_option
+    @with_settings(*DATABASE)
+    def group_list(aid: str, folder: str | None, as_json: bool, config: Path | None, **flags: object) -> None:
+        """List the groups of the account AID. From 1,000 tags on, their number is an estimate."""
+
+        async def work(dsn: str) -> tuple[list[Any], dict[int, str]]:
+            async with management(dsn, aid, readonly=True) as client:
+                folder_id = (await find_folder(client, folder)).id if folder is not None else None
+                groups = await client.all("/v2/groups", limit=PAGE_ROWS, folder=folder_id)
+                names = {each.id: each.name for each in await client.all("/v2/folders", limit=PAGE_ROWS)}
+                return [await _with_tags(client, each) for each in groups], names
+
+        with resolve(flags, config).database() as dsn:
+            found, folders = asyncio.run(work(dsn))
+        if as_json:
+            print_json({"items": found})
+            return
+        rows = [
+            (g["id"], g["name"], folders.get(g["folder_id"]), _profile_name(g), g["active"], tag_number(g), g["created_at"])
+            for g in found
+        ]
+        print_table(("ID", "GROUP", "FOLDER", "PROFILE", "ACTIVE", "TAGS", "CREATED"), rows, empty="No groups.")
+
+    @group.command("show")
+    @click.argument("aid")
+    @click.argument("name")
+    @click.option("--folder", help="The folder of the group, if several folders have a group of this name.")
+    @json_option
+    @with_settings(*DATABASE)
+    def group_show(aid: str, name: str, folder: str | None, as_json: bool, config: Path | None, **flags: object) -> None:
+        """Show the group NAME of the account AID, with its batches and the versions of its master key."""
+
+        async def work(dsn: str) -> dict[str, Any]:
+            async with management(dsn, aid, readonly=True) as client:
+                return await _described(client, await find_group(client, name, folder))
+
+        with resolve(flags, config).database() as dsn:
+            found = asyncio.run(work(dsn))
+        if as_json:
+            print_json(found)
+        else:
+            print_block(_block(found))
+
+
+async def _with_tags(client: ManagementClient, group: Any) -> dict[str, Any]:
+    count = await tag_search.count_tags(client.connection, "group", group.id)
+    return {**msgspec.structs.asdict(group), "tags": count.tags, "tags_exact": count.exact}
+
+
+async def _described(client: ManagementClient, group: Any) -> dict[str, Any]:
+    folder = await client.get("/v2/folders/{id}", id=group.folder_id)
+    return {
+        **await _with_tags(client, group),
+        "folder": folder.name,
+        "batches": [batch.name for batch in await client.all("/v2/batches", limit=PAGE_ROWS, group=group.id)],
+        "master_keys": await client.all("/v2/groups/{id}/keys", id=group.id),
+    }
+
+
+def _profile_name(group: Mapping[str, Any]) -> str | None:
+    return group["profile"].name if group["profile"] is not None else None
+
+
+def _block(group: Mapping[str, Any]) -> dict[str, Any]:
+    profile, rules, derivation = group["profile"], group["rules"], group["derivation"]
+    return {
+        "id": group["id"],
+        "group": group["name"],
+        "folder": group["folder"],
+        "active": group["active"],
+        "profile": _profile_name(group),
+        "scheme": profile.scheme if profile is not None else None,
+        "template": profile.template if profile is not None else None,
+        "MAC window": profile.window if profile is not None else None,
+        "derivation": msgspec.json.encode(derivation).decode() if derivation is not None else None,
+        "enrols": group["enrols"],
+        "master keys": [key_text(key) for key in group["master_keys"]],
+        "rules": f"{len(rules.get('groups', ()))} rule groups" if rules is not None else None,
+        "fields": [f"{name}={value}" for name, value in group["fields"].items()],
+        "retry window": f"{group['retry_window_s']} s" if group["retry_window_s"] else None,
+        "tags": tag_number(group),
+        "batches": group["batches"],
+        "created": group["created_at"],
+    }
+
+
+def key_text(key: Any) -> str:
+    """A version of a key, without the key."""
+    return f"version {key.version} ({key.check_value}{'' if key.live else ', retired'})"
+
+
+def _register_group_edits(group: click.Group) -> None:
+    @group.command("create")
+    @click.argument("aid")
+    @click.argument("name")
+    @click.option("--folder", default=_FOLDER, show_default=True, help="The group's folder; created if it does not exist.")
+    @click.option(
+        "--profile", metavar="PRESET|@FILE|-",
+        help="Encoding profile: a preset, or JSON as `ixfast profile detect` prints it. Without it, tags are not authenticated.",
+    )  # fmt: skip
+    @click.option("--rules", "rules_file", metavar=_KEY_SOURCE, help="File with a rule set in JSON.")
+    @click.option("--field", "fields", multiple=True, metavar="NAME=VALUE", help="Value of an extended field; repeatable.")
+    @click.option("--retry-window", type=click.IntRange(0), default=0, metavar="SECONDS", help="Time in which a tap may repeat.")
+    @click.option("--derivation", metavar="SCHEME|@FILE|-", help="Derive the keys of tags from a master key.")
+    @click.option("--master-key", metavar=_KEY_SOURCE, help="File with the master key, 32 hex digits. Requires --derivation.")
+    @click.option("--enrols", is_flag=True, help="Create a tag at its first genuine tap. Requires --derivation.")
+    @click.option("--meta-key", metavar=_KEY_SOURCE, help="File with a meta key, 32 hex digits, to add to the account.")
+    @json_option
+    @with_settings(*DATABASE_AND_KEYS)
+    def group_create(aid: str, name: str, as_json: bool, config: Path | None, **options: Any) -> None:
+        """Create the group NAME in the account AID.
+
+        The file of a key contains 32 hex digits, and comments that begin with #; - is standard input.
+        """
+        folder: str = options.pop("folder")
+        body, keys = _draft(name, options)
+        environment = resolve(options, config)
+
+        async def work(dsn: str) -> tuple[dict[str, Any], bool]:
+            async with management(dsn, aid, environment if any(keys.values()) else None) as client:
+                folders = await client.all("/v2/folders", limit=PAGE_ROWS)
+                found = next((each for each in folders if each.name == folder), None)
+                parent = found or await client.post("/v2/folders", {"name": folder})
+                made = await client.post("/v2/groups", {**body, "folder_id": parent.id})
+                if keys["meta"] is not None:
+                    await add_meta_key(client, keys["meta"])
+                if keys["master"] is not None:
+                    await client.post("/v2/groups/{id}/keys", {"key": keys["master"].hex()}, id=made.id)
+                return await _described(client, made), found is None
+
+        with environment.database() as dsn:
+            made, folder_made = asyncio.run(work(dsn))
+        if as_json:
+            print_json(made)
+            return
+        if folder_made:
+            click.echo(f"folder {folder} created in account {aid}")
+        click.echo(f"group {name} created with {f'profile {_profile_name(made)}' if made['profile'] else 'no profile'}")
+        if made["derivation"] is not None and not made["master_keys"]:
+            click.echo("its tags cannot pass before the group has a master key: add it with `ixfast group add-key`", err=True)
+
+    @group.command("add-key")
+    @click.argument("aid")
+    @click.argument("name")
+    @click.argument("key_file", metavar=_KEY_SOURCE)
+    @click.option("--folder", help="The folder of the group, if several folders have a group of this name.")
+    @click.option("--retire-others", is_flag=True, help="Retire the older versions, so that they verify nothing any more.")
+    @json_option
+    @with_settings(*DATABASE_AND_KEYS)
+    def group_add_key(
+        aid: str, name: str, key_file: str, folder: str | None, retire_others: bool, as_json: bool, config: Path | None,
+        **flags: object,
+    ) -> None:  # fmt: skip
+        """Add the master key in FILE to the group NAME of the account AID, which derives the keys of its tags."""
+        value, environment = read_key(key_file), resolve(flags, config)
+
+        async def work(dsn: str) -> Any:
+            async with management(dsn, aid, environment) as client:
+                found = await find_group(client, name, folder)
+                body = {"key": value.hex(), "retire_others": retire_others}
+                return await client.post("/v2/groups/{id}/keys", body, id=found.id)
+
+        with environment.database() as dsn:
+            made = asyncio.run(work(dsn))
+        _print_added("master key", made, as_json=as_json)
+
+
+def _draft(name: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes | None]]:
+    """The body that creates a group, and the keys, from the options of the command, which are removed."""
+    taken = {
+        each: options.pop(each)
+        for each in ("profile", "rules_file", "fields", "retry_window", "derivation", "master_key", "enrols", "meta_key")
+    }
+    if [*taken.values()].count("-") > 1:
+        raise click.UsageError("Only one option can read standard input.")
+    if taken["master_key"] is not None and taken["derivation"] is None:
+        raise click.UsageError("--master-key requires --derivation.")
+    body = {
+        "name": name,
+        "profile": _named_or_json(taken["profile"], "--profile", {preset: preset for preset in PRESETS}),
+        "rules": _json(taken["rules_file"], "--rules") if taken["rules_file"] is not None else None,
+        "fields": dict(_assignment(each) for each in taken["fields"]),
+        "retry_window_s": taken["retry_window"],
+        "derivation": _named_or_json(taken["derivation"], "--derivation", DEFAULT_DERIVATIONS),
+        "enrols": taken["enrols"],
+    }
+    keys = {kind: read_key(taken[f"{kind}_key"]) if taken[f"{kind}_key"] is not None else None for kind in ("master", "meta")}
+    return body, keys
+
+
+def _named_or_json(text: str | None, option: str, named: Mapping[str, Any]) -> Any:
+    if text is None:
+        return None
+    if text == "-" or text.startswith("@"):
+        return _json(text.removeprefix("@"), option)
+    if text not in named:
+        raise click.UsageError(f"{option}: {unknown('preset' if option == '--profile' else 'scheme', text, named)}")
+    return named[text]
+
+
+def _json(source: str, option: str) -> Any:
+    try:
+        return msgspec.json.decode(_text(source, option))
+    except msgspec.DecodeError as error:
+        raise click.UsageError(f"{option}: {source} is not JSON: {error}.") from None
+
+
+def _text(source: str, option: str) -> str:
+    """The content of a file, or of standard input."""
+    try:
+        with contextlib.ExitStack() as stack:
+            file = sys.stdin if source == "-" else stack.enter_context(Path(source).open(encoding="utf-8"))
+            text = file.read(_FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise click.UsageError(f"{option}: cannot read {source}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{option}: {source} is not text in UTF-8.") from None
+    if len(text) > _FILE_BYTES_MAX:
+        raise click.UsageError(f"{option}: {source} is larger than {_FILE_BYTES_MAX} bytes.")
+    return text
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise click.UsageError(f"--field {text}: write NAME=VALUE.")
+    return name, value
+
+
+def read_key(source: str) -> bytes:
+    """An AES-128 key from a file or standard input, so that other users do not see it in the list of processes.
+
+    No error shows the text: it may be most of a key.
+    """
+    lines: Sequence[str] = [line.partition("#")[0].strip() for line in _text(source, "key").splitlines()]
+    words = [line for line in lines if line]
+    with contextlib.suppress(ValueError):
+        if len(words) == 1 and len(words[0]) == 32:
+            return bytes.fromhex(words[0])
+    raise click.UsageError(f"{'standard input' if source == '-' else source} must contain one key of 32 hex digits.")
+
+
+async def add_meta_key(client: ManagementClient, value: bytes, *, retire_others: bool = False) -> Any:
+    """Add a meta key to the account, unless it is one of its live ones. Returns its version."""
+    same = check_value(value).hex().upper()
+    for key in await client.all("/v2/meta-keys"):
+        if key.live and key.check_value == same and not retire_others:
+            return key
+    return await client.post("/v2/meta-keys", {"key": value.hex(), "retire_others": retire_others})
+
+
+def _register_meta_key_commands(meta_key: click.Group) -> None:
+    @meta_key.command("list")
+    @click.argument("aid")
+    @json_option
+    @with_settings(*DATABASE)
+    def meta_key_list(aid: str, as_json: bool, config: Path | None, **flags: object) -> None:
+        """List the versions of the meta key of the account AID, without the keys."""
+
+        async def work(dsn: str) -> list[Any]:
+            async with management(dsn, aid, readonly=True) as client:
+                return await client.all("/v2/meta-keys")
+
+        with resolve(flags, config).database() as dsn:
+            found = asyncio.run(work(dsn))
+        if as_json:
+            print_json({"items": found})
+            return
+        rows = [(key.version, key.check_value, "live" if key.live else "retired", key.created_at) for key in found]
+        print_table(("VERSION", "CHECK VALUE", "STATE", "CREATED"), rows, empty="No meta keys.")
+
+    @meta_key.command("add")
+    @click.argument("aid")
+    @click.argument("key_file", metavar=_KEY_SOURCE)
+    @click.option("--retire-others", is_flag=True, help="Retire the older versions, so that they decrypt nothing any more.")
+    @json_option
+    @with_settings(*DATABASE_AND_KEYS)
+    def meta_key_add(aid: str, key_file: str, retire_others: bool, as_json: bool, config: Path | None, **flags: object) -> None:
+        """Add the meta key in FILE, 32 hex digits, to the account AID."""
+        value, environment = read_key(key_file), resolve(flags, config)
+
+        async def work(dsn: str) -> Any:
+            async with management(dsn, aid, environment) as client:
+                return await add_meta_key(client, value, retire_others=retire_others)
+
+        with environment.database() as dsn:
+            made = asyncio.run(work(dsn))
+        _print_added("meta key", made, as_json=as_json)
+
+
+def _print_added(kind: str, key: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(key)
+    else:
+        click.echo(f"the {kind} is version {key.version}; its check value is {key.check_value}")
