@@ -9,7 +9,7 @@ import msgspec
 
 from ixfast.errors import InputError
 
-_ENUM_VALUE = re.compile(r"^(Invalid enum value) .*", re.DOTALL)  # the value may be a token in the wrong member
+_ENUM_VALUE = re.compile(r"^(Invalid (?:enum )?value) .*", re.DOTALL)  # the value may be a token in the wrong member
 
 T = TypeVar("T")
 
