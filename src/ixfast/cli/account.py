@@ -13,11 +13,13 @@ from ixfast.cli.database import connected, resolve
 from ixfast.cli.management_client import ManagementClient, management
 from ixfast.cli.options import DATABASE, with_settings
 from ixfast.cli.output import json_option, note_more, print_block, print_json, print_table, tag_number
+from ixfast.http.management.schemas import ID_MAX
 from ixfast.store.admin import edits, tag_search
 from ixfast.store.queries import load
 
 ROWS = 100
 ROWS_MAX = 1000
+KEY_ID = click.IntRange(1, ID_MAX)
 
 
 def register(main: click.Group) -> None:
@@ -199,7 +201,7 @@ def _register_api_key_reads(api_key: click.Group) -> None:
 
     @api_key.command("show")
     @click.argument("aid")
-    @click.argument("key_id", metavar="ID", type=click.IntRange(1))
+    @click.argument("key_id", metavar="ID", type=KEY_ID)
     @json_option
     @with_settings(*DATABASE)
     def api_key_show(aid: str, key_id: int, as_json: bool, config: Path | None, **flags: object) -> None:
@@ -269,7 +271,7 @@ def _register_api_key_edits(api_key: click.Group) -> None:
 
     @api_key.command("rotate")
     @click.argument("aid")
-    @click.argument("key_id", metavar="ID", type=click.IntRange(1))
+    @click.argument("key_id", metavar="ID", type=KEY_ID)
     @click.option(
         "--overlap", type=click.IntRange(0), default=86_400, show_default=True, metavar="SECONDS",
         help="How long the old key stays live.",
@@ -299,7 +301,7 @@ def _register_api_key_edits(api_key: click.Group) -> None:
 
     @api_key.command("revoke")
     @click.argument("aid")
-    @click.argument("key_id", metavar="ID", type=click.IntRange(1))
+    @click.argument("key_id", metavar="ID", type=KEY_ID)
     @json_option
     @with_settings(*DATABASE)
     def api_key_revoke(aid: str, key_id: int, as_json: bool, config: Path | None, **flags: object) -> None:

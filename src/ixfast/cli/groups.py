@@ -16,7 +16,7 @@ from ixfast.chips import PRESETS
 from ixfast.cli.database import resolve
 from ixfast.cli.management_client import ManagementClient, management, unknown
 from ixfast.cli.options import DATABASE, DATABASE_AND_KEYS, with_settings
-from ixfast.cli.output import json_option, print_block, print_json, print_table, tag_number
+from ixfast.cli.output import cell_text, json_option, print_block, print_json, print_table, tag_number
 from ixfast.errors import InputError
 from ixfast.keys import check_value
 from ixfast.keys.diversify import DEFAULT_DERIVATIONS
@@ -200,13 +200,20 @@ def _block(group: Mapping[str, Any]) -> dict[str, Any]:
         "derivation": msgspec.json.encode(derivation).decode() if derivation is not None else None,
         "enrols": group["enrols"],
         "master keys": [key_text(key) for key in group["master_keys"]],
-        "rules": f"{len(rules.get('groups', ()))} rule groups" if rules is not None else None,
-        "fields": [f"{name}={value}" for name, value in group["fields"].items()],
+        "rules": _rules_text(rules),
+        "fields": [f"{name}={value}" for name, value in sorted(group["fields"].items())],
         "retry window": f"{group['retry_window_s']} s" if group["retry_window_s"] else None,
         "tags": tag_number(group),
         "batches": group["batches"],
         "created": group["created_at"],
     }
+
+
+def _rules_text(rules: Mapping[str, Any] | None) -> str | None:
+    if rules is None:
+        return None
+    names = [cell_text(each.get("name")) for each in rules.get("groups", ())]
+    return f"{', '.join(names)}; default" if names else "default"
 
 
 def key_text(key: Any) -> str:

@@ -211,7 +211,7 @@ def _block(tag: dict[str, Any]) -> dict[str, Any]:
         "state": f"inactive (because of: {', '.join(inactive)})" if inactive else "active",
         "assigned": tag["assigned_at"],
         "originality": tag["originality"],
-        "fields": [f"{name}={value}" for name, value in tag["fields"].items()],
+        "fields": [f"{name}={value}" for name, value in sorted(tag["fields"].items())],
         "rules": "its own" if tag["rules"] is not None else "those of the group",
         "scans passed": tag["scan_count"],
         "counter": tag["counter"],
