@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ixfast.process.supervisor import _choose_congestion_control, _listener
+from ixfast.process.supervisor import _choose_congestion_control, bind_listener
 
 _NAME_BYTES_MAX = 16
 
@@ -15,7 +15,7 @@ _NAME_BYTES_MAX = 16
 @contextmanager
 def accepted(algorithm: str) -> Iterator[socket.socket]:
     """The server's side of a connection."""
-    with _listener("127.0.0.1", 0, "port", shared=True) as listener:
+    with bind_listener("127.0.0.1", 0, "port", shared=True) as listener:
         _choose_congestion_control(listener, algorithm)
         listener.listen()
         with socket.create_connection(listener.getsockname()):

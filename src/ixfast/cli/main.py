@@ -26,6 +26,7 @@ COMMANDS = {
     "simulate": ("ixfast.cli.simulate", "Print genuine and other taps of simulated tags, and write the keys of the tags."),
     "profile": ("ixfast.cli.profile", "Encoding profiles: how chips mirror their data into a URL."),
     "rules": ("ixfast.cli.rules", "Test and explain rule sets."),
+    "doctor": ("ixfast.cli.doctor", "Check the installation, its files and its database, and print how to fix what is wrong."),
     "migrate": ("ixfast.cli.migrate", "Upgrade the schema of the database to this release."),
     "recover-counters": ("ixfast.cli.recover", "Recover the passes that a failover lost from the old primary."),
     "settings": ("ixfast.cli.installation", "Show the settings in effect, with secrets hidden."),

@@ -41,8 +41,8 @@ class _Dispatcher(NamedTuple):
     keks: KeyEncryptionKeys | None
 
 
-class _SinglePool:
-    """A pool of the command's one connection."""
+class SinglePool:
+    """A pool of the one connection of a command."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -130,7 +130,7 @@ async def management(
 
     Only commands that store keys pass their `environment`. Raises InputError if there is no such account, with similar ones.
     """
-    async with connected(dsn) as connection, edits.transaction(_SinglePool(connection), readonly=readonly):
+    async with connected(dsn) as connection, edits.transaction(SinglePool(connection), readonly=readonly):
         account_id = await account_named(connection, aid)
         yield ManagementClient(connection, account_id, aid, environment.keys() if environment is not None else None)
 

@@ -107,10 +107,10 @@ class Supervisor:
 
     def _open_sockets(self, slot: Slot) -> None:
         settings = self._settings
-        slot.public = _listener(settings.host, self._port, "port", shared=True)
+        slot.public = bind_listener(settings.host, self._port, "port", shared=True)
         _choose_congestion_control(slot.public, settings.congestion_control)
         self._port = slot.public.getsockname()[1]
-        slot.private = _listener(settings.private_host, self._private_port, "private_port", shared=True)
+        slot.private = bind_listener(settings.private_host, self._private_port, "private_port", shared=True)
         self._private_port = slot.private.getsockname()[1]
 
     def _refuse_taken_ports(self) -> None:
@@ -121,7 +121,7 @@ class Supervisor:
             (settings.host, settings.port, "port"),
             (settings.private_host, settings.private_port, "private_port"),
         ):
-            _listener(host, port, setting, shared=False).close()
+            bind_listener(host, port, setting, shared=False).close()
 
     def _spawn(self, slot: Slot) -> None:
         if slot.public is None or slot.private is None:
@@ -243,7 +243,7 @@ class Supervisor:
         os.close(self._rates)
 
 
-def _listener(host: str, port: int, setting: str, *, shared: bool) -> socket.socket:
+def bind_listener(host: str, port: int, setting: str, *, shared: bool) -> socket.socket:
     """A bound TCP socket; with `shared`, other processes of this user may bind the same port. Raises ConfigurationError that
     names the setting."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -26,3 +26,24 @@ UNION ALL
 (SELECT f.account_id, k.group_id, 3, k.version, k.kek_id, k.wrapped
  FROM group_key AS k JOIN tag_group AS g ON g.group_id = k.group_id JOIN folder AS f ON f.folder_id = g.folder_id
  ORDER BY k.group_id DESC, k.version DESC LIMIT $1);
+
+-- name: server
+-- What `ixfast doctor` checks of a server and of its own role. `connections` are those that are not reserved for superusers.
+SELECT split_part(current_setting('server_version'), ' ', 1) AS version,
+       pg_is_in_recovery() AS in_recovery,
+       current_setting('transaction_read_only') = 'on' AS read_only,
+       current_setting('fsync') = 'on' AS fsync,
+       current_setting('full_page_writes') = 'on' AS full_page_writes,
+       current_setting('synchronous_commit') AS synchronous_commit,
+       current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+           - coalesce(current_setting('reserved_connections', true)::int, 0) AS connections,
+       pg_backend_pid() AS pid,
+       current_user::text AS role,
+       coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create,
+       ARRAY(
+           SELECT relname::text
+           FROM pg_class
+           WHERE oid IN (to_regclass('scan_log'), to_regclass('keyed_scan'), to_regclass('tag_counter'), to_regclass('room_probe'))
+             AND NOT pg_has_role(relowner, 'USAGE')
+           ORDER BY relname
+       ) AS not_owned;

@@ -1,0 +1,235 @@
+"""Checks of a database by `ixfast doctor`. They change nothing: what they write to prove that a scan could is rolled back."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+
+from ixfast.cli.host_checks import Check
+from ixfast.cli.management_client import SinglePool
+from ixfast.config.settings import Settings
+from ixfast.errors import ConfigurationError, IxfastError
+from ixfast.keys import KeyEncryptionKeys
+from ixfast.keys.key_file import KeyFile
+from ixfast.store import migrate, partitions
+from ixfast.store.connections import hosts
+from ixfast.store.connections.fitness import Fitness
+from ixfast.store.connections.session import LedgerSession, check_version
+from ixfast.store.db_errors import reason_of
+from ixfast.store.queries import load
+
+_CONNECT_S = 5.0
+_CLOCKS_APART_WARN = dt.timedelta(seconds=2)
+_ENVELOPES = 4
+_SPARE_CONNECTIONS = 5  # For commands and interactive sessions.
+_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, ValueError)
+_REASONS = 'see "What a 503 says" in docs/how-to/operate.md'
+
+
+class _NoLedger:
+    """The ledger of a process that has none."""
+
+    failure: str | None = None
+
+    def forget_refusal(self) -> None:
+        return
+
+
+async def check_database(dsn: str, kek_file: Path, settings: Settings) -> AsyncIterator[Check]:
+    """Run the checks in order, and end after one that makes the others pointless."""
+    try:
+        connection = await _connect(dsn)
+    except _ERRORS as error:
+        yield Check("database", "FAIL", _unreachable(error))
+        return
+    try:
+        server = await connection.fetchrow(load("fitness")["server"])
+        first = _check_server(connection, server)
+        yield first
+        if first.status == "FAIL":
+            return
+        yield _check_pooler(connection, server)
+        yield _check_connections(server, settings)
+        schema = await _checked("schema", lambda: _check_schema(connection))
+        yield schema
+        if schema.status == "FAIL":
+            return
+        yield _check_role(server)
+        yield await _checked("partitions", lambda: _check_partitions(connection))
+        yield await _checked("clocks", lambda: _check_clocks(connection))
+        problems = await _examined(connection, kek_file)
+        yield await _checked("keys", lambda: _check_keys(connection, kek_file, problems))
+        yield await _checked("ledger", lambda: _check_ledger(dsn, problems))
+    finally:
+        await connection.close()
+
+
+async def _connect(dsn: str) -> Any:
+    """A connection to the host that accepts writes, or else to any, whose state the checks then report."""
+    try:
+        return await hosts.connect(dsn, _CONNECT_S, statement_cache_size=0)
+    except _ERRORS as error:
+        try:
+            return await asyncpg.connect(dsn, timeout=_CONNECT_S, statement_cache_size=0)
+        except _ERRORS:
+            raise error from None
+
+
+def _unreachable(error: Exception) -> str:
+    if isinstance(error, ValueError):  # asyncpg's message may quote a part of the password
+        return "The connection string `dsn` is malformed. Percent-encode special characters in the user name and password."
+    reason = str(error).strip().rstrip(".") or f"no answer within {_CONNECT_S:.0f} s"
+    return f"Cannot connect to the database: {reason}. Check `dsn`, the network and the server."
+
+
+async def _checked(name: str, check: Callable[[], Awaitable[Check]]) -> Check:
+    try:
+        async with asyncio.timeout(4 * _CONNECT_S):
+            return await check()
+    except IxfastError as error:
+        return Check(name, "FAIL", str(error))
+    except Exception as error:  # of any type: the other checks go on
+        return Check(name, "FAIL", f"The database refused this check ({reason_of(error)}); {_REASONS}.")
+
+
+def _check_server(connection: Any, server: Any) -> Check:
+    try:
+        check_version(connection)
+    except ConfigurationError as error:
+        return Check("database", "FAIL", str(error))
+    text = f"PostgreSQL {server['version']}"
+    if server["in_recovery"]:
+        return Check(
+            "database", "FAIL", f"{text} is a standby, which takes no scans: set dsn to the primary, or promote this one."
+        )
+    if server["read_only"]:
+        return Check("database", "FAIL", f"{text} is read-only: turn default_transaction_read_only off.")
+    off = [name for name in ("fsync", "full_page_writes") if not server[name]]
+    if off:
+        return Check(
+            "database", "FAIL", f"{text} may lose what it acknowledged: turn {' and '.join(off)} on and reload its configuration."
+        )
+    return Check("database", "OK", f"{text}, keeps what it acknowledges (fsync, full_page_writes)")
+
+
+def _check_pooler(connection: Any, server: Any) -> Check:
+    """A pooler invents the process id that it sends when a client connects."""
+    if connection.get_server_pid() != server["pid"]:
+        return Check(
+            "pooler",
+            "WARN",
+            "A connection pooler is between ixfast and PostgreSQL. It must pool sessions, not transactions; set dsn to the "
+            "server itself to be sure.",
+        )
+    return Check("pooler", "OK", "none between ixfast and PostgreSQL")
+
+
+def _check_connections(server: Any, settings: Settings) -> Check:
+    each = settings.committers + settings.pool_size + 1
+    wanted, available = settings.worker_count * each + _SPARE_CONNECTIONS, server["connections"]
+    text = f"{settings.worker_count} workers of this host need up to {wanted} connections; the server has {available}"
+    if wanted > available:
+        return Check("connections", "FAIL", f"{text}: raise max_connections of the server, or lower workers or pool_size.")
+    return Check("connections", "OK", text)
+
+
+def _check_role(server: Any) -> Check:
+    role, tables = server["role"], server["not_owned"]
+    if tables:
+        return Check(
+            "role",
+            "FAIL",
+            f"The role {role} does not own {', '.join(tables)}, so it cannot create partitions: set dsn to the owner's role, or "
+            f"grant it with: GRANT owner TO {role}",
+        )
+    if not server["may_create"]:
+        return Check(
+            "role", "FAIL", f"The role {role} cannot create tables, which partitions are: GRANT CREATE ON SCHEMA public TO {role}"
+        )
+    return Check("role", "OK", f"{role} owns the tables and can create partitions")
+
+
+async def _check_schema(connection: Any) -> Check:
+    await migrate.check(connection)
+    later = [each.name for each in await migrate.pending(connection)]
+    if later:
+        return Check(
+            "schema",
+            "WARN",
+            f"{', '.join(later)} is not applied: run `ixfast migrate --post` when no server of the previous release runs.",
+        )
+    return Check("schema", "OK", f"up to date ({len(migrate.migrations())} migrations)")
+
+
+async def _check_partitions(connection: Any) -> Check:
+    current = await partitions.current_missing(connection)
+    if current:
+        raise ConfigurationError(f"The current partition of {', '.join(current)} is missing: run `ixfast migrate`.")
+    clocks = await partitions.read_clocks(connection)
+    later = []
+    for table in partitions.TABLES:
+        ranges = await partitions.ranges(connection, table)
+        for day in table.wanted(clocks):
+            noon = dt.datetime.combine(day, dt.time(12), dt.UTC)
+            if not any(noon in each for each in ranges):
+                later.append(table.name(day))
+    if later:
+        return Check("partitions", "WARN", f"{', '.join(later)} will be needed: start the server, or run `ixfast migrate`.")
+    return Check("partitions", "OK", "the current ones and those of the next weeks exist")
+
+
+async def _check_clocks(connection: Any) -> Check:
+    clocks = await partitions.read_clocks(connection)
+    apart = abs(clocks.database - clocks.host)
+    text = f"the clocks of this host and of the database differ by {apart.total_seconds():.1f} s"
+    if not clocks.agree:
+        return Check("clocks", "FAIL", f"{text}: set them right (NTP). API keys may expire at the wrong time.")
+    if apart > _CLOCKS_APART_WARN:
+        return Check("clocks", "WARN", f"{text}: synchronise them (NTP).")
+    return Check("clocks", "OK", text)
+
+
+async def _examined(connection: Any, kek_file: Path) -> dict[str, str]:
+    """What a worker's own checks find, by part. A key file that cannot be used has a check of its own."""
+    try:
+        keks = KeyEncryptionKeys.load_file(kek_file)
+    except IxfastError:
+        keks = KeyEncryptionKeys.none_yet(_nothing)
+    fitness = Fitness(SinglePool(connection), keks, _NoLedger())
+    await fitness.examine()
+    return fitness.problems
+
+
+async def _nothing() -> None:
+    return
+
+
+async def _check_keys(connection: Any, kek_file: Path, problems: Mapping[str, str]) -> Check:
+    """Whether the key file belongs to this database: a few of the oldest and newest envelopes are sealed under its keys."""
+    rows = await connection.fetch(load("fitness")["envelopes"], _ENVELOPES)
+    if not rows:
+        return Check("keys", "OK", "the database has no keys yet")
+    known = {line.id for line in KeyFile.read(kek_file).lines}
+    unknown = sorted({row["kek_id"] for row in rows} - known)
+    if unknown:
+        raise ConfigurationError(
+            f"The database has keys that are sealed under {', '.join(unknown)}, which {kek_file} lacks: restore its line from a "
+            "backup, or set kek_file to the file of this database."
+        )
+    if "keys" in problems:
+        raise ConfigurationError(f"{kek_file} opens no key of the database: set kek_file to the file of this database.")
+    return Check("keys", "OK", f"{kek_file} opens keys of this database")
+
+
+async def _check_ledger(dsn: str, problems: Mapping[str, str]) -> Check:
+    """What a worker does before it is ready: prepare the statements of the ledger, and write what a pass writes."""
+    if "database" in problems:
+        raise ConfigurationError(f"A scan could not be stored ({problems['database']}); {_REASONS}.")
+    session = await LedgerSession.open(dsn)
+    session.terminate()
+    return Check("ledger", "OK", "a scan can be stored (tried and rolled back)")
