@@ -167,6 +167,34 @@ def test_profile_rules_and_fields_of_a_group(on: Installation) -> None:
     assert on.json("group", "create", "acme", "piped", "--profile", "-", given=given)["profile"]["name"] == "own"
 
 
+def test_a_group_is_changed(on: Installation) -> None:
+    rules = {"groups": [{"name": "first", "when": "scan_count == 1", "response": "Welcome"}], "default": "No"}
+    words = ["group", "set", "acme", "shoes", "--name", "boots", "--rules", "-", "--retry-window", "9"]
+    changed = on.json(*words, given=json.dumps(rules))
+    assert (changed["name"], changed["retry_window_s"], changed["rules"]["default"]) == ("boots", 9, "No")
+    changed = on.json("group", "set", "acme", "boots", "--no-rules", "--inactive", "--profile", "ixkio-plain")
+    assert (changed["rules"], changed["active"], changed["profile"]["name"]) == (None, False, "ixkio-plain")
+    assert changed["retry_window_s"] == 9
+    assert re.search(r"^active +yes$", on.done("group", "set", "acme", "boots", "--active"), re.MULTILINE)
+    assert "Nothing to change" in on.refused("group", "set", "acme", "boots")
+    assert "exclude each other" in on.refused("group", "set", "acme", "boots", "--no-rules", "--rules", "-")
+    assert "not defined by the folder" in on.refused("group", "set", "acme", "boots", "--field", "Colour=red")
+    bad = on.file(json.dumps({"groups": [{"name": "a", "when": "nonsense", "response": "b"}], "default": "c"}))
+    assert "nonsense" in on.refused("group", "set", "acme", "boots", "--rules", bad)
+
+
+def test_a_batch_is_deactivated_as_one(on: Installation) -> None:
+    made = "INSERT INTO batch (group_id, name) SELECT group_id, 'first' FROM tag_group WHERE name = 'shoes' RETURNING batch_id"
+    (batch,) = on.fetch(made)
+    on.add_tags("acme", "shoes", 3, batch=batch["batch_id"])
+    assert [(each["name"], each["tags"]) for each in on.json("batch", "list", "acme", "shoes")["items"]] == [("first", 3)]
+    assert on.done("batch", "deactivate", "acme", "shoes", "first") == "batch first is inactive\n"
+    assert on.json("tag", "show", "00000001")["inactive_parents"] == ["batch"]
+    assert on.json("batch", "activate", "acme", "shoes", "first")["active"] is True
+    assert on.refused("batch", "activate", "acme", "shoes", "frist") == "There is no batch frist; did you mean first?"
+    assert on.refused("batch", "list", "acme", "theirs") == "There is no group theirs."
+
+
 def test_a_change_is_in_the_audit_log_and_notifies_the_workers(on: Installation) -> None:
     (before,) = on.fetch("SELECT generation FROM catalogue_generation")
     on.add_tags("acme", "shoes", 1)
@@ -426,7 +454,8 @@ def test_objects_of_another_account_do_not_exist(furnished: Installation, words:
 
 READS = [
     ("account", "list"), ("account", "show", "acme"), ("api-key", "list", "other"), ("folder", "list", "acme"),
-    ("group", "list", "acme"), ("group", "show", "acme", "shoes"), ("meta-key", "list", "acme"), ("tag", "list", "acme"),
+    ("group", "list", "acme"), ("group", "show", "acme", "shoes"), ("batch", "list", "acme", "shoes"),
+    ("meta-key", "list", "acme"), ("tag", "list", "acme"),
     ("tag", "show", "00000001"),
 ]  # fmt: skip
 

@@ -37,9 +37,9 @@ NOWHERE = "postgresql://someone:a-password@127.0.0.1:1/nothing"
 # What a command does about a private database that does not exist. Commands of a group are classified by the group.
 CREATES = {"ixfast serve", "ixfast demo"}
 ADMINISTRATES = {
-    "ixfast account", "ixfast api-key", "ixfast folder", "ixfast group", "ixfast meta-key", "ixfast tag", "ixfast import",
-    "ixfast export", "ixfast keys rotate", "ixfast keys remove",
-    "ixfast keys status", "ixfast migrate", "ixfast recover-counters", "ixfast verify", "ixfast audit",
+    "ixfast account", "ixfast api-key", "ixfast batch", "ixfast folder", "ixfast group", "ixfast meta-key", "ixfast tag",
+    "ixfast import", "ixfast export", "ixfast keys rotate", "ixfast keys remove", "ixfast keys status", "ixfast migrate",
+    "ixfast recover-counters", "ixfast verify", "ixfast audit",
 }  # fmt: skip
 NEEDS_NONE = {
     "ixfast tap", "ixfast keys init", "ixfast keys add", "ixfast profile", "ixfast rules", "ixfast simulate", "ixfast settings",
@@ -186,7 +186,8 @@ def words_for(path: str, folder: Path) -> list[str]:
     file.write_text(NOWHERE)
     key_file = folder / "key"
     key_file.write_text("0" * 32)
-    words = path.split()[1:] + {"ixfast audit": ["--account", "x"], "ixfast account set": ["--open"]}.get(path, [])
+    more = {"ixfast audit": ["--account", "x"], "ixfast account set": ["--open"], "ixfast group set": ["--active"]}
+    words = path.split()[1:] + more.get(path, [])
     for each in LEAVES[path].params:
         if each.required:
             value = str(file) if isinstance(each.type, click.File | click.Path) or each.name == "file" else "x"

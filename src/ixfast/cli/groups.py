@@ -1,11 +1,9 @@
-"""`ixfast folder`, `ixfast group` and `ixfast meta-key`: where tags belong, their encoding and shared keys."""
+"""`ixfast group`: groups of tags with their encoding profile, rules and master keys."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,97 +12,26 @@ import msgspec
 
 from ixfast.chips import PRESETS
 from ixfast.cli.database import resolve
-from ixfast.cli.management_client import ManagementClient, management, unknown
+from ixfast.cli.folders import find_folder
+from ixfast.cli.management_client import PAGE_ROWS, ManagementClient, management, unknown
+from ixfast.cli.meta_keys import KEY_SOURCE, add_meta_key, key_text, print_added_key, read_key, read_text
 from ixfast.cli.options import DATABASE, DATABASE_AND_KEYS, with_settings
 from ixfast.cli.output import cell_text, json_option, print_block, print_json, print_table, tag_number
 from ixfast.errors import InputError
-from ixfast.keys import check_value
 from ixfast.keys.diversify import DEFAULT_DERIVATIONS
-from ixfast.limits import RULE_SET_BYTES_MAX
 from ixfast.store.admin import tag_search
 
-PAGE_ROWS = 1000
-_FILE_BYTES_MAX = max(RULE_SET_BYTES_MAX, 64 * 1024)
 _FOLDER = "Default"
-_KEY_SOURCE = "FILE|-"
 
 
 def register(main: click.Group) -> None:
     @main.group()
-    def folder() -> None:
-        """Folders: groups of an account that have the same extended fields."""
-
-    @main.group()
     def group() -> None:
         """Tag groups: tags with the same encoding profile and rules."""
 
-    @main.group("meta-key")
-    def meta_key() -> None:
-        """Meta keys, which decrypt what a chip mirrors encrypted. All groups of an account share them."""
-
-    _register_folder_commands(folder)
     _register_group_reads(group)
     _register_group_edits(group)
-    _register_meta_key_commands(meta_key)
-
-
-def _register_folder_commands(folder: click.Group) -> None:
-    @folder.command("list")
-    @click.argument("aid")
-    @json_option
-    @with_settings(*DATABASE)
-    def folder_list(aid: str, as_json: bool, config: Path | None, **flags: object) -> None:
-        """List the folders of the account AID."""
-
-        async def work(dsn: str) -> list[Any]:
-            async with management(dsn, aid, readonly=True) as client:
-                return await client.all("/v2/folders", limit=PAGE_ROWS)
-
-        with resolve(flags, config).database() as dsn:
-            found = asyncio.run(work(dsn))
-        if as_json:
-            print_json({"items": found})
-            return
-        rows = [(f.id, f.name, f.active, [field.name for field in f.fields], f.created_at) for f in found]
-        print_table(("ID", "FOLDER", "ACTIVE", "FIELDS", "CREATED"), rows, empty="No folders.")
-
-    @folder.command("create")
-    @click.argument("aid")
-    @click.argument("name")
-    @click.option("--field", "fields", multiple=True, metavar="NAME", help="Define an extended field; repeatable.")
-    @click.option(
-        "--reply-field", "reply_fields", multiple=True, metavar="NAME",
-        help="Define an extended field that is part of responses to scans; repeatable.",
-    )  # fmt: skip
-    @json_option
-    @with_settings(*DATABASE)
-    def folder_create(
-        aid: str, name: str, fields: tuple[str, ...], reply_fields: tuple[str, ...], as_json: bool, config: Path | None,
-        **flags: object,
-    ) -> None:  # fmt: skip
-        """Create the folder NAME in the account AID."""
-        definitions = [{"name": each, "in_reply": False} for each in fields]
-        definitions += [{"name": each, "in_reply": True} for each in reply_fields]
-
-        async def work(dsn: str) -> Any:
-            async with management(dsn, aid) as client:
-                return await client.post("/v2/folders", {"name": name, "fields": definitions})
-
-        with resolve(flags, config).database() as dsn:
-            made = asyncio.run(work(dsn))
-        if as_json:
-            print_json(made)
-        else:
-            click.echo(f"folder {name} created in account {aid}")
-
-
-async def find_folder(client: ManagementClient, name: str) -> Any:
-    """The folder with this name. Raises InputError if there is none, with similar ones."""
-    folders = await client.all("/v2/folders", limit=PAGE_ROWS)
-    found = next((folder for folder in folders if folder.name == name), None)
-    if found is None:
-        raise unknown("folder", name, [folder.name for folder in folders])
-    return found
+    _register_set(group)
 
 
 async def find_group(client: ManagementClient, name: str, folder: str | None) -> Any:
@@ -216,11 +143,6 @@ def _rules_text(rules: Mapping[str, Any] | None) -> str | None:
     return f"{', '.join(names)}; default" if names else "default"
 
 
-def key_text(key: Any) -> str:
-    """A version of a key, without the key."""
-    return f"version {key.version} ({key.check_value}{'' if key.live else ', retired'})"
-
-
 def _register_group_edits(group: click.Group) -> None:
     @group.command("create")
     @click.argument("aid")
@@ -230,13 +152,13 @@ def _register_group_edits(group: click.Group) -> None:
         "--profile", metavar="PRESET|@FILE|-",
         help="Encoding profile: a preset, or JSON as `ixfast profile detect` prints it. Without it, tags are not authenticated.",
     )  # fmt: skip
-    @click.option("--rules", "rules_file", metavar=_KEY_SOURCE, help="File with a rule set in JSON.")
+    @click.option("--rules", "rules_file", metavar=KEY_SOURCE, help="File with a rule set in JSON.")
     @click.option("--field", "fields", multiple=True, metavar="NAME=VALUE", help="Value of an extended field; repeatable.")
     @click.option("--retry-window", type=click.IntRange(0), default=0, metavar="SECONDS", help="Time in which a tap may repeat.")
     @click.option("--derivation", metavar="SCHEME|@FILE|-", help="Derive the keys of tags from a master key.")
-    @click.option("--master-key", metavar=_KEY_SOURCE, help="File with the master key, 32 hex digits. Requires --derivation.")
+    @click.option("--master-key", metavar=KEY_SOURCE, help="File with the master key, 32 hex digits. Requires --derivation.")
     @click.option("--enrols", is_flag=True, help="Create a tag at its first genuine tap. Requires --derivation.")
-    @click.option("--meta-key", metavar=_KEY_SOURCE, help="File with a meta key, 32 hex digits, to add to the account.")
+    @click.option("--meta-key", metavar=KEY_SOURCE, help="File with a meta key, 32 hex digits, to add to the account.")
     @json_option
     @with_settings(*DATABASE_AND_KEYS)
     def group_create(aid: str, name: str, as_json: bool, config: Path | None, **options: Any) -> None:
@@ -274,7 +196,7 @@ def _register_group_edits(group: click.Group) -> None:
     @group.command("add-key")
     @click.argument("aid")
     @click.argument("name")
-    @click.argument("key_file", metavar=_KEY_SOURCE)
+    @click.argument("key_file", metavar=KEY_SOURCE)
     @click.option("--folder", help="The folder of the group, if several folders have a group of this name.")
     @click.option("--retire-others", is_flag=True, help="Retire the older versions, so that they verify nothing any more.")
     @json_option
@@ -294,7 +216,60 @@ def _register_group_edits(group: click.Group) -> None:
 
         with environment.database() as dsn:
             made = asyncio.run(work(dsn))
-        _print_added("master key", made, as_json=as_json)
+        print_added_key("master key", made, as_json=as_json)
+
+
+def _register_set(group: click.Group) -> None:
+    @group.command("set")
+    @click.argument("aid")
+    @click.argument("name")
+    @click.option("--folder", help="The folder of the group, if several folders have a group of this name.")
+    @click.option("--name", "new_name", help="Rename the group.")
+    @click.option("--active/--inactive", default=None, help="Whether tags of the group can pass.")
+    @click.option("--profile", metavar="PRESET|@FILE|-", help="Encoding profile: a preset, or JSON.")
+    @click.option("--rules", "rules_file", metavar=KEY_SOURCE, help="File with a rule set in JSON.")
+    @click.option("--no-rules", is_flag=True, help="Remove the rule set.")
+    @click.option("--field", "fields", multiple=True, metavar="NAME=VALUE", help="Value of an extended field; repeatable.")
+    @click.option("--retry-window", type=click.IntRange(0), metavar="SECONDS", help="Time in which a tap may repeat.")
+    @json_option
+    @with_settings(*DATABASE)
+    def group_set(aid: str, name: str, folder: str | None, as_json: bool, config: Path | None, **options: Any) -> None:
+        """Change the group NAME of the account AID. What no option names stays as it is."""
+        changes = _changes(options)
+        if not changes:
+            raise click.UsageError("Nothing to change: add an option such as --rules, --field or --inactive.")
+
+        async def work(dsn: str) -> dict[str, Any]:
+            async with management(dsn, aid) as client:
+                found = await find_group(client, name, folder)
+                return await _described(client, await client.patch("/v2/groups/{id}", changes, id=found.id))
+
+        with resolve(options, config).database() as dsn:
+            changed = asyncio.run(work(dsn))
+        if as_json:
+            print_json(changed)
+        else:
+            print_block(_block(changed))
+
+
+def _changes(options: dict[str, Any]) -> dict[str, Any]:
+    """The body that changes a group, from the options of the command, which are removed."""
+    name, active, profile, rules_file, no_rules, fields, retry_window = (
+        options.pop(each) for each in ("new_name", "active", "profile", "rules_file", "no_rules", "fields", "retry_window")
+    )
+    if rules_file is not None and no_rules:
+        raise click.UsageError("--rules and --no-rules exclude each other.")
+    if profile == rules_file == "-":
+        raise click.UsageError("Only one option can read standard input.")
+    body = {
+        "name": name,
+        "active": active,
+        "profile": _named_or_json(profile, "--profile", {preset: preset for preset in PRESETS}),
+        "rules": _json(rules_file, "--rules") if rules_file is not None else None,
+        "fields": dict(map(_assignment, fields)) or None,
+        "retry_window_s": retry_window,
+    }
+    return {member: value for member, value in body.items() if value is not None} | ({"rules": None} if no_rules else {})
 
 
 def _draft(name: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, bytes | None]]:
@@ -332,24 +307,9 @@ def _named_or_json(text: str | None, option: str, named: Mapping[str, Any]) -> A
 
 def _json(source: str, option: str) -> Any:
     try:
-        return msgspec.json.decode(_text(source, option))
+        return msgspec.json.decode(read_text(source, option))
     except msgspec.DecodeError as error:
         raise click.UsageError(f"{option}: {source} is not JSON: {error}.") from None
-
-
-def _text(source: str, option: str) -> str:
-    """The content of a file, or of standard input."""
-    try:
-        with contextlib.ExitStack() as stack:
-            file = sys.stdin if source == "-" else stack.enter_context(Path(source).open(encoding="utf-8"))
-            text = file.read(_FILE_BYTES_MAX + 1)
-    except OSError as error:
-        raise click.UsageError(f"{option}: cannot read {source}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise click.UsageError(f"{option}: {source} is not text in UTF-8.") from None
-    if len(text) > _FILE_BYTES_MAX:
-        raise click.UsageError(f"{option}: {source} is larger than {_FILE_BYTES_MAX} bytes.")
-    return text
 
 
 def _assignment(text: str) -> tuple[str, str]:
@@ -357,71 +317,3 @@ def _assignment(text: str) -> tuple[str, str]:
     if not equals:
         raise click.UsageError(f"--field {text}: write NAME=VALUE.")
     return name, value
-
-
-def read_key(source: str) -> bytes:
-    """An AES-128 key from a file or standard input, so that other users do not see it in the list of processes.
-
-    No error shows the text: it may be most of a key.
-    """
-    lines: Sequence[str] = [line.partition("#")[0].strip() for line in _text(source, "key").splitlines()]
-    words = [line for line in lines if line]
-    with contextlib.suppress(ValueError):
-        if len(words) == 1 and len(words[0]) == 32:
-            return bytes.fromhex(words[0])
-    raise click.UsageError(f"{'standard input' if source == '-' else source} must contain one key of 32 hex digits.")
-
-
-async def add_meta_key(client: ManagementClient, value: bytes, *, retire_others: bool = False) -> Any:
-    """Add a meta key to the account, unless it is one of its live ones. Returns its version."""
-    same = check_value(value).hex().upper()
-    for key in await client.all("/v2/meta-keys"):
-        if key.live and key.check_value == same and not retire_others:
-            return key
-    return await client.post("/v2/meta-keys", {"key": value.hex(), "retire_others": retire_others})
-
-
-def _register_meta_key_commands(meta_key: click.Group) -> None:
-    @meta_key.command("list")
-    @click.argument("aid")
-    @json_option
-    @with_settings(*DATABASE)
-    def meta_key_list(aid: str, as_json: bool, config: Path | None, **flags: object) -> None:
-        """List the versions of the meta key of the account AID, without the keys."""
-
-        async def work(dsn: str) -> list[Any]:
-            async with management(dsn, aid, readonly=True) as client:
-                return await client.all("/v2/meta-keys")
-
-        with resolve(flags, config).database() as dsn:
-            found = asyncio.run(work(dsn))
-        if as_json:
-            print_json({"items": found})
-            return
-        rows = [(key.version, key.check_value, "live" if key.live else "retired", key.created_at) for key in found]
-        print_table(("VERSION", "CHECK VALUE", "STATE", "CREATED"), rows, empty="No meta keys.")
-
-    @meta_key.command("add")
-    @click.argument("aid")
-    @click.argument("key_file", metavar=_KEY_SOURCE)
-    @click.option("--retire-others", is_flag=True, help="Retire the older versions, so that they decrypt nothing any more.")
-    @json_option
-    @with_settings(*DATABASE_AND_KEYS)
-    def meta_key_add(aid: str, key_file: str, retire_others: bool, as_json: bool, config: Path | None, **flags: object) -> None:
-        """Add the meta key in FILE, 32 hex digits, to the account AID."""
-        value, environment = read_key(key_file), resolve(flags, config)
-
-        async def work(dsn: str) -> Any:
-            async with management(dsn, aid, environment) as client:
-                return await add_meta_key(client, value, retire_others=retire_others)
-
-        with environment.database() as dsn:
-            made = asyncio.run(work(dsn))
-        _print_added("meta key", made, as_json=as_json)
-
-
-def _print_added(kind: str, key: Any, *, as_json: bool) -> None:
-    if as_json:
-        print_json(key)
-    else:
-        click.echo(f"the {kind} is version {key.version}; its check value is {key.check_value}")

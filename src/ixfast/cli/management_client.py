@@ -25,6 +25,7 @@ from ixfast.store.admin import edits, tag_search
 from ixfast.store.admin.edits import Caller
 from ixfast.store.queries import load
 
+PAGE_ROWS = 1000
 _SUGGESTIONS = 3
 _ROUTES = {(route.method, route.path): route for route in ROUTES}
 

@@ -11,8 +11,9 @@ import click
 import msgspec
 
 from ixfast.cli.database import connected, resolve
-from ixfast.cli.groups import find_group, key_text
-from ixfast.cli.management_client import ManagementClient, management, unknown
+from ixfast.cli.groups import find_group
+from ixfast.cli.management_client import PAGE_ROWS, ManagementClient, management, unknown
+from ixfast.cli.meta_keys import key_text
 from ixfast.cli.options import DATABASE, with_settings
 from ixfast.cli.output import json_option, note_more, print_block, print_json, print_table
 from ixfast.store.admin import tag_search
@@ -20,7 +21,6 @@ from ixfast.store.queries import load
 
 ROWS = 100
 ROWS_MAX = 10_000
-_PAGE_ROWS = 1000
 _READ_MAX = 50_000  # Tags that one command reads at most to find those that match its filters.
 
 
@@ -96,9 +96,9 @@ def _register_list(tag: click.Group) -> None:
 
 
 async def _find(client: ManagementClient, filters: _Filter) -> _Found:
-    groups = await client.all("/v2/groups", limit=_PAGE_ROWS)
+    groups = await client.all("/v2/groups", limit=PAGE_ROWS)
     group = await find_group(client, filters.group, filters.folder) if filters.group is not None else None
-    batches = await client.all("/v2/batches", limit=_PAGE_ROWS, group=group.id if group is not None else None)
+    batches = await client.all("/v2/batches", limit=PAGE_ROWS, group=group.id if group is not None else None)
     batch = next((each for each in batches if each.name == filters.batch), None)
     if filters.batch is not None and batch is None:
         raise unknown("batch", filters.batch, [each.name for each in batches])
@@ -123,14 +123,14 @@ async def _by_id(client: ManagementClient, filters: _Filter, group: Any, batch: 
     """Tags in the order in which they were created."""
     cursor = await client.cursor_after_tag(filters.after) if filters.after is not None else None
     place = {"batch": batch.id} if batch is not None else {"group": group.id} if group is not None else {}
-    rows = min(filters.limit + 1, _PAGE_ROWS)
+    rows = min(filters.limit + 1, PAGE_ROWS)
     while True:
         tags, cursor = await client.page("/v2/tags", limit=rows, cursor=cursor, **place)
         for each in tags:
             yield each
         if cursor is None:
             return
-        rows = _PAGE_ROWS
+        rows = PAGE_ROWS
 
 
 async def _by_code(client: ManagementClient, filters: _Filter) -> AsyncIterator[Any]:
@@ -138,7 +138,7 @@ async def _by_code(client: ManagementClient, filters: _Filter) -> AsyncIterator[
     assert filters.prefix is not None
     after = filters.after or ""
     while True:
-        rows = min(filters.limit + 1, _PAGE_ROWS)
+        rows = min(filters.limit + 1, PAGE_ROWS)
         codes = await tag_search.codes_with_prefix(client.connection, client.account_id, filters.prefix, after, rows)
         for code in codes:
             yield await client.get("/v2/tags/{xuid}", xuid=code)
