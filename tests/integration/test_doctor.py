@@ -294,6 +294,13 @@ def test_a_database_that_cannot_be_reached(doctor: Doctor) -> None:
     assert list(doctor.checks()) == [*HOST, "database"]
 
 
+def test_a_private_database_whose_server_was_killed(tmp_path: Path, free_port: int) -> None:
+    (tmp_path / "dsn").write_text("postgresql://ixfast:hunter2@127.0.0.1:1/ixfast")
+    doctor = Doctor(data_dir=tmp_path, port=free_port, private_port=0)
+    assert doctor.only("database", "FAIL").endswith("its server was probably killed; run `ixfast serve` again.")
+    assert "hunter2" not in doctor.printed
+
+
 def test_a_read_only_database(doctor: Doctor) -> None:
     dsn = str(doctor.settings["dsn"])
     administer(dsn, f"ALTER DATABASE {dsn.partition('?')[0].rpartition('/')[2]} SET default_transaction_read_only = on")

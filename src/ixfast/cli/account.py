@@ -42,7 +42,7 @@ def _register_account_reads(account: click.Group) -> None:
     @click.option(
         "--limit", type=click.IntRange(1, ROWS_MAX), default=ROWS, show_default=True, help="Maximum number of accounts."
     )
-    @click.option("--after", default="", metavar="AID", help="Begin after this account.")
+    @click.option("--after", default="", metavar="AID", help="Start after this account, the last one of the previous page.")
     @json_option
     @with_settings(*DATABASE)
     def account_list(limit: int, after: str, as_json: bool, config: Path | None, **flags: object) -> None:

@@ -45,7 +45,7 @@ async def check_database(dsn: str, kek_file: Path, settings: Settings) -> AsyncI
     try:
         connection = await _connect(dsn)
     except _ERRORS as error:
-        yield Check("database", "FAIL", _unreachable(error))
+        yield Check("database", "FAIL", _unreachable(error, private=settings.dsn is None))
         return
     try:
         server = await connection.fetchrow(load("fitness")["server"])
@@ -80,10 +80,12 @@ async def _connect(dsn: str) -> Any:
             raise error from None
 
 
-def _unreachable(error: Exception) -> str:
+def _unreachable(error: Exception, *, private: bool) -> str:
     if isinstance(error, ValueError):  # asyncpg's message may quote a part of the password
         return "The connection string `dsn` is malformed. Percent-encode special characters in the user name and password."
     reason = str(error).strip().rstrip(".") or f"no answer within {_CONNECT_S:.0f} s"
+    if private:
+        return f"The private PostgreSQL does not answer ({reason}): its server was probably killed; run `ixfast serve` again."
     return f"Cannot connect to the database: {reason}. Check `dsn`, the network and the server."
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ixfast.keys.diversify import DEFAULT_DERIVATIONS
 from ixfast.store.admin import tag_search
 
 _FOLDER = "Default"
+_HELP_COLUMNS = 76
 
 
 def register(main: click.Group) -> None:
@@ -143,8 +145,14 @@ def _rules_text(rules: Mapping[str, Any] | None) -> str | None:
     return f"{', '.join(names)}; default" if names else "default"
 
 
+def _names(title: str, names: Iterable[str]) -> str:
+    """A line of the help, wrapped without breaking a name at its hyphens."""
+    text = f"{title}: {', '.join(names)}"
+    return textwrap.fill(text, _HELP_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
+
+
 def _register_group_edits(group: click.Group) -> None:
-    @group.command("create")
+    @group.command("create", epilog=f"\b\n{_names('Presets', PRESETS)}\n{_names('Derivation schemes', DEFAULT_DERIVATIONS)}")
     @click.argument("aid")
     @click.argument("name")
     @click.option("--folder", default=_FOLDER, show_default=True, help="The group's folder; created if it does not exist.")
@@ -154,8 +162,14 @@ def _register_group_edits(group: click.Group) -> None:
     )  # fmt: skip
     @click.option("--rules", "rules_file", metavar=KEY_SOURCE, help="File with a rule set in JSON.")
     @click.option("--field", "fields", multiple=True, metavar="NAME=VALUE", help="Value of an extended field; repeatable.")
-    @click.option("--retry-window", type=click.IntRange(0), default=0, metavar="SECONDS", help="Time in which a tap may repeat.")
-    @click.option("--derivation", metavar="SCHEME|@FILE|-", help="Derive the keys of tags from a master key.")
+    @click.option(
+        "--retry-window",
+        type=click.IntRange(0),
+        default=0,
+        metavar="SECONDS",
+        help="How long the newest tap passes again. 0: never.",
+    )
+    @click.option("--derivation", metavar="SCHEME|@FILE|-", help="Derive the keys of tags from a master key: a scheme, or JSON.")
     @click.option("--master-key", metavar=KEY_SOURCE, help="File with the master key, 32 hex digits. Requires --derivation.")
     @click.option("--enrols", is_flag=True, help="Create a tag at its first genuine tap. Requires --derivation.")
     @click.option("--meta-key", metavar=KEY_SOURCE, help="File with a meta key, 32 hex digits, to add to the account.")
@@ -226,11 +240,13 @@ def _register_set(group: click.Group) -> None:
     @click.option("--folder", help="The folder of the group, if several folders have a group of this name.")
     @click.option("--name", "new_name", help="Rename the group.")
     @click.option("--active/--inactive", default=None, help="Whether tags of the group can pass.")
-    @click.option("--profile", metavar="PRESET|@FILE|-", help="Encoding profile: a preset, or JSON.")
+    @click.option("--profile", metavar="PRESET|@FILE|-", help="Encoding profile, as in `ixfast group create`.")
     @click.option("--rules", "rules_file", metavar=KEY_SOURCE, help="File with a rule set in JSON.")
     @click.option("--no-rules", is_flag=True, help="Remove the rule set.")
     @click.option("--field", "fields", multiple=True, metavar="NAME=VALUE", help="Value of an extended field; repeatable.")
-    @click.option("--retry-window", type=click.IntRange(0), metavar="SECONDS", help="Time in which a tap may repeat.")
+    @click.option(
+        "--retry-window", type=click.IntRange(0), metavar="SECONDS", help="How long the newest tap passes again. 0: never."
+    )
     @json_option
     @with_settings(*DATABASE)
     def group_set(aid: str, name: str, folder: str | None, as_json: bool, config: Path | None, **options: Any) -> None:

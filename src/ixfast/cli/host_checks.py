@@ -54,7 +54,8 @@ def checked(name: str, check: Callable[[], Check]) -> Check:
         return Check(name, "FAIL", str(error))
     except OSError as error:
         place = f"{error.filename}: " if error.filename is not None else ""
-        return Check(name, "FAIL", f"{place}{error.strerror or type(error).__name__}.")
+        remedy = " Run this command as the user that runs the server." if isinstance(error, PermissionError) else ""
+        return Check(name, "FAIL", f"{place}{error.strerror or type(error).__name__}.{remedy}")
     except Exception as error:  # a broken check must not hide the others
         return Check(name, "FAIL", f"This could not be checked: {type(error).__name__}. Please report it.")
 

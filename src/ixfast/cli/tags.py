@@ -63,15 +63,15 @@ def _register_list(tag: click.Group) -> None:
     @click.option("--folder", help="The folder of the group, if several folders have a group of this name.")
     @click.option("--batch", help="Only tags of this batch of the group.")
     @click.option("--active/--inactive", default=None, help="Only tags that are active, or that are not.")
-    @click.option("--prefix", metavar="TEXT", help="Only tags whose code begins so, in the order of their codes.")
+    @click.option("--prefix", metavar="TEXT", help="Only tags whose code begins with this text, in the order of their codes.")
     @click.option("--limit", type=click.IntRange(1, ROWS_MAX), default=ROWS, show_default=True, help="Maximum number of tags.")
-    @click.option("--after", metavar="CODE", help="Begin after this tag: the last one of the page before.")
+    @click.option("--after", metavar="CODE", help="Start after this tag, the last one of the previous page.")
     @json_option
     @with_settings(*DATABASE)
     def tag_list(aid: str, as_json: bool, config: Path | None, **options: Any) -> None:
         """List tags of the account AID, the oldest first.
 
-        A page ends at --limit, and also after 50,000 tags that do not match. The next page begins with --after.
+        A page ends at --limit, and also after reading 50,000 tags. The command prints how to list the next page.
         """
         filters = _Filter(**{name: options.pop(name) for name in _Filter._fields})
         if filters.group is None and (filters.batch is not None or filters.folder is not None):
