@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import datetime as dt
 import json
 import re
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
@@ -30,8 +32,12 @@ from ixfast.keys import KeyEncryptionKeys
 from ixfast.testing.provision import provision
 from ixfast.testing.virtual_tags import VirtualFleet
 
+if TYPE_CHECKING:
+    from conftest import Postgres
+
 HOST = ["installation", "settings", "data directory", "key file", "TLS", "addresses file", "limits", "server"]
 DATABASE = ["database", "pooler", "connections", "schema", "role", "partitions", "clocks", "keys", "ledger"]
+KEY_DATA = b"K\0\0\0\x0c"  # BackendKeyData; the process id follows.
 LINE = re.compile(r"^(OK  |WARN|FAIL)  (.{14})  (\S.*)$")
 
 
@@ -262,7 +268,7 @@ def test_a_taken_port(doctor: Doctor) -> None:
 
 def test_management_on_every_interface(doctor: Doctor) -> None:
     doctor.settings["private_host"] = "0.0.0.0"
-    assert "exposes management on every network interface" in doctor.only("server", "WARN")
+    assert "exposes management on all network interfaces" in doctor.only("server", "WARN")
 
 
 def test_a_running_server_on_a_private_database(server_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,6 +335,57 @@ def test_missing_partitions(doctor: Doctor) -> None:
 def test_too_few_connections(doctor: Doctor) -> None:
     doctor.settings |= {"workers": 256, "pool_size": 256}
     assert "raise max_connections of the server, or lower workers or pool_size" in doctor.only("connections", "FAIL")
+
+
+class Pooler:
+    """Leads to a server, and invents the process ids of connections, as a pooler does."""
+
+    def __init__(self, upstream: int) -> None:
+        self._upstream = upstream
+        self._sockets = [socket.create_server(("127.0.0.1", 0))]
+        self.port = self._sockets[0].getsockname()[1]
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=work, args=arguments))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._sockets[0].accept()
+                server = socket.create_connection(("127.0.0.1", self._upstream))
+                self._sockets += [client, server]
+                self._start(self._copy, client, server)
+                self._start(self._copy, server, client)
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                at = data.find(KEY_DATA)
+                if at >= 0:
+                    at += len(KEY_DATA)
+                    data = data[:at] + (99).to_bytes(4) + data[at + 4 :]
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for each in self._sockets:
+            each.close()
+
+
+def test_a_pooler_between_ixfast_and_the_server(doctor: Doctor, postgres: Postgres) -> None:
+    dsn = str(doctor.settings["dsn"])
+    with contextlib.closing(Pooler(postgres.port)) as pooler:
+        name = dsn.partition("?")[0].rpartition("/")[2]
+        doctor.settings["dsn"] = postgres.dsn_of(name, tcp=True, port=pooler.port)
+        assert "must pool sessions, not transactions" in doctor.only("pooler", "WARN")
 
 
 SERVER = {

@@ -214,20 +214,23 @@ def check_server(settings: Settings) -> Check:
         running = (_fetch(f"{base}/versions") or {}).get("ixfast")
         if running != versions()["ixfast"]:
             return Check("server", "WARN", f"The server at {base} runs ixfast {running}: restart it to use this release.")
-        return Check("server", "OK", f"runs at {base} and is ready")
+        return _exposed(settings) or Check("server", "OK", f"runs at {base} and is ready")
     for setting, address, number in (
         ("port", settings.host, settings.port),
         ("private_port", settings.private_host, settings.private_port),
     ):
         bind_listener(address, number, setting, shared=False).close()
-    if settings.private_host in _EVERYWHERE:
-        return Check(
-            "server",
-            "WARN",
-            f"private_host is {settings.private_host}, which exposes management on every network interface: set it to a private "
-            "address.",
-        )
-    return Check("server", "OK", f"does not run; ports {settings.port} and {settings.private_port} are free")
+    return _exposed(settings) or Check(
+        "server", "OK", f"does not run; ports {settings.port} and {settings.private_port} are free"
+    )
+
+
+def _exposed(settings: Settings) -> Check | None:
+    """A warning if management listens on every network interface."""
+    if settings.private_host not in _EVERYWHERE:
+        return None
+    text = f"private_host is {settings.private_host}, which exposes management on all network interfaces: set a private one."
+    return Check("server", "WARN", text)
 
 
 def _fetch(url: str) -> dict[str, object] | None:
