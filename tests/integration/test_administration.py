@@ -366,8 +366,8 @@ def test_many_tags_are_estimated_without_reading_them(on: Installation) -> None:
         (group,) = await connection.fetch("SELECT group_id FROM tag_group WHERE name = 'shoes'")
         sql = load("management")
         arguments: dict[str, Sequence[object]] = {
-            "count_tags_of_account": (account["account_id"], tag_search.COUNT_MAX + 1),
-            "count_tags_of_group": (group["group_id"], tag_search.COUNT_MAX + 1),
+            "count_tags_of_account": ([account["account_id"]], tag_search.COUNT_MAX + 1),
+            "count_tags_of_group": ([group["group_id"]], tag_search.COUNT_MAX + 1),
             "codes_with_prefix": (account["account_id"], "x", "x~", "x2", 101),
             "tags_of_account": (account["account_id"], 0, 101),
         }

@@ -15,6 +15,7 @@ from ixfast.cli.options import DATABASE, with_settings
 from ixfast.cli.output import json_option, note_more, print_block, print_json, print_table, tag_number
 from ixfast.http.management.schemas import ID_MAX
 from ixfast.store.admin import edits, tag_search
+from ixfast.store.admin.tag_search import TagCount
 from ixfast.store.queries import load
 
 ROWS = 100
@@ -54,7 +55,8 @@ def _register_account_reads(account: click.Group) -> None:
         async def work(dsn: str) -> list[dict[str, Any]]:
             async with connected(dsn) as connection:
                 rows = await connection.fetch(load("management")["accounts"], after, limit + 1)
-                return [await _summary(connection, row) for row in rows]
+                counts = await tag_search.count_tags(connection, "account", [row["account_id"] for row in rows])
+                return [_summary(row, counts[row["account_id"]]) for row in rows]
 
         with resolve(flags, config).database() as dsn:
             found = asyncio.run(work(dsn))
@@ -84,17 +86,17 @@ def _register_account_reads(account: click.Group) -> None:
         _print_account(found, as_json=as_json)
 
 
-async def _summary(connection: Any, row: Any) -> dict[str, Any]:
-    count = await tag_search.count_tags(connection, "account", row["account_id"])
+def _summary(row: Any, count: TagCount) -> dict[str, Any]:
     members = ("aid", "name", "open", "active", "cors", "created_at")
     return {**{name: row[name] for name in members}, "tags": count.tags, "tags_exact": count.exact}
 
 
 async def _described(client: ManagementClient) -> dict[str, Any]:
     row = await client.connection.fetchrow(load("management")["account"], client.account_id)
+    counts = await tag_search.count_tags(client.connection, "account", [client.account_id])
     live = [key for key in await client.all("/v2/api-keys", limit=ROWS_MAX) if key.live]
     return {
-        **await _summary(client.connection, row),
+        **_summary(row, counts[client.account_id]),
         "groups": len(await client.all("/v2/groups", limit=ROWS_MAX)),
         "live_api_keys": len(live),
         "live_meta_keys": sum(key.live for key in await client.all("/v2/meta-keys")),

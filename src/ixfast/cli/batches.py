@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
 from ixfast.cli.database import resolve
 from ixfast.cli.groups import find_group
-from ixfast.cli.management_client import PAGE_ROWS, ManagementClient, management, unknown
+from ixfast.cli.management_client import PAGE_ROWS, management, unknown
 from ixfast.cli.options import DATABASE, with_settings
 from ixfast.cli.output import json_option, print_json, print_table, tag_number
-from ixfast.store.admin import tag_search
 
 _with_folder = click.option("--folder", help="The folder of the group, if several folders have a group of this name.")
 
@@ -43,7 +41,7 @@ def _register_list(batch: click.Group) -> None:
             async with management(dsn, aid, readonly=True) as client:
                 found = await find_group(client, group, folder)
                 batches = await client.all("/v2/batches", limit=PAGE_ROWS, group=found.id)
-                return [await _with_tags(client, each) for each in batches]
+                return await client.with_tags("batch", batches)
 
         with resolve(flags, config).database() as dsn:
             found = asyncio.run(work(dsn))
@@ -52,11 +50,6 @@ def _register_list(batch: click.Group) -> None:
             return
         rows = [(each["id"], each["name"], each["active"], tag_number(each), each["created_at"]) for each in found]
         print_table(("ID", "BATCH", "ACTIVE", "TAGS", "CREATED"), rows, empty="No batches.")
-
-
-async def _with_tags(client: ManagementClient, batch: Any) -> dict[str, Any]:
-    count = await tag_search.count_tags(client.connection, "batch", batch.id)
-    return {**msgspec.structs.asdict(batch), "tags": count.tags, "tags_exact": count.exact}
 
 
 def _register_activation(batch: click.Group, command_name: str, active: bool, summary: str) -> None:

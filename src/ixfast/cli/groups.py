@@ -20,7 +20,6 @@ from ixfast.cli.options import DATABASE, DATABASE_AND_KEYS, with_settings
 from ixfast.cli.output import cell_text, json_option, print_block, print_json, print_table, tag_number
 from ixfast.errors import InputError
 from ixfast.keys.diversify import DEFAULT_DERIVATIONS
-from ixfast.store.admin import tag_search
 
 _FOLDER = "Default"
 _HELP_COLUMNS = 76
@@ -62,7 +61,7 @@ def _register_group_reads(group: click.Group) -> None:
                 folder_id = (await find_folder(client, folder)).id if folder is not None else None
                 groups = await client.all("/v2/groups", limit=PAGE_ROWS, folder=folder_id)
                 names = {each.id: each.name for each in await client.all("/v2/folders", limit=PAGE_ROWS)}
-                return [await _with_tags(client, each) for each in groups], names
+                return await client.with_tags("group", groups), names
 
         with resolve(flags, config).database() as dsn:
             found, folders = asyncio.run(work(dsn))
@@ -96,15 +95,11 @@ def _register_group_reads(group: click.Group) -> None:
             print_block(_block(found))
 
 
-async def _with_tags(client: ManagementClient, group: Any) -> dict[str, Any]:
-    count = await tag_search.count_tags(client.connection, "group", group.id)
-    return {**msgspec.structs.asdict(group), "tags": count.tags, "tags_exact": count.exact}
-
-
 async def _described(client: ManagementClient, group: Any) -> dict[str, Any]:
     folder = await client.get("/v2/folders/{id}", id=group.folder_id)
+    (members,) = await client.with_tags("group", [group])
     return {
-        **await _with_tags(client, group),
+        **members,
         "folder": folder.name,
         "batches": [batch.name for batch in await client.all("/v2/batches", limit=PAGE_ROWS, group=group.id)],
         "master_keys": await client.all("/v2/groups/{id}/keys", id=group.id),

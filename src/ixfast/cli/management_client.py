@@ -9,9 +9,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import difflib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import GenericAlias
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 from multidict import MultiDict
@@ -91,6 +91,14 @@ class ManagementClient:
             items, cursor = await self.page(path, cursor=cursor, **members)
             found += items
         return found
+
+    async def with_tags(self, place: Literal["group", "batch"], objects: Sequence[Any]) -> list[dict[str, Any]]:
+        """The members of groups or batches, with their numbers of tags."""
+        counts = await tag_search.count_tags(self.connection, place, [each.id for each in objects])
+        return [
+            {**msgspec.structs.asdict(each), "tags": counts[each.id].tags, "tags_exact": counts[each.id].exact}
+            for each in objects
+        ]
 
     async def cursor_after_tag(self, code: str) -> str:
         """The cursor of the page of tags that begins after this tag. Raises InputError if the account has no such tag."""

@@ -6,6 +6,7 @@ No query reads more than a bounded part of a table, however many tags there are.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from ixfast.store.queries import load
@@ -24,14 +25,19 @@ class TagCount(NamedTuple):
     exact: bool
 
 
-async def count_tags(connection: Any, place: Literal["account", "group", "batch"], place_id: int) -> TagCount:
-    """The number of tags of an account, a group or a batch: exact up to `COUNT_MAX`, then an estimate from the statistics."""
+async def count_tags(
+    connection: Any, place: Literal["account", "group", "batch"], place_ids: Sequence[int]
+) -> dict[int, TagCount]:
+    """The numbers of tags of accounts, groups or batches: exact up to `COUNT_MAX`, then estimates from the statistics."""
     sql = load("management")
-    tags: int = await connection.fetchval(sql[f"count_tags_of_{place}"], place_id, COUNT_MAX + 1)
-    if tags <= COUNT_MAX:
-        return TagCount(tags, True)
-    plan = json.loads(await connection.fetchval("EXPLAIN (FORMAT JSON) " + sql[f"tag_ids_of_{place}"], place_id))
-    return TagCount(max(tags, round(plan[0]["Plan"]["Plan Rows"])), False)
+    counts = {}
+    for row in await connection.fetch(sql[f"count_tags_of_{place}"], place_ids, COUNT_MAX + 1):
+        place_id, tags, exact = row["id"], row["tags"], row["tags"] <= COUNT_MAX
+        if not exact:
+            plan = json.loads(await connection.fetchval("EXPLAIN (FORMAT JSON) " + sql[f"tag_ids_of_{place}"], place_id))
+            tags = max(tags, round(plan[0]["Plan"]["Plan Rows"]))
+        counts[place_id] = TagCount(tags, exact)
+    return counts
 
 
 async def codes_with_prefix(connection: Any, account_id: int | None, prefix: str, after: str, rows: int) -> list[str]:

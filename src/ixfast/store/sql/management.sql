@@ -206,14 +206,17 @@ LIMIT $5;
 SELECT a.account_id, a.aid FROM tag AS t JOIN account AS a ON a.account_id = t.account_id WHERE t.xuid = $1;
 
 -- name: count_tags_of_account
--- $1 account, $2 the number at which counting ends.
-SELECT count(*) FROM (SELECT FROM tag WHERE account_id = $1 LIMIT $2) AS counted;
+-- The numbers of tags of several accounts. $1 accounts, $2 the number at which counting ends.
+SELECT i.id, (SELECT count(*) FROM (SELECT FROM tag WHERE account_id = i.id LIMIT $2) AS counted) AS tags
+FROM unnest($1::bigint[]) AS i (id);
 
 -- name: count_tags_of_group
-SELECT count(*) FROM (SELECT FROM tag WHERE group_id = $1 LIMIT $2) AS counted;
+SELECT i.id, (SELECT count(*) FROM (SELECT FROM tag WHERE group_id = i.id LIMIT $2) AS counted) AS tags
+FROM unnest($1::bigint[]) AS i (id);
 
 -- name: count_tags_of_batch
-SELECT count(*) FROM (SELECT FROM tag WHERE batch_id = $1 LIMIT $2) AS counted;
+SELECT i.id, (SELECT count(*) FROM (SELECT FROM tag WHERE batch_id = i.id LIMIT $2) AS counted) AS tags
+FROM unnest($1::bigint[]) AS i (id);
 
 -- name: tag_ids_of_account
 -- The planner's estimate of this statement's rows is read; it is not executed. $1 account.
