@@ -316,6 +316,11 @@ def test_filters_of_tags(on: Installation) -> None:
     assert codes("--prefix", "b", "--inactive") == ["b3"]
     assert codes("--prefix", "b", "--group", "caps") == []
     assert on.done("tag", "list", "acme", "--prefix", "zz") == "No tags.\n"
+    on.fetch("UPDATE tag SET uid = decode('04782e21801d80', 'hex'), cuid = 'c' WHERE xuid = 'b7'")
+    assert codes("--uid", "04782e21801d80") == codes("--cuid", "c") == ["b7"]
+    assert codes("--uid", "04782E21801D81") == codes("--cuid", "c", "--group", "caps") == []
+    assert "14 upper-case hex digits" in on.refused("tag", "list", "acme", "--uid", "04")
+    assert "exclude each other" in on.refused("tag", "list", "acme", "--uid", "04", "--prefix", "b")
     assert "--batch and --folder require --group" in on.refused("tag", "list", "acme", "--batch", "first")
 
 

@@ -48,7 +48,7 @@ def register(main: click.Group) -> None:
         if as_json:
             print_json({"ok": not failed, "checks": [check._asdict() for check in found]})
         else:
-            click.echo(f"{len(found)} checks: {failed} failed, {warned} warnings")
+            click.echo(f"{len(found)} checks: {failed} failed, {warned} warning{'' if warned == 1 else 's'}")
         if failed:
             leave(ExitCode.NEGATIVE)
 

@@ -32,6 +32,8 @@ class _Filter(NamedTuple):
     batch: str | None
     active: bool | None
     prefix: str | None
+    uid: str | None
+    cuid: str | None
     limit: int
     after: str | None
 
@@ -64,6 +66,8 @@ def _register_list(tag: click.Group) -> None:
     @click.option("--batch", help="Only tags of this batch of the group.")
     @click.option("--active/--inactive", default=None, help="Only tags that are active, or that are not.")
     @click.option("--prefix", metavar="TEXT", help="Only tags whose code begins with this text, in the order of their codes.")
+    @click.option("--uid", metavar="HEX", help="The tag with this UID.")
+    @click.option("--cuid", metavar="TEXT", help="The tag with this CUID.")
     @click.option("--limit", type=click.IntRange(1, ROWS_MAX), default=ROWS, show_default=True, help="Maximum number of tags.")
     @click.option("--after", metavar="CODE", help="Start after this tag, the last one of the previous page.")
     @json_option
@@ -76,6 +80,8 @@ def _register_list(tag: click.Group) -> None:
         filters = _Filter(**{name: options.pop(name) for name in _Filter._fields})
         if filters.group is None and (filters.batch is not None or filters.folder is not None):
             raise click.UsageError("--batch and --folder require --group.")
+        if [filters.prefix, filters.uid, filters.cuid].count(None) < 2:
+            raise click.UsageError("--prefix, --uid and --cuid exclude each other.")
 
         async def work(dsn: str) -> _Found:
             async with management(dsn, aid, readonly=True) as client:
@@ -102,7 +108,12 @@ async def _find(client: ManagementClient, filters: _Filter) -> _Found:
     batch = next((each for each in batches if each.name == filters.batch), None)
     if filters.batch is not None and batch is None:
         raise unknown("batch", filters.batch, [each.name for each in batches])
-    source = _by_id(client, filters, group, batch) if filters.prefix is None else _by_code(client, filters)
+    if filters.uid is not None or filters.cuid is not None:
+        source = _by_name(client, filters)
+    elif filters.prefix is not None:
+        source = _by_code(client, filters)
+    else:
+        source = _by_id(client, filters, group, batch)
     found: list[Any] = []
     last, following, read = "", None, 0
     async for each in source:
@@ -131,6 +142,13 @@ async def _by_id(client: ManagementClient, filters: _Filter, group: Any, batch: 
         if cursor is None:
             return
         rows = PAGE_ROWS
+
+
+async def _by_name(client: ManagementClient, filters: _Filter) -> AsyncIterator[Any]:
+    """The tag with a UID or CUID."""
+    uid = filters.uid.upper() if filters.uid is not None else None
+    for each in (await client.page("/v2/tags", uid=uid, cuid=filters.cuid))[0]:
+        yield each
 
 
 async def _by_code(client: ManagementClient, filters: _Filter) -> AsyncIterator[Any]:
