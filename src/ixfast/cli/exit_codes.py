@@ -27,7 +27,7 @@ MEANINGS = {
     ExitCode.OK: "The command succeeded.",
     ExitCode.FAILED: "The command failed, and a message on standard error gives the reason.",
     ExitCode.USAGE: "An option or argument is wrong.",
-    ExitCode.NEGATIVE: "The command worked, and the answer is negative: a tap does not pass, or no profile fits.",
+    ExitCode.NEGATIVE: "The command worked, and the answer is negative: a tap does not pass, no profile fits, or a check fails.",
     ExitCode.CONFIGURATION: "A setting, or a file that a setting names, is missing or invalid.",
     ExitCode.UNAVAILABLE: "The database or a key service cannot be reached.",
     ExitCode.INTERNAL: "An unexpected error, which is a bug. IXFAST_TRACEBACK=1 shows the traceback.",

@@ -162,7 +162,7 @@ def _register_group_edits(group: click.Group) -> None:
         type=click.IntRange(0),
         default=0,
         metavar="SECONDS",
-        help="How long the newest tap passes again. 0: never.",
+        help="How long the newest tap passes again.",
     )
     @click.option("--derivation", metavar="SCHEME|@FILE|-", help="Derive the keys of tags from a master key: a scheme, or JSON.")
     @click.option("--master-key", metavar=KEY_SOURCE, help="File with the master key, 32 hex digits. Requires --derivation.")
@@ -239,9 +239,7 @@ def _register_set(group: click.Group) -> None:
     @click.option("--rules", "rules_file", metavar=KEY_SOURCE, help="File with a rule set in JSON.")
     @click.option("--no-rules", is_flag=True, help="Remove the rule set.")
     @click.option("--field", "fields", multiple=True, metavar="NAME=VALUE", help="Value of an extended field; repeatable.")
-    @click.option(
-        "--retry-window", type=click.IntRange(0), metavar="SECONDS", help="How long the newest tap passes again. 0: never."
-    )
+    @click.option("--retry-window", type=click.IntRange(0), metavar="SECONDS", help="How long the newest tap passes again.")
     @json_option
     @with_settings(*DATABASE)
     def group_set(aid: str, name: str, folder: str | None, as_json: bool, config: Path | None, **options: Any) -> None:
