@@ -37,7 +37,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "folder_inactive": ErrorCode(200, "inactive"),
     "tag_inactive": ErrorCode(200, "inactive"),
     "not_found": ErrorCode(404, "absent"),
-    "missing_parameter": ErrorCode(400, "scan", "A parameter of the tap is missing."),
+    "missing_parameter": ErrorCode(400, "scan", "The tap lacks a required parameter."),
     "invalid_parameter": ErrorCode(400, "scan", "The tap has a malformed parameter."),
     "unauthorised": ErrorCode(
         401, "scan", "An API key with the scope scan is required: send it as X-API-Key, or as Authorization: Bearer."
@@ -45,22 +45,24 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "idempotency_conflict": ErrorCode(
         409, "scan", "This Idempotency-Key was already used with another tap. Use a new key for each tap."
     ),
-    "rate_limited": ErrorCode(429, "scan", "Too many requests. Try again later."),
+    "rate_limited": ErrorCode(
+        429, "scan", "Too many scans from this API key or address. Nothing was consumed; retry more slowly."
+    ),
     "overloaded": ErrorCode(
-        503, "scan", "The server is overloaded. Nothing was consumed; try again.",
-        "The server is overloaded. Nothing was changed; try again.",
+        503, "scan", "The server is overloaded. Nothing was consumed; retry.",
+        "The server is overloaded. Nothing was changed; retry.",
     ),
     "outcome_unknown": ErrorCode(
-        503, "scan", "It is not known whether the tap was accepted. Try again with the same Idempotency-Key.",
-        "It is not known whether the change was made. Read the object again.",
+        503, "scan", "The database did not confirm in time whether the tap was accepted. Retry with the same Idempotency-Key.",
+        "The database did not confirm in time whether the change was made. Read the object again.",
     ),
     "unavailable": ErrorCode(
-        503, "scan", "The scan cannot be verified at the moment. Nothing was consumed.",
-        "The request cannot be served at the moment. Nothing was changed.",
+        503, "scan", "The scan cannot be verified at the moment (see reason). Nothing was consumed.",
+        "The request cannot be served at the moment (see reason). Nothing was changed.",
     ),
-    "draining": ErrorCode(503, "scan", "The server is shutting down. Nothing was consumed; try again."),
+    "draining": ErrorCode(503, "scan", "The server is shutting down. Nothing was consumed; retry."),
     "invalid_request": ErrorCode(400, "request", "Malformed HTTP/1.1 request."),
-    "no_such_route": ErrorCode(404, "request", "There is nothing at this path; see /v1/t and /v2/scans."),
+    "no_such_route": ErrorCode(404, "request", "Unknown path. Scans are served at /v1/t and /v2/scans."),
     "method_not_allowed": ErrorCode(405, "request"),
     "too_large": ErrorCode(413, "request"),
     "unsupported_encoding": ErrorCode(415, "request"),

@@ -124,7 +124,7 @@ async def test_a_server_that_does_not_look_fails_scans(tmp_path: Path, database:
         server.provision(PLAIN)
         scans = Scans(server)
         await scans.during(lambda: server.cli("keys", "rotate"))
-        await eventually(lambda: asyncio.to_thread(lambda: "key cannot be opened (UnknownKekError)" in server.log))
+        await eventually(lambda: asyncio.to_thread(lambda: "cannot open its key (UnknownKekError)" in server.log))
         assert any(status == 503 and b"key_unavailable" in body for _, status, body in scans.failures)
 
 

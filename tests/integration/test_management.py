@@ -254,7 +254,7 @@ async def test_rule_sets_are_taken_whole_or_not_at_all(stack: Stack) -> None:
     _, group, batch = await folder_with_groups(stack, rules=RULES)
     tag = (await stack.ask("POST", "/v2/tags", {"batch_id": batch})).made
     for document, code, field, message in (
-        ({"groups": [], "defautl": "x"}, "invalid_rule", "rules", "There is no member 'defautl'. Did you mean default?"),
+        ({"groups": [], "defautl": "x"}, "invalid_rule", "rules", "Unknown member 'defautl'. Did you mean default?"),
         (
             {"groups": [{"name": "a", "when": "scan_cuont < 5", "response": ""}], "default": ""},
             "invalid_rule", "rules.groups[0].when", "Did you mean scan_count? (at $.groups[0].when, column 1)",

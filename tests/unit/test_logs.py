@@ -39,13 +39,11 @@ def log() -> Iterator[Log]:
 
 def test_the_first_message_is_written_at_once_and_the_others_as_a_count(log: Log) -> None:
     for number in range(32_725):
-        log.logger.warning("look-up of %d references failed: %s", number, "database_unreachable")
-    assert log.lines() == ["WARNING test: look-up of 0 references failed: database_unreachable"]
+        log.logger.warning("cannot look up %d references: %s", number, "database_unreachable")
+    assert log.lines() == ["WARNING test: cannot look up 0 references: database_unreachable"]
     log.now += REPEAT_S
     log.handler.write_repeats()
-    assert log.lines() == [
-        "WARNING test: look-up of 32724 references failed: database_unreachable (repeated 32,724 times in 10 s)"
-    ]
+    assert log.lines() == ["WARNING test: cannot look up 32724 references: database_unreachable (repeated 32,724 times in 10 s)"]
 
 
 def test_a_count_is_not_written_before_its_time(log: Log) -> None:

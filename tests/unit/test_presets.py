@@ -58,7 +58,7 @@ def test_the_presets_are_these() -> None:
 def test_an_unknown_preset_is_refused_with_a_suggestion() -> None:
     with pytest.raises(ProfileError, match="unknown encoding profile 'encrypt'; did you mean 'encrypted'"):
         preset("encrypt")
-    with pytest.raises(ProfileError, match=r"unknown encoding profile '\?\?'; known are ixkio-plain, "):
+    with pytest.raises(ProfileError, match=r"unknown encoding profile '\?\?'; the presets are ixkio-plain, "):
         preset("??")
 
 

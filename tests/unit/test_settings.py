@@ -232,13 +232,25 @@ def test_every_declaration_is_complete() -> None:
 
 
 def row(setting: SettingDescription) -> str:
-    """A line of the table, as docs/reference/settings.md has to have it."""
+    """The row of a setting, as docs/reference/settings.md has to have it."""
     flag = f"`{setting.flag}`" + (f", `{setting.flag}-file`" if setting.secret else "")
     env = f"`{setting.env}`" + (f", `{setting.env}_FILE`" if setting.secret else "")
-    cells = [f"`{setting.name}`", flag, env, setting.unit, setting.default, setting.range, setting.consequence]
+    cells = [f"`{setting.name}`", flag, env, setting.unit, setting.default, setting.range]
     return "| " + " | ".join(cells) + " |"
 
 
 def test_the_documentation_has_every_setting_and_no_other() -> None:
-    rows = [line for line in DOCUMENT.read_text().splitlines() if re.match(r"\| `[a-z_]+` \|", line)]
-    assert rows == [row(each) for each in describe()]
+    """Each has an entry with its row, its consequence and why to change it, in the order of declaration."""
+    entries = re.findall(r"^### ([a-z]+(?:_[a-z]+)*)\n(.*?)(?=^#|\Z)", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    assert [name for name, _ in entries] == [each.name for each in describe()]
+    for setting, (_, text) in zip(describe(), entries, strict=True):
+        assert [line for line in text.splitlines() if line.startswith("| `")] == [row(setting)]
+        before, _, after = text.partition("|---|")
+        assert setting.consequence in " ".join(before.split()), setting.name
+        assert setting.tuning in " ".join(after.split()), setting.name
+
+
+def test_every_quantity_says_why_to_raise_or_lower_it() -> None:
+    for each in describe():
+        if each.kind in ("integer", "integer or auto") and each.unit != "TCP port":
+            assert "Raise it" in each.tuning and "Lower it" in each.tuning, each.name

@@ -52,7 +52,7 @@ def compiled(
         ("", "", r"{mac} is missing"),
         ("c={mac}", "", r"requires {picc}, {uid} or {counter}"),
         ("x={xuid}&c={mac}", "", r"requires {picc}, {uid} or {counter}"),
-        ("uid={uid}&c={mac}", "", r"no {counter}, so a tap could be replayed forever; allow_without_counter"),
+        ("uid={uid}&c={mac}", "", r"{counter} is missing, so a tap could be replayed forever; set allow_without_counter"),
         ("n={counter}&c={mac}&d={mac}", "", r"{mac} appears twice"),
         ("n={counter}&m={counter}&c={mac}", "", r"{counter} appears twice"),
         (
@@ -69,7 +69,7 @@ def compiled(
         ("p={picc}&e={enc:-32}&c={mac}", "", r"a multiple of 32 up to 512"),
         ("p={picc}&e={enc:99999999999}&c={mac}", "", r"a multiple of 32 up to 512"),
         ("p={picc}&e={enc:32}&c={mac}", "", r"window: must contain {enc}"),
-        ("p={picc}&e={enc:64}&c={mac}", "{enc:32}&c=", r"window: {enc:32} is {enc:64} in the template"),
+        ("p={picc}&e={enc:64}&c={mac}", "{enc:32}&c=", r"window: {enc:32} must be {enc:64}, as in the template"),
         ("p={picc}&c={mac}", "{counter}&c=", r"window: {counter} is not in the template"),
         ("p={picc}&c={mac}", "{enc:32}&c=", r"window: {enc:32} is not in the template"),
         ("p={picc}&c={mac}", "{mac}", r"window: {mac} cannot authenticate itself"),
@@ -115,7 +115,7 @@ def test_tamper_offsets_are_checked(template: str, window: str, offset: int, mes
 
 
 def test_an_unknown_scheme_lists_the_known_ones() -> None:
-    with pytest.raises(ProfileError, match="unknown chip scheme 'ntag425'; known are ntag424-aes, desfire-ev3-aes"):
+    with pytest.raises(ProfileError, match="unknown chip scheme 'ntag425'; the schemes are ntag424-aes, desfire-ev3-aes"):
         compiled("p={picc}&c={mac}", scheme="ntag425")
 
 

@@ -168,7 +168,7 @@ def _in_turn(
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise IxfastError("A worker process was killed, possibly for lack of memory; try fewer --jobs.") from None
+        raise IxfastError("A worker process was killed, possibly because memory ran out; lower --jobs.") from None
 
 
 _auditor: tuple[Auditor, TapFormat] | None = None

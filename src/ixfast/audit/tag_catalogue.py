@@ -77,7 +77,7 @@ class TagCatalogue:
         """Add another live file key to a tag; the newest version is tried first. Raises InputError for a duplicate version."""
         keys = self.file_keys(index)
         if any(key.version == other.version for other in keys):
-            raise InputError("invalid_parameter", "The tag already has a key of this version.", "version")
+            raise InputError("invalid_parameter", "The tag already has a key with this version.", "version")
         self._set_keys(index, tuple(sorted((*keys, key), key=lambda each: -each.version)))
 
     def add_meta_keys(self, keys: Iterable[Key]) -> None:
@@ -88,7 +88,7 @@ class TagCatalogue:
                 known.add(key.value)
                 self.meta_keys += (key,)
         if len(self.meta_keys) > META_KEYS_MAX:
-            raise InputError("invalid_parameter", f"There are more than {META_KEYS_MAX} meta keys.", "meta_key")
+            raise InputError("invalid_parameter", f"At most {META_KEYS_MAX} meta keys are allowed.", "meta_key")
 
     def file_keys(self, index: int) -> tuple[Key, ...]:
         """The live file keys of a tag, in the order in which they are tried."""

@@ -58,7 +58,10 @@ def _header(line: str) -> list[str]:
     names = [name.strip().lower() for name in next(csv.reader([line.strip().removeprefix("\ufeff")]))]
     if "file_key" not in names or not {"xuid", "uid"} & set(names) or len(set(names)) < len(names):
         known = ", ".join(KEY_COLUMNS)
-        raise InputError("invalid_parameter", f"the first line must be a header with file_key and xuid or uid, of: {known}.")
+        raise InputError(
+            "invalid_parameter",
+            f"the first line must name the columns: file_key, and xuid or uid; others allowed are among {known}.",
+        )
     return names
 
 
@@ -72,7 +75,7 @@ def _object(line: str) -> Mapping[str, Any]:
         raise InputError("invalid_parameter", "The line is not a JSON object.")
     if repeated:  # quoted only if it is a known column: in a malformed file it may be a key
         named = next((name for name in repeated if name in KEY_COLUMNS), "a member")
-        raise InputError("invalid_parameter", "is duplicated in the line.", named)
+        raise InputError("invalid_parameter", "appears twice in the line.", named)
     return found
 
 

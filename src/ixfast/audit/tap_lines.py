@@ -57,7 +57,9 @@ def detect_format(first: bytes) -> TapFormat:
     names = tuple(name.strip() for name in next(csv.reader([text]), []))
     folded = tuple(name.lower() if name.lower() in _NOT_PARAMETERS else name for name in names)
     if len(set(folded)) < len(folded) or not all(folded) or not set(folded) - {TIME, "expected"}:
-        raise InputError("invalid_parameter", "The first line must have column names: at, and url, query, or x, n and e.", "file")
+        raise InputError(
+            "invalid_parameter", "The first line must name the columns: at, and either url, or query, or x, n and e.", "file"
+        )
     return TapFormat("csv", folded, header=True)
 
 

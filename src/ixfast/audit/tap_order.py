@@ -62,7 +62,9 @@ class TapOrder:
         if late:
             line = first_line + late[0]
             raise InputError(
-                "invalid_parameter", f"line {line} is earlier than a previous tap of its tag; audit without --in-order.", "at"
+                "invalid_parameter",
+                f"line {line} is earlier than a previous tap of the same tag; run the audit without --in-order.",
+                "at",
             )
 
     def _settle_by_line(self, findings: TapFindings) -> None:

@@ -75,5 +75,5 @@ def preset(name: str) -> EncodingProfile:
     if found is None:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.5)
         advice = f"did you mean {near[0]!r}? " if near else ""
-        raise ProfileError(f"unknown encoding profile {name!r}; {advice}known are {', '.join(PRESETS)}")
+        raise ProfileError(f"unknown encoding profile {name!r}; {advice}the presets are {', '.join(PRESETS)}")
     return found

@@ -24,5 +24,5 @@ def find_scheme(name: str) -> Scheme:
     """Return the scheme of this name. Raises ProfileError, which lists the known names."""
     scheme = _SCHEMES.get(name)
     if scheme is None:
-        raise ProfileError(f"unknown chip scheme {name!r}; known are {', '.join(_SCHEMES)}")
+        raise ProfileError(f"unknown chip scheme {name!r}; the schemes are {', '.join(_SCHEMES)}")
     return scheme

@@ -77,7 +77,7 @@ class Reader:
             name = self._folded.get(sent) or self._folded.get(sent.lower())
             if name is not None:
                 if name in values:
-                    raise InputError("invalid_parameter", "the parameter is given twice", name)
+                    raise InputError("invalid_parameter", "the parameter appears twice", name)
                 values[name] = value
         for piece in self._constants:
             if piece.name not in values or not piece.pattern.fullmatch(values[piece.name]):

@@ -202,7 +202,9 @@ def _check_mirrors(profile: EncodingProfile, slots: dict[str, Slot], where: str)
     if "enc" in slots and not ("uid" in slots and "counter" in slots):
         raise ProfileError(f"{where}: {{enc}} requires {{picc}}, or both {{uid}} and {{counter}}; its key is derived from both")
     if "counter" not in slots and not profile.allow_without_counter:
-        raise ProfileError(f"{where}: no {{counter}}, so a tap could be replayed forever; allow_without_counter permits that")
+        raise ProfileError(
+            f"{where}: {{counter}} is missing, so a tap could be replayed forever; set allow_without_counter to accept that"
+        )
 
 
 def _signed(profile: EncodingProfile, slots: dict[str, Slot], fields: tuple[str, ...]) -> tuple[Part, ...]:
@@ -225,9 +227,9 @@ def _check_window(parts: tuple[Part, ...], window: tuple[Part, ...], slots: dict
             if part.name == "mac":
                 raise ProfileError(f"{where}: {{mac}} cannot authenticate itself; the window ends before it")
             if part.name not in slots and part.name not in STATICS:
-                raise ProfileError(f"{where}: {part.notation()} is not in the template")
+                raise ProfileError(f"{where}: {part.notation()} is not in the template, of which the window is a part")
             if part.name == "enc" and part != slots["enc"]:
-                raise ProfileError(f"{where}: {part.notation()} is {slots['enc'].notation()} in the template")
+                raise ProfileError(f"{where}: {part.notation()} must be {slots['enc'].notation()}, as in the template")
             if part.name in seen:
                 raise ProfileError(f"{where}: {part.notation()} appears twice")
             seen.add(part.name)
@@ -320,7 +322,9 @@ def _piece(name: str | None, text: str, where: str, picc_chars: int) -> Piece:
             words.append(f"{part.chars} hex digits")
     slots = tuple(part.name for part in parts if isinstance(part, Slot))
     if sum(slot in STATICS for slot in slots) > 1:
-        raise ProfileError(f"{where}: two texts of variable width in {text!r}; it is ambiguous where the first one ends")
+        raise ProfileError(
+            f"{where}: {text!r} contains two texts of variable width, so it is ambiguous where the first one ends; keep only one"
+        )
     # ASCII, because IGNORECASE would otherwise match U+017F as s and U+212A as k.
     pattern = re.compile("".join(patterns), re.IGNORECASE | re.ASCII)
     return Piece(name, parts, slots, pattern, " then ".join(words) or "empty")

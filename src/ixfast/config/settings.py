@@ -24,8 +24,8 @@ REDACTED = "<redacted>"
 class Rule:
     """Documentation and limits of a setting.
 
-    `consequence` is the sentence that documentation and help show. `minimum` and `maximum` are inclusive. `default` is the text
-    to show as the default where the value itself says too little.
+    `consequence` is what documentation and help show, and `tuning` what the documentation adds: why to raise or lower the value.
+    `minimum` and `maximum` are inclusive. `default` is the text to show as the default if the value itself is not descriptive.
     """
 
     consequence: str
@@ -34,6 +34,7 @@ class Rule:
     maximum: int | None = None
     secret: bool = False
     default: str = ""
+    tuning: str = ""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,10 +43,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dsn: Annotated[
         str | None,
         Rule(
-            "The PostgreSQL database that stores everything. If unset, a private server is started in data_dir.",
+            "PostgreSQL database that stores everything. If unset, ixfast starts a private server in data_dir.",
             "URL",
             secret=True,
             default="a private server",
+            tuning="Name several hosts, separated by commas, to follow a failover. Special characters in the user name and "
+            "password must be percent-encoded.",
         ),
     ] = None
     data_dir: Annotated[
@@ -54,46 +57,88 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Directory of the private PostgreSQL server and the generated key file. Unused if both dsn and kek_file are set.",
             "directory",
             default="/var/lib/ixfast for root, else $XDG_DATA_HOME/ixfast",
+            tuning="With the private server, back it up and never delete it: it holds the counters of every tag.",
         ),
     ] = None
     kek_file: Annotated[
         Path | None,
         Rule(
-            "File with the key-encryption keys, mode 0600. If it is lost, every key is lost; keep it apart from database "
-            "backups.",
+            "File with the key-encryption keys, mode 0600. Without it no stored key can be opened; back it up apart "
+            "from the database.",
             "file",
             default="kek in data_dir",
         ),
     ] = None
     host: Annotated[
-        str, Rule("Address that the scan API listens on. 0.0.0.0 or :: exposes it on every network interface.", "address")
+        str,
+        Rule(
+            "Address that the scan API listens on. 0.0.0.0 or :: exposes it on every network interface.",
+            "address",
+        ),
     ] = "127.0.0.1"
-    port: Annotated[int, Rule("Port of the scan API. 0 lets the kernel choose a free one.", "TCP port", 0, 65535)] = 8480
+    port: Annotated[
+        int,
+        Rule(
+            "Port of the scan API. 0 lets the kernel choose a free one.",
+            "TCP port",
+            0,
+            65535,
+        ),
+    ] = 8480
     private_host: Annotated[
         str,
-        Rule("Address that management, metrics and health checks listen on. Do not expose it to a public network.", "address"),
+        Rule(
+            "Address that management, metrics and health checks listen on. Do not expose it to a public network.",
+            "address",
+        ),
     ] = "127.0.0.1"
     private_port: Annotated[
-        int, Rule("Port of management, metrics and health checks. 0 lets the kernel choose a free one.", "TCP port", 0, 65535)
+        int,
+        Rule(
+            "Port of management, metrics and health checks. 0 lets the kernel choose a free one.",
+            "TCP port",
+            0,
+            65535,
+        ),
     ] = 8481
     tls_cert: Annotated[
         Path | None,
-        Rule("Certificate chain in PEM format. With tls_key it makes the scan API serve HTTPS.", "file", default="no TLS"),
+        Rule(
+            "Certificate chain in PEM format. Together with tls_key it makes the scan API serve HTTPS.",
+            "file",
+            default="no TLS",
+            tuning="A renewed certificate is read at the next start.",
+        ),
     ] = None
-    tls_key: Annotated[Path | None, Rule("Private key for tls_cert, in PEM format, unencrypted.", "file", default="no TLS")] = (
-        None
-    )
+    tls_key: Annotated[
+        Path | None,
+        Rule(
+            "Private key for tls_cert, in PEM format, unencrypted.",
+            "file",
+            default="no TLS",
+        ),
+    ] = None
     workers: Annotated[
         int | Literal["auto"],
         Rule(
-            "Number of worker processes. More than there are CPUs increases tail latency.",
+            "Number of worker processes; auto starts one per CPU.",
             "processes",
             1,
             256,
+            tuning="Raise it while workers are at 100 % CPU and other CPUs are idle; beyond the number of CPUs, batches shrink"
+            " and the slowest responses become slower. Lower it to leave CPUs to a database on the same host.",
         ),
     ] = "auto"
     deadline_ms: Annotated[
-        int, Rule("Time limit of one scan. A scan that is not durable by then gets 503, never a refusal.", "ms", 50, 60_000)
+        int,
+        Rule(
+            "Time limit of one scan. A scan that is not durable by then gets 503, never a refusal.",
+            "ms",
+            50,
+            60_000,
+            tuning="Raise it if callers prefer waiting to a 503 while the database is slow. Lower it to fail faster; below the"
+            " time of a commit, no scan can pass.",
+        ),
     ] = 1500
     committers: Annotated[
         int,
@@ -102,11 +147,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "connections",
             1,
             64,
+            tuning="Raise it if the database is more than 1 ms away, so that more statements are in flight. Lower it again for"
+            " a nearby database, where more connections only make batches smaller and each scan costlier.",
         ),
     ] = 1
     ledger_batch_max: Annotated[
         int,
-        Rule("Maximum number of scans that one statement commits. Above 1024, throughput hardly increases.", "scans", 1, 8192),
+        Rule(
+            "Maximum number of scans that one statement commits.",
+            "scans",
+            1,
+            8192,
+            tuning="Raise it only if most batches reach it; above 1024, throughput hardly increases. Lower it to hold row "
+            "locks for a shorter time; below the batch size that the load produces by itself, throughput falls.",
+        ),
     ] = 1024
     ledger_queue_max: Annotated[
         int,
@@ -116,20 +170,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "scans",
             1,
             1_000_000,
+            tuning="Raise it to absorb longer bursts, at the price of memory and of scans that wait until their deadline. "
+            "Lower it to answer 503 earlier. The longest wait is this number divided by the throughput of the database.",
         ),
     ] = 20_000
     ledger_wait_max_ms: Annotated[
         int,
         Rule(
-            "Limits the queue to the number of scans that the worker recently committed in this time, or to 256 or what a slow "
-            "database commits in a quarter of deadline_ms, if that is more. Further scans get 503 at once.",
+            "Time that a scan may wait for a commit, estimated from recent throughput; scans that would wait longer get"
+            " 503 at once.",
             "ms",
             1,
             60_000,
+            tuning="The queue is limited to what the worker recently committed in this time, or to 256 scans, or to what a "
+            "slow database commits in a quarter of deadline_ms, whichever is most. Raise it if callers prefer waiting "
+            "to an early 503. Lower it to keep latency low under overload.",
         ),
     ] = 100
     pool_size: Annotated[
-        int, Rule("Connections per worker for look-ups and management, in addition to its committers.", "connections", 1, 256)
+        int,
+        Rule(
+            "Database connections per worker for look-ups and management, in addition to its committers.",
+            "connections",
+            1,
+            256,
+            tuning="Raise it if look-ups or management requests queue for a connection; management uses at most half of them. "
+            "Lower it if PostgreSQL runs out of connections.",
+        ),
     ] = 4
     cache_tags: Annotated[
         int,
@@ -138,26 +205,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "tags",
             1,
             50_000_000,
+            tuning="Raise it above the number of tags that are active within an hour. Lower it to save memory in each worker.",
         ),
     ] = 500_000
     negative_cache: Annotated[
         int,
         Rule(
-            "Maximum number of unknown tag references that are cached for a few seconds, so that guesses do not reach the "
-            "database.",
+            "Maximum number of unknown tag references that are cached for a few seconds, so that guesses do not reach "
+            "the database.",
             "references",
             1,
             10_000_000,
+            tuning="Raise it if someone guesses more codes than that in a few seconds. Lower it to save memory in each worker.",
         ),
     ] = 100_000
     poll_interval_ms: Annotated[
         int,
         Rule(
-            "How often to poll for catalogue changes if no notification arrives. A deactivated tag may keep passing for up "
-            "to this long.",
+            "How often to poll for catalogue changes if no notification arrives. A deactivated tag may keep passing for"
+            " up to this long.",
             "ms",
             10,
-            5_000,
+            5000,
+            tuning="Raise it to poll the database less often. Lower it to apply changes sooner while notifications fail.",
         ),
     ] = 1000
     max_connections: Annotated[
@@ -167,15 +237,37 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "connections",
             1,
             1_000_000,
+            tuning="Raise it for many clients without a load balancer, together with the limit on open files. Lower it to "
+            "bound memory.",
         ),
     ] = 10_000
     congestion_control: Annotated[
         Literal["cubic", "reno", "system"],
         Rule(
-            "TCP congestion control of the scan API. Responses are too short for it to matter, but bbr would cost a timer "
-            "for each. system uses the kernel's default.",
+            "TCP congestion control of the scan API; system uses the kernel's default.",
+            tuning="Responses are too short for the algorithm to matter, but bbr, the default of some hosts, would cost a "
+            "timer for each.",
         ),
     ] = "cubic"
+    idle_timeout_s: Annotated[
+        int,
+        Rule(
+            "Close a client connection that has been idle for this long.",
+            "s",
+            1,
+            86_400,
+            tuning="Raise it above the load balancer's own idle timeout; otherwise the balancer may send a scan on a "
+            "connection that is closing. Lower it to free the connections of clients that have gone.",
+        ),
+    ] = 75
+    trust_forwarded_for: Annotated[
+        bool,
+        Rule(
+            "Take the client's address from the last entry of X-Forwarded-For.",
+            tuning="Enable it only behind a load balancer that sets the header; without one, callers could claim any address. "
+            "rate_limit_address and the Idempotency-Keys of callers without an API key depend on the address.",
+        ),
+    ] = False
     rate_limit_key: Annotated[
         int,
         Rule(
@@ -183,43 +275,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "scans/s",
             0,
             10_000_000,
+            tuning="Raise it if a legitimate caller gets 429. Lower it to protect the other callers from one that uses all "
+            "capacity.",
         ),
     ] = 0
     rate_limit_address: Annotated[
         int,
         Rule(
-            "The same limit for one client address. Behind a load balancer it requires trust_forwarded_for. 0 disables the "
-            "limit.",
+            "Scans per second, and burst size, allowed to one client address on this host; further scans get 429. 0 "
+            "disables the limit.",
             "scans/s",
             0,
             10_000_000,
+            tuning="Raise it if many visitors share an address, such as a company's proxy. Lower it to slow down guessing. "
+            "Behind a load balancer it requires trust_forwarded_for, or all callers share one limit.",
         ),
     ] = 0
-    trace_every: Annotated[
-        int,
-        Rule(
-            "Time every Nth scan stage by stage and export the result as metrics. 0 disables tracing.",
-            "scans",
-            0,
-            1_000_000,
-        ),
-    ] = 0
-    trust_forwarded_for: Annotated[
-        bool,
-        Rule(
-            "Take the client's address from the last entry of X-Forwarded-For. "
-            "Use it only behind a load balancer that sets the header."
-        ),
-    ] = False
-    idle_timeout_s: Annotated[
-        int,
-        Rule(
-            "Close a connection that has been idle for this long. Keep it above the load balancer's own idle timeout.",
-            "s",
-            1,
-            86_400,
-        ),
-    ] = 75
     drain_delay_ms: Annotated[
         int,
         Rule(
@@ -227,6 +298,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "ms",
             0,
             600_000,
+            tuning="Raise it above the time in which the load balancer notices a failing health check; otherwise it sends "
+            "scans to a closed port. Lower it to restart faster.",
         ),
     ] = 0
     drain_timeout_ms: Annotated[
@@ -236,24 +309,53 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "ms",
             0,
             600_000,
+            tuning="Raise it above deadline_ms, so that every scan gets its response. Lower it to restart faster; scans that "
+            "are cut off get 503 with the reason stopped, or no response.",
         ),
     ] = 10_000
     scan_log_retention_days: Annotated[
-        int, Rule("Partitions of the scan log older than this are dropped permanently.", "days", 1, 36_500)
+        int,
+        Rule(
+            "Partitions of the scan log older than this are dropped permanently.",
+            "days",
+            1,
+            36_500,
+            tuning="Raise it to keep history longer, at the price of disk space. Lower it to save space or to delete personal "
+            "data earlier; what is dropped can be restored only from a backup.",
+        ),
     ] = 400
     addresses_file: Annotated[
         Path | None,
         Rule(
-            "MaxMind DB file that gives rules and responses a visitor's country and time zone. Requires ixfast[visitors]. "
-            "To update it, rename the new file over it and send SIGHUP.",
+            "MaxMind DB file that gives rules and responses a visitor's country and time zone. Requires ixfast[visitors].",
             "file",
             default="no country or time zone",
+            tuning="To update it, rename the new file over it and send SIGHUP.",
         ),
     ] = None
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Rule("Messages below this level are not logged.")] = "info"
-    log_format: Annotated[Literal["text", "json"], Rule("text is for people, json (one object per line) for log collectors.")] = (
-        "text"
-    )
+    trace_every: Annotated[
+        int,
+        Rule(
+            "Time every Nth scan stage by stage and export the result as metrics. 0 disables tracing.",
+            "scans",
+            0,
+            1_000_000,
+            tuning="Raise it to trace fewer scans. Lower it, down to 1 for every scan, for a more exact picture; each traced "
+            "scan reads the clock at every stage.",
+        ),
+    ] = 0
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Rule(
+            "Messages below this level are not logged.",
+        ),
+    ] = "info"
+    log_format: Annotated[
+        Literal["text", "json"],
+        Rule(
+            "Format of log lines: text for people, json (one object per line) for log collectors.",
+        ),
+    ] = "text"
 
     @property
     def worker_count(self) -> int:
@@ -278,6 +380,7 @@ class SettingDescription(msgspec.Struct, frozen=True, kw_only=True):
     default: str
     range: str
     consequence: str
+    tuning: str
     secret: bool
     minimum: int | None
     maximum: int | None
@@ -300,6 +403,7 @@ def describe() -> list[SettingDescription]:
                 default=rule.default or _shown_default(field.default),
                 range=_range_of(kind, rule, choices),
                 consequence=rule.consequence,
+                tuning=rule.tuning,
                 secret=rule.secret,
                 minimum=rule.minimum,
                 maximum=rule.maximum,

@@ -385,4 +385,6 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-    raise EmbeddedPostgresError("None of 100 random ports of 127.0.0.1 between 20000 and 32000 is free.")
+    raise EmbeddedPostgresError(
+        "None of 100 random ports between 20000 and 32000 is free on 127.0.0.1. Free some, or set dsn to a database."
+    )

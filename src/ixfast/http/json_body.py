@@ -23,4 +23,4 @@ def decode_json(content: bytes | msgspec.Raw, kind: type[T]) -> T:
         reason = _ENUM_VALUE.sub(r"\1", reason)
         raise InputError("invalid_request", f"The body does not match the schema: {reason}.", path.rstrip("`") or None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InputError("invalid_request", "The body is not JSON in UTF-8.") from None
+        raise InputError("invalid_request", "The body is not valid JSON in UTF-8.") from None

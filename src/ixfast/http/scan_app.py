@@ -176,7 +176,7 @@ def _batch_elements(content: bytes) -> list[ScanBody | InputError]:
     """The bodies of a batch. One of the wrong form is an error of its own; JSON that is malformed is one of the whole batch."""
     raw = decode_json(content, BatchBody).scans
     if len(raw) > limits.BATCH_SCANS_MAX:
-        raise InputError("too_large", f"A batch holds at most {limits.BATCH_SCANS_MAX} scans.", "scans")
+        raise InputError("too_large", f"A batch can contain at most {limits.BATCH_SCANS_MAX} scans; split it.", "scans")
     elements: list[ScanBody | InputError] = []
     for each in raw:
         try:
@@ -223,7 +223,7 @@ def _idempotency_key(request: web.Request) -> str | None:
     keys = request.headers.getall("Idempotency-Key", ())
     if len(keys) > 1:
         # Which of them counts is ambiguous, and using the wrong one would lose the response to a tap that has passed.
-        raise InputError("invalid_parameter", "The request has more than one Idempotency-Key.", "Idempotency-Key")
+        raise InputError("invalid_parameter", "Send only one Idempotency-Key header.", "Idempotency-Key")
     for key in keys:
         if not (0 < len(key) <= limits.IDEMPOTENCY_KEY_CHARS_MAX and key.isascii() and key.isprintable()):
             expected = f"1 to {limits.IDEMPOTENCY_KEY_CHARS_MAX} printable ASCII characters"

@@ -43,20 +43,22 @@ class V1Query(NamedTuple):
 def parse_parameters(query: str) -> dict[str, str]:
     """Percent-decoded parameters by name. Raises InputError for a duplicate, for too many, and for values that are not text."""
     if len(query) > limits.REQUEST_TARGET_BYTES_MAX:
-        raise InputError("invalid_parameter", f"The query is longer than {limits.REQUEST_TARGET_BYTES_MAX} characters.")
+        raise InputError("invalid_parameter", f"The query must be at most {limits.REQUEST_TARGET_BYTES_MAX} characters.")
     parameters: dict[str, str] = {}
     pieces = query.split("&") if query else []
     if len(pieces) > limits.PARAMETERS_MAX:
-        raise InputError("invalid_parameter", f"The query has more than {limits.PARAMETERS_MAX} parameters.")
+        raise InputError("invalid_parameter", f"The query can have at most {limits.PARAMETERS_MAX} parameters.")
     for piece in pieces:
         if not piece:
             continue
         name, _, value = piece.partition("=")
         name, value = _decode(name, None), _decode(value, name)
         if name in parameters:
-            raise InputError("invalid_parameter", "The parameter is sent twice.", name)
+            raise InputError("invalid_parameter", "The parameter must be sent only once.", name)
         if len(value) > limits.PARAMETER_BYTES_MAX:
-            raise InputError("invalid_parameter", "The parameter's value is too long.", name)
+            raise InputError(
+                "invalid_parameter", f"The parameter's value must be at most {limits.PARAMETER_BYTES_MAX} characters.", name
+            )
         parameters[name] = value
     return parameters
 
@@ -68,7 +70,7 @@ def _decode(text: str, name: str | None) -> str:
     try:
         decoded = unquote_to_bytes(text.replace("+", " ")).decode()
     except UnicodeError:  # also lone surrogates, which command line arguments may have
-        raise InputError("invalid_parameter", "The parameter is not UTF-8.", _printable(name)) from None
+        raise InputError("invalid_parameter", "The parameter is not valid UTF-8.", _printable(name)) from None
     if not decoded.isprintable():
         raise InputError("invalid_parameter", "The parameter contains control characters.", _printable(name))
     return decoded
@@ -112,7 +114,7 @@ def _reference(parameters: dict[str, str]) -> tuple[bytes | None, str | None]:
             raise InputError("missing_parameter", "Name the tag: send x, or c or u together with a.", "x")
         return None, aid
     if aid is None:
-        raise InputError("missing_parameter", "c and u need a, the account id.", "a")
+        raise InputError("missing_parameter", "c and u also require a, the account id.", "a")
     if c is not None:
         if not 0 < len(c) <= limits.CUSTOMER_ID_CHARS_MAX:
             raise InputError("invalid_parameter", f"c must be 1 to {limits.CUSTOMER_ID_CHARS_MAX} characters.", "c")

@@ -72,7 +72,7 @@ async def run(dispatcher: ScanDispatcher, body: ScanBody, caller: Caller, *, pee
     extras = Extras(parameters, url, peek=peek, idempotent=idempotency_key is not None, wants_state=not peek, visitor=visitor)
     scan_id = dispatcher.next_scan_id() if idempotency_key is None else _derived_id(caller, body, idempotency_key)
     if ref is None and aid is None:
-        raise InputError("missing_parameter", "The account is unknown: send an API key, account or xuid.", "account")
+        raise InputError("missing_parameter", "Name the account: send account or an API key, or name the tag by xuid.", "account")
 
     def start(reply: Callable[[Scan], None]) -> None:
         scan = Scan(reply, ref or b"", -1, None, api_key, scan_id, dispatcher.loop.time(), extras)
@@ -91,15 +91,17 @@ def _read(body: ScanBody, aid: str | None) -> tuple[bytes | None, dict[str, str]
     named = [name for name in ("xuid", "cuid", "uid") if getattr(body, name) is not None]
     if text is not None:
         if named or (body.url is not None and body.query is not None):
-            raise InputError("invalid_parameter", "Send either url, or query, or the fields of the tap.", "url")
+            raise InputError("invalid_parameter", "Send only one of url, query and the fields of the tap.", "url")
         if len(text) > limits.REQUEST_TARGET_BYTES_MAX:
-            raise InputError("invalid_parameter", f"Longer than {limits.REQUEST_TARGET_BYTES_MAX} characters.", "url")
+            raise InputError("invalid_parameter", f"The URL must be at most {limits.REQUEST_TARGET_BYTES_MAX} characters.", "url")
         code = references.code_in(text)
         return (code.encode() if code is not None else None), None, text
     if len(named) != 1:
         if not named and body.parameters:
             return None, _fields(body), None
-        raise InputError("missing_parameter", "Name the tag by exactly one of xuid, cuid and uid, or send its url.", "xuid")
+        raise InputError(
+            "missing_parameter", "Name the tag by exactly one of xuid, cuid and uid, or send the tapped url.", "xuid"
+        )
     return _reference(body, named[0], aid), _fields(body), None
 
 
@@ -107,10 +109,10 @@ def _reference(body: ScanBody, name: str, aid: str | None) -> bytes | None:
     value: str = getattr(body, name)
     if name == "xuid":
         if not references.CODE.fullmatch(value):
-            raise InputError("invalid_parameter", "xuid must be letters and digits.", "xuid")
+            raise InputError("invalid_parameter", "xuid must be 1 to 64 letters and digits.", "xuid")
         return value.encode()
     if aid is None or not references.AID.fullmatch(aid):
-        raise InputError("missing_parameter", f"{name} needs account, the account id.", "account")
+        raise InputError("missing_parameter", f"{name} also requires account, the account id.", "account")
     if name == "uid":
         if not references.UID_TEXT.fullmatch(value):
             raise InputError("invalid_parameter", "uid must be 14 upper-case hex digits.", "uid")
@@ -124,7 +126,7 @@ def _fields(body: ScanBody) -> dict[str, str]:
     """The parts of the tap under the parameter names of `/v1/t`."""
     parameters = dict(body.parameters or {})
     if len(parameters) > limits.PARAMETERS_MAX:
-        raise InputError("invalid_parameter", f"More than {limits.PARAMETERS_MAX} parameters.", "parameters")
+        raise InputError("invalid_parameter", f"At most {limits.PARAMETERS_MAX} parameters can be sent.", "parameters")
     if isinstance(body.counter, int):
         if not 0 <= body.counter <= limits.COUNTER_MAX:
             raise InputError("invalid_parameter", f"counter must be between 0 and {limits.COUNTER_MAX}.", "counter")

@@ -135,7 +135,7 @@ class An10922(_Derivation, frozen=True, tag="an10922"):
             raise ValueError("input must consist of pairs of hex digits and {uid}, {aid}, {system_id} or {key_number}")
         for name, given in (("aid", self.aid), ("system_id", self.system_id), ("key_number", self.key_number)):
             if (given not in ("", None)) != (f"{{{name}}}" in self.input):
-                raise ValueError(f"{name} must be given if and only if input contains {{{name}}}")
+                raise ValueError(f"{name} is required if input contains {{{name}}}, and not allowed otherwise")
         if not (_HEX.fullmatch(self.aid) and _HEX.fullmatch(self.system_id)):
             raise ValueError("aid and system_id must be pairs of hex digits")
         if self.key_number is not None and not 0 <= self.key_number <= 255:

@@ -110,7 +110,7 @@ class KeyReloader:
             file = await _in_thread(lambda: KeyFile.read(self._path))
         except ConfigurationError as error:
             self._signature = signature_of(self._path)  # so that an error is logged once per retry, not once per poll
-            self._alarm("cannot use the key file, open keys stay open: %s", error)
+            self._alarm("cannot use the key file, keeping the keys that are open: %s", error)
             self._failures += 1
             return
         self._signature = file.signature

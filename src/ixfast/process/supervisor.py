@@ -179,7 +179,9 @@ class Supervisor:
             elif (status := slot.process.poll()) is not None:
                 self._schedule_restart(slot, status, now)
             elif self._is_hung(slot, now):
-                log.error("worker %d (pid %d) hangs: killing it", slot.index, slot.process.pid, extra={"about": slot.index})
+                log.error(
+                    "worker %d (pid %d) stopped responding: killing it", slot.index, slot.process.pid, extra={"about": slot.index}
+                )
                 slot.process.kill()
 
     def _reload(self) -> None:

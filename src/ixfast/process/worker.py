@@ -298,12 +298,12 @@ class Worker:
                     if self._clock.agree(partitions.CLOCKS_APART_MAX.total_seconds()):
                         await partitions.drop_old(connection, self._settings.scan_log_retention_days)
                     else:
-                        log.error("old partitions are kept: a clock was stepped after this worker started")
+                        log.error("kept old partitions: a clock was stepped after this worker started")
                     failed = any(change.problem is not None for change in changes)
                 finally:
                     await connection.close()
             except Exception as error:
-                log.warning("partition maintenance failed: %s", db_error_kind(error).value)
+                log.warning("could not maintain partitions: %s", db_error_kind(error).value)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_UPKEEP_S):
                     await asyncio.sleep(_UPKEEP_RETRY_S)

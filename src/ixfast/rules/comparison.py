@@ -29,7 +29,7 @@ def check_fact(name: str) -> Fact:
     fact = find_fact(name)
     if fact is None:
         known = [*FACTS, *ALIASES, FIELD + "NAME"]
-        raise RuleError(f"There is no fact {quoted(name)}.", suggestion=nearest(name, known))
+        raise RuleError(f"Unknown fact {quoted(name)}.", suggestion=nearest(name, known))
     if fact.name.startswith(FIELD):
         own = fact.name.removeprefix(FIELD)
         if len(own) > FIELD_NAME_CHARS_MAX or not own.isprintable() or own != own.strip():
@@ -42,7 +42,10 @@ def check_operator(fact: Fact, op: str) -> str:
     op = "==" if op == "=" else op
     if op not in fact.operators:
         known = ", ".join(fact.operators)
-        raise RuleError(f"{fact.name} has no operator {quoted(op)}; it has {known}.", suggestion=nearest(op, fact.operators))
+        raise RuleError(
+            f"{fact.name} does not support the operator {quoted(op)}; it supports {known}.",
+            suggestion=nearest(op, fact.operators),
+        )
     return op
 
 
@@ -55,11 +58,11 @@ def check_value(fact: Fact, op: str, value: object) -> Value:
     if op not in LISTED:
         return _scalar(fact, value)
     if not isinstance(value, (list, tuple)):
-        raise RuleError(f"{op!r} needs a list of values.")
+        raise RuleError(f"{op!r} requires a list of values.")
     if op == "between":
         return _range(fact, value)
     if not 0 < len(value) <= RULE_VALUES_MAX:
-        raise RuleError(f"{op!r} needs 1 to {RULE_VALUES_MAX} values.")
+        raise RuleError(f"{op!r} requires 1 to {RULE_VALUES_MAX} values.")
     return tuple(dict.fromkeys(_scalar(fact, item) for item in value))
 
 
@@ -68,7 +71,7 @@ def check_zone(fact: Fact, zone: str | None) -> str | None:
     if zone is None:
         return None
     if fact.kind not in ZONED:
-        raise RuleError(f"{fact.name} takes no time zone; only time, date and weekday do.")
+        raise RuleError(f"{fact.name} does not take a time zone; only time, date and weekday do.")
     return check_zone_name(zone)
 
 
@@ -78,39 +81,39 @@ def check_zone_name(zone: str) -> str:
     except ValueError:
         names = {name.lower(): name for name in wall_clock.zone_names()}
         near = names.get(nearest(zone, names) or "")
-        raise RuleError(f"There is no time zone {quoted(zone)}.", suggestion=near) from None
+        raise RuleError(f"Unknown time zone {quoted(zone)}.", suggestion=near) from None
 
 
 def _range(fact: Fact, value: list[object] | tuple[object, ...]) -> tuple[Scalar, ...]:
     if len(value) != 2:
-        raise RuleError("'between' needs two values, the first and the last.")
+        raise RuleError("'between' requires two values, the first and the last.")
     first, last = _scalar(fact, value[0]), _scalar(fact, value[1])
     if fact.kind is Kind.TIME:
         if first == last:
-            raise RuleError("'between' needs two different times.")
+            raise RuleError("'between' requires two different times.")
     elif first > last:  # type: ignore[operator]  # both have the type of the fact
-        raise RuleError(f"'between' needs the smaller value first: {last} and {first}.")
+        raise RuleError(f"'between' requires the smaller value first: {last} and {first}.")
     return first, last
 
 
 def _scalar(fact: Fact, value: object) -> Scalar:
     if fact.kind is Kind.NUMBER:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= RULE_NUMBER_MAX:
-            raise RuleError(f"{fact.name} is compared with a whole number from 0 to {RULE_NUMBER_MAX}.")
+            raise RuleError(f"{fact.name} must be compared with a whole number from 0 to {RULE_NUMBER_MAX}.")
         return value
     if fact.kind is Kind.TRUTH:
         if not isinstance(value, bool):
-            raise RuleError(f"{fact.name} is compared with true or false.")
+            raise RuleError(f"{fact.name} must be compared with true or false.")
         return value
     if not isinstance(value, str):
-        raise RuleError(f"{fact.name} is compared with text: {fact.kind.value}.")
+        raise RuleError(f"{fact.name} must be compared with text: {fact.kind.value}.")
     return _TEXTS[fact.kind](fact, value)
 
 
 def _word(fact: Fact, value: str) -> str:
     if value.lower() not in fact.words:
         raise RuleError(
-            f"{fact.name} is one of {', '.join(fact.words)}, not {quoted(value)}.", suggestion=nearest(value, fact.words)
+            f"{fact.name} must be one of {', '.join(fact.words)} (got {quoted(value)}).", suggestion=nearest(value, fact.words)
         )
     return value.lower()
 
@@ -118,7 +121,7 @@ def _word(fact: Fact, value: str) -> str:
 def _text(fact: Fact, value: str) -> str:
     # Unprintable characters cannot be typed in a line, and an unpaired surrogate cannot be encoded.
     if not 0 < len(value) <= RULE_TEXT_CHARS_MAX or not value.isprintable():
-        raise RuleError(f"{fact.name} is compared with 1 to {RULE_TEXT_CHARS_MAX} printable characters.")
+        raise RuleError(f"{fact.name} must be compared with 1 to {RULE_TEXT_CHARS_MAX} printable characters.")
     return value
 
 
@@ -135,7 +138,7 @@ def _country(fact: Fact, value: str) -> str:
 
 def _time(fact: Fact, value: str) -> str:
     if not _TIME.fullmatch(value):
-        raise RuleError(f"{fact.name} is compared with a time from 00:00 to 23:59, optionally with seconds.")
+        raise RuleError(f"{fact.name} must be compared with a time from 00:00 to 23:59, optionally with seconds.")
     return value.removesuffix(":00") if len(value) > 5 else value
 
 
@@ -143,13 +146,15 @@ def _date(fact: Fact, value: str) -> str:
     with contextlib.suppress(ValueError):  # the form of a date, but not in the calendar
         if _DATE.fullmatch(value):
             return date.fromisoformat(value).isoformat()
-    raise RuleError(f"{fact.name} is compared with a date such as 2026-01-31.")
+    raise RuleError(f"{fact.name} must be compared with a date such as 2026-01-31.")
 
 
 def _weekday(fact: Fact, value: str) -> str:
     day = value.lower()
     if day not in WEEKDAYS and day not in _LONG_DAYS:
-        raise RuleError(f"{fact.name} is one of {', '.join(WEEKDAYS)}, not {quoted(value)}.", suggestion=nearest(value, WEEKDAYS))
+        raise RuleError(
+            f"{fact.name} must be one of {', '.join(WEEKDAYS)} (got {quoted(value)}).", suggestion=nearest(value, WEEKDAYS)
+        )
     return day[:3]
 
 

@@ -139,9 +139,9 @@ def _decoded(document: bytes | str | dict[str, Any]) -> RuleSetDocument:
     except RecursionError:
         raise RuleError(f"Conditions can be nested at most {RULE_DEPTH_MAX} deep.", path="$") from None
     except (msgspec.DecodeError, UnicodeError, TypeError) as error:
-        raise RuleError(f"This is not JSON: {error}.", path="$") from None
+        raise RuleError(f"The rule set is not valid JSON: {error}.", path="$") from None
     if repeated:
-        raise RuleError(f"An object has the member {quoted(repeated[0])} twice.", path="$")
+        raise RuleError(f"An object repeats the member {quoted(repeated[0])}; keep one of them.", path="$")
     return found
 
 
@@ -158,7 +158,7 @@ def _explained(message: str) -> RuleError:
     if unknown is None:
         return RuleError(reason.rstrip(".") + ".", path=path)
     members = {name for kind in (RuleSetDocument, GroupDocument, ConditionDocument) for name in kind.__struct_encode_fields__}
-    return RuleError(f"There is no member {quoted(unknown[1])}.", path=path, suggestion=nearest(unknown[1], members))
+    return RuleError(f"Unknown member {quoted(unknown[1])}.", path=path, suggestion=nearest(unknown[1], members))
 
 
 def _checked(document: RuleSetDocument) -> Rules:
@@ -207,7 +207,7 @@ def _condition(condition: str | ConditionDocument, path: str, depth: int) -> Nod
 def _comparison(condition: ConditionDocument, path: str) -> Comparison:
     fact = _placed(path + ".fact", check_fact, condition.fact or "")
     if condition.op is None:
-        raise RuleError(f"op is missing; {fact.name} has {', '.join(fact.operators)}.", path=path)
+        raise RuleError(f"op is missing; {fact.name} supports {', '.join(fact.operators)}.", path=path)
     op = _placed(path + ".op", check_operator, fact, condition.op)
     typed = None if condition.value is msgspec.UNSET else condition.value
     value = _placed(path + ".value", check_value, fact, op, typed)

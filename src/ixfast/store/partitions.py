@@ -179,7 +179,7 @@ async def drop_old(connection: Any, retention_days: int, clocks: Clocks | None =
     clocks = clocks or await read_clocks(connection)
     if not clocks.agree:
         log.error(
-            "old partitions are kept because the clocks disagree: the database's shows %s, this host's %s",
+            "kept old partitions because the clocks disagree: the database's shows %s, this host's %s",
             *(clock.isoformat(timespec="seconds") for clock in clocks),
         )
         return []
@@ -223,7 +223,7 @@ async def _maintenance_lock(connection: Any) -> AsyncIterator[None]:
     deadline = asyncio.get_running_loop().time() + _LOCK_DEADLINE_S
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
         if asyncio.get_running_loop().time() > deadline:
-            raise TimeoutError(f"another maintenance of the partitions did not finish within {_LOCK_DEADLINE_S:.0f} s")
+            raise TimeoutError(f"another partition maintenance did not finish within {_LOCK_DEADLINE_S:.0f} s")
         await asyncio.sleep(_LOCK_POLL_S)
     try:
         yield

@@ -98,7 +98,7 @@ async def _create(call: Call, scopes: list[Any], label: str, expires_at: dt.date
     _check_scopes(call, scopes)
     await call.connection.fetchval(call.sql["lock_account"], call.account_id)
     if await call.connection.fetchval(call.sql["live_api_keys"], call.account_id) >= LIVE_API_KEYS_MAX:
-        raise InputError("limit_reached", f"An account can have at most {LIVE_API_KEYS_MAX} live API keys: revoke some.")
+        raise InputError("limit_reached", f"An account can have at most {LIVE_API_KEYS_MAX} live API keys; revoke some first.")
     by = call.caller.api_key_id
     token = await edits.create_api_key(call.connection, call.account_id, scopes, label=label, expires_at=expires_at, by=by)
     digest = hashlib.sha256(token.encode()).digest()

@@ -49,7 +49,7 @@ async def delete_batch(call: Call) -> web.Response:
     before = _batch(await call.row("batch", "batch", call.id("batch"), lock="UPDATE OF b"))
     call.match(before)
     if await call.connection.fetchval(call.sql["batch_has_tags"], before.id):
-        raise InputError("in_use", "The batch has tags: delete or move them first.")
+        raise InputError("in_use", "The batch contains tags; delete or move them first.")
     await call.connection.execute(call.sql["delete_batch"], before.id)
     await call.note("delete", "batch", before.id, before, None)
     return no_content()

@@ -165,9 +165,12 @@ class Call:
         try:
             repeated = repeated_members(self.content)
         except (UnicodeDecodeError, RecursionError):
-            raise InputError("invalid_request", "The body is not JSON in UTF-8.") from None
+            raise InputError("invalid_request", "The body is not valid JSON in UTF-8.") from None
         if repeated:
-            raise InputError("invalid_request", f"An object of the body has the member {repeated[0][:_NAME_CHARS_MAX]!r} twice.")
+            raise InputError(
+                "invalid_request",
+                f"An object in the body repeats the member {repeated[0][:_NAME_CHARS_MAX]!r}; keep one of them.",
+            )
         return decoded
 
     def id(self, kind: str, name: str = "id") -> int:
@@ -187,9 +190,9 @@ class Call:
         """A query parameter. Raises InputError if it is sent twice or is not text."""
         found = self.request.query.getall(name, [])
         if len(found) > 1:
-            raise InputError("invalid_parameter", f"{name} is sent twice.", name)
+            raise InputError("invalid_parameter", f"{name} must be sent only once.", name)
         if found and ("\0" in found[0] or not _is_text(found[0])):
-            raise InputError("invalid_parameter", f"{name} is not text.", name)
+            raise InputError("invalid_parameter", f"{name} must be UTF-8 text without NUL.", name)
         return found[0] if found else None
 
     def number(self, name: str, default: int, most: int) -> int:
@@ -222,7 +225,7 @@ class Call:
         except (binascii.Error, msgspec.MsgspecError, ValueError):
             found = ()
         if len(found) != numbers or any(abs(each) > (1 << 63) - 1 for each in found):
-            raise InputError("invalid_parameter", "cursor must be the next_cursor of the page before.", "cursor")
+            raise InputError("invalid_parameter", "cursor must be the next_cursor of the previous page.", "cursor")
         return found
 
     def page(self, items: list[Any], last: tuple[Any, ...] | None) -> web.Response:
@@ -257,7 +260,11 @@ class Call:
         if condition is None or condition.strip() == "*":
             return
         if etag(current) not in _LISTED_ETAG.findall(condition):
-            raise InputError("precondition_failed", "The object has changed since it was read: read it again.", "If-Match")
+            raise InputError(
+                "precondition_failed",
+                "The object has changed since it was read; read it again and repeat the change.",
+                "If-Match",
+            )
 
     async def note(self, act: str, kind: str, object_id: object, before: Any, after: Any, *changes: Change) -> None:
         """Write the audit log and notify the workers: the last statements of a transaction."""

@@ -120,7 +120,7 @@ async def delete_group(call: Call) -> web.Response:
     before = _group(await call.row("group", "tag_group", call.id("group"), lock="UPDATE OF g"))
     call.match(before)
     if await call.connection.fetchval(call.sql["group_has_tags"], before.id):
-        raise InputError("in_use", "The group has tags: delete or move them first.")
+        raise InputError("in_use", "The group contains tags; delete or move them first.")
     await call.connection.execute(call.sql["delete_group_keys"], before.id)
     await call.connection.execute(call.sql["delete_group"], before.id)
     await call.note("delete", "group", before.id, before, None, ("group", before.id, None))

@@ -32,7 +32,7 @@ async def patch_by_account(call: Call) -> web.Response:
     """The tag is named by the header `ix_c` or `ix_u`."""
     cuid, uid = (_header(call, name) for name in ("ix_c", "ix_u"))
     if cuid is None and uid is None:
-        raise InputError("missing_parameter", "The header ix_c or ix_u is required: it names the tag.", "ix_c")
+        raise InputError("missing_parameter", "Name the tag in the header ix_c (CUID) or ix_u (UID).", "ix_c")
     wanted = uid_bytes(uid, "ix_u") if cuid is None and uid is not None else None
     if call.request.match_info["aid"] != call.caller.aid:
         raise not_found("tag")
@@ -44,7 +44,7 @@ async def patch_by_account(call: Call) -> web.Response:
 def _header(call: Call, name: str) -> str | None:
     values = call.request.headers.getall(name, [])
     if len(values) > 1:
-        raise InputError("invalid_parameter", f"{name} is sent twice.", name)
+        raise InputError("invalid_parameter", f"{name} must be sent only once.", name)
     if not values or not values[0]:
         return None
     try:
@@ -99,7 +99,7 @@ def _parameters(call: Call) -> dict[str, str]:
         if name not in _NAMES:
             continue
         if name in found:
-            raise InputError("invalid_parameter", f"{name} is sent twice.", name)
+            raise InputError("invalid_parameter", f"{name} must be sent only once.", name)
         if not isinstance(value, str) or "\0" in value:
             raise InputError("invalid_parameter", f"{name} must be text.", name)
         try:
@@ -118,7 +118,7 @@ def _members(call: Call) -> list[tuple[str, Any]]:
     try:
         return parse_qsl(call.content.decode(), keep_blank_values=True, encoding="utf-8", errors="strict", max_num_fields=100)
     except ValueError:
-        raise InputError("invalid_request", "The body is neither a form nor JSON in UTF-8.") from None
+        raise InputError("invalid_request", "The body must be a form, or JSON in UTF-8.") from None
 
 
 class CompatiblePatch(msgspec.Struct):  # for the OpenAPI description alone: forms and query parameters are read, too

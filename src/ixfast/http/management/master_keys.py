@@ -42,7 +42,9 @@ async def add_master_key(call: Call) -> web.Response:
     row = await call.row("group", "tag_group", call.id("group"), lock="NO KEY UPDATE OF g")
     group_id = row["group_id"]
     if row["derivation"] is None:
-        raise InputError("invalid_parameter", "The group stores its keys: set a derivation first.", "key")
+        raise InputError(
+            "invalid_parameter", "The group does not derive keys; set its derivation before adding a master key.", "key"
+        )
     before = await _versions(call, group_id)
     if draft.retire_others:
         await call.connection.execute(call.sql["retire_group_keys"], group_id, [key.version for key in before])
@@ -59,7 +61,7 @@ async def retire_master_key(call: Call) -> web.Response:
     if version_among(before, version).live:
         if sum(key.live for key in before) == 1:
             raise InputError(
-                "in_use", "This is the group's only live master key: add another one first, or deactivate the group."
+                "in_use", "This is the group's only live master key; add another one first, or deactivate the group."
             )
         await call.connection.execute(call.sql["retire_group_keys"], group_id, [version])
         after = await _versions(call, group_id)

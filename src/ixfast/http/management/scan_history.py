@@ -42,7 +42,7 @@ def _range(call: Call, days: int, default_days: int) -> tuple[dt.datetime, dt.da
     if first >= last:
         raise InputError("invalid_parameter", "from must be before to.", "from")
     if last - first > dt.timedelta(days=days):
-        raise InputError("range_too_wide", f"The range from from to to can be at most {days} days.", "from")
+        raise InputError("range_too_wide", f"The range between from and to must be at most {days} days.", "from")
     return first, last
 
 
@@ -70,7 +70,9 @@ async def list_scans(call: Call) -> web.Response:
     verdict = call.word("verdict", scan_log.WORDS.values())
     before = scan_log.PageCursor(*cursor) if cursor is not None else None
     if before is not None and not scan_log.microseconds(begin) <= before.at_us <= scan_log.microseconds(end):
-        raise InputError("invalid_parameter", "cursor belongs to another range: send the same from and to with it.", "cursor")
+        raise InputError(
+            "invalid_parameter", "cursor belongs to a different range; send it with the from and to of the first page.", "cursor"
+        )
     tags = await _tags(call)
     rows, following = await scan_log.scans(
         call.connection, call.account_id, begin, end, limit=limit, verdict=verdict, tags=tags, before=before

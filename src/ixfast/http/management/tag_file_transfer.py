@@ -36,7 +36,7 @@ _TYPES = {"csv": "text/csv", "jsonl": "application/x-ndjson"}
 async def import_file(call: Call) -> web.StreamResponse:
     group_id, options = call.optional_id("group"), _options(call)
     if group_id is None:
-        raise InputError("missing_parameter", "group is required: new tags are added to it.", "group")
+        raise InputError("missing_parameter", "group is required; it is the group that new tags are added to.", "group")
     batch_id = call.optional_id("batch")
     async with edits.unbounded_connection(call.management_dispatcher.pool, readonly=False) as connection:
         with _short_switch_interval():

@@ -43,7 +43,7 @@ async def add_key(call: Call) -> web.Response:
     tag_id, xuid = row["tag_id"], row["xuid"]
     group = await call.row("group", "tag_group", row["group_id"])
     if group["derivation"] is not None:
-        raise InputError("invalid_parameter", "The tag's group derives its keys: add a master key to the group.", "key")
+        raise InputError("invalid_parameter", "The tag's group derives its keys; add a master key to the group instead.", "key")
     before = await _versions(call, tag_id)
     version = await edits.add_tag_key(call.connection, call.management_dispatcher.keks, call.account_id, tag_id, value)
     if draft.retire_others:
@@ -62,7 +62,7 @@ async def retire_key(call: Call) -> web.Response:
     found = version_among(before, version)
     if found.live:
         if sum(key.live for key in before) == 1:
-            raise InputError("in_use", "This is the tag's only live key: add another one first, or deactivate the tag.")
+            raise InputError("in_use", "This is the tag's only live key; add another one first, or deactivate the tag.")
         await call.connection.execute(call.sql["retire_tag_keys"], tag_id, KeySlot.FILE, [version])
         after = await _versions(call, tag_id)
         await call.note("retire_key", "tag", xuid, {"keys": before}, {"keys": after}, ("tag", tag_id, xuid))

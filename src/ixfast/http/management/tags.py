@@ -56,7 +56,7 @@ async def list_tags(call: Call) -> web.Response:
     group, batch, cuid, uid = (call.parameter(name) for name in ("group", "batch", "cuid", "uid"))
     filters = [each for each in (group, batch, cuid, uid) if each is not None]
     if len(filters) > 1:
-        raise InputError("invalid_parameter", "Only one of group, batch, cuid and uid can be used.", "group")
+        raise InputError("invalid_parameter", "Use only one of group, batch, cuid and uid.", "group")
     if cuid is not None or uid is not None:
         return await _tag_by(call, cuid, uid)
     if batch is not None:
@@ -182,9 +182,7 @@ async def patch_tag(call: Call) -> web.Response:
     call.match(before)
     changes = set_members(patch)
     if patch.uid is not UNSET and before.uid not in (None, patch.uid):
-        raise InputError(
-            "invalid_parameter", "The UID of a tag cannot be changed: delete the tag and add one for the other chip.", "uid"
-        )
+        raise InputError("invalid_parameter", "The UID of a tag cannot be changed; create a new tag for the other chip.", "uid")
     group_id, batch_id = changes.get("group_id"), changes.get("batch_id", before.batch_id)
     if group_id is not None and "batch_id" not in changes and group_id != before.group_id:
         batch_id = None  # a batch belongs to one group

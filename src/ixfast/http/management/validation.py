@@ -39,14 +39,20 @@ def definitions(definitions: Sequence[Definition]) -> None:
         if not name.isprintable() or name != name.strip() or "{" in name or "}" in name:
             raise InputError(
                 "invalid_parameter",
-                "The name of a field must be printable, without braces and without spaces at either end.",
+                "A field name must be printable, without braces and without leading or trailing spaces.",
                 place,
             )
         key = field_key(name)
         if key in REPLY_MEMBERS:
-            raise InputError("invalid_parameter", f"{', '.join(sorted(REPLY_MEMBERS))} are members of every response.", place)
+            raise InputError(
+                "invalid_parameter",
+                f"A field cannot be named {', '.join(sorted(REPLY_MEMBERS))}, because responses have members of these names.",
+                place,
+            )
         if key in seen:
-            raise InputError("invalid_parameter", "Another field has this name, or one that is equal to it in a URL.", place)
+            raise InputError(
+                "invalid_parameter", "Another field has this name, or a name that becomes the same URL parameter.", place
+            )
         seen.add(key)
 
 
@@ -57,7 +63,9 @@ def values(values: Mapping[str, str | None], defined: Collection[str]) -> None:
             continue
         if name not in defined:
             names = ", ".join(sorted(defined)) or "none"
-            raise InputError("invalid_parameter", f"Field {index + 1} is not defined by the folder. Defined: {names}.", "fields")
+            raise InputError(
+                "invalid_parameter", f"Field {index + 1} is not defined in the folder. Defined fields: {names}.", "fields"
+            )
         if "\0" in value:
             raise InputError("invalid_parameter", "A value must not contain NUL.", "fields")
         try:
@@ -85,7 +93,7 @@ def rule_set(document: Mapping[str, Any], place: str = "rules") -> Rules:
         except InputError as error:
             raise InputError(error.code, f"{error} (at {where})", where) from None
     if b"\\u0000" in encoded and _has_nul(document):
-        raise InputError("invalid_rule", "Texts of a rule set must not contain NUL.", place)
+        raise InputError("invalid_rule", "A rule set must not contain NUL characters.", place)
     return rules
 
 
@@ -107,23 +115,25 @@ def profile(value: str | dict[str, Any] | None) -> EncodingProfile | None:
     except (ProfileError, msgspec.ValidationError) as error:
         raise InputError("invalid_profile", str(error), "profile") from None
     if "\0" in found.name + found.template + found.window:
-        raise InputError("invalid_profile", "Texts of a profile must not contain NUL.", "profile")
+        raise InputError("invalid_profile", "A profile must not contain NUL characters.", "profile")
     return found
 
 
 def derivation(profile: EncodingProfile | None, derivation: Derivation | None, *, enrols: bool) -> None:
     """Check that a group with this profile can derive keys, and enrol tags from their taps."""
     if derivation is not None and profile is None:
-        raise InputError("invalid_parameter", "A standard group has no keys to derive: set a profile.", "derivation")
+        raise InputError("invalid_parameter", "A standard group has no keys to derive; set a profile first.", "derivation")
     if not enrols:
         return
     if derivation is None or profile is None:
-        raise InputError("invalid_parameter", "Only a group that derives its keys can enrol tags: set a derivation.", "enrols")
+        raise InputError(
+            "invalid_parameter", "Only a group that derives its keys can enrol tags; set a derivation first.", "enrols"
+        )
     compiled = compile_profile(profile)
     if not compiled.counter_expected or not (compiled.encrypted or "uid" in compiled.template.slots):
-        raise InputError("invalid_parameter", "To enrol tags, the profile must have both a UID and a counter.", "enrols")
+        raise InputError("invalid_parameter", "To enrol tags, the profile must mirror both UID and counter.", "enrols")
     if {"xuid", "cuid"} & set(compiled.window_statics):
-        message = "To enrol tags, the MAC window must not contain the tag code or CUID, which are unknown before."
+        message = "To enrol tags, the MAC window must not contain a tag code or CUID, which a new tag does not have yet."
         raise InputError("invalid_parameter", message, "enrols")
 
 
@@ -131,11 +141,15 @@ def originality(uid: str | None, signature: str, profile: str | None) -> str:
     """The result of checking an originality signature; `profile` is the JSON of the group's encoding profile."""
     place = "originality_signature"
     if uid is None:
-        raise InputError("invalid_parameter", "The signature is of the chip's UID: send that, too.", place)
+        raise InputError(
+            "invalid_parameter", "The signature covers the chip's UID, which is not registered; send uid as well.", place
+        )
     scheme = msgspec.json.decode(profile, type=EncodingProfile).scheme if profile is not None else "ntag424"
     if not scheme.startswith("ntag424"):
         raise InputError(
-            "invalid_parameter", "Signatures of NTAG 424 DNA alone can be checked; the group has other chips.", place
+            "invalid_parameter",
+            "Only signatures of NTAG 424 DNA can be checked, but the group's profile is for another chip.",
+            place,
         )
     return judge_originality(bytes.fromhex(uid), bytes.fromhex(signature))
 
@@ -146,7 +160,9 @@ def key(text: str) -> bytes:
         raise InputError("invalid_parameter", "A key must be 32 hex digits.", "key")
     value = bytes.fromhex(text)
     if not any(value):
-        raise InputError("invalid_parameter", "A key of all zeros is the default of a chip that was never personalised.", "key")
+        raise InputError(
+            "invalid_parameter", "The all-zero key is the public factory default of every chip; program a key of your own.", "key"
+        )
     return value
 
 

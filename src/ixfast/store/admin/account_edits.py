@@ -45,9 +45,9 @@ async def create_account(connection: Any, aid: str, *, name: str = "", is_open: 
                 "INSERT INTO account (aid, name, open) VALUES ($1, $2, $3) RETURNING account_id", aid, name, is_open
             )
     except asyncpg.UniqueViolationError:
-        raise InputError("already_exists", f"The account {aid} exists already.", "aid") from None
+        raise InputError("already_exists", f"The account {aid} already exists.", "aid") from None
     except asyncpg.CheckViolationError:
-        raise InputError("invalid_parameter", "An account id has 1 to 64 letters, digits, - or _.", "aid") from None
+        raise InputError("invalid_parameter", "An account id must be 1 to 64 letters, digits, - and _.", "aid") from None
     await record(connection, account_id, None, "create", "account", aid, None, {"aid": aid, "name": name, "open": is_open})
     return account_id
 

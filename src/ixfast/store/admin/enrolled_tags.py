@@ -58,7 +58,7 @@ class TagRegister:
                     self._meters.slots[meters.TAGS_ENROLLED] += await self._create(connection, rows)
             except Exception as error:  # of any type: the next tap tries again
                 reason = reason_of(error)
-                log.warning("%d tags not enrolled: %s", len(rows), reason)
+                log.warning("could not enrol %d tags: %s", len(rows), reason)
                 problem = UnavailableError("unavailable", reason)
             for _, future in batch.values():
                 if problem is None:

@@ -71,7 +71,9 @@ async def add_master(connection: Any, keks: KeyEncryptionKeys, account_id: int, 
     await connection.fetchval(sql["lock_account"], account_id)
     known = await connection.fetch(sql["group_keys"], group_id)
     if sum(row["live"] for row in known) >= limits.GROUP_MASTERS_MAX:
-        raise InputError("limit_reached", f"A group has at most {limits.GROUP_MASTERS_MAX} live masters: retire one.", "key")
+        raise InputError(
+            "limit_reached", f"A group can have at most {limits.GROUP_MASTERS_MAX} live master keys; retire one first.", "key"
+        )
     derivation = await connection.fetchval(sql["derivation"], group_id)
     same = {row["check_value"] for row in known if row["derivation"] == derivation}
     version = _next_version(known, value, same)
@@ -87,7 +89,7 @@ async def check_meta_keys(connection: Any, account_id: int) -> None:
     if await connection.fetchval(load("management")["meta_keys_in_use"], account_id) > limits.META_KEYS_MAX:
         raise InputError(
             "limit_reached",
-            f"An account has at most {limits.META_KEYS_MAX} live meta keys, derived ones included: retire one.",
+            f"An account can have at most {limits.META_KEYS_MAX} live meta keys, including derived ones; retire one first.",
             "key",
         )
 
@@ -107,7 +109,9 @@ def _next_version(known: Sequence[Any], value: bytes, same: Collection[bytes] | 
     all known versions."""
     version: int = max((row["version"] for row in known), default=FIRST_VERSION - 1) + 1
     if version > limits.KEY_VERSIONS_MAX:
-        raise InputError("limit_reached", f"The key has had {limits.KEY_VERSIONS_MAX} versions already.", "key")
+        raise InputError("limit_reached", f"The key has already had {limits.KEY_VERSIONS_MAX} versions, the maximum.", "key")
     if check_value(value) in (same if same is not None else {row["check_value"] for row in known}):
-        raise InputError("already_exists", "This key is or was one of the versions: old taps would pass again.", "key")
+        raise InputError(
+            "already_exists", "This key is or was one of the versions, so that old taps would pass again; use a new key.", "key"
+        )
     return version

@@ -154,4 +154,4 @@ def verdict_of(letter: bytes | str) -> str:
 
 def too_wide() -> InputError:
     """The error for a range that cannot be read in time."""
-    return InputError("range_too_wide", "The range contains too many scans: choose a shorter one.", "from")
+    return InputError("range_too_wide", "The range contains too many scans; choose a shorter one.", "from")

@@ -91,7 +91,9 @@ async def _positions_before_deletion(
             begin = begins_at(row, keys, derives=masters is not None)
             if begin is None:
                 raise InputError(
-                    "key_retired", f"The tag {tag.xuid} was deleted after this key of it had been replaced.", "file_key"
+                    "key_retired",
+                    f"The tag {tag.xuid} was deleted after this key had been replaced; add it with its last key.",
+                    "file_key",
                 )
             found[tag.xuid] = max(found.get(tag.xuid, 0), begin)
     return found

@@ -66,7 +66,7 @@ async def transaction(pool: Any, *, readonly: bool, statement_timeout_ms: int = 
     except asyncpg.UniqueViolationError as error:
         raise already_exists(error) from None
     except asyncpg.ForeignKeyViolationError:
-        raise InputError("in_use", "It still contains other objects: delete or move those first.") from None
+        raise InputError("in_use", "The object still contains others; delete or move them first.") from None
     except _DATABASE_ERRORS as error:
         raise _unavailable(error, may_have_committed=committing and not readonly) from error
 

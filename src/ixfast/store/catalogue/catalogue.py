@@ -210,9 +210,9 @@ class Catalogue:
     def _reason(self, code: bytes, error: Exception) -> str:
         if isinstance(error, KeyUnavailableError):
             self._meters.slots[meters.KEY_UNWRAP_FAILURES] += 1
-            log.error("tag %s: key cannot be opened (%s)", code.decode(), type(error).__name__)
+            log.error("tag %s: cannot open its key (%s)", code.decode(), type(error).__name__)
             return "key_unavailable"
-        log.error("tag %s: record cannot be made (%s: %s)", code.decode(), type(error).__name__, error)
+        log.error("tag %s: cannot build its record (%s: %s)", code.decode(), type(error).__name__, error)
         return "bad_record"
 
     async def account(self, aid: str, *, is_owner: bool = True) -> tuple[Account, list[Group]] | None:
@@ -255,7 +255,7 @@ class Catalogue:
             try:
                 await self.apply(lacking)
             except Exception as error:  # try again until the database answers
-                log.warning("renewing accounts failed: %s", db_error_kind(error).value)
+                log.warning("cannot reload accounts: %s", db_error_kind(error).value)
                 await asyncio.sleep(limits.RECONNECT_DELAY_MS_MAX / 1000)
             else:
                 return

@@ -119,7 +119,7 @@ class ChangeFollower:
             log.error("%s", error)
         else:
             reason = db_error_kind(error).value
-            log.warning("changes unread: %s", reason)
+            log.warning("cannot read catalogue changes: %s", reason)
         if self._known is None:
             self._catalogue.stale = reason
 
@@ -175,11 +175,11 @@ class ChangeFollower:
         """
         self._mark_stale("history_changed")
         if known.is_continued_by(reading):
-            log.warning("the database was restarted: everything cached from it is forgotten")
+            log.warning("the database was restarted: discarded everything cached from it")
         else:
             self._slots[meters.HISTORY_CHANGES] += 1
             log.error(
-                "the database's history changed from %s to %s: everything cached from it is forgotten",
+                "the database's history changed from %s to %s: discarded everything cached from it",
                 known.history,
                 reading.history,
             )
@@ -206,5 +206,5 @@ class ChangeFollower:
             try:
                 await self._source.listen(self.look)
             except Exception as error:
-                log.warning("not listening for changes: %s", db_error_kind(error).value)
+                log.warning("cannot listen for catalogue changes: %s", db_error_kind(error).value)
             await asyncio.sleep(limits.RECONNECT_DELAY_MS_MAX / 1000)

@@ -143,7 +143,7 @@ class LookupRounds:
                 result = await self._look_up(wanted, self._time_left(wanted))
             except Exception as error:  # any kind: a look-up without an answer is 503, never an absent tag
                 reason = reason_of(error)
-                log.warning("look-up of %d references failed: %s", len(wanted), reason)
+                log.warning("cannot look up %d references: %s", len(wanted), reason)
                 result = RoundResult({}, dict.fromkeys(wanted, Failure(reason)))
             finally:
                 self._running.remove(wanted)

@@ -210,7 +210,7 @@ class Loader:
             except (InputError, ProfileError, msgspec.MsgspecError) as error:
                 # Management of this release stores no such group, but that of a later release may. What cannot be used never
                 # replaces what could, but a deactivation is applied all the same.
-                log.error("group %d cannot be loaded: %s", row["group_id"], error)
+                log.error("cannot load group %d: %s", row["group_id"], error)
                 known = self.groups.get(row["group_id"])
                 if known is not None:
                     known.active, known.folder_active = row["group_active"], row["folder_active"]
@@ -245,7 +245,7 @@ class Loader:
             )
         except (KeyUnavailableError, msgspec.MsgspecError) as error:
             self.lacking_groups.add(group_id)
-            log.error("group %d: a master key cannot be used (%s)", group_id, type(error).__name__)
+            log.error("group %d: cannot use a master key (%s)", group_id, type(error).__name__)
         else:
             self.lacking_groups.discard(group_id)
             return masters
@@ -313,7 +313,7 @@ class Loader:
             return tuple(self._opened(row, KeySlot.META, 0) for row in rows)
         except KeyUnavailableError as error:
             self.lacking.add(account_id)
-            log.error("account %d: a meta key cannot be opened (%s)", account_id, type(error).__name__)
+            log.error("account %d: cannot open a meta key (%s)", account_id, type(error).__name__)
         known = self.accounts.get(account_id)
         if known is None:
             return None

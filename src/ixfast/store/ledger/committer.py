@@ -280,7 +280,7 @@ class Committer:
             elif isinstance(error, HistoryChangedError):
                 reason = "history_changed"
             if reason != self._no_session_reason:
-                log.warning("ledger has no connection: %s", reason)
+                log.warning("cannot connect to the ledger: %s", reason)
             self._no_session_reason = reason
             await asyncio.sleep(limits.RECONNECT_DELAY_MS / 1000)
         else:
@@ -304,7 +304,7 @@ class Committer:
             return
         slots[meters.LEDGER_FAILURES] += 1
         self._refusal_reason = kind.value if kind is not DbErrorKind.BAD_VALUE else None
-        log.error("ledger statement refused: %s (%s)", kind.value, getattr(error, "sqlstate", None))
+        log.error("database rejected a ledger statement: %s (%s)", kind.value, getattr(error, "sqlstate", None))
         if kind is DbErrorKind.READ_ONLY:
             self._drop(session, kind.value)  # the batch stays and looks for the writable primary until its deadline
             self._sent = any(scan.unresolved for scan in batch.values())

@@ -85,4 +85,4 @@ class RefusalLog:
             await self._database.log_refusals(rows, _WRITE_TIMEOUT_S)
         except Exception as error:  # best effort: count the rows and go on
             self._slots[meters.REFUSALS_DROPPED] += len(rows)
-            log.warning("%d refusals not logged: %s", len(rows), db_error_kind(error).value)
+            log.warning("could not log %d refused scans: %s", len(rows), db_error_kind(error).value)

@@ -106,7 +106,7 @@ class Lane:
             raise
         except Exception as error:  # any kind, as in the committer: the answer is 503, never a verdict
             reason = reason_of(error)
-            log.warning("durable state of %d scans not read: %s", len(batch), reason)
+            log.warning("cannot read the durable state of %d scans: %s", len(batch), reason)
             undecided = [scan for scan in batch if _is_undecided(scan)]
             late = [s for s in undecided if reason != "deadline" or self._reader.time_left([s]) <= _TIME_LEFT_MIN_S]
             self._fail_undecided(late, "unavailable", reason)
