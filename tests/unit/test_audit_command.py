@@ -63,7 +63,7 @@ SECRET = "00112233445566778899aabbccddeeff"
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["xuid,uid"], "line 1: the first line must be a header"),
+        (["xuid,uid"], "line 1: the first line must name the columns"),
         ([""], "contains no keys"),
         (["xuid,file_key", f"a,{SECRET}"], "line 2, profile: is missing"),
         (["xuid,file_key,profile", "", f"a,{SECRET},nonsense"], "line 3: unknown encoding profile"),
@@ -79,8 +79,8 @@ SECRET = "00112233445566778899aabbccddeeff"
         (["xuid,file_key,profile,version", f"a,{SECRET},encrypted,128"], "line 2, version: must be between 1 and 127"),
         (['{"xuid": "a"', ""], "line 1: The line is not a JSON object"),
         (['{"xuid": "a", "file_key": 7, "profile": "encrypted"}'], "line 1, file_key: must be a string"),
-        ([f'{{"xuid": "a", "file_key": "{SECRET}", "file_key": "{SECRET}"}}'], "line 1, file_key: is duplicated in the line"),
-        ([f'{{"xuid": "a", "{SECRET}": 1, "{SECRET}": 2}}'], "line 1, a member: is duplicated in the line"),
+        ([f'{{"xuid": "a", "file_key": "{SECRET}", "file_key": "{SECRET}"}}'], "line 1, file_key: appears twice in the line"),
+        ([f'{{"xuid": "a", "{SECRET}": 1, "{SECRET}": 2}}'], "line 1, a member: appears twice in the line"),
         (["xuid,file_key,profile", f"a,{SECRET},ntag22x-sd/ntag424-aes"], "line 2: profile 'ntag22x-sd/ntag424-aes'"),
     ],
 )

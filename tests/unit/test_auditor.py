@@ -339,7 +339,7 @@ def test_first_lines() -> None:
     assert detect_format(b'{"url": 1}').kind == "jsonl"
     assert detect_format(b"https://a/t?x=1&n=2").kind == "urls"
     for line in (b"", b"at", b"at,at,url", b"at,,url", b"expected,at"):
-        with pytest.raises(InputError, match="column names"):
+        with pytest.raises(InputError, match="must name the columns"):
             detect_format(line)
 
 

@@ -96,10 +96,10 @@ def test_an10922_refuses_other_lengths(key: bytes, m: bytes) -> None:
 @pytest.mark.parametrize(
     ("given_", "message"),
     [
-        ({"input": "{uid}{aid}"}, "aid must be given if and only if"),
-        ({"aid": "3042f5"}, "aid must be given if and only if"),
-        ({"input": "{uid}{key_number}"}, "key_number must be given if and only if"),
-        ({"key_number": 0}, "key_number must be given if and only if"),
+        ({"input": "{uid}{aid}"}, "aid is required if input contains"),
+        ({"aid": "3042f5"}, "aid is required if input contains"),
+        ({"input": "{uid}{key_number}"}, "key_number is required if input contains"),
+        ({"key_number": 0}, "key_number is required if input contains"),
         ({"input": "{uid}{key_number}", "key_number": 256}, "between 0 and 255"),
         ({"input": "{uid}{name}"}, "must consist of pairs of hex digits and"),
         ({"input": "{uid}0"}, "must consist of pairs of hex digits and"),
