@@ -36,44 +36,54 @@ def _meter(name: str, kind: str, text: str, **labels: str) -> int:
     return len(METERS) - 1
 
 
-SCANS = {v: _meter("ixfast_scans_total", "counter", "Scans by verdict.", verdict=v) for v in Verdict}
+SCANS = {v: _meter("ixfast_scans_total", "counter", "Scans with a verdict, by verdict.", verdict=v) for v in Verdict}
 SCAN_ERRORS = {
     code: _meter("ixfast_scan_errors_total", "counter", "Scans that ended without a verdict, by error code.", code=code)
     for code in COUNTED
 }
-HOT_REQUESTS = _meter("ixfast_hot_requests_total", "counter", "Requests served by the front door itself.")
+HOT_REQUESTS = _meter("ixfast_hot_requests_total", "counter", "Requests that the front door served itself, on the fast path.")
 HANDED_OVER = _meter("ixfast_handed_over_connections_total", "counter", "Connections handed over to aiohttp.")
 CONNECTIONS = _meter("ixfast_connections", "gauge", "Open connections of the public listener.")
 CONNECTIONS_REFUSED = _meter(
-    "ixfast_connections_refused_total", "counter", "Connections closed immediately because of max_connections."
+    "ixfast_connections_refused_total", "counter", "Connections closed at once because of max_connections."
 )
-CATALOGUE_MISSES = _meter("ixfast_catalogue_misses_total", "counter", "Scans whose tag was not in the cache.")
+CATALOGUE_MISSES = _meter("ixfast_catalogue_misses_total", "counter", "Scans whose tag or API key was not in the cache.")
 CATALOGUE_QUERIES = _meter(
-    "ixfast_catalogue_queries_total", "counter", "Look-up queries, each for all misses pending at the time."
+    "ixfast_catalogue_queries_total", "counter", "Look-up rounds; each resolves all misses that are waiting."
 )
-CATALOGUE_ABSENT = _meter("ixfast_catalogue_absent_hits_total", "counter", "Scans answered from the cache of absent references.")
+CATALOGUE_ABSENT = _meter(
+    "ixfast_catalogue_absent_hits_total", "counter", "Scans of unknown tags that were answered from the cache."
+)
 CATALOGUE_TAGS = _meter("ixfast_catalogue_cached_tags", "gauge", "Tags in the cache.")
-CATALOGUE_CHANGES = _meter("ixfast_catalogue_changes_total", "counter", "Management changes applied to the cache.")
-KEY_UNWRAP_FAILURES = _meter("ixfast_key_unwrap_failures_total", "counter", "Envelopes that could not be opened. Alert on any.")
+CATALOGUE_CHANGES = _meter("ixfast_catalogue_changes_total", "counter", "Management changes that were applied.")
+KEY_UNWRAP_FAILURES = _meter(
+    "ixfast_key_unwrap_failures_total", "counter", "Envelopes or key-encryption keys that could not be opened. Alert on any."
+)
 TAGS_ENROLLED = _meter("ixfast_tags_enrolled_total", "counter", "Tags created by their first genuine tap.")
-LEDGER_BATCHES = _meter("ixfast_ledger_batches_total", "counter", "Completed ledger statements.")
+LEDGER_BATCHES = _meter("ixfast_ledger_batches_total", "counter", "Ledger statements that completed.")
 LEDGER_ROWS = _meter("ixfast_ledger_rows_total", "counter", "Scans in these statements.")
-LEDGER_WAITING = _meter("ixfast_ledger_waiting", "gauge", "Scans waiting for a ledger statement.")
-LEDGER_HELD = _meter("ixfast_ledger_held_total", "counter", "Batches that met a row lock of another session.")
-LEDGER_LOST = _meter("ixfast_ledger_lost_replies_total", "counter", "Ledger statements whose reply was lost.")
-LEDGER_FAILURES = _meter("ixfast_ledger_failures_total", "counter", "Ledger statements that failed in the database.")
-LEDGER_STATE_READS = _meter("ixfast_ledger_state_reads_total", "counter", "Scans whose durable state was read.")
-LEDGER_BROKEN = _meter("ixfast_ledger_broken_rows_total", "counter", "Counter rows that violate an invariant. Alert on any.")
-CLOCK_STEPS = _meter("ixfast_database_clock_steps_total", "counter", "Detected steps of the database clock. Alert on any.")
+LEDGER_WAITING = _meter("ixfast_ledger_waiting", "gauge", "Scans that are waiting for a ledger statement.")
+LEDGER_HELD = _meter("ixfast_ledger_held_total", "counter", "Batches blocked by a row lock of another transaction.")
+LEDGER_LOST = _meter("ixfast_ledger_lost_replies_total", "counter", "Ledger statements whose reply was lost with the connection.")
+LEDGER_FAILURES = _meter("ixfast_ledger_failures_total", "counter", "Ledger statements that the database rejected.")
+LEDGER_STATE_READS = _meter("ixfast_ledger_state_reads_total", "counter", "Scans for which the durable state was read.")
+LEDGER_BROKEN = _meter(
+    "ixfast_ledger_broken_rows_total", "counter", "Counter rows that are missing or inconsistent. Alert on any."
+)
+CLOCK_STEPS = _meter(
+    "ixfast_database_clock_steps_total", "counter", "Steps of the database's clock that were detected. Alert on any."
+)
 CLOCK_OFFSET_MS = _meter(
-    "ixfast_database_clock_offset_ms", "gauge", "The database clock minus this host's, in milliseconds. Alert beyond 1000."
+    "ixfast_database_clock_offset_ms", "gauge", "The database's clock minus this host's, in milliseconds. Alert beyond 1000."
 )
 HISTORY_CHANGES = _meter(
-    "ixfast_database_history_changes_total", "counter", "Times that the database was found to have another history. Alert on any."
+    "ixfast_database_history_changes_total", "counter", "Times that the database had another history than before. Alert on any."
 )
-REFUSALS_DROPPED = _meter("ixfast_refusal_log_dropped_total", "counter", "Log rows of refused scans dropped: queue full.")
-READY = _meter("ixfast_worker_ready", "gauge", "1 while the worker is ready.")
-HEARTBEAT = _meter("ixfast_worker_heartbeat_seconds", "gauge", "Monotonic time of the worker's last heartbeat.")
+REFUSALS_DROPPED = _meter(
+    "ixfast_refusal_log_dropped_total", "counter", "Log rows of refused scans that were dropped because their queue was full."
+)
+READY = _meter("ixfast_worker_ready", "gauge", "1 while the worker is ready and not draining.")
+HEARTBEAT = _meter("ixfast_worker_heartbeat_seconds", "gauge", "The host's monotonic clock at the worker's last heartbeat.")
 _STATEMENT = "Duration of ledger statements in microseconds, cumulative buckets."
 STATEMENT_US = [
     *(_meter("ixfast_ledger_statement_us_bucket", "counter", _STATEMENT, le=str(le)) for le in STATEMENT_BUCKETS_US),

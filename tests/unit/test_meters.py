@@ -1,6 +1,8 @@
 """The meters: regions of workers in one memory, buckets, and names that Prometheus can join."""
 
 import mmap
+import re
+from pathlib import Path
 
 import pytest
 
@@ -52,3 +54,14 @@ def test_every_slot_has_one_name_and_every_name_one_kind() -> None:
         (meters.STATEMENT_US, meters.STATEMENT_BUCKETS_US),
         (meters.BATCH_ROWS, meters.BATCH_BUCKETS),
     ))  # fmt: skip
+
+
+def test_the_documentation_has_the_labels_of_every_metric() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(ixfast_\w+)` \| \w+ \|([^|]*)\|", text, re.MULTILINE)
+    documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+    assert documented == {meter.name: set(meter.labels) for meter in METERS}
+
+
+def test_every_help_is_a_sentence() -> None:
+    assert [meter.name for meter in METERS if not re.fullmatch(r"[A-Z0-9].*\.", meter.help)] == []
