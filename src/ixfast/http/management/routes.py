@@ -29,10 +29,10 @@ _MOMENT: dict[str, Any] = {"type": "string", "format": "date-time"}
 LIMIT = Parameter(
     "limit",
     {"type": "integer", "minimum": 1, "maximum": PAGE_ROWS_MAX, "default": PAGE_ROWS},
-    "The maximum number of items on the page.",
+    "Maximum number of items on the page.",
 )
-CURSOR = Parameter("cursor", {"type": "string", "pattern": "^[A-Za-z0-9_-]*$"}, "The `next_cursor` of the page before.")
-_TAG = Parameter("tag", _TEXT, "A tag code.")
+CURSOR = Parameter("cursor", {"type": "string", "pattern": "^[A-Za-z0-9_-]*$"}, "`next_cursor` of the previous page.")
+_TAG = Parameter("tag", _TEXT, "Only scans of the tag with this code.")
 _RANGE = (
     Parameter("from", _MOMENT, "The beginning of the range: a time, or a day (UTC)."),
     Parameter("to", _MOMENT, "The end of the range, exclusive: a time, or a day (UTC). Now by default."),
@@ -71,16 +71,22 @@ def _delete(path: str, handler: Any, summary: str, *errors: str, **more: Any) ->
 
 _ACCOUNTS = (
     Route(
-        "GET", "/v2/accounts", accounts.list_accounts, "The account of the API key.", schemas.Account, paged=True, writes=False
+        "GET",
+        "/v2/accounts",
+        accounts.list_accounts,
+        "List the account of the API key.",
+        schemas.Account,
+        paged=True,
+        writes=False,
     ),
-    _read("/v2/accounts/{aid}", accounts.read_account, "An account.", schemas.Account),
+    _read("/v2/accounts/{aid}", accounts.read_account, "Read an account.", schemas.Account),
     _patch("/v2/accounts/{aid}", accounts.patch_account, "Change an account.", schemas.Account, schemas.AccountPatch),
-    _list("/v2/api-keys", accounts.list_api_keys, "All API keys, including expired and revoked ones.", schemas.ApiKey),
-    _read("/v2/api-keys/{id}", accounts.read_api_key, "An API key.", schemas.ApiKey),
+    _list("/v2/api-keys", accounts.list_api_keys, "List API keys.", schemas.ApiKey),
+    _read("/v2/api-keys/{id}", accounts.read_api_key, "Read an API key.", schemas.ApiKey),
     _create(
         "/v2/api-keys",
         accounts.create_api_key,
-        "Create an API key. Only this response has its token.",
+        "Create an API key.",
         schemas.NewApiKey,
         schemas.ApiKeyDraft,
         "invalid_parameter",
@@ -94,12 +100,12 @@ _ACCOUNTS = (
         schemas.ApiKeyPatch,
         "invalid_parameter",
     ),
-    _delete("/v2/api-keys/{id}", accounts.revoke_api_key, "Revoke an API key. This cannot be undone.", *_MATCH_ERRORS),
+    _delete("/v2/api-keys/{id}", accounts.revoke_api_key, "Revoke an API key.", *_MATCH_ERRORS),
     Route(
         "POST",
         "/v2/api-keys/{id}/rotate",
         accounts.rotate_api_key,
-        "Create a successor of an API key. Both are live for a while.",
+        "Create a successor of an API key.",
         schemas.NewApiKey,
         schemas.Rotation,
         status=201,
@@ -108,7 +114,7 @@ _ACCOUNTS = (
 )
 
 _FOLDERS_GROUPS_BATCHES = (
-    _list("/v2/folders", folders.list_folders, "Folders.", schemas.Folder),
+    _list("/v2/folders", folders.list_folders, "List folders.", schemas.Folder),
     _create(
         "/v2/folders",
         folders.create_folder,
@@ -118,7 +124,7 @@ _FOLDERS_GROUPS_BATCHES = (
         "invalid_parameter",
         *_NAME_ERRORS,
     ),
-    _read("/v2/folders/{id}", folders.read_folder, "A folder.", schemas.Folder),
+    _read("/v2/folders/{id}", folders.read_folder, "Read a folder.", schemas.Folder),
     _patch(
         "/v2/folders/{id}",
         folders.patch_folder,
@@ -129,7 +135,9 @@ _FOLDERS_GROUPS_BATCHES = (
         *_NAME_ERRORS,
     ),
     _delete("/v2/folders/{id}", folders.delete_folder, "Delete an empty folder.", "in_use", *_MATCH_ERRORS),
-    _list("/v2/groups", groups.list_groups, "Groups.", schemas.Group, Parameter("folder", _ID, "Only those of this folder.")),
+    _list(
+        "/v2/groups", groups.list_groups, "List groups.", schemas.Group, Parameter("folder", _ID, "Only groups of this folder.")
+    ),
     _create(
         "/v2/groups",
         groups.create_group,
@@ -142,7 +150,7 @@ _FOLDERS_GROUPS_BATCHES = (
         *_RULE_ERRORS,
         *_NAME_ERRORS,
     ),
-    _read("/v2/groups/{id}", groups.read_group, "A group.", schemas.Group),
+    _read("/v2/groups/{id}", groups.read_group, "Read a group.", schemas.Group),
     _patch(
         "/v2/groups/{id}",
         groups.patch_group,
@@ -159,7 +167,7 @@ _FOLDERS_GROUPS_BATCHES = (
     _read(
         "/v2/groups/{id}/keys",
         master_keys.list_master_keys,
-        "Versions of a group's master key.",
+        "List versions of a group's master key.",
         schemas.MasterVersion,
         scopes=_KEY_SCOPES,
         paged=True,
@@ -183,11 +191,13 @@ _FOLDERS_GROUPS_BATCHES = (
         "in_use",
         scopes=("keys",),
     ),
-    _list("/v2/batches", batches.list_batches, "Batches.", schemas.Batch, Parameter("group", _ID, "Only those of this group.")),
+    _list(
+        "/v2/batches", batches.list_batches, "List batches.", schemas.Batch, Parameter("group", _ID, "Only those of this group.")
+    ),
     _create(
         "/v2/batches", batches.create_batch, "Create a batch.", schemas.Batch, schemas.BatchDraft, "not_found", *_NAME_ERRORS
     ),
-    _read("/v2/batches/{id}", batches.read_batch, "A batch.", schemas.Batch),
+    _read("/v2/batches/{id}", batches.read_batch, "Read a batch.", schemas.Batch),
     _patch("/v2/batches/{id}", batches.patch_batch, "Change a batch.", schemas.Batch, schemas.BatchPatch, *_NAME_ERRORS),
     _delete("/v2/batches/{id}", batches.delete_batch, "Delete an empty batch.", "in_use", *_MATCH_ERRORS),
 )
@@ -196,7 +206,7 @@ _TAGS = (
     _list(
         "/v2/tags",
         tags.list_tags,
-        "All tags, or those that one of the parameters selects.",
+        "List tags: all, or those that one parameter selects.",
         schemas.Tag,
         Parameter("group", _ID, "Only those of this group."),
         Parameter("batch", _ID, "Only those of this batch."),
@@ -217,7 +227,7 @@ _TAGS = (
         *_NAME_ERRORS,
         "key_retired",
     ),
-    _read("/v2/tags/{xuid}", tags.read_tag, "A tag.", schemas.Tag),
+    _read("/v2/tags/{xuid}", tags.read_tag, "Read a tag.", schemas.Tag),
     _patch(
         "/v2/tags/{xuid}",
         tags.patch_tag,
@@ -228,12 +238,12 @@ _TAGS = (
         *_RULE_ERRORS,
         *_NAME_ERRORS,
     ),
-    _delete("/v2/tags/{xuid}", tags.delete_tag, "Delete a tag. Its scans stay in the scan log.", *_MATCH_ERRORS),
-    _read("/v2/tags/{xuid}/counter", tags.read_counter, "The counter of a tag's newest accepted tap.", schemas.Counter),
+    _delete("/v2/tags/{xuid}", tags.delete_tag, "Delete a tag.", *_MATCH_ERRORS),
+    _read("/v2/tags/{xuid}/counter", tags.read_counter, "Read the counter of a tag's newest accepted tap.", schemas.Counter),
     _read(
         "/v2/tags/{xuid}/keys",
         tag_keys.list_keys,
-        "Versions of a tag's file key.",
+        "List versions of a tag's file key.",
         schemas.KeyVersion,
         scopes=_KEY_SCOPES,
         paged=True,
@@ -257,7 +267,7 @@ _TAGS = (
         "GET",
         "/v2/meta-keys",
         tag_keys.list_meta_keys,
-        "Versions of the account's meta keys.",
+        "List the account's meta keys.",
         schemas.KeyVersion,
         scopes=_KEY_SCOPES,
         paged=True,
@@ -288,12 +298,12 @@ _FILES = (
         query=(
             Parameter("group", _ID, "The group that new tags are added to."),
             Parameter("batch", _ID, "The batch of that group that new tags are added to."),
-            Parameter("dry_run", _FLAG, "Do everything except the commit."),
+            Parameter("dry_run", _FLAG, "`true`: do everything except the commit."),
             Parameter("preset", {"type": "string", "enum": list(PRESETS)}, "Column names as another program writes them."),
             Parameter("ignore", _TEXT, "Columns to ignore, separated by commas."),
-            Parameter("allow_zero_keys", _FLAG, "Accept keys of all zeros, which are public."),
-            Parameter("retire_old_keys", _FLAG, "Retire the keys that are replaced."),
-            Parameter("code_length", {"type": "integer", "enum": list(CODE_CHARS)}, "The length of random tag codes."),
+            Parameter("allow_zero_keys", _FLAG, "`true`: accept the all-zero key, which is public."),
+            Parameter("retire_old_keys", _FLAG, "`true`: retire the keys that are replaced."),
+            Parameter("code_length", {"type": "integer", "enum": list(CODE_CHARS)}, "Length of random tag codes."),
         ),
         errors=("missing_parameter", "not_found", "already_exists", "import_running", "invalid_file"),
         body_types=("text/csv", "application/x-ndjson"),
@@ -303,12 +313,12 @@ _FILES = (
         "GET",
         "/v2/exports",
         tag_file_transfer.export_file,
-        "Export tags, without their keys, as a file that can be imported.",
+        "Export tags, without keys, as a file that can be imported.",
         str,
         query=(
             Parameter("group", _ID, "Only those of this group."),
             Parameter("batch", _ID, "Only those of this batch."),
-            Parameter("format", {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]}, "CSV or JSON lines."),
+            Parameter("format", {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]}, "Format of the file."),
         ),
         errors=("not_found",),
         response_types=("text/csv", "application/x-ndjson"),
@@ -318,12 +328,12 @@ _FILES = (
 )
 
 _RULES_AND_LOGS = (
-    Route("GET", "/v2/rules/schema", rule_trial.read_schema, "The JSON Schema of rule sets.", dict[str, Any], writes=False),
+    Route("GET", "/v2/rules/schema", rule_trial.read_schema, "Read the JSON Schema of rule sets.", dict[str, Any], writes=False),
     Route(
         "POST",
         "/v2/rules/test",
         rule_trial.try_rules,
-        "Which rule group matches the given facts, and why.",
+        "Show which rule group matches the given facts, and why.",
         schemas.TrialResult,
         schemas.Trial,
         errors=(*_BODY_ERRORS, "invalid_parameter", *_RULE_ERRORS),
@@ -332,7 +342,7 @@ _RULES_AND_LOGS = (
     _list(
         "/v2/audit",
         scan_history.list_acts,
-        "The audit log of management, newest first.",
+        "List the changes in the audit log.",
         schemas.Act,
         Parameter("object", _TEXT, "Only this kind of object."),
         Parameter("object_id", _TEXT, "Only the object with this id."),
@@ -341,7 +351,7 @@ _RULES_AND_LOGS = (
     _list(
         "/v2/scans",
         scan_history.list_scans,
-        "The scan log, newest first. The last day by default.",
+        "List the scans in the scan log.",
         schemas.LoggedScan,
         _TAG,
         *_RANGE,
@@ -353,7 +363,7 @@ _RULES_AND_LOGS = (
         "GET",
         "/v2/stats",
         scan_history.count_scans,
-        "Numbers of scans by verdict, and by day, group or tag. The last 7 days by default.",
+        "Count scans by verdict, and by day, group or tag.",
         schemas.Stats,
         query=(
             _TAG,
@@ -380,8 +390,8 @@ _COMPATIBLE = tuple(
         compatible=True,
     )
     for path, handler, summary in (
-        ("/v1/x/{xuid}", ixkio_v1.patch_by_xuid, "Set the default response, status or assignment of a tag."),
-        ("/v1/a/{aid}", ixkio_v1.patch_by_account, "The same for the tag named by the header ix_c or ix_u."),
+        ("/v1/x/{xuid}", ixkio_v1.patch_by_xuid, "Change the default response, status or assignment of a tag."),
+        ("/v1/a/{aid}", ixkio_v1.patch_by_account, "Change the tag that the header ix_c or ix_u names."),
     )
 )
 

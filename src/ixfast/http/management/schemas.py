@@ -99,8 +99,7 @@ class FolderPatch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Group(msgspec.Struct):
-    """Without `profile` the group is a standard one, without `rules` its responses are Pass and Fail, and without `derivation` a
-    key is stored for each tag. If `enrols` is true, a genuine tap of an unknown chip creates its tag."""
+    """A group contains tags that share an encoding profile and a rule set."""
 
     id: int
     folder_id: int
@@ -166,8 +165,7 @@ class BatchPatch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Tag(msgspec.Struct):
-    """`rules` and `fields` are those of the tag itself; where they are null or absent, the group's apply. `originality` is the
-    result of checking the chip's signature, null without one."""
+    """A tag. `rules` and `fields` are its own; where they are null or absent, the group's apply."""
 
     xuid: str
     uid: str | None
@@ -185,7 +183,7 @@ class Tag(msgspec.Struct):
 
 
 class TagDraft(msgspec.Struct, forbid_unknown_fields=True):
-    """Without `xuid`, a random tag code of `xuid_length` characters is assigned. `key` requires the scope keys."""
+    """A tag to create, in a group or in a batch."""
 
     group_id: Id | None = None
     batch_id: Id | None = None
@@ -203,7 +201,7 @@ class TagDraft(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TagPatch(msgspec.Struct, forbid_unknown_fields=True):
-    """`uid` can be set once. `batch_id` alone also moves the tag to the group of that batch."""
+    """Members of a tag to change. `fields` are merged by name, and null removes a value."""
 
     group_id: Id | UnsetType = UNSET
     batch_id: Id | UnsetType | None = UNSET
@@ -274,21 +272,21 @@ class ApiKeyPatch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Rotation(msgspec.Struct, forbid_unknown_fields=True):
-    """The old key stays live for another `overlap_s` seconds, or until it would have expired."""
+    """How an API key is replaced. The old one stays valid for `overlap_s` seconds, or until it would have expired."""
 
     overlap_s: Annotated[int, Meta(ge=0, le=90 * 86_400)] = 86_400
     expires_at: Moment | None = None
 
 
 class Trial(msgspec.Struct, forbid_unknown_fields=True):
-    """A rule set, and facts of a scan by name; absent ones are unknown. `now` is a time, as text or in Unix seconds."""
+    """A rule set, and facts of a scan by name. The fact `now` is a time, as text or in Unix seconds."""
 
     rules: RuleSetBody
     facts: dict[str, bool | int | str] = {}
 
 
 class TrialStep(msgspec.Struct):
-    """`outcome` is null if it is unknown; `found` is the value of the fact, empty for a step that combines others."""
+    """One step of a decision."""
 
     step: str
     depth: int
@@ -297,7 +295,7 @@ class TrialStep(msgspec.Struct):
 
 
 class TrialResult(msgspec.Struct):
-    """`group` is the name of the rule group that matched, or null for the default."""
+    """What a rule set decides about a scan with these facts."""
 
     group: str | None
     response: str
@@ -319,7 +317,7 @@ class Act(msgspec.Struct):
 
 
 class LoggedScan(msgspec.Struct):
-    """`counter` and `key_version` are null if the tap proved none."""
+    """A scan in the scan log. `counter` and `key_version` are null if the tap did not prove any."""
 
     scan_id: str
     at: dt.datetime
@@ -330,7 +328,7 @@ class LoggedScan(msgspec.Struct):
 
 
 class Count(msgspec.Struct):
-    """`object` is a day (UTC), the id of a group or a tag code, as requested."""
+    """Number of scans of a day, group or tag."""
 
     object: str
     total: int

@@ -18,6 +18,7 @@ from ixfast.domain.model import OriginalityWord, TamperWord, Verdict
 from ixfast.error_codes import COUNTED, REQUEST, STATUS
 from ixfast.http.management.call import Parameter
 from ixfast.http.management.schemas import Xuid
+from ixfast.http.openapi.descriptions import ERRORS
 from ixfast.http.v2_scans import BatchBody, ScanBody
 
 REFS = "#/components/schemas/{name}"
@@ -50,14 +51,13 @@ class ProblemBody(msgspec.Struct, omit_defaults=True):
 
 
 class Problem(msgspec.Struct):
-    """`field` is the path of the member or the name of the parameter that is wrong, `reason` explains a 503, and `problems` lists
-    those of a tag file by line."""
+    """An error of every path except `/v1`."""
 
     error: ProblemBody
 
 
 class FlatError(msgspec.Struct, omit_defaults=True):
-    """An error of `/v1`. `parameter` is the one that is wrong, and `reason` explains a 503."""
+    """An error of `/v1`."""
 
     error: str
     xuid: Xuid | None = None
@@ -81,14 +81,14 @@ class TamperStates(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class FirstAnswer(msgspec.Struct, forbid_unknown_fields=True):
-    """In a response that repeats an earlier one: when that one was given, and which members may differ from it."""
+    """Marks a response that repeats an earlier one."""
 
     at: str
     of_now: list[str]
 
 
 class ScanAnswer(msgspec.Struct, forbid_unknown_fields=True):
-    """A scan with its verdict. docs/reference/scan-api.md explains the members."""
+    """A scan with its verdict."""
 
     scan_id: _HEX_16
     verdict: Verdict
@@ -113,7 +113,7 @@ class Liveness(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Readiness(msgspec.Struct, forbid_unknown_fields=True):
-    """`problems` gives the reason for each part of the worker that is not ready."""
+    """Whether the worker can verify scans, and why not."""
 
     ready: bool
     problems: dict[str, str]
@@ -144,23 +144,23 @@ def problems(codes: Iterable[str], shape: Any) -> dict[str, Any]:
         by_status.setdefault(str(STATUS[code]), []).append(code)
     content = json_content(schema_of(shape))
     return {
-        status: {"description": ", ".join(f"`{code}`" for code in found), "content": content}
+        status: {"description": "\n".join(f"- `{code}`: {ERRORS[code]}" for code in found), "content": content}
         for status, found in sorted(by_status.items())
     }
 
 
 def _tap_parameters() -> list[dict[str, Any]]:
     tap = {
-        "x": (_CODE, "Tag code (XUID)."),
-        "c": (f"^.{{1,{limits.CUSTOMER_ID_CHARS_MAX}}}$", "Customer's own id. Needs `a`."),
-        "u": ("^[0-9A-F]{14}$", "Chip UID. Needs `a`."),
-        "a": (_AID, "Account id."),
-        "n": ("^[0-9A-Fa-f]{6}$", "Tap counter."),
-        "e": ("^[0-9A-Fa-f]{16}$", "MAC of the tap (SDMMAC)."),
-        "t": (None, "Tamper status."),
-        "r": ("^[!-~]{1,256}$", "API token. Prefer a header field."),
-        "ip": (None, "The visitor's address."),
-        "ua": (None, "The visitor's user agent."),
+        "x": (_CODE, "Tag code (XUID). Takes precedence over `c` and `u`."),
+        "c": (f"^.{{1,{limits.CUSTOMER_ID_CHARS_MAX}}}$", "Customer's own id (CUID). Requires `a`."),
+        "u": ("^[0-9A-F]{14}$", "Chip UID. Requires `a`."),
+        "a": (_AID, "Account id (AID). Enough if the tap identifies the tag, as an encrypted mirror does."),
+        "n": ("^[0-9A-Fa-f]{6}$", "Tap counter, as the chip mirrors it."),
+        "e": ("^[0-9A-Fa-f]{16}$", "MAC of the tap (SDMMAC), as the chip mirrors it."),
+        "t": (None, "Tamper status, as the chip mirrors it."),
+        "r": ("^[!-~]{1,256}$", "API token. Prefer a header, because query strings end up in logs."),
+        "ip": (None, "IP address of the visitor, for rules and subtags."),
+        "ua": (None, "User agent of the visitor, for rules and subtags."),
     }
     return [
         query_parameter(Parameter(name, {"type": "string"} | ({"pattern": pattern} if pattern else {}), meaning))
@@ -172,37 +172,63 @@ def public_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
     """Path, method and operation of each route of the scan API."""
     flat_scan = {
         "type": "object",
-        "properties": {"xuid": schema_of(Xuid)},
+        "properties": {"xuid": {**schema_of(Xuid), "description": "Tag code."}},
         "required": ["xuid"],
         "additionalProperties": {"type": "string"},
     }
     errors = problems(("not_found", *ROUTED_ERRORS, *(code for code in COUNTED if code != "idempotency_conflict")), FlatError)
     common: dict[str, Any] = {"servers": _PUBLIC, "tags": ["scans"], "security": [{}, *ANY_KEY]}
     scan = common | {"parameters": _tap_parameters()}
-    success = {"200": {"description": "The owner's response text, or what is inactive.", "content": json_content(flat_scan)}}
-    yield "/v1/t", "get", scan | {"operationId": "scan", "summary": "Verify a tap.", "responses": success | errors}
+    success = {
+        "200": {
+            "description": "The owner's response text as `response`, or what is inactive as `error`.",
+            "content": json_content(flat_scan),
+        }
+    }
+    yield (
+        "/v1/t",
+        "get",
+        scan
+        | {"operationId": "scan", "summary": "Verify a tap and return the owner's response text.", "responses": success | errors},
+    )
     form = {"200": {"description": "The query is well-formed."}, "400": {"description": "The query is malformed."}}
     yield (
         "/v1/t",
         "head",
-        scan | {"operationId": "scan_form", "summary": "Check the form of a query without verifying the tap.", "responses": form},
+        scan | {"operationId": "scan_form", "summary": "Check the format of a query.", "responses": form},
     )
-    allowed = {"204": {"description": "The methods and header fields that browsers may send."}}
-    yield "/v1/t", "options", common | {"operationId": "scan_cors", "summary": "CORS preflight.", "responses": allowed}
-    idempotency = {"name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"}}
-    peek = query_parameter(Parameter("peek", {"type": "string", "enum": ["true", "false"]}, "Verify without consuming the tap."))
+    allowed = {"204": {"description": "Methods and headers that browsers may send."}}
+    yield (
+        "/v1/t",
+        "options",
+        common | {"operationId": "scan_cors", "summary": "Respond to a CORS preflight request.", "responses": allowed},
+    )
+    idempotency = {
+        "name": "Idempotency-Key",
+        "in": "header",
+        "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
+        "description": "A new text for each tap. A retry with the same key and tap gets the first response again.",
+    }
+    peek = query_parameter(
+        Parameter("peek", {"type": "string", "enum": ["true", "false"]}, "`true`: verify without consuming the tap.")
+    )
     each = {"anyOf": [schema_of(ScanAnswer), schema_of(Problem)]}
     batch = {
         "type": "object",
-        "properties": {"scans": {"type": "array", "items": each}},
+        "properties": {"scans": {"type": "array", "items": each, "description": "Results in the order of the request."}},
         "required": ["scans"],
         "additionalProperties": False,
     }
     for path, kind, name, schema, summary in (
-        ("/v2/scans", ScanBody, "scan_v2", schema_of(ScanAnswer), "Verify a tap."),
+        ("/v2/scans", ScanBody, "scan_v2", schema_of(ScanAnswer), "Verify a tap and return the verdict."),
         ("/v2/scans/batch", BatchBody, "scan_batch", batch, "Verify up to 1,000 taps, each independently of the others."),
     ):
-        content = {"200": {"description": "The tap has a verdict, whatever it is.", "content": json_content(schema)}}
+        content = {
+            "200": {
+                "description": "The tap has a verdict, whichever it is; in a batch, each scan has a verdict or an error.",
+                "content": json_content(schema),
+            }
+        }
         body = {"required": True, "content": json_content(schema_of(kind))}
         operation = {"operationId": name, "summary": summary, "requestBody": body, "parameters": [idempotency, peek]}
         yield path, "post", common | operation | {"responses": content | problems((*ROUTED_ERRORS, *COUNTED), Problem)}
@@ -220,8 +246,10 @@ def health_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
 
     readiness = json_content(schema_of(Readiness))
     not_ready = {"description": "Not ready, with the reasons.", "content": readiness}
-    yield operation("/livez", "The worker is alive.", json_content(schema_of(Liveness)))
-    yield operation("/readyz", "Whether the worker can verify scans.", readiness, **{"503": not_ready})
-    yield operation("/metrics", "Metrics of all workers of the host.", {"text/plain": {"schema": {"type": "string"}}})
-    yield operation("/versions", "Versions of the components that are running.", json_content(schema_of(dict[str, str | None])))
-    yield operation("/openapi.json", "This description.", json_content({"type": "object"}))
+    yield operation("/livez", "Check that the worker is alive.", json_content(schema_of(Liveness)))
+    yield operation("/readyz", "Check whether the worker can verify scans.", readiness, **{"503": not_ready})
+    yield operation("/metrics", "Read the metrics of all workers of the host.", {"text/plain": {"schema": {"type": "string"}}})
+    yield operation(
+        "/versions", "Read the versions of the components that are running.", json_content(schema_of(dict[str, str | None]))
+    )
+    yield operation("/openapi.json", "Read this description.", json_content({"type": "object"}))

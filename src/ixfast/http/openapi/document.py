@@ -28,10 +28,17 @@ from ixfast.http.openapi.components import (
     query_parameter,
     schema_of,
 )
+from ixfast.http.openapi.descriptions import describe_operation, describe_schemas
 
+_ABOUT = (
+    "Verification of authentication NFC tags. The public listener verifies taps (`scans`); the private listener has management, "
+    "health and metrics, and must not be reachable from outside."
+)
 _COMMON_ERRORS = ("invalid_request", "unauthorised", "overloaded", "unavailable", "outcome_unknown")
-_PRIVATE = [{"url": "http://127.0.0.1:8481", "description": "The private listener: management, health, metrics."}]
+_PRIVATE = [{"url": "http://127.0.0.1:8481", "description": "The private listener: management, health and metrics."}]
+_SUCCESS = {200: "The request succeeded.", 201: "The object was created.", 204: "The request succeeded; there is no body."}
 _TEXT_HEADERS = {"type": "string"}
+_PATH_PARAMETERS = {"id": "Id of the object.", "version": "Version of the key.", "xuid": "Tag code.", "aid": "Account id."}
 
 
 @functools.cache
@@ -48,9 +55,13 @@ def description() -> dict[str, Any]:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     for path, method, operation in (*public_operations(), *health_operations()):
         paths.setdefault(path, {})[method] = operation
+    for operations in paths.values():
+        for operation in operations.values():
+            describe_operation(operation)
+    describe_schemas(schemas)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "ixfast", "version": __version__, "description": "Verification of authentication NFC tags."},
+        "info": {"title": "ixfast", "version": __version__, "description": _ABOUT},
         "servers": _PRIVATE,
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": _security()},
@@ -79,7 +90,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": _responses(route),
     }
     scopes = " or ".join(route.scopes)
-    operation["description"] = f"Scope: {scopes}."
+    operation["description"] = f"Requires an API key with the scope {scopes}."
     if route.body is not None:
         schema = schema_of(route.body)
         content = {kind: {"schema": schema} for kind in route.body_types}
@@ -103,7 +114,10 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
         "aid": {"type": "string", "pattern": f"^{references.AID.pattern}$"},
     }
     names = [word[1:-1] for word in path.split("/") if word.startswith("{")]
-    return [{"name": name, "in": "path", "required": True, "schema": schemas[name]} for name in names]
+    return [
+        {"name": name, "in": "path", "required": True, "schema": schemas[name], "description": _PATH_PARAMETERS[name]}
+        for name in names
+    ]
 
 
 def _header(name: str, meaning: str) -> dict[str, Any]:
@@ -112,9 +126,11 @@ def _header(name: str, meaning: str) -> dict[str, Any]:
 
 def _headers(route: Route) -> list[dict[str, Any]]:
     if route.path == "/v1/a/{aid}":
-        return [_header("ix_c", "The tag's CUID."), _header("ix_u", "The tag's UID, unless ix_c is sent.")]
+        return [_header("ix_c", "CUID of the tag."), _header("ix_u", "UID of the tag; ignored if ix_c is sent.")]
     if "precondition_failed" in route.errors:
-        return [_header("If-Match", "The ETag of the object when it was read, or *. Anything else is 412.")]
+        return [
+            _header("If-Match", "ETag of the object as you read it, or *. If the object has changed since, the response is 412.")
+        ]
     return []
 
 
@@ -122,16 +138,22 @@ def _responses(route: Route) -> dict[str, Any]:
     """The response, and the errors by status with their codes."""
     headers = {}
     if route.status == 201:
-        headers["Location"] = {"schema": {"type": "string"}}
+        headers["Location"] = {"schema": {"type": "string"}, "description": "Path of the new object."}
     if isinstance(route.response, type) and (route.status == 201 or "{" in route.path) and not route.compatible:
-        headers["ETag"] = {"schema": {"type": "string"}}
-    success: dict[str, Any] = {"description": route.summary}
+        headers["ETag"] = {"schema": {"type": "string"}, "description": "Version of the object, for If-Match."}
+    success: dict[str, Any] = {"description": "One page of the list." if route.paged else _SUCCESS[route.status]}
     if route.response is not None:
         schema = schema_of(route.response)
         if route.paged:
             schema = {
                 "type": "object",
-                "properties": {"items": {"type": "array", "items": schema}, "next_cursor": {"type": ["string", "null"]}},
+                "properties": {
+                    "items": {"type": "array", "items": schema, "description": "Objects on this page."},
+                    "next_cursor": {
+                        "type": ["string", "null"],
+                        "description": "Pass it as cursor to get the next page; null on the last.",
+                    },
+                },
                 "required": ["items", "next_cursor"],
             }
         success["content"] = {kind: {"schema": schema} for kind in route.response_types}
