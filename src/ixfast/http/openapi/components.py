@@ -144,7 +144,7 @@ def problems(codes: Iterable[str], shape: Any) -> dict[str, Any]:
         by_status.setdefault(str(STATUS[code]), []).append(code)
     content = json_content(schema_of(shape))
     return {
-        status: {"description": "\n".join(f"- `{code}`: {ERRORS[code]}" for code in found), "content": content}
+        status: {"description": " ".join(f"`{code}`: {ERRORS[code]}." for code in found), "content": content}
         for status, found in sorted(by_status.items())
     }
 
