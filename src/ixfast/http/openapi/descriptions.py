@@ -314,7 +314,11 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "post_v2_groups": ({"folder_id": 2, "name": "Sneakers", "profile": "ixkio-plain", "rules": _RULES}, _GROUP),
     "post_v2_batches": ({"group_id": 24, "name": "Spring"}, _BATCH),
     "post_v2_tags": (
-        {"batch_id": 24, "xuid": "q8w3sbcz", "uid": "04A1B2C3D4E5F6", "cuid": "SH-1001", "name": "Runner {cuid}"}, _TAG,
+        {
+            "batch_id": 24, "xuid": "q8w3sbcz", "uid": "04A1B2C3D4E5F6", "cuid": "SH-1001", "name": "Runner {cuid}",
+            "key": "000102030405060708090a0b0c0d0e0f",
+        },
+        _TAG,
     ),
     "get_v2_tags_xuid": (None, _TAG),
     "get_v2_tags_xuid_counter": (

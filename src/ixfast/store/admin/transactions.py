@@ -23,19 +23,19 @@ _STATEMENT_TIMEOUT_MS = 5000
 _LOCK_TIMEOUT_MS = 2000
 _DATABASE_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 _UNIQUE_CONSTRAINTS = {
-    "tag_xuid": ("xuid", "A tag with the same xuid exists already."),
-    "tag_cuid": ("cuid", "A tag with the same cuid exists already."),
-    "tag_uid": ("uid", "A tag with the same uid exists already."),
-    "folder_account_id_name_key": ("name", "The account has a folder of this name already."),
-    "tag_group_folder_id_name_key": ("name", "The folder has a group of this name already."),
-    "batch_group_id_name_key": ("name", "The group has a batch of this name already."),
+    "tag_xuid": ("xuid", "A tag with this xuid already exists."),
+    "tag_cuid": ("cuid", "A tag with this cuid already exists."),
+    "tag_uid": ("uid", "A tag with this uid already exists."),
+    "folder_account_id_name_key": ("name", "The account already has a folder with this name."),
+    "tag_group_folder_id_name_key": ("name", "The folder already has a group with this name."),
+    "batch_group_id_name_key": ("name", "The group already has a batch with this name."),
 }
 """The field and the message for each unique constraint."""
 
 
 def already_exists(error: asyncpg.UniqueViolationError) -> InputError:
     """The error for a violated unique constraint, with the field that it is about."""
-    field, message = _UNIQUE_CONSTRAINTS.get(error.constraint_name or "", (None, "It exists already."))
+    field, message = _UNIQUE_CONSTRAINTS.get(error.constraint_name or "", (None, "The object already exists."))
     return InputError("already_exists", message, field)
 
 
