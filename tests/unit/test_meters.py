@@ -59,7 +59,7 @@ def test_every_slot_has_one_name_and_every_name_one_kind() -> None:
 def test_the_documentation_has_the_labels_of_every_metric() -> None:
     text = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text()
     rows = re.findall(r"^\| `(ixfast_\w+)` \| \w+ \|([^|]*)\|", text, re.MULTILINE)
-    documented = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+    documented = {name: set(re.findall(r"Label: `(\w+)`", meaning)) for name, meaning in rows}
     assert documented == {meter.name: set(meter.labels) for meter in METERS}
 
 

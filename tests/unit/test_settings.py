@@ -235,7 +235,7 @@ def row(setting: SettingDescription) -> str:
     """The row of a setting, as docs/reference/settings.md has to have it."""
     flag = f"`{setting.flag}`" + (f", `{setting.flag}-file`" if setting.secret else "")
     env = f"`{setting.env}`" + (f", `{setting.env}_FILE`" if setting.secret else "")
-    cells = [f"`{setting.name}`", flag, env, setting.unit, setting.default, setting.range]
+    cells = [flag, env, setting.unit, setting.default, setting.range]
     return "| " + " | ".join(cells) + " |"
 
 
