@@ -37,7 +37,8 @@ def _linked(text: str, file: Path, page: str) -> str:
 
 def _describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
     """Give a page its first paragraph as the description that search engines show."""
-    paragraph = None if doctree is None else next(iter(doctree.findall(nodes.paragraph)), None)
+    paragraphs = () if doctree is None else doctree.findall(nodes.paragraph)
+    paragraph = next((each for each in paragraphs if isinstance(each.parent, nodes.section)), None)
     if paragraph is not None:
         text = " ".join(paragraph.astext().split())
         if len(text) > _DESCRIPTION_CHARS:

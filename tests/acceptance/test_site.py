@@ -91,8 +91,8 @@ def test_every_page_has_a_title_and_a_description(site: Path) -> None:
     for source in DOCS.rglob("*.md"):
         page = text(site, str(source.relative_to(DOCS).with_suffix("")))
         assert re.search(r"<title>[^<]+</title>", page), source
-        assert re.search(r'<meta name="description" content="[^"]+', page), source
-        assert 'rel="icon"' in page, source
+        assert re.search(r'<meta name="description" content="[^"]{20}', page), source
+        assert re.search(r'<link rel="shortcut icon" href="[^"]*_static/logo\.svg"', page), source
 
 
 def test_every_page_is_reachable_from_the_first(site: Path) -> None:
