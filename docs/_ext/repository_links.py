@@ -28,7 +28,7 @@ class BrokenLinkError(Exception):
 def repository_url() -> str:
     """The address of the repository, from pyproject.toml."""
     urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
-    return str(urls["Source"])
+    return str(urls["Homepage"])
 
 
 def site_links(text: str, file: Path) -> str:

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from pygments.lexers.data import JsonLexer
+from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
-from docs._ext import generated
+from docs._ext import generated, python_api
 from docs._ext.repository_links import BrokenLinkError, site_links
 
 _LOG = logging.getLogger(__name__)
@@ -73,11 +75,12 @@ def _inline(entry: nodes.entry) -> list[nodes.Node]:
     return [child for paragraph in entry.children for child in paragraph.children]
 
 
+def _link_docstring(app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]) -> None:
+    lines[:] = python_api.with_links("\n".join(lines)).split("\n")
+
+
 def _use_own_lexers(app: Sphinx) -> None:
     """The languages of fences that are this project's own: rule sets and lists of messages."""
-    from pygments.lexers.data import JsonLexer
-    from pygments.lexers.special import TextLexer
-
     for name in ("csv", "errors", "mermaid", "responses", "rules"):
         app.add_lexer(name, TextLexer)
     app.add_lexer("jsonl", JsonLexer)
@@ -87,6 +90,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     _use_own_lexers(app)
     app.connect("source-read", _read_page)
     app.connect("include-read", _read_include)
+    app.connect("autodoc-process-docstring", _link_docstring)
     app.connect("doctree-read", _stack_wide_tables)
     app.connect("html-page-context", _describe)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

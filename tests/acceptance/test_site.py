@@ -157,12 +157,19 @@ def test_every_operation_and_schema_is_on_its_page(site: Path) -> None:
 def test_every_public_name_is_on_its_page(site: Path) -> None:
     page = text(site, "reference/python-api")
     expected = {f"ixfast.testing.{name}" for name in python_api.public_names(ixfast.testing)}
-    expected |= {f"ixfast.{name}" for name in python_api.public_names(ixfast) if f"ixfast.{name}" not in python_api.MODULES}
+    expected |= {f"ixfast.{name}" for name in python_api.public_names(ixfast)}
     assert expected
     assert expected <= ids(page)
 
 
-def test_links_to_the_repository(tmp_path: Path) -> None:
+def test_docstrings_link_to_documents_and_classes() -> None:
+    assert python_api.with_links("`VirtualTag`: see docs/reference/chips.md.") == (
+        ":py:obj:`VirtualTag <ixfast.testing.VirtualTag>`: see :doc:`/reference/chips`."
+    )
+    assert python_api.with_links("``VirtualTag`` and `uid`") == "``VirtualTag`` and `uid`"
+
+
+def test_links_to_the_repository() -> None:
     page = DOCS / "how-to" / "operate.md"
     url = repository_url()
     assert site_links("[a](../../deploy/postgresql.conf)", page) == f"[a]({url}/blob/main/deploy/postgresql.conf)"
