@@ -37,9 +37,10 @@ check: $(VENV)/.with-dev
 bench: $(VENV)/.with-bench
 	$(BIN)/python -m benchmarks run $(ARGS)
 
-# Strict: a warning, such as a link that leads nowhere, fails the build.
+# Strict: a warning, such as a link that leads nowhere, fails the build. All pages are read again, because Sphinx warns only then.
 docs: $(VENV)/.with-docs
-	$(BIN)/sphinx-build --quiet --nitpicky --fail-on-warning --keep-going --builder html --doctree-dir $(SITE)/doctrees docs $(SITE)/html
+	@rm -rf $(SITE)/html
+	$(BIN)/sphinx-build --fresh-env --quiet --nitpicky --fail-on-warning --keep-going --builder html --doctree-dir $(SITE)/doctrees docs $(SITE)/html
 	@echo "The documentation is in $(SITE)/html/index.html"
 
 # Follows the links to other sites, which needs the internet; `make docs` checks all others.

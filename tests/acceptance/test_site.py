@@ -23,7 +23,18 @@ from ixfast.error_codes import STATUS
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 BUILD_DEADLINE_S = 240.0
-BUILD = (sys.executable, "-m", "sphinx", "--quiet", "--nitpicky", "--fail-on-warning", "--keep-going", "--builder", "html")
+BUILD = (
+    sys.executable,
+    "-m",
+    "sphinx",
+    "--fresh-env",
+    "--quiet",
+    "--nitpicky",
+    "--fail-on-warning",
+    "--keep-going",
+    "--builder",
+    "html",
+)
 
 
 def build(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
