@@ -56,6 +56,7 @@ html_theme_options = {
 # Only `$ ` at the start of a line is a prompt: the button copies the command, neither the prompt nor the output.
 copybutton_prompt_text = r"\$ "
 copybutton_prompt_is_regexp = True
+copybutton_selector = "div:not(.highlight-text) > div.highlight > pre"
 copybutton_exclude = ".linenos, .gp"
 
 # `make docs-links` follows the links to other sites.

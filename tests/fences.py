@@ -26,9 +26,12 @@ TRANSCRIPTS = frozenset(("console", "text"))
 """What a terminal or an HTTP client shows."""
 
 DATA = frozenset(
-    ("csv", "dotenv", "errors", "http", "ini", "json", "jsonl", "mermaid", "promql", "responses", "rules", "toml", "yaml")
+    (
+        *("csv", "json", "jsonl", "toml", "yaml", "ini", "html", "nginx", "haproxy"),
+        *("http", "promql", "mermaid", "rules", "errors", "responses"),
+    )
 )
-"""Formats of files, and the project's own languages, whose blocks have tests of their own."""
+"""Formats of files, HTTP messages, and the project's own languages, whose blocks have tests of their own."""
 
 _FENCE = re.compile(
     r"^(?:(?:<!-- *(?P<note>[^\n]*?) *-->|% *(?P<comment>[^\n]*?))\n)?"

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from pygments.lexers.data import JsonLexer
-from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
 from docs._ext import generated, python_api
+from docs._ext.lexers import LEXERS
 from docs._ext.repository_links import BrokenLinkError, site_links
 
 _LOG = logging.getLogger(__name__)
@@ -79,15 +78,9 @@ def _link_docstring(app: Sphinx, what: str, name: str, value: object, options: o
     lines[:] = python_api.with_links("\n".join(lines)).split("\n")
 
 
-def _use_own_lexers(app: Sphinx) -> None:
-    """The languages of fences that are this project's own: rule sets and lists of messages."""
-    for name in ("csv", "errors", "mermaid", "responses", "rules"):
-        app.add_lexer(name, TextLexer)
-    app.add_lexer("jsonl", JsonLexer)
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
-    _use_own_lexers(app)
+    for language, lexer in LEXERS.items():
+        app.add_lexer(language, lexer)
     app.connect("source-read", _read_page)
     app.connect("include-read", _read_include)
     app.connect("autodoc-process-docstring", _link_docstring)
