@@ -39,7 +39,8 @@ def commands() -> str:
 def _section(path: str, command: click.Command) -> str:
     context = click.Context(command, info_name=path, terminal_width=120, max_content_width=120)
     usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
-    own, setting_flags = [], []
+    own: list[click.Option] = []
+    setting_flags: list[click.Option] = []
     for each in command.params:
         if isinstance(each, click.Option) and not each.hidden:
             (setting_flags if SETTING_FLAGS & set(each.opts) else own).append(each)
