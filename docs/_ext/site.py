@@ -11,7 +11,7 @@ from sphinx.util import logging
 
 from docs._ext import generated, python_api
 from docs._ext.lexers import LEXERS
-from docs._ext.repository_links import BrokenLinkError, site_links
+from docs._ext.repository_links import site_links
 
 _LOG = logging.getLogger(__name__)
 _DESCRIPTION_CHARS = 160
@@ -29,11 +29,7 @@ def _read_include(app: Sphinx, path: Path, page: str, content: list[str]) -> Non
 
 
 def _linked(text: str, file: Path, page: str) -> str:
-    try:
-        return site_links(text, file)
-    except BrokenLinkError as error:
-        _LOG.warning("%s", error, location=page)
-        return text
+    return site_links(text, file, lambda problem: _LOG.warning("%s", problem, location=page))
 
 
 def _describe(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
