@@ -54,7 +54,8 @@ def _describe(name: str, value: object) -> tuple[str, str]:
     """The heading under which a name is listed, and the directive that describes it."""
     if isinstance(value, UnionType):
         members = ", ".join(f"`{each.__name__}`" for each in get_args(value))
-        return "Types", f".. py:data:: {name}\n\n   One of {members}.\n"
+        module, _, member = name.rpartition(".")
+        return "Types", f".. py:data:: {member}\n   :module: {module}\n\n   One of {members}.\n"
     if inspect.isclass(value) and issubclass(value, BaseException):
         return "Exceptions", f".. autoexception:: {name}\n   :members:\n"
     if inspect.isclass(value):

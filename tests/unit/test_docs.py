@@ -244,13 +244,13 @@ def test_commands_in_code_blocks_exist(document: Path) -> None:
         for language, block in blocks
         for line in block.replace("\\\n", " ").splitlines()
         if language == "sh" or (language in fences.TRANSCRIPTS and line.startswith("$ "))
-        for command in re.split(r" (?:\||&&|;) ", line)
+        for command in re.split(r" (?:\||&&|;) |\$\(|\)", line)
     ]
     for line in [*typed, *re.findall(r"`(ixfast [^`]+|make [^`]+)`", prose)]:
         words = re.sub(r"^(?:\$ )?(?:sudo )?(?:-u \w+ )?(?:[A-Z_]+=\S+ )*(?:\S*/)?(?=ixfast |make )", "", line).split()
         if words[:1] == ["make"]:
             assert words[1] in targets or "=" in words[1], line
-        elif words[:1] == ["ixfast"] and len(words) > 1 and re.fullmatch(r"[a-z-]+", words[1]):
+        elif words[:1] == ["ixfast"] and len(words) > 1 and re.fullmatch(r"[a-z][a-z-]*", words[1]):
             name = next((" ".join(words[:count]) for count in (3, 2) if " ".join(words[:count]) in COMMANDS), None)
             group = " ".join(words[:2])
             assert name is not None or (len(words) == 2 and any(each.startswith(f"{group} ") for each in COMMANDS)), line
