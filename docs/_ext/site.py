@@ -15,6 +15,7 @@ from docs._ext.repository_links import site_links
 
 _LOG = logging.getLogger(__name__)
 _DESCRIPTION_CHARS = 160
+_SHORT_CODE_CHARS = 26
 _STACKED_PAGES = frozenset(("reference/settings",))
 _STACKED_COLUMNS_MIN = 6
 
@@ -45,25 +46,39 @@ def _describe(app: Sphinx, page: str, template: str, context: dict[str, Any], do
 
 
 def _stack_wide_tables(app: Sphinx, doctree: nodes.document) -> None:
-    """Show a table of records that is too wide for a page as a list: the first cell, the short facts, and the last cell below."""
+    """Show records whose table is too wide for a page as their facts in one line, below the name or the heading that has it."""
     if app.env.docname not in _STACKED_PAGES:
         return
     for table in list(doctree.findall(nodes.table)):
         head, *rows = [[*row.findall(nodes.entry)] for row in table.findall(nodes.row)]
         if len(head) >= _STACKED_COLUMNS_MIN:
-            titles = [entry.astext() for entry in head]
-            table.replace_self(nodes.definition_list("", *(_record(titles, row) for row in rows), classes=["records"]))
+            titles = [entry.astext() for entry in head[1:]]
+            section = table.parent.next_node(nodes.title)
+            if len(rows) == 1 and section is not None and section.astext() == rows[0][0].astext():
+                table.replace_self(_facts(titles, rows[0][1:]))
+            else:
+                table.replace_self(nodes.definition_list("", *(_record(titles, row) for row in rows), classes=["records"]))
 
 
 def _record(titles: list[str], row: list[nodes.entry]) -> nodes.definition_list_item:
-    name, *facts, description = row
-    term = nodes.term("", "", *_inline(name), ids=[name.astext()])
+    term = nodes.term("", "", *_inline(row[0]), ids=[nodes.make_id(row[0].astext())])
+    return nodes.definition_list_item("", term, nodes.definition("", _facts(titles, row[1:])))
+
+
+def _facts(titles: list[str], cells: list[nodes.entry]) -> nodes.paragraph:
     line = nodes.paragraph(classes=["facts"])
-    for title, fact in zip(titles[1:-1], facts, strict=True):
-        if fact.astext():
-            line += nodes.inline("", "", nodes.Text(f"{title}: "), *_inline(fact))
+    for title, cell in zip(titles, cells, strict=True):
+        if cell.astext():
+            line += nodes.inline("", "", nodes.Text(f"{title}: "), *_inline(cell))
             line += nodes.Text(" ")
-    return nodes.definition_list_item("", term, nodes.definition("", line, nodes.paragraph("", "", *_inline(description))))
+    return line
+
+
+def _keep_short_code_together(app: Sphinx, doctree: nodes.document) -> None:
+    """Browsers break lines after the hyphens of flags; the style sheet forbids it for code that is short enough."""
+    for code in doctree.findall(nodes.literal):
+        if len(code.astext()) <= _SHORT_CODE_CHARS:
+            code["classes"].append("short")
 
 
 def _inline(entry: nodes.entry) -> list[nodes.Node]:
@@ -80,6 +95,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("source-read", _read_page)
     app.connect("include-read", _read_include)
     app.connect("autodoc-process-docstring", _link_docstring)
+    app.connect("doctree-read", _keep_short_code_together)
     app.connect("doctree-read", _stack_wide_tables)
     app.connect("html-page-context", _describe)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
