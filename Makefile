@@ -32,6 +32,13 @@ check: $(VENV)/.with-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/cython-lint src/ixfast
+	$(BIN)/validate-pyproject pyproject.toml
+	$(BIN)/cibuildwheel --print-build-identifiers --platform linux >/dev/null
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms \
+		$(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
 
 # The one run, in a quarter of an hour; ARGS=--full takes an hour more, ARGS="--only scans latency" less.
 bench: $(VENV)/.with-bench
@@ -58,6 +65,23 @@ simulate: $(VENV)/.with-tests
 
 openapi: $(VENV)/.with-tests
 	$(BIN)/python tests/openapi_document.py
+
+.PHONY: lock sbom wheels manylinux
+
+# Lock files for the image, with the versions that they already hold; ARGS=--upgrade takes the newest.
+lock: $(VENV)/.with-release
+	$(BIN)/python release/lock.py $(ARGS)
+
+# Results are in dist/.
+sbom: $(VENV)/.with-release
+	$(BIN)/python release/sbom.py
+
+wheels: $(VENV)/.with-release
+	$(BIN)/python release/wheels.py $(ARGS)
+
+# Needs a container engine; ARGS="--archs x86_64" builds one architecture alone.
+manylinux: $(VENV)/.with-release
+	$(BIN)/cibuildwheel --platform linux --output-dir dist $(ARGS)
 
 dev: $(VENV)/.with-dev $(VENV)/.with-bench
 
@@ -92,9 +116,13 @@ $(VENV)/.with-fuzz: $(VENV)/.with-tests
 	$(BIN)/python -m pip install --quiet --group fuzz
 	@touch $@
 
+$(VENV)/.with-release: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --group release
+	@touch $@
+
 $(VENV)/.with-dev: $(VENV)/.with-tests
 	$(BIN)/python -m pip install --quiet --group dev
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build src/*.egg-info $(shell find src benchmarks -name "*.so")
+	rm -rf $(VENV) build dist src/*.egg-info $(shell find src benchmarks -name "*.so")

@@ -1,7 +1,8 @@
-"""Builds the native core. Everything else about the package stands in pyproject.toml.
+"""Compile the native core and the modules of `compiled.py`. Everything else about the package is in pyproject.toml.
 
-IXFAST_NO_EXTENSIONS=1 builds plain Python only; IXFAST_SANITIZE=1 builds the core with AddressSanitizer and UBSan.
-A compiler that fails fails the build: whoever wants the plain twin asks for it.
+IXFAST_NO_EXTENSIONS=1 in the environment builds plain Python only; IXFAST_SANITIZE=1 builds the core with AddressSanitizer and
+UBSan. If the compiler fails, the build fails: the Python twin has to be requested. No option depends on the CPU of the build
+machine; the core chooses its instructions at run time.
 """
 
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 CPUS = os.cpu_count() or 1
-# Plain Python that is compiled as it is, with types from a .pxd beside it.
+# Plain Python modules to compile, with types from a .pxd beside some of them.
 COMPILED = runpy.run_path("src/ixfast/compiled.py")["MODULES"]
 
 
@@ -29,7 +30,6 @@ def native_core() -> list[Extension]:
             f"ixfast.{name}",
             [_source(name, ".pyx")],
             include_dirs=["src/ixfast"],
-            # A source package carries what is named here; the .pyx would otherwise be missing from it.
             depends=[_source(name, ".pyx"), *sorted(map(str, Path("src/ixfast/native").glob("*.h")))],
             extra_compile_args=["-O2", "-std=c11", "-Wall", "-Wextra", *(checks if sanitize else [])],
             extra_link_args=checks if sanitize else [],
@@ -45,11 +45,11 @@ def native_core() -> list[Extension]:
         )
         for name in COMPILED
     ]
-    # Annotations are for mypy; what C may rely on is said in the .pxd alone.
+    # Annotations are for mypy. C relies on the types in the .pxd alone.
     return cythonize([*core, *path], build_dir="build/cython", nthreads=CPUS, compiler_directives={"annotation_typing": False})
 
 
-if __name__ == "__main__":  # a process of Cython's imports this file once more
+if __name__ == "__main__":  # the processes that Cython starts import this file
     setup(
         ext_modules=[] if os.environ.get("IXFAST_NO_EXTENSIONS") == "1" else native_core(),
         options={"build_ext": {"parallel": CPUS}},

@@ -47,13 +47,16 @@ BANNED = {
 """Patterns, matched line by line without regard to case, and the replacement."""
 
 _PATTERNS = [(re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in BANNED.items()]
-_SUFFIXES = frozenset((".c", ".h", ".md", ".pxd", ".py", ".pyi", ".pyx", ".sql", ".yaml"))
-_FOLDERS = ("src", "docs", "examples", "tests")
+_SUFFIXES = frozenset((".c", ".h", ".md", ".pxd", ".py", ".pyi", ".pyx", ".sql", ".yaml", ".yml"))
+_ROOT_FILES = (".ci/run", ".dockerignore", ".pre-commit-config.yaml", "MANIFEST.in", "Makefile", "pyproject.toml", "setup.py")
+_FOLDERS = ("src", "docs", "examples", "tests", "release", ".github")
 
 
 def files() -> Iterator[str]:
     """Every file of text, relative to the root; C that Cython has written is none of ours."""
-    yield "README.md"
+    yield from _ROOT_FILES
+    yield from (path.name for path in ROOT.glob("*.md"))
+    yield from (str(path.relative_to(ROOT)) for path in (ROOT / "deploy").iterdir() if path.is_file())
     for folder in _FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
             made = path.suffix == ".c" and any(path.with_suffix(suffix).exists() for suffix in (".py", ".pyx"))
