@@ -81,10 +81,8 @@ def _operation(path: str, method: str, operation: Json) -> str:
 
 
 def _with_error_codes(text: str) -> str:
-    """A description that is a list of error codes links to them."""
-    if re.fullmatch(r"`\w+`(, `\w+`)*", text):
-        return re.sub(r"`(\w+)`", r"[`\1`](error-codes.md#\1)", text)
-    return text
+    """Link each error code that begins an entry of a description, as in "`not_found`: ..."."""
+    return re.sub(r"`(\w+)`(?=: )", r"[`\1`](error-codes.md#\1)", text)
 
 
 def _schema(name: str, schema: Json) -> str:
