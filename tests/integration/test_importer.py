@@ -12,7 +12,6 @@ import logging
 import os
 import random
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -814,13 +813,7 @@ async def test_command(stack: Stack, command_line: CommandLine) -> None:
     assert "There is no account nobody." in done.output
 
 
-# docs/how-to/import-tags.md against the code.
-
-
-def blocks(language: str) -> list[str]:
-    found = re.findall(rf"(?ms)^```{language}\n(.*?)^```$", DOCUMENT)
-    assert found, language
-    return found
+# docs/how-to/import-tags.md against the code. tests/acceptance/test_tutorials.py runs its commands.
 
 
 def test_the_document_has_every_problem_and_alias() -> None:
@@ -832,17 +825,3 @@ def test_the_document_has_every_problem_and_alias() -> None:
             row = re.search(rf"(?m)^\| `{meaning}` \|.*$", DOCUMENT)
             assert row is not None, meaning
             assert set(re.findall("`([A-Z_]+)`", row[0])) >= set(aliases), meaning
-
-
-async def test_the_document_s_commands(stack: Stack, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(command_line.folder)
-    for name, content in re.findall(r"(?ms)^`(\S+?)`:\n\n```(?:csv|jsonl)\n(.*?)^```$", DOCUMENT):
-        (command_line.folder / name).write_text(content)
-    sessions = re.findall(r"(?ms)^\$ (.*?)\n(.*?)(?=^\$ |\Z)", "".join(blocks("console")))
-    assert len(sessions) > 4
-    for command, expected in sessions:
-        words = shlex.split(command)
-        shown = words[0] == "cat"
-        output = (command_line.folder / words[1]).read_text() if shown else (await in_thread(command_line, *words[1:])).output
-        made = re.sub(r'(?m)(?<="xuid":")[a-z0-9]{16}(?=")|^[a-z0-9]{16}(?=,)', "3k9w7zq1m5t8x2cd", output)
-        assert made.replace("\r\n", "\n") == expected, command
