@@ -28,7 +28,7 @@ TRANSCRIPTS = frozenset(("console", "text"))
 DATA = frozenset(
     (
         *("csv", "json", "jsonl", "toml", "yaml", "ini", "html", "nginx", "haproxy"),
-        *("http", "promql", "mermaid", "rules", "errors", "responses"),
+        *("http", "promql", "rules", "errors", "responses"),
     )
 )
 """Formats of files, HTTP messages, and the project's own languages, whose blocks have tests of their own."""

@@ -28,7 +28,6 @@ LEXERS = {
     "errors": TextLexer,
     "http": HttpExchangeLexer,
     "jsonl": JsonLexer,
-    "mermaid": TextLexer,
     "responses": TextLexer,
     "rules": TextLexer,
 }
