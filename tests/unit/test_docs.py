@@ -272,8 +272,16 @@ def test_what_nothing_runs_is_found() -> None:
     assert [each.line for each in found] == [2, 7, 11, 14]
 
 
+@pytest.mark.parametrize("document", fences.documents(), ids=name_of)
+def test_code_blocks_are_run_by_a_test_or_marked(document: Path) -> None:
+    """tests/fences.py says how to mark a block that nothing runs."""
+    assert list(fences.unaccounted(document, fences.pages_run_by_tests())) == []
+
+
 def test_the_pages_that_tests_run_exist() -> None:
-    assert all(page.is_file() for page in fences.pages_run_by_tests())
+    pages = fences.pages_run_by_tests()
+    assert pages
+    assert all(page.is_file() for page in pages)
 
 
 @pytest.fixture(scope="module")
