@@ -191,7 +191,7 @@ def test_claims() -> None:
             "picc_data",
             "Malformed tap: picc_data: the parameter must be 32",
         ),
-        ("c=1&c=2", "boltcard", "invalid_parameter", "c", "Malformed tap: c: the parameter is given twice."),
+        ("c=1&c=2", "boltcard", "invalid_parameter", "c", "Malformed tap: c: the parameter appears twice."),
         (
             "https://tag.example/é",
             "encrypted",
