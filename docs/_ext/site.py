@@ -16,8 +16,7 @@ from docs._ext.repository_links import site_links
 _LOG = logging.getLogger(__name__)
 _DESCRIPTION_CHARS = 160
 _SHORT_CODE_CHARS = 26
-_STACKED_PAGES = frozenset(("reference/settings",))
-_STACKED_COLUMNS_MIN = 6
+_PAGES_OF_FACTS = frozenset(("reference/settings",))
 
 
 def _read_page(app: Sphinx, page: str, content: list[str]) -> None:
@@ -45,24 +44,14 @@ def _describe(app: Sphinx, page: str, template: str, context: dict[str, Any], do
         context["metatags"] = context.get("metatags", "") + f'<meta name="description" content="{escaped}">\n'
 
 
-def _stack_wide_tables(app: Sphinx, doctree: nodes.document) -> None:
-    """Show records whose table is too wide for a page as their facts in one line, below the name or the heading that has it."""
-    if app.env.docname not in _STACKED_PAGES:
+def _show_facts_in_a_line(app: Sphinx, doctree: nodes.document) -> None:
+    """Show the table of each setting, which has one row, as a line: `Flag: … Environment: …`, without empty cells."""
+    if app.env.docname not in _PAGES_OF_FACTS:
         return
     for table in list(doctree.findall(nodes.table)):
         head, *rows = [[*row.findall(nodes.entry)] for row in table.findall(nodes.row)]
-        if len(head) >= _STACKED_COLUMNS_MIN:
-            titles = [entry.astext() for entry in head[1:]]
-            section = table.parent.next_node(nodes.title)
-            if len(rows) == 1 and section is not None and section.astext() == rows[0][0].astext():
-                table.replace_self(_facts(titles, rows[0][1:]))
-            else:
-                table.replace_self(nodes.definition_list("", *(_record(titles, row) for row in rows), classes=["records"]))
-
-
-def _record(titles: list[str], row: list[nodes.entry]) -> nodes.definition_list_item:
-    term = nodes.term("", "", *_inline(row[0]), ids=[nodes.make_id(row[0].astext())])
-    return nodes.definition_list_item("", term, nodes.definition("", _facts(titles, row[1:])))
+        if len(rows) == 1:
+            table.replace_self(_facts([entry.astext() for entry in head], rows[0]))
 
 
 def _facts(titles: list[str], cells: list[nodes.entry]) -> nodes.paragraph:
@@ -96,6 +85,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("include-read", _read_include)
     app.connect("autodoc-process-docstring", _link_docstring)
     app.connect("doctree-read", _keep_short_code_together)
-    app.connect("doctree-read", _stack_wide_tables)
+    app.connect("doctree-read", _show_facts_in_a_line)
     app.connect("html-page-context", _describe)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
