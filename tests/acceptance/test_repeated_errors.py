@@ -67,13 +67,14 @@ async def test_an_outage_under_load_writes_few_lines(postgres: Any, template: st
     async with behind_a_proxy(postgres, template, tmp_path / "server", log_format=format_) as (served, proxy):
         statuses = await load_without_database(served, proxy)
         if format_ == "text":  # the counts are logged in time, though nothing else is logged any more
-            await eventually(lambda: len(re.findall(r"look-up of \d+ references failed.*repeated", served.log)) == 2, 15)
+            await eventually(lambda: len(re.findall(r"cannot look up \d+ references.*repeated", served.log)) == 2, 15)
         assert await asyncio.to_thread(served.stop) == 0
         lines = served.log.splitlines()
     assert statuses.count(503) > LINES_MAX * 10
     assert len(lines) <= LINES_MAX, lines
     repetitions = [
-        int(count.replace(",", "")) for count in re.findall(r"references failed.* \(repeated ([\d,]+) times", "\n".join(lines))
+        int(count.replace(",", ""))
+        for count in re.findall(r"cannot look up \d+ references.* \(repeated ([\d,]+) times", "\n".join(lines))
     ]
     assert sum(repetitions) > LINES_MAX
 

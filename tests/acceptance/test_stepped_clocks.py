@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,8 +50,14 @@ async def ask(port: int, index: int, counter: int) -> tuple[Answer, Answer]:
 async def decided(connection: Connection, path: str) -> Answer:
     """The first answer that is not a 503, since the database may be away."""
 
+    return await answered(lambda: connection.get(path))
+
+
+async def answered(request: Callable[[], Awaitable[Answer]]) -> Answer:
+    """The first answer to a request that is not a 503."""
+
     async def answer() -> Answer | None:
-        given = await connection.get(path)
+        given = await request()
         return given if given.status != 503 else None
 
     return await eventually(answer, BACK_S)
@@ -191,7 +197,8 @@ async def test_a_promoted_standby_that_is_20_s_behind_passes_no_used_tap(server_
                 assert all([(await decided(connection, tap)).failed for tap in taps])
                 for index in range(40):
                     x, n, e = fleet.plain_tap(index, 1)
-                    answer = await connection.post("/v2/scans", {"xuid": x, "counter": n, "code": e})
+                    body = {"xuid": x, "counter": n, "code": e}
+                    answer = await answered(lambda body=body: connection.post("/v2/scans", body))
                     assert answer.json["verdict"] == "replayed"
                 assert all([(await connection.get(plain_target(fleet, index, 2))).passed for index in range(40)])
             (step,) = await eventually(lambda: _all_of(1, _logged_steps(server.log)[:1]))

@@ -14,6 +14,7 @@ from netaddr import IPSet
 from support import eventually
 from support.served import Connection, Served, manage, once, own_database, target
 
+from ixfast.cli.exit_codes import ExitCode
 from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(1901, 6, account="shop")
@@ -99,7 +100,7 @@ def test_a_file_that_cannot_be_read_is_told_at_the_start(content: bytes | None, 
     server = Served(tmp_path / "server", dsn=database, addresses_file=path)
     server.start(ready=False)
     assert server.process is not None
-    assert server.process.wait(60) == 1
+    assert server.process.wait(60) == ExitCode.CONFIGURATION
     server.stop()
     expected = f"Error: addresses_file: {path} cannot be read as a MaxMind DB file: "
     assert server.log.startswith(expected) and server.output == ""
