@@ -178,7 +178,7 @@ def test_a_group_is_changed(on: Installation) -> None:
     assert re.search(r"^active +yes$", on.done("group", "set", "acme", "boots", "--active"), re.MULTILINE)
     assert "Nothing to change" in on.refused("group", "set", "acme", "boots")
     assert "exclude each other" in on.refused("group", "set", "acme", "boots", "--no-rules", "--rules", "-")
-    assert "not defined by the folder" in on.refused("group", "set", "acme", "boots", "--field", "Colour=red")
+    assert "not defined in the folder" in on.refused("group", "set", "acme", "boots", "--field", "Colour=red")
     bad = on.file(json.dumps({"groups": [{"name": "a", "when": "nonsense", "response": "b"}], "default": "c"}))
     assert "nonsense" in on.refused("group", "set", "acme", "boots", "--rules", bad)
 
@@ -215,7 +215,7 @@ def test_a_change_is_in_the_audit_log_and_notifies_the_workers(on: Installation)
 def test_a_failed_command_changes_nothing(on: Installation) -> None:
     before = on.fetch("SELECT audit_id FROM audit_log")
     bad = on.file("00" * 16)
-    assert "all zeros" in on.refused(
+    assert "all-zero key" in on.refused(
         "group",
         "create",
         "acme",
@@ -406,9 +406,9 @@ UNKNOWN = [
     (["tag", "deactivate", "0000000100"], "There is no tag 0000000100; did you mean 00000"),
     (["group", "create", "acme", "x", "--profile", "ixkio-plane"], "There is no preset ixkio-plane; did you mean ixkio-plain?"),
     (["group", "create", "acme", "x", "--derivation", "bolt"], "There is no scheme bolt; did you mean boltcard?"),
-    (["group", "create", "acme", "shoes"], "The folder has a group of this name already."),
-    (["account", "create", "acme"], "The account acme exists already."),
-    (["group", "create", "acme", "x", "--field", "Colour=red"], "Field 1 is not defined by the folder. Defined: none."),
+    (["group", "create", "acme", "shoes"], "The folder already has a group with this name."),
+    (["account", "create", "acme"], "The account acme already exists."),
+    (["group", "create", "acme", "x", "--field", "Colour=red"], "Field 1 is not defined in the folder. Defined fields: none."),
     (["group", "create", "acme", "x" * 200], "name: "),
 ]  # fmt: skip
 
