@@ -28,7 +28,11 @@ def tap() -> tuple[str, int]:
         return "Please try again.\n", 503
     if decided["authentic"]:
         return "Genuine\n", 200
-    return ("Tap the product again.\n" if decided["verdict"] == "replayed" else "Not genuine\n"), 200
+    if decided["verdict"] == "replayed":
+        return "Tap the product again.\n", 200
+    if decided["verdict"] == "incomplete" or (decided["verdict"] == "unknown" and not request.query_string):
+        return "Open this page by tapping the product.\n", 200
+    return "Not genuine\n", 200
 
 
 def scan(query: str) -> dict[str, Any] | None:
@@ -50,7 +54,7 @@ def scan(query: str) -> dict[str, Any] | None:
         except urllib.error.HTTPError as error:
             with error:
                 if error.code == 400:
-                    return {"authentic": False, "verdict": "malformed"}
+                    return {"authentic": False, "verdict": "incomplete"}  # The URL is not one that a tag produces.
                 if error.code < 500 and error.code != 429:
                     raise  # 401: the API key is wrong
         except OSError:

@@ -45,7 +45,7 @@ async def scan(client: aiohttp.ClientSession, request: web.Request) -> dict[str,
                     decided: dict[str, Any] = await response.json()
                     return decided
                 if response.status == 400:
-                    return {"authentic": False, "verdict": "malformed"}
+                    return {"authentic": False, "verdict": "incomplete"}  # The URL is not one that a tag produces.
                 if response.status < 500 and response.status != 429:
                     response.raise_for_status()  # 401: the API key is wrong. A page must not call the product forged for that.
         except (aiohttp.ClientConnectionError, TimeoutError):
@@ -62,7 +62,14 @@ async def page(request: web.Request) -> web.Response:
         return _page(200, "Genuine", decided["response"])
     if decided["verdict"] == "replayed":
         return _page(200, "Tap the product again", "This link has been used before. Each tap opens a new one.")
+    if decided["verdict"] == "incomplete" or (decided["verdict"] == "unknown" and not request.query_string):
+        return _page(200, "Open this page by tapping the product", "Its address alone shows nothing about a product.")
     return _page(200, "Not genuine", "This product could not be verified.")
+
+
+async def no_icon(_: web.Request) -> web.Response:
+    """Browsers request an icon with every page, which is not a tap."""
+    return web.Response(status=404)
 
 
 def _page(status: int, title: str, text: str) -> web.Response:
@@ -76,6 +83,7 @@ async def serve() -> None:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ATTEMPT_S)) as client:
         app = web.Application()
         app[CLIENT] = client
+        app.router.add_get("/favicon.ico", no_icon)
         app.router.add_get("/{path:.*}", page)
         runner = web.AppRunner(app)
         await runner.setup()

@@ -46,6 +46,11 @@ def test_every_example_is_listed_and_shown() -> None:
     assert shown == programs
 
 
+def test_the_example_tests_run_without_plugins_of_pytest() -> None:
+    done = run("-m", "pytest", "-q", "-p", "no:asyncio", "-p", "no:schemathesis", "examples/test_my_integration.py")
+    assert (done.returncode, "8 passed" in done.stdout) == (0, True), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "output"),
     [pair for pair in TRANSCRIPTS if not any(name in pair[0] for name in WITH_SERVER)],
@@ -145,10 +150,19 @@ def shown_bodies(program: str) -> list[str]:
 def test_the_web_server_shows_what_ixfast_decides(server: Served, token: str) -> None:
     with web_server(IXFAST_URL=server.base_url, IXFAST_API_KEY=token) as url:
         found = pages(url, FLEET[3])
+        without_a_tap = [get(f"{url}{path}") for path in ("/", "/t", "/favicon.ico")]
+    assert [status for status, _, _ in without_a_tap] == [200, 200, 404]
+    assert ["by tapping the product" in body for _, body, _ in without_a_tap] == [True, True, False]
     assert [status for status, _ in found] == [200] * 4
     titles = [re.findall("<h1>(.*)</h1>", body)[0] for _, body in found]
-    assert titles == ["Genuine", "Tap the product again", "Not genuine", "Not genuine"]
+    assert titles == ["Genuine", "Tap the product again", "Not genuine", "Open this page by tapping the product"]
     assert [body.rstrip("\n") for _, body in found[:3]] == shown_bodies("web_server.py")
+
+
+def test_the_web_server_shows_how_to_open_it_when_it_has_no_account(server: Served) -> None:
+    with web_server(IXFAST_URL=server.base_url) as url:
+        status, body, _ = get(f"{url}/")
+    assert (status, "<h1>Open this page by tapping the product</h1>" in body) == (200, True)
 
 
 def test_the_web_server_claims_nothing_while_ixfast_is_away_or_the_api_key_is_wrong(server: Served, free_port: int) -> None:
@@ -226,7 +240,9 @@ def test_the_flask_view_shows_what_ixfast_decides(server: Served, token: str, mo
     with flask_view().app.test_client() as client:
         answers = [client.get(f"/t?{query}") for query in (tap, tap, tag.forged().partition("?")[2], tap[:-1])]
         bodies = [answer.get_data(as_text=True).rstrip("\n") for answer in answers]
-    assert bodies == ["Genuine", "Tap the product again.", "Not genuine", "Not genuine"]
+        by_hand = client.get("/t").get_data(as_text=True)
+    assert bodies == ["Genuine", "Tap the product again.", "Not genuine", by_hand.rstrip("\n")]
+    assert by_hand == "Open this page by tapping the product.\n"
     assert bodies[:3] == shown_bodies("flask_view.py")
 
 
