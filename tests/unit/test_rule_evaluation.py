@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +72,14 @@ def test_a_mistake_is_one_exception_with_one_line(make: Callable[[], object], me
         make()
     assert str(raised.value).startswith(message)
     assert isinstance(raised.value, InputError) and "\n" not in str(raised.value)
+
+
+def test_a_rule_set_is_read_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps(DOCUMENT))
+    assert read_rules(file) == read_rules(DOCUMENT)
+    with pytest.raises(InputError, match=r"^Cannot read \S+/missing\.json: No such file or directory\.$"):
+        read_rules(tmp_path / "missing.json")
 
 
 def test_a_response_text_is_checked() -> None:

@@ -54,7 +54,9 @@ def read_profile(document: Path | str | bytes | Mapping[str, Any]) -> EncodingPr
     not such a document, an unknown or repeated member, a contradictory profile, and a file that cannot be read.
 
     >>> import ixfast
-    >>> profile = ixfast.read_profile({"name": "mine", "scheme": "ntag424-aes", "template": "d={picc}&c={mac}"})
+    >>> profile = ixfast.read_profile(
+    ...     {"name": "mine", "scheme": "ntag424-aes", "template": "d={picc}&c={mac}"}
+    ... )
     >>> tag = ixfast.testing.VirtualTag(profile)
     >>> ixfast.verify(tag.tap(), profile=profile, keys=tag.keys).authentic
     True
@@ -90,8 +92,11 @@ def detect_profile(
     that is not a URL, an invalid key, and too many of either.
 
     >>> import ixfast
-    >>> tag = ixfast.testing.VirtualTag("encrypted-file", meta_key="101112131415161718191a1b1c1d1e1f")
-    >>> found = ixfast.detect_profile([tag.tap(), tag.tap()], keys=[tag.file_key, tag.meta_key])
+    >>> tag = ixfast.testing.VirtualTag(
+    ...     "encrypted-file", meta_key="101112131415161718191a1b1c1d1e1f"
+    ... )
+    >>> urls = [tag.tap(), tag.tap()]
+    >>> found = ixfast.detect_profile(urls, keys=[tag.file_key, tag.meta_key])
     >>> found.proposals[0].profile.template, found.proposals[0].profile.window
     ('picc_data={picc}&enc={enc:32}&cmac={mac}', '{enc:32}&cmac=')
     >>> found.unexplained

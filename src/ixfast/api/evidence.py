@@ -103,8 +103,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
         >>> import ixfast
         >>> tag = ixfast.testing.VirtualTag("encrypted")
-        >>> first, second = (ixfast.verify(tag.tap(), profile="encrypted", keys=tag.keys).position for _ in range(2))
-        >>> first < second
+        >>> first = ixfast.verify(tag.tap(), profile="encrypted", keys=tag.keys)
+        >>> second = ixfast.verify(tag.tap(), profile="encrypted", keys=tag.keys)
+        >>> first.position < second.position
         True
         """
         if self.counter is None or self.key_version is None:

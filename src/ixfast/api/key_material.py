@@ -142,7 +142,8 @@ def derive_keys(master: KeyInput, uid: KeyInput, derivation: Derivation | str, *
     other lengths. Sources: AN10922; Bolt Card's deterministic keys; sdm-backend.
 
     >>> import ixfast
-    >>> keys = ixfast.derive_keys("00112233445566778899aabbccddeeff", "04782e21801d80", "an10922")
+    >>> master = "00112233445566778899aabbccddeeff"
+    >>> keys = ixfast.derive_keys(master, "04782e21801d80", "an10922")
     >>> keys.file_key.hex()
     '4fd3364753b8142980e8203c75ad83be'
     """

@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ixfast import rules as rule_sets
+from ixfast.errors import InputError
 from ixfast.responses.response_text import compile_response
 from ixfast.rules import RuleError, Rules, RuleStep
 from ixfast.rules.comparison import check_fact, check_value
@@ -28,24 +30,36 @@ class Choice(msgspec.Struct, frozen=True):
     response: str
 
 
-def read_rules(document: bytes | str | dict[str, Any]) -> Rules:
-    """Read a rule set: JSON text of at most 256 KiB, or the decoded document. docs/reference/rules.md describes it.
+def read_rules(document: Path | bytes | str | dict[str, Any]) -> Rules:
+    """Read a rule set: JSON text of at most 256 KiB, the decoded document, or the `Path` of a file.
+
+    docs/reference/rules.md describes rule sets.
 
     Raises `RuleError`, an `InputError`, with the place of the mistake and what was probably meant; nothing of an invalid document
-    is used. Raises `InputError` for an invalid response text.
+    is used. Raises `InputError` for an invalid response text and for a file that cannot be read.
 
     >>> import ixfast
+    >>> sealed = "authentication == pass and tamper == closed"
     >>> rules = ixfast.read_rules(
-    ...     '{"groups": [{"name": "sealed", "when": "authentication == pass and tamper == closed", "response": "Sealed"}],'
-    ...     ' "default": "Do not trust"}'
+    ...     {
+    ...         "groups": [{"name": "sealed", "when": sealed, "response": "Sealed"}],
+    ...         "default": "Do not trust",
+    ...     }
     ... )
     >>> sorted(rules.facts)
     ['authentication', 'tamper']
     """
-    checked = rule_sets.read_rules(document)
+    checked = rule_sets.read_rules(_bytes_of(document) if isinstance(document, Path) else document)
     for response in (*(group.response for group in checked.groups), checked.default):
         compile_response(response)
     return checked
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError("invalid_parameter", f"Cannot read {path}: {error.strerror}.", "document") from None
 
 
 def choose_response(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | None = None) -> Choice:
@@ -61,7 +75,10 @@ def choose_response(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | 
 
     >>> import ixfast
     >>> rules = ixfast.read_rules(
-    ...     {"groups": [{"name": "new", "when": "scan_count < 5", "response": "Welcome"}], "default": "Hello again"}
+    ...     {
+    ...         "groups": [{"name": "new", "when": "scan_count < 5", "response": "Welcome"}],
+    ...         "default": "Hello again",
+    ...     }
     ... )
     >>> ixfast.choose_response(rules, {"scan_count": 1})
     Choice(group='new', response='Welcome')
@@ -83,7 +100,10 @@ def explain_rules(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | No
 
     >>> import ixfast
     >>> rules = ixfast.read_rules(
-    ...     {"groups": [{"name": "new", "when": "scan_count < 5", "response": "Welcome"}], "default": "Hello again"}
+    ...     {
+    ...         "groups": [{"name": "new", "when": "scan_count < 5", "response": "Welcome"}],
+    ...         "default": "Hello again",
+    ...     }
     ... )
     >>> for step in ixfast.explain_rules(rules, {"scan_count": 7}):
     ...     print(step.depth, step.name, step.outcome, step.found or "-")

@@ -49,11 +49,12 @@ def verify(
     invalid profile, key or UID. Sources: NT4H2421Gx section 9.3, AN12196; docs/reference/chips.md has the others.
 
     >>> import ixfast
-    >>> tag = ixfast.testing.VirtualTag("plain-uid-counter", file_key="000102030405060708090a0b0c0d0e0f", counter=60)
+    >>> key = "000102030405060708090a0b0c0d0e0f"
+    >>> tag = ixfast.testing.VirtualTag("plain-uid-counter", file_key=key, counter=60)
     >>> url = tag.tap()
     >>> url
     'https://tag.example/t?uid=04A1B2C3D4E5F6&ctr=00003D&cmac=DB1D545506818881'
-    >>> evidence = ixfast.verify(url, profile="plain-uid-counter", keys="000102030405060708090a0b0c0d0e0f")
+    >>> evidence = ixfast.verify(url, profile="plain-uid-counter", keys=key)
     >>> evidence.authentic, evidence.uid.hex(), evidence.counter
     (True, '04a1b2c3d4e5f6', 61)
     >>> ixfast.verify(url, profile="plain-uid-counter", keys=bytes(16)).reason
@@ -76,7 +77,9 @@ def explain(
     a ticket. Their wording may change from release to release: read `Evidence` in programs. Raises what `verify` raises.
 
     >>> import ixfast
-    >>> tag = ixfast.testing.VirtualTag("plain-uid-counter", file_key="000102030405060708090a0b0c0d0e0f")
+    >>> tag = ixfast.testing.VirtualTag(
+    ...     "plain-uid-counter", file_key="000102030405060708090a0b0c0d0e0f"
+    ... )
     >>> for step in ixfast.explain(tag.tap(), profile="plain-uid-counter", keys=tag.keys):
     ...     print(f"{step.name:16} {step.outcome}")
     profile          plain-uid-counter, scheme ntag424-aes
@@ -103,9 +106,12 @@ def identify(url: str, *, profile: EncodingProfile | str, keys: TagKeys | None =
     85 times. Look up each. Nothing is verified here. Raises `InputError` if the text is not a complete tap of this profile.
 
     >>> import ixfast
-    >>> tag = ixfast.testing.VirtualTag("encrypted", meta_key="101112131415161718191a1b1c1d1e1f")
-    >>> ixfast.identify(tag.tap(), profile="encrypted", keys=ixfast.TagKeys(meta="101112131415161718191a1b1c1d1e1f"))
-    (Claim(uid=b'\\x04\\xa1\\xb2\\xc3\\xd4\\xe5\\xf6', counter=1, tag_code=None, cuid=None, aid=None),)
+    >>> meta_key = "101112131415161718191a1b1c1d1e1f"
+    >>> tag = ixfast.testing.VirtualTag("encrypted", meta_key=meta_key)
+    >>> keys = ixfast.TagKeys(meta=meta_key)
+    >>> (claim,) = ixfast.identify(tag.tap(), profile="encrypted", keys=keys)
+    >>> claim.uid.hex(), claim.counter, claim.tag_code
+    ('04a1b2c3d4e5f6', 1, None)
     """
     compiled = compiled_profile(profile)
     message = _read(compiled, url)
