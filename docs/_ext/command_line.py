@@ -31,7 +31,7 @@ def walk(command: click.Command = main, path: str = "ixfast") -> Iterator[tuple[
 def commands() -> str:
     """A table of all commands, and a section for each."""
     found = list(walk())
-    table = ["| Command | |", "|---|---|"]
+    table = ["| Command | Purpose |", "|---|---|"]
     table += [f"| [`{path}`](#{path.replace(' ', '-')}) | {_cell(_summary(command))} |" for path, command in found]
     return "\n\n".join(("\n".join(table), *(_section(path, command) for path, command in found)))
 

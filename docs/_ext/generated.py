@@ -1,4 +1,8 @@
-"""Text of the site that is made from the code: a comment `<!-- generated: NAME -->` in a page marks its place."""
+"""Text of the site that is made from the code: a comment `<!-- generated: NAME -->` in a page marks its place.
+
+The paragraph that begins on the line below the comment, if there is one, is for readers of the Markdown: the site has the
+generated text in its place.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from pathlib import Path
 
 from docs._ext import command_line, http_api, python_api
 
-_MARK = re.compile(r"^<!-- generated: ([\w ]+) -->$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- generated: ([\w ]+) -->(?:\n.+)*$", re.MULTILINE)
 _LISTED = re.compile(r"^- .*?\]\(([\w./-]+)\.md\)", re.MULTILINE)
 
 _GENERATORS: dict[str, Callable[[], str]] = {

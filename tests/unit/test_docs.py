@@ -192,6 +192,14 @@ def test_the_generated_page_has_every_command_and_option() -> None:
     assert set(re.findall(r"^\| \[`(ixfast [^`]+)`\]", sections[0], re.MULTILINE)) == set(COMMANDS)
 
 
+@pytest.mark.parametrize("name", ["python-api", "command-line", "http-api"])
+def test_a_page_says_where_the_text_is_that_only_the_site_has(name: str) -> None:
+    page = DOCS / "reference" / f"{name}.md"
+    text = page.read_text()
+    assert re.search(r"^<!-- generated: [\w ]+ -->\n`make docs` fills .* Without it, ", text, re.MULTILINE)
+    assert "`make docs`" not in generated.fill_in(text, page)
+
+
 def test_every_error_code_has_a_section_with_its_status_and_a_remedy() -> None:
     text = (DOCS / "reference" / "error-codes.md").read_text()
     sections = re.findall(r"^### `(\w+)`\n\n\*\*(\d+)\.\*\* \S.*?\n\n\*\*What to do:\*\* \S", text, re.MULTILINE | re.DOTALL)
