@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+import fences
 import pytest
 
 import ixfast
 
 ROOT = Path(__file__).parents[2]
+PAGES = ["reference/chips.md"]
 INIT = ROOT / "src" / "ixfast" / "__init__.py"
 
 
@@ -111,6 +113,15 @@ def test_every_public_name_has_a_docstring_whose_examples_run(name: str) -> None
     for example in doctest.DocTestFinder(recurse=False).find(DOCUMENTED[name], name or "ixfast", globs={}):
         report: list[str] = []
         assert doctest.DocTestRunner().run(example, out=report.append).failed == 0, "".join(report)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_examples_of_a_page_run(page: str) -> None:
+    blocks = [fence.text for fence in fences.fences((ROOT / "docs" / page).read_text()) if fence.language == "python"]
+    assert blocks
+    for block in blocks:
+        example = doctest.DocTestParser().get_doctest(block, {}, page, None, None)
+        assert example.examples and doctest.DocTestRunner(verbose=False).run(example).failed == 0
 
 
 @pytest.mark.parametrize("name", [name for name in DOCUMENTED if inspect.isfunction(DOCUMENTED[name]) and "." not in name])
