@@ -20,6 +20,7 @@ import difflib
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -154,8 +155,7 @@ class Reader:
         self._home = home
         self._environ = environ
         self._ports = ports
-        self._screens = home.parent / f"{home.name}.screens"
-        self._screens.mkdir()
+        self._screens = Path(tempfile.mkdtemp(prefix=f"{home.name}.screens-", dir=home.parent))
         self._terminals: list[Terminal] = []
         self._main = self._open()
         self.transcript: list[str] = []
@@ -231,9 +231,34 @@ def free_ports(count: int) -> list[str]:
         return [str(probe.getsockname()[1]) for probe in probes]
 
 
+class Checkout(NamedTuple):
+    """A copy of the checkout that has nothing but what is needed to install and run ixfast."""
+
+    home: Path
+    environ: dict[str, str]
+    ports: dict[str, str]
+
+    def files_to_commit(self, git: str) -> set[str]:
+        """What `git add .` would add of what the pages wrote: no keys, tokens or databases."""
+        names = {path.name for path in self.home.iterdir() if not path.is_symlink()} - {".curl", ".git", ".gitignore"}
+        shutil.copy(ROOT / ".gitignore", self.home)  # Git ignores one that is a link.
+        subprocess.run([git, "init", "--quiet"], cwd=self.home, check=True)
+        check = [git, "check-ignore", "--no-index", *names]
+        ignored = subprocess.run(check, cwd=self.home, capture_output=True, text=True, check=True).stdout.split("\n")
+        return names - set(ignored)
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Reader]:
+        """A reader with terminals of its own, which end with it."""
+        reader = Reader(*self)
+        try:
+            yield reader
+        finally:
+            reader.close()
+
+
 @pytest.fixture
-def reader(open_scratch: Path) -> Iterator[Reader]:
-    """A reader in a copy of the checkout that has nothing but what is needed to install and run ixfast."""
+def checkout(open_scratch: Path) -> Checkout:
     home = Path(tempfile.mkdtemp(prefix="page-", dir=open_scratch))
     home.chmod(0o711)
     for name in ("Makefile", "setup.py", "pyproject.toml", "src", "benchmarks", "examples"):
@@ -259,15 +284,17 @@ def reader(open_scratch: Path) -> Iterator[Reader]:
     # On a terminal curl shows no progress.
     (home / ".curl").mkdir()
     (home / ".curl" / ".curlrc").write_text("silent\nshow-error\n")
-    follower = Reader(home, environ, ports)
-    try:
-        yield follower
-    finally:
-        follower.close()
+    return Checkout(home, environ, ports)
+
+
+@pytest.fixture
+def reader(checkout: Checkout) -> Iterator[Reader]:
+    with checkout.reader() as reader:
+        yield reader
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_page_does_what_it_shows(name: str, reader: Reader, tmp_path: Path) -> None:
+def test_page_does_what_it_shows(name: str, checkout: Checkout, reader: Reader, tmp_path: Path) -> None:
     page = (DOCS / name).read_text()
     started = time.monotonic()
     try:
@@ -278,6 +305,16 @@ def test_page_does_what_it_shows(name: str, reader: Reader, tmp_path: Path) -> N
         if folder := os.environ.get("TUTORIAL_TRANSCRIPTS"):
             (Path(folder) / f"{Path(name).stem}.txt").write_text(text)
     assert reader.checked > 0, f"{name} shows no output ({time.monotonic() - started:.1f} s)"
+    if git := shutil.which("git"):
+        assert checkout.files_to_commit(git) == set()
+
+
+def test_guides_follow_each_other_in_one_checkout(checkout: Checkout) -> None:
+    """None of them meets the accounts, key files or other files of one before it."""
+    for name in ("tutorials/quickstart.md", "how-to/migrate-from-ixkio.md", "how-to/rotate-keys.md"):
+        with checkout.reader() as reader:
+            reader.follow((DOCS / name).read_text())
+        assert reader.checked > 0
 
 
 def test_the_quickstart_shows_the_example() -> None:
