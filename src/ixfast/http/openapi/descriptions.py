@@ -316,7 +316,7 @@ EXAMPLES: dict[str, tuple[Any, Any]] = {
     "post_v2_tags": (
         {
             "batch_id": 24, "xuid": "q8w3sbcz", "uid": "04A1B2C3D4E5F6", "cuid": "SH-1001", "name": "Runner {cuid}",
-            "key": "000102030405060708090a0b0c0d0e0f",
+            "key": "00112233445566778899aabbccddeeff",
         },
         _TAG,
     ),
