@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from support.served import Served
 
 from ixfast.cli import database, main
 from ixfast.cli.exit_codes import ExitCode
+from ixfast.keys.key_file import KeyFile
 
 
 @pytest.fixture
@@ -81,3 +83,51 @@ def test_the_server_of_another_user(server_dir: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={"PATH": os.environ["PATH"]})
     assert done.returncode == ExitCode.CONFIGURATION
     assert done.stderr.count("\n") == 1 and "belongs to the server of another user" in done.stderr
+
+
+def test_a_second_key_file_is_refused(server_dir: Path, tmp_path: Path) -> None:
+    """Rows that are sealed under a key of one file stay so, and no command seals others under a key of another file."""
+    folder, other = server_dir / "data", tmp_path / "kek"
+    assert run("demo", "--data-dir", str(folder)).exit_code == 0
+    (first,) = [line.id for line in KeyFile.read(folder / "kek").lines]
+    refused = run("keys", "init", "--data-dir", str(folder), "--kek-file", str(other))
+    assert refused.exit_code == ExitCode.CONFIGURATION and "has a key file already" in refused.stderr
+    assert not other.exists()
+    assert run("keys", "init", "--kek-file", str(other)).exit_code == 0
+    ports = ("--port", "0", "--private-port", "0", "--workers", "1")
+    url = "https://tag.example/?x=unknown00"
+    for words in (("demo",), ("serve", *ports), ("serve", "--demo", *ports), ("verify", url)):
+        command = [sys.executable, "-m", "ixfast", *words, "--data-dir", str(folder), "--kek-file", str(other)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == ExitCode.CONFIGURATION, done.stderr
+        assert f"sealed under {first}, which {other} lacks" in done.stderr.splitlines()[-1]
+    (folder / "kek").unlink()
+    lost = run("demo", "--data-dir", str(folder))
+    assert lost.exit_code == ExitCode.CONFIGURATION and "There is no key file at" in lost.stderr
+    assert not (folder / "kek").exists()
+
+
+def test_commands_find_the_server_of_the_data_directory(server_dir: Path) -> None:
+    with Served(server_dir, workers=1) as server:
+        published = server.data_dir / "addresses"
+        assert published.stat().st_mode & 0o777 == 0o600
+        assert run("tap", "--data-dir", str(server.data_dir)).stderr.startswith("Error: There is no demo account in ")
+        assert not (server.data_dir / "simulated-tags.json").exists()
+        assert run("demo", "--data-dir", str(server.data_dir), "--kek-file", str(server.kek_file)).exit_code == 0
+        assert run("tap", "--data-dir", str(server.data_dir)).stdout.startswith(f"http://127.0.0.1:{server.port}/v1/t?x=")
+        assert run("tap", "--data-dir", str(server.data_dir), "--port", "9").stdout.startswith("http://127.0.0.1:9/v1/t?x=")
+        words = ("doctor", "--json", "--data-dir", str(server.data_dir), "--kek-file", str(server.kek_file))
+        checks = {check["name"]: check for check in json.loads(run(*words).stdout)["checks"]}
+        assert checks["server"]["text"] == f"runs at {server.private_url} and is ready"
+    assert not published.exists()
+
+
+def test_a_server_on_a_taken_port_creates_nothing(server_dir: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "ixfast", "serve", "--data-dir", str(server_dir / "data"), "--port", port]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == ExitCode.CONFIGURATION and "port: cannot bind" in done.stderr
+    assert not (server_dir / "data").exists()

@@ -25,6 +25,7 @@ from support import administer, eventually_sync
 from support.served import Served
 
 from ixfast.cli import database_checks, host_checks, main
+from ixfast.cli.database import CommandEnvironment
 from ixfast.cli.exit_codes import ExitCode
 from ixfast.cli.host_checks import checked
 from ixfast.config.settings import Settings
@@ -188,7 +189,8 @@ def test_a_key_file_lost_from_a_private_database(tmp_path: Path, free_port: int)
     problems = doctor.problems()
     assert problems["key file"][0] == "FAIL" and "restore it from its backup" in problems["key file"][1]
     assert problems["database"] == (
-        "WARN", f"The private PostgreSQL in {tmp_path / 'data'} does not run: run `ixfast serve`, then check again."
+        "WARN", f"The private PostgreSQL in {tmp_path / 'data'} does not run; not checked: keys, schema, ledger. "
+        "Run `ixfast serve`, then check again."
     )  # fmt: skip
 
 
@@ -278,16 +280,16 @@ def test_a_running_server_on_a_private_database(server_dir: Path, monkeypatch: p
         assert list(checks) == HOST + DATABASE and doctor.problems() == {}
         assert checks["server"][1] == f"runs at {served.private_url} and is ready"
         monkeypatch.setattr(host_checks, "versions", lambda: {"ixfast": "999"})
-        assert host_checks.check_server(Settings(private_port=served.private_port)).status == "WARN"
+        assert host_checks.check_server(CommandEnvironment(Settings(private_port=served.private_port))).status == "WARN"
         monkeypatch.undo()
         administer(served.dsn, "ALTER TABLE keyed_scan RENAME TO keyed_scan_gone")
-        settings = Settings(private_port=served.private_port)
-        eventually_sync(lambda: checked("server", lambda: host_checks.check_server(settings)).status == "FAIL", 30)
+        environment = CommandEnvironment(Settings(private_port=served.private_port))
+        eventually_sync(lambda: checked("server", lambda: host_checks.check_server(environment)).status == "FAIL", 30)
         problems = doctor.problems()
         assert "is not ready (" in problems["server"][1] and "schema_mismatch" in problems["server"][1]
         assert "A scan could not be stored (schema_mismatch)" in problems["ledger"][1]
         administer(served.dsn, "ALTER TABLE keyed_scan_gone RENAME TO keyed_scan")
-    assert doctor.only("database", "WARN").endswith("does not run: run `ixfast serve`, then check again.")
+    assert doctor.only("database", "WARN").endswith("Run `ixfast serve`, then check again.")
 
 
 # The database.

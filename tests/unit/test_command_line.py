@@ -339,7 +339,7 @@ def test_every_command_that_prints_results_has_json() -> None:
     [
         ("versions",),
         ("settings",),
-        ("tap", "--data-dir", "FOLDER"),
+        ("tap", "--dsn", NOWHERE, "--data-dir", "FOLDER"),
         ("keys", "init", "--data-dir", "FOLDER"),
         ("rules", "test", "RULES"),
         ("rules", "explain", "RULES"),

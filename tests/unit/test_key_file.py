@@ -199,7 +199,7 @@ def test_a_file_in_a_folder_that_nobody_else_may_look_into_is_refused_in_one_lin
     with tempfile.TemporaryDirectory() as folder:
         key_file.create(Path(folder) / "kek", new_line())
         place = CommandEnvironment(load({"kek_file": f"{folder}/kek"}, {}))
-        for read in (lambda: KeyFile.read(place.kek_file), place.keys, place.check_keys):
+        for read in (lambda: KeyFile.read(place.kek_file), place.check_key_file):
             with as_a_stranger(), pytest.raises(KekFileError, match=r"Cannot open the key file .*: Permission denied"):
                 read()
 

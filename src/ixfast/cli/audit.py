@@ -201,7 +201,7 @@ def _from_database(environment: CommandEnvironment, aid: str) -> TagCatalogue:
         pool = await session.make_pool(dsn, 1)
         try:
             async with pool.acquire() as connection:
-                return await read_account(connection, environment.keys(), aid)
+                return await read_account(connection, await environment.keys(connection), aid)
         finally:
             await pool.close()
 

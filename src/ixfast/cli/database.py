@@ -9,23 +9,54 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
 
 import asyncpg
 import click
+import msgspec
 
 from ixfast.config.settings import Settings
 from ixfast.config.settings_loader import load
 from ixfast.embedded import EmbeddedPostgres, default_data_dir
 from ixfast.errors import ConfigurationError
 from ixfast.keys import KeyEncryptionKeys, check_file
+from ixfast.keys.key_file import KeyFile
 from ixfast.rules import visitors
+from ixfast.store import queries
 from ixfast.store.connections.session import fix_durability
 from ixfast.store.migrate import migrate
 
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
+"""Addresses of all network interfaces, with one at which this host reaches them."""
+
 _DSN_FILE = "dsn"
+_ADDRESSES_FILE = "addresses"
+_ENVELOPES = 4  # Of the oldest and of the newest ones of each kind.
+
+
+class ServerAddresses(NamedTuple):
+    """The base URLs of a running server."""
+
+    scans: str
+    private: str
+
+    @classmethod
+    def of(cls, settings: Settings, port: int, private_port: int) -> Self:
+        """Those of a server with these settings, at the ports that it bound."""
+        scheme = "https" if settings.tls_cert is not None else "http"
+        return cls(
+            f"{scheme}://{_reached_at(settings.host)}:{port}", f"http://{_reached_at(settings.private_host)}:{private_port}"
+        )
+
+
+def _reached_at(host: str) -> str:
+    """The host of a URL for an address that a server listens at."""
+    host = EVERYWHERE.get(host, host)
+    return f"[{host}]" if ":" in host else host
 
 
 class CommandEnvironment:
@@ -43,19 +74,57 @@ class CommandEnvironment:
         """Where a running server publishes the connection string of its embedded PostgreSQL; mode 0600."""
         return self.data_dir / _DSN_FILE
 
-    def keys(self) -> KeyEncryptionKeys:
-        """Load the key-encryption keys. A missing key file is created only for the embedded PostgreSQL, in its data directory."""
-        self._make_keys()
+    async def keys(self, connection: Any) -> KeyEncryptionKeys:
+        """Load the key-encryption keys. Raises ConfigurationError if the database has keys that are sealed under another one.
+
+        A missing key file is created only for the embedded PostgreSQL, in its data directory, and only if nothing is sealed yet.
+        """
+        sealed = await sealed_ids(connection)
+        if not sealed:
+            self._make_keys()
+        missing = self.missing_ids(sealed)
+        if missing:
+            raise ConfigurationError(self.missing_message(missing))
         return KeyEncryptionKeys.load_file(self.kek_file)
 
     def _make_keys(self) -> None:
         if self.settings.dsn is None and self.settings.kek_file is None and not self.kek_file.exists():
             KeyEncryptionKeys.create_file(self.kek_file)
 
-    def check_keys(self) -> None:
-        """Raise ConfigurationError if the key file is unusable. Does not contact its providers."""
-        self._make_keys()
+    def has_key_file(self) -> bool:
+        """Whether the key file exists, and this user may enter its directory."""
+        return os.access(self.kek_file, os.F_OK)
+
+    def check_key_file(self) -> None:
+        """Raise ConfigurationError if the key file is unusable, unless it does not exist and may be created."""
+        if self.settings.dsn is not None or self.settings.kek_file is not None or self.kek_file.exists():
+            check_file(self.kek_file)
+
+    async def check_keys(self, connection: Any) -> str | None:
+        """Check the key file without contacting its providers. Raises ConfigurationError if it is unusable or has none of the
+        keys that the database needs; returns a warning if it has only some.
+
+        A host without the newest key is normal for a while during a rotation, and a server rereads the file when it changes.
+        """
+        sealed = await sealed_ids(connection)
+        if not sealed:
+            self._make_keys()
         check_file(self.kek_file)
+        missing = self.missing_ids(sealed)
+        if missing and missing == sealed:
+            raise ConfigurationError(self.missing_message(missing))
+        return self.missing_message(missing) if missing else None
+
+    def missing_ids(self, sealed: set[str]) -> set[str]:
+        """Those of the ids that the key file lacks."""
+        return sealed - {line.id for line in KeyFile.read(self.kek_file).lines} if sealed else set()
+
+    def missing_message(self, missing: set[str]) -> str:
+        """The problem of a key file that lacks these keys, and how to fix it."""
+        return (
+            f"The database has keys that are sealed under {', '.join(sorted(missing))}, which {self.kek_file} lacks: restore its "
+            "line from a backup, or set kek_file to the file of this database."
+        )
 
     def check_addresses(self) -> None:
         """Raise ConfigurationError if the file of addresses is unusable."""
@@ -75,7 +144,7 @@ class CommandEnvironment:
         if self.settings.dsn is not None:
             yield self.settings.dsn
             return
-        running = self._running_dsn()
+        running = self.running_dsn()
         if running is not None:
             yield running
             return
@@ -115,7 +184,8 @@ class CommandEnvironment:
                 f"With --dsn, set {' or '.join(flags)} too: the {files} in {self.data_dir} belongs to another database."
             )
 
-    def _running_dsn(self) -> str | None:
+    def running_dsn(self) -> str | None:
+        """The connection string of the private database, if its server runs."""
         try:
             dsn = self.dsn_file.read_text()
         except FileNotFoundError:
@@ -127,6 +197,11 @@ class CommandEnvironment:
     def _other_user(self) -> ConfigurationError:
         return ConfigurationError(f"{self.data_dir} belongs to the server of another user; run this command as that user.")
 
+    @property
+    def addresses_file(self) -> Path:
+        """Where a running server publishes its URLs; mode 0600."""
+        return self.data_dir / _ADDRESSES_FILE
+
     def publish(self, dsn: str) -> None:
         """Publish the connection string of the embedded PostgreSQL for other commands."""
         self.withdraw()
@@ -134,9 +209,34 @@ class CommandEnvironment:
         with os.fdopen(descriptor, "w") as file:
             file.write(dsn)
 
+    def publish_addresses(self, addresses: ServerAddresses) -> None:
+        """Publish the URLs of the server for other commands."""
+        self.addresses_file.unlink(missing_ok=True)
+        descriptor = os.open(self.addresses_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(addresses._asdict()))
+
+    def server_addresses(self) -> ServerAddresses | None:
+        """The URLs of the server that uses this data directory for its private database, if one runs."""
+        if self.settings.dsn is not None:
+            return None
+        try:
+            found = ServerAddresses(**msgspec.json.decode(self.addresses_file.read_bytes()))
+            url = urlsplit(found.private)
+            socket.create_connection((str(url.hostname), url.port or 0), timeout=2).close()
+        except (OSError, ValueError, TypeError):  # there is none, it was killed, or another user's file cannot be read
+            return None
+        return found
+
     def withdraw(self) -> None:
-        """Undo `publish`."""
+        """Undo `publish` and `publish_addresses`."""
         self.dsn_file.unlink(missing_ok=True)
+        self.addresses_file.unlink(missing_ok=True)
+
+
+async def sealed_ids(connection: Any) -> set[str]:
+    """The ids of the key-encryption keys of a few of the oldest and newest envelopes. `connection` may be a pool."""
+    return {row["kek_id"] for row in await connection.fetch(queries.load("fitness")["envelopes"], _ENVELOPES)}
 
 
 def _reachable(dsn: str) -> bool:

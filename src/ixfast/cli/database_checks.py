@@ -10,12 +10,12 @@ from typing import Any
 
 import asyncpg
 
+from ixfast.cli.database import CommandEnvironment, sealed_ids
 from ixfast.cli.host_checks import Check
 from ixfast.cli.management_client import SinglePool
 from ixfast.config.settings import Settings
 from ixfast.errors import ConfigurationError, IxfastError
 from ixfast.keys import KeyEncryptionKeys
-from ixfast.keys.key_file import KeyFile
 from ixfast.store import migrate, partitions
 from ixfast.store.connections import hosts
 from ixfast.store.connections.fitness import Fitness
@@ -25,7 +25,6 @@ from ixfast.store.queries import load
 
 _CONNECT_S = 5.0
 _CLOCKS_APART_WARN = dt.timedelta(seconds=2)
-_ENVELOPES = 4
 _SPARE_CONNECTIONS = 5  # For commands and interactive sessions.
 _ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, ValueError)
 _REASONS = 'see "What a 503 says" in docs/how-to/operate.md'
@@ -40,8 +39,9 @@ class _NoLedger:
         return
 
 
-async def check_database(dsn: str, kek_file: Path, settings: Settings) -> AsyncIterator[Check]:
+async def check_database(dsn: str, environment: CommandEnvironment) -> AsyncIterator[Check]:
     """Run the checks in order, and end after one that makes the others pointless."""
+    settings, kek_file = environment.settings, environment.kek_file
     try:
         connection = await _connect(dsn)
     except _ERRORS as error:
@@ -63,7 +63,8 @@ async def check_database(dsn: str, kek_file: Path, settings: Settings) -> AsyncI
         yield await _checked("partitions", lambda: _check_partitions(connection))
         yield await _checked("clocks", lambda: _check_clocks(connection))
         problems = await _examined(connection, kek_file)
-        yield await _checked("keys", lambda: _check_keys(connection, kek_file, problems))
+        if environment.has_key_file():  # a missing one has a check of its own
+            yield await _checked("keys", lambda: _check_keys(connection, environment, problems))
         yield await _checked("ledger", lambda: _check_ledger(dsn, problems))
     finally:
         await connection.close()
@@ -211,18 +212,14 @@ async def _nothing() -> None:
     return
 
 
-async def _check_keys(connection: Any, kek_file: Path, problems: Mapping[str, str]) -> Check:
+async def _check_keys(connection: Any, environment: CommandEnvironment, problems: Mapping[str, str]) -> Check:
     """Whether the key file belongs to this database: a few of the oldest and newest envelopes are sealed under its keys."""
-    rows = await connection.fetch(load("fitness")["envelopes"], _ENVELOPES)
-    if not rows:
+    sealed = await sealed_ids(connection)
+    if not sealed:
         return Check("keys", "OK", "the database has no keys yet")
-    known = {line.id for line in KeyFile.read(kek_file).lines}
-    unknown = sorted({row["kek_id"] for row in rows} - known)
-    if unknown:
-        raise ConfigurationError(
-            f"The database has keys that are sealed under {', '.join(unknown)}, which {kek_file} lacks: restore its line from a "
-            "backup, or set kek_file to the file of this database."
-        )
+    kek_file, missing = environment.kek_file, environment.missing_ids(sealed)
+    if missing:
+        raise ConfigurationError(environment.missing_message(missing))
     if "keys" in problems:
         raise ConfigurationError(f"{kek_file} opens no key of the database: set kek_file to the file of this database.")
     return Check("keys", "OK", f"{kek_file} opens keys of this database")

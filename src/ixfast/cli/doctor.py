@@ -74,7 +74,7 @@ def _checks(flags: dict[str, object], config: Path | None) -> Iterator[Check]:
     yield checked("TLS", lambda: host_checks.check_tls(settings))
     yield checked("addresses file", lambda: host_checks.check_addresses(environment))
     yield checked("limits", lambda: host_checks.check_limits(settings))
-    yield checked("server", lambda: host_checks.check_server(settings))
+    yield checked("server", lambda: host_checks.check_server(environment))
     dsn: list[str] = []
     without = checked("database", lambda: _find_database(environment, dsn))
     if not dsn:
@@ -90,7 +90,10 @@ def _find_database(environment: CommandEnvironment, dsn: list[str]) -> Check:
     elif environment.dsn_file.exists():
         dsn.append(environment.dsn_file.read_text())
     elif environment.has_private_database():
-        text = f"The private PostgreSQL in {environment.data_dir} does not run: run `ixfast serve`, then check again."
+        text = (
+            f"The private PostgreSQL in {environment.data_dir} does not run; not checked: keys, schema, ledger. "
+            "Run `ixfast serve`, then check again."
+        )
         return Check("database", "WARN", text)
     else:
         text = f"There is no database in {environment.data_dir}: name one with --dsn, or run `ixfast serve`, which creates it."
@@ -99,5 +102,5 @@ def _find_database(environment: CommandEnvironment, dsn: list[str]) -> Check:
 
 
 async def _database_checks(dsn: str, environment: CommandEnvironment) -> list[Check]:
-    found = database_checks.check_database(dsn, environment.kek_file, environment.settings)
+    found = database_checks.check_database(dsn, environment)
     return [check async for check in found]

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 from cryptography import x509
 
-from ixfast.cli.database import CommandEnvironment
+from ixfast.cli.database import EVERYWHERE, CommandEnvironment, ServerAddresses
 from ixfast.config.settings import Settings
 from ixfast.errors import ConfigurationError, IxfastError
 from ixfast.keys.key_file import KeyFile, KeyLine
@@ -35,7 +35,6 @@ _SPACE_FAIL = 512 << 20
 _EXPIRY_WARN = dt.timedelta(days=30)
 _OPEN_FILES_SPARE = 200  # Of a worker, besides its clients.
 _HTTP_S = 3.0
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 
 
 class Check(NamedTuple):
@@ -197,11 +196,12 @@ def _swap_is_on() -> bool:
         return False
 
 
-def check_server(settings: Settings) -> Check:
-    """A server that runs on the ports, and whether it is ready; without one, whether the ports are free."""
-    host, port = _EVERYWHERE.get(settings.private_host, settings.private_host), settings.private_port
-    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    found = _fetch(f"{base}/readyz") if port else None
+def check_server(environment: CommandEnvironment) -> Check:
+    """A server that uses the data directory or the ports, and whether it is ready; without one, whether the ports are free."""
+    settings, running_at = environment.settings, environment.server_addresses()
+    port = settings.private_port
+    base = (running_at or ServerAddresses.of(settings, settings.port, port)).private
+    found = _fetch(f"{base}/readyz") if port or running_at else None
     if found is not None:
         problems = found.get("problems")
         if not isinstance(problems, dict):
@@ -227,7 +227,7 @@ def check_server(settings: Settings) -> Check:
 
 def _exposed(settings: Settings) -> Check | None:
     """A warning if management listens on every network interface."""
-    if settings.private_host not in _EVERYWHERE:
+    if settings.private_host not in EVERYWHERE:
         return None
     text = f"private_host is {settings.private_host}, which exposes management on all network interfaces: set a private one."
     return Check("server", "WARN", text)

@@ -96,7 +96,7 @@ def _register_import(main: click.Group) -> None:
                 account_id = await edits.account_id_of(connection, aid)
                 return await import_tags(
                     connection,
-                    environment.keys(),
+                    await environment.keys(connection),
                     _pieces(file),
                     account_id=account_id,
                     group_id=await group_named(connection, account_id, group, folder),

@@ -17,7 +17,7 @@ from ixfast.cli.exit_codes import ExitCode
 from ixfast.cli.options import DATABASE_AND_KEYS, with_settings
 from ixfast.cli.output import json_option, print_json, print_table
 from ixfast.cli.progress import progress_bar
-from ixfast.errors import IxfastError
+from ixfast.errors import ConfigurationError, IxfastError
 from ixfast.keys import KeyEncryptionKeys, key_file
 from ixfast.keys.key_file import FILE, KeyFile, KeyLine
 from ixfast.keys.sealing import make_line, open_line
@@ -52,6 +52,7 @@ def _register_file_commands(keys: click.Group) -> None:
     def init(provider: str | None, key_ref: str, as_json: bool, config: Path | None, **flags: object) -> None:
         """Create a key file with one key, sealed by a provider."""
         environment = resolve(flags, config)
+        _refuse_second_file(environment)
         if environment.settings.kek_file is None:
             environment.data_dir.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
         line = make_line(provider or FILE, key_ref)
@@ -79,6 +80,15 @@ def _register_file_commands(keys: click.Group) -> None:
         click.echo(
             f"added key {line.id} to {environment.kek_file}; copy the file to every host, then run: "
             f"ixfast keys rotate --to {line.id}"
+        )
+
+
+def _refuse_second_file(environment: CommandEnvironment) -> None:
+    """Raise ConfigurationError if the private database of the directory that the settings name has another key file already."""
+    settings, own = environment.settings, environment.data_dir / "kek"
+    if settings.dsn is None and settings.data_dir is not None and own.exists() and environment.kek_file.absolute() != own:
+        raise ConfigurationError(
+            f"{environment.data_dir} has a key file already: unset kek_file, or change its key with `ixfast keys rotate`."
         )
 
 

@@ -141,7 +141,9 @@ async def management(
     """
     async with connected(dsn) as connection, edits.transaction(SinglePool(connection), readonly=readonly):
         account_id = await account_named(connection, aid)
-        yield ManagementClient(connection, account_id, aid, environment.keys() if environment is not None else None)
+        yield ManagementClient(
+            connection, account_id, aid, await environment.keys(connection) if environment is not None else None
+        )
 
 
 async def account_named(connection: Any, aid: str) -> int:

@@ -11,12 +11,11 @@ from pathlib import Path
 import click
 
 from ixfast.cli import tap
-from ixfast.cli.database import CommandEnvironment, connected, resolve
+from ixfast.cli.database import CommandEnvironment, ServerAddresses, connected, resolve
 from ixfast.cli.options import ALL, with_settings
 from ixfast.config.settings import Settings
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.process import logs
-from ixfast.store.migrate import migrate
 from ixfast.versions import versions
 
 log = logging.getLogger("ixfast.serve")
@@ -29,7 +28,7 @@ def register(main: click.Group) -> None:
     def serve(demo: bool, config: Path | None, **flags: object) -> None:
         """Serve scans. Without --dsn this starts a private PostgreSQL in the data directory."""
         # Imported here because it imports all of HTTP, which takes half a second that `--help` need not spend.
-        from ixfast.process.supervisor import Supervisor
+        from ixfast.process.supervisor import Supervisor, refuse_taken_ports
 
         environment = resolve(flags, config)
         settings = environment.settings
@@ -37,6 +36,7 @@ def register(main: click.Group) -> None:
             environment.require_own_files(tap.COUNTERS, "--data-dir")
         logs.configure(settings, "supervisor")
         environment.check_addresses()
+        refuse_taken_ports(settings)  # before a database or a key file is created
         with contextlib.ExitStack() as stack:
             postgres = None
             dsn = settings.dsn
@@ -47,7 +47,7 @@ def register(main: click.Group) -> None:
                 dsn = postgres.dsn
                 environment.publish(dsn)
                 stack.callback(environment.withdraw)
-            environment.check_keys()  # report an unusable key file before anything is served
+            environment.check_key_file()
             _prepare(environment, dsn, demo=demo)
             announce = _banner(environment, demo=demo)
             Supervisor(settings, dsn, environment.kek_file, postgres=postgres, announce=announce).run()
@@ -60,10 +60,12 @@ def _connections(settings: Settings) -> int:
 
 def _prepare(environment: CommandEnvironment, dsn: str, *, demo: bool) -> None:
     async def work() -> None:
-        await migrate(dsn)
-        if demo:
-            async with connected(dsn) as connection:
-                await tap.ensure_demo(connection, environment.keys())
+        async with connected(dsn) as connection:
+            warning = await environment.check_keys(connection)
+            if warning is not None:
+                log.error("%s Scans of tags whose keys are sealed under it get 503 until then.", warning)
+            if demo:
+                await tap.ensure_demo(connection, await environment.keys(connection))
 
     asyncio.run(work())
 
@@ -71,6 +73,9 @@ def _prepare(environment: CommandEnvironment, dsn: str, *, demo: bool) -> None:
 def _banner(environment: CommandEnvironment, *, demo: bool) -> Callable[[int, int], None]:
     def announce(port: int, private_port: int) -> None:
         settings = environment.settings
+        addresses = ServerAddresses.of(settings, port, private_port)
+        if settings.dsn is None:
+            environment.publish_addresses(addresses)
         scheme = "https" if settings.tls_cert is not None else "http"
         running = versions()
         click.echo(f"ixfast {running['ixfast']} ({running['core']}) verifies scans at {scheme}://{settings.host}:{port}")

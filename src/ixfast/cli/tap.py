@@ -12,11 +12,10 @@ from urllib.parse import urlencode
 import click
 
 from ixfast.chips import PRESETS
-from ixfast.cli.database import CommandEnvironment, connected, resolve
+from ixfast.cli.database import CommandEnvironment, ServerAddresses, connected, resolve
 from ixfast.cli.options import DATABASE_AND_KEYS, with_settings
 from ixfast.cli.output import json_option, print_json
 from ixfast.errors import ConfigurationError
-from ixfast.keys import KeyEncryptionKeys
 from ixfast.testing.provision import DEMO_AID, DEMO_DERIVED, DEMO_PROFILE, demo_fleet, derived_demo_fleet, ensure_demo
 from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
@@ -55,6 +54,19 @@ def curl_line(environment: CommandEnvironment, base_url: str) -> str:
     return f"curl '{base_url}/v1/t?{urlencode(parameters_of(next_tap(environment, demo_fleet())))}'"
 
 
+def _has_demo(environment: CommandEnvironment) -> bool:
+    """Whether the private database has the demo account; a stopped database is not started to find out."""
+    if not environment.has_private_database():
+        return False
+    dsn = environment.running_dsn()
+
+    async def work(dsn: str) -> bool:
+        async with connected(dsn) as connection:
+            return bool(await connection.fetchval("SELECT EXISTS (SELECT FROM account WHERE aid = $1)", DEMO_AID))
+
+    return dsn is None or asyncio.run(work(dsn))
+
+
 def register(main: click.Group) -> None:
     @main.command()
     @json_option
@@ -65,12 +77,12 @@ def register(main: click.Group) -> None:
         if environment.settings.kek_file is None:
             environment.require_own_files("key file", "--kek-file", "--data-dir")
 
-        async def work(dsn: str, keks: KeyEncryptionKeys) -> bool:
+        async def work(dsn: str) -> bool:
             async with connected(dsn) as connection:
-                return await ensure_demo(connection, keks)
+                return await ensure_demo(connection, await environment.keys(connection))
 
         with environment.database(create=True) as dsn:
-            made = asyncio.run(work(dsn, environment.keys()))
+            made = asyncio.run(work(dsn))
         if as_json:
             print_json({"account": DEMO_AID, "created": made})
             return
@@ -91,17 +103,17 @@ def register(main: click.Group) -> None:
         """Tap a simulated tag of the demo account and print the URL of the resulting request."""
         environment = resolve(flags, config)
         environment.require_own_files(COUNTERS, "--data-dir")
-        if environment.settings.data_dir is None and not environment.has_private_database():
+        if environment.settings.dsn is None and not _has_demo(environment):
             raise ConfigurationError(
-                f"There is no database in {environment.data_dir}. Run `ixfast demo` or `ixfast serve --demo` first, or name the "
-                "directory of the demo with --data-dir."
+                f"There is no demo account in {environment.data_dir}. Run `ixfast demo` or `ixfast serve --demo`."
             )
         fleet = demo_fleet(profile) if derivation is None else derived_demo_fleet(derivation)
         if index >= len(fleet):
             raise click.UsageError(f"--tag: must be between 0 and {len(fleet) - 1}.")
         tag = next_tap(environment, fleet, index)
-        base = f"http://{environment.settings.host}:{environment.settings.port}/v1/t"
-        url, request = tag.tap_at(tag.counter), f"{base}?{urlencode(parameters_of(tag, enrols=fleet.enrols))}"
+        running = environment.server_addresses() if flags["host"] is None and flags["port"] is None else None
+        addresses = running or ServerAddresses.of(environment.settings, environment.settings.port, 0)
+        url, request = tag.tap_at(tag.counter), f"{addresses.scans}/v1/t?{urlencode(parameters_of(tag, enrols=fleet.enrols))}"
         if as_json:
             print_json({"request": request, "url": url, "xuid": tag.xuid, "counter": tag.counter, "profile": tag.profile.name})
         else:

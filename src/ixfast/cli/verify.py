@@ -65,7 +65,7 @@ async def _explain(environment: CommandEnvironment, dsn: str, url: str, aid: str
     await migrate(dsn)
     pool = await session.make_pool(dsn, 1)
     try:
-        catalogue = Catalogue(pool, environment.keys(), meters.Meters(), tags_max=100, absent_max=100, deadline_s=10.0)
+        catalogue = Catalogue(pool, await environment.keys(pool), meters.Meters(), tags_max=100, absent_max=100, deadline_s=10.0)
         record = await _find(catalogue, url, aid)
         if record is None:
             return _Explanation([Step("result", "tag not found: check the account and whether the URL identifies the tag")])

@@ -94,7 +94,7 @@ class Supervisor:
             signal.signal(number, lambda *_: setattr(self, "_stopping", True))
         signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reload_requested", True))
         try:
-            self._refuse_taken_ports()
+            refuse_taken_ports(self._settings)
             for slot in self._slots:
                 self._open_sockets(slot)
                 self._spawn(slot)
@@ -112,16 +112,6 @@ class Supervisor:
         self._port = slot.public.getsockname()[1]
         slot.private = bind_listener(settings.private_host, self._private_port, "private_port", shared=True)
         self._private_port = slot.private.getsockname()[1]
-
-    def _refuse_taken_ports(self) -> None:
-        """Raise ConfigurationError if another server has bound a port. With SO_REUSEPORT alone the bind would succeed, and each
-        server would get a part of the scans."""
-        settings = self._settings
-        for host, port, setting in (
-            (settings.host, settings.port, "port"),
-            (settings.private_host, settings.private_port, "private_port"),
-        ):
-            bind_listener(host, port, setting, shared=False).close()
 
     def _spawn(self, slot: Slot) -> None:
         if slot.public is None or slot.private is None:
@@ -243,6 +233,16 @@ class Supervisor:
                 process.wait()
         os.close(self._shared)
         os.close(self._rates)
+
+
+def refuse_taken_ports(settings: Settings) -> None:
+    """Raise ConfigurationError if another server has bound a port. With SO_REUSEPORT alone the bind would succeed, and each
+    server would get a part of the scans."""
+    for host, port, setting in (
+        (settings.host, settings.port, "port"),
+        (settings.private_host, settings.private_port, "private_port"),
+    ):
+        bind_listener(host, port, setting, shared=False).close()
 
 
 def bind_listener(host: str, port: int, setting: str, *, shared: bool) -> socket.socket:
