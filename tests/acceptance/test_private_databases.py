@@ -57,6 +57,9 @@ def test_the_demo_creates_a_database_and_others_then_use_it(default_dir: Path) -
     passes = run("verify", url, "--account", "demo")
     assert passes.exit_code == 0 and "is new, a scan would pass" in passes.stdout
     assert run("verify", url, "--account", "demo").exit_code == 0  # consumes nothing
+    nothing = run("verify", "foo")
+    assert nothing.exit_code == ExitCode.USAGE
+    assert nothing.stderr.endswith("Error: The URL has no tag code; add --account AID.\n")
     forged = run("verify", url[:-1] + ("0" if url[-1] != "0" else "1"), "--account", "demo", "--json")
     assert forged.exit_code == ExitCode.NEGATIVE
     assert json.loads(forged.stdout)["passes"] is False

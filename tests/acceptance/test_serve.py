@@ -101,7 +101,8 @@ def test_the_twin_is_reported(open_scratch: Any, postgres: Any, database: str, s
 def test_health_and_one_scrape_for_all_workers(fleets: Served) -> None:
     assert fleets.ask_private("/livez")[0] == 200
     assert fleets.ask_private("/readyz") == (200, b'{"ready": true, "problems": {}}')
-    assert fleets.ask_private("/nothing")[0] == 404
+    status, body = fleets.ask_private("/nothing")
+    assert status == 404 and b"This is the private listener" in body
     text = fleets.ask_private("/metrics")[1].decode()
     ready = re.findall(r'^ixfast_worker_ready\{worker="(\d)"\} (\S+)$', text, re.MULTILINE)
     assert ready == [("0", "1.0"), ("1", "1.0")]

@@ -115,8 +115,8 @@ def test_nothing_found_is_a_failure_with_reasons() -> None:
     assert result.exit_code == ExitCode.NEGATIVE
     assert result.stdout == ""
     assert (
-        "not explained: picc_data is an encrypted mirror that none of the 5 keys decrypts, as they are or derived"
-        in result.stderr
+        "not explained: picc_data is an encrypted mirror that neither your key nor the factory key decrypts, as they are or "
+        "derived" in result.stderr
     )
     assert "no profile verifies the MAC of any of these URLs" in result.stderr
 

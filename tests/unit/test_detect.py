@@ -224,7 +224,12 @@ def test_tamper_text_outside_the_window_is_no_state() -> None:
 @pytest.mark.parametrize(
     ("name", "file_key", "meta_key", "reason"),
     [
-        ("encrypted", FILE_KEY, STRANGER, r"6 x picc_data is an encrypted mirror that none of the 3 keys decrypts"),
+        (
+            "encrypted",
+            FILE_KEY,
+            STRANGER,
+            r"6 x picc_data is an encrypted mirror that none of your 2 keys, nor the factory",
+        ),
         (
             "encrypted",
             STRANGER,

@@ -140,6 +140,7 @@ class _Detector:
                 *_derived_meta_keys(self._sources),
             ]
         )
+        self._count = len({key.value for key in (*file_keys, *meta_keys)} - {_ZERO})
         self._schemes = _distinct_schemes()
         self._proposals: list[Proposal] = []
         self._seen: set[tuple[object, ...]] = set()
@@ -327,7 +328,9 @@ class _Detector:
                     read = f"{encoding.fields['picc']} is decrypted by {label[1]}: UID {picc.uid.hex().upper()}, {counter}"
                     return f"{read}; but {mac}; is the tag's key among them?"
             mirror = f"{encoding.fields['picc']} is an encrypted mirror"
-            reasons.append(f"{mirror} that none of the {len(self._meta)} keys decrypts, as they are or derived")
+            own = "neither your key nor" if self._count == 1 else f"none of your {self._count} keys, nor"
+            end = "the factory key decrypts" if self._count == 1 else "the factory key, decrypts"
+            reasons.append(f"{mirror} that {own} {end}, as they are or derived")
         return reasons[0]
 
 

@@ -36,7 +36,9 @@ from ixfast.store.queries import load
 def register(main: click.Group) -> None:
     @main.command()
     @click.argument("url")
-    @click.option("--account", "aid", help="The tag's account (AID); required unless the URL has the tag code as x or xuid.")
+    @click.option(
+        "--account", "aid", metavar="AID", help="The tag's account; required unless the URL has the tag code as x or xuid."
+    )
     @json_option
     @with_settings(*DATABASE_AND_KEYS)
     def verify(url: str, aid: str | None, as_json: bool, config: Path | None, **flags: object) -> None:
@@ -68,6 +70,8 @@ async def _explain(environment: CommandEnvironment, dsn: str, url: str, aid: str
         catalogue = Catalogue(pool, await environment.keys(pool), meters.Meters(), tags_max=100, absent_max=100, deadline_s=10.0)
         record = await _find(catalogue, url, aid)
         if record is None:
+            if aid is None and _code_of(url) is None:
+                raise click.UsageError("The URL has no tag code; add --account AID.")
             return _Explanation([Step("result", "tag not found: check the account and whether the URL identifies the tag")])
         return await _steps(pool, record, url)
     finally:
@@ -77,9 +81,8 @@ async def _explain(environment: CommandEnvironment, dsn: str, url: str, aid: str
 async def _find(catalogue: Catalogue, url: str, aid: str | None) -> TagRecord | None:
     """Find the tag by the tag code in the URL, else by what the account's profiles read from it."""
     candidates = []
-    parameters = parse_parameters(urlsplit(url).query)
-    code = parameters.get("x") or parameters.get("xuid")
-    if code is not None and references.CODE.fullmatch(code):
+    code = _code_of(url)
+    if code is not None:
         candidates.append(code.encode())
     if aid is not None:
         candidates += await identify(catalogue, aid, Extras(url=url), is_owner=True)
@@ -88,6 +91,13 @@ async def _find(catalogue: Catalogue, url: str, aid: str | None) -> TagRecord | 
         if record is not None:
             return record
     return None
+
+
+def _code_of(url: str) -> str | None:
+    """The tag code in the URL."""
+    parameters = parse_parameters(urlsplit(url).query)
+    code = parameters.get("x") or parameters.get("xuid")
+    return code if code is not None and references.CODE.fullmatch(code) else None
 
 
 async def _fetch(catalogue: Catalogue, ref: bytes) -> TagRecord | None:

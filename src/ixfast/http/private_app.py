@@ -16,14 +16,27 @@ from ixfast.http.framing import BODY_BYTES_MAX
 from ixfast.http.management import ROUTES, add_management
 from ixfast.http.metrics import exposition
 from ixfast.http.openapi.document import description
-from ixfast.http.problem_responses import problem_middleware
+from ixfast.http.problem_responses import Handler, problem_middleware, problem_response
 from ixfast.http.scan_app import strip
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.meters import Meters
 from ixfast.pipeline.engine import IsPast, past_by_host
 from ixfast.versions import versions
 
+_NO_SUCH_ROUTE = (
+    "Unknown path. This is the private listener: /livez, /readyz, /metrics and /v2/… are here; scans are "
+    "served on the other port."
+)
+
 Readiness = Callable[[], Awaitable[dict[str, str]]]
+
+
+@web.middleware
+async def _unknown_path_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPNotFound:
+        return problem_response(request, "no_such_route", _NO_SUCH_ROUTE)
 
 
 def make_private_app(
@@ -54,7 +67,9 @@ def make_private_app(
     async def openapi(_request: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(description()), content_type="application/json", charset="utf-8")
 
-    app = web.Application(middlewares=[problem_middleware], client_max_size=limits.REQUEST_BODY_BYTES_MAX)
+    app = web.Application(
+        middlewares=[problem_middleware, _unknown_path_middleware], client_max_size=limits.REQUEST_BODY_BYTES_MAX
+    )
     for path, handler in (
         ("/livez", livez),
         ("/readyz", readyz),
