@@ -16,11 +16,13 @@ from pathlib import Path
 import asyncpg
 import click
 import pytest
+from click.shell_completion import BashComplete
 from click.testing import CliRunner, Result
 from support import eventually_sync
 from support.requirements import requires
 
-from ixfast.cli import database, installation, main, progress
+from ixfast.chips import PRESETS
+from ixfast.cli import bench, database, installation, main, progress
 from ixfast.cli.exit_codes import MEANINGS, ExitCode, exit_code_of
 from ixfast.cli.main import COMMANDS
 from ixfast.cli.options import ALL, TOPICS, SettingOption
@@ -126,8 +128,8 @@ def test_help_shows_own_options_then_settings_with_defaults_and_choices() -> Non
     assert "[default: 1500; range: 50 to 60000]" in words
     text = run("import", "--help").stdout
     assert re.findall(r"^(\S.*):$", text, re.MULTILINE) == ["Options", "Settings"]
-    assert "--retire-old-keys" in text.partition("Settings:")[0] and "--workers" not in text
-    assert {"--dsn", "--dsn-file", "--data-dir", "--kek-file", "--demo"} <= set(text.partition("Settings:")[2].split())
+    assert {"--retire-old-keys", "--demo"} <= set(text.partition("Settings:")[0].split()) and "--workers" not in text
+    assert {"--dsn", "--dsn-file", "--data-dir", "--kek-file"} <= set(text.partition("Settings:")[2].split())
 
 
 def test_the_help_of_ixfast_has_every_exit_code() -> None:
@@ -435,3 +437,35 @@ def test_the_help_of_ixfast_imports_no_command() -> None:
     assert "click.core" in imported and "ixfast.cli.main" in imported
     heavy = {"asyncpg", "aiohttp", "cryptography", "ixfast.cli.database", "ixfast.cli.serve"}
     assert imported & heavy == set()
+
+
+def test_settings_show_where_the_private_files_are(default_dir: Path, tmp_path: Path) -> None:
+    shown = json.loads(run("settings", "--json").stdout)
+    assert (shown["data_dir"], shown["kek_file"]) == (str(default_dir), str(default_dir / "kek"))
+    shown = json.loads(run("settings", "--json", "--data-dir", str(tmp_path), "--kek-file", "own").stdout)
+    assert (shown["data_dir"], shown["kek_file"]) == (str(tmp_path), "own")
+
+
+def test_the_benchmarks_are_listed_without_their_libraries(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "_NEEDED", ("no_such_library",))
+    assert run("bench", "--help").exit_code == 0
+    assert "the standard set" in capfd.readouterr().out
+    assert "`make bench`" in only_line(run("bench"))
+
+
+def test_presets_are_listed_and_completed() -> None:
+    items = json.loads(run("profile", "list", "--json").stdout)["items"]
+    assert [each["name"] for each in items] == list(PRESETS) and all(each["template"] for each in items)
+    for words in (["group", "create"], ["group", "set"], ["simulate"]):
+        parser = BashComplete(main, {}, "ixfast", "_IXFAST_COMPLETE")
+        assert [each.value for each in parser.get_completions([*words, "--profile"], "boltc")] == ["boltcard"], words
+
+
+def test_no_help_names_a_type_of_python() -> None:
+    for path in LEAVES:
+        if path != "ixfast bench":
+            text = run(*path.split()[1:], "--help").stdout
+            assert not re.search(r"^  --.* (INTEGER RANGE|FLOAT RANGE|PATH|FILENAME|\[%Y)", text, re.MULTILINE), path
+            assert "--account TEXT" not in text, path

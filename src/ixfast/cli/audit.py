@@ -52,6 +52,8 @@ def register(main: click.Group) -> None:
     )
     @click.option(
         "--out",
+        "--output",
+        "out",
         type=click.Path(path_type=Path),
         help="Write the verdicts to this file, one JSON object per line.  [default: standard output]",
     )

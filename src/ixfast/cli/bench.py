@@ -29,8 +29,11 @@ def register(main: click.Group) -> None:
                 "The benchmarks are in the repository, not in the installed package. Clone it and run this command or"
                 " `make bench` in its folder."
             )
-        if any(importlib.util.find_spec(name) is None for name in _NEEDED):
-            raise click.ClickException(f"The benchmarks need additional libraries: run `pip install --group bench` in {root}.")
+        asks_help = not stages and arguments[:1] in (("--help",), ("-h",))
+        if not asks_help and any(importlib.util.find_spec(name) is None for name in _NEEDED):
+            raise click.ClickException(
+                f"The benchmarks need additional libraries: run `make bench` in {root}, or `pip install --group bench` there."
+            )
         path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
         command = [sys.executable, "-m", "benchmarks", *(["stages"] if stages else []), *arguments]
         done = subprocess.run(command, cwd=root, env={**os.environ, "PYTHONPATH": path})  # noqa: S603 - our own module

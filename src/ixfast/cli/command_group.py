@@ -23,12 +23,23 @@ from ixfast.errors import IxfastError
 # The error for a group without a command, since click 8.2; before, click printed the help and succeeded.
 _HELP: tuple[type, ...] = tuple(filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)]))
 _ENDS = (".", "?")
+_METAVARS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    ((click.IntRange, click.FloatRange), "N"),
+    ((click.Path, click.File), "FILE"),
+    (click.DateTime, "TIME"),
+)
 _SUMMARY_CHARS_MAX = 200
 _TOPICS_FROM = 12  # With fewer settings than this, one section shows them all.
 
 
 class Command(click.Command):
     """A command whose help has a section for settings; with many of them, one for each topic."""
+
+    def __init__(self, *arguments: Any, **attributes: Any) -> None:
+        super().__init__(*arguments, **attributes)
+        for each in self.params:
+            if isinstance(each, click.Option) and each.metavar is None and not each.is_flag:
+                each.metavar = _metavar(each)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -52,6 +63,13 @@ class Command(click.Command):
                 "Every setting can also be an environment variable, such as IXFAST_DSN, or a line of the "
                 "--config file. `ixfast settings` lists them all."
             )
+
+
+def _metavar(option: click.Option) -> str | None:
+    """What the help shows for the value of an option, where click would show the name of a Python type."""
+    if option.name == "aid":
+        return "AID"
+    return next((metavar for kind, metavar in _METAVARS if isinstance(option.type, kind)), None)
 
 
 def _write_section(ctx: click.Context, formatter: click.HelpFormatter, title: str, parameters: Iterable[click.Parameter]) -> None:
@@ -182,6 +200,9 @@ def _text_of(error: click.ClickException) -> str:
         setting = setting_of_flag(error.option_name)
         if setting is not None:
             return f"{error.option_name} is not an option of `{path}` but a setting of `ixfast serve`; set {setting.env} instead."
+        # click's own text differs between its versions and by the number of suggestions
+        close = " or ".join(sorted(error.possibilities or ()))
+        return f"No such option {error.option_name}.{f' Did you mean {close}?' if close else ''} See `{path} --help`."
     text = error.format_message()
     return f"{text if text.endswith(_ENDS) else f'{text}.'} See `{path} --help`."
 

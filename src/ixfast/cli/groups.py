@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,12 @@ from ixfast.cli.database import resolve
 from ixfast.cli.folders import find_folder
 from ixfast.cli.management_client import PAGE_ROWS, ManagementClient, management, unknown
 from ixfast.cli.meta_keys import KEY_SOURCE, add_meta_key, key_text, print_added_key, read_key, read_text
-from ixfast.cli.options import DATABASE, DATABASE_AND_KEYS, with_settings
-from ixfast.cli.output import cell_text, json_option, print_block, print_json, print_table, tag_number
+from ixfast.cli.options import DATABASE, DATABASE_AND_KEYS, beginnings, with_settings
+from ixfast.cli.output import cell_text, json_option, names_line, print_block, print_json, print_table, tag_number
 from ixfast.errors import InputError
 from ixfast.keys.diversify import DEFAULT_DERIVATIONS
 
 _FOLDER = "Default"
-_HELP_COLUMNS = 76
 
 
 def register(main: click.Group) -> None:
@@ -140,19 +138,15 @@ def _rules_text(rules: Mapping[str, Any] | None) -> str | None:
     return f"{', '.join(names)}; default" if names else "default"
 
 
-def _names(title: str, names: Iterable[str]) -> str:
-    """A line of the help, wrapped without breaking a name at its hyphens."""
-    text = f"{title}: {', '.join(names)}"
-    return textwrap.fill(text, _HELP_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
-
-
 def _register_group_edits(group: click.Group) -> None:
-    @group.command("create", epilog=f"\b\n{_names('Presets', PRESETS)}\n{_names('Derivation schemes', DEFAULT_DERIVATIONS)}")
+    @group.command(
+        "create", epilog=f"\b\n{names_line('Presets', PRESETS)}\n{names_line('Derivation schemes', DEFAULT_DERIVATIONS)}"
+    )
     @click.argument("aid")
     @click.argument("name")
     @click.option("--folder", default=_FOLDER, show_default=True, help="The group's folder; created if it does not exist.")
     @click.option(
-        "--profile", metavar="PRESET|@FILE|-",
+        "--profile", metavar="PRESET|@FILE|-", shell_complete=beginnings(PRESETS),
         help="Encoding profile: a preset, or JSON as `ixfast profile detect` prints it. Without it, tags are not authenticated.",
     )  # fmt: skip
     @click.option("--rules", "rules_file", metavar=KEY_SOURCE, help="File with a rule set in JSON.")
@@ -235,7 +229,10 @@ def _register_set(group: click.Group) -> None:
     @click.option("--folder", help="The folder of the group, if several folders have a group of this name.")
     @click.option("--name", "new_name", help="Rename the group.")
     @click.option("--active/--inactive", default=None, help="Whether tags of the group can pass.")
-    @click.option("--profile", metavar="PRESET|@FILE|-", help="Encoding profile, as in `ixfast group create`.")
+    @click.option(
+        "--profile", metavar="PRESET|@FILE|-", shell_complete=beginnings(PRESETS),
+        help="Encoding profile, as in `ixfast group create`.",
+    )  # fmt: skip
     @click.option("--rules", "rules_file", metavar=KEY_SOURCE, help="File with a rule set in JSON.")
     @click.option("--no-rules", is_flag=True, help="Remove the rule set.")
     @click.option("--field", "fields", multiple=True, metavar="NAME=VALUE", help="Value of an extended field; repeatable.")

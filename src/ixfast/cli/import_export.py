@@ -124,14 +124,19 @@ def _register_export(main: click.Group) -> None:
     @main.command("export")
     @_with_tag_location
     @click.option("--group", help="Export only the tags of this group.")
-    @click.option("--format", "format_", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True)
+    @click.option(
+        "--format", "format_", type=click.Choice(FORMATS), default=FORMATS[0], show_default=True, help="Format of the file."
+    )
     @click.option("--output", type=click.File("wb"), default="-", help="Write to this file instead of standard output.")
     @with_settings(*DATABASE)
     def export_command(
         aid: str, group: str | None, folder: str | None, batch: str | None, format_: str, output: BinaryIO, config: Path | None,
         **flags: object,
     ) -> None:  # fmt: skip
-        """Export tags, without their keys, in a format that `ixfast import` reads."""
+        """Export tags, without their keys, in a format that `ixfast import` reads.
+
+        The output is a file in the format that --format names, so there is no --json.
+        """
         environment = resolve(flags, config)
 
         async def work(dsn: str) -> None:
@@ -257,7 +262,7 @@ def _print_report(report: Report, batch: str | None, *, as_json: bool) -> None:
         return
     keys = f"{report.keys_added} keys added, {report.keys_replaced} replaced"
     if report.meta_keys_added:
-        keys += f", {report.meta_keys_added} meta keys added"
+        keys += f", {report.meta_keys_added} meta key{'' if report.meta_keys_added == 1 else 's'} added"
     click.echo(f"{report.lines} tags: {report.added} added, {report.changed} changed, {report.unchanged} unchanged; {keys}")
     if report.batch_created:
         click.echo(f"batch {batch} created")

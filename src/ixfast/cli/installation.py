@@ -22,7 +22,9 @@ def register(main: click.Group) -> None:
     @with_settings(*ALL)
     def settings_command(as_json: bool, config: Path | None, **flags: object) -> None:
         """Show the settings in effect, with secrets hidden."""
-        values = settings_module.dump(resolve(flags, config).settings)
+        environment = resolve(flags, config)
+        values = settings_module.dump(environment.settings)
+        values |= {"data_dir": str(environment.data_dir), "kek_file": str(environment.kek_file)}
         if as_json:
             print_json(values)
             return
@@ -45,7 +47,13 @@ def register(main: click.Group) -> None:
     def completion(ctx: click.Context, shell: str) -> None:
         """Print a script that completes ixfast's commands and options in SHELL.
 
-        For bash, add this line to ~/.bashrc: eval "$(ixfast completion bash)"
+        \b
+        bash: add this line to ~/.bashrc:
+          eval "$(ixfast completion bash)"
+        zsh: add this line to ~/.zshrc, after compinit:
+          eval "$(ixfast completion zsh)"
+        fish: run this command once:
+          ixfast completion fish > ~/.config/fish/completions/ixfast.fish
         """
         script = get_completion_class(shell)
         assert script is not None

@@ -6,7 +6,7 @@ and from the settings file, because all of them are loaded together (`ixfast.cli
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ DATABASE = ("dsn", "data_dir")
 DATABASE_AND_KEYS = ("dsn", "data_dir", "kek_file")
 ALL = tuple(name for names in TOPICS.values() for name in names)
 
-_DATABASE_TOPIC = next(iter(TOPICS))
 _METAVARS = {"integer": "INTEGER", "integer or auto": "INTEGER|auto", "boolean": "true|false"}
 
 
@@ -86,8 +85,6 @@ def with_settings(*names: str, demo: bool | None = None) -> Decorator:
         if with_demo:
             command = click.option(
                 "--demo",
-                cls=SettingOption,
-                topic=_DATABASE_TOPIC,
                 is_flag=True,
                 help="If there is no database, create a private one in the default data directory, to try things out.",
             )(command)
@@ -100,6 +97,12 @@ def with_settings(*names: str, demo: bool | None = None) -> Decorator:
         )(command)
 
     return decorate
+
+
+def beginnings(values: Iterable[str]) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """The completion of an option that takes one of these values or something else."""
+    known = tuple(values)
+    return lambda _ctx, _parameter, incomplete: [value for value in known if value.startswith(incomplete)]
 
 
 def setting_of_flag(flag: str) -> SettingDescription | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ import msgspec
 
 _GAP = "  "
 _NONE = "-"
+_HELP_COLUMNS = 76
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 """Decorator: adds `--json`, which the command receives as `as_json`."""
@@ -46,6 +48,12 @@ def print_block(members: Mapping[str, Any]) -> None:
     width = max(map(_width, members))
     for name, value in members.items():
         click.echo(f"{coloured(_padded(name, width), bold=True)}{_GAP}{cell_text(value)}")
+
+
+def names_line(title: str, names: Iterable[str]) -> str:
+    """A line of the help with a list of names, wrapped without breaking a name at its hyphens."""
+    text = f"{title}: {', '.join(names)}"
+    return textwrap.fill(text, _HELP_COLUMNS, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def coloured(text: str, **style: Any) -> str:

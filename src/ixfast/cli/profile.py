@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 import msgspec
 
+from ixfast.chips import PRESETS
 from ixfast.chips.detect import KEYS_MAX, Detection, detect
 from ixfast.cli.command_group import leave
 from ixfast.cli.exit_codes import ExitCode
-from ixfast.cli.output import print_json
+from ixfast.cli.output import json_option, print_json, print_table
 from ixfast.domain.model import Key
 from ixfast.keys import check_value
 from ixfast.keys.diversify import USUAL_DERIVATIONS, An10922, Derivation
@@ -29,6 +30,16 @@ def register(main: click.Group) -> None:
     @main.group()
     def profile() -> None:
         """Encoding profiles: how chips mirror their data into a URL."""
+
+    @profile.command("list")
+    @json_option
+    def profile_list(as_json: bool) -> None:
+        """List the presets, which are encoding profiles that have a name."""
+        if as_json:
+            print_json({"items": list(PRESETS.values())})
+            return
+        rows = [(preset.name, preset.scheme, preset.template) for preset in PRESETS.values()]
+        print_table(("PRESET", "SCHEME", "TEMPLATE"), rows, empty="")
 
     @profile.command("detect")
     @click.argument("urls", metavar="URL...", nargs=-1, required=True)

@@ -22,6 +22,7 @@ import orjson
 
 from ixfast.audit import find_profile, read_profile_file
 from ixfast.chips import PRESETS, CompiledProfile, compile_profile
+from ixfast.cli.options import beginnings
 from ixfast.keys.diversify import DEFAULT_DERIVATIONS, scheme_of
 from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
@@ -72,7 +73,12 @@ def register(main: click.Group) -> None:
 
     @main.command()
     @click.option(
-        "--profile", "profiles", multiple=True, metavar="NAME|@FILE", help="A preset, preset/scheme, @FILE, or all; repeatable."
+        "--profile",
+        "profiles",
+        multiple=True,
+        metavar="NAME|@FILE",
+        shell_complete=beginnings((*PRESETS, "all")),
+        help="A preset, preset/scheme, @FILE, or all; repeatable.",
     )
     @click.option("--tags", type=click.IntRange(1, 1_000_000), default=10, show_default=True, help="Tags per profile.")
     @click.option("--taps", type=click.IntRange(0), default=100, show_default=True, help="Total number of taps.")

@@ -14,7 +14,7 @@ import click
 from ixfast.chips import PRESETS
 from ixfast.cli.database import CommandEnvironment, ServerAddresses, connected, resolve
 from ixfast.cli.options import DATABASE_AND_KEYS, with_settings
-from ixfast.cli.output import json_option, print_json
+from ixfast.cli.output import json_option, names_line, print_json
 from ixfast.errors import ConfigurationError
 from ixfast.testing.provision import DEMO_AID, DEMO_DERIVED, DEMO_PROFILE, demo_fleet, derived_demo_fleet, ensure_demo
 from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
@@ -88,8 +88,15 @@ def register(main: click.Group) -> None:
             return
         click.echo(f"account {DEMO_AID} {'created' if made else 'exists already'}; tap its tags with `ixfast tap`")
 
-    @main.command()
-    @click.option("--profile", type=click.Choice(list(PRESETS)), default=DEMO_PROFILE, show_default=True)
+    @main.command(epilog=f"\b\n{names_line('Presets', PRESETS)}")
+    @click.option(
+        "--profile",
+        metavar="PRESET",
+        type=click.Choice(list(PRESETS)),
+        default=DEMO_PROFILE,
+        show_default=True,
+        help="Encoding profile of the tag.",
+    )
     @click.option(
         "--derivation", type=click.Choice(list(DEMO_DERIVED)), help="Use a tag with derived keys, which its first tap enrols."
     )
