@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -61,7 +62,9 @@ def test_commands_work_beside_the_server(demo: Served) -> None:
 
 async def test_every_presets_tap_passes_once_and_its_url_too(demo: Served) -> None:
     def printed(*words: str) -> str:
-        done = CliRunner().invoke(main, demo.command("tap", *words)[3:], env=demo.environ, catch_exceptions=False)
+        command = demo.command("tap", *words)[3:]
+        with ThreadPoolExecutor(1) as thread:  # the command has an event loop of its own
+            done = thread.submit(CliRunner().invoke, main, command, env=demo.environ, catch_exceptions=False).result()
         assert done.exit_code == 0, done.output
         return done.output.strip()
 
