@@ -12,6 +12,10 @@ class IxfastError(Exception):
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or self.__doc__)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copy the message and the attributes. Calling the class again would need the arguments of a subclass."""
+        return _empty, (type(self), self.args), self.__dict__
+
 
 class ConfigurationError(IxfastError):
     """A setting is missing or invalid; the message names it and what is allowed."""
@@ -41,3 +45,8 @@ class UnavailableError(IxfastError):
         super().__init__(f"{code}: {reason}")
         self.code = code
         self.reason = reason
+
+
+def _empty(cls: type[IxfastError], args: tuple[object, ...]) -> IxfastError:
+    """An exception without its attributes, which `pickle` and `copy` then set."""
+    return cls.__new__(cls, *args)
