@@ -13,6 +13,7 @@ Importing the package imports nothing else: each name is loaded when it is first
 """
 
 import os
+from _thread import RLock  # importing `threading` for it would load more
 
 TYPE_CHECKING = False  # Type checkers take it as true; importing `typing` for it would be most of the import.
 if TYPE_CHECKING:
@@ -83,13 +84,17 @@ _MODULES = {
 }
 """The modules that define the names, without the prefix `ixfast.`."""
 
+_LOADING = RLock()
+"""Held while a name is loaded: two threads that import modules with a cycle between them in different orders would fail."""
+
 if not TYPE_CHECKING:  # so that a type checker reports a misspelt name
 
     def __getattr__(name: str) -> object:
         """Load a name of the API when it is first used (PEP 562)."""
         if name not in __all__:
             raise AttributeError(f"module 'ixfast' has no attribute {name!r}")
-        value = globals()[name] = _load(name)
+        with _LOADING:
+            value = globals()[name] = _load(name)
         return value
 
 

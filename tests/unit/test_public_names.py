@@ -48,6 +48,27 @@ def test_using_a_name_installs_no_hook_and_loads_no_server(use: str) -> None:
     assert not servers & set(loaded.split())
 
 
+def test_threads_can_load_all_names_at_once_in_any_order() -> None:
+    program = (
+        "import ixfast, random, sys, threading\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "start, errors = threading.Barrier(16), []\n"
+        "def load(seed):\n"
+        "    names = random.Random(seed).sample(ixfast.__all__, len(ixfast.__all__))\n"
+        "    start.wait()\n"
+        "    try:\n"
+        "        for name in names:\n"
+        "            getattr(ixfast, name)\n"
+        "    except BaseException as error:\n"
+        "        errors.append(repr(error))\n"
+        "threads = [threading.Thread(target=load, args=(seed,)) for seed in range(16)]\n"
+        "[thread.start() for thread in threads]\n"
+        "[thread.join() for thread in threads]\n"
+        "print(*errors, sep='\\n', end='')\n"
+    )
+    assert [python(program) for _ in range(5)] == [""] * 5
+
+
 def test_what_is_used_is_loaded() -> None:
     """The control: the two tests above could not fail if the names were not looked at."""
     assert {"cryptography", "msgspec"} <= set(python("import sys, ixfast; ixfast.verify; print(*sys.modules)").split())
