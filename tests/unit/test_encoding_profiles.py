@@ -87,7 +87,7 @@ def test_detection_without_the_key_explains_itself() -> None:
         (lambda: ixfast.detect_profile([]), "urls"),
         (lambda: ixfast.detect_profile(["https://tag.example/é"]), "url"),
         (lambda: ixfast.detect_profile("https://tag.example/t?a=1"), "urls"),
-        (lambda: ixfast.detect_profile(["a=1"], keys="00" * 16), "urls"),
+        (lambda: ixfast.detect_profile(["a=1"], keys="00" * 16), "keys"),
         (lambda: ixfast.detect_profile(["a=1"], keys=["00"]), "keys"),
         (lambda: ixfast.detect_profile(["a=1"], keys=[bytes([n] * 16) for n in range(65)]), "keys"),
         (lambda: ixfast.detect_profile(["a=1"], uids=["04"]), "uid"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ixfast.api.arguments import check_type, listed, shortened
 from ixfast.api.key_material import KeyInput, key_bytes, uid_of
 from ixfast.chips import PRESETS, CompiledProfile, compile_profile, named_profiles
 from ixfast.chips.detect import Detection, detect
@@ -41,6 +42,7 @@ def find_profile(name: str) -> EncodingProfile:
     >>> ixfast.find_profile("plain-joined/desfire-ev3-aes").scheme
     'desfire-ev3-aes'
     """
+    check_type(name, str, "profile", "the name of a profile", "invalid_profile")
     try:
         return named_profiles.find_profile(name)
     except ProfileError as error:
@@ -102,14 +104,18 @@ def detect_profile(
     >>> found.unexplained
     ()
     """
-    if isinstance(urls, str) or isinstance(keys, str | bytes) or isinstance(meta_keys, str | bytes):
-        raise InputError("invalid_parameter", "urls, keys and meta_keys must be lists.", "urls")
+    samples, own = listed(urls, "urls"), listed(derivations, "derivations")
+    for url in samples:
+        check_type(url, str, "urls", "a list of texts")
+    for each in own:
+        check_type(each, Derivation, "derivations", "a list of what ixfast.derivation returns")
+    check_type(name, str, "name", "text")
     return detect(
-        tuple(urls),
+        samples,
         _numbered(keys, "keys"),
         _numbered(meta_keys, "meta_keys"),
-        derivations=(*derivations, *USUAL_DERIVATIONS),
-        uids=tuple(map(uid_of, uids)),
+        derivations=(*own, *USUAL_DERIVATIONS),
+        uids=tuple(map(uid_of, listed(uids, "uids"))),
         name=name,
     )
 
@@ -131,7 +137,7 @@ def _decoded(document: str | bytes | Mapping[str, Any]) -> EncodingProfile:
         return named_profiles.decode_profile(document, "The document")
     try:
         return msgspec.convert(document, EncodingProfile)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:
         raise ProfileError(f"The document is not an encoding profile: {error}.") from None
 
 
@@ -141,9 +147,9 @@ def _compiled(profile: EncodingProfile) -> CompiledProfile:
 
 
 def _numbered(keys: Iterable[KeyInput], name: str) -> list[Key]:
-    values = dict.fromkeys(key_bytes(key, f"each of {name}") for key in keys)
+    values = dict.fromkeys(key_bytes(key, f"each of {name}") for key in listed(keys, name))
     return [Key(place, value, check_value(value)) for place, value in enumerate(values, start=1)]
 
 
 def _invalid(error: ProfileError) -> InputError:
-    return InputError("invalid_profile", str(error), "profile")
+    return InputError("invalid_profile", shortened(str(error)), "profile")

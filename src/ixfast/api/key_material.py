@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ixfast.api.arguments import check_type, shortened
 from ixfast.domain.model import Key
 from ixfast.errors import InputError
 from ixfast.keys.diversify import DEFAULT_DERIVATIONS, Derivation
@@ -124,13 +125,15 @@ def derivation(scheme: str, **parameters: object) -> Derivation:
     >>> ixfast.derivation("an10922", input="{uid}3042f5")
     An10922(input='{uid}3042f5', aid='', system_id='', key_number=None)
     """
+    check_type(scheme, str, "derivation", "the name of a scheme")
     if scheme not in DEFAULT_DERIVATIONS:
         known = ", ".join(DEFAULT_DERIVATIONS)
-        raise InputError("invalid_parameter", f"There is no key derivation {scheme!r}; known are {known}.", "derivation")
+        message = shortened(f"There is no key derivation {scheme!r}; known are {known}.")
+        raise InputError("invalid_parameter", message, "derivation")
     try:
         found: Derivation = msgspec.convert({"scheme": scheme, **parameters}, Derivation)
-    except msgspec.ValidationError as error:
-        raise InputError("invalid_parameter", f"Invalid key derivation: {error}.", "derivation") from None
+    except (msgspec.ValidationError, UnicodeError) as error:
+        raise InputError("invalid_parameter", shortened(f"Invalid key derivation: {error}."), "derivation") from None
     return found
 
 
@@ -147,6 +150,7 @@ def derive_keys(master: KeyInput, uid: KeyInput, derivation: Derivation | str, *
     >>> keys.file_key.hex()
     '4fd3364753b8142980e8203c75ad83be'
     """
+    check_type(version, int, "version", f"a number between 1 and {KEY_VERSIONS_MAX}")
     masters = keys_of({version: master}, "master")
     scheme = _derivation_of(derivation)
     uid7 = uid_of(uid)
@@ -185,4 +189,5 @@ def _bytes_of(given: KeyInput, length: int, name: str, field: str) -> bytes:
 
 
 def _derivation_of(given: Derivation | str) -> Derivation:
+    check_type(given, Derivation | str, "derivation", "the name of a scheme or what ixfast.derivation returns")
     return derivation(given) if isinstance(given, str) else given

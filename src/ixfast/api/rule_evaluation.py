@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ixfast import rules as rule_sets
+from ixfast.api.arguments import check_type, shortened
 from ixfast.errors import InputError
 from ixfast.responses.response_text import compile_response
 from ixfast.rules import RuleError, Rules, RuleStep
@@ -49,6 +50,7 @@ def read_rules(document: Path | bytes | str | dict[str, Any]) -> Rules:
     >>> sorted(rules.facts)
     ['authentication', 'tamper']
     """
+    check_type(document, Path | bytes | str | dict, "document", "JSON text, a dict or a Path", "invalid_rule")
     checked = rule_sets.read_rules(_bytes_of(document) if isinstance(document, Path) else document)
     for response in (*(group.response for group in checked.groups), checked.default):
         compile_response(response)
@@ -59,7 +61,9 @@ def _bytes_of(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError("invalid_parameter", f"Cannot read {path}: {error.strerror}.", "document") from None
+        raise InputError("invalid_parameter", shortened(f"Cannot read {path}: {error.strerror}."), "document") from None
+    except ValueError:  # NUL, or an unpaired surrogate
+        raise InputError("invalid_parameter", shortened(f"Cannot read {path}: Invalid path."), "document") from None
 
 
 def choose_response(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | None = None) -> Choice:
@@ -85,6 +89,7 @@ def choose_response(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | 
     >>> ixfast.choose_response(rules, {})
     Choice(group=None, response='Hello again')
     """
+    check_type(rules, Rules, "rules", "what ixfast.read_rules returns")
     index = rule_sets.decide(rules, checked_facts(facts, now))
     if index < 0:
         return Choice(None, rules.default)
@@ -111,19 +116,23 @@ def explain_rules(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | No
     1 scan_count < 5 False 7
     0 default True -
     """
+    check_type(rules, Rules, "rules", "what ixfast.read_rules returns")
     return rule_sets.explain(rules, checked_facts(facts, now))
 
 
 def checked_facts(facts: Mapping[str, Fact], now: datetime | None = None) -> dict[str, Any]:
     """Facts by name in normal form, each checked like a value in a rule, with `now` and what follows from others."""
+    check_type(facts, Mapping, "facts", "a mapping")
+    check_type(now, datetime | None, "now", "a datetime")
     moment = time.time() if now is None else (now if now.tzinfo is not None else now.replace(tzinfo=UTC)).timestamp()
     found: dict[str, Any] = {"now": moment}
     for name, value in facts.items():
+        check_type(name, str, "facts", "a mapping from names to values")
         try:
             fact = check_fact(name)
             found[fact.name] = check_value(fact, "==", value)
         except RuleError as error:
-            raise error.within(f"facts[{name!r}]") from None
+            raise error.within(shortened(f"facts[{name!r}]")) from None
     if "scan_count" in found:  # first_scan follows from it
         found.setdefault("first_scan", found["scan_count"] == 1)
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ixfast.api.arguments import check_type, shortened
 from ixfast.api.encoding_profiles import compiled_profile
 from ixfast.api.evidence import Claim, Evidence, TamperState
 from ixfast.api.key_material import KeyInput, TagKeys, key_bytes, uid_of
@@ -113,6 +114,7 @@ def identify(url: str, *, profile: EncodingProfile | str, keys: TagKeys | None =
     >>> claim.uid.hex(), claim.counter, claim.tag_code
     ('04a1b2c3d4e5f6', 1, None)
     """
+    check_type(keys, TagKeys | None, "keys", "TagKeys")
     compiled = compiled_profile(profile)
     message = _read(compiled, url)
     if not compiled.encrypted:
@@ -159,12 +161,15 @@ def _examined(
     compiled = compiled_profile(profile)
     known = keys if isinstance(keys, TagKeys) else TagKeys(file=key_bytes(keys, "keys"))
     registered = uid_of(uid) if uid is not None else None
+    given = statics if statics is not None else {}
+    check_type(given, Mapping, "statics", "a mapping")
+    for text in given.values():
+        check_type(text, str | None, "statics", "a mapping from names to texts")
     message = _read(compiled, url)
     meta_keys = known.meta_keys
     best: _Examination | None = None
     for own_uid in _uids(compiled, message, known, registered):
         file_keys = known.file_keys_of(own_uid)
-        given = statics or {}
         evidence = compiled.examine(message, uid=own_uid, file_keys=file_keys, meta_keys=meta_keys, statics=given)
         if best is None or _rank(evidence) > _rank(best.evidence):
             best = _Examination(compiled, message, own_uid, file_keys, meta_keys, given, evidence)
@@ -198,10 +203,9 @@ def _read(compiled: CompiledProfile, url: str) -> Message:
         message = read_tap(compiled, url)
     except InputError as error:
         place = f"{error.field}: " if error.field is not None else ""
-        raise InputError(error.code, f"Malformed tap: {place}{error}.", error.field) from None
+        raise InputError(error.code, shortened(f"Malformed tap: {place}{error}."), error.field) from None
     if isinstance(message, Missing):
         names = ", ".join(message.names)
-        raise InputError(
-            "missing_parameter", f"Incomplete tap: the profile {compiled.name} also needs {names}.", message.names[0]
-        )
+        text = shortened(f"Incomplete tap: the profile {compiled.name} also needs {names}.")
+        raise InputError("missing_parameter", text, message.names[0])
     return message

@@ -35,6 +35,8 @@ def read_profile_file(path: Path) -> EncodingProfile:
         document = path.read_bytes()
     except OSError as error:
         raise ProfileError(f"Cannot read {path}: {error.strerror}.") from None
+    except ValueError:  # NUL, or an unpaired surrogate
+        raise ProfileError(f"Cannot read {path}: Invalid path.") from None
     return decode_profile(document, str(path))
 
 

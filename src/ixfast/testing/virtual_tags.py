@@ -14,6 +14,7 @@ from hashlib import blake2b
 from typing import Literal, overload
 from urllib.parse import quote
 
+from ixfast.api.arguments import check_number, check_type
 from ixfast.api.encoding_profiles import compiled_profile
 from ixfast.api.key_material import TagKeys, key_bytes, uid_of
 from ixfast.chips import CompiledProfile, Message
@@ -27,6 +28,8 @@ from ixfast.limits import COUNTER_MAX
 Forgery = Literal["flipped_bit", "wrong_key"]
 
 _KEY_BYTES = 16
+_STATUS_BYTES = 4
+_SEED_MAX = (1 << 64) - 1
 _CODE_CHARS = 8
 _CODE = "q8w3sbcz"
 _UID = bytes.fromhex("04a1b2c3d4e5f6")
@@ -90,6 +93,18 @@ class VirtualTag:
         seed: int = 0,
     ) -> None:
         self.profile = _compiled(profile)
+        for name, text in (("xuid", xuid), ("base_url", base_url)):
+            check_type(text, str, name, "text")
+        for name, optional in (("cuid", cuid), ("aid", aid)):
+            check_type(optional, str | None, name, "text or None")
+        for name, letter in (("stored", stored), ("current", current)):
+            if not isinstance(letter, str) or len(letter) != 1 or not letter.isascii():
+                raise InputError("invalid_parameter", f"{name} must be one ASCII character.", name)
+        if not isinstance(status, bytes) or len(status) != _STATUS_BYTES:
+            raise InputError("invalid_parameter", f"status must be {_STATUS_BYTES} bytes.", "status")
+        check_type(file_data, bytes, "file_data", "bytes")
+        check_number(counter, COUNTER_MAX, "counter")
+        check_number(seed, _SEED_MAX, "seed")
         self.xuid = xuid
         self.cuid = cuid
         self.aid = aid
@@ -180,6 +195,7 @@ class VirtualTag:
 
     def _texts(self, counter: int, file_key: bytes) -> dict[str, str]:
         """Every slot of the template as the chip prints it at this counter."""
+        check_number(counter, COUNTER_MAX, "counter")
         scheme, slots = self.profile.scheme, self.profile.template.slots
         encrypted = self.profile.encrypted
         has_uid = self.mirrors_uid if encrypted else "uid" in slots
