@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -326,6 +327,22 @@ def test_ctrl_c_ends_a_command_quietly(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert (process.wait(60), process.stderr.read().strip()) == (ExitCode.INTERRUPTED, b"")
+
+
+@pytest.mark.parametrize("entry", ["module", "script"])
+def test_ctrl_c_ends_a_command_quietly_while_it_loads(entry: str, tmp_path: Path) -> None:
+    stand_in = "import signal\nprint('loading', flush=True)\nwhile True:\n    signal.pause()\n"
+    (tmp_path / "click.py").write_text(stand_in)  # an import that lasts
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    module, function = tomllib.loads(project.read_text())["project"]["scripts"]["ixfast"].split(":")
+    script = f"from {module} import {function}; {function}()"
+    command = [sys.executable, *(["-m", "ixfast"] if entry == "module" else ["-c", script]), "versions"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == b"loading\n"
+        process.send_signal(signal.SIGINT)
+        assert (process.wait(60), process.stderr.read()) == (ExitCode.INTERRUPTED, b"")
 
 
 # Output.
