@@ -19,6 +19,7 @@ import click
 from ixfast.cli.exit_codes import MEANINGS, ExitCode, exit_code_of, system_failure
 from ixfast.cli.options import TOPICS, SettingOption, setting_of_flag
 from ixfast.errors import IxfastError
+from ixfast.process.interrupts import QuietInterrupts
 
 # The error for a group without a command, since click 8.2; before, click printed the help and succeeded.
 _HELP: tuple[type, ...] = tuple(filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)]))
@@ -133,7 +134,9 @@ class RootGroup(CommandGroup):
 
     def _load(self, name: str) -> None:
         if name not in self._loaded:
-            importlib.import_module(self._modules[name][0]).register(self)
+            with QuietInterrupts():
+                module = importlib.import_module(self._modules[name][0])
+            module.register(self)
 
     def summaries(self) -> dict[str, str]:
         return {name: summary for name, (_, summary) in self._modules.items()}
