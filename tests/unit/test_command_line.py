@@ -176,6 +176,25 @@ def test_a_closed_standard_output_is_no_bug() -> None:
     assert subprocess.run(command, shell=True, capture_output=True, timeout=60).returncode == ExitCode.OK
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("api-key", "create", "demo", "--days", "3000000"),
+        ("api-key", "rotate", "demo", "1", "--days", "3000000"),
+        ("simulate", "--every", "1e308"),
+        ("simulate", "--every", "nan"),
+        ("simulate", "--every", "inf"),
+        ("simulate", "--forged", "nan"),
+        ("simulate", "--start", "9999-12-31", "--every", "1e6"),
+        ("simulate", "--taps", "1" + "0" * 400),
+    ],
+)
+def test_a_number_out_of_range_is_a_usage_error(words: tuple[str, ...]) -> None:
+    result = run(*words)
+    assert result.exit_code == ExitCode.USAGE
+    assert only_line(result)
+
+
 # Private databases.
 
 

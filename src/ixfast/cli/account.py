@@ -239,7 +239,9 @@ def _state(key: Any) -> str:
     return "live" if key.live else "revoked" if key.revoked_at is not None else "expired"
 
 
-_with_days = click.option("--days", type=click.IntRange(1), help="Expire after this many days. By default the key never expires.")
+_with_days = click.option(
+    "--days", type=click.IntRange(1, 36_500), help="Expire after this many days. By default the key never expires."
+)
 
 
 def _expiry(days: int | None) -> str | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import random
 import stat
@@ -34,6 +35,18 @@ _SENT_KEPT = 8  # earlier taps of a tag that may be replayed
 _SHUFFLE_WITHIN = 1000  # lines by which the merged logs of many hosts may be out of order
 _MICROSECOND = timedelta(microseconds=1)
 _FLUSH_LINES = 500
+_EVERY_S_MAX = 31_536_000  # a year
+_LONGEST_PAUSE = 37  # averages: `expovariate` takes the logarithm of a number that is at least 2**-53
+
+
+class FiniteRange(click.FloatRange):
+    """A range of numbers without NaN, for which every comparison is false."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number.", param, ctx)
+        return number
 
 
 class Mix(NamedTuple):
@@ -54,7 +67,9 @@ _OUTPUT_OPTIONS: tuple[Decorator, ...] = (
     click.option("--format", "form", type=click.Choice(["csv", "jsonl", "urls"]), default="csv", show_default=True),
     click.option("--json", "as_json", is_flag=True, help="The same as --format jsonl."),
     click.option("--start", type=click.DateTime(), default="2026-01-01", show_default=True, help="Time of the first tap, UTC."),
-    click.option("--every", type=click.FloatRange(0), default=1.0, show_default=True, help="Average seconds between taps."),
+    click.option(
+        "--every", type=FiniteRange(0, _EVERY_S_MAX), default=1.0, show_default=True, help="Average seconds between taps."
+    ),
     click.option("--shuffle", is_flag=True, help="Print taps out of order, as in the merged logs of many hosts."),
     click.option("--labels", is_flag=True, help="Also print the expected verdict, as `expected`."),
     click.option("--masters-out", type=click.Path(path_type=Path), help="Write the masters to this CSV file, mode 0600."),
@@ -87,16 +102,14 @@ def register(main: click.Group) -> None:
     )
     @click.option(
         "--replayed",
-        type=click.FloatRange(0, 1),
+        type=FiniteRange(0, 1),
         default=0.05,
         show_default=True,
         help="Fraction of taps that repeat an earlier one.",
     )
+    @click.option("--forged", type=FiniteRange(0, 1), default=0.05, show_default=True, help="Fraction of taps with a wrong MAC.")
     @click.option(
-        "--forged", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Fraction of taps with a wrong MAC."
-    )
-    @click.option(
-        "--gaps", type=click.FloatRange(0, 1), default=0.05, show_default=True, help="Fraction of taps that follow unsent ones."
+        "--gaps", type=FiniteRange(0, 1), default=0.05, show_default=True, help="Fraction of taps that follow unsent ones."
     )
     @click.option(
         "--derivation", type=click.Choice(list(DEFAULT_DERIVATIONS)), help="Derive all keys of a profile's tags from one master."
@@ -129,6 +142,10 @@ def register(main: click.Group) -> None:
             raise click.UsageError("--replayed and --forged must not add up to more than 1.")
         if shuffle and form == "urls":
             raise click.UsageError("--shuffle needs times, which --format urls does not print.")
+        if not _ends_in_time(start, taps, every):
+            raise click.UsageError(
+                "The taps may go beyond the year 9999: use fewer --taps, a shorter --every or an earlier --start."
+            )
         fleets = _fleets(profiles or ("ixkio-plain",), tags, seed, derivation)
         if masters_out is not None:
             if derivation is None:
@@ -143,6 +160,15 @@ def register(main: click.Group) -> None:
         _print(lines)
         summary = ", ".join(f"{verdict} {count}" for verdict, count in sorted(counts.items())) or "none"
         click.echo(f"simulated {taps} taps of {sum(map(len, fleets))} tags: {summary}", err=True)
+
+
+def _ends_in_time(start: datetime, taps: int, every_s: float) -> bool:
+    """Whether the latest possible time of the last tap can be represented."""
+    try:
+        start + taps * (_MICROSECOND + timedelta(seconds=_LONGEST_PAUSE * every_s))
+    except OverflowError:
+        return False
+    return True
 
 
 def _fleets(profiles: Sequence[str], tags: int, seed: int, derivation: str | None) -> list[VirtualFleet]:
