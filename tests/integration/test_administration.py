@@ -392,6 +392,7 @@ def test_many_tags_are_estimated_without_reading_them(on: Installation) -> None:
 UNKNOWN = [
     (["account", "show", "acne"], "There is no account acne; did you mean acme?"),
     (["account", "show", "nothing-like-it"], "There is no account nothing-like-it."),
+    (["account", "show", ""], "There is no account ''."),
     (["account", "set", "acne", "--open"], "There is no account acne; did you mean acme?"),
     (["api-key", "list", "acne"], "There is no account acne; did you mean acme?"),
     (["api-key", "create", "acne"], "There is no account acne; did you mean acme?"),
@@ -408,7 +409,10 @@ UNKNOWN = [
     (["group", "create", "acme", "x", "--derivation", "bolt"], "There is no scheme bolt; did you mean boltcard?"),
     (["group", "create", "acme", "shoes"], "The folder already has a group with this name."),
     (["account", "create", "acme"], "The account acme already exists."),
-    (["group", "create", "acme", "x", "--field", "Colour=red"], "Field 1 is not defined in the folder. Defined fields: none."),
+    (
+        ["group", "create", "acme", "x", "--field", "Colour=red"],
+        'The field "Colour" is not defined in the folder. Defined fields: none.',
+    ),
     (["group", "create", "acme", "x" * 200], "name: "),
 ]  # fmt: skip
 

@@ -158,4 +158,4 @@ def unknown(kind: str, name: str, names: Iterable[str]) -> InputError:
     """The error for a name that does not exist, with the names that are most similar to it."""
     close = difflib.get_close_matches(name, names, _SUGGESTIONS)
     hint = f"; did you mean {' or '.join(close)}?" if close else "."
-    return InputError("not_found", f"There is no {kind} {name}{hint}", kind)
+    return InputError("not_found", f"There is no {kind} {name or repr(name)}{hint}", kind)

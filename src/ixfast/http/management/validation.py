@@ -58,13 +58,13 @@ def definitions(definitions: Sequence[Definition]) -> None:
 
 def values(values: Mapping[str, str | None], defined: Collection[str]) -> None:
     """Check values of extended fields, which the folder must define. Like response texts they may contain subtags."""
-    for index, (name, value) in enumerate(values.items()):
+    for name, value in values.items():
         if value is None:  # removes a value, whatever its name
             continue
         if name not in defined:
             names = ", ".join(sorted(defined)) or "none"
             raise InputError(
-                "invalid_parameter", f"Field {index + 1} is not defined in the folder. Defined fields: {names}.", "fields"
+                "invalid_parameter", f'The field "{name}" is not defined in the folder. Defined fields: {names}.', "fields"
             )
         if "\0" in value:
             raise InputError("invalid_parameter", "A value must not contain NUL.", "fields")
