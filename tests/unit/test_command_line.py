@@ -171,9 +171,48 @@ def test_a_group_without_a_command_shows_its_help(words: tuple[str, ...]) -> Non
     assert result.stderr.startswith("Usage: ixfast ") and "..." not in result.stderr.partition("Commands:")[2]
 
 
-def test_a_closed_standard_output_is_no_bug() -> None:
-    command = f"{sys.executable} -m ixfast versions >&-"
-    assert subprocess.run(command, shell=True, capture_output=True, timeout=60).returncode == ExitCode.OK
+def in_shell(command: str) -> tuple[int, str]:
+    """The exit status of a command line of bash that begins with the arguments of ixfast, and its standard error."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("IXFAST_")}
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m ixfast {command}"], stdin=subprocess.DEVNULL, capture_output=True, timeout=60,
+        env=environment,
+    )  # fmt: skip
+    return done.returncode, done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "words", ["versions", "versions --json", "simulate --taps 5", "audit /dev/null --keys {keys} --show none --json"]
+)
+def test_output_to_a_closed_standard_output_fails_in_one_line(words: str, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(f"xuid,uid,file_key,profile\na2345678,04000000000001,{7:032x},ixkio-plain\n")
+    assert in_shell(f"{words.format(keys=keys)} >&-") == (ExitCode.FAILED, "Error: Standard output is closed.\n")
+
+
+def test_a_command_without_output_needs_no_standard_output(tmp_path: Path) -> None:
+    words = f"simulate --taps 5 --keys-out {tmp_path / 'keys'}"
+    assert in_shell(f"{words} 2>&- >{tmp_path / 'taps'}") == (ExitCode.OK, "")
+    assert in_shell(f"audit {tmp_path / 'taps'} --keys {tmp_path / 'keys'} --show none >&-")[0] == ExitCode.OK
+    assert in_shell("impor 2>&-") == (ExitCode.USAGE, "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "import - --account a --group g",
+        "rules test -",
+        "rules explain -",
+        "meta-key add demo -",
+        "group create demo g --rules -",
+        "audit - --keys /dev/null",
+        "profile detect https://tag.example/ --key -",
+    ],
+)
+def test_a_closed_standard_input_is_a_usage_error(words: str) -> None:
+    status, text = in_shell(f"{words} <&-")
+    assert status == ExitCode.USAGE and text.count("\n") == 1
+    assert "tandard input is closed; name a file." in text
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from ixfast.cli.exit_codes import ExitCode
 from ixfast.cli.options import DATABASE_AND_KEYS, with_settings
 from ixfast.cli.output import print_json
 from ixfast.cli.progress import progress_bar
+from ixfast.cli.standard_streams import standard_input
 from ixfast.domain.model import EncodingProfile
 from ixfast.errors import IxfastError
 from ixfast.store.connections import session
@@ -140,12 +141,12 @@ def _summary(counts: Counter[int], seconds: float) -> dict[str, object]:
 def _opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
     """The file opened for reading, still compressed, and its size in bytes if known."""
     if file == "-":
-        yield sys.stdin.buffer, None
+        yield standard_input().buffer, None
         return
     try:
-        source = Path(file).open("rb")  # noqa: SIM115 - closed below
+        source = open(file, "rb")  # noqa: SIM115, PTH123 - closed below; a Path of '' would be the current directory
     except OSError as error:
-        raise click.UsageError(f"{file} cannot be read: {error.strerror}.") from None
+        raise click.UsageError(f"{file or repr(file)} cannot be read: {error.strerror}.") from None
     with source:
         size = Path(file).stat().st_size
         yield source, size or None

@@ -18,6 +18,7 @@ import click
 
 from ixfast.cli.exit_codes import MEANINGS, ExitCode, exit_code_of, system_failure
 from ixfast.cli.options import TOPICS, SettingOption, setting_of_flag
+from ixfast.cli.standard_streams import replace_closed_streams
 from ixfast.errors import IxfastError
 from ixfast.process.interrupts import QuietInterrupts
 
@@ -153,6 +154,7 @@ class RootGroup(CommandGroup):
         run = partial(super().main, args, prog_name, complete_var, standalone_mode=False, **extra)
         if not standalone_mode:
             return run()
+        replace_closed_streams()
         sys.exit(_status_of(run))
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -172,8 +174,7 @@ def _status_of(run: Callable[[], Any]) -> int:
     """Run a command, print its error if there is one, and return the exit status."""
     try:
         status = run()
-        if sys.stdout is not None:  # as it is after `>&-`
-            sys.stdout.flush()
+        sys.stdout.flush()
         status = status if isinstance(status, int) else ExitCode.OK
     except (KeyboardInterrupt, click.Abort):
         status = ExitCode.INTERRUPTED

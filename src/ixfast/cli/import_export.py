@@ -19,6 +19,7 @@ from ixfast.cli.database import connected, resolve
 from ixfast.cli.options import DATABASE, DATABASE_AND_KEYS, with_settings
 from ixfast.cli.output import json_option, print_json
 from ixfast.cli.progress import progress_bar
+from ixfast.cli.standard_streams import InputFile
 from ixfast.errors import InputError, UnavailableError
 from ixfast.store.admin import edits
 from ixfast.store.imports.exporter import export_tags
@@ -45,7 +46,7 @@ def _with_tag_location(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _register_import(main: click.Group) -> None:
     @main.command("import")
-    @click.argument("file", type=click.File("rb"))
+    @click.argument("file", type=InputFile("rb"))
     @_with_tag_location
     @click.option("--group", required=True, help="The group that new tags are added to.")
     @click.option("--dry-run", is_flag=True, help="Check the whole file against the database, but import nothing.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from ixfast.cli.database import resolve
 from ixfast.cli.management_client import ManagementClient, management
 from ixfast.cli.options import DATABASE, DATABASE_AND_KEYS, with_settings
 from ixfast.cli.output import json_option, print_json, print_table
+from ixfast.cli.standard_streams import standard_input
 from ixfast.keys import check_value
 from ixfast.limits import RULE_SET_BYTES_MAX
 
@@ -73,7 +73,7 @@ def read_text(source: str, option: str) -> str:
     """The content of a file, or of standard input."""
     try:
         with contextlib.ExitStack() as stack:
-            file = sys.stdin if source == "-" else stack.enter_context(Path(source).open(encoding="utf-8"))
+            file = standard_input() if source == "-" else stack.enter_context(Path(source).open(encoding="utf-8"))
             text = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise click.UsageError(f"{option}: cannot read {source}: {error.strerror}.") from None

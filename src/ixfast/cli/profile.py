@@ -14,6 +14,7 @@ from ixfast.chips.detect import KEYS_MAX, Detection, detect
 from ixfast.cli.command_group import leave
 from ixfast.cli.exit_codes import ExitCode
 from ixfast.cli.output import json_option, print_json, print_table
+from ixfast.cli.standard_streams import standard_input
 from ixfast.domain.model import Key
 from ixfast.keys import check_value
 from ixfast.keys.diversify import USUAL_DERIVATIONS, An10922, Derivation
@@ -64,7 +65,7 @@ def register(main: click.Group) -> None:
         standard input, and without --key the command asks for one. Other users of this machine can see keys in the
         command line. The all-zero factory key is always tried.
         """
-        if not keys and sys.stdin.isatty():
+        if not keys and sys.stdin is not None and sys.stdin.isatty():
             keys = _prompt_keys()
         found = detect(
             urls,
@@ -121,7 +122,7 @@ def _keys(sources: tuple[str, ...], option: str) -> list[Key]:
 
 def _values(source: str, option: str) -> Iterable[bytes]:
     if source == "-":
-        text = sys.stdin.read(_FILE_BYTES_MAX)
+        text = standard_input().read(_FILE_BYTES_MAX)
     elif source.startswith("@"):
         try:
             with Path(source[1:]).open() as file:

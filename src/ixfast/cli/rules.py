@@ -12,6 +12,7 @@ import click
 
 from ixfast import rules
 from ixfast.cli.output import json_option, print_json
+from ixfast.cli.standard_streams import InputFile
 from ixfast.limits import RULE_SET_BYTES_MAX
 from ixfast.responses import response_text
 from ixfast.rules import RuleError, Rules, RuleStep, visitors
@@ -38,7 +39,7 @@ def register(main: click.Group) -> None:
         """Test and explain rule sets."""
 
     @group.command("test")
-    @click.argument("file", type=click.File("rb"))
+    @click.argument("file", type=InputFile("rb"))
     @click.option("--fact", "assignments", multiple=True, metavar="NAME=VALUE", help="A fact of the scan; repeatable.")
     @_with_addresses
     @json_option
@@ -62,7 +63,7 @@ def register(main: click.Group) -> None:
         _warn(checked, addresses)
 
     @group.command("explain")
-    @click.argument("file", type=click.File("rb"))
+    @click.argument("file", type=InputFile("rb"))
     @_with_addresses
     @json_option
     def explain_command(file: BinaryIO, addresses: Path | None, as_json: bool) -> None:

@@ -13,6 +13,7 @@ import click
 from ixfast.cli import tap
 from ixfast.cli.database import CommandEnvironment, ServerAddresses, connected, resolve
 from ixfast.cli.options import ALL, with_settings
+from ixfast.cli.standard_streams import discard_closed_output
 from ixfast.config.settings import Settings
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.process import logs
@@ -30,6 +31,7 @@ def register(main: click.Group) -> None:
         # Imported here because it imports all of HTTP, which takes half a second that `--help` need not spend.
         from ixfast.process.supervisor import Supervisor, refuse_taken_ports
 
+        discard_closed_output()
         environment = resolve(flags, config)
         settings = environment.settings
         if demo:
