@@ -234,6 +234,29 @@ def test_a_number_out_of_range_is_a_usage_error(words: tuple[str, ...]) -> None:
     assert only_line(result)
 
 
+def test_an_argument_that_is_not_utf8_is_a_usage_error() -> None:
+    for words in ("account show $'\\xff'", "account create a --name $'\\xff'", "profile detect $'a\\xff'"):
+        status, text = in_shell(words)
+        assert status == ExitCode.USAGE and "is not valid UTF-8. See `" in text, text
+    assert in_shell("$'\\xff'") == (ExitCode.USAGE, "Error: No such command '\\udcff'. See `python -m ixfast --help`.\n")
+
+
+def test_a_path_may_be_any_bytes(tmp_path: Path) -> None:
+    for name, flag in ((b"a\xff", ""), (b"b\xff", " --json")):
+        folder = os.fsencode(tmp_path) + b"/" + name
+        escaped = f"$'{tmp_path}/{chr(name[0])}\\xff'"
+        assert in_shell(f"keys init --data-dir {escaped}{flag}") == (ExitCode.OK, "")
+        assert os.path.exists(folder + b"/kek")  # noqa: PTH110 - a Path is text
+    status, text = in_shell(f"audit {escaped} --keys {escaped}")
+    assert status == ExitCode.USAGE and "b\\udcff cannot be read" in text
+
+
+def test_an_error_escapes_what_could_control_the_terminal() -> None:
+    for words in (("audit", "a\n\u202e\x1b[31m\r", "--keys", "x"), ("a\n\u202e\x1b[31m\r",)):
+        assert r"a\n\u202e\x1b[31m\r" in only_line(run(*words)).replace("\\\\", "\\")
+    assert only_line(run("audit", "", "--keys", "x")) == "'' cannot be read: No such file or directory."
+
+
 # Private databases.
 
 

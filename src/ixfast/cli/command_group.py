@@ -18,6 +18,7 @@ import click
 
 from ixfast.cli.exit_codes import MEANINGS, ExitCode, exit_code_of, system_failure
 from ixfast.cli.options import TOPICS, SettingOption, setting_of_flag
+from ixfast.cli.output import printable
 from ixfast.cli.standard_streams import replace_closed_streams
 from ixfast.errors import IxfastError
 from ixfast.process.interrupts import QuietInterrupts
@@ -44,6 +45,7 @@ class Command(click.Command):
                 each.metavar = _metavar(each)
 
     def invoke(self, ctx: click.Context) -> Any:
+        _require_utf8(self.params, ctx)
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
@@ -65,6 +67,21 @@ class Command(click.Command):
                 "Every setting can also be an environment variable, such as IXFAST_DSN, or a line of the "
                 "--config file. `ixfast settings` lists them all."
             )
+
+
+def _require_utf8(parameters: Iterable[click.Parameter], ctx: click.Context) -> None:
+    """Raise UsageError for an argument that is not UTF-8, whose bytes Python has as surrogates. Paths may be any bytes."""
+    for each in parameters:
+        if isinstance(each.type, (click.Path, click.File)) or _is_path(each.metavar or ""):
+            continue
+        value = ctx.params.get(each.name or "")
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+                raise click.UsageError(f"{each.get_error_hint(ctx)} is not valid UTF-8.", ctx)
+
+
+def _is_path(metavar: str) -> bool:
+    return "FILE" in metavar or metavar == "DIRECTORY"
 
 
 def _metavar(option: click.Option) -> str | None:
@@ -212,6 +229,8 @@ def _text_of(error: click.ClickException) -> str:
 
 
 def _print_error(text: str) -> None:
+    """Print one line. What it quotes is escaped, so that it cannot control the terminal."""
+    text = printable(text.replace("\n\t", " "))  # click lists choices on lines of their own
     click.echo(f"{click.style('Error:', fg='red') if _is_coloured() else 'Error:'} {text}", err=True)
 
 

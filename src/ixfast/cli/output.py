@@ -7,6 +7,7 @@ are left out if standard output is not a terminal, or if `NO_COLOR` is set and n
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import textwrap
 import unicodedata
@@ -26,7 +27,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def print_json(document: Any) -> None:
     """Print one JSON document. Members keep their order, structs are objects, and times have the form 2026-01-31T09:30:00Z."""
-    click.echo(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    try:
+        text = msgspec.json.format(msgspec.json.encode(document), indent=2).decode()
+    except UnicodeEncodeError:  # a path that is not UTF-8
+        text = json.dumps(msgspec.to_builtins(document), indent=2)
+    click.echo(text)
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
@@ -71,7 +76,12 @@ def cell_text(value: Any) -> str:
         return f"{value.astimezone(dt.UTC):%Y-%m-%d %H:%M:%S}Z"
     if isinstance(value, list | tuple):
         return ", ".join(map(cell_text, value))
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(value))
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """The text, with control characters, line feeds and direction marks written as escape sequences."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def _is_numeric(column: Sequence[Any]) -> bool:
