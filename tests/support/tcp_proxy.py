@@ -49,6 +49,7 @@ class TcpProxy:
         self._upstream_port = upstream_port
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._bytes_left: int | None = None
         self._faults: list[Fault] = []
         self._links: set[_Link] = set()
 
@@ -69,8 +70,16 @@ class TcpProxy:
     def links(self) -> int:
         return len(self._links)
 
+    @property
+    def stalled(self) -> bool:
+        return not self._flowing.is_set()
+
     def stall(self) -> None:
         self._flowing.clear()
+
+    def stall_after(self, count: int) -> None:
+        """Stop traffic as soon as the clients have sent so many more bytes."""
+        self._bytes_left = count
 
     def flow(self) -> None:
         self._flowing.set()
@@ -121,6 +130,11 @@ class TcpProxy:
                     break
                 link.fault = fault
             link.server.write(request)
+            if self._bytes_left is not None:
+                self._bytes_left -= len(request)
+                if self._bytes_left <= 0:
+                    self._bytes_left = None
+                    self.stall()
         link.cut()
 
     async def _replies(self, reader: asyncio.StreamReader, link: _Link) -> None:

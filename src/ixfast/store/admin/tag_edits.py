@@ -12,6 +12,7 @@ from ixfast.keys import KeyEncryptionKeys, KeySlot, check_value, wrap
 from ixfast.store.admin.deleted_tags import begins_at
 from ixfast.store.admin.key_edits import FIRST_VERSION, announce_keys
 from ixfast.store.admin.transactions import already_exists
+from ixfast.store.connections.lost import unless_lost
 from ixfast.store.queries import load
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -63,14 +64,11 @@ async def add_tags(
     ]
     rows = list(zip(ids, tags, strict=True))
     try:
-        await connection.copy_records_to_table(
-            "tag",
-            records=((i, account_id, group_id, batch_id, t.xuid, t.cuid, t.uid, t.name) for i, t in rows),
-            columns=_TAG_COLUMNS,
-        )
+        records = ((i, account_id, group_id, batch_id, t.xuid, t.cuid, t.uid, t.name) for i, t in rows)
+        await _copy(connection, "tag", records, _TAG_COLUMNS)
     except asyncpg.UniqueViolationError as error:
         raise already_exists(error) from None
-    await connection.copy_records_to_table("tag_key", records=_key_rows(keks, account_id, rows), columns=_KEY_COLUMNS)
+    await _copy(connection, "tag_key", _key_rows(keks, account_id, rows), _KEY_COLUMNS)
     await add_counters(connection, [(tag_id, positions.get(tag.xuid, 0)) for tag_id, tag in rows])
     return ids
 
@@ -107,9 +105,13 @@ async def add_counters(connection: Any, rows: Sequence[tuple[int, int]]) -> None
     many = len(rows) >= _FILLFACTOR_ROWS_MIN
     if many:
         await connection.execute("ALTER TABLE tag_counter SET (fillfactor = 70)")
-    await connection.copy_records_to_table("tag_counter", records=rows, columns=("tag_id", "last_position"))
+    await _copy(connection, "tag_counter", rows, ("tag_id", "last_position"))
     if many:
         await connection.execute("ALTER TABLE tag_counter RESET (fillfactor)")
+
+
+async def _copy(connection: Any, table: str, records: Iterable[Any], columns: Sequence[str]) -> None:
+    await unless_lost(connection, lambda: connection.copy_records_to_table(table, records=records, columns=columns))
 
 
 def _key_rows(

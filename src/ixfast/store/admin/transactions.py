@@ -14,6 +14,7 @@ import asyncpg
 import msgspec
 
 from ixfast.errors import InputError, UnavailableError
+from ixfast.store.connections.lost import unless_lost
 from ixfast.store.connections.session import pooled_connection
 from ixfast.store.db_errors import DbErrorKind, db_error_kind, reason_of
 from ixfast.store.queries import load
@@ -118,6 +119,7 @@ async def changed(connection: Any, *changes: tuple[str, int | None, str | None])
     """Record changes (kind, id, tag code) under the next generation and return it. The commit notifies the workers."""
     sql = load("catalogue")
     generation: int = await connection.fetchval(sql["raise_generation"])
-    await connection.executemany(sql["note_change"], [(generation, *change) for change in changes])
+    rows = [(generation, *change) for change in changes]
+    await unless_lost(connection, lambda: connection.executemany(sql["note_change"], rows))
     await connection.execute(sql["notify_change"], str(generation))
     return generation

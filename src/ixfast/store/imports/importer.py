@@ -28,6 +28,7 @@ from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKeys, KeySlot
 from ixfast.limits import CHANGES_READ_MAX
 from ixfast.store.admin import edits
+from ixfast.store.connections.lost import unless_lost
 from ixfast.store.imports.import_plan import (
     CHANGE_TABLE,
     COPIED_COLUMNS,
@@ -290,7 +291,8 @@ class _Import:
     async def _copy(self, block_plan: Plan, table: str) -> None:
         if table in block_plan.copies:
             data = _asynchronous((block_plan.copies[table],))
-            await self._connection.copy_to_table(table, source=data, columns=COPIED_COLUMNS[table], format="binary")
+            connection, columns = self._connection, COPIED_COLUMNS[table]
+            await unless_lost(connection, lambda: connection.copy_to_table(table, source=data, columns=columns, format="binary"))
 
     def _count(self, block_plan: Plan) -> None:
         report = self._report
