@@ -20,7 +20,7 @@ from ixfast.testing.virtual_tags import VirtualFleet
 OPEN = VirtualFleet(6500, 400, account="open")
 CLOSED = VirtualFleet(6501, 50, account="closed")
 _indices = itertools.count()
-TRUSTED = {"trust_forwarded_for": "true"}
+TRUSTED = {"trust_forwarded_for": True}
 LOG_ROWS = 1_500_000
 FLOOD_S = 3.0
 
