@@ -6,7 +6,9 @@ machine; the core chooses its instructions at run time.
 """
 
 import os
+import re
 import runpy
+import tomllib
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -18,6 +20,16 @@ COMPILED = runpy.run_path("src/ixfast/compiled.py")["MODULES"]
 
 def _source(module: str, ending: str) -> str:
     return f"src/ixfast/{module.replace('.', '/')}{ending}"
+
+
+def description() -> str:
+    """README.md with absolute links."""
+    source = tomllib.loads(Path("pyproject.toml").read_text())["project"]["urls"]["Source"]
+
+    def absolute(link: re.Match[str]) -> str:
+        return f"{link[1]}{link[2]}({source}/{'raw' if link[1] else 'blob'}/main/{link[3]})"
+
+    return re.sub(r"(!?)(\[[^\]]*\])\((?![a-z]+:|#)([^)\s]+)\)", absolute, Path("README.md").read_text())
 
 
 def native_core() -> list[Extension]:
@@ -51,6 +63,8 @@ def native_core() -> list[Extension]:
 
 if __name__ == "__main__":  # the processes that Cython starts import this file
     setup(
+        long_description=description(),
+        long_description_content_type="text/markdown",
         ext_modules=[] if os.environ.get("IXFAST_NO_EXTENSIONS") == "1" else native_core(),
         options={"build_ext": {"parallel": CPUS}},
     )

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -185,3 +188,22 @@ def test_issue_forms_ask_for_no_secret(form: Path) -> None:
         ids = [part["id"] for part in content["body"] if "id" in part]
         assert len(ids) == len(set(ids)) > 0
         assert re.search(r"[Nn]ever (?:paste|attach)[^.]*\bkeys?\b", form.read_text())
+
+
+# The description ---------------------------------------------------------------------------------
+
+
+def test_the_links_in_the_description_work_outside_of_the_repository(tmp_path: Path) -> None:
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"IXFAST_NO_EXTENSIONS": "1"}, check=True, capture_output=True)
+    metadata = (tmp_path / "ixfast.egg-info" / "PKG-INFO").read_text()
+    assert "\nDescription-Content-Type: text/markdown\n" in metadata
+    links = re.findall(r"(!?)\[[^\]]*\]\(([^)]+)\)", metadata)
+    assert len(links) == len(re.findall(r"\]\(", (ROOT / "README.md").read_text())) > 20
+    for image, link in links:
+        if link.startswith(PROJECT["urls"]["Source"]):
+            kind, branch, path = link.removeprefix(PROJECT["urls"]["Source"] + "/").split("/", 2)
+            assert (kind, branch) == ("raw" if image else "blob", "main")
+            assert (ROOT / path.partition("#")[0]).exists()
+        else:
+            assert link.startswith("https://")
