@@ -15,6 +15,7 @@ from support.served import Served
 
 from ixfast.cli import database, main
 from ixfast.cli.exit_codes import ExitCode
+from ixfast.embedded import EmbeddedPostgres
 from ixfast.keys.key_file import KeyFile
 
 
@@ -45,6 +46,32 @@ def test_a_named_directory_gets_a_database(way: str, default_dir: Path, tmp_path
     again = run("account", "create", "shop", *words, **environment)
     assert again.exit_code == ExitCode.FAILED
     assert again.stderr.startswith(f"Starting the private PostgreSQL in {default_dir}\nError: ")
+
+
+def test_a_command_waits_for_another_one_before_it_reports_a_start(default_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["account", "create", "shop", "--data-dir", str(default_dir)]
+    owner = EmbeddedPostgres(default_dir)
+    owner.lock()
+    monkeypatch.setattr(database, "LOCK_WAIT_S", 0.2)
+    refused = run(*words)
+    assert (refused.exit_code, refused.stdout) == (ExitCode.UNAVAILABLE, "")
+    assert refused.stderr == (
+        f"Error: Another ixfast command (process {os.getpid()}) uses the database in {default_dir}; "
+        "try again when it has ended.\n"
+    )
+    monkeypatch.setattr(database, "LOCK_WAIT_S", 60.0)
+
+    def probe(_environment: object) -> None:
+        """The probe for a server, which the command makes before it waits and every time that it finds the lock held."""
+        if probes:
+            owner.stop()
+        probes.append(None)
+
+    probes: list[None] = []
+    monkeypatch.setattr(database.CommandEnvironment, "running_dsn", probe)
+    made = run(*words)
+    assert (made.exit_code, made.stderr) == (0, f"Creating a private PostgreSQL in {default_dir}\n"), made.output
+    assert len(probes) == 2
 
 
 def test_the_demo_creates_a_database_and_others_then_use_it(default_dir: Path) -> None:

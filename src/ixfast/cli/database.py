@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -21,7 +22,7 @@ import msgspec
 
 from ixfast.config.settings import Settings
 from ixfast.config.settings_loader import load
-from ixfast.embedded import EmbeddedPostgres, default_data_dir
+from ixfast.embedded import DatabaseInUseError, EmbeddedPostgres, EmbeddedPostgresError, default_data_dir
 from ixfast.errors import ConfigurationError
 from ixfast.keys import KeyEncryptionKeys, check_file
 from ixfast.keys.key_file import KeyFile
@@ -33,6 +34,8 @@ from ixfast.store.migrate import migrate
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 """Addresses of all network interfaces, with one at which this host reaches them."""
 
+LOCK_WAIT_S = 5.0  # for another command that uses the private PostgreSQL
+_LOCK_POLL_S = 0.05
 _DSN_FILE = "dsn"
 _ADDRESSES_FILE = "addresses"
 _ENVELOPES = 4  # Of the oldest and of the newest ones of each kind.
@@ -138,8 +141,8 @@ class CommandEnvironment:
         """Yield a connection string: the configured one, that of a running server, or that of a private PostgreSQL that runs
         until the block ends.
 
-        Raises ConfigurationError if a private PostgreSQL would have to be created and neither `create`, `--demo` nor a setting
-        `data_dir` allows that.
+        Waits up to `LOCK_WAIT_S` for another command that uses the private PostgreSQL, then raises EmbeddedPostgresError. Raises
+        ConfigurationError if one would have to be created and neither `create`, `--demo` nor a setting `data_dir` allows that.
         """
         if self.settings.dsn is not None:
             yield self.settings.dsn
@@ -150,9 +153,35 @@ class CommandEnvironment:
             return
         if not create:
             self.require_database()
-        click.echo(self.start_message(), err=True)
-        with EmbeddedPostgres(self.data_dir) as postgres:
+        postgres = EmbeddedPostgres(self.data_dir)
+        running = self._lock_or_running_dsn(postgres)
+        if running is not None:
+            yield running
+            return
+        try:
+            click.echo(self.start_message(), err=True)
+            postgres.start()
             yield postgres.dsn
+        finally:
+            postgres.stop()
+
+    def _lock_or_running_dsn(self, postgres: EmbeddedPostgres) -> str | None:
+        """Become the owner of the private PostgreSQL; if a server becomes it meanwhile, return its connection string."""
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                postgres.lock()
+                return None
+            except DatabaseInUseError as error:
+                running = self.running_dsn()
+                if running is not None:
+                    return running
+                if time.monotonic() > deadline:
+                    raise EmbeddedPostgresError(
+                        f"Another ixfast command (process {error.owner}) uses the database in {self.data_dir}; "
+                        "try again when it has ended."
+                    ) from None
+            time.sleep(_LOCK_POLL_S)
 
     def require_database(self) -> None:
         """Raise ConfigurationError if there is no configured database, and no private one that may be used or created."""

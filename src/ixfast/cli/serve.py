@@ -43,9 +43,11 @@ def register(main: click.Group) -> None:
             postgres = None
             dsn = settings.dsn
             if dsn is None:
-                log.info("%s", environment.start_message())
                 postgres = EmbeddedPostgres(environment.data_dir, max_connections=_connections(settings))
-                stack.enter_context(postgres)
+                stack.callback(postgres.stop)
+                postgres.lock()
+                log.info("%s", environment.start_message())
+                postgres.start()
                 dsn = postgres.dsn
                 environment.publish(dsn)
                 stack.callback(environment.withdraw)

@@ -8,6 +8,7 @@ modules `errors` and `limits`.
 """
 
 from ixfast.embedded.binaries import EmbeddedPostgresError, wheel_folder
+from ixfast.embedded.ownership import DatabaseInUseError
 from ixfast.embedded.server import EmbeddedPostgres, default_data_dir, free_port
 
-__all__ = ["EmbeddedPostgres", "EmbeddedPostgresError", "default_data_dir", "free_port", "wheel_folder"]
+__all__ = ["DatabaseInUseError", "EmbeddedPostgres", "EmbeddedPostgresError", "default_data_dir", "free_port", "wheel_folder"]

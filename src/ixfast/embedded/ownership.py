@@ -27,6 +27,17 @@ POLL_S = 0.005
 _held_locks: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
 
+class DatabaseInUseError(EmbeddedPostgresError):
+    """Another process, or this one, holds the lock. `owner` is its process id, or `unknown`."""
+
+    def __init__(self, owner: str, data_dir: Path) -> None:
+        super().__init__(
+            f"Another ixfast (process {owner}) runs the database in {data_dir}. "
+            "Stop it, or set data_dir to another directory for this one."
+        )
+        self.owner = owner
+
+
 class Lock:
     """An exclusive flock on a file that also contains the owner's process id, for the error message of a second process.
 
@@ -36,7 +47,8 @@ class Lock:
     def __init__(self, path: Path) -> None:
         """Take the lock without waiting.
 
-        `EmbeddedPostgresError` when another process, or this one, holds it, or when the directory belongs to another user.
+        `DatabaseInUseError` when another process, or this one, holds it. `EmbeddedPostgresError` when the directory belongs to
+        another user.
         """
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -50,10 +62,7 @@ class Lock:
         except BlockingIOError:
             owner = os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._descriptor)
-            raise EmbeddedPostgresError(
-                f"Another ixfast (process {owner}) runs the database in {path.parent}. "
-                "Stop it, or set data_dir to another directory for this one."
-            ) from None
+            raise DatabaseInUseError(owner, path.parent) from None
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
         _held_locks.add(self)

@@ -169,6 +169,15 @@ class EmbeddedPostgres:
             return f"{user}@127.0.0.1:{port or self.port}/{quote(database, safe='')}?sslmode=disable"
         return f"{user}@/{quote(database, safe='')}?host={quote(str(self._socket_dir), safe='')}&port={self.port}"
 
+    def lock(self) -> None:
+        """Become the owner of the directory without starting the server. `stop` undoes it.
+
+        `DatabaseInUseError` when another ixfast owns the directory, `EmbeddedPostgresError` when another user does.
+        """
+        self._user.make_directories(self.home)
+        if self._lock is None:
+            self._lock = Lock(self.home / "lock")
+
     def start(self) -> None:
         """Start the server, creating the cluster if there is none, and return when it accepts connections.
 
@@ -177,9 +186,7 @@ class EmbeddedPostgres:
         """
         if self.running:
             return
-        self._user.make_directories(self.home)
-        if self._lock is None:
-            self._lock = Lock(self.home / "lock")
+        self.lock()
         try:
             self._processes.end_orphans()
             self.binaries = choose(self._bin_dir, self.home, self._user, _major_of(self.cluster))
