@@ -190,6 +190,15 @@ def test_output_to_a_closed_standard_output_fails_in_one_line(words: str, tmp_pa
     assert in_shell(f"{words.format(keys=keys)} >&-") == (ExitCode.FAILED, "Error: Standard output is closed.\n")
 
 
+def test_children_do_not_get_closed_descriptors_either() -> None:
+    code = (
+        "import os, subprocess, sys; from ixfast.cli.standard_streams import replace_closed_streams as replace; replace(); "
+        "child = 'import os; [os.fstat(each) for each in range(3)]'; sys.exit(subprocess.call([sys.executable, '-c', child]))"
+    )
+    for closed in ("<&-", ">&-", "<&- >&- 2>&-"):
+        assert subprocess.call(["bash", "-c", f'{sys.executable} -c "{code}" {closed}'], timeout=60) == 0, closed
+
+
 def test_a_command_without_output_needs_no_standard_output(tmp_path: Path) -> None:
     words = f"simulate --taps 5 --keys-out {tmp_path / 'keys'}"
     assert in_shell(f"{words} 2>&- >{tmp_path / 'taps'}") == (ExitCode.OK, "")

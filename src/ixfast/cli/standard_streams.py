@@ -57,11 +57,14 @@ def _null_output() -> TextIO:
 
 
 def _occupy(descriptor: int) -> None:
+    """Open /dev/null as this descriptor, for child processes too: libuv aborts a worker whose connection has a standard one."""
     try:
         os.fstat(descriptor)
     except OSError:
         null = os.open(os.devnull, os.O_RDWR)
-        if null != descriptor:
+        if null == descriptor:
+            os.set_inheritable(null, True)
+        else:
             os.dup2(null, descriptor)
             os.close(null)
 
