@@ -318,9 +318,9 @@ def test_a_read_only_database(doctor: Doctor) -> None:
 def test_a_schema_that_is_missing_or_not_up_to_date(doctor: Doctor) -> None:
     dsn = str(doctor.settings["dsn"])
     administer(dsn, "DELETE FROM schema_migration WHERE number = (SELECT max(number) FROM schema_migration)")
-    assert doctor.only("schema", "FAIL").endswith("run `ixfast migrate`.")
+    assert doctor.only("schema", "FAIL").endswith("Run `ixfast migrate`.")
     administer(dsn, "DROP TABLE schema_migration")
-    assert doctor.only("schema", "FAIL") == "The database has no ixfast schema: run `ixfast migrate`."
+    assert doctor.only("schema", "FAIL") == "The database has no ixfast schema. Run `ixfast migrate`."
 
 
 def test_missing_partitions(doctor: Doctor) -> None:

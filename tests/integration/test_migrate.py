@@ -143,7 +143,7 @@ def further(monkeypatch: pytest.MonkeyPatch) -> list[Migration]:
 async def test_post_waits_for_its_word_and_keeps_the_order(
     database: str, connection: asyncpg.Connection, further: list[Migration]
 ) -> None:
-    with pytest.raises(SchemaMismatchError, match=r"lacks 9001_pre_test.sql, 9003_pre_test.sql: run `ixfast migrate`"):
+    with pytest.raises(SchemaMismatchError, match=r"lacks 9001_pre_test.sql, 9003_pre_test.sql. Run `ixfast migrate`"):
         await migrate.check(connection)
     assert await migrate.migrate(database) == ["9001_pre_test.sql"]
     assert await migrate.migrate(database) == []
@@ -200,7 +200,7 @@ async def test_a_server_that_is_too_old_is_refused_in_one_line(empty: str, monke
 
 async def test_an_empty_database_is_told_to_migrate(empty: str) -> None:
     connection = await asyncpg.connect(empty)
-    with pytest.raises(SchemaMismatchError, match="run `ixfast migrate`"):
+    with pytest.raises(SchemaMismatchError, match="Run `ixfast migrate`"):
         await migrate.check(connection)
     await connection.close()
 

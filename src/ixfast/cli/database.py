@@ -29,7 +29,7 @@ from ixfast.keys.key_file import KeyFile
 from ixfast.rules import visitors
 from ixfast.store import queries
 from ixfast.store.connections.session import fix_durability
-from ixfast.store.migrate import migrate
+from ixfast.store.migrate import migrate, require_schema
 
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 """Addresses of all network interfaces, with one at which this host reaches them."""
@@ -138,6 +138,17 @@ class CommandEnvironment:
 
     @contextlib.contextmanager
     def database(self, *, create: bool = False) -> Iterator[str]:
+        """Yield the connection string of `server`, whose database has the schema of this release.
+
+        Pending `pre` migrations are applied to a private database, and with `create` also to a configured one. Otherwise raises
+        SchemaMismatchError if a configured database lacks them: it may be that of another program.
+        """
+        with self.server(create=create) as dsn:
+            asyncio.run(migrate(dsn) if create or self.settings.dsn is None else require_schema(dsn))
+            yield dsn
+
+    @contextlib.contextmanager
+    def server(self, *, create: bool = False) -> Iterator[str]:
         """Yield a connection string: the configured one, that of a running server, or that of a private PostgreSQL that runs
         until the block ends.
 
@@ -282,8 +293,7 @@ def _reachable(dsn: str) -> bool:
 
 @contextlib.asynccontextmanager
 async def connected(dsn: str) -> AsyncIterator[Any]:
-    """A connection to the database, after applying pending `pre` migrations."""
-    await migrate(dsn)
+    """A connection to a database of `CommandEnvironment.database`."""
     connection = await asyncpg.connect(dsn)
     try:
         await fix_durability(connection)

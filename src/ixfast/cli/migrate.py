@@ -26,7 +26,7 @@ def register(main: click.Group) -> None:
     def migrate_command(post: bool, as_json: bool, config: Path | None, **flags: object) -> None:
         """Upgrade the schema of the database to this release."""
         changes: list[Change] = []
-        with resolve(flags, config).database() as dsn:
+        with resolve(flags, config).server() as dsn:
             applied = asyncio.run(migrate(dsn, post=post, changed=changes.append))
         partitions = [str(change) for change in changes if change.problem is None]
         problems = [str(change) for change in changes if change.problem is not None]

@@ -29,7 +29,6 @@ from ixfast.keys import check_value
 from ixfast.pipeline.identify import identify
 from ixfast.store.catalogue.catalogue import Catalogue
 from ixfast.store.connections import session
-from ixfast.store.migrate import migrate
 from ixfast.store.queries import load
 
 
@@ -64,7 +63,6 @@ class _Explanation(NamedTuple):
 
 
 async def _explain(environment: CommandEnvironment, dsn: str, url: str, aid: str | None) -> _Explanation:
-    await migrate(dsn)
     pool = await session.make_pool(dsn, 1)
     try:
         catalogue = Catalogue(pool, await environment.keys(pool), meters.Meters(), tags_max=100, absent_max=100, deadline_s=10.0)

@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS schema_migration (
     applied_at timestamptz NOT NULL DEFAULT now()
 )
 """
+_IN_THE_WAY = (asyncpg.DuplicateTableError, asyncpg.DuplicateObjectError, asyncpg.DuplicateFunctionError)
 
 
 class SchemaMismatchError(ConfigurationError):
@@ -71,21 +72,28 @@ async def migrate(
 
     `changed` is called for each partition that was created or attached, or failed to be.
 
-    Raises `SchemaMismatchError` if an applied file differs from ours or the database is ahead of this release,
-    `UnreachableDatabaseError` if there is none that accepts writes, `UnsupportedServerError` if its PostgreSQL is too old.
+    Raises `SchemaMismatchError` if an applied file differs from ours, the database is ahead of this release, or another program
+    has objects of the same names in it, `UnreachableDatabaseError` if there is none that accepts writes, `UnsupportedServerError`
+    if its PostgreSQL is too old.
     """
     connection = await _connect(dsn)
     try:
         check_version(connection)
         await fix_durability(connection)
         await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
-        await connection.execute(_TABLE)
-        applied = []
+        applied: list[str] = []
         for migration in await pending(connection):
             if migration.phase == "post" and not post:
                 break
             async with connection.transaction():
-                await connection.execute(migration.sql)
+                if not applied:
+                    await connection.execute(_TABLE)
+                try:
+                    await connection.execute(migration.sql)
+                except _IN_THE_WAY as error:
+                    raise SchemaMismatchError(
+                        f"The database has objects of another program: {error}. Create a database for ixfast alone."
+                    ) from None
                 await connection.execute(
                     "INSERT INTO schema_migration (number, name, sha256) VALUES ($1, $2, $3)",
                     migration.number,
@@ -118,7 +126,9 @@ async def _connect(dsn: str) -> Any:
 
 async def pending(connection: Any) -> list[Migration]:
     """The migrations that the database lacks. Raises SchemaMismatchError if an applied one is unknown or differs."""
-    rows = await connection.fetch("SELECT number, name, sha256 FROM schema_migration ORDER BY number")
+    rows = []
+    if await _has_schema(connection):
+        rows = await connection.fetch("SELECT number, name, sha256 FROM schema_migration ORDER BY number")
     ours = {m.number: m for m in migrations()}
     for row in rows:
         migration = ours.pop(row["number"], None)
@@ -141,8 +151,21 @@ async def check(connection: Any) -> None:
     Raises `UnsupportedServerError` if the server's PostgreSQL is too old.
     """
     check_version(connection)
-    if await connection.fetchval("SELECT to_regclass('schema_migration')") is None:
-        raise SchemaMismatchError("The database has no ixfast schema: run `ixfast migrate`.")
+    if not await _has_schema(connection):
+        raise SchemaMismatchError("The database has no ixfast schema. Run `ixfast migrate`.")
     missing = [m.name for m in await pending(connection) if m.phase == "pre"]
     if missing:
-        raise SchemaMismatchError(f"The database lacks {', '.join(missing)}: run `ixfast migrate`.")
+        raise SchemaMismatchError(f"The database lacks {', '.join(missing)}. Run `ixfast migrate`.")
+
+
+async def require_schema(dsn: str) -> None:
+    """Connect to a database and raise what `check` raises; `UnreachableDatabaseError` if there is none that accepts writes."""
+    connection = await _connect(dsn)
+    try:
+        await check(connection)
+    finally:
+        await connection.close()
+
+
+async def _has_schema(connection: Any) -> bool:
+    return await connection.fetchval("SELECT to_regclass('schema_migration')") is not None
