@@ -17,6 +17,7 @@ from ixfast.cli.standard_streams import discard_closed_output
 from ixfast.config.settings import Settings
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.process import logs
+from ixfast.store.migrate import migrate
 from ixfast.versions import versions
 
 log = logging.getLogger("ixfast.serve")
@@ -64,6 +65,7 @@ def _connections(settings: Settings) -> int:
 
 def _prepare(environment: CommandEnvironment, dsn: str, *, demo: bool) -> None:
     async def work() -> None:
+        await migrate(dsn)
         async with connected(dsn) as connection:
             warning = await environment.check_keys(connection)
             if warning is not None:
