@@ -7,6 +7,7 @@ import base64
 import contextlib
 import datetime as dt
 import json
+import os
 import re
 import socket
 import threading
@@ -144,12 +145,13 @@ def test_no_secret_is_shown(doctor: Doctor, tmp_path: Path) -> None:
     assert password is None or password[1] not in doctor.printed
 
 
-def test_nothing_is_created(tmp_path: Path, free_port: int) -> None:
-    doctor = Doctor(data_dir=tmp_path / "data", port=free_port, private_port=0)
+def test_nothing_is_created(server_dir: Path, free_port: int) -> None:
+    server_dir.mkdir(mode=0o755)
+    doctor = Doctor(data_dir=server_dir / "data", port=free_port, private_port=0)
     text = doctor.only("database", "WARN")
-    assert text.startswith(f"There is no database in {tmp_path / 'data'}: ")
+    assert text.startswith(f"There is no database in {server_dir / 'data'}: ")
     assert "`ixfast serve` creates it" in doctor.checks()["key file"][1]
-    assert list(tmp_path.iterdir()) == []
+    assert list(server_dir.iterdir()) == []
 
 
 def test_invalid_settings_end_the_checks(tmp_path: Path) -> None:
@@ -235,17 +237,37 @@ def test_a_file_of_addresses(doctor: Doctor, tmp_path: Path) -> None:
     assert "cannot be read as a MaxMind DB file" in doctor.only("addresses file", "FAIL")
 
 
-def test_the_space_and_permissions_of_the_data_directory(tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    doctor = Doctor(data_dir=tmp_path, port=free_port, private_port=0)
+def test_the_space_and_permissions_of_the_data_directory(
+    server_dir: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server_dir.mkdir(mode=0o755)
+    doctor = Doctor(data_dir=server_dir, port=free_port, private_port=0)
     for free, status in ((5 << 30, "OK"), (1 << 30, "WARN"), (100 << 20, "FAIL")):
         monkeypatch.setattr(host_checks.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
         assert doctor.checks()["data directory"][0] == status
     monkeypatch.undo()
-    tmp_path.chmod(0o777)
-    assert f"chmod go-w {tmp_path}" in doctor.checks()["data directory"][1]
-    (tmp_path / "file").touch()
-    doctor.settings["data_dir"] = tmp_path / "file" / "data"
+    server_dir.chmod(0o777)
+    assert f"chmod go-w {server_dir}" in doctor.checks()["data directory"][1]
+    monkeypatch.setattr(host_checks.shutil, "disk_usage", lambda _: SimpleNamespace(free=100 << 20))
+    status, text = doctor.checks()["data directory"]
+    assert status == "FAIL" and "0.1 GiB of free space" in text and f"chmod go-w {server_dir}" in text
+    monkeypatch.undo()
+    (server_dir / "file").touch()
+    doctor.settings["data_dir"] = server_dir / "file" / "data"
     assert "is not a directory" in doctor.checks()["data directory"][1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user, and can give a directory away")
+def test_a_data_directory_of_another_user(server_dir: Path, free_port: int) -> None:
+    """PostgreSQL, which does not run as root, must be able to enter it; the remedy is another user, not another owner."""
+    server_dir.mkdir(exist_ok=True)
+    server_dir.chmod(0o700)
+    os.chown(server_dir, 1234, 1234)
+    KeyEncryptionKeys.create_file(server_dir / "kek")
+    os.chown(server_dir / "kek", 1234, 1234)
+    checks = Doctor(data_dir=server_dir, port=free_port, private_port=0).checks()
+    assert checks["data directory"][0] == "FAIL" and f"cannot enter {server_dir}:" in checks["data directory"][1]
+    assert checks["key file"] == ("FAIL", f"{server_dir} belongs to user 1234: run ixfast as user 1234.")
 
 
 def test_the_limit_of_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,9 +324,10 @@ def test_a_database_that_cannot_be_reached(doctor: Doctor) -> None:
     assert list(doctor.checks()) == [*HOST, "database"]
 
 
-def test_a_private_database_whose_server_was_killed(tmp_path: Path, free_port: int) -> None:
-    (tmp_path / "dsn").write_text("postgresql://ixfast:hunter2@127.0.0.1:1/ixfast")
-    doctor = Doctor(data_dir=tmp_path, port=free_port, private_port=0)
+def test_a_private_database_whose_server_was_killed(server_dir: Path, free_port: int) -> None:
+    server_dir.mkdir(mode=0o755)
+    (server_dir / "dsn").write_text("postgresql://ixfast:hunter2@127.0.0.1:1/ixfast")
+    doctor = Doctor(data_dir=server_dir, port=free_port, private_port=0)
     assert doctor.only("database", "FAIL").endswith("its server was probably killed; run `ixfast serve` again.")
     assert "hunter2" not in doctor.printed
 

@@ -22,6 +22,7 @@ from cryptography import x509
 
 from ixfast.cli.database import EVERYWHERE, CommandEnvironment, ServerAddresses
 from ixfast.config.settings import Settings
+from ixfast.embedded.binaries import ServerUser
 from ixfast.errors import ConfigurationError, IxfastError
 from ixfast.keys.key_file import KeyFile, KeyLine
 from ixfast.keys.sealing import open_line
@@ -86,18 +87,28 @@ def check_data_dir(environment: CommandEnvironment) -> Check:
     if not place.is_dir():
         raise ConfigurationError(f"{place} is not a directory; set data_dir to one.")
     if not os.access(place, os.W_OK | os.X_OK):
-        user = f"user {os.geteuid()}"
-        raise ConfigurationError(f"{place} is not writable for {user}: run ixfast as its owner, or set data_dir to another one.")
-    if place == folder and folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        return Check("data directory", "WARN", f"Other users can write to {folder}; restrict it with: chmod go-w {folder}")
+        owner, user = place.stat().st_uid, os.geteuid()
+        remedy = f"run ixfast as user {owner}" if owner != user else f"change that with: chmod u+wx {place}"
+        raise ConfigurationError(f"{place} is not writable for user {user}: {remedy}, or set data_dir to another directory.")
+    problems: list[tuple[Status, str]] = []
     free = shutil.disk_usage(place).free
     if settings.dsn is None and free < _SPACE_WARN:
-        return Check(
-            "data directory",
-            "FAIL" if free < _SPACE_FAIL else "WARN",
+        text = (
             f"{place} has {_size(free)} of free space, and the private PostgreSQL needs up to {_size(_SPACE_WARN)} besides its "
-            "tables: free some, or set data_dir to a directory on another disk.",
+            "tables: free some, or set data_dir to a directory on another disk."
         )
+        problems.append(("FAIL" if free < _SPACE_FAIL else "WARN", text))
+    if settings.dsn is None and not (server_user := ServerUser.choose()).can_enter(place):
+        text = (
+            f"PostgreSQL runs as user {server_user.name}, which cannot enter {place}: set data_dir to a directory that this user "
+            "can enter, such as one in /var/lib."
+        )
+        problems.append(("FAIL", text))
+    if place == folder and folder.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        problems.append(("WARN", f"Other users can write to {folder}; restrict it with: chmod go-w {folder}"))
+    if problems:
+        problems.sort(key=lambda problem: problem[0])  # FAIL before WARN
+        return Check("data directory", problems[0][0], " ".join(text for _, text in problems))
     missing = "" if place == folder else " does not exist yet and will be created;"
     return Check("data directory", "OK", f"{folder}{missing or ','} {_size(free)} free")
 
@@ -117,6 +128,9 @@ def check_key_file(environment: CommandEnvironment) -> Check:
         if settings.dsn is None:
             return Check("key file", "OK", f"{path} does not exist yet; `ixfast serve` creates it")
         raise ConfigurationError(f"There is no key file at {path}; set kek_file, or create the file with `ixfast keys init`.")
+    owner = path.parent.stat().st_uid if settings.kek_file is None and path.parent.exists() else os.geteuid()
+    if owner != os.geteuid() and path.stat().st_uid == owner:
+        raise ConfigurationError(f"{path.parent} belongs to user {owner}: run ixfast as user {owner}.")
     lines = KeyFile.read(path).lines
     problems = [problem for line in lines if (problem := _problem_of(line)) is not None]
     if problems:
