@@ -353,7 +353,7 @@ def test_missing_partitions(doctor: Doctor) -> None:
     assert f"keyed_scan_{today + dt.timedelta(days=6):%Y_%m_%d} will be needed" in doctor.only("partitions", "WARN")
     administer(dsn, f"DROP TABLE scan_log_{today:%Y_%m}")
     problems = doctor.problems()
-    assert problems["partitions"] == ("FAIL", "The current partition of scan_log is missing: run `ixfast migrate`.")
+    assert problems["partitions"] == ("FAIL", "The current partition of scan_log is missing. Run `ixfast migrate`.")
     assert "log_partition_missing" in problems["ledger"][1]
 
 

@@ -172,7 +172,7 @@ async def _check_schema(connection: Any) -> Check:
 async def _check_partitions(connection: Any) -> Check:
     current = await partitions.current_missing(connection)
     if current:
-        raise ConfigurationError(f"The current partition of {', '.join(current)} is missing: run `ixfast migrate`.")
+        raise ConfigurationError(f"The current partition of {', '.join(current)} is missing. Run `ixfast migrate`.")
     clocks = await partitions.read_clocks(connection)
     later = []
     for table in partitions.TABLES:
