@@ -9,11 +9,13 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ixfast
+from ixfast.embedded.ownership import DatabaseInUseError
 from ixfast.errors import InputError, IxfastError, UnavailableError
 from ixfast.keys.provider import ProviderError
 from ixfast.rules.rule_error import RuleError
@@ -25,6 +27,7 @@ _ARGUMENTS: dict[type[Exception], tuple[Any, ...]] = {
     UnavailableError: ("database_unavailable", "lost"),
     ProviderError: ("Vault", "sealed"),
     CellError: ("bad_uid",),
+    DatabaseInUseError: ("4711", Path("/var/lib/ixfast")),
 }
 
 
