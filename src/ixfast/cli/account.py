@@ -58,8 +58,7 @@ def _register_account_reads(account: click.Group) -> None:
                 counts = await tag_search.count_tags(connection, "account", [row["account_id"] for row in rows])
                 return [_summary(row, counts[row["account_id"]]) for row in rows]
 
-        with resolve(flags, config).database() as dsn:
-            found = asyncio.run(work(dsn))
+        found = resolve(flags, config).run(work)
         following = found[limit - 1]["aid"] if len(found) > limit else None
         found = found[:limit]
         if as_json:
@@ -81,8 +80,7 @@ def _register_account_reads(account: click.Group) -> None:
             async with management(dsn, aid, readonly=True) as client:
                 return await _described(client)
 
-        with resolve(flags, config).database() as dsn:
-            found = asyncio.run(work(dsn))
+        found = resolve(flags, config).run(work)
         _print_account(found, as_json=as_json)
 
 
@@ -143,8 +141,7 @@ def _register_account_edits(account: click.Group) -> None:
                 await edits.changed(connection, ("account", account_id, None))
                 return await _described(ManagementClient(connection, account_id, aid, None))
 
-        with resolve(flags, config).database() as dsn:
-            found = asyncio.run(work(dsn))
+        found = resolve(flags, config).run(work)
         if as_json:
             print_json(found)
         else:
@@ -173,8 +170,7 @@ def _register_account_edits(account: click.Group) -> None:
                 await client.patch("/v2/accounts/{aid}", changes, aid=aid)
                 return await _described(client)
 
-        with resolve(flags, config).database() as dsn:
-            found = asyncio.run(work(dsn))
+        found = resolve(flags, config).run(work)
         _print_account(found, as_json=as_json)
 
 
@@ -192,8 +188,7 @@ def _register_api_key_reads(api_key: click.Group) -> None:
                 keys = await client.all("/v2/api-keys", limit=ROWS_MAX)
                 return [key for key in keys if key.live or with_dead]
 
-        with resolve(flags, config).database() as dsn:
-            found = asyncio.run(work(dsn))
+        found = resolve(flags, config).run(work)
         if as_json:
             print_json({"items": found})
             return
@@ -269,8 +264,7 @@ def _register_api_key_edits(api_key: click.Group) -> None:
                 body = {"scopes": list(dict.fromkeys(scopes)), "label": label, "expires_at": _expiry(days)}
                 return await client.post("/v2/api-keys", body)
 
-        with resolve(flags, config).database() as dsn:
-            made = asyncio.run(work(dsn))
+        made = resolve(flags, config).run(work)
         _print_token(made, as_json=as_json)
 
     @api_key.command("rotate")
@@ -297,8 +291,7 @@ def _register_api_key_edits(api_key: click.Group) -> None:
                 made = await client.post("/v2/api-keys/{id}/rotate", body, id=key_id)
                 return made, await client.get("/v2/api-keys/{id}", id=key_id)
 
-        with resolve(flags, config).database() as dsn:
-            made, old = asyncio.run(work(dsn))
+        made, old = resolve(flags, config).run(work)
         _print_token(made, as_json=as_json)
         if not as_json:
             click.echo(f"API key {made.id} replaces {old.id}, which expires at {old.expires_at:%Y-%m-%d %H:%M:%S}Z", err=True)
@@ -316,8 +309,7 @@ def _register_api_key_edits(api_key: click.Group) -> None:
                 await client.delete("/v2/api-keys/{id}", id=key_id)
                 return await client.get("/v2/api-keys/{id}", id=key_id)
 
-        with resolve(flags, config).database() as dsn:
-            revoked = asyncio.run(work(dsn))
+        revoked = resolve(flags, config).run(work)
         if as_json:
             print_json(revoked)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,7 @@ def _register_list(batch: click.Group) -> None:
                 batches = await client.all("/v2/batches", limit=PAGE_ROWS, group=found.id)
                 return await client.with_tags("batch", batches)
 
-        with resolve(flags, config).database() as dsn:
-            found = asyncio.run(work(dsn))
+        found = resolve(flags, config).run(work)
         if as_json:
             print_json({"items": found})
             return
@@ -70,8 +68,7 @@ def _register_activation(batch: click.Group, command_name: str, active: bool, su
                     raise unknown("batch", name, [each.name for each in batches])
                 return await client.patch("/v2/batches/{id}", {"active": active}, id=found.id)
 
-        with resolve(flags, config).database() as dsn:
-            changed = asyncio.run(work(dsn))
+        changed = resolve(flags, config).run(work)
         if as_json:
             print_json(changed)
         else:

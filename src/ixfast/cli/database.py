@@ -11,9 +11,9 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -30,6 +30,8 @@ from ixfast.rules import visitors
 from ixfast.store import queries
 from ixfast.store.connections.session import fix_durability
 from ixfast.store.migrate import migrate, require_schema
+
+T = TypeVar("T")
 
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 """Addresses of all network interfaces, with one at which this host reaches them."""
@@ -146,6 +148,11 @@ class CommandEnvironment:
         with self.server(create=create) as dsn:
             asyncio.run(migrate(dsn) if create or self.settings.dsn is None else require_schema(dsn))
             yield dsn
+
+    def run(self, work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
+        """The result of a coroutine function, called with the connection string of `database`."""
+        with self.database() as dsn:
+            return asyncio.run(work(dsn))
 
     @contextlib.contextmanager
     def server(self, *, create: bool = False) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,7 @@ def _register_folder_commands(folder: click.Group) -> None:
             async with management(dsn, aid, readonly=True) as client:
                 return await client.all("/v2/folders", limit=PAGE_ROWS)
 
-        with resolve(flags, config).database() as dsn:
-            found = asyncio.run(work(dsn))
+        found = resolve(flags, config).run(work)
         if as_json:
             print_json({"items": found})
             return
@@ -64,8 +62,7 @@ def _register_folder_commands(folder: click.Group) -> None:
             async with management(dsn, aid) as client:
                 return await client.post("/v2/folders", {"name": name, "fields": definitions})
 
-        with resolve(flags, config).database() as dsn:
-            made = asyncio.run(work(dsn))
+        made = resolve(flags, config).run(work)
         if as_json:
             print_json(made)
         else:

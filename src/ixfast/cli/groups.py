@@ -61,8 +61,7 @@ def _register_group_reads(group: click.Group) -> None:
                 names = {each.id: each.name for each in await client.all("/v2/folders", limit=PAGE_ROWS)}
                 return await client.with_tags("group", groups), names
 
-        with resolve(flags, config).database() as dsn:
-            found, folders = asyncio.run(work(dsn))
+        found, folders = resolve(flags, config).run(work)
         if as_json:
             print_json({"items": found})
             return
@@ -85,8 +84,7 @@ def _register_group_reads(group: click.Group) -> None:
             async with management(dsn, aid, readonly=True) as client:
                 return await _described(client, await find_group(client, name, folder))
 
-        with resolve(flags, config).database() as dsn:
-            found = asyncio.run(work(dsn))
+        found = resolve(flags, config).run(work)
         if as_json:
             print_json(found)
         else:
@@ -250,8 +248,7 @@ def _register_set(group: click.Group) -> None:
                 found = await find_group(client, name, folder)
                 return await _described(client, await client.patch("/v2/groups/{id}", changes, id=found.id))
 
-        with resolve(options, config).database() as dsn:
-            changed = asyncio.run(work(dsn))
+        changed = resolve(options, config).run(work)
         if as_json:
             print_json(changed)
         else:

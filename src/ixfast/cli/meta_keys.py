@@ -42,8 +42,7 @@ def _register_meta_key_commands(meta_key: click.Group) -> None:
             async with management(dsn, aid, readonly=True) as client:
                 return await client.all("/v2/meta-keys")
 
-        with resolve(flags, config).database() as dsn:
-            found = asyncio.run(work(dsn))
+        found = resolve(flags, config).run(work)
         if as_json:
             print_json({"items": found})
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,8 +86,7 @@ def _register_list(tag: click.Group) -> None:
             async with management(dsn, aid, readonly=True) as client:
                 return await _find(client, filters)
 
-        with resolve(options, config).database() as dsn:
-            found = asyncio.run(work(dsn))
+        found = resolve(options, config).run(work)
         if as_json:
             print_json({"items": found.tags, "next": found.following})
             return
@@ -177,8 +175,7 @@ def _register_show(tag: click.Group) -> None:
             async with management(dsn, await _account_of(dsn, code), readonly=True) as client:
                 return await _described(client, code)
 
-        with resolve(flags, config).database() as dsn:
-            found = asyncio.run(work(dsn))
+        found = resolve(flags, config).run(work)
         if as_json:
             print_json(found)
         else:
@@ -250,8 +247,7 @@ def _register_activation(tag: click.Group, name: str, active: bool, summary: str
             async with management(dsn, await _account_of(dsn, code)) as client:
                 return await client.patch("/v2/tags/{xuid}", {"active": active}, xuid=code)
 
-        with resolve(flags, config).database() as dsn:
-            changed = asyncio.run(work(dsn))
+        changed = resolve(flags, config).run(work)
         if as_json:
             print_json(changed)
         else:
