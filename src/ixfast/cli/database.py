@@ -252,16 +252,12 @@ class CommandEnvironment:
     def publish(self, dsn: str) -> None:
         """Publish the connection string of the embedded PostgreSQL for other commands."""
         self.withdraw()
-        descriptor = os.open(self.dsn_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(dsn)
+        _write_private(self.dsn_file, dsn.encode())
 
     def publish_addresses(self, addresses: ServerAddresses) -> None:
         """Publish the URLs of the server for other commands."""
         self.addresses_file.unlink(missing_ok=True)
-        descriptor = os.open(self.addresses_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(addresses._asdict()))
+        _write_private(self.addresses_file, msgspec.json.encode(addresses._asdict()))
 
     def server_addresses(self) -> ServerAddresses | None:
         """The URLs of the server that uses this data directory for its private database, if one runs."""
@@ -279,6 +275,13 @@ class CommandEnvironment:
         """Undo `publish` and `publish_addresses`."""
         self.dsn_file.unlink(missing_ok=True)
         self.addresses_file.unlink(missing_ok=True)
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Create a file that only its owner can read."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
 
 
 async def sealed_ids(connection: Any) -> set[str]:
