@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
 from collections.abc import Awaitable, Callable, Iterator
@@ -69,23 +70,44 @@ def is_refused(answers: tuple[Answer, Answer]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def clock(open_scratch: Path) -> Iterator[SteppedClock]:
-    with stepped_clock(open_scratch / "stepped") as clock:
+def database_clock(open_scratch: Path) -> Iterator[SteppedClock]:
+    with stepped_clock(open_scratch / "stepped", in_use=False) as clock:
         yield clock
 
 
 @pytest.fixture(scope="module")
-def database_server(open_scratch: Path, clock: SteppedClock) -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres(open_scratch / "stepped" / "data") as server:
+def database_server(open_scratch: Path, database_clock: SteppedClock) -> Iterator[EmbeddedPostgres]:
+    with contextlib.ExitStack() as stack:
+        with database_clock.in_use():  # not for the servers that a test starts
+            server = stack.enter_context(EmbeddedPostgres(open_scratch / "stepped" / "data"))
         yield server
 
 
 @pytest.fixture(scope="module")
-def server(database_server: EmbeddedPostgres, clock: SteppedClock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def server(database_server: EmbeddedPostgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     home: Path = tmp_path_factory.mktemp("server")
     with Served(home, dsn=database_server.dsn) as served:
         served.provision(FLEET)
         yield served
+
+
+@pytest.fixture
+async def clock(server: Served, database_clock: SteppedClock) -> SteppedClock:
+    """The database's clock as set, which every worker knows: a step that none has read yet would merge with the next one."""
+    database_clock.step_to(0.0)
+    await all_know(server, database_clock)
+    return database_clock
+
+
+async def all_know(server: Served, clock: SteppedClock) -> None:
+    """Wait until every worker's last reading of the database's clock is what `clock` shows now."""
+
+    def offsets_s() -> list[float]:
+        text = server.ask_private("/metrics")[1].decode()
+        samples = re.findall(r"^ixfast_database_clock_offset_ms\{.*\} (\S+)$", text, re.MULTILINE)
+        return [float(sample) / 1000 for sample in samples]
+
+    await eventually(lambda: all(abs(offset_s - clock.ahead_s) < 0.5 for offset_s in offsets_s()), BACK_S)
 
 
 @pytest.mark.parametrize("step_s", STEPS_S)
@@ -115,7 +137,7 @@ async def test_every_step_is_counted_and_logged(server: Served, clock: SteppedCl
     for step_s in (-20, 20):
         before, logged = step_count(server), len(server.log)
         clock.step(step_s)
-        await eventually(lambda before=before: step_count(server) >= before + workers)
+        await all_know(server, clock)
         assert step_count(server) == before + workers
         steps = await eventually(lambda logged=logged: _all_of(workers, _logged_steps(server.log[logged:])), BACK_S)
         assert all(abs(step - step_s) < 5 for step in steps), steps  # as precisely as a busy machine can measure it

@@ -39,19 +39,19 @@ class SteppedClock:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Use this clock for every server started in the block."""
-        usual = binaries._environment
+        """Use this clock, and no other, for every server started in the block."""
+        outer = binaries._environment
         faked = {
             "LD_PRELOAD": str(_LIBRARIES[0]),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
-        binaries._environment = lambda: usual() | faked
+        binaries._environment = lambda: outer() | faked
         try:
             yield
         finally:
-            binaries._environment = usual
+            binaries._environment = outer
 
 
 @contextlib.contextmanager
