@@ -58,6 +58,6 @@ def scan(query: str) -> dict[str, Any] | None:
                 if error.code < 500 and error.code != 429:
                     raise  # 401: the API key is wrong
         except OSError:
-            pass
+            pass  # It may be restarting: the loop asks again, and the same tap gets its first answer.
         time.sleep(0.1 * 2**attempt)
     return None

@@ -49,7 +49,7 @@ async def scan(client: aiohttp.ClientSession, request: web.Request) -> dict[str,
                 if response.status < 500 and response.status != 429:
                     response.raise_for_status()  # 401: the API key is wrong. A page must not call the product forged for that.
         except (aiohttp.ClientConnectionError, TimeoutError):
-            pass
+            pass  # It may be restarting: the loop asks again, and the same tap gets its first answer.
         await asyncio.sleep(0.1 * 2**attempt)
     return None
 

@@ -7,6 +7,7 @@ import socket
 import sys
 
 from ixfast.errors import ConfigurationError, IxfastError, ProfileError, UnavailableError
+from ixfast.process import interrupts
 
 
 class ExitCode(enum.IntEnum):
@@ -19,7 +20,7 @@ class ExitCode(enum.IntEnum):
     CONFIGURATION = 4
     UNAVAILABLE = 5
     INTERNAL = 70  # EX_SOFTWARE of sysexits(3)
-    INTERRUPTED = 130  # 128 + SIGINT
+    INTERRUPTED = interrupts.INTERRUPTED
     BROKEN_PIPE = 141  # 128 + SIGPIPE
 
 
