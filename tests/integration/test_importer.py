@@ -464,6 +464,40 @@ async def test_refusals(
     await stack.refused(content, *there, allow_keys="keys_not_allowed" not in str(expected))
 
 
+MIXED: Sequence[tuple[bytes, list[tuple[int, str | None, str]]]] = [
+    ("UID,KEY,Größe,Batch (nr.),\n,,,,\n".encode(), [(1, "Größe", "unknown_column"), (1, "Batch (nr.)", "unknown_column")]),
+    (b"UID,KEY,,Colours\n,,,\n", [(1, None, "unknown_column"), (1, "Colours", "unknown_column")]),
+    (b"CUID,UID,KEY\ncaf\xe9,04AA,\n", [(2, None, "bad_encoding"), (2, "UID", "uid_length")]),
+    (b"CUID,UID,KEY\ncaf\xe9,,%s\n" % KEYS[0].hex().encode(), [(2, None, "bad_encoding"), (2, "KEY", "zero_key")]),
+    (
+        f'{{"UID": "{uid(1)}", "": "1"}}\n{{"Größe": "2", "1": "3", "KCV": "010203"}}\n'.encode(),
+        [(1, None, "unknown_column"), (2, "Größe", "unknown_column"), (2, None, "unknown_column"), (2, None, "no_identity")],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "expected"), MIXED)
+async def test_a_line_with_a_problem_of_its_own_and_one_of_a_column(
+    stack: Stack, content: bytes, expected: list[tuple[int, str | None, str]]
+) -> None:
+    await stack.refused(content, *expected)
+
+
+async def test_any_file_has_its_list_of_problems(stack: Stack) -> None:
+    """Whatever its bytes and the names of its columns are."""
+    dice = random.Random(15)
+    words = ["UID", "XUID", "CUID", "KEY", "Größe", "Colour", "", " ", "1st", "(x)", uid(1), KEYS[0].hex(), KEYS[7].hex()]
+    words += [uid(2)[:8], "\0", '"', "'=1", "\r", "é", "\u202e", "active", "[", "{", "#"]
+    for _ in range(60):
+        lines = [dice.choice(",;\t").join(dice.choices(words, k=dice.randrange(1, 5))) for _ in range(dice.randrange(5))]
+        if dice.random() < 0.3:
+            lines = [json.dumps(dict(zip(dice.sample(words, 4), dice.choices(words, k=4), strict=True))) for _ in lines]
+        encoded = "\n".join(lines).encode(dice.choice(["utf-8", "utf-8", "utf-16", "utf-16-be"]))
+        content = encoded[: dice.randrange(1, 400)] + (dice.randbytes(4) if dice.random() < 0.3 else b"")
+        report = await stack.take(content, dry_run=True, preset=dice.choice([None, "bolt-card"]))
+        assert report.problems == sorted(report.problems, key=lambda each: each.line)
+
+
 @pytest.mark.parametrize("apart", [0, 9000], ids=["together", "blocks apart"])
 async def test_refusals_in_the_first_file_of_an_account(stack: Stack, apart: int) -> None:
     """Here, only those UIDs and CUIDs are looked up that may have occurred earlier in the file."""

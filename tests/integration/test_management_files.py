@@ -6,6 +6,7 @@ import asyncio
 import csv
 import gzip
 import io
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -77,6 +78,30 @@ async def test_every_bad_line_is_told_in_the_one_shape(stack: Stack) -> None:
     many = await stack.ask("POST", f"/v2/imports?group={group}", b"UID\n" + b"04\n" * 1000)
     assert many.json["error"]["message"] == "100 problems; the rest of the file was not read. Nothing was imported."
     assert await stack.all_of("/v2/tags") == []
+
+
+async def test_any_file_is_imported_or_refused_with_its_problems(stack: Stack) -> None:
+    """Never 503, after which a client would send the same file again forever."""
+    _, group, _ = await folder_with_groups(stack)
+    dice = random.Random(15)
+    names = ["UID", "CUID", "KEY", "Größe", "Colour", "", "1st", "Batch (nr.)", KEY, "04AABBCCDDEEFF", "é\0", '"', "{", "["]
+    contents = [
+        b"UID,KEY,,Colours\n,,,\n", "UID,KEY,Größe,Batch (nr.),\n".encode(), b"CUID,UID\n\xe9,04\n", b'{"": 1, "KCV": "A1"}\n',
+        *(dice.randbytes(dice.randrange(1, 200)) for _ in range(10)),
+        *(
+            f"{dice.choice(',;').join(dice.choices(names, k=4))}\n{','.join(dice.choices(names, k=4))}\n".encode() + after
+            for after in (dice.randbytes(2) for _ in range(30))
+        ),
+        *(orjson.dumps(dict(zip(dice.sample(names, 4), dice.choices(names, k=4), strict=True))) for _ in range(15)),
+    ]  # fmt: skip
+    refused = 0
+    for content in contents:
+        answer = await stack.ask("POST", f"/v2/imports?group={group}&dry_run=true", content)
+        if answer.status != 200:
+            assert answer.problem == (422, "invalid_file"), content
+            assert msgspec.json.decode(answer.body, type=Problem).error.problems
+            refused += 1
+    assert refused > 40
 
 
 async def test_keys_need_the_scope_keys(stack: Stack) -> None:

@@ -1,5 +1,6 @@
 """Tag files: every way to write one, every mistake with its line, column and remedy, and messages that never quote a cell."""
 
+import base64
 import csv
 import datetime as dt
 import gzip
@@ -14,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ixfast.keys import check_value
-from ixfast.tag_files import PRESETS, PROBLEMS, Layout, Problem, Problems, TagFile, TagRow, TagWriter, reader
+from ixfast.tag_files import PRESETS, PROBLEMS, Layout, Problem, Problems, TagFile, TagRow, TagWriter, read_tags, reader
 from ixfast.tag_files.formulas import neutralised, original
 from ixfast.tag_files.problems import LINE_BYTES_MAX
 from ixfast.tag_files.rows import NOT_ASSIGNED, NOW
@@ -30,14 +31,8 @@ def read(
     encoded: bytes, layout: Layout | None = None, piece: int = 1 << 20, bound: int = 100
 ) -> tuple[list[TagRow], list[Problem]]:
     problems = Problems(bound)
-    file = TagFile(layout or Layout(fields=FIELDS), problems)
-    rows = []
-    for start in range(0, len(encoded), piece):
-        for block in file.feed(encoded[start : start + piece]):
-            rows += block
-    for block in file.finish():
-        rows += block
-    return rows, problems.found
+    pieces = (encoded[start : start + piece] for start in range(0, len(encoded), piece))
+    return list(read_tags(pieces, layout or Layout(fields=FIELDS), problems)), problems.found
 
 
 def good(encoded: bytes | str, layout: Layout | None = None) -> list[TagRow]:
@@ -316,6 +311,93 @@ def test_a_line_that_is_nested_without_end_is_no_object() -> None:
     for depth in (500, 990, 1010, 100_000):
         _, problems = read(f'{{"CUID": "a", "Notes": {depth * "["}{depth * "]"}}}\n'.encode(), Layout(ignored=["Notes"]))
         assert {each.code for each in problems} <= {"bad_json"}
+
+
+# Problems with and without a column in one line.
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("UID,KEY,Größe,Farbe\n,,,\n", [("Größe", "unknown_column"), ("Farbe", "unknown_column")]),
+        ("UID,Batch (nr.),Colour of box\n,,\n", [("Batch (nr.)", "unknown_column"), ("Colour of box", "unknown_column")]),
+        ("UID,KEY,,Colors\n", [(None, "unknown_column"), ("Colors", "unknown_column")]),
+        ("UID,1st,Second,3rd\n", [(None, "unknown_column"), ("Second", "unknown_column"), (None, "unknown_column")]),
+        ('{"protocol_name": "x", "k0": "1", "": "2", "KCV": "A1B2C3"}\n', [
+            ("protocol_name", "unknown_column"), ("k0", "unknown_column"), (None, "unknown_column"), (None, "no_identity"),
+        ]),
+    ],
+)  # fmt: skip
+def test_a_line_may_have_problems_with_and_without_a_column(content: str, expected: list[tuple[str | None, str]]) -> None:
+    problems = Problems()
+    list(read_tags([content.encode()], Layout(fields=FIELDS), problems))
+    found = [(each.column, each.code) for each in problems.by_line()]
+    assert found[: len(expected)] == expected
+    assert {each.line for each in problems.found[: len(expected)]} == {1}
+
+
+def test_an_undecodable_line_may_have_a_bad_cell() -> None:
+    for line, column in ((b"caf\xe9,04AA,", "UID"), (b"\xff,04AABBCC112233," + ZEROS.encode(), "KEY")):
+        problems = Problems()
+        list(read_tags([b"CUID,UID,KEY\n", line + b"\n"], Layout(), problems))
+        assert [(each.line, each.column) for each in problems.by_line()] == [(2, None), (2, column)]
+
+
+def test_problems_are_in_the_order_of_their_lines() -> None:
+    problems = Problems()
+    for line, column in ((3, "UID"), (2, "b"), (2, None), (2, "a"), (1, None)):
+        problems.add(line, column, "duplicate")
+    assert [(each.line, each.column) for each in problems.by_line()] == [(1, None), (2, "b"), (2, None), (2, "a"), (3, "UID")]
+
+
+def test_a_name_that_is_not_shown_is_counted() -> None:
+    _, problems = read(f"UID,,{KEY.hex()[:7]}-x,Notes\n".encode())
+    assert [(each.column, each.message.removeprefix(PROBLEMS["unknown_column"][0])) for each in problems] == [
+        (None, " Name 2 of the line is blank."),
+        (None, " It is name 3 of the line, which is not shown because it may be a key."),
+        ("Notes", ""),
+    ]
+
+
+written_keys = st.binary(min_size=7, max_size=16).flatmap(
+    lambda key: st.sampled_from(
+        [form for separator in ("", " ", ":", "-", "_", ".") for form in (key.hex(separator or ":").replace(":", separator),)]
+        + [key.hex(" ", 2), base64.b64encode(key * 3)[:22].decode(), base64.b32encode(key * 2)[:16].decode() + "7"]
+    )
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(written_keys, st.sampled_from(["", "k", "key ", "AES ", "(", "e_"]), st.sampled_from(["", " (hex)", "_", "h"]))
+def test_no_name_of_a_column_shows_a_key(key: str, before: str, after: str) -> None:
+    shown = reader.shown(before + key.upper() + after), reader.shown(before + key + after)
+    assert shown == (None, None)
+
+
+names = st.text(max_size=12) | st.sampled_from(["UID", "key", "Größe", "Colour", "field.", "field.x", "K1", "", " "])
+cells_of_a_line = st.text(max_size=12) | st.sampled_from(["04AABBCC112233", ZEROS, KEY.hex(), "'", '"', "a\x00b", "\ud800"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(names, max_size=6),
+    st.lists(st.lists(cells_of_a_line, max_size=6), max_size=5),
+    st.binary(max_size=20),
+    st.sampled_from(["csv", "json"]),
+)
+@example(names=["UID", "KEY", "", "Colour "], rows=[], after=b"", form="csv")
+@example(names=["UID", ""], rows=[["04AA", ""]], after=b"\xff", form="json")
+def test_any_names_and_cells_are_rows_or_problems(names: list[str], rows: list[list[str]], after: bytes, form: str) -> None:
+    lines = [",".join(row) for row in [names, *rows]]
+    if form == "json":
+        lines = [json.dumps(dict(zip(names, row, strict=False))) for row in rows]
+    encoded = "\n".join(lines).encode(errors="surrogatepass") + after
+    for preset in (None, *PRESETS):
+        problems = Problems()
+        list(read_tags([encoded], Layout(fields=FIELDS, preset=preset), problems))
+        in_order = problems.by_line()
+        assert [each.line for each in in_order] == sorted(each.line for each in problems.found)
+        assert all("\n" not in str(each) for each in in_order)
 
 
 # Round trips.

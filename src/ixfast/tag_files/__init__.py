@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from ixfast.tag_files.columns import PRESETS, Layout, Preset
 from ixfast.tag_files.problems import PROBLEMS, PROBLEMS_MAX, Problem, Problems, counted
-from ixfast.tag_files.reader import TagFile
+from ixfast.tag_files.reader import TagFile, read_tags
 from ixfast.tag_files.rows import NO_CHANGE, NOT_ASSIGNED, NOW, TagRow
 from ixfast.tag_files.writer import FORMATS, TagWriter
 
@@ -33,4 +33,5 @@ __all__ = [
     "TagRow",
     "TagWriter",
     "counted",
+    "read_tags",
 ]

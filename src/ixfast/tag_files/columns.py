@@ -50,8 +50,9 @@ SLOTS = tuple(CONVERTERS)
 _FIELD_SLOT = len(SLOTS)
 _IDENTITIES = frozenset(("XUID", "UID", "CUID"))
 _KEYS = frozenset(("KEY", "META_KEY"))
-_NAME_LIKE = re.compile(r"[A-Za-z][A-Za-z0-9 _.-]{0,39}")
+_NAME_LIKE = re.compile(r"[^\W\d_][\w .:#()-]{0,39}")
 _VALUE_LIKE = re.compile(r"(?:[0-9A-Fa-f]{2}[ :-]?){4,}")
+_VALUE_WITHIN = re.compile(r"(?:[0-9A-Fa-f]{2}[ .:_/-]?){6,}|(?=[A-Za-z]*[0-9])[A-Za-z0-9]{12,}|\w{22,}")
 _FOLDED_AWAY = str.maketrans("", "", " _-")
 
 
@@ -138,7 +139,7 @@ class Layout:
             if meaning == IGNORED or (is_header and not name.strip() and index == len(names) - 1):
                 continue  # a header that ends with a comma, as spreadsheets often write it
             if meaning is None and field is None:
-                problems.add(line, shown(name), "unknown_column", self._hint(name))
+                problems.add(line, shown(name), "unknown_column", self._hint(name, index))
                 continue
             if meaning in self._forbidden:
                 problems.add(line, shown(name), "keys_not_allowed")
@@ -164,9 +165,11 @@ class Layout:
         meaning = self._meanings.get(_folded(bare))
         return (meaning, None) if meaning is not None else (None, self._fields.get(field_key(bare)))
 
-    def _hint(self, name: str) -> str:
+    def _hint(self, name: str, index: int) -> str:
+        if not name.strip():
+            return f"Name {index + 1} of the line is blank."
         if shown(name) is None:
-            return ""
+            return f"It is name {index + 1} of the line, which is not shown because it may be a key."
         known = {alias.lower(): alias for aliases in ALIASES.values() for alias in aliases}
         known |= {field.lower(): field for field in self._fields.values()}
         meant = nearest(name.strip().replace(" ", "_"), known)
@@ -186,10 +189,11 @@ def _folded(name: str) -> str:
 def shown(name: str) -> str | None:
     """The name of a column if it may be quoted in a message, otherwise None.
 
-    Anything that resembles a value is not quoted: in a file without a header, the first line holds a tag and its key.
+    Anything that may contain a value is not quoted: in a file without a header, the first line holds a tag and its key.
     """
     bare = name.strip()
-    return bare if _NAME_LIKE.fullmatch(bare) and not _VALUE_LIKE.fullmatch(bare) else None
+    is_value = _VALUE_LIKE.fullmatch(bare) is not None or _VALUE_WITHIN.search(bare) is not None
+    return bare if not is_value and _NAME_LIKE.fullmatch(bare) else None
 
 
 def _is_data(names: Sequence[str]) -> bool:

@@ -166,5 +166,9 @@ class Problems:
     def full(self) -> bool:
         return len(self.found) >= self._bound
 
+    def by_line(self) -> list[Problem]:
+        """The problems in the order of their lines; those of one line in the order in which they were found."""
+        return sorted(self.found, key=lambda each: each.line)
+
     def __len__(self) -> int:
         return len(self.found)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import csv
 import zlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import orjson
 
@@ -32,6 +32,21 @@ _GZIP_WBITS = 31  # zlib's window bits for "gzip only, 32 KiB window"
 _UTF8_BOM = b"\xef\xbb\xbf"
 _SEPARATORS = ",;\t"
 _UNCLOSED_QUOTE = "unexpected end of data"  # the csv module's message when its input ends inside a quoted cell
+
+
+def read_tags(pieces: Iterable[bytes], layout: Layout, problems: Problems) -> Iterator[TagRow]:
+    """Yield the valid rows of a file that arrives in `pieces` of any size, and add its mistakes to `problems`.
+
+    Reading stops when `problems` is full. A file with problems may have valid rows, too.
+    """
+    file = TagFile(layout, problems)
+    for piece in pieces:
+        for rows in file.feed(piece):
+            yield from rows
+        if file.done:
+            break
+    for rows in file.finish():
+        yield from rows
 
 
 class TagFile:

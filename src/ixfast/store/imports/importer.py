@@ -330,7 +330,7 @@ class _Import:
         report, connection = self._report, self._connection
         if not self._writes and not self._problems.full:
             await self._find_repeats()
-        report.problems = sorted(self._problems.found)
+        report.problems = self._problems.by_line()
         report.more_problems = self._problems.full
         if self._problems:
             raise _RollbackError
