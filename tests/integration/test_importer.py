@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import csv
 import datetime as dt
 import gzip
 import hashlib
+import io
 import json
 import logging
 import os
@@ -26,12 +28,14 @@ from support import eventually
 from support.ledger_kit import ADVANCED, open_ledger
 
 from ixfast.cli import main
+from ixfast.domain.decision import CounterState, Finding, Submission, decide
 from ixfast.domain.scan import position
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, check_value, unwrap
 from ixfast.limits import COUNTER_MAX, KEY_VERSIONS_MAX, META_KEYS_MAX
 from ixfast.store.admin import edits
 from ixfast.store.imports import importer
+from ixfast.store.imports.exporter import export_tags
 from ixfast.store.imports.group_names import group_named
 from ixfast.store.imports.importer import Options, Report, import_tags
 from ixfast.store.imports.seen_tags import SeenNames, TagIds
@@ -301,6 +305,211 @@ async def test_a_deleted_tag_goes_on_from_its_last_counter(stack: Stack) -> None
     assert [row["last_position"] for row in await c.fetch(found, stack.account)] == [position(1, 77), 0]
 
 
+# Counters of tags that were in use in another service.
+
+
+class Counters:
+    """Reads and changes the rows of `tag_counter`."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+
+    async def of(self, xuid: str) -> tuple[int, int, int]:
+        """Position, previous position and scan count."""
+        row = await self.stack.connection.fetchrow(
+            "SELECT c.* FROM tag_counter AS c JOIN tag USING (tag_id) WHERE xuid = $1", xuid
+        )
+        return row["last_position"], row["previous_position"], row["scan_count"]
+
+    async def scan(self, xuid: str, place: int) -> None:
+        """A pass, with the ledger's own statement."""
+        tag_id = (await self.stack.tag(xuid))["tag_id"]
+        assert await self.stack.connection.fetch(load("ledger")["advance"], [tag_id], [place], [place])
+
+    async def finding(self, xuid: str, place: int, retry_window_s: int = 0) -> Finding:
+        """What the ledger decides about a tap that did not advance the counter."""
+        tag_id = (await self.stack.tag(xuid))["tag_id"]
+        (row,) = await self.stack.connection.fetch(load("ledger")["states"], [tag_id])
+        return decide(Submission(tag_id, place, 12345, retry_window_s * 1000), CounterState(*row)).finding
+
+
+async def test_new_tags_go_on_from_the_counter_of_another_service(stack: Stack) -> None:
+    lines = [f"a1,{KEYS[1].hex()},41,57", "a2,,0x29,", f"a3,{KEYS[3].hex()},,3", "a4,,,", f"a5,{KEYS[5].hex()},0,0"]
+    await stack.taken(csv_of("XUID,KEY,LAST_COUNTER,SCAN_COUNT", lines))
+    counters = Counters(stack)
+    rows = [await counters.of(f"a{n}") for n in (1, 2, 3, 4, 5)]
+    assert rows == [(position(1, 41), 0, 57), (position(1, 41), 0, 0), (0, 0, 3), (0, 0, 0), (position(1, 0), 0, 0)]
+    for used in (1, 40, 41):
+        assert await counters.finding("a1", position(1, used), retry_window_s=3600) in (Finding.REPLAYED, Finding.EXPIRED)
+    await counters.scan("a1", position(1, 42))
+    assert await counters.of("a1") == (position(1, 42), position(1, 41), 58)
+    await stack.taken(csv_of("XUID,KEY", [f"a2,{KEYS[2].hex()}"]))  # the first key of a tag is version 1
+    await counters.scan("a2", position(1, 42))
+
+
+async def test_a_counter_is_raised_and_never_lowered(stack: Stack) -> None:
+    await stack.taken(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}", f"a2,{KEYS[2].hex()}"]))
+    counters = Counters(stack)
+    await counters.scan("a1", position(1, 10))
+    content = csv_of("XUID,LAST_COUNTER,SCAN_COUNT", ["a1,30,5", "a2,7,"])
+    report = await stack.taken(content)
+    assert (report.changed, [line["changed"] for line in stack.reported]) == (2, ["last_counter scan_count", "last_counter"])
+    assert await counters.of("a1") == (position(1, 30), position(1, 10), 5)
+    assert (await stack.taken(content)).unchanged == 2
+    await counters.scan("a1", position(1, 31))
+    before = await stack.everything()
+    report = await stack.taken(csv_of("XUID,LAST_COUNTER,SCAN_COUNT", ["a1,29,4", "a2,,0"]))
+    assert (report.changed, report.unchanged) == (0, 2)
+    assert await stack.everything() == before
+    await stack.taken(csv_of("XUID,LAST_COUNTER,SCAN_COUNT", ["a1,1,99"]))
+    assert await counters.of("a1") == (position(1, 31), position(1, 30), 99)
+
+
+async def test_a_dry_run_raises_no_counter(stack: Stack) -> None:
+    await stack.taken(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
+    before = await stack.everything()
+    report = await stack.take(csv_of("XUID,LAST_COUNTER", ["a1,5", "a2,5"]), dry_run=True)
+    assert (report.changed, report.added) == (1, 1)
+    assert await stack.everything() == before
+
+
+RAISE = load("importing")["raise_counters"]
+LOWERS = re.sub(r"greatest\(c\.(\w+), (n\.\w+)\)", r"\2", RAISE).partition("\n  AND (c.last_position")[0]
+KEEPS_TIME = re.sub(r"last_at = CASE.*END", "last_at = c.last_at", RAISE)
+
+
+@pytest.mark.parametrize("statement", [RAISE, LOWERS], ids=["as it is", "control: without a comparison"])
+async def test_a_scan_that_passes_meanwhile_stays_used(stack: Stack, monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
+    """The counter advances further than the file says, after its line was read and before the import ends."""
+    await stack.taken(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
+    other = await asyncpg.connect(stack.dsn)
+    tag_id = (await stack.tag("a1"))["tag_id"]
+    monkeypatch.setitem(load("importing"), "raise_counters", statement)
+
+    def scan_meanwhile(rows: Sequence[dict[str, Any]]) -> None:
+        async def scan() -> None:
+            await other.fetch(load("ledger")["advance"], [tag_id], [position(1, 50)], [50])
+
+        scans.append(asyncio.get_running_loop().create_task(scan()))
+
+    scans: list[asyncio.Task[None]] = []
+    locked = importer.raise_counters
+
+    async def after_the_scan(*arguments: Any) -> None:
+        await asyncio.gather(*scans)
+        await locked(*arguments)
+
+    monkeypatch.setattr(importer, "raise_counters", after_the_scan)
+    group_id = await group_named(stack.connection, stack.account, "Red")
+    pieces = [csv_of("XUID,LAST_COUNTER,SCAN_COUNT", ["a1,20,1"])]
+    await import_tags(stack.connection, stack.keks, pieces, account_id=stack.account, group_id=group_id, on_lines=scan_meanwhile)
+    await other.close()
+    last, _, _ = await Counters(stack).of("a1")
+    assert (last == position(1, 50)) == (statement == RAISE)
+
+
+@pytest.mark.parametrize("statement", [RAISE, KEEPS_TIME], ids=["as it is", "control: the time is kept"])
+async def test_a_tap_that_passed_elsewhere_is_in_no_retry_window(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    await stack.taken(csv_of("XUID,KEY", [f"a1,{KEYS[1].hex()}"]))
+    counters = Counters(stack)
+    await counters.scan("a1", position(1, 10))
+    assert await counters.finding("a1", position(1, 10), retry_window_s=3600) is Finding.REPEATED
+    monkeypatch.setitem(load("importing"), "raise_counters", statement)
+    await stack.taken(csv_of("XUID,LAST_COUNTER", ["a1,11"]))
+    expected = Finding.EXPIRED if statement == RAISE else Finding.REPEATED
+    assert await counters.finding("a1", position(1, 11), retry_window_s=3600) is expected
+
+
+async def test_a_counter_belongs_to_the_key_of_its_line_or_of_its_tag(stack: Stack) -> None:
+    await stack.taken(csv_of("XUID,KEY", [f"a{n},{KEYS[n].hex()}" for n in (1, 2, 3, 4)]))
+    counters = Counters(stack)
+    await counters.scan("a1", position(1, 500))
+    await stack.taken(csv_of("XUID,KEY,LAST_COUNTER", [f"a1,{KEYS[101].hex()},7", f"a2,{KEYS[2].hex()},7", "a3,,7"]))
+    assert [(await counters.of(f"a{n}"))[0] for n in (1, 2, 3)] == [position(2, 7), position(1, 7), position(1, 7)]
+    await stack.taken(csv_of("XUID,KEY", [f"a4,{KEYS[104].hex()}"]))
+    await stack.refused(csv_of("XUID,LAST_COUNTER", ["a4,7"]), (2, "LAST_COUNTER", "counter_ambiguous"))
+    await stack.taken(csv_of("XUID,SCAN_COUNT", ["a4,7"]))
+    await stack.taken(csv_of("XUID,KEY,LAST_COUNTER", [f"a4,{KEYS[104].hex()},7"]))
+    assert (await counters.of("a4"))[0] == position(2, 7)
+    await stack.taken(csv_of("XUID,KEY", [f"a3,{KEYS[103].hex()}"]), retire_old_keys=True)
+    await stack.taken(csv_of("XUID,LAST_COUNTER", ["a3,9"]))
+    assert (await counters.of("a3"))[0] == position(2, 9)
+
+
+async def test_a_counter_of_a_group_that_derives_belongs_to_its_only_master(stack: Stack) -> None:
+    await stack.taken(csv_of("XUID", ["a1"]))
+    await deriving(stack, KEYS[1], KEYS[2])
+    for line in ("a1,,5", f",{uid(1)},5"):
+        await stack.refused(csv_of("XUID,UID,LAST_COUNTER", [line]), (2, "LAST_COUNTER", "counter_ambiguous"))
+    await stack.connection.execute("UPDATE group_key SET live = false WHERE version = 1")
+    await stack.taken(csv_of("XUID,UID,LAST_COUNTER", ["a1,,5", f"b1,{uid(1)},6"]))
+    counters = Counters(stack)
+    assert [(await counters.of(xuid))[0] for xuid in ("a1", "b1")] == [position(2, 5), position(2, 6)]
+
+
+async def test_a_deleted_tag_goes_on_from_the_higher_counter(stack: Stack) -> None:
+    deleted = """
+        INSERT INTO deleted_tag (tag_id, account_id, group_id, xuid, uid, last_position, key_versions, check_values)
+        VALUES (999, $1, 1, 'a1', $2, $3, '{1}', $4)
+    """
+    for n in (1, 2):
+        await stack.connection.execute(
+            deleted.replace("999", f"99{n}").replace("a1", f"a{n}"), stack.account, bytes.fromhex(uid(n)), position(1, 77),
+            [check_value(KEYS[n])],
+        )  # fmt: skip
+    await stack.taken(csv_of("XUID,KEY,LAST_COUNTER", [f"a1,{KEYS[1].hex()},70", f"a2,{KEYS[2].hex()},80"]))
+    counters = Counters(stack)
+    assert [(await counters.of(f"a{n}"))[0] for n in (1, 2)] == [position(1, 77), position(1, 80)]
+
+
+async def exported(stack: Stack) -> dict[str, tuple[str, str]]:
+    """LAST_COUNTER and SCAN_COUNT of each tag in an export, which can be imported again without any change."""
+    content = b"".join([piece async for piece in export_tags(stack.connection, stack.account)])
+    before = await stack.everything()
+    report = await stack.taken(content)
+    assert (report.added, report.changed) == (0, 0)
+    assert await stack.everything() == before
+    rows = csv.DictReader(io.StringIO(content.decode(), newline=""))
+    return {row["XUID"]: (row["LAST_COUNTER"], row["SCAN_COUNT"]) for row in rows}
+
+
+async def test_an_export_has_the_counter_of_the_only_live_key(stack: Stack) -> None:
+    lines = [*(f"a{n},{KEYS[n].hex()},{10 * n}," for n in (1, 2, 3)), "b1,,41,57", "b2,,,", f"b3,{KEYS[9].hex()},,"]
+    await stack.taken(csv_of("XUID,KEY,LAST_COUNTER,SCAN_COUNT", lines))
+    counters = Counters(stack)
+    await counters.scan("a1", position(1, 11))
+    await stack.taken(csv_of("XUID,KEY", [f"a2,{KEYS[102].hex()}"]))
+    await stack.taken(csv_of("XUID,KEY", [f"a3,{KEYS[103].hex()}"]), retire_old_keys=True)
+    none = ("", "")
+    expected = {"a1": ("11", "1"), "a2": none, "a3": none, "b1": ("41", "57"), "b2": none, "b3": none}
+    assert await exported(stack) == expected
+    await counters.scan("a3", position(2, 4))
+    assert await exported(stack) == expected | {"a3": ("4", "1")}
+
+
+async def test_an_export_has_the_counter_of_the_only_live_master(stack: Stack) -> None:
+    await stack.taken(csv_of("XUID", ["a1"]))
+    await deriving(stack, KEYS[1])
+    await stack.taken(csv_of("XUID,LAST_COUNTER", ["a1,5"]))
+    assert await exported(stack) == {"a1": ("5", "")}
+    async with stack.connection.transaction():
+        await edits.add_master(stack.connection, stack.keks, stack.account, stack.group, KEYS[2])
+    assert await exported(stack) == {"a1": ("", "")}
+
+
+async def test_many_counters_are_raised_in_ascending_order(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ixfast.store.imports.counter_columns._CHUNK_TAGS", 1000)
+    await stack.taken(csv_of("XUID,LAST_COUNTER", (f"x{n},1" for n in range(9000))))
+    order = list(range(9000))
+    random.Random(3).shuffle(order)
+    report = await stack.taken(csv_of("XUID,LAST_COUNTER", (f"x{n},{n}" for n in order)))
+    assert (report.changed, report.unchanged) == (8998, 2)
+    rows = await stack.connection.fetch("SELECT xuid, last_position FROM tag JOIN tag_counter USING (tag_id) WHERE xuid ~ '^x'")
+    assert all(row["last_position"] == position(1, max(1, int(row["xuid"][1:]))) for row in rows)
+
+
 async def deriving(stack: Stack, *masters: bytes) -> None:
     """Make the group Red derive the keys of its tags from these masters."""
     c = stack.connection
@@ -525,6 +734,7 @@ async def test_every_refusal_is_tried() -> None:
         "key_used_before",
         "key_versions_full",
         "key_derived",
+        "counter_ambiguous",
     }
     unit = (Path(__file__).parents[1] / "unit" / "test_tag_files.py").read_text()
     tried = (here | {"file_too_long"}) - {"duplicate_column", "key_length"}

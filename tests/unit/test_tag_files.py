@@ -15,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ixfast.keys import check_value
+from ixfast.limits import COUNTER_MAX
 from ixfast.tag_files import PRESETS, PROBLEMS, Layout, Problem, Problems, TagFile, TagRow, TagWriter, read_tags, reader
 from ixfast.tag_files.formulas import neutralised, original
 from ixfast.tag_files.problems import LINE_BYTES_MAX
@@ -150,8 +151,36 @@ def test_dates(written: str, moment: str) -> None:
     assert assigned.isoformat() == moment
 
 
+@pytest.mark.parametrize(
+    ("written", "last_counter"),
+    [("0", 0), ("31", 31), (" 16777215 ", COUNTER_MAX), ("0x1f", 31), ("0X00001F", 31), ("0xFFFFFF", COUNTER_MAX)],
+)
+def test_counters(written: str, last_counter: int) -> None:
+    assert good(f"CUID,Last Counter,scan_count\n1,{written},9007199254740991\n")[0].last_counter == last_counter
+    row = good(f'{{"CUID": "1", "LAST_COUNTER": {last_counter}, "SCAN_COUNT": 9}}\n')[0]
+    assert (row.last_counter, row.scan_count) == (last_counter, 9)
+
+
+@pytest.mark.parametrize(
+    "written", ["16777216", "00001F", "1F", "007", "-1", "+1", "1.0", "1e3", "0x1000000", "0x", "1_0", "\u0661"]
+)
+def test_what_is_not_clearly_a_counter_is_refused(written: str) -> None:
+    _, problems = read(f"CUID,LAST_COUNTER\n1,{written}\n".encode())
+    assert [each.code for each in problems] == ["bad_counter"]
+    if written != "16777216":
+        _, problems = read(f"CUID,SCAN_COUNT\n1,{written}\n".encode())
+        assert [each.code for each in problems] == ["bad_scan_count"]
+
+
+def test_numbers_in_json_are_only_taken_as_counters() -> None:
+    for value, code in ((-1, "bad_counter"), (1.5, "not_text"), (True, "bad_counter"), (1 << 24, "bad_counter")):
+        _, problems = read(json.dumps({"CUID": "1", "LAST_COUNTER": value}).encode())
+        assert [each.code for each in problems] == [code]
+
+
 def test_blank_means_leave() -> None:
-    row = good("XUID,UID,CUID,TAGNAME,RESPONSE,STATUS,ASSIGNED,KEY,META_KEY,KCV,Colour\nab1,, ,,,,,,\t,,\n")[0]
+    header = "XUID,UID,CUID,TAGNAME,RESPONSE,STATUS,ASSIGNED,KEY,META_KEY,KCV,LAST_COUNTER,SCAN_COUNT,Colour"
+    row = good(f"{header}\nab1,, ,,,,,,\t,,,,\n")[0]
     names = set(TagRow.__slots__) - {"line", "xuid", "fields"}
     assert (row.xuid, {getattr(row, name) for name in names}, row.fields) == ("ab1", {None}, {})
 
@@ -202,12 +231,14 @@ MISTAKES: Sequence[tuple[str, bytes | str, int, str | None]] = [
     ("bad_name", f"CUID,TAGNAME\n1,{'a' * 256}\n", 2, "TAGNAME"),
     ("bad_status", "CUID,STATUS\n1,on\n", 2, "STATUS"),
     ("bad_assigned", "CUID,ASSIGNED\n1,31.01.2026\n", 2, "ASSIGNED"),
+    ("bad_counter", "CUID,LAST_COUNTER\n1,000010\n", 2, "LAST_COUNTER"),
+    ("bad_scan_count", "CUID,SCAN_COUNT\n1,1 205\n", 2, "SCAN_COUNT"),
     ("bad_response", f"CUID,RESPONSE\n1,{'a' * 4097}\n", 2, "RESPONSE"),
     ("bad_field", f"CUID,Colour\n1,{'{uid}' * 65}\n", 2, "Colour"),
 ]  # fmt: skip
 NOT_OF_THE_FILE_ALONE = {
     "duplicate", "two_keys", "xuid_taken", "uid_taken", "uid_differs", "cuid_taken", "key_used_before", "key_versions_full",
-    "meta_keys_full", "other_folder", "keys_not_allowed", "file_too_long", "key_derived",
+    "meta_keys_full", "other_folder", "keys_not_allowed", "file_too_long", "key_derived", "counter_ambiguous",
 }  # fmt: skip
 
 
@@ -422,6 +453,8 @@ tags = st.fixed_dictionaries(
         "assigned_at": st.none() | st.datetimes(timezones=st.just(dt.UTC)),
         "key_version": st.none() | st.integers(1, 127),
         "key_check_value": st.none() | st.binary(min_size=3, max_size=3),
+        "last_counter": st.none() | st.integers(0, COUNTER_MAX),
+        "scan_count": st.none() | st.integers(0, (1 << 53) - 1),
         "fields": st.dictionaries(st.sampled_from(NAMES), texts),
     }
 )
@@ -439,6 +472,7 @@ def test_what_is_written_is_read(written: list[dict[str, object]], format_: str,
         assert (row.xuid, row.uid, row.cuid, row.name, row.response, row.active, row.assigned, row.fields, row.key) == (
             tag["xuid"], tag["uid"], tag["cuid"], tag["name"], tag["response"], tag["active"], assigned, tag["fields"], None,
         )  # fmt: skip
+        assert (row.last_counter, row.scan_count) == (tag["last_counter"], tag["scan_count"])
 
 
 @settings(max_examples=150, deadline=None)
@@ -489,6 +523,7 @@ def test_no_beginning_of_a_cell_is_a_formula_and_every_text_comes_back(text: str
 def test_an_export_has_formulas_as_texts_in_csv_and_as_they_are_in_json_lines(start: str) -> None:
     texts = dict.fromkeys(("cuid", "name", "response"), f"{start}1")
     rest = {"uid": None, "active": True, "assigned_at": None, "key_version": None, "key_check_value": None}
+    rest |= {"last_counter": None, "scan_count": None}
     for format_, expected in (("csv", f"'{start}1"), ("jsonl", f"{start}1")):
         writer = TagWriter(format_, [f"{start}1"])
         line = writer.values_of(xuid="q8w3sbcz", **texts, **rest, fields={f"{start}1": f"{start}1"})  # type: ignore[arg-type]

@@ -1,8 +1,7 @@
 """Converters from the text of one cell to its value; each raises `CellError` for text that it cannot convert.
 
-Converters never get blank text: a blank cell leaves the tag's value unchanged, and `rows.read_row` skips it. Tag codes, UIDs,
-keys, check values, status and assignment ignore surrounding spaces. Customer ids, names, response texts and fields are stored
-exactly as written.
+Converters never get blank text: a blank cell leaves the tag's value unchanged, and `rows.read_row` skips it. Customer ids, names,
+response texts and fields are stored exactly as written; all other values ignore surrounding spaces.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ import re
 
 from ixfast.domain import references
 from ixfast.errors import InputError
-from ixfast.limits import CUSTOMER_ID_CHARS_MAX, UID_BYTES
+from ixfast.limits import COUNTER_MAX, CUSTOMER_ID_CHARS_MAX, UID_BYTES
 from ixfast.responses.response_text import compile_response
-from ixfast.tag_files.problems import NAME_CHARS_MAX
+from ixfast.tag_files.problems import NAME_CHARS_MAX, SCAN_COUNT_MAX
 
 KEY_BYTES = 16
 CHECK_VALUE_BYTES = 3
@@ -25,6 +24,8 @@ Assigned = dt.datetime | str
 _ZERO_KEY = bytes(KEY_BYTES)
 
 _SEPARATORS = str.maketrans("", "", ": -.")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,15}")
+_HEX_NUMBER = re.compile(r"0[xX][0-9A-Fa-f]{1,6}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _YES = frozenset(("yes", "y", "true", "1"))
 _NO = frozenset(("no", "n", "false", "0"))
@@ -136,6 +137,27 @@ def assigned(text: str) -> Assigned:
         return moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment.astimezone(dt.UTC)
     except (ValueError, OverflowError):
         raise CellError("bad_assigned") from None
+
+
+def counter(text: str) -> int:
+    """A chip's counter, 0 to `COUNTER_MAX`: decimal, or hexadecimal after `0x`.
+
+    Other leading zeros are refused. Tap URLs print counters in hexadecimal with six digits, so `000010` would be ambiguous.
+    """
+    digits = text.strip()
+    if _HEX_NUMBER.fullmatch(digits) is not None:
+        return int(digits, 16)
+    if _NUMBER.fullmatch(digits) is None or int(digits) > COUNTER_MAX:
+        raise CellError("bad_counter")
+    return int(digits)
+
+
+def scan_count(text: str) -> int:
+    """A number of scans, decimal, 0 to `SCAN_COUNT_MAX`."""
+    digits = text.strip()
+    if _NUMBER.fullmatch(digits) is None or int(digits) > SCAN_COUNT_MAX:
+        raise CellError("bad_scan_count")
+    return int(digits)
 
 
 def _hex(text: str, length: int) -> bytes:

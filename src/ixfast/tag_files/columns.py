@@ -30,6 +30,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "KEY": ("KEY", "FILE_KEY", "SDM_FILE_READ_KEY", "SDM_MAC_KEY", "APP_READ_KEY"),
     "META_KEY": ("META_KEY", "SDM_META_READ_KEY", "PICC_MASTER_KEY"),
     "KEY_CHECK_VALUE": ("KEY_CHECK_VALUE", "KCV"),
+    "LAST_COUNTER": ("LAST_COUNTER",),
+    "SCAN_COUNT": ("SCAN_COUNT",),
     IGNORED: ("KEY_VERSION",),
 }
 """The meaning of a column, and the names that it may have in a file."""
@@ -45,8 +47,11 @@ CONVERTERS: Mapping[str, Callable[[str], Any]] = {
     "KEY": cells.key,
     "META_KEY": cells.key,
     "KEY_CHECK_VALUE": cells.check_value,
+    "LAST_COUNTER": cells.counter,
+    "SCAN_COUNT": cells.scan_count,
 }
 SLOTS = tuple(CONVERTERS)
+NUMBER_SLOTS = frozenset((SLOTS.index("LAST_COUNTER"), SLOTS.index("SCAN_COUNT")))
 _FIELD_SLOT = len(SLOTS)
 _IDENTITIES = frozenset(("XUID", "UID", "CUID"))
 _KEYS = frozenset(("KEY", "META_KEY"))

@@ -9,10 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ixfast.limits import CUSTOMER_ID_CHARS_MAX, KEY_VERSIONS_MAX, META_KEYS_MAX, TAG_CODE_CHARS_MAX, TAG_FILE_BYTES_MAX
+from ixfast.limits import (
+    COUNTER_MAX,
+    CUSTOMER_ID_CHARS_MAX,
+    KEY_VERSIONS_MAX,
+    META_KEYS_MAX,
+    TAG_CODE_CHARS_MAX,
+    TAG_FILE_BYTES_MAX,
+)
 
 PROBLEMS_MAX = 100  # After this many the rest of the file is not read.
 NAME_CHARS_MAX = 255  # TAGNAME
+SCAN_COUNT_MAX = (1 << 53) - 1  # SCAN_COUNT: the largest integer that every JSON decoder reads exactly.
 LINE_BYTES_MAX = 256 * 1024  # Far above a tag with a response and fifty fields; detects a file without line feeds early.
 
 PROBLEMS: Mapping[str, tuple[str, str]] = {
@@ -82,6 +90,11 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
         "The value is not yes, no or a date.",
         "Write yes, no, 2026-01-31 or 2026-01-31T09:30:00Z, or leave the cell blank.",
     ),
+    "bad_counter": (
+        "Invalid counter.",
+        f"Use 0 to {COUNTER_MAX} without leading zeros; write a hexadecimal counter, as tap URLs have it, with 0x: 0x00001F.",
+    ),
+    "bad_scan_count": ("Invalid number of scans.", "Write a whole number, such as 1205, without leading zeros and separators."),
     "bad_response": ("The response text is too long or has too many subtags.", "Shorten it, or use fewer subtags."),
     "bad_field": ("The field's value is too long or has too many subtags.", "Shorten it, or use fewer subtags."),
     # The file against itself and against what is stored.
@@ -106,6 +119,10 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
     "key_used_before": (
         "The tag had this key before and has a newer one now.",
         "Program a new key: under the old one, taps that were already used would pass again.",
+    ),
+    "counter_ambiguous": (
+        "Several keys of the tag are live, and the counter belongs to only one of them.",
+        "Add the tag's current key to the line, or first retire the keys that are out of use.",
     ),
     "key_derived": (
         "The tag's group derives its keys.",

@@ -21,7 +21,7 @@ import orjson
 
 from ixfast.json_members import repeated_in_line
 from ixfast.limits import TAG_FILE_BYTES_MAX
-from ixfast.tag_files.columns import Cell, Layout, shown
+from ixfast.tag_files.columns import NUMBER_SLOTS, Cell, Layout, shown
 from ixfast.tag_files.formulas import original
 from ixfast.tag_files.problems import LINE_BYTES_MAX, Problems
 from ixfast.tag_files.rows import TagRow, read_row
@@ -317,7 +317,10 @@ class _JsonRecords:
                 self._cells_by_names[names] = cells
         texts = [_TEXTS.get(value) if value is None or isinstance(value, bool) else value for value in members.values()]
         for cell in cells:
-            if not isinstance(texts[cell.position], str):
+            value = texts[cell.position]
+            if isinstance(value, int) and cell.slot in NUMBER_SLOTS:
+                texts[cell.position] = str(value)
+            elif not isinstance(value, str):
                 self._problems.add(self._line, cell.name, "not_text")
                 return None
         return read_row(self._line, texts, cells, self._problems)  # type: ignore[arg-type]

@@ -4,7 +4,8 @@ cimport cython
 
 
 cdef class TagRow:
-    cdef public object line, xuid, uid, cuid, name, response, active, assigned, key, meta_key, check_value, fields
+    cdef public object line, xuid, uid, cuid, name, response, active, assigned, key, meta_key, check_value
+    cdef public object last_counter, scan_count, fields
 
 
 cpdef bytes check_value(bytes key16)

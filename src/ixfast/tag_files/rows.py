@@ -33,10 +33,12 @@ class TagRow:
         "cuid",
         "fields",
         "key",
+        "last_counter",
         "line",
         "meta_key",
         "name",
         "response",
+        "scan_count",
         "uid",
         "xuid",
     )
@@ -54,6 +56,8 @@ class TagRow:
         key: bytes | None,
         meta_key: bytes | None,
         check_value: bytes | None,
+        last_counter: int | None,
+        scan_count: int | None,
         fields: Mapping[str, str],
     ) -> None:
         self.line = line
@@ -67,6 +71,8 @@ class TagRow:
         self.key = key
         self.meta_key = meta_key
         self.check_value = check_value
+        self.last_counter = last_counter
+        self.scan_count = scan_count
         self.fields = fields
 
     def __repr__(self) -> str:
@@ -103,7 +109,7 @@ def read_row(line: int, texts: Sequence[str], cells: Sequence[Cell], problems: P
             fields = {**(fields or {}), field: value}
     if blank or not valid:
         return None
-    xuid, uid, cuid, tag_name, response, active, assigned, key, meta_key, check = values
+    xuid, uid, cuid, tag_name, response, active, assigned, key, meta_key, check, last_counter, scan_count = values
     if xuid is None and uid is None and cuid is None:
         problems.add(line, None, "no_identity")
         return None
@@ -114,4 +120,7 @@ def read_row(line: int, texts: Sequence[str], cells: Sequence[Cell], problems: P
             return None
     else:
         check = None
-    return TagRow(line, xuid, uid, cuid, tag_name, response, active, assigned, key, meta_key, check, fields or NO_CHANGE)
+    return TagRow(
+        line, xuid, uid, cuid, tag_name, response, active, assigned, key, meta_key, check, last_counter, scan_count,
+        fields or NO_CHANGE,
+    )  # fmt: skip

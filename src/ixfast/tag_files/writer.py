@@ -17,7 +17,10 @@ from ixfast.tag_files.columns import FIELD_PREFIX, is_built_in
 from ixfast.tag_files.formulas import neutralised
 
 FORMATS = ("csv", "jsonl")
-_COLUMNS = ("XUID", "UID", "CUID", "TAGNAME", "RESPONSE", "STATUS", "ASSIGNED", "KEY_VERSION", "KEY_CHECK_VALUE")
+_COLUMNS = (
+    "XUID", "UID", "CUID", "TAGNAME", "RESPONSE", "STATUS", "ASSIGNED", "KEY_VERSION", "KEY_CHECK_VALUE", "LAST_COUNTER",
+    "SCAN_COUNT",
+)  # fmt: skip
 
 
 class TagWriter:
@@ -57,6 +60,8 @@ class TagWriter:
         assigned_at: dt.datetime | None,
         key_version: int | None,
         key_check_value: bytes | None,
+        last_counter: int | None,
+        scan_count: int | None,
         fields: Mapping[str, str],
     ) -> list[str | None]:
         """The cells of one tag in the order of the columns."""
@@ -70,6 +75,8 @@ class TagWriter:
             assigned_at.astimezone(dt.UTC).isoformat().replace("+00:00", "Z") if assigned_at is not None else "no",
             str(key_version) if key_version is not None else None,
             key_check_value.hex().upper() if key_check_value is not None else None,
+            str(last_counter) if last_counter is not None else None,
+            str(scan_count) if scan_count is not None else None,
             *(fields.get(field) for field in self._fields),
         ]
 

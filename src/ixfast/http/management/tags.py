@@ -217,6 +217,6 @@ async def read_counter(call: Call) -> web.Response:
     row = await call.connection.fetchrow(call.sql["counter"], tag["tag_id"])
     if row is None:
         raise not_found("tag")
-    position, unused = row["last_position"], row["scan_count"] == 0
+    position = row["last_position"]
     version, counter = (position >> POSITION_COUNTER_BITS, position & POSITION_COUNTER_MASK) if position else (None, None)
-    return json_response(Counter(row["scan_count"], version, counter, None if unused else row["last_at"]))
+    return json_response(Counter(row["scan_count"], version, counter, row["last_at"]))

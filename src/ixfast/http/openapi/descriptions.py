@@ -106,7 +106,7 @@ MEMBERS = {
     "TagPatch.uid": "Chip UID. It can be set once and not be changed.",
     "TagPatch.batch_id": "Id of the batch to move the tag to, and thereby to its group; null for none.",
     "Counter.counter": "Counter of the newest accepted tap, or null.",
-    "Counter.last_at": "When the newest accepted tap was scanned, or null.",
+    "Counter.last_at": "When the newest accepted tap was scanned; null if none was, or if an import raised the counter.",
     "Imported.dry_run": "Whether nothing was stored.",
     "Imported.lines": "Lines that describe a tag.",
     "Imported.added": "Tags that were added.",

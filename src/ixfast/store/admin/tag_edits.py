@@ -97,15 +97,17 @@ async def _positions_before_deletion(
     return found
 
 
-async def add_counters(connection: Any, rows: Sequence[tuple[int, int]]) -> None:
-    """Add counter rows (tag id, position). Many rows are written at fillfactor 70, which leaves space for their updates.
+async def add_counters(
+    connection: Any, rows: Sequence[tuple[int, ...]], columns: Sequence[str] = ("tag_id", "last_position")
+) -> None:
+    """Add counter rows with these columns. Many rows are written at fillfactor 70, which leaves space for their updates.
 
     The lock of ALTER TABLE does not block scans but lasts until the commit, so call this last.
     """
     many = len(rows) >= _FILLFACTOR_ROWS_MIN
     if many:
         await connection.execute("ALTER TABLE tag_counter SET (fillfactor = 70)")
-    await _copy(connection, "tag_counter", rows, ("tag_id", "last_position"))
+    await _copy(connection, "tag_counter", rows, columns)
     if many:
         await connection.execute("ALTER TABLE tag_counter RESET (fillfactor)")
 

@@ -56,5 +56,7 @@ def _values(writer: TagWriter, row: Any) -> list[str | None]:
         assigned_at=row["assigned_at"],
         key_version=row["version"],
         key_check_value=row["check_value"],
+        last_counter=row["last_counter"],
+        scan_count=row["scan_count"] or None,
         fields=orjson.loads(row["fields"]) if row["fields"] is not None else {},
     )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from ixfast.domain.scan import position
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, KeySlot, unwrap, wrap
 from ixfast.limits import KEY_VERSIONS_MAX
 from ixfast.store.admin.deleted_tags import begins_at
@@ -84,7 +85,8 @@ class Context(NamedTuple):
     group_id: int
     batch_id: int | None
     folder_groups: Collection[int]
-    deriving_groups: Collection[int]
+    live_masters: Mapping[int, Sequence[int]]
+    """Versions of the live masters of the account's groups that derive keys, by group."""
     masters: Mapping[bytes, int] | None
     """Versions of the group's masters by identity; None unless the group derives the keys of its tags."""
     keks: KeyEncryptionKeys
@@ -112,8 +114,10 @@ class Plan:
         self.kek = kek
         self.tags: list[tuple[Any, ...]] = []
         self.keys: list[tuple[int, int, int, str, bytes, bytes]] = []
-        self.positions: dict[int, int] = {}
-        """Positions at which new tags that were deleted before continue, by tag id."""
+        self.counters: list[tuple[int, int, int]] = []
+        """Tag id, position and scan count of each of `tags`."""
+        self.raised: list[tuple[int, int, int]] = []
+        """Tag id, position and scan count of each stored tag whose counter must be at least that."""
         self.changes: list[tuple[Any, ...]] = []
         self.lines: list[tuple[int, str, str, str | None, str | None, str | None, str, str | None]] = []
         """Line number; the column that identifies the tag; XUID, UID (upper-case hex) and CUID after the import; check value of
@@ -126,6 +130,11 @@ class Plan:
         """Tag codes of changed tags by tag id."""
         self.rekeyed: list[int] = []
         """Ids of stored tags that get another key."""
+
+    @property
+    def locked(self) -> list[int]:
+        """Ids of stored tags that must not be deleted or get other keys meanwhile."""
+        return [*self.rekeyed, *(tag_id for tag_id, _, _ in self.raised)]
 
 
 class Matcher:
@@ -204,12 +213,13 @@ def plan(
     context: Context,
     matches: Sequence[Match],
     keys: Mapping[int, Sequence[KeyVersion]],
+    counters: Mapping[int, tuple[int, int]],
     deleted: Mapping[str | bytes, Sequence[Any]],
     fresh: tuple[Iterable[int], Iterable[str]],
     problems: Problems,
 ) -> Plan:
-    """The rows to write for matched lines. `keys` are the stored versions by tag id, newest first; `deleted` are rows of
-    `deleted_tag` by tag code and UID; `fresh` are ids and codes for new tags."""
+    """The rows to write for matched lines. `keys` are the stored versions by tag id, newest first, and `counters` the stored
+    positions and scan counts; `deleted` are rows of `deleted_tag` by tag code and UID; `fresh` are ids and codes for new tags."""
     result = Plan(context.keks.current)
     fresh_ids, fresh_codes = iter(fresh[0]), iter(fresh[1])
     for row, stored in matches:
@@ -218,11 +228,14 @@ def plan(
             if row.key is not None and context.masters is not None:
                 problems.add(row.line, "KEY", "key_derived")
                 continue
-            if deleted and not _set_position(context, result, row, tag_id, deleted, problems):
+            begin = _first_position(context, row, deleted, problems) if deleted or row.last_counter is not None else 0
+            if begin is None:
                 continue
             _add(context, result, row, tag_id, row.xuid if row.xuid is not None else next(fresh_codes))
+            result.counters.append((tag_id, begin, row.scan_count or 0))
         else:
-            _change(context, result, row, stored, keys.get(stored["tag_id"], ()), problems)
+            before = counters.get(stored["tag_id"], (0, 0))
+            _change(context, result, row, stored, keys.get(stored["tag_id"], ()), before, problems)
     result.staged_lines = orjson.dumps(result.lines)
     owners = tuple(zip(OWNERS.values(), (context.account_id, context.group_id, context.batch_id), strict=True))
     for table, same, columns, rows in (
@@ -235,20 +248,36 @@ def plan(
     return result
 
 
-def _set_position(
-    context: Context, result: Plan, row: TagRow, tag_id: int, deleted: Mapping[str | bytes, Sequence[Any]], problems: Problems
-) -> bool:
-    """If the tag was deleted before, make it continue at its last position. False, with a problem, if it returns with a key
-    that had been replaced."""
+def _first_position(
+    context: Context, row: TagRow, deleted: Mapping[str | bytes, Sequence[Any]], problems: Problems
+) -> int | None:
+    """The position of a new tag: that of its last counter, or if it was deleted before, the one it had if that is higher. None,
+    with a problem, if it returns with a key that had been replaced, or if the key of its counter is unknown."""
+    highest = 0
+    if row.last_counter is not None:
+        version = _version_of_counter(context, context.group_id, ())
+        if version is None:
+            problems.add(row.line, "LAST_COUNTER", "counter_ambiguous")
+            return None
+        highest = position(version, row.last_counter)
     keys = {row.check_value: FIRST_VERSION} if row.check_value is not None else context.masters or {}
     for name in (row.xuid, row.uid):
         for each in deleted.get(name, ()) if name is not None else ():
             begin = begins_at(each, keys, derives=context.masters is not None)
             if begin is None:
                 problems.add(row.line, "KEY", "key_used_before")
-                return False
-            result.positions[tag_id] = max(begin, result.positions.get(tag_id, 0))
-    return True
+                return None
+            highest = max(highest, begin)
+    return highest
+
+
+def _version_of_counter(context: Context, group_id: int, versions: Sequence[KeyVersion]) -> int | None:
+    """The key version that a last counter belongs to, or None if several versions are live. `versions` are those of the tag."""
+    masters = context.live_masters.get(group_id)
+    live = masters if masters is not None else [each.version for each in versions if each.live]
+    if len(live) > 1:
+        return None
+    return live[0] if live else FIRST_VERSION
 
 
 def _add(context: Context, result: Plan, row: TagRow, tag_id: int, xuid: str) -> None:
@@ -282,17 +311,22 @@ def _add_key(context: Context, result: Plan, row: TagRow, tag_id: int, version: 
 
 
 def _change(
-    context: Context, result: Plan, row: TagRow, stored: Stored, versions: Sequence[KeyVersion], problems: Problems
-) -> None:
+    context: Context, result: Plan, row: TagRow, stored: Stored, versions: Sequence[KeyVersion], before: tuple[int, int],
+    problems: Problems,
+) -> None:  # fmt: skip
     tag_id = stored["tag_id"]
     version = None
     if row.key is not None:
         version, code = _next_version(context, row, tag_id, versions)
-        if version is not None and stored["group_id"] in context.deriving_groups:
+        if version is not None and stored["group_id"] in context.live_masters:
             code = "key_derived"
         if code is not None:
             problems.add(row.line, "KEY", code)
             return
+    raised = _raised(context, row, stored, versions, version, before)
+    if raised is None:
+        problems.add(row.line, "LAST_COUNTER", "counter_ambiguous")
+        return
     uid = row.uid if stored["uid"] is None else None
     cuid = row.cuid if row.cuid != stored["cuid"] else None
     name = row.name if row.name != stored["name"] else None
@@ -308,6 +342,7 @@ def _change(
         "response": rule_set, **{f"field.{name}": value for name, value in fields.items()},
     }  # fmt: skip
     changed = [name for name, value in values.items() if value is not None]
+    counted = [name for name, old, new in zip(("last_counter", "scan_count"), before, raised, strict=True) if new > old]
     if changed:
         dumped = orjson.dumps(fields).decode() if fields else None
         result.changes.append((tag_id, uid, cuid, name, active, assigned_at, unassigned, rule_set, dumped))
@@ -315,12 +350,34 @@ def _change(
         _add_key(context, result, row, tag_id, version)
         result.rekeyed.append(tag_id)
         changed.append("key")
+    if counted:
+        result.raised.append((tag_id, *raised))
+        changed += counted
     if changed:
         result.touched[tag_id] = stored["xuid"]
     outcome, columns = ("changed", " ".join(changed)) if changed else ("unchanged", None)
     new_uid, new_cuid = _digits(stored["uid"] or row.uid), row.cuid or stored["cuid"]
     check_value = _digits(row.check_value)
     result.lines.append((row.line, _naming_column(row, stored), stored["xuid"], new_uid, new_cuid, check_value, outcome, columns))
+
+
+def _raised(
+    context: Context, row: TagRow, stored: Stored, versions: Sequence[KeyVersion], key_version: int | None,
+    before: tuple[int, int],
+) -> tuple[int, int] | None:  # fmt: skip
+    """The position and scan count that a stored tag must have at least, or None if the key of its counter is unknown.
+    `key_version` is the version that the line adds, and `before` is what is stored."""
+    last_position, scan_count = before
+    if row.last_counter is not None:
+        version = key_version
+        if version is None and row.key is not None:
+            version = versions[0].version  # the line repeats the newest key
+        if version is None:
+            version = _version_of_counter(context, stored["group_id"], versions)
+        if version is None:
+            return None
+        last_position = max(last_position, position(version, row.last_counter))
+    return last_position, max(scan_count, row.scan_count or 0)
 
 
 def _next_version(context: Context, row: TagRow, tag_id: int, versions: Sequence[KeyVersion]) -> tuple[int | None, str | None]:

@@ -62,15 +62,15 @@ async def prepare(
     )
     groups = await connection.fetch(sql["groups"], account_id)
     siblings = frozenset(row["group_id"] for row in groups if row["folder_id"] == group["folder_id"])
-    deriving = frozenset(row["group_id"] for row in groups if row["derives"])
+    live_masters = {row["group_id"]: row["live_masters"] for row in groups if row["derives"]}
     masters = None
-    if group_id in deriving:
+    if group_id in live_masters:
         rows = await connection.fetch(load("management")["group_keys"], group_id)
         masters = {row["identity"]: row["version"] for row in rows}
     now = await connection.fetchval("SELECT now()")
     await connection.execute(sql["stage"])
     await connection.execute(sql["stage_changes"])
-    return Context(account_id, group_id, batch_id, siblings, deriving, masters, keks, now), layout, batch_created
+    return Context(account_id, group_id, batch_id, siblings, live_masters, masters, keks, now), layout, batch_created
 
 
 async def _find_or_create_batch(connection: Any, group_id: int, batch: int | str | None) -> tuple[int | None, bool]:

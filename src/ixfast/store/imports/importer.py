@@ -10,13 +10,12 @@ A UID or CUID is looked up only if a tag may have it, which saves a quarter of t
 and those of earlier lines are remembered. The names of a large account are read gradually, in proportion to the length of the
 file; until all have been read, every UID and CUID is looked up.
 
-Memory: three blocks, one bit per tag, eight bytes per new tag, and the CUIDs that were replaced.
+Memory: three blocks, one bit per tag, twenty bytes per new tag and per raised counter, and the CUIDs that were replaced.
 """
 
 from __future__ import annotations
 
 import asyncio
-from array import array
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -29,6 +28,7 @@ from ixfast.keys import KeyEncryptionKeys, KeySlot
 from ixfast.limits import CHANGES_READ_MAX
 from ixfast.store.admin import edits
 from ixfast.store.connections.lost import unless_lost
+from ixfast.store.imports.counter_columns import CounterColumns, counters_of, raise_counters
 from ixfast.store.imports.import_plan import (
     CHANGE_TABLE,
     COPIED_COLUMNS,
@@ -153,8 +153,8 @@ class _Import:
         self._file = TagFile(layout, self._problems)
         self._matcher = Matcher(context.account_id, context.folder_groups, self._problems)
         self._meta_keys = MetaKeys(connection, context.keks, context.account_id)
-        self._new_ids = array("q")
-        self._positions: dict[int, int] = {}
+        self._new_counters = CounterColumns()
+        self._raised_counters = CounterColumns()  # of stored tags
         self._touched: dict[int, str] | None = {}  # None: too many to list
         self._blocks = 0  # number of blocks written
         self._storing: asyncio.Task[None] | None = None
@@ -244,7 +244,9 @@ class _Import:
         stored = {row.line: tag for row in rows if (tag := tags.find(row)) is not None} if tags.by_xuid else {}
         fresh = [row for row in rows if row.line not in stored] if stored else rows
         rekeyed = [stored[row.line]["tag_id"] for row in rows if row.key and row.line in stored] if stored else []
-        keys = await keys_of(connection, context.keks, rekeyed)
+        counted = [stored[row.line]["tag_id"] for row in rows if _has_counter(row) and row.line in stored] if stored else []
+        keys = await keys_of(connection, context.keks, [*rekeyed, *counted])
+        counters = await counters_of(connection, counted)
         deleted = await deleted_before(connection, context.account_id, fresh)
         ids: list[int] = await connection.fetchval(sql["draw_ids"], len(fresh))
         codes = await self._fresh_codes(drawn[: sum(row.xuid is None for row in fresh)])
@@ -252,7 +254,7 @@ class _Import:
         def make_plan() -> Plan:
             matches = self._matcher.match(rows, tags)
             self._matcher.add_new_ids(ids)
-            return plan(context, matches, keys, deleted, (ids, codes), self._problems)
+            return plan(context, matches, keys, counters, deleted, (ids, codes), self._problems)
 
         planning = asyncio.create_task(self._in_thread(make_plan))
         try:
@@ -282,7 +284,8 @@ class _Import:
             await connection.execute(sql["clear_changes"])
             if changed != f"UPDATE {len(block_plan.changes)}":
                 raise InputError("not_found", "A tag was deleted concurrently; nothing was imported. Try again.")
-        if block_plan.rekeyed and await connection.fetchval(sql["lock_tags"], block_plan.rekeyed) != len(block_plan.rekeyed):
+        locked = set(block_plan.locked)
+        if locked and await connection.fetchval(sql["lock_tags"], list(locked)) != len(locked):
             raise InputError("not_found", "A tag was deleted concurrently; nothing was imported. Try again.")
         await self._copy(block_plan, "tag_key")
         if block_plan.rekeyed and self._options.retire_old_keys:
@@ -296,8 +299,8 @@ class _Import:
 
     def _count(self, block_plan: Plan) -> None:
         report = self._report
-        self._new_ids.extend(row[0] for row in block_plan.tags)
-        self._positions |= block_plan.positions
+        self._new_counters.extend(block_plan.counters)
+        self._raised_counters.extend(block_plan.raised)
         if self._touched is not None:
             self._touched |= block_plan.touched
             if len(self._touched) > _TAGS_NOTED_MAX:
@@ -338,7 +341,7 @@ class _Import:
             raise RuntimeError("lines repeat each other, but no repeated line was found")
         if report.added:
             await connection.execute(self._sql["allow_long_lock_wait"])
-            await edits.add_counters(connection, _Counters(self._new_ids, self._positions))
+            await edits.add_counters(connection, self._new_counters, CounterColumns.NAMES)
         if on_lines is not None:
             await self._report_lines(on_lines)
         changes: list[tuple[str, int | None, str | None]] = []
@@ -355,6 +358,8 @@ class _Import:
                 name: getattr(report, name) for name in ("lines", "added", "changed", "unchanged", "keys_added", "keys_replaced")
             }
             await edits.record(connection, self._context.account_id, by, "import", "group", self._context.group_id, None, counts)
+        if not report.dry_run:
+            await raise_counters(connection, self._raised_counters)
         if changes:
             await edits.changed(connection, *changes)
         if report.dry_run:
@@ -379,22 +384,8 @@ def _outcome(staged: Sequence[Any]) -> dict[str, Any]:
     return members
 
 
-class _Counters(Sequence[tuple[int, int]]):
-    """Rows of `tag_counter` for new tags, created on demand."""
-
-    def __init__(self, ids: array[int], positions: dict[int, int]) -> None:
-        self._ids = ids
-        self._positions = positions
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._ids[index], self._positions.get(self._ids[index], 0)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        positions = self._positions
-        return ((tag_id, positions.get(tag_id, 0)) for tag_id in self._ids)
+def _has_counter(row: TagRow) -> bool:
+    return row.last_counter is not None or row.scan_count is not None
 
 
 async def _asynchronous(pieces: Pieces) -> AsyncIterable[bytes]:

@@ -94,8 +94,9 @@ SELECT count(*) AS tags, max(tag_id) AS last, coalesce(array_agg(uid) FILTER (WH
 FROM (SELECT tag_id, uid, cuid FROM tag WHERE account_id = $1 AND tag_id > $2 ORDER BY tag_id LIMIT $3) AS t;
 
 -- name: groups
--- All groups of an account. $1 account.
-SELECT g.group_id, g.folder_id, g.derivation IS NOT NULL AS derives
+-- All groups of an account, with the versions of their live masters. $1 account.
+SELECT g.group_id, g.folder_id, g.derivation IS NOT NULL AS derives,
+       ARRAY (SELECT k.version FROM group_key AS k WHERE k.group_id = g.group_id AND k.live) AS live_masters
 FROM tag_group AS g
 JOIN folder AS f ON f.folder_id = g.folder_id
 WHERE f.account_id = $1;
@@ -146,6 +147,28 @@ SET live = false
 WHERE k.tag_id = ANY ($1::bigint[]) AND k.slot = $2 AND k.live
   AND k.version < (SELECT max(n.version) FROM tag_key AS n WHERE n.tag_id = k.tag_id AND n.slot = k.slot);
 
+-- name: counters
+-- $1 tag ids.
+SELECT tag_id, last_position, scan_count FROM tag_counter WHERE tag_id = ANY ($1::bigint[]);
+
+-- name: lock_counters
+-- In ascending order, as the ledger does. $1 tag ids.
+SELECT count(*) FROM (
+    SELECT FROM tag_counter WHERE tag_id = ANY ($1::bigint[]) ORDER BY tag_id FOR NO KEY UPDATE
+) AS held;
+
+-- name: raise_counters
+-- Raise locked counters to at least these positions and scan counts. The time of the last pass is dropped with its position: the
+-- tap at the new position was accepted elsewhere, so no retry window may begin with it. $1 tag ids, $2 positions, $3 scan counts.
+UPDATE tag_counter AS c
+SET previous_position = CASE WHEN n.position > c.last_position THEN c.last_position ELSE c.previous_position END,
+    last_position = greatest(c.last_position, n.position),
+    last_at = CASE WHEN n.position > c.last_position THEN 'epoch' ELSE c.last_at END,
+    scan_count = greatest(c.scan_count, n.scan_count)
+FROM unnest($1::bigint[], $2::int[], $3::bigint[]) AS n (tag_id, position, scan_count)
+WHERE c.tag_id = n.tag_id AND c.tag_id = ANY ($1::bigint[])
+  AND (c.last_position < n.position OR c.scan_count < n.scan_count);
+
 -- name: find_repeats
 -- Lines whose tag, UID or CUID occurs in an earlier line, with the number of that line. $1 maximum number of rows.
 WITH import_line AS MATERIALIZED (
@@ -177,9 +200,22 @@ SELECT lines FROM import_block ORDER BY block;
 SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', $1, true);
 
 -- name: export
--- Tags with the newest live version of their keys. $1 account, $2 group or null, $3 batch or null, $4 slot.
-SELECT t.tag_id, t.xuid, t.uid, t.cuid, t.name, t.active, t.assigned_at, t.rule_set, t.fields, k.version, k.check_value
+-- Tags with the newest live version of their keys. The counter is that of their only live key or master, 1 being the version of
+-- the first key: with several, a file could not say which of them it belongs to. $1 account, $2 group or null, $3 batch or null,
+-- $4 slot.
+SELECT t.tag_id, t.xuid, t.uid, t.cuid, t.name, t.active, t.assigned_at, t.rule_set, t.fields, k.version, k.check_value,
+       c.scan_count,
+       CASE WHEN c.last_position > 0 AND live.versions IN (ARRAY[(c.last_position >> 24)::smallint], '{}')
+                 AND (live.versions <> '{}' OR c.last_position >> 24 = 1)
+            THEN c.last_position & 16777215 END AS last_counter
 FROM tag AS t
+JOIN tag_group AS g ON g.group_id = t.group_id
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN g.derivation IS NOT NULL
+                THEN ARRAY (SELECT version FROM group_key WHERE group_id = t.group_id AND live)
+                ELSE ARRAY (SELECT version FROM tag_key WHERE tag_id = t.tag_id AND slot = $4 AND live) END AS versions
+) AS live
+LEFT JOIN tag_counter AS c ON c.tag_id = t.tag_id
 LEFT JOIN LATERAL (
     SELECT version, check_value FROM tag_key WHERE tag_id = t.tag_id AND slot = $4 AND live ORDER BY version DESC LIMIT 1
 ) AS k ON true

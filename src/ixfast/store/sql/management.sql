@@ -283,7 +283,8 @@ FROM deleted_tag
 WHERE account_id = $1 AND (uid = ANY ($2::bytea[]) OR xuid = ANY ($3::text[]));
 
 -- name: counter
-SELECT scan_count, last_position, last_at FROM tag_counter WHERE tag_id = $1;
+-- `last_at` is null if no tap passed, or if an import raised the counter since. $1 tag.
+SELECT scan_count, last_position, nullif(last_at, 'epoch') AS last_at FROM tag_counter WHERE tag_id = $1;
 
 -- name: known_xuids
 SELECT xuid FROM tag WHERE xuid = ANY ($1::text[]);
