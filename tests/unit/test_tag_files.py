@@ -1,13 +1,17 @@
 """Tag files: every way to write one, every mistake with its line, column and remedy, and messages that never quote a cell."""
 
 import base64
+import bz2
 import csv
 import datetime as dt
 import gzip
 import io
 import json
+import lzma
 import pickle
 import re
+import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -20,6 +24,7 @@ from ixfast.tag_files import PRESETS, PROBLEMS, Layout, Problem, Problems, TagFi
 from ixfast.tag_files.formulas import neutralised, original
 from ixfast.tag_files.problems import LINE_BYTES_MAX
 from ixfast.tag_files.rows import NOT_ASSIGNED, NOW
+from ixfast.tag_files.text_decoder import TextDecoder
 
 UID = bytes.fromhex("04AABBCC112233")
 KEY = bytes.fromhex("00112233445566778899AABBCCDDEEFF")
@@ -64,6 +69,67 @@ def test_csv_of_every_kind(separator: str, end: str, before: str, pack: Callable
     assert [(row.cuid, row.uid, row.response) for row in rows] == [("12345", UID, f'A {separator} "B"'), ("1", None, None)]
     first = 2 + before.count("\n")
     assert [row.line for row in rows] == [first, first + 2]
+
+
+@pytest.mark.parametrize(
+    "encode",
+    [
+        lambda text: text.encode("utf-16"),
+        lambda text: text.encode("utf-16-le"),
+        lambda text: text.encode("utf-16-be"),
+        lambda text: b"\xfe\xff" + text.encode("utf-16-be"),
+        lambda text: gzip.compress(text.encode("utf-16")),
+        lambda text: text.replace("\n", "\r").encode(),
+        lambda text: text.replace("\n", "\r").encode("utf-16"),
+        lambda text: text.replace("\n", "\r\n").encode("utf-8-sig"),
+        lambda text: ("# Tags\n#\n\n  # of the first batch\n" + text).encode(),
+        lambda text: ("# Tags\n" + text).replace("\n", "\r").encode("utf-16-le"),
+        lambda text: text.replace("\t", "|").encode(),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 1000], ids=["short", "long"])
+def test_encodings_line_ends_and_comments(encode: Callable[[str], bytes], count: int) -> None:
+    lines = [f"k{n}\tVase № {n} 🏺\n" for n in range(count)]
+    encoded = encode("cuid\tname\n" + "".join(lines) + '"last"\t"two, cells"')
+    rows = good(encoded) if count == 1 else read(encoded)[0]
+    assert [(row.cuid, row.name) for row in rows[:-1]] == [(f"k{n}", f"Vase № {n} 🏺") for n in range(count)]
+    assert rows[-1].line - rows[0].line == count
+
+
+def test_json_lines_in_utf_16_with_comments_above() -> None:
+    assert [row.cuid for row in good('# a\n{"CUID": "ä"}\n{"CUID": "b"}\n'.encode("utf-16"))] == ["ä", "b"]
+
+
+@pytest.mark.parametrize("header", ["#,CUID", "# ;CUID", "[CUID],UID", "CUID,=UID", "Tag: code,CUID"])
+def test_the_name_of_a_column_is_not_mistaken_for_something_else(header: str) -> None:
+    _, problems = read(f"{header}\n1,2\n".encode())
+    assert {each.code for each in problems} == {"unknown_column"}
+
+
+def test_a_header_that_looks_like_a_comment_is_missed() -> None:
+    _, problems = read(f"# UID,KEY\n04AABBCC112233,{KEY.hex()}\n".encode())
+    assert [(each.line, each.code) for each in problems] == [(2, "no_header")]
+    assert "lines that begin with # are comments" in problems[0].remedy
+
+
+texts_of_files = st.text(st.sampled_from('CUID,1"\r\n\t{}[]#é🏺\u0d0a\x00'), max_size=60)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    texts_of_files,
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"]),
+    st.integers(0, 2),
+    st.sampled_from([0, 4085, 4090]),
+    st.integers(1, 9),
+)
+def test_decoding_does_not_depend_on_the_pieces(text: str, encoding: str, cut: int, before: int, piece: int) -> None:
+    encoded = ("#" * before + "CUID,UID" + text).encode(encoding)
+    encoded = encoded[: len(encoded) - cut]
+    whole, pieces = TextDecoder(), TextDecoder()
+    parts = [encoded[: before + 8], *(encoded[at : at + piece] for at in range(before + 8, len(encoded), piece))]
+    assert b"".join([*map(pieces.feed, parts), pieces.finish()]) == whole.feed(encoded) + whole.finish()
+    assert pieces.refusal == whole.refusal
 
 
 def test_the_last_line_needs_no_end_and_cells_may_have_lines() -> None:
@@ -188,10 +254,55 @@ def test_blank_means_leave() -> None:
 # What is refused.
 
 ZEROS = "0" * 32
+
+
+def zipped(*names: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, "UID\n")
+    return buffer.getvalue()
+
+
+def tarred(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo(name))
+    return buffer.getvalue()
+
+
 MISTAKES: Sequence[tuple[str, bytes | str, int, str | None]] = [
     ("empty_file", "\n\n", 1, None),
     ("bad_encoding", b"CUID\nab\xff\n", 2, None),
-    ("bad_encoding", "CUID\n1\n".encode("utf-16"), 1, None),
+    ("bad_encoding", "CUID\n1\n".encode("utf-32"), 1, None),
+    ("bad_encoding", "CUID\n1\nab".encode("utf-16")[:-1], 3, None),
+    ("bad_encoding", b"C\0U\0I\0D\0\n\0\0\xd8\n\x001\0", 2, None),
+    ("workbook", zipped("[Content_Types].xml", "xl/workbook.xml"), 1, None),
+    ("workbook", zipped("docProps/app.xml"), 1, None),
+    ("workbook", zipped("mimetype"), 1, None),
+    ("workbook", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), 1, None),
+    ("archive", zipped("tags.csv"), 1, None),
+    ("archive", zipped(), 1, None),
+    ("archive", bz2.compress(b"CUID\n1\n"), 1, None),
+    ("archive", lzma.compress(b"CUID\n1\n"), 1, None),
+    ("archive", gzip.compress(tarred("tags.csv")), 1, None),
+    ("encrypted_file", "-----BEGIN PGP MESSAGE-----\n\nhQEMA\n", 1, None),
+    ("binary_file", b"%PDF-1.7\n", 1, None),
+    ("binary_file", b"CUID,UID\n\x7fELF\0\0\n", 1, None),
+    ("markup", "\n<!DOCTYPE html>\n<html>\n", 2, None),
+    ("markup", '<?xml version="1.0"?>\n', 1, None),
+    ("json_document", '[{"CUID": "1"}, {"CUID": "2"}]\n', 1, None),
+    ("json_document", '[\n  {"CUID": "1"},\n  {"CUID": "2"}\n]\n', 1, None),
+    ("json_document", '{\n  "CUID": "1",\n  "UID": null\n}\n', 1, None),
+    ("json_document", '{"CUID": "1",\n  "UID": null}\n', 1, None),
+    ("json_document", '{"CUID": "1"},\n{"CUID": "2"}\n', 1, None),
+    ("json_document", '[["CUID"], ["1"]]', 1, None),
+    ("json_document", "[" + 30_000 * '{"CUID": "1"}, ' + "]", 1, None),
+    ("key_value_file", f"uid=04AABBCC112233\nsdm_file_read_key={KEY.hex()}\n", 1, None),
+    ("key_value_file", f"# tag 1\nUID: 04AABBCC112233\nKEY: {KEY.hex()}\n", 2, None),
+    ("key_value_file", f"uid=04AABBCC112233,key={KEY.hex()}\n", 1, None),
+    ("key_value_file", "[tag 1]\nuid = 04AABBCC112233\n", 1, None),
+    ("bare_cr", "CUID,UID\n1,\r2,\n", 2, None),
     ("bad_gzip", gzip.compress(b"CUID\n1\n", mtime=0)[:-6], 3, None),
     ("bad_gzip", b"\x1f\x8b\x08damaged", 1, None),
     ("bad_csv", 'CUID,UID\n1,"abc"d\n', 2, None),

@@ -26,17 +26,49 @@ LINE_BYTES_MAX = 256 * 1024  # Far above a tag with a response and fifty fields;
 PROBLEMS: Mapping[str, tuple[str, str]] = {
     # The file.
     "empty_file": ("The file is empty.", "Write a header line with the column names, then one line per tag."),
+    "workbook": (
+        "The file is a workbook of a spreadsheet program or a similar document, not text.",
+        "Save the sheet as CSV UTF-8 in the spreadsheet program, and import that file.",
+    ),
+    "archive": (
+        "The file is an archive, or compressed by something other than gzip.",
+        "Unpack it and import the file inside; a single file may be compressed with gzip.",
+    ),
+    "encrypted_file": ("The file is encrypted.", "Decrypt it and import the result."),
+    "binary_file": ("The file is not text.", "Export the list as CSV UTF-8 or JSON Lines, and import that file."),
+    "markup": (
+        "The file is HTML or XML.",
+        "Export the list as CSV or JSON Lines; if you downloaded it, the page may be an error message.",
+    ),
+    "json_document": (
+        "The file is a JSON array, or an object that is spread over several lines.",
+        "Write one object per line, without brackets and commas around it: `jq -c '.[]'` converts an array, `jq -c .` an object.",
+    ),
+    "key_value_file": (
+        "The file consists of names with their values, such as UID=….",
+        "Write the names as a header line, and the values of each tag in one line below it.",
+    ),
     "bad_encoding": ("The line is not valid UTF-8.", "Save the file as UTF-8 (in a spreadsheet: “CSV UTF-8”)."),
     "bad_gzip": ("The compressed file is damaged or truncated.", "Compress it again, or copy it again."),
     "bad_csv": (
         "A quotation mark is misplaced or never closed.",
         'Enclose the cell in double quotation marks ("…") and double each quotation mark inside it.',
     ),
+    "bare_cr": (
+        "A carriage return is in the middle of the line.",
+        "End all lines in the same way, and enclose cells with line breaks in double quotation marks.",
+    ),
     "bad_json": ("The line is not a JSON object.", 'Write one object per line, such as {"UID": "…", "KEY": "…"}.'),
-    "line_too_long": (f"The line is longer than {LINE_BYTES_MAX} bytes.", "End each line with a line feed (LF or CRLF)."),
+    "line_too_long": (
+        f"The line is longer than {LINE_BYTES_MAX} bytes.",
+        "End each line with a line feed (LF or CRLF); for JSON, write one object per line.",
+    ),
     "file_too_long": (f"The file contains more than {TAG_FILE_BYTES_MAX >> 30} GiB of text.", "Split it into several files."),
     # The header.
-    "no_header": ("The file has no header line.", "Add a line with column names, such as XUID,UID,CUID,KEY, above the tags."),
+    "no_header": (
+        "The file has no header line.",
+        "Add a line with column names, such as XUID,UID,CUID,KEY, above the tags; lines that begin with # are comments.",
+    ),
     "unknown_column": (
         "There is no column with this name.",
         "Correct the name, define it as an extended field of the folder, choose a preset, or ignore the column.",

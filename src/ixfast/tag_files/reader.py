@@ -1,7 +1,8 @@
-"""Reads a tag file piece by piece: decompresses it, splits it into lines, decodes them and parses CSV or JSON Lines.
+"""Reads a tag file piece by piece: decompresses it, decodes it, splits it into lines and parses CSV or JSON Lines.
 
 The format follows from the content: gzip from the first bytes, JSON Lines from a first line that begins with `{`, and CSV
-otherwise, with the separator that is most frequent in the header. `Content-Type` and file names are not consulted.
+otherwise, with the separator that is most frequent in the header. Lines above that begin with `#` are skipped. `Content-Type`
+and file names are not consulted. Other kinds of files are refused as what they are (`recognition.py`).
 
 Invariants:
 1. Rows and problems do not depend on how the file is cut into pieces. The one exception is damaged gzip, where decompression
@@ -24,14 +25,16 @@ from ixfast.limits import TAG_FILE_BYTES_MAX
 from ixfast.tag_files.columns import NUMBER_SLOTS, Cell, Layout, shown
 from ixfast.tag_files.formulas import original
 from ixfast.tag_files.problems import LINE_BYTES_MAX, Problems
+from ixfast.tag_files.recognition import is_comment, refusal_of_line
 from ixfast.tag_files.rows import TagRow, read_row
+from ixfast.tag_files.text_decoder import TextDecoder
 
 BLOCK_BYTES = 256 * 1024  # Parsed at a time, after decompression: about 4,000 tags, 30 ms. At most LINE_BYTES_MAX.
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WBITS = 31  # zlib's window bits for "gzip only, 32 KiB window"
-_UTF8_BOM = b"\xef\xbb\xbf"
-_SEPARATORS = ",;\t"
+_SEPARATORS = ",;\t|"
 _UNCLOSED_QUOTE = "unexpected end of data"  # the csv module's message when its input ends inside a quoted cell
+_BARE_CR = "new-line character seen"  # the beginning of its message for a carriage return within a line
 
 
 def read_tags(pieces: Iterable[bytes], layout: Layout, problems: Problems) -> Iterator[TagRow]:
@@ -61,6 +64,7 @@ class TagFile:
         self._first_bytes = b""  # until there are enough of them to recognise gzip
         self._started = False
         self._inflate: _Inflate | None = None
+        self._decoder = TextDecoder()
         self._partial_line = b""
         self._lines_read = 0
         self._bytes_read = 0
@@ -76,7 +80,7 @@ class TagFile:
         """Yield the rows that this piece completes, in blocks."""
         if not self._started:
             self._first_bytes += piece
-            if len(self._first_bytes) < len(_UTF8_BOM):
+            if len(self._first_bytes) < len(_GZIP_MAGIC):
                 return
             piece = self._start()
         yield from self._read(piece)
@@ -85,6 +89,8 @@ class TagFile:
         """Yield the remaining rows, and report what is wrong with the end of the file."""
         if not self._started:
             yield from self._read(self._start())
+        if not self.done:
+            yield from self._read_text(self._decoder.finish())
         if self.done:
             return
         if self._inflate is not None and not self._inflate.complete:
@@ -109,10 +115,19 @@ class TagFile:
             for block in self._inflate.blocks(piece) if self._inflate is not None else _split(piece):
                 if self.done:
                     return
-                yield from self._read_block(block)
+                yield from self._read_text(self._decoder.feed(block))
         except zlib.error:
             if not self.done:
                 self._abort("bad_gzip")
+
+    def _read_text(self, text: bytes) -> Iterator[list[TagRow]]:
+        if self._decoder.refusal is not None:
+            self._abort(self._decoder.refusal)
+            return
+        for block in _split(text):
+            if self.done:
+                return
+            yield from self._read_block(block)
 
     def _read_block(self, block: bytes) -> Iterator[list[TagRow]]:
         excess = self._bytes_read + len(block) - TAG_FILE_BYTES_MAX
@@ -122,7 +137,8 @@ class TagFile:
         # Only the line that the previous block left unfinished can be too long: a block is no longer than a line may be.
         first_end = block.find(b"\n")
         if len(self._partial_line) + (first_end if first_end >= 0 else len(block)) > LINE_BYTES_MAX:
-            self._abort("line_too_long")
+            is_array = self._records is None and (self._partial_line or block).lstrip().startswith(b"[")
+            self._abort("json_document" if is_array else "line_too_long")
             return
         lines, newline, self._partial_line = (self._partial_line + block).rpartition(b"\n")
         if newline:
@@ -137,8 +153,6 @@ class TagFile:
 
     def _block(self, encoded: bytes, *, last: bool) -> list[TagRow]:
         """Parse whole lines; only the last line of the file may lack its line feed."""
-        if self._lines_read == 0:
-            encoded = encoded.removeprefix(_UTF8_BOM)
         lines = self._decode(encoded).split("\n")
         lines = [line + "\n" for line in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
         before, self._lines_read = self._lines_read, self._lines_read + len(lines)
@@ -162,11 +176,16 @@ class TagFile:
             return encoded.decode(errors="replace")  # never stored; parsed only to report the other problems as well
 
     def _detect_format(self, lines: list[str], before: int) -> _CsvRecords | _JsonRecords | None:
-        """Choose the parser by the first line that is not blank; drop the lines above it from `lines`."""
-        while lines and not lines[0].strip():
+        """Choose the parser by the first line that is neither blank nor a comment; drop the lines above it from `lines`."""
+        while lines and (not lines[0].strip() or is_comment(lines[0])):
             del lines[0]
             before += 1
         if not lines:
+            return None
+        refusal = refusal_of_line(lines[0])
+        if refusal is not None:
+            self._aborted = True
+            self.problems.add(before + 1, None, refusal)
             return None
         if lines[0].lstrip().startswith("{"):
             return _JsonRecords(self._layout, self.problems, self._undecodable, before)
@@ -214,18 +233,18 @@ class _CsvRecords:
         source.add(lines)
         while source.position < len(source.lines) and not (self.aborted or problems.full):
             start, line = source.position, source.next_line
-            malformed = False
+            malformed: str | None = None
             try:
                 texts = [original(text) if "'" in text else text for text in next(self._reader)]
             except csv.Error as error:
                 if str(error) == _UNCLOSED_QUOTE and not last:
                     source.position = start  # the record continues in the next block: parse it again from its start
                     return
-                malformed = True
+                malformed = "bare_cr" if str(error).startswith(_BARE_CR) else "bad_csv"
             if undecodable.numbers:
                 undecodable.report_up_to(source.next_line - 1)
-            if malformed:
-                problems.add(line, None, "bad_csv")
+            if malformed is not None:
+                problems.add(line, None, malformed)
             elif self._cells is not None and len(texts) == self._cell_count:
                 row = read_row(line, texts, self._cells, problems)
                 if row is not None:
