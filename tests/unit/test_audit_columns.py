@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ixfast.audit import TagCatalogue, json_lines, report, tap_order, tap_times
+from ixfast.audit import Summary, TagCatalogue, json_lines, tap_order, tap_times
 from ixfast.audit.auditor import Auditor
 from ixfast.audit.findings import EMPTY, GENUINE, NO_TAG, OUTCOMES, PLAIN, REPLAYED, Finding, TapFindings
 from ixfast.audit.judge import judge
-from ixfast.audit.tap_lines import Rows, TapFormat, read_rows
+from ixfast.audit.tap_format import TapFormat
+from ixfast.audit.tap_lines import read_rows
+from ixfast.audit.tap_objects import Rows
 from ixfast.audit.tap_order import TapOrder
 from ixfast.audit.tap_times import read_times
 from ixfast.audit.url_layout import Taps
@@ -71,7 +73,7 @@ def assert_lines_are_read_alike(lines: list[str], form: TapFormat) -> None:
 
 @given(st.lists(csv_lines, min_size=1, max_size=6), st.sampled_from([("at", "url", "c"), ("at", "x", "n"), ("x", "n", "50%")]))
 def test_csv_lines_are_read_alike(lines: list[str], names: tuple[str, ...]) -> None:
-    assert_lines_are_read_alike(lines, TapFormat("csv", names, header=True))
+    assert_lines_are_read_alike(lines, TapFormat("csv", names, before=1))
 
 
 @given(st.lists(json_texts, min_size=1, max_size=6))
@@ -80,9 +82,9 @@ def test_json_lines_are_read_alike(lines: list[str]) -> None:
 
 
 def test_ends_of_lines_of_any_kind() -> None:
-    form = TapFormat("csv", ("at", "url"), header=True)
+    form = TapFormat("csv", ("at", "url"), before=1)
     assert read_rows(b"1,a\r\n2,b\n3,c\r", form).texts == ["a", "b", "c"]
-    assert read_rows(b"1,a\r\r\n\r\n2,b", form).texts == ["a\r", None, "b"]
+    assert read_rows(b"1,a\r\r\n\r\n2,b", form).texts == ["a", None, "b"]
 
 
 # --- times ----------------------------------------------------------------------------------------
@@ -96,7 +98,7 @@ def test_times_written_alike_are_the_same_to_the_last_bit(times: list[datetime],
     for time in times:
         fraction = f".{time.microsecond:06}"[: 1 + digits] if digits else ""
         texts.append(f"{time.replace(microsecond=0, tzinfo=None).isoformat(between)}{fraction}{zone}")
-    assert read_times(texts) == ([tap_times._iso_time(text) for text in texts], [])
+    assert read_times(texts) == ([tap_times._moment(text) for text in texts], [])
     near = all(1900 < time.year < 2100 for time in times)
     assert (tap_times._uniform_iso_times(texts) is not None) or not near
 
@@ -136,12 +138,12 @@ def test_taps_beside_each_other_are_judged_as_each_alone(name: str, wrong: int) 
     for tag in tags:
         catalogue.add(tag.xuid, tag.profile, uid=tag.uid, keys=tag.file_keys(), aid=tag.aid)
     auditor, form = Auditor(catalogue), TapFormat("urls")
-    auditor.judge_chunk(tags[0].tap().encode(), form, header=False)
+    auditor.judge_chunk(tags[0].tap().encode(), form, first=0)
     texts = [dice.choice(tags).tap() for _ in range(40)]
     for place in dice.sample(range(40), wrong):
         texts[place] = dice.choice((tags[0].forged(), tags[0].tap_at(0), VirtualFleet(4, 1, name)[0].tap()))
     assert len({*map(len, texts)}) == 1
-    judged = auditor.judge_chunk("\n".join(texts).encode(), form, header=False)
+    judged = auditor.judge_chunk("\n".join(texts).encode(), form, first=0)
     expected = TapFindings(len(texts))
     for place, text in enumerate(texts):
         expected.put(place, judge(catalogue, text))
@@ -156,7 +158,7 @@ def test_a_letter_that_is_none_in_a_tag_code_spoils_no_other_tap() -> None:
         catalogue.add(tag.xuid, tag.profile, uid=tag.uid, keys=tag.file_keys())
     urls = [fleet[0].tap_at(counter) for counter in range(1, 6)]
     urls[3] = urls[3].replace(fleet.xuid(0), "\u00e9" + fleet.xuid(0)[1:])
-    judged = Auditor(catalogue).judge_chunk("\n".join(urls).encode(), TapFormat("urls"), header=False)
+    judged = Auditor(catalogue).judge_chunk("\n".join(urls).encode(), TapFormat("urls"), first=0)
     assert [OUTCOMES[code][0] for code in judged.codes] == ["genuine"] * 3 + [
         OUTCOMES[judge(catalogue, urls[3]).code][0],
         "genuine",
@@ -174,7 +176,7 @@ def test_tamper_states_are_told_in_batches(name: str) -> None:
         tag.stored, tag.current = stored, current
         urls.append(tag.tap())
     auditor = Auditor(catalogue)
-    judged = auditor.judge_chunk("\n".join(urls).encode(), TapFormat("urls"), header=False)
+    judged = auditor.judge_chunk("\n".join(urls).encode(), TapFormat("urls"), first=0)
     alone = [judge(catalogue, url) for url in urls]
     assert auditor._layouts
     assert list(judged.codes) == [line.code for line in alone]
@@ -264,4 +266,6 @@ def test_a_report_says_of_each_line_what_it_says_of_it_alone(found: list[Finding
     texts = b"".join(json_lines(judged, catalogue, first_line, refused_only=refused_only)).splitlines()
     shown = [orjson.loads(text) for text in texts]
     assert [{name: value for name, value in each.items() if name != "tamper"} for each in shown] == expected
-    assert report.count(judged).total() == len(judged) - judged.codes.count(EMPTY)
+    summary = Summary()
+    summary.add(judged, first_line)
+    assert summary.taps.total() == len(judged) - judged.codes.count(EMPTY)

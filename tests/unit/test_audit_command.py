@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ixfast.audit import find_profile, read_keys
-from ixfast.audit.tap_lines import CHUNK_BYTES
+from ixfast.audit.tap_bytes import CHUNK_BYTES
 from ixfast.chips import PRESETS, compile_profile
 from ixfast.cli import audit as audit_command
 from ixfast.cli.command_group import CommandGroup
@@ -167,9 +167,11 @@ def test_standard_input_and_gzip(files: Files, tmp_path: Path) -> None:
     assert "damaged" in str(result.exception)
 
 
-def test_nothing_at_all_is_all_genuine(files: Files) -> None:
-    result = files.run("--keys", str(files.keys), file="-", given=b"")
-    assert (result.exit_code, result.stdout) == (0, "")
+@pytest.mark.parametrize(("given", "why"), [(b"", "contains no taps."), (b"at,url\n", "no line follows its header.")])
+def test_a_file_without_a_tap_is_an_error(files: Files, given: bytes, why: str) -> None:
+    result = files.run("--keys", str(files.keys), file="-", given=given)
+    assert isinstance(result.exception, IxfastError) and str(result.exception).endswith(why)
+    assert result.stdout == ""
 
 
 @pytest.mark.parametrize("options", [(), ("--keys", "k", "--account", "acme"), ("--keys", "no-such-file")])

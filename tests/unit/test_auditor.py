@@ -14,7 +14,9 @@ from ixfast.audit import Audit, TagCatalogue, json_lines
 from ixfast.audit.auditor import Auditor
 from ixfast.audit.findings import EMPTY, GENUINE, NO_TAG, OUTCOMES, REPLAYED, Finding, TapFindings
 from ixfast.audit.judge import judge
-from ixfast.audit.tap_lines import CHUNK_BYTES, TapFormat, chunks, detect_format, read_rows
+from ixfast.audit.tap_bytes import CHUNK_BYTES, chunks
+from ixfast.audit.tap_format import TapFormat, detect_format
+from ixfast.audit.tap_lines import read_rows
 from ixfast.audit.tap_order import TapOrder
 from ixfast.audit.tap_times import read_times
 from ixfast.audit.url_layout import batchable, learn
@@ -79,7 +81,7 @@ def test_a_batch_says_what_one_by_one_says(name: str) -> None:
         url = tag.forged() if kind == 0 else strangers[dice.randrange(3)].tap() if kind == 1 else tag.tap()
         texts.append(mutated(url, dice) if kind < 5 else url)
     auditor = Auditor(catalogue)
-    judged = auditor.judge_chunk("".join(f"{text}\n" for text in texts).encode(), TapFormat("urls"), header=False)
+    judged = auditor.judge_chunk("".join(f"{text}\n" for text in texts).encode(), TapFormat("urls"), first=0)
     expected = TapFindings(len(texts))
     for place, text in enumerate(texts):
         if text.strip():
@@ -101,9 +103,9 @@ def test_a_batch_that_believes_too_much_is_caught() -> None:
     auditor = Auditor(catalogue)
     auditor._layouts[len(genuine)] = [layout]
     chunk = f"{genuine}\n{forged}\n".encode()
-    assert list(auditor.judge_chunk(chunk, TapFormat("urls"), header=False).codes)[1] != GENUINE
+    assert list(auditor.judge_chunk(chunk, TapFormat("urls"), first=0).codes)[1] != GENUINE
     layout._literals.append((layout._slots.pop("uid")[0], 0, ""))
-    assert list(auditor.judge_chunk(chunk, TapFormat("urls"), header=False).codes) == [GENUINE, GENUINE]
+    assert list(auditor.judge_chunk(chunk, TapFormat("urls"), first=0).codes) == [GENUINE, GENUINE]
 
 
 def test_no_other_character_passes_for_one_of_the_layout() -> None:
@@ -111,7 +113,7 @@ def test_no_other_character_passes_for_one_of_the_layout() -> None:
     catalogue = catalogue_of(VirtualFleet(17, 1))
     first, second, third = tag.tap(), tag.tap(), tag.tap()
     texts = [first, second.replace("?", "\u00e9"), third.replace("?", "\0"), tag.tap().replace("tag.", "t\u00e4g."), tag.tap()]
-    judged = Auditor(catalogue).judge_chunk("\n".join(texts).encode(), TapFormat("urls"), header=False)
+    judged = Auditor(catalogue).judge_chunk("\n".join(texts).encode(), TapFormat("urls"), first=0)
     assert [OUTCOMES[code][0] for code in judged.codes] == [OUTCOMES[judge(catalogue, text).code][0] for text in texts]
     assert [code == GENUINE for code in judged.codes][::3] == [True, False]
     assert judged.codes[1] != GENUINE
@@ -270,11 +272,11 @@ def test_odd_lines_are_told_by_their_numbers() -> None:
         (4, "malformed", "3 fields, the header has 2"),
         (5, "malformed", "a quoted field is not closed"),
         (6, "malformed", "the line contains no tap"),
-        (7, "malformed", "at: neither an ISO 8601 nor a Unix time"),
+        (7, "malformed", "at: neither an ISO 8601 nor a Unix time, nor one of a web server's log"),
         (8, "genuine", None),
         (9, "unknown", None),
         (10, "incomplete", None),
-        (11, "unknown", None),
+        (11, "malformed", "no tap: it has none of the parameters x, u, n, e"),
         (12, "malformed", "n: the parameter must be 6 hex digits"),
         (13, "malformed", "longer than 4096 characters"),
         (14, "malformed", "url: the URL has characters that must be percent-encoded"),
@@ -335,10 +337,10 @@ def test_chunks_are_whole_lines() -> None:
 
 
 def test_first_lines() -> None:
-    assert detect_format(b"AT,url\r\n") == TapFormat("csv", ("at", "url"), header=True)
+    assert detect_format(b"AT,url\r\n") == TapFormat("csv", ("at", "url"), before=1, time="AT")
     assert detect_format(b'{"url": 1}').kind == "jsonl"
     assert detect_format(b"https://a/t?x=1&n=2").kind == "urls"
-    for line in (b"", b"at", b"at,at,url", b"at,,url", b"expected,at"):
+    for line in (b"at", b"at,at,url", b"at,,at", b"expected,at"):
         with pytest.raises(InputError, match="must name the columns"):
             detect_format(line)
 
@@ -347,15 +349,15 @@ def test_lines_of_several_chunks_are_numbered_through(monkeypatch: pytest.Monkey
     fleet = VirtualFleet(14, 2)
     tag = fleet[0]
     lines = ["url", *(tag.tap() for _ in range(100)), "oops"]
-    monkeypatch.setattr("ixfast.audit.tap_lines.CHUNK_BYTES", 300)
+    monkeypatch.setattr("ixfast.audit.tap_bytes.CHUNK_BYTES", 300)
     for in_order in (False, True):
         reports = audited(catalogue_of(fleet), lines, in_order=in_order)
         assert [report["line"] for report in reports] == list(range(2, 103))
-        assert reports[-1]["verdict"] == "unknown"
+        assert reports[-1]["verdict"] == "malformed"
 
 
 def test_a_row_of_parameters_is_a_query() -> None:
-    rows = read_rows(b"5,q8w3sbcz,a b&c\n,,\n", TapFormat("csv", ("at", "x", "e"), header=True))
+    rows = read_rows(b"5,q8w3sbcz,a b&c\n,,\n", TapFormat("csv", ("at", "x", "e"), before=1))
     assert rows.texts == ["x=q8w3sbcz&e=a%20b%26c", None]
     assert rows.problems == {1: "the line contains no tap"}
 

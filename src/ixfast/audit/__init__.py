@@ -4,9 +4,10 @@ Verdicts mean the same as in the engine. The engine checks replays against a dur
 given by tag and time and determines which of them would have passed. It consumes no taps and writes nothing but its report. May
 import everything except `http`, `process` and `cli`.
 
-Modules: `tag_catalogue` (tags and their keys), `tag_key_file` and `account_tags` (where these come from), `tap_lines` and
-`tap_times` (input), `judge` (one tap at a time), `url_layout` (batches of taps with the same layout), `findings` (results, in
-columns), `tap_order` (replays), `auditor` (the whole audit), `report` (output).
+Modules: `tag_catalogue` (tags and their keys), `tag_key_file` and `account_tags` (where these come from), `tap_bytes`,
+`tap_names`, `tap_format`, `tap_lines`, `tap_objects`, `log_lines` and `tap_times` (input), `tap_likeness` and `judge` (one tap at
+a time), `url_layout` (batches of taps with the same layout), `findings` (results, in columns), `tap_order` (replays), `auditor`
+(the whole audit), `report` and `summary` (output).
 
 Invariants:
 1. The fast path (`url_layout`) only ever finds that a MAC is valid. Every other tap goes to `CompiledProfile.examine`, which
@@ -17,21 +18,22 @@ Invariants:
 
 from ixfast.audit.auditor import Audit
 from ixfast.audit.findings import OUTCOMES
-from ixfast.audit.report import all_genuine, count, json_lines, summary_lines
+from ixfast.audit.report import json_lines
+from ixfast.audit.summary import Summary
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.audit.tag_key_file import KEY_COLUMNS, read_keys
+from ixfast.audit.tap_bytes import read_chunks
 from ixfast.chips.named_profiles import find_profile, read_profile_file
 
 __all__ = [
     "KEY_COLUMNS",
     "OUTCOMES",
     "Audit",
+    "Summary",
     "TagCatalogue",
-    "all_genuine",
-    "count",
     "find_profile",
     "json_lines",
+    "read_chunks",
     "read_keys",
     "read_profile_file",
-    "summary_lines",
 ]

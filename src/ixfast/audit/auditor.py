@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from ixfast.audit.findings import GENUINE, MALFORMED, Finding, TapFindings
+from ixfast.audit.findings import EMPTY, GENUINE, MALFORMED, NO_TAG, NO_TAP, Finding, TapFindings
 from ixfast.audit.judge import judge
 from ixfast.audit.tag_catalogue import TagCatalogue
-from ixfast.audit.tap_lines import TapFormat, detect_format, read_rows
+from ixfast.audit.tap_format import TapFormat, detect_format
+from ixfast.audit.tap_lines import read_rows
 from ixfast.audit.tap_order import TapOrder
-from ixfast.audit.tap_times import read_times
+from ixfast.audit.tap_times import NOT_A_TIME, read_times
 from ixfast.audit.url_layout import Taps, UrlLayout, batchable, learn
 from ixfast.errors import IxfastError
 
@@ -38,24 +39,41 @@ class Auditor:
         self._layouts: dict[int, list[UrlLayout]] = {}
         self._lessons = 0
 
-    def judge_chunk(self, chunk: bytes, form: TapFormat, *, header: bool) -> TapFindings:
-        """Judge all lines of a chunk. With `header`, the first line is a header and not a tap."""
+    def judge_chunk(self, chunk: bytes, form: TapFormat, *, first: int = 0) -> TapFindings:
+        """Judge the lines of a chunk from row `first` on; those above it, such as a header, contain no tap."""
         rows = read_rows(chunk, form)
-        texts, problems = rows.texts, rows.problems
+        texts, problems = rows.texts, {row: problem for row, problem in rows.problems.items() if row >= first}
         findings = TapFindings(len(texts))
-        first = 1 if header else 0
-        if header:
-            problems.pop(0, None)
         seconds, invalid = read_times(rows.times[first:])
         for row in invalid:
             texts[first + row] = None
-            problems.setdefault(first + row, "at: neither an ISO 8601 nor a Unix time")
+            problems.setdefault(first + row, f"{form.time}: {NOT_A_TIME}")
         findings.times[first:] = array("d", seconds)
         for row, problem in problems.items():
             findings.put(row, Finding(MALFORMED, problem=problem))
+        for row in rows.skipped:
+            findings.codes[row] = NO_TAP
         for length, taps in _by_length(texts, first).items():
             self._judge(length, taps, findings)
+        if form.is_log:
+            self._skip_other_requests(texts, findings)
+        for row in findings.problems:
+            text = texts[row]
+            findings.unread += text is None or not self._catalogue.likeness.may_be_tap(text)
         return findings
+
+    def _skip_other_requests(self, texts: list[str | None], findings: TapFindings) -> None:
+        """Take the other requests of a log out of the findings."""
+        likeness = self._catalogue.likeness
+        for row, text in enumerate(texts):
+            if (
+                text is not None
+                and findings.tags[row] == NO_TAG
+                and findings.codes[row] != EMPTY
+                and not likeness.may_be_tap_of_log(text)
+            ):
+                findings.codes[row] = NO_TAP
+                findings.problems.pop(row, None)
 
     def _judge(self, length: int, taps: Taps, findings: TapFindings) -> None:
         """Judge taps of one length with the layouts of that length, and the others one by one until a layout is learned."""
@@ -114,6 +132,8 @@ class Audit:
         self.catalogue = catalogue
         self._jobs = jobs
         self._in_order = in_order
+        self.format: TapFormat | None = None
+        """The format of the file, once its first lines have been read."""
 
     def judged(self, chunks: Iterable[bytes]) -> Iterator[TapFindings]:
         """Judge all lines. Yields the findings of consecutive lines: all at the end, or with `in_order` chunk by chunk.
@@ -141,28 +161,27 @@ class Audit:
         first = next(source, b"")
         if not first:
             return
-        form = detect_format(first.partition(b"\n")[0])
-        header = form.header
+        self.format = form = detect_format(first, self.catalogue.likeness.parameters)
         if self._jobs == 1:
             auditor = Auditor(self.catalogue)
-            yield auditor.judge_chunk(first, form, header=header)
+            yield auditor.judge_chunk(first, form, first=form.before)
             for chunk in source:
-                yield auditor.judge_chunk(chunk, form, header=False)
+                yield auditor.judge_chunk(chunk, form)
             return
         # Forked, so that processes inherit the keys instead of receiving them.
         context = multiprocessing.get_context("fork")
         with ProcessPoolExecutor(self._jobs, mp_context=context, initializer=_begin, initargs=(self.catalogue, form)) as pool:
-            yield from _in_turn(pool.submit, first, header, source, _CHUNKS_AHEAD * self._jobs)
+            yield from _in_turn(pool.submit, first, form.before, source, _CHUNKS_AHEAD * self._jobs)
 
 
 def _in_turn(
-    submit: Callable[..., Future[TapFindings]], first: bytes, header: bool, source: Iterator[bytes], ahead: int
+    submit: Callable[..., Future[TapFindings]], first: bytes, before: int, source: Iterator[bytes], ahead: int
 ) -> Iterator[TapFindings]:
     """The findings in the order of their chunks, with at most `ahead` chunks in flight."""
-    waiting = deque([submit(_judge_chunk, first, header)])
+    waiting = deque([submit(_judge_chunk, first, before)])
     try:
         for chunk in source:
-            waiting.append(submit(_judge_chunk, chunk, False))
+            waiting.append(submit(_judge_chunk, chunk, 0))
             if len(waiting) >= ahead:
                 yield waiting.popleft().result()
         while waiting:
@@ -179,7 +198,7 @@ def _begin(catalogue: TagCatalogue, form: TapFormat) -> None:
     _auditor = Auditor(catalogue), form
 
 
-def _judge_chunk(chunk: bytes, header: bool) -> TapFindings:
+def _judge_chunk(chunk: bytes, first: int) -> TapFindings:
     assert _auditor is not None
     auditor, form = _auditor
-    return auditor.judge_chunk(chunk, form, header=header)
+    return auditor.judge_chunk(chunk, form, first=first)

@@ -28,7 +28,9 @@ OUTCOMES: tuple[tuple[str, str | None], ...] = (
 
 GENUINE, REPLAYED, NOT_REPLAY_CHECKED, INCOMPLETE, UNKNOWN, MALFORMED, PLAIN = range(7)
 EMPTY = 255
-"""The code of a line without a tap: the header of the file, or a blank line."""
+"""The code of a line that says nothing: the header of the file, a comment, or a blank line."""
+NO_TAP = 254
+"""The code of a line of a log that contains no tap, but perhaps another request. It is counted, but has no verdict."""
 
 BY_REASON = {reason: code for code, (_, reason) in enumerate(OUTCOMES) if reason in REASONS}
 
@@ -51,10 +53,11 @@ class TapFindings:
     """The findings about consecutive lines, one row each.
 
     `tags` are indexes in the catalogue, `positions` key version and counter as in `scan.position`, `times` Unix times in seconds,
-    `codes` indexes in `OUTCOMES` or `EMPTY`, `tampers` are `tamper_code`s, and `problems` are by row.
+    `codes` indexes in `OUTCOMES` or `EMPTY`, `tampers` are `tamper_code`s, and `problems` are by row. `unread` counts the
+    malformed lines that contain nothing of a tap.
     """
 
-    __slots__ = ("codes", "positions", "problems", "tags", "tampers", "times")
+    __slots__ = ("codes", "positions", "problems", "tags", "tampers", "times", "unread")
 
     def __init__(self, lines: int = 0) -> None:
         self.tags = array("I", [NO_TAG]) * lines
@@ -63,6 +66,7 @@ class TapFindings:
         self.codes = bytearray([EMPTY]) * lines
         self.tampers = bytearray(lines)
         self.problems: dict[int, str] = {}
+        self.unread = 0
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -100,6 +104,7 @@ class TapFindings:
         self.times.extend(more.times)
         self.codes += more.codes
         self.tampers += more.tampers
+        self.unread += more.unread
         self.problems |= {start + row: problem for row, problem in more.problems.items()}
 
 

@@ -76,6 +76,9 @@ def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
         return _examine(catalogue, tag, own_profile, message)
     if error is not None and not readable:
         return Finding(MALFORMED, problem=_problem(error))
+    if not catalogue.likeness.may_be_tap(text):
+        own = catalogue.likeness.shown
+        return Finding(MALFORMED, problem=f"no tap: it has none of the parameters {own}" if own else "no tap")
     return Finding(UNKNOWN)
 
 

@@ -1,15 +1,14 @@
-"""The output of an audit: a JSON line for each tap, and a summary table. Neither contains a URL, a MAC or a key."""
+"""The verdicts of an audit, a JSON line for each tap. They contain no URL, no MAC and no key."""
 
 from __future__ import annotations
 
 import sys
 from array import array
-from collections import Counter
 from collections.abc import Iterator
 
 import orjson
 
-from ixfast.audit.findings import EMPTY, GENUINE, NO_TAG, OUTCOMES, REPLAYED, TapFindings, each, positions_of, tamper_text
+from ixfast.audit.findings import EMPTY, GENUINE, NO_TAG, NO_TAP, OUTCOMES, REPLAYED, TapFindings, each, positions_of, tamper_text
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.domain.scan import POSITION_COUNTER_MASK
 
@@ -18,8 +17,8 @@ _PIECES = 7
 _NO_PIECES = ("",) * (_PIECES - 1)
 _UNCOMMON = bytes(code not in (GENUINE, REPLAYED) for code in range(256))
 _VERSION_BYTE = 3 if sys.byteorder == "little" else 0  # of a position, whose other three are the counter
-_EMPTY = frozenset((EMPTY,))
-_GENUINE_OR_EMPTY = frozenset((EMPTY, *(code for code, (verdict, _) in enumerate(OUTCOMES) if verdict == "genuine")))
+_EMPTY = frozenset((EMPTY, NO_TAP))
+_GENUINE_OR_EMPTY = frozenset((*_EMPTY, *(code for code, (verdict, _) in enumerate(OUTCOMES) if verdict == "genuine")))
 
 
 def json_lines(findings: TapFindings, catalogue: TagCatalogue, first_line: int, *, refused_only: bool = False) -> Iterator[bytes]:
@@ -89,25 +88,3 @@ def _beginning(code: int) -> str:
 
 _BEGINNINGS = tuple(map(_beginning, range(len(OUTCOMES))))
 _UP_TO_TAG = tuple(f',{beginning},"tag":"' for beginning in _BEGINNINGS)
-
-
-def count(findings: TapFindings) -> Counter[int]:
-    """The number of taps by code."""
-    return Counter({code: findings.codes.count(code) for code in range(len(OUTCOMES)) if code in findings.codes})
-
-
-def summary_lines(counts: Counter[int], seconds: float) -> list[str]:
-    """A table of verdicts and reasons, with the rate in the last line."""
-    total = counts.total()
-    lines = [f"{'verdict':<11} {'reason':<19} {'taps':>12}  share"]
-    for code, (verdict, reason) in enumerate(OUTCOMES):
-        if counts[code]:
-            share = f"{100 * counts[code] / total:6.2f} %"
-            lines.append(f"{verdict:<11} {reason or '-':<19} {counts[code]:>12,} {share}")
-    rate = f"{total / seconds:,.0f} a second" if seconds > 0 else "at once"
-    lines.append(f"{'all':<11} {'':<19} {total:>12,}  in {seconds:.2f} s, {rate}")
-    return lines
-
-
-def all_genuine(counts: Counter[int]) -> bool:
-    return all(OUTCOMES[code][0] == "genuine" for code in counts if counts[code])

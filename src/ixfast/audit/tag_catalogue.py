@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable
 
+from ixfast.audit.tap_likeness import TapLikeness
 from ixfast.chips import CompiledProfile, Message
 from ixfast.domain.model import Key
 from ixfast.errors import InputError
@@ -35,6 +36,7 @@ class TagCatalogue:
         self._statics: dict[int, dict[str, str]] = {}
         self._several: dict[int, tuple[Key, ...]] = {}
         self._profile_indexes: dict[object, int] = {}
+        self._likeness: TapLikeness | None = None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -102,6 +104,13 @@ class TagCatalogue:
 
     def profile(self, index: int) -> CompiledProfile | None:
         return self.profiles[self.profile_of[index]]
+
+    @property
+    def likeness(self) -> TapLikeness:
+        """What taps of these tags have in common. Computed once: the catalogue is complete before the first tap is judged."""
+        if self._likeness is None:
+            self._likeness = TapLikeness(self.profiles)
+        return self._likeness
 
     def find(self, profile: CompiledProfile, message: Message) -> int | None:
         """Find the tag of a tap read with this profile, by a static text, its UID, or the UID decrypted from its mirror."""

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import math
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import orjson
 
-# Numbers from the first limit on are milliseconds, from the second on microseconds: 1e11 seconds would be in the year 5138.
+NOT_A_TIME = "neither an ISO 8601 nor a Unix time, nor one of a web server's log"
+
+# Numbers from each limit on are milliseconds, microseconds and nanoseconds: 1e11 seconds would be in the year 5138.
 _MILLISECONDS_FROM = 1e11
 _MICROSECONDS_FROM = 1e14
+_NANOSECONDS_FROM = 1e17
+_USUAL_FROM = 1e8  # a smaller number in a column that is not called `at` is a duration or a number of something
+
+# The time of Apache's and nginx's logs, and that of HTTP and mail headers.
+_LOG_TIME = re.compile(r"\[?(\d\d)/([A-Z][a-z]{2})/(\d{4}):(\d\d):(\d\d):(\d\d)(\.\d+)?(?: ([+-])(\d\d)(\d\d))?\]?", re.ASCII)
+_HEADER_TIME = re.compile(r"(?:[A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} .*", re.ASCII)
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_SLASHES = re.compile(r"\d{4}/\d\d/\d\d")
+_SPACED_ZONE = re.compile(r" (?:UTC|GMT|Z)$| (?=[+-]\d\d:?\d\d$)")
 
 # Offsets in `2026-01-31T23:59:59.123456`.
 _SECONDS_END, _MICROSECONDS_END = 19, 26
@@ -36,8 +49,25 @@ def read_times(times: list[Any]) -> tuple[list[float], list[int]]:
     return seconds, wrong
 
 
+def is_moment(text: str) -> bool:
+    """Whether a text is a date with or without a time, which no number is."""
+    try:
+        _moment(text)
+    except (ValueError, OverflowError):
+        return False
+    return not text.isdigit()
+
+
+def is_time(text: str) -> bool:
+    """Whether a text is a time in any of the formats; not if it is a number too small for one of today's."""
+    try:
+        return float(text) >= _USUAL_FROM
+    except ValueError:
+        return is_moment(text)
+
+
 def _times_of_one_kind(times: list[Any]) -> list[float]:
-    """Convert ISO 8601 times (UTC if without an offset), or Unix times in seconds, milliseconds or microseconds.
+    """Convert ISO 8601 times (UTC if without an offset), those of logs, or Unix times in seconds down to nanoseconds.
 
     Raises TypeError, ValueError or OverflowError for anything else.
     """
@@ -46,7 +76,7 @@ def _times_of_one_kind(times: list[Any]) -> list[float]:
     try:
         seconds = [*map(float, times)]
     except ValueError:
-        return _uniform_iso_times(times) or [*map(_iso_time, times)]
+        return _uniform_iso_times(times) or [*map(_moment, times)]
     if not all(map(math.isfinite, seconds)):
         raise ValueError("not a time")
     if max(seconds) >= _MILLISECONDS_FROM:
@@ -54,9 +84,36 @@ def _times_of_one_kind(times: list[Any]) -> list[float]:
     return seconds
 
 
-def _iso_time(text: str) -> float:
-    moment = datetime.fromisoformat(text)
+def _moment(text: str) -> float:
+    """A date and time as text, in UTC if it has no offset. Raises ValueError or OverflowError for any other text."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = _log_moment(text.strip())
     return (moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _log_moment(text: str) -> datetime:
+    """A time that is not in ISO 8601: `29/Nov/2026:10:11:12 +0100`, `Sun, 29 Nov 2026 10:11:12 GMT` or `2026/11/29 10:11:12`."""
+    found = _LOG_TIME.fullmatch(text)
+    if found is not None:
+        day, month, year, hour, minute, second, fraction, sign, hours, minutes = found.groups()
+        if month not in _MONTHS:
+            raise ValueError("no month")
+        zone = UTC
+        if sign is not None:
+            offset = timedelta(hours=int(hours), minutes=int(minutes))
+            zone = timezone(-offset if sign == "-" else offset)
+        microseconds = int(float(fraction) * 1e6) if fraction is not None else 0
+        return datetime(
+            int(year), _MONTHS.index(month) + 1, int(day), int(hour), int(minute), int(second), microseconds, tzinfo=zone
+        )
+    if _HEADER_TIME.fullmatch(text):
+        return parsedate_to_datetime(text)
+    iso = _SPACED_ZONE.sub(lambda zone: "Z" if zone[0].strip() else "", text)
+    if _SLASHES.match(iso):
+        iso = iso.replace("/", "-", 2)
+    return datetime.fromisoformat(iso)
 
 
 def _uniform_iso_times(times: list[str]) -> list[float] | None:
@@ -121,4 +178,6 @@ def _integers(columns: list[bytes], count: int) -> list[int]:
 def _in_seconds(number: float) -> float:
     if number < _MILLISECONDS_FROM:
         return number
-    return number / 1e3 if number < _MICROSECONDS_FROM else number / 1e6
+    if number < _MICROSECONDS_FROM:
+        return number / 1e3
+    return number / 1e6 if number < _NANOSECONDS_FROM else number / 1e9

@@ -1,18 +1,14 @@
 """`ixfast audit`: verifies the taps in a file offline; see docs/how-to/audit-a-log.md.
 
-Exit status: 0 if every tap is genuine, 3 if any tap is not, others if the audit failed.
+Exit status: 0 if every tap is genuine, 3 if any tap is not, others if the audit failed, which it also has if there is no tap.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
-import io
 import sys
 import time
-import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,9 +16,10 @@ from typing import BinaryIO
 import click
 
 from ixfast import audit as auditing
-from ixfast.audit import Audit, TagCatalogue
+from ixfast.audit import Audit, Summary, TagCatalogue
 from ixfast.audit.account_tags import read_account
-from ixfast.audit.tap_lines import CHUNK_BYTES, chunks
+from ixfast.audit.summary import counted
+from ixfast.audit.tap_format import TapFormat
 from ixfast.cli.command_group import leave
 from ixfast.cli.database import CommandEnvironment, resolve
 from ixfast.cli.exit_codes import ExitCode
@@ -34,11 +31,9 @@ from ixfast.domain.model import EncodingProfile
 from ixfast.errors import IxfastError
 from ixfast.store.connections import session
 
-_GZIP = b"\x1f\x8b"
-
 
 def register(main: click.Group) -> None:
-    @main.command()
+    @main.command("audit")
     @click.argument("file", metavar="FILE")
     @click.option("--keys", "key_file", type=click.Path(path_type=Path), help="File of tags with their keys: CSV or JSON lines.")
     @click.option(
@@ -69,7 +64,7 @@ def register(main: click.Group) -> None:
         "--json", "as_json", is_flag=True, help="Print the summary as JSON to standard output. Requires --out or --show none."
     )
     @with_settings(*DATABASE_AND_KEYS)
-    def audit(
+    def audit_command(
         file: str,
         key_file: Path | None,
         aid: str | None,
@@ -84,18 +79,19 @@ def register(main: click.Group) -> None:
     ) -> None:
         """Verify the taps in FILE without a server.
 
-        FILE contains CSV or JSON lines, optionally compressed with gzip; - is standard input. A line has the time of the tap as
-        `at`, and the tap as `url`, as `query`, or in the columns x, n and e. The exit status is 0 if every tap is genuine
-        and 3 if any is not.
+        FILE is a web server's log, CSV, JSON, or one URL per line, optionally compressed with gzip; - is standard input. A line
+        of CSV or JSON has the time of the tap as `at`, and the tap as `url`, as `query`, or in the columns x, n and e. The exit
+        status is 0 if every tap is genuine, 3 if any is not, and 1 if no line contains a tap.
         """
         if (key_file is None) == (aid is None):
             raise click.UsageError("Give either --keys or --account.")
         if as_json and out is None and show != "none":
             raise click.UsageError("--json prints the summary in place of the verdicts: add --out FILE or --show none.")
+        shown = "standard input" if file == "-" else file
         with contextlib.ExitStack() as stack:
             source, size = stack.enter_context(_opened(file))
             # The writer of a pipe (`ixfast simulate`) may still be writing the key file; it is complete before the first tap.
-            pieces = _after_first(_readable(file, source))
+            pieces = _after_first(auditing.read_chunks(source, shown))
             if aid is not None:
                 catalogue = _from_database(resolve(flags, config), aid)
             else:
@@ -104,37 +100,43 @@ def register(main: click.Group) -> None:
             target = stack.enter_context(out.open("wb")) if out is not None else sys.stdout.buffer
             pieces = stack.enter_context(_with_progress(pieces, source, size))
             started = time.perf_counter()
-            counts = _run(Audit(catalogue, jobs=jobs, in_order=in_order), pieces, target, show)
+            audit = Audit(catalogue, jobs=jobs, in_order=in_order)
+            summary = _run(audit, pieces, target, show)
             seconds = time.perf_counter() - started
         if as_json:
-            print_json(_summary(counts, seconds))
+            print_json(summary.members(seconds, audit.format))
         else:
-            for line in auditing.summary_lines(counts, seconds):
+            for line in summary.lines(seconds):
                 click.echo(line, err=True)
-        if not auditing.all_genuine(counts):
+            for warning in summary.warnings(audit.format):
+                click.echo(f"warning: {warning}", err=True)
+        if not summary.has_taps:
+            raise IxfastError(_why_none(shown, summary, audit.format))
+        if not summary.all_genuine:
             leave(ExitCode.NEGATIVE)
 
 
-def _run(audit: Audit, pieces: Iterable[bytes], target: BinaryIO, show: str) -> Counter[int]:
-    counts: Counter[int] = Counter()
+def _why_none(file: str, summary: Summary, form: TapFormat | None) -> str:
+    """What is wrong with a file in which no line is a tap."""
+    if summary.first_problem is not None:
+        return f"No line of {file} could be read as a tap; {summary.where()}."
+    if summary.without_tap:
+        count = counted(summary.without_tap)
+        return f"{file} has {count} and none with a tap of these tags; is it the right log, and the right profile?"
+    return f"{file} contains no taps" + (": no line follows its header." if form is not None and form.names else ".")
+
+
+def _run(audit: Audit, pieces: Iterable[bytes], target: BinaryIO, show: str) -> Summary:
+    summary = Summary()
     first_line = 1
     for judged in audit.judged(pieces):
-        counts += auditing.count(judged)
+        summary.add(judged, first_line)
         if show != "none":
             for lines in auditing.json_lines(judged, audit.catalogue, first_line, refused_only=show == "refused"):
                 target.write(lines)
             target.flush()
         first_line += len(judged)
-    return counts
-
-
-def _summary(counts: Counter[int], seconds: float) -> dict[str, object]:
-    outcomes = [
-        {"verdict": verdict, "reason": reason, "taps": counts[code]}
-        for code, (verdict, reason) in enumerate(auditing.OUTCOMES)
-        if counts[code]
-    ]
-    return {"taps": counts.total(), "seconds": round(seconds, 3), "outcomes": outcomes}
+    return summary
 
 
 @contextlib.contextmanager
@@ -150,21 +152,6 @@ def _opened(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
     with source:
         size = Path(file).stat().st_size
         yield source, size or None
-
-
-def _readable(file: str, source: BinaryIO) -> Iterator[bytes]:
-    """Chunks of whole lines, decompressed if necessary. Raises IxfastError for a damaged gzip file."""
-    buffered = io.BufferedReader(source, CHUNK_BYTES) if isinstance(source, io.RawIOBase) else source
-    peek = getattr(buffered, "peek", None)
-    packed = peek is not None and peek(2)[:2] == _GZIP
-    try:
-        if not packed:
-            yield from chunks(buffered)
-            return
-        with gzip.open(buffered) as unpacked:
-            yield from chunks(unpacked)  # type: ignore[arg-type]
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise IxfastError(f"{file} is damaged: gzip cannot decompress all of it.") from None
 
 
 def _after_first(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -1,0 +1,59 @@
+"""Whether a text could be a tap of any of the tags at all, which a request for a page or a picture is not.
+
+A log has mostly other requests, which are skipped, and a file whose URLs are all of another kind is not a file of taps. Nothing
+is read or authenticated here: a text that could be a tap is left to `judge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from ixfast.chips import CompiledProfile
+from ixfast.domain.references import CODE_NAMES
+from ixfast.errors import InputError
+
+_TELLING = frozenset(("mac", "picc", "enc", "uid"))  # n=2 and t=1 are in many requests
+_SHOWN_MAX = 8
+
+
+class TapLikeness:
+    """What taps of the `profiles` have in common. `parameters` are the names of all their parameters, in lower case."""
+
+    def __init__(self, profiles: Iterable[CompiledProfile | None]) -> None:
+        own = [profile for profile in profiles if profile is not None]
+        self._with_path = [profile for profile in own if profile.template.path]
+        names = {name.lower(): None for profile in own for name in profile.parameters}
+        self.parameters = frozenset((*names, *CODE_NAMES))
+        self.shown = ", ".join([*names][:_SHOWN_MAX])
+        self._telling = frozenset(
+            name.lower() for profile in own for name, slots in _slots_of_parameters(profile) if not _TELLING.isdisjoint(slots)
+        )
+
+    def may_be_tap(self, text: str) -> bool:
+        """Whether a URL or query has any parameter of a tap, or a path like one."""
+        return _has_any(text, self.parameters) or self._has_path(text)
+
+    def may_be_tap_of_log(self, text: str) -> bool:
+        """Whether the target of a request has a parameter that identifies or authenticates a tag, or a path like a tap."""
+        return _has_any(text, self._telling) or self._has_path(text)
+
+    def _has_path(self, text: str) -> bool:
+        for profile in self._with_path:
+            try:
+                if profile.read_url(text) is not None:
+                    return True
+            except InputError as error:
+                if error.field != "url":
+                    return True
+        return False
+
+
+def _slots_of_parameters(profile: CompiledProfile) -> Iterable[tuple[str, Collection[str]]]:
+    template = profile.template
+    yield from ((piece.name or "", piece.slots) for piece in template.query)
+    yield from ((name, (slot,)) for slot, name in template.separate.items())
+
+
+def _has_any(text: str, names: Collection[str]) -> bool:
+    query = text.partition("?")[2] if "?" in text else text
+    return any(pair.partition("=")[0].lower() in names for pair in query.split("&"))
