@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
 import pytest
 from click.testing import CliRunner, Result
 
+from ixfast import cmac
 from ixfast.audit import find_profile, read_keys
 from ixfast.audit.tap_bytes import CHUNK_BYTES
 from ixfast.chips import PRESETS, compile_profile
@@ -60,46 +63,123 @@ def files(tmp_path: Path) -> Files:
 SECRET = "00112233445566778899aabbccddeeff"
 
 
+def lines_of(rows: list[str]) -> list[bytes]:
+    return ["\n".join(rows).encode()]
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["xuid,uid"], "line 1: the first line must name the columns"),
-        ([""], "contains no keys"),
+        (["xuid,uid,profile", "a,04A1B2C3D4E5F6,encrypted"], "contains no keys. Call the column with the file keys KEY."),
+        (
+            ["uid,K0,K1,K2,profile", f"04A1B2C3D4E5F6,,,{SECRET},boltcard"],
+            "contains no keys. Its columns are those of --preset bolt-card.",
+        ),
+        (["file_key,profile", f"{SECRET},encrypted"], "line 1: No column identifies the tags."),
+        (["cuid,file_key,profile", f"a,{SECRET},encrypted"], "line 2, xuid: is missing"),
+        ([""], "line 1: The file is empty."),
         (["xuid,file_key", f"a,{SECRET}"], "line 2, profile: is missing"),
         (["xuid,file_key,profile", "", f"a,{SECRET},nonsense"], "line 3: unknown encoding profile"),
-        (["xuid,file_key,profile", f"a,{SECRET}0,encrypted"], "line 2, file_key: must be 32 hex digits"),
+        (["xuid,file_key,profile", f"a,{SECRET}0,encrypted"], "line 2, file_key: A key must be 16 bytes."),
         (["xuid,file_key,profile", f"a,{SECRET[:30]} 0,encrypted"], "line 2, file_key"),
-        (["xuid,file_key,profile", "a,,encrypted"], "line 2, file_key"),
+        (["xuid,file_key,profile", "a,,encrypted"], "contains no keys."),
+        (["xuid,file_key,profile", f"a,{SECRET},encrypted", "a,,encrypted"], "line 3, file_key: is missing, and an earlier"),
         (["xuid,file_key,profile", f"a b,{SECRET},encrypted"], "line 2, xuid"),
-        (["xuid,uid,file_key,profile", f"a,04,{SECRET},encrypted"], "line 2, uid: must be 14 hex digits"),
+        (["xuid,uid,file_key,profile", f"a,04,{SECRET},encrypted"], "line 2, uid: A UID must be 7 bytes."),
         (["xuid,file_key,profile", f"a,{SECRET},encrypted", f"a,{SECRET},encrypted"], "line 3, version: The tag already has"),
         (["xuid,file_key,profile", f"a,{SECRET},encrypted", f"a,{SECRET},path"], "line 3, xuid: an earlier line"),
-        (["xuid,file_key,profile", f"a,{SECRET}"], "line 2: has 2 fields"),
+        (["xuid,file_key,profile", f"a,{SECRET}"], "line 2: The line has a different number of cells"),
         (["uid,file_key,profile,xuid", *(f"04A1B2C3D4E5F6,{SECRET},encrypted,{x}" for x in "ab")], "line 3, uid: Another"),
         (["xuid,file_key,profile,version", f"a,{SECRET},encrypted,128"], "line 2, version: must be between 1 and 127"),
         (['{"xuid": "a"', ""], "line 1: The line is not a JSON object"),
-        (['{"xuid": "a", "file_key": 7, "profile": "encrypted"}'], "line 1, file_key: must be a string"),
-        ([f'{{"xuid": "a", "file_key": "{SECRET}", "file_key": "{SECRET}"}}'], "line 1, file_key: appears twice in the line"),
-        ([f'{{"xuid": "a", "{SECRET}": 1, "{SECRET}": 2}}'], "line 1, a member: appears twice in the line"),
+        (['{"xuid": "a", "file_key": 7, "profile": "encrypted"}'], "line 1, file_key: The value is not a string"),
+        (
+            [f'{{"xuid": "a", "file_key": "{SECRET}", "file_key": "{SECRET}"}}'],
+            "line 1, file_key: The object has a duplicate member",
+        ),
+        ([f'{{"xuid": "a", "{SECRET}": 1, "{SECRET}": 2}}'], "line 1: The object has a duplicate member"),
+        ([f"xuid;key;profile;{SECRET}", f"a;{SECRET}0;encrypted;", "b c;00;encrypted;"], "line 1: The file has no header line."),
+        (
+            ["xuid;key;profile", f"a;{SECRET}00;encrypted", "b c;00;encrypted"],
+            "line 2, key: A key must be 16 bytes. .* \\(2 more\\)",
+        ),
+        (["xuid;key;profile", f"a;{SECRET};nonsense", "b c;00;encrypted"], "line 2: unknown encoding profile"),
         (["xuid,file_key,profile", f"a,{SECRET},ntag22x-sd/ntag424-aes"], "line 2: profile 'ntag22x-sd/ntag424-aes'"),
     ],
 )
 def test_a_wrong_key_file_is_told_without_its_keys(rows: list[str], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        read_keys(rows, find_profile)
-    assert message in str(caught.value)
+        read_keys(lines_of(rows), find_profile)
+    assert re.search(message, str(caught.value)), str(caught.value)
     assert SECRET[:12] not in str(caught.value)
 
 
 def test_too_many_meta_keys_are_refused() -> None:
     rows = ["xuid,file_key,profile,meta_key", *(f"t{i},{SECRET},encrypted,{i:032x}" for i in range(17))]
     with pytest.raises(InputError, match="line 18, meta_key"):
-        read_keys(rows, find_profile)
+        read_keys(lines_of(rows), find_profile)
+
+
+IMPORTED = {
+    "as ixfast import documents it": f"UID;KEY\n04:a1:b2:c3:d4:e5:f6;0x{SECRET}\n",
+    "tabs, CRLF, names with spaces": f"Tag UID\tSDM File Read Key\r\n04 A1 B2 C3 D4 E5 F6\t{SECRET.upper()}\r\n",
+    "Excel's directive": f"sep=;\nUID;KEY\n04A1B2C3D4E5F6;{SECRET}\n",
+    "columns that only an import knows": f"XUID,UID,TAGNAME,RESPONSE,STATUS,KEY,lot\n,04A1B2C3D4E5F6,n,https://a/,inactive,{SECRET},7\n",
+    "a check value": f"UID,KEY,KCV\n04A1B2C3D4E5F6,{SECRET},{cmac.aes_cmac(bytes.fromhex(SECRET), bytes(16))[:3].hex()}\n",
+    "JSON Lines": f'{{"UID":"04-A1-B2-C3-D4-E5-F6","KEY":"{SECRET}","TAGNAME":null}}\n',
+    "a spreadsheet's quotation marks": f'"UID";"KEY"\n"04A1B2C3D4E5F6";"{SECRET}"\n',
+}
+
+
+@pytest.mark.parametrize("text", IMPORTED.values(), ids=IMPORTED.keys())
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_a_file_of_keys_for_an_import_is_read(text: str, pack: Callable[[bytes], bytes]) -> None:
+    catalogue = read_keys([pack(text.encode())], find_profile, default_profile="plain-uid-counter")
+    assert (catalogue.codes, catalogue.uids) == (["04A1B2C3D4E5F6"], [bytes.fromhex("04A1B2C3D4E5F6")])
+    assert [key.value.hex() for key in catalogue.file_keys(0)] == [SECRET]
+
+
+@pytest.mark.parametrize(
+    ("preset", "row"),
+    [
+        ("bolt-card", {"uid": "04a1b2c3d4e5f6", "k0": "00" * 16, "k1": "11" * 16, "k2": SECRET, "k3": "", "k4": ""}),
+        ("sdm-keys", {"uid": "04a1b2c3d4e5f6", "picc_master_key": "22" * 16, "app_read_key": "11" * 16, "sdm_mac_key": SECRET}),
+    ],
+)
+def test_the_presets_of_an_import_are_those_of_a_key_file(preset: str, row: dict[str, str]) -> None:
+    text = ",".join(row) + "\n" + ",".join(row.values())
+    catalogue = read_keys([text.encode()], find_profile, default_profile="boltcard", preset=preset)
+    assert [key.value.hex() for key in catalogue.file_keys(0)] == [SECRET]
+    assert [key.value.hex() for key in catalogue.meta_keys] == (["11" * 16] if preset == "bolt-card" else [])
+
+
+def test_a_factory_key_is_a_key_and_a_tag_may_have_none() -> None:
+    rows = [f"UID,KEY\n04A1B2C3D4E5F6,{'00' * 16}\n04A1B2C3D4E5F7,\n".encode()]
+    catalogue = read_keys(rows, find_profile, default_profile="encrypted")
+    assert [len(catalogue.file_keys(index)) for index in (0, 1)] == [1, 0]
+
+
+def test_the_version_of_a_key_may_be_called_as_an_export_calls_it() -> None:
+    rows = [f"UID,KEY,KEY_VERSION\n04A1B2C3D4E5F6,{SECRET},2\n04A1B2C3D4E5F6,{SECRET[::-1]},1\n".encode()]
+    catalogue = read_keys(rows, find_profile, default_profile="encrypted")
+    assert [key.version for key in catalogue.file_keys(0)] == [2, 1]
+
+
+def test_columns_that_are_not_read_are_reported(files: Files) -> None:
+    rows = files.keys.read_text().splitlines()
+    lines = [f"{rows[0]},lot,meta key,{SECRET}", *(f"{row},7,," for row in rows[1:])]
+    files.keys.write_text("\n".join(lines).replace(",", ";"))
+    result = files.run("--keys", str(files.keys), "--ignore", "meta key")
+    assert "has no header line" in str(result.exception)  # a name that is a key is not a name
+    files.keys.write_text(files.keys.read_text().replace(f";{SECRET}", ";colour"))
+    result = files.run("--keys", str(files.keys), "--ignore", "meta key")
+    assert result.exit_code == 0, result.output
+    assert "warning: columns of the key file that are not read: lot, colour\n" in result.stderr
 
 
 def test_keys_as_json_lines_with_versions_and_a_tag_without_a_code() -> None:
     rows = [orjson.dumps({"uid": "04A1B2C3D4E5F6", "file_key": SECRET, "version": version}).decode() for version in (1, 3)]
-    catalogue = read_keys(rows, find_profile, default_profile="encrypted/ntag424-lrp")
+    catalogue = read_keys(lines_of(rows), find_profile, default_profile="encrypted/ntag424-lrp")
     assert catalogue.codes == ["04A1B2C3D4E5F6"]
     assert [key.version for key in catalogue.file_keys(0)] == [3, 1]
     profile = catalogue.profile(0)

@@ -21,12 +21,11 @@ from ixfast.audit.findings import OUTCOMES
 from ixfast.audit.report import json_lines
 from ixfast.audit.summary import Summary
 from ixfast.audit.tag_catalogue import TagCatalogue
-from ixfast.audit.tag_key_file import KEY_COLUMNS, read_keys
+from ixfast.audit.tag_key_file import read_keys
 from ixfast.audit.tap_bytes import read_chunks
 from ixfast.chips.named_profiles import find_profile, read_profile_file
 
 __all__ = [
-    "KEY_COLUMNS",
     "OUTCOMES",
     "Audit",
     "Summary",

@@ -1,175 +1,160 @@
-"""Reads the key file of an audit: CSV with a header or JSON Lines, with one file key of one tag per line.
+"""Reads the key file of an audit: the same files as `ixfast import`, with three more columns.
 
     xuid,uid,file_key,meta_key,profile
     q8w3sbcz,04A1B2C3D4E5F6,<32 hex digits>,<32 hex digits>,encrypted
 
-Required are `file_key`, and `xuid` or `uid`. A meta key belongs to the whole account: it is tried on the mirrors of all tags,
-whichever line has it. A tag with several live keys has one line for each, distinguished by `version` (1 if absent).
+`profile`, `version` (of the key, 1 if absent) and `aid` are not known to an import, where they belong to the group. Columns that
+say nothing about a tap's authenticity are not read. A meta key belongs to the whole account: it is tried on the mirrors of all
+tags, whichever line has it. A tag with several live keys has one line for each, distinguished by `version`.
 
 Messages name line and column, but never quote the value, which may be most of a key.
 """
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
-
-import orjson
 
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.chips import CompiledProfile, compile_profile
 from ixfast.domain import references
 from ixfast.domain.model import EncodingProfile, Key
 from ixfast.errors import InputError, ProfileError
-from ixfast.json_members import repeated_in_line
-from ixfast.limits import CUSTOMER_ID_CHARS_MAX, KEY_VERSIONS_MAX, UID_BYTES
+from ixfast.limits import KEY_VERSIONS_MAX
+from ixfast.tag_files import PRESETS, Layout, Problems, TagRow, read_tags
+from ixfast.tag_files.columns import IGNORED, SLOTS, Cell, shown
 
-KEY_COLUMNS = ("xuid", "uid", "file_key", "meta_key", "profile", "version", "cuid", "aid")
-_KEY_BYTES = 16
+OWN_COLUMNS = ("profile", "version", "aid")
+"""The columns that only an audit knows."""
+
+_READ = frozenset(("XUID", "UID", "CUID", "KEY", "META_KEY", "KEY_CHECK_VALUE"))
+_KEY_SLOT = SLOTS.index("KEY")
 _NO_CHECK_VALUE = bytes(3)  # An audit never shows check values.
 
 
 def read_keys(
-    lines: Iterable[str],
+    pieces: Iterable[bytes],
     profile_of: Callable[[str], EncodingProfile],
     *,
     default_profile: str | None = None,
-    catalogue: TagCatalogue | None = None,
+    preset: str | None = None,
+    ignored: Collection[str] = (),
+    unread: list[str] | None = None,
 ) -> TagCatalogue:
-    """Read a key file into a catalogue. `profile_of` finds a profile by its notation.
+    """Read a key file, in pieces of any size, into a catalogue. `profile_of` finds a profile by its notation.
 
-    `default_profile` applies to lines that name none. Raises InputError with the line, the column and what is wrong.
+    `default_profile` applies to lines that name none; `preset` and `ignored` are those of an import. The names of columns that
+    are not read are added to `unread`. Raises InputError with the line, the column and what is wrong.
     """
-    reader = _Reader(catalogue or TagCatalogue(), profile_of, default_profile)
-    try:
-        for row in reader.rows(lines):
+    problems, layout = Problems(), _KeyLayout(preset, ignored, [] if unread is None else unread)
+    reader = _Reader(profile_of, default_profile)
+    for row in read_tags(pieces, layout, problems):
+        try:
             reader.take(row)
-    except (InputError, ProfileError) as error:
-        field = getattr(error, "field", None)
-        where = f"key file, line {reader.number}" + (f", {field}" if field else "")
-        raise InputError("invalid_parameter", f"{where}: {error}", field) from None
-    if not len(reader.catalogue):
-        raise InputError("invalid_parameter", "The key file contains no keys.", "keys")
+        except (InputError, ProfileError) as error:
+            if problems and problems.by_line()[0].line < row.line:
+                break
+            field = getattr(error, "field", None)
+            raise _refused(row.line, field, str(error)) from None
+    if problems:
+        first = problems.by_line()[0]
+        more = f" ({len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise _refused(first.line, first.column, f"{first.message} {first.remedy}{more}")
+    if not reader.has_keys:
+        raise InputError("invalid_parameter", f"The key file contains no keys.{layout.hint}", "keys")
     return reader.catalogue
 
 
-def _header(line: str) -> list[str]:
-    names = [name.strip().lower() for name in next(csv.reader([line.strip().removeprefix("\ufeff")]))]
-    if "file_key" not in names or not {"xuid", "uid"} & set(names) or len(set(names)) < len(names):
-        known = ", ".join(KEY_COLUMNS)
-        raise InputError(
-            "invalid_parameter",
-            f"the first line must name the columns: file_key, and xuid or uid; others allowed are among {known}.",
-        )
-    return names
+def _refused(line: int, field: str | None, text: str) -> InputError:
+    where = f"key file, line {line}" + (f", {field}" if field else "")
+    return InputError("invalid_parameter", f"{where}: {text}", field)
 
 
-def _object(line: str) -> Mapping[str, Any]:
-    try:
-        found = orjson.loads(line)
-        repeated = repeated_in_line(line, found) if isinstance(found, dict) else []
-    except (orjson.JSONDecodeError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise InputError("invalid_parameter", "The line is not a JSON object.")
-    if repeated:  # quoted only if it is a known column: in a malformed file it may be a key
-        named = next((name for name in repeated if name in KEY_COLUMNS), "a member")
-        raise InputError("invalid_parameter", "appears twice in the line.", named)
-    return found
+class _KeyLayout(Layout):
+    """The columns of an import and an audit's own. Unknown ones are not an error: an import may know them as extended fields."""
+
+    def __init__(self, preset: str | None, ignored: Collection[str], unread: list[str]) -> None:
+        super().__init__(preset=preset, ignored=ignored, fields=OWN_COLUMNS, allow_zero_keys=True)
+        self._unread = unread
+        self.hint = ""
+
+    def cells(self, names: Sequence[str], line: int, problems: Problems, *, is_header: bool = True) -> tuple[Cell, ...]:
+        found = super().cells(names, line, problems, is_header=is_header)
+        if not problems and not any(cell.slot == _KEY_SLOT for cell in found):
+            self.hint = _key_hint(names)
+        return found
+
+    def prepared(self, members: dict[str, Any]) -> dict[str, Any]:
+        """Accept the version as a number, too."""
+        return {
+            name: str(value) if type(value) is int and self._meaning(name)[1] == "version" else value
+            for name, value in members.items()
+        }
+
+    def _meaning(self, name: str) -> tuple[str | None, str | None]:
+        meaning, field = super()._meaning(name)
+        if meaning == IGNORED and name.strip().upper().replace(" ", "_") == "KEY_VERSION":
+            return None, "version"
+        if meaning is None and field is None:
+            text = shown(name)
+            if text is not None and text not in self._unread:
+                self._unread.append(text)
+        return (meaning, None) if meaning in _READ else (IGNORED if field is None else None, field)
+
+
+def _key_hint(names: Sequence[str]) -> str:
+    """How to name the columns of a file in which none has the keys."""
+    own = {name.strip().upper() for name in names}
+    for preset, description in PRESETS.items():
+        if any(meaning == "KEY" and name in own for name, meaning in description.columns.items()):
+            return f" Its columns are those of --preset {preset}."
+    return " Call the column with the file keys KEY."
 
 
 class _Reader:
-    def __init__(
-        self, catalogue: TagCatalogue, profile_of: Callable[[str], EncodingProfile], default_profile: str | None
-    ) -> None:
-        self.catalogue = catalogue
+    def __init__(self, profile_of: Callable[[str], EncodingProfile], default_profile: str | None) -> None:
+        self.catalogue = TagCatalogue()
+        self.has_keys = False
         self._profile_of = profile_of
         self._default = default_profile
         self._compiled: dict[str, CompiledProfile] = {}
-        self.number = 1  # of the current line
 
-    def rows(self, lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
-        names: list[str] | None = None
-        objects = False
-        for self.number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            if objects or (names is None and line.lstrip().startswith("{")):
-                objects = True
-                yield _object(line)
-            elif names is None:
-                names = _header(line)
-            else:
-                row = next(csv.reader([line.rstrip("\r\n")]))
-                if len(row) != len(names):
-                    raise InputError("invalid_parameter", f"has {len(row)} fields, the header has {len(names)}.")
-                yield dict(zip(names, map(str.strip, row), strict=True))
-
-    def take(self, row: Mapping[str, Any]) -> None:
+    def take(self, row: TagRow) -> None:
+        """Add the tag or the key of a row; a tag without a key is known, but its taps prove nothing."""
         catalogue = self.catalogue
-        uid = _hex(row, "uid", UID_BYTES)
+        uid = row.uid or b""
         # A tag without a code is reported by its UID.
-        code = _text(row, "xuid") or uid.hex().upper()
+        code = row.xuid or uid.hex().upper()
         if not references.CODE.fullmatch(code):
-            raise InputError("invalid_parameter", "must consist of letters and digits, or be left out if there is a UID.", "xuid")
-        value = _hex(row, "file_key", _KEY_BYTES)
-        if not value:
-            raise InputError("invalid_parameter", f"must be {2 * _KEY_BYTES} hex digits.", "file_key")
-        key = Key(_version(row), value, _NO_CHECK_VALUE)
-        profile = self._profile(_text(row, "profile") or self._default)
-        meta_key = _hex(row, "meta_key", _KEY_BYTES)
-        if meta_key:
-            catalogue.add_meta_keys([Key(len(catalogue.meta_keys) + 1, meta_key, _NO_CHECK_VALUE)])
+            raise InputError("invalid_parameter", "is missing; give the tag code or the UID of the tag.", "xuid")
+        keys = (Key(_version(row), row.key, _NO_CHECK_VALUE),) if row.key is not None else ()
+        self.has_keys = self.has_keys or bool(keys)
+        profile = self._profile(row.fields.get("profile") or self._default)
+        if row.meta_key is not None:
+            catalogue.add_meta_keys([Key(len(catalogue.meta_keys) + 1, row.meta_key, _NO_CHECK_VALUE)])
         tag = catalogue.by_code.get(code)
         if tag is None:
-            cuid = _text(row, "cuid")
-            if len(cuid) > CUSTOMER_ID_CHARS_MAX:
-                raise InputError("invalid_parameter", f"must be at most {CUSTOMER_ID_CHARS_MAX} characters.", "cuid")
-            catalogue.add(code, profile, uid=uid, keys=(key,), cuid=cuid, aid=_text(row, "aid"))
+            catalogue.add(code, profile, uid=uid, keys=keys, cuid=row.cuid, aid=row.fields.get("aid"))
         elif catalogue.uids[tag] != uid or catalogue.profile(tag) is not profile:
             raise InputError("invalid_parameter", "an earlier line has a different UID or profile for this tag.", "xuid")
+        elif not keys:
+            raise InputError("invalid_parameter", "is missing, and an earlier line has the same tag.", "file_key")
         else:
-            catalogue.add_key(tag, key)
+            catalogue.add_key(tag, *keys)
 
     def _profile(self, notation: str | None) -> CompiledProfile:
         if notation is None:
             raise InputError("invalid_parameter", "is missing; name a profile here or with --profile.", "profile")
+        notation = notation.strip()
         compiled = self._compiled.get(notation)
         if compiled is None:
             compiled = self._compiled[notation] = compile_profile(self._profile_of(notation))
         return compiled
 
 
-def _text(row: Mapping[str, Any], name: str) -> str:
-    value = row.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InputError("invalid_parameter", "must be a string.", name)
-    return value
-
-
-def _hex(row: Mapping[str, Any], name: str, length: int) -> bytes:
-    """The bytes of a column; b"" if it is blank or absent."""
-    text = _text(row, name)
-    try:
-        value = bytes.fromhex(text)
-    except ValueError:
-        value = b""
-    if len(text) != 2 * len(value) or len(value) not in (0, length):
-        raise InputError("invalid_parameter", f"must be {2 * length} hex digits.", name)
-    return value
-
-
-def _version(row: Mapping[str, Any]) -> int:
-    text = row.get("version")
-    if text is None or text == "":
-        return 1
-    try:
-        version = int(text)
-    except (TypeError, ValueError):
-        version = 0
+def _version(row: TagRow) -> int:
+    text = row.fields.get("version", "1").strip()
+    version = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(KEY_VERSIONS_MAX)) else 0
     if not 0 < version <= KEY_VERSIONS_MAX:
         raise InputError("invalid_parameter", f"must be between 1 and {KEY_VERSIONS_MAX}.", "version")
     return version

@@ -30,12 +30,17 @@ from ixfast.cli.standard_streams import standard_input
 from ixfast.domain.model import EncodingProfile
 from ixfast.errors import IxfastError
 from ixfast.store.connections import session
+from ixfast.tag_files import PRESETS
+
+_PIECE_BYTES = 1 << 18
 
 
 def register(main: click.Group) -> None:
     @main.command("audit")
     @click.argument("file", metavar="FILE")
-    @click.option("--keys", "key_file", type=click.Path(path_type=Path), help="File of tags with their keys: CSV or JSON lines.")
+    @click.option(
+        "--keys", "key_file", type=click.Path(path_type=Path), help="File of tags with their keys, as `ixfast import` takes it."
+    )
     @click.option(
         "--account", "aid", help="Read the tags and keys of this account (AID) from the database, without writing to it."
     )
@@ -46,6 +51,10 @@ def register(main: click.Group) -> None:
         metavar="NAME|@FILE",
         help="An encoding profile; the first is the default for the key file.",
     )
+    @click.option(
+        "--preset", type=click.Choice(list(PRESETS)), help="Accept the column names of another program in the key file."
+    )
+    @click.option("--ignore", "ignored", multiple=True, metavar="COLUMN", help="Ignore this column of the key file; repeatable.")
     @click.option(
         "--out",
         "--output",
@@ -69,6 +78,8 @@ def register(main: click.Group) -> None:
         key_file: Path | None,
         aid: str | None,
         profiles: tuple[str, ...],
+        preset: str | None,
+        ignored: tuple[str, ...],
         out: Path | None,
         show: str,
         jobs: int,
@@ -96,7 +107,7 @@ def register(main: click.Group) -> None:
                 catalogue = _from_database(resolve(flags, config), aid)
             else:
                 assert key_file is not None
-                catalogue = _from_file(key_file, profiles)
+                catalogue = _from_file(key_file, profiles, preset, ignored)
             target = stack.enter_context(out.open("wb")) if out is not None else sys.stdout.buffer
             pieces = stack.enter_context(_with_progress(pieces, source, size))
             started = time.perf_counter()
@@ -166,7 +177,7 @@ def _after_first(pieces: Iterator[bytes]) -> Iterator[bytes]:
     return chained()
 
 
-def _from_file(path: Path, profiles: tuple[str, ...]) -> TagCatalogue:
+def _from_file(path: Path, profiles: tuple[str, ...], preset: str | None, ignored: tuple[str, ...]) -> TagCatalogue:
     own: dict[str, EncodingProfile] = {}
     default = None
     for source in profiles:
@@ -177,13 +188,22 @@ def _from_file(path: Path, profiles: tuple[str, ...]) -> TagCatalogue:
         else:
             auditing.find_profile(name)
         default = default or name
+    unread: list[str] = []
     try:
-        with path.open(encoding="utf-8", newline="") as lines:
-            return auditing.read_keys(lines, lambda notation: auditing.find_profile(notation, own), default_profile=default)
+        with path.open("rb") as file:
+            catalogue = auditing.read_keys(
+                iter(lambda: file.read(_PIECE_BYTES), b""),
+                lambda notation: auditing.find_profile(notation, own),
+                default_profile=default,
+                preset=preset,
+                ignored=ignored,
+                unread=unread,
+            )
     except OSError as error:
         raise click.UsageError(f"--keys: {path} cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise click.UsageError(f"--keys: {path} is not UTF-8.") from None
+    if unread:
+        click.echo(f"warning: columns of the key file that are not read: {', '.join(unread)}", err=True)
+    return catalogue
 
 
 def _from_database(environment: CommandEnvironment, aid: str) -> TagCatalogue:

@@ -162,6 +162,10 @@ class Layout:
             problems.add(line, None, "no_identity_column")
         return tuple(found)
 
+    def prepared(self, members: dict[str, Any]) -> dict[str, Any]:
+        """The members of a JSON object as they are converted; a layout may accept numbers for values that are texts in CSV."""
+        return members
+
     def _meaning(self, name: str) -> tuple[str | None, str | None]:
         """The meaning of a column and None, or None and its extended field; both are None for an unknown name."""
         bare = name.strip()

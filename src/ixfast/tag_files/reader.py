@@ -323,7 +323,7 @@ class _JsonRecords:
             if repeated:
                 self._problems.add(self._line, shown(repeated[0]), "duplicate_member")
                 continue
-            row = self._row(members)
+            row = self._row(self._layout.prepared(members))
             if row is not None:
                 yield row
 
