@@ -167,6 +167,19 @@ def test_profile_rules_and_fields_of_a_group(on: Installation) -> None:
     assert on.json("group", "create", "acme", "piped", "--profile", "-", given=given)["profile"]["name"] == "own"
 
 
+def test_a_profile_that_v1_can_mistake_is_warned_of(on: Installation) -> None:
+    profile = {"name": "own", "scheme": "ntag424-aes", "template": "u={uid}&c={counter}&m={mac}"}
+    file = f"@{on.file(json.dumps(profile))}"
+    created = on.run("group", "create", "acme", "red", "--profile", file)
+    warned = r"Warning: On /v1/t, the parameter c of this profile is looked up as a CUID first\. Rename the parameter, or .*\n"
+    assert created.exit_code == 0 and re.fullmatch(warned, created.stderr)
+    assert re.fullmatch(warned, on.run("group", "set", "acme", "shoes", "--profile", file).stderr)
+    assert on.run("group", "set", "acme", "shoes", "--inactive").stderr == ""
+    assert on.run("group", "set", "acme", "red", "--profile", "boltcard").stderr == ""
+    assert len(on.json("group", "show", "acme", "shoes")["warnings"]) == 1
+    assert "warnings" not in on.json("group", "show", "acme", "red")
+
+
 def test_a_group_is_changed(on: Installation) -> None:
     rules = {"groups": [{"name": "first", "when": "scan_count == 1", "response": "Welcome"}], "default": "No"}
     words = ["group", "set", "acme", "shoes", "--name", "boots", "--rules", "-", "--retry-window", "9"]

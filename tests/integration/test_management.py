@@ -416,3 +416,18 @@ async def test_commands_are_in_the_audit_log_too(stack: Stack) -> None:
     acts = await stack.all_of("/v2/audit")
     assert {(a["act"], a["object"], a["api_key_id"]) for a in acts} == {("create", "account", None), ("create", "api_key", None)}
     assert edits.SCOPES == ("scan", "manage", "keys")
+
+
+async def test_a_profile_that_v1_can_mistake_is_saved_with_a_warning(stack: Stack) -> None:
+    profile = {"name": "own", "scheme": "ntag424-aes", "template": "a={uid}&n={counter}&e={mac}"}
+    _, group, _ = await folder_with_groups(stack, profile=profile)
+    shown = await stack.ask("GET", f"/v2/groups/{group}")
+    (warning,) = shown.json["warnings"]
+    assert warning.startswith("On /v1/t, the parameter a of this profile names the account. ")
+    assert "POST /v2/scans" in warning
+    patched = await stack.ask("PATCH", f"/v2/groups/{group}", {"name": "Other"}, headers={"If-Match": shown.headers["ETag"]})
+    assert patched.json["warnings"] == [warning]
+    assert "warnings" not in (await stack.ask("PATCH", f"/v2/groups/{group}", {"profile": "boltcard"})).json
+    changed = (await stack.ask("PATCH", f"/v2/groups/{group}", {"profile": {**profile, "template": "x={counter}&c={mac}"}})).json
+    assert "looked up as a tag code first" in changed["warnings"][0]
+    assert [each["warnings"] for each in await stack.all_of("/v2/groups")] == [changed["warnings"]]

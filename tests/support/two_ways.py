@@ -9,7 +9,7 @@ import re
 from itertools import accumulate, pairwise
 from typing import Any
 
-from ixfast.chips import compile_profile, preset
+from ixfast.chips import compile_profile
 from ixfast.domain import references
 from ixfast.domain.records import Account, Group
 from ixfast.http.dispatcher import ScanDispatcher
@@ -75,7 +75,10 @@ class Wire(asyncio.Transport):
 
 
 class World:
-    """A dispatcher behind both parsers."""
+    """A dispatcher behind both parsers, with `more` fleets than the usual ones: open accounts, whose API keys are `token_of`."""
+
+    def __init__(self, *more: VirtualFleet) -> None:
+        self._more = more
 
     async def start(self) -> None:
         self.meters = Meters()
@@ -85,8 +88,11 @@ class World:
         engine.use(ledger)
         catalogue.add_account("open-account", meta_keys=MIRROR[0].meta_keys())
         catalogue.add_account("closed-account", is_open=False)
-        for fleet in (OPEN, CLOSED, MIRROR):
-            group = catalogue.add_group(fleet.account, compile_profile(preset(fleet.profile.name)))
+        for fleet in self._more:
+            catalogue.add_account(fleet.account, meta_keys=fleet[0].meta_keys())
+            catalogue.add_api_key(fleet.account, references.token_sha256(token_of(fleet)))
+        for fleet in (OPEN, CLOSED, MIRROR, *self._more):
+            group = catalogue.add_group(fleet.account, compile_profile(fleet.profile.profile))
             catalogue.groups.append(group)
             for index, tag in enumerate(fleet):
                 ledger.add(catalogue.add_tag(group, tag.xuid, uid=tag.uid, cuid=f"{fleet.seed}-{index}", keys=tag.file_keys()))
@@ -127,6 +133,10 @@ class World:
         protocol.connection_lost(None)
         await _turns(3)
         return said
+
+
+def token_of(fleet: VirtualFleet) -> str:
+    return f"ixf_{fleet.account}"
 
 
 async def _turns(count: int) -> None:

@@ -185,6 +185,7 @@ def _register_group_edits(group: click.Group) -> None:
 
         with environment.database() as dsn:
             made, folder_made = asyncio.run(work(dsn))
+        _print_warnings(made)
         if as_json:
             print_json(made)
             return
@@ -249,10 +250,17 @@ def _register_set(group: click.Group) -> None:
                 return await _described(client, await client.patch("/v2/groups/{id}", changes, id=found.id))
 
         changed = resolve(options, config).run(work)
+        if "profile" in changes:
+            _print_warnings(changed)
         if as_json:
             print_json(changed)
         else:
             print_block(_block(changed))
+
+
+def _print_warnings(group: Mapping[str, Any]) -> None:
+    for warning in group.get("warnings", ()):
+        click.echo(f"Warning: {warning}", err=True)
 
 
 def _changes(options: dict[str, Any]) -> dict[str, Any]:

@@ -95,10 +95,7 @@ class ManagementClient:
     async def with_tags(self, place: Literal["group", "batch"], objects: Sequence[Any]) -> list[dict[str, Any]]:
         """The members of groups or batches, with their numbers of tags."""
         counts = await tag_search.count_tags(self.connection, place, [each.id for each in objects])
-        return [
-            {**msgspec.structs.asdict(each), "tags": counts[each.id].tags, "tags_exact": counts[each.id].exact}
-            for each in objects
-        ]
+        return [{**_members(each), "tags": counts[each.id].tags, "tags_exact": counts[each.id].exact} for each in objects]
 
     async def cursor_after_tag(self, code: str) -> str:
         """The cursor of the page of tags that begins after this tag. Raises InputError if the account has no such tag."""
@@ -144,6 +141,10 @@ async def management(
         yield ManagementClient(
             connection, account_id, aid, await environment.keys(connection) if environment is not None else None
         )
+
+
+def _members(made: Any) -> dict[str, Any]:
+    return {name: value for name, value in msgspec.structs.asdict(made).items() if value is not msgspec.UNSET}
 
 
 async def account_named(connection: Any, aid: str) -> int:

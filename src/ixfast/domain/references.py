@@ -27,8 +27,6 @@ CUID = b"\0c"
 UID = b"\0u"
 TOKEN = b"\0k"
 
-_MIRROR_CHARS_MIN = 2 * limits.UID_BYTES
-
 
 def code_in(text: str) -> str | None:
     """The tag code, or what may be one, in a URL or query string under one of its standard names."""
@@ -46,12 +44,6 @@ def _parameter(text: str, names: tuple[str, ...], pattern: re.Pattern[str]) -> s
         if name.lower() in names and pattern.fullmatch(value):
             return value
     return None
-
-
-def may_be_a_mirror(code: bytes) -> bool:
-    """Whether a value in the position of a tag code could be a mirror. The shortest mirror that identifies a tag is a UID in
-    hex."""
-    return len(code) >= _MIRROR_CHARS_MIN
 
 
 def by_cuid(aid: str, cuid: str) -> bytes:
@@ -77,6 +69,14 @@ def by_token(token_sha256: bytes) -> bytes:
 def kind(ref: bytes) -> bytes:
     """The kind of a reference: `XUID`, `CUID`, `UID` or `TOKEN`."""
     return ref[:2] if ref[:1] == b"\0" else XUID
+
+
+def parameters_of(ref: bytes) -> dict[str, str]:
+    """The parameters of `/v1/t` that name a tag by this reference, which is not that of an API key."""
+    if kind(ref) == XUID:
+        return {"x": ref.decode()}
+    aid, own = split(ref)
+    return {"a": aid, "c": own.decode()} if kind(ref) == CUID else {"a": aid, "u": own.hex().upper()}
 
 
 def split(ref: bytes) -> tuple[str, bytes]:

@@ -57,9 +57,12 @@ class Extras:
     """What only some scans carry; a plain scan on the hot path has none."""
 
     __slots__ = (
+        "aid",
+        "complaint",
         "evidence",
         "first_at",
         "idempotent",
+        "named",
         "parameters",
         "peek",
         "url",
@@ -76,6 +79,8 @@ class Extras:
         idempotent: bool = False,
         wants_state: bool = False,
         visitor: Visitor | None = None,
+        aid: str | None = None,
+        named: bool = False,
     ) -> None:
         self.parameters = parameters  # by name, percent-decoded
         self.url = url  # the tapped URL or query string, verbatim
@@ -83,6 +88,9 @@ class Extras:
         self.idempotent = idempotent  # scan_id is derived from the caller's Idempotency-Key
         self.wants_state = wants_state  # the response shows the durable counter even for a refused scan
         self.visitor = visitor
+        self.aid = aid  # the account that the caller names, unless an API key does
+        self.named = named  # scan.ref is what names the tag; otherwise the tap may name another one if that tag does not exist
+        self.complaint: str | None = None  # what is wrong with the parameter that `scan.error_field` names, without its value
         self.evidence: Evidence | None = None
         self.first_at: float | None = None  # Unix time of the first response under this Idempotency-Key, if there was one
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,7 +17,7 @@ from ixfast import meters
 from ixfast.domain import references
 from ixfast.domain.records import ApiKey
 from ixfast.domain.references import by_token, token_sha256
-from ixfast.domain.scan import Extras, Scan
+from ixfast.domain.scan import Extras, Scan, parameters_of
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http.rate_limits import Limiter
 from ixfast.http.v1_query import V1Query
@@ -29,7 +28,6 @@ from ixfast.store.catalogue.catalogue import Catalogue
 from ixfast.trace import PARSE, Trace
 
 _SCAN_ID_BITS = 62  # below KEYED_FROM
-_CODE = re.compile(r"[0-9A-Fa-f]{16}", re.ASCII)
 
 
 class ScanDispatcher:
@@ -56,6 +54,7 @@ class ScanDispatcher:
         # A scan id must be unique across workers and hosts. 62 random bits are, and cost 50 ns.
         self.next_scan_id = _scan_ids()
         self._tasks: set[asyncio.Task[None]] = set()
+        engine.read_again_by(self._reads_again)
 
     def client_address(self, peer: str | None, forwarded_for: str | None) -> str | None:
         """The address whose requests are counted together: the peer's, or the one that a trusted balancer reports."""
@@ -63,18 +62,22 @@ class ScanDispatcher:
 
     def submit_v1(self, query: V1Query, digest: bytes | None, reply: Callable[[Scan], None], address: str | None = None) -> None:
         """Start a scan of `/v1/t`. `digest` is the SHA-256 of a token in the header fields, which takes precedence over `r`."""
-        extras = query.extras
-        if query.ref is None and extras is None:
-            extras = Extras({})
         scan = Scan(
-            reply, query.ref or b"", query.counter, query.mac, None, self.next_scan_id(), self._now() - self.waited_s, extras
+            reply,
+            query.ref or b"",
+            query.counter,
+            query.mac,
+            None,
+            self.next_scan_id(),
+            self._now() - self.waited_s,
+            query.extras,
         )
         if digest is None and query.token is not None:
             digest = token_sha256(query.token)
         if self.limiter is not None and not self._admits(address, digest):
             self.engine.fail(scan, "rate_limited")
-        elif query.ref is None or _may_be_a_mirror(query):
-            self.spawn(self._identify(scan, query.aid, digest))
+        elif query.ref is None:
+            self.spawn(self._identify(scan, query, digest))
         else:
             self._submit(scan, digest)
 
@@ -113,8 +116,9 @@ class ScanDispatcher:
         digest = token_sha256(token) if token is not None else None
         return self.limiter is None or self.limiter.admits(address, digest, self._now(), count)
 
-    async def _identify(self, scan: Scan, aid: str | None, digest: bytes | None) -> None:
-        api_key = None
+    async def _identify(self, scan: Scan, query: V1Query, digest: bytes | None) -> None:
+        """Start a scan that names no tag, in the account of the API key or else in that of the query."""
+        aid = query.aid
         if digest is not None:
             try:
                 api_key = await self._api_key(digest)
@@ -126,31 +130,56 @@ class ScanDispatcher:
                 code, reason = obstacle
                 self.engine.fail(scan, code, reason)
                 return
-            scan.api_key = api_key
-        if aid is None or (api_key is not None and api_key.aid != aid):
-            if scan.ref and references.kind(scan.ref) == references.XUID:
-                self.engine.submit(scan)  # a tag code needs no account, so a wrong account does not matter
-            else:
-                self.engine.unknown(scan)
-            return
-        await self.identify(scan, aid)
+            assert api_key is not None
+            scan.api_key, aid = api_key, api_key.aid
+        await self.identify(scan, aid, query.problem)
 
-    async def identify(self, scan: Scan, aid: str) -> None:
-        """Submit a scan that names no tag, or perhaps one, under the first reference that exists."""
+    def _reads_again(self, scan: Scan) -> bool:
+        """Whether the account's profiles are to read a tap whose tag code, CUID or UID names no tag of this caller: it may be a
+        mirror, or a text of the owner's, in a parameter of that name. If so, they do, and the scan goes on from there."""
+        extras = scan.extras
+        if extras is not None and extras.named:
+            return False
+        if scan.api_key is not None:
+            aid: str | None = scan.api_key.aid
+        elif extras is not None and extras.aid is not None:
+            aid = extras.aid
+        else:
+            aid = references.split(scan.ref)[0] if references.kind(scan.ref) != references.XUID else None
+        if aid is None and (extras is None or extras.url is None):
+            return False
+        if extras is None:
+            scan.extras = Extras(references.parameters_of(scan.ref) | parameters_of(scan))
+        self.spawn(self.identify(scan, aid))
+        return True
+
+    async def identify(self, scan: Scan, aid: str | None, problem: InputError | None = None) -> None:
+        """Submit a scan under the first reference that exists of those that the account's profiles read from its tap.
+
+        If they read none, it goes on under the reference that the caller sent, and without one ends with `problem` or as unknown.
+        Without `aid`, the path of the URL has to name the account.
+        """
+        extras = scan.extras
+        assert extras is not None
+        extras.named = True
         try:
-            candidates = await self._candidates(scan, aid)
-            for ref in candidates:
-                if ref is candidates[-1] or await self._exists(ref, scan.api_key):
-                    scan.ref = ref
-                    self.engine.submit(scan)
-                    return
+            for ref in await self._candidates(scan, aid):
+                scan.ref = ref
+                if await self._exists(ref, scan.api_key):
+                    break
         except InputError as error:
-            scan.error_field = error.field
-            self.engine.fail(scan, error.code)
+            if not scan.ref:
+                problem = error
         except KeyUnavailableError:
             self.engine.fail(scan, "unavailable", "key_unavailable")
+            return
         except Exception:  # whatever the database raises: without a look-up there is no verdict
             self.engine.fail(scan, "unavailable", "lookup_failed")
+            return
+        if scan.ref:
+            self.engine.submit(scan)
+        elif problem is not None:
+            self.engine.refuse_input(scan, problem)
         else:
             self.engine.unknown(scan)
 
@@ -161,19 +190,16 @@ class ScanDispatcher:
         except Exception:  # whatever the database raises
             raise UnavailableError("unavailable", "lookup_failed") from None
 
-    async def _candidates(self, scan: Scan, aid: str) -> list[bytes]:
-        """The references under which the tag may be found: the one sent by the caller, if any, then those of the tap itself."""
-        assert scan.extras is not None
-        sent = [scan.ref] if scan.ref else []
-        try:
-            found = await identify(self.catalogue, aid, scan.extras, is_owner=scan.api_key is not None)
-        except InputError:
-            if not sent:
-                raise
-            return sent
-        if scan.ref in found and references.kind(scan.ref) == references.XUID:
-            return sent  # the profile, too, reads it as a tag code
-        return sent + found
+    async def _candidates(self, scan: Scan, aid: str | None) -> list[bytes]:
+        """The references that the account's profiles read from a tap, other than the one that the caller sent."""
+        extras = scan.extras
+        assert extras is not None
+        if aid is None:
+            assert extras.url is not None
+            aid = await account_in_path(self.catalogue, extras.url)
+            if aid is None:
+                return []
+        return await identify(self.catalogue, aid, extras, is_owner=scan.api_key is not None, sent=scan.ref)
 
     async def _exists(self, ref: bytes, api_key: ApiKey | None) -> bool:
         """Whether this caller has such a tag. Another account's tag is looked up like one that does not exist, so that not even
@@ -216,18 +242,6 @@ class ScanDispatcher:
         task = self.loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _may_be_a_mirror(query: V1Query) -> bool:
-    """Whether what seems to name the tag may be a mirror in a parameter of that name: `x` not as a tag code, or `c` not as a CUID
-    but as the MAC of an encrypted mirror, which Bolt Card calls `c`."""
-    extras = query.extras
-    if extras is None or query.ref is None or query.aid is None or extras.parameters is None:
-        return False
-    kind = references.kind(query.ref)
-    if kind == references.XUID:
-        return references.may_be_a_mirror(query.ref)
-    return kind == references.CUID and _CODE.fullmatch(extras.parameters.get("c", "")) is not None
 
 
 def _resolve(future: asyncio.Future[Any], result: Any) -> None:

@@ -25,7 +25,7 @@ cdef class FrontDoor:
 
     @cython.locals(server_state=ServerState, admission=Admission)
     cpdef submit(self, query, Head head, trace)
-    cdef _respond_malformed(self, error)
+    cdef _respond_malformed(self, error, query)
     cpdef refuse(self, query)
     cdef _client_address(self, Head head)
 

@@ -26,7 +26,7 @@ from ixfast.http import raw_response
 from ixfast.http.hot_request import Head, may_become_hot
 from ixfast.http.raw_response import v1_response
 from ixfast.http.server_state import ServerState
-from ixfast.http.v1_query import read_query
+from ixfast.http.v1_query import read_query, sent_code
 from ixfast.responses import bodies
 from ixfast.trace import REPLY, WRITE, Trace
 
@@ -118,24 +118,26 @@ class FrontDoor:
             server_state.dispatcher.submit_plain(code, counter, mac, head.token_sha256, self._reply, address, trace)
         else:
             try:
-                server_state.dispatcher.submit_v1(read_query(query), head.token_sha256, self._reply, address)
+                server_state.dispatcher.submit_v1(
+                    read_query(query, keyed=head.token_sha256 is not None), head.token_sha256, self._reply, address
+                )
             except InputError as error:
                 admission.in_flight -= 1
-                self._respond_malformed(error)
+                self._respond_malformed(error, query)
         server_state.dispatcher.waited_s = 0.0
 
-    def _respond_malformed(self, error: InputError) -> None:
+    def _respond_malformed(self, error: InputError, query: str) -> None:
         self._server_state.slots[meters.SCAN_ERRORS[error.code]] += 1
-        body = bodies.v1_error(error.code, parameter=error.field)
+        body = bodies.v1_error(error.code, sent_code(query), parameter=error.field)
         self._write(raw_response.response(STATUS[error.code], body, closing=self._server_state.draining))
 
     def refuse(self, query: Any) -> None:
         """Respond that the worker is busy."""
         if isinstance(query, str):
             try:
-                ref = read_query(query).ref or b""
+                ref = read_query(query, keyed=True).ref or b""
             except InputError as error:
-                self._respond_malformed(error)
+                self._respond_malformed(error, query)
                 return
         else:
             ref = query[0]

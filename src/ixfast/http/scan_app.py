@@ -26,7 +26,7 @@ from ixfast.http.framing import read_body
 from ixfast.http.json_body import decode_json
 from ixfast.http.problem_responses import Handler, problem_middleware, problem_response
 from ixfast.http.server_state import ServerState
-from ixfast.http.v1_query import read_query
+from ixfast.http.v1_query import read_query, sent_code
 from ixfast.http.v2_scans import BatchBody, Caller, ScanBody, run
 from ixfast.responses import bodies
 
@@ -76,13 +76,14 @@ async def _track_request(request: web.Request, handler: Handler) -> web.StreamRe
 
 async def _v1_scan(request: web.Request) -> web.Response:
     dispatcher = request.app[DISPATCHER]
-    try:
-        query = read_query(request.rel_url.raw_query_string)
-    except InputError as error:
-        dispatcher.meters.slots[meters.SCAN_ERRORS[error.code]] += 1
-        return _v1_response(STATUS[error.code], bodies.v1_error(error.code, parameter=error.field))
     token = request_token(request)
     digest = token_sha256(token) if token is not None else None
+    text = request.rel_url.raw_query_string
+    try:
+        query = read_query(text, keyed=digest is not None)
+    except InputError as error:
+        dispatcher.meters.slots[meters.SCAN_ERRORS[error.code]] += 1
+        return _v1_response(STATUS[error.code], bodies.v1_error(error.code, sent_code(text), parameter=error.field))
     scan = await dispatcher.ask(lambda reply: dispatcher.submit_v1(query, digest, reply, _address(request)))
     return _v1_response(
         bodies.status(scan), bodies.v1_body(scan), cors=raw_response.allows_cors(scan), challenged=raw_response.challenged(scan)
@@ -90,12 +91,15 @@ async def _v1_scan(request: web.Request) -> web.Response:
 
 
 async def _v1_head(request: web.Request) -> web.Response:
-    """Check the form of the query. No scan is made and nothing is consumed."""
+    """Check the form of the query. No scan is made and nothing is consumed. A malformed parameter is accepted only where it may
+    be one of the account's own."""
+    keyed = request_token(request) is not None
     try:
-        read_query(request.rel_url.raw_query_string)
+        query = read_query(request.rel_url.raw_query_string, keyed=keyed)
     except InputError as error:
         return _v1_response(STATUS[error.code], b"")
-    return _v1_response(200, b"")
+    refused = query.problem is not None and not keyed and query.aid is None
+    return _v1_response(STATUS["invalid_parameter"] if refused else 200, b"")
 
 
 async def _v1_options(_request: web.Request) -> web.Response:
@@ -141,7 +145,7 @@ async def _v2_scan(request: web.Request) -> web.Response:
     caller = _caller(request, await _api_key(request))
     scan = await run(dispatcher, body, caller, peek=_peek(request), idempotency_key=_idempotency_key(request))
     if scan.error is not None and scan.error not in DECIDED:
-        return problem_response(request, scan.error, field=scan.error_field, reason=scan.error_detail)
+        return problem_response(request, scan.error, _complaint(scan), field=scan.error_field, reason=scan.error_detail)
     response = _json(bodies.v2_scan(scan))
     if raw_response.challenged(scan):
         response.headers["WWW-Authenticate"] = raw_response.CHALLENGE
@@ -207,9 +211,13 @@ def _result(outcome: Outcome, request_id: str) -> Any:
         return orjson.Fragment(bodies.v2_error(outcome.code, message, request_id, reason=outcome.reason))
     code = outcome.error
     if code is not None and code not in DECIDED:
-        message, field, reason = ERROR_CODES[code].message, outcome.error_field, outcome.error_detail
+        message, field, reason = _complaint(outcome) or ERROR_CODES[code].message, outcome.error_field, outcome.error_detail
         return orjson.Fragment(bodies.v2_error(code, message, request_id, field=field, reason=reason))
     return orjson.Fragment(orjson.dumps(bodies.v2_scan(outcome)))
+
+
+def _complaint(scan: Scan) -> str | None:
+    return scan.extras.complaint if scan.extras is not None else None
 
 
 def _peek(request: web.Request) -> bool:

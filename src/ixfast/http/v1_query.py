@@ -2,8 +2,11 @@
 
 `x` names a tag by its code, `c` or `u` together with `a` by the customer's id or the chip's UID; `x` takes precedence over `c`,
 and `c` over `u`. `n` and `e` are the mirrored counter and MAC, `r` is the API token, `ip` and `ua` describe the visitor. All
-other parameters are kept for the group's encoding profile and otherwise ignored. With `a`, an `x` that is not a tag code may be
-a mirror in a parameter of that name.
+other parameters are kept for the group's encoding profile and otherwise ignored. An empty value counts as absent.
+
+Tags may have parameters of these names with other contents. Where the account is known (`a`, or an API key), a value that these
+names cannot have is therefore left to the account's encoding profiles, as is a reference that names no tag. `n` and `e` are left
+to the profile of the tag that `x` names.
 """
 
 from __future__ import annotations
@@ -23,13 +26,18 @@ _COUNTER = re.compile(r"[0-9A-Fa-f]{6}")
 _MAC_CHARS = 16
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _TOKEN = re.compile(r"[!-~]{1,256}")
+_CUID = re.compile(rf"(?s).{{1,{limits.CUSTOMER_ID_CHARS_MAX}}}")
 _HOT = frozenset(("x", "c", "u", "a", "n", "e", "r"))
+_REFERENCES = frozenset(("x", "c", "u"))
+_NAMING_NONE = frozenset(("n", "e", "t", "r", "ip", "ua"))
+_TOKEN_BEGINS = "ixf_"  # noqa: S105 - every API token does, and no mirror
 
 
 class V1Query(NamedTuple):
-    """A query that was read. `ref` is None if it names no tag: an encrypted mirror may then name one of account `aid`.
+    """A query that was read. `ref` is None if it names no tag: the tap itself may then name one of the account.
 
-    `counter` is -1 if `n` is absent; `mac` has 8 bytes, and is None if `e` is absent or of another length.
+    `aid` is the account in `a`. `counter` is -1 if there is none in `n`; `mac` has 8 bytes, and is None if there is none in `e`.
+    `problem` is the first malformed parameter that may yet be the profile's own.
     """
 
     ref: bytes | None
@@ -38,10 +46,14 @@ class V1Query(NamedTuple):
     mac: bytes | None
     token: str | None
     extras: Extras | None
+    problem: InputError | None = None
 
 
 def parse_parameters(query: str) -> dict[str, str]:
-    """Percent-decoded parameters by name. Raises InputError for a duplicate, for too many, and for values that are not text."""
+    """Percent-decoded parameters by name, without those that are empty.
+
+    Raises InputError for a duplicate, for too many, and for values that are not text.
+    """
     if len(query) > limits.REQUEST_TARGET_BYTES_MAX:
         raise InputError("invalid_parameter", f"The query must be at most {limits.REQUEST_TARGET_BYTES_MAX} characters.")
     parameters: dict[str, str] = {}
@@ -53,6 +65,8 @@ def parse_parameters(query: str) -> dict[str, str]:
             continue
         name, _, value = piece.partition("=")
         name, value = _decode(name, None), _decode(value, name)
+        if not value:
+            continue
         if name in parameters:
             raise InputError("invalid_parameter", "The parameter must be sent only once.", name)
         if len(value) > limits.PARAMETER_BYTES_MAX:
@@ -80,64 +94,99 @@ def _printable(name: str | None) -> str | None:
     return name if name is not None and name.isascii() and name.isprintable() else None
 
 
-def read_query(query: str) -> V1Query:
-    """Read the raw query string of `/v1/t`. Raises InputError with the parameter as its `field`; the value is never quoted."""
+def sent_code(query: str) -> bytes | None:
+    """The tag code in the raw query string, for the response to a query that cannot be read; None if `x` is not exactly one."""
+    codes = [piece[2:] for piece in query.split("&") if piece.startswith("x=") and piece != "x="]
+    return codes[0].encode() if len(codes) == 1 and references.CODE.fullmatch(codes[0]) else None
+
+
+def read_query(query: str, *, keyed: bool = False) -> V1Query:
+    """Read the raw query string of `/v1/t`; `keyed` says that a header field has an API key.
+
+    Raises InputError with the parameter as its `field`; the value is never quoted.
+    """
     plain = _PLAIN.fullmatch(query)
     if plain is not None:
         code, n, e = plain.groups()
         return V1Query(code.encode(), None, int(n, 16), bytes.fromhex(e), None, None)
     parameters = parse_parameters(query)
-    get = parameters.get
-    ref, aid = _reference(parameters)
-    counter = -1
-    if (n := get("n")) is not None:
-        _check(_COUNTER, n, "n", "6 hex digits")
-        counter = int(n, 16)
-    mac = None
-    if (e := get("e")) is not None:
-        _check(_HEX, e, "e", "16 hex digits")  # or another number that the group's profile defines; it is not known yet
-        mac = bytes.fromhex(e) if len(e) == _MAC_CHARS else None
-    if (token := get("r")) is not None:
-        _check(_TOKEN, token, "r", "an API token")
-    return V1Query(ref, aid, counter, mac, token, _extras(parameters, has_mac=mac is not None))
+    return _Reading(parameters, keyed=keyed).query()
 
 
-def _reference(parameters: dict[str, str]) -> tuple[bytes | None, str | None]:
-    x, c, u, aid = (parameters.get(name) for name in ("x", "c", "u", "a"))
-    if aid is not None:
-        _check(references.AID, aid, "a", "an account id")
-    if x is not None:
-        _check(references.CODE, x, "x", "a tag code of letters and digits")
-        return x.encode(), aid
-    if c is None and u is None:
-        if aid is None:
-            raise InputError("missing_parameter", "Name the tag: send x, or c or u together with a.", "x")
-        return None, aid
-    if aid is None:
-        raise InputError("missing_parameter", "c and u also require a, the account id.", "a")
-    if c is not None:
-        if not 0 < len(c) <= limits.CUSTOMER_ID_CHARS_MAX:
-            raise InputError("invalid_parameter", f"c must be 1 to {limits.CUSTOMER_ID_CHARS_MAX} characters.", "c")
-        return references.by_cuid(aid, c), aid
-    assert u is not None
-    _check(references.UID_TEXT, u, "u", "14 upper-case hex digits")
-    return references.by_uid(aid, bytes.fromhex(u)), aid
+class _Reading:
+    """The reading of one query. `problem` is the first value that its parameter cannot have."""
 
+    def __init__(self, parameters: dict[str, str], *, keyed: bool) -> None:
+        self._parameters = parameters
+        self._keyed = keyed
+        self.problem: InputError | None = None
 
-def _extras(parameters: dict[str, str], *, has_mac: bool) -> Extras | None:
-    """The parameters that go to the group's profile; None if there is nothing for it. An `e` that is not a MAC, and with `a` an
-    `x` that may be a mirror, may be the profile's own parameters of these names: the profile decides."""
-    names = parameters.keys()
-    is_hot = names <= _HOT and (has_mac or "e" not in names) and not {"x", "u"} <= names
-    if is_hot and not ("a" in names and references.may_be_a_mirror(parameters.get("x", "").encode())):
+    def query(self) -> V1Query:
+        aid = self._valid(references.AID, "a", "an account id")
+        if self.problem is not None and not self._keyed:
+            raise self.problem
+        token = self._token(aid)
+        ref = self._reference(aid, known=self._keyed or aid is not None or token is not None)
+        n, e = self._valid(_COUNTER, "n", "6 hex digits"), self._valid(_HEX, "e", "16 hex digits")
+        counter = -1 if n is None else int(n, 16)
+        # Another number of digits is left to the profile, which is not known yet.
+        mac = bytes.fromhex(e) if e is not None and len(e) == _MAC_CHARS else None
+        return V1Query(ref, aid, counter, mac, token, self._extras(aid, token, has_mac=mac is not None), self.problem)
+
+    def _valid(self, pattern: re.Pattern[str], name: str, expected: str) -> str | None:
+        """The value of a parameter; None if it is absent or malformed."""
+        value = self._parameters.get(name)
+        if value is None or pattern.fullmatch(value):
+            return value
+        self.problem = self.problem or InputError("invalid_parameter", f"{name} must be {expected}.", name)
         return None
-    kept = {name: value for name, value in parameters.items() if name not in ("r", "ip", "ua")}
-    visitor = None
-    if "ip" in parameters or "ua" in parameters:
-        visitor = Visitor(parameters.get("ip"), parameters.get("ua"))
-    return Extras(kept, visitor=visitor)
 
+    def _token(self, aid: str | None) -> str | None:
+        token = self._parameters.get("r")
+        if token is None or (token.startswith(_TOKEN_BEGINS) and _TOKEN.fullmatch(token)):
+            return token
+        if aid is not None or self._keyed:  # a parameter of the tap's own
+            return None
+        return self._valid(_TOKEN, "r", "an API token")
 
-def _check(pattern: re.Pattern[str], value: str, name: str, expected: str) -> None:
-    if not pattern.fullmatch(value):
-        raise InputError("invalid_parameter", f"{name} must be {expected}.", name)
+    def _reference(self, aid: str | None, *, known: bool) -> bytes | None:
+        code = self._valid(references.CODE, "x", "a tag code of letters and digits")
+        if code is not None:
+            return code.encode()
+        if aid is None:
+            self.problem = self.problem or self._unnamed(known=known)
+            if self.problem is not None and not known:
+                raise self.problem
+            return None
+        cuid = self._valid(_CUID, "c", f"1 to {limits.CUSTOMER_ID_CHARS_MAX} characters")
+        if cuid is not None:
+            return references.by_cuid(aid, cuid)
+        uid = self._valid(references.UID_TEXT, "u", "14 upper-case hex digits")
+        return references.by_uid(aid, bytes.fromhex(uid)) if uid is not None else None
+
+    def _unnamed(self, *, known: bool) -> InputError | None:
+        """What a query without a tag code and an account lacks; None if its tap itself may name a tag of the key's account."""
+        if self._parameters.keys() & {"c", "u"}:
+            return InputError("missing_parameter", "c and u also require a, the account id.", "a")
+        if known and self._parameters.keys() - _NAMING_NONE:
+            return None
+        return InputError("missing_parameter", "Name the tag: send x, or c or u together with a.", "x")
+
+    def _extras(self, aid: str | None, token: str | None, *, has_mac: bool) -> Extras | None:
+        """What goes to the profile, which decides what else it needs. None if nothing does: there are one reference, `n` and `e`,
+        all of which the scan has itself."""
+        parameters, names = self._parameters, self._parameters.keys()
+        named_once = len(names & _REFERENCES) == 1 and not {"a", "x"} <= names
+        if (
+            self.problem is None
+            and named_once
+            and names <= _HOT
+            and (has_mac or "e" not in names)
+            and (token or "r" not in names)
+        ):
+            return None
+        kept = {name: value for name, value in parameters.items() if name != "r" or token is None}
+        visitor = None
+        if "ip" in parameters or "ua" in parameters:
+            visitor = Visitor(parameters.get("ip"), parameters.get("ua"))
+        return Extras(kept, visitor=visitor, aid=aid)

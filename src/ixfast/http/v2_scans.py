@@ -69,17 +69,25 @@ async def run(dispatcher: ScanDispatcher, body: ScanBody, caller: Caller, *, pee
         if aid is None and ref is None:
             aid = await dispatcher.account_in_path(url)
     visitor = Visitor(body.visitor.ip, body.visitor.user_agent) if body.visitor is not None else None
-    extras = Extras(parameters, url, peek=peek, idempotent=idempotency_key is not None, wants_state=not peek, visitor=visitor)
+    extras = Extras(
+        parameters,
+        url,
+        peek=peek,
+        idempotent=idempotency_key is not None,
+        wants_state=not peek,
+        visitor=visitor,
+        aid=aid,
+        named=url is None and ref is not None,
+    )
     scan_id = dispatcher.next_scan_id() if idempotency_key is None else _derived_id(caller, body, idempotency_key)
     if ref is None and aid is None:
         raise InputError("missing_parameter", "Name the account: send account or an API key, or name the tag by xuid.", "account")
 
     def start(reply: Callable[[Scan], None]) -> None:
         scan = Scan(reply, ref or b"", -1, None, api_key, scan_id, dispatcher.loop.time(), extras)
-        if ref is not None and (aid is None or url is None or not references.may_be_a_mirror(ref)):
+        if ref is not None:
             dispatcher.engine.submit(scan)
         else:
-            assert aid is not None
             dispatcher.spawn(dispatcher.identify(scan, aid))
 
     return await dispatcher.ask(start)

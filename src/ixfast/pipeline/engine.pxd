@@ -6,7 +6,7 @@ from ixfast.domain.records cimport Account, ApiKey, Batch, Group, TagRecord
 from ixfast.domain.scan cimport Scan
 
 cdef class Engine:
-    cdef object _catalogue, _find, _ledger, _commit, _enrols, _is_past
+    cdef object _catalogue, _find, _ledger, _commit, _enrols, _reads_again, _is_past
     cdef long long[::1] _slots
 
     cpdef submit_with_token(self, Scan scan, bytes token_sha256)
@@ -33,5 +33,6 @@ cdef class Engine:
     cdef _decide(self, Scan scan)
     cpdef unknown(self, Scan scan)
     cpdef fail(self, Scan scan, code, reason=*)
+    cpdef refuse_input(self, Scan scan, error)
     cdef _broken(self, Scan scan)
     cdef _answer(self, Scan scan)

@@ -71,6 +71,7 @@ class Engine:
         self._find = catalogue.find
         self._slots = gauges.slots
         self._enrols: Callable[[Scan], bool] = lambda _scan: False
+        self._reads_again: Callable[[Scan], bool] = lambda _scan: False
         self._ledger: Ledger
         self._commit: Callable[[Scan], None]
 
@@ -82,6 +83,10 @@ class Engine:
     def enrol_by(self, takes: Callable[[Scan], bool]) -> None:
         """Offer scans whose tag is absent to `takes`; it answers those for which it returns True."""
         self._enrols = takes
+
+    def read_again_by(self, takes: Callable[[Scan], bool]) -> None:
+        """Offer scans whose reference names no tag of the caller to `takes`; it goes on with those for which it returns True."""
+        self._reads_again = takes
 
     def submit_with_token(self, scan: Scan, token_sha256: bytes) -> None:
         """Find the API key, then `submit`. A token without the right to scan is refused before any tag is looked up."""
@@ -129,7 +134,9 @@ class Engine:
             self._admit(scan, record)
 
     def _found(self, scan: Scan, record: TagRecord | None) -> None:
-        if record is not None or scan.error is not None or not self._enrols(scan):
+        # Another account's tag is treated like one that does not exist, here too.
+        absent = scan.error is None and (record is None or not record.is_for(scan.api_key))
+        if not absent or not (self._reads_again(scan) or (record is None and self._enrols(scan))):
             self.found(scan, record)
 
     def found(self, scan: Scan, record: TagRecord | None) -> None:
@@ -203,8 +210,7 @@ class Engine:
             else:
                 message = profile.read_parameters(parameters_of(scan))
         except InputError as error:
-            scan.error_field = error.field
-            self.fail(scan, error.code, None)
+            self.refuse_input(scan, error)
             return None
         if message is None or isinstance(message, Missing):
             self._refuse(scan, Verdict.INCOMPLETE, "missing_parameter")
@@ -294,6 +300,14 @@ class Engine:
         scan.error = code
         scan.error_detail = reason
         self._answer(scan)
+
+    def refuse_input(self, scan: Scan, error: InputError) -> None:
+        """End a scan without a verdict because its tap is malformed or incomplete."""
+        if scan.extras is None:
+            scan.extras = Extras()
+        scan.extras.complaint = str(error)
+        scan.error_field = error.field
+        self.fail(scan, error.code)
 
     def _broken(self, scan: Scan) -> None:
         """Answer 503 after an unexpected exception: a bug must not hang the scan, stop its batch or become a verdict."""

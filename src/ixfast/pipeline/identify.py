@@ -27,11 +27,13 @@ class Accounts(Protocol):
         """The account with this id and its groups; None if there is none, or if it is closed and the caller is not its owner."""
 
 
-async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bool) -> list[bytes]:
+async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bool, sent: bytes = b"") -> list[bytes]:
     """The references under which the tag may be found, the most specific first; empty if no profile of the account matches.
 
-    `is_owner` means that the caller has an API key of the account. To other callers a closed account has no tags, and no error
-    reveals its profiles. Raises InputError if the tap resembles a profile of the account but is well-formed under none.
+    `sent` is the reference that the caller sent and that names no tag, if any. If a profile reads it as a tag code as well, the
+    rest of the tap does not excuse that, and the result is empty. `is_owner` means that the caller has an API key of the account.
+    To other callers a closed account has no tags, and no error reveals its profiles. Raises InputError if the tap resembles a
+    profile of the account but is well-formed under none.
     """
     known = await accounts.account(aid, is_owner=is_owner)
     if known is None:
@@ -51,6 +53,9 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
             found.update(dict.fromkeys(_claims(profile, message, aid, meta_keys)))
     if error is not None and not well_formed:
         raise error
+    if sent in found and references.kind(sent) == references.XUID:
+        return []
+    found.pop(sent, None)
     return list(found)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from ixfast.domain.model import EncodingProfile
 from ixfast.errors import InputError
@@ -19,25 +19,33 @@ from ixfast.http.management.call import Call, to_jsonb
 from ixfast.http.management.folders import folder_of
 from ixfast.http.management.json_responses import created_response, no_content, object_response
 from ixfast.http.management.schemas import Definition, Group, GroupDraft, GroupPatch, set_members
+from ixfast.http.reserved_names import warnings_of
 from ixfast.keys.diversify import Derivation
 from ixfast.store.admin import edits
 
 
 def _group(row: Any) -> Group:
+    profile = msgspec.json.decode(row["profile"], type=EncodingProfile) if row["profile"] is not None else None
     return Group(
         row["group_id"],
         row["folder_id"],
         row["name"],
         row["kind"],
         row["active"],
-        msgspec.json.decode(row["profile"], type=EncodingProfile) if row["profile"] is not None else None,
+        profile,
         msgspec.json.decode(row["rule_set"]) if row["rule_set"] is not None else None,
         msgspec.json.decode(row["fields"]),
         row["retry_window_s"],
         msgspec.json.decode(row["derivation"], type=Derivation) if row["derivation"] is not None else None,
         row["enrols"],
         row["created_at"],
+        _warnings(profile),
     )
+
+
+def _warnings(profile: EncodingProfile | None) -> list[str] | UnsetType:
+    warnings = warnings_of(profile) if profile is not None else ()
+    return [*warnings] if warnings else UNSET
 
 
 def field_names(row: Any) -> list[str]:
@@ -84,6 +92,7 @@ async def patch_group(call: Call) -> web.Response:
     changes = set_members(patch)
     if patch.profile is not UNSET:
         changes["profile"] = validation.profile(patch.profile)
+        changes["warnings"] = _warnings(changes["profile"])
         changes["kind"] = "standard" if changes["profile"] is None else "authentication"
     if patch.rules is not UNSET and patch.rules is not None:
         validation.rule_set(patch.rules)

@@ -99,7 +99,10 @@ class FolderPatch(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Group(msgspec.Struct):
-    """A group contains tags that share an encoding profile and a rule set."""
+    """A group contains tags that share an encoding profile and a rule set.
+
+    `warnings` is present only if `/v1/t` can mistake a parameter of its profile for something else.
+    """
 
     id: int
     folder_id: int
@@ -113,6 +116,7 @@ class Group(msgspec.Struct):
     derivation: Derivation | None
     enrols: bool
     created_at: dt.datetime
+    warnings: list[str] | UnsetType = UNSET
 
 
 Profile = Annotated[
