@@ -126,6 +126,7 @@ def test_the_image_serves_drains_and_is_healthy(image: Path, database: str, tmp_
     assert entry == ["ixfast", "serve"]
     environ = environment_of_image(image)
     (tmp_path / "dsn").write_text(database)
+    (tmp_path / "dsn").chmod(0o400)
     KeyEncryptionKeys.create_file(tmp_path / "kek")
     for name, file in (("IXFAST_DSN_FILE", "dsn"), ("IXFAST_KEK_FILE", "kek")):
         assert environ[name].startswith("/run/secrets/")

@@ -114,6 +114,7 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     (folder / "tokens").mkdir()
     (folder / "conf").write_text(f"directories.tokendir = {folder}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n")
     (folder / "pin").write_text(HSM_PIN + "\n")
+    (folder / "pin").chmod(0o600)
     changed = pytest.MonkeyPatch()
     changed.setenv("SOFTHSM2_CONF", str(folder / "conf"))
     label = f"t{secrets.token_hex(4)}"
@@ -247,9 +248,13 @@ def test_vault_says_what_is_wrong(vault: Place, transit: Vault, monkeypatch: pyt
         vault.provider.open(vault.reference, b"vault:v1:AAAA", "0" * 16)
     monkeypatch.delenv("VAULT_TOKEN")
     monkeypatch.setenv("VAULT_TOKEN_FILE", str(tmp_path / "token"))
-    with pytest.raises(ProviderError, match="cannot be read"):
+    with pytest.raises(ProviderError, match="VAULT_TOKEN is not set: cannot read"):
         vault.provider.open(vault.reference, b"vault:v1:AAAA", "0" * 16)
     (tmp_path / "token").write_text(VAULT_TOKEN + "\n")
+    (tmp_path / "token").chmod(0o644)
+    with pytest.raises(ProviderError, match=r"/token is accessible to all users \(mode 0644\)"):
+        vault.provider.open(vault.reference, b"vault:v1:AAAA", "0" * 16)
+    (tmp_path / "token").chmod(0o600)
     key32 = secrets.token_bytes(32)
     assert vault.provider.open(vault.reference, vault.provider.seal(vault.reference, key32, "").blob, "") == key32
     with pytest.raises(ConfigurationError, match="MOUNT/KEY"):
@@ -279,7 +284,11 @@ def test_a_pkcs11_token_that_is_not_there(hsm: Place, tmp_path: Path) -> None:
     with pytest.raises(ProviderError, match="PKCS#11"):
         hsm.provider.open(hsm.reference.replace(str(HSM_MODULE), str(tmp_path / "none.so")), b"x" * 64, "0" * 16)
     (tmp_path / "pin").write_text("wrong")
+    (tmp_path / "pin").chmod(0o644)
     wrong = f"{hsm.reference.partition('pin-source=')[0]}pin-source={tmp_path}/pin"
+    with pytest.raises(ProviderError, match=r"pin-source: .*/pin is accessible to all users \(mode 0644\)"):
+        hsm.provider.open(wrong, b"x" * 64, "0" * 16)
+    (tmp_path / "pin").chmod(0o600)
     with pytest.raises(ProviderError, match="PinIncorrect"):
         hsm.provider.open(wrong, b"x" * 64, "0" * 16)
 

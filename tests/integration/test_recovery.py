@@ -383,6 +383,7 @@ async def command(failover: Failover, folder: Path, *words: str) -> tuple[int, s
     """Exit status and everything that is printed."""
     file = folder / "old-dsn"
     file.write_text(failover.old.dsn + "\n")
+    file.chmod(0o600)
     line = [sys.executable, "-m", "ixfast", "recover-counters", "--from-dsn-file", str(file), *words]
     done = await asyncio.to_thread(subprocess.run, line, env={"IXFAST_DSN": failover.dsn}, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
@@ -412,8 +413,15 @@ async def test_unusable_files_and_moments_are_told(failover: Failover, tmp_path:
     status, text = await command(failover, tmp_path, "--since", "yesterday")
     assert (status, text.splitlines()[-1]) == (2, "Error: --since yesterday: expected a time such as 2026-01-31T09:30:00+01:00.")
     status, text = await command(failover, tmp_path, "--from-dsn-file", str(tmp_path / "none"))
-    assert (status, text) == (2, f"Error: --from-dsn-file: cannot read {tmp_path / 'none'} (No such file or directory).\n")
-    (tmp_path / "empty").touch()
-    status, text = await command(failover, tmp_path, "--from-dsn-file", str(tmp_path / "empty"))
-    assert status == 2
-    assert "must contain postgresql://" in text
+    assert (status, text) == (2, f"Error: --from-dsn-file: cannot read {tmp_path / 'none'}: No such file or directory.\n")
+    other = tmp_path / "other"
+    for content, mode, words in (
+        ("", 0o600, "is empty"),
+        ("host=db", 0o600, "must contain postgresql://"),
+        ("", 0o644, "chmod 600"),
+    ):
+        other.write_text(content)
+        other.chmod(mode)
+        status, text = await command(failover, tmp_path, "--from-dsn-file", str(other))
+        assert status == 2
+        assert words in text

@@ -31,7 +31,7 @@ from support import administer, drop_database, eventually_sync
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 20.0
 ANSWER_DEADLINE_S = 10.0
-_PLACES = re.compile(r"verifies scans at (https?)://[^\s:]+:(\d+)\n.* at http://[^\s:]+:(\d+)\n")
+_PLACES = re.compile(r"verifies scans at (https?)://(?:\[\S+\]|[^\s:]+):(\d+)\n.* at (https?)://(?:\[\S+\]|[^\s:]+):(\d+)\n")
 
 
 def _toml(value: object) -> str:
@@ -69,7 +69,7 @@ class Served:
         self.environ |= {"PYTHONUNBUFFERED": "1", **({"IXFAST_DSN": dsn} if dsn is not None else {}), **(environ or {})}
         self.process: subprocess.Popen[bytes] | None = None
         self.port = self.private_port = 0
-        self.scheme = "http"
+        self.scheme = self.private_scheme = "http"
 
     def __enter__(self) -> Self:
         self.start()
@@ -101,7 +101,8 @@ class Served:
             return _PLACES.search(self.output)
 
         places = eventually_sync(banner, START_DEADLINE_S)
-        self.scheme, self.port, self.private_port = places[1], int(places[2]), int(places[3])
+        self.scheme, self.port = places[1], int(places[2])
+        self.private_scheme, self.private_port = places[3], int(places[4])
 
     @property
     def output(self) -> str:

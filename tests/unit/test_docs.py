@@ -40,6 +40,9 @@ DOCUMENTS = sorted(
 API = (DOCS / "reference" / "scan-api.md").read_text()
 OPERATING = (DOCS / "how-to" / "operate.md").read_text()
 
+FOREIGN_OPTIONS = {"--globoff"}  # of curl
+MEASUREMENTS = ("experiments", "performance")
+
 
 def section(document: str, title: str) -> str:
     """The text under a heading, up to the next one of the same or a higher level."""
@@ -265,6 +268,59 @@ def test_commands_in_code_blocks_exist(document: Path) -> None:
             if name is not None:
                 given = set(re.findall(r"(?<=\s)(--[a-z0-9-]+)", line))
                 assert given <= options(COMMANDS[name]) | {"--help"}, line
+
+
+def test_the_tables_of_settings_have_exactly_the_flags_of_the_server() -> None:
+    """In both directions; `ixfast serve` takes every setting."""
+    text = (DOCS / "reference" / "settings.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `--")]
+    documented = [flag for row in rows for flag in re.findall(r"`(--[a-z0-9-]+)`", row.split("|")[1])]
+    assert len(documented) == len(set(documented))
+    assert set(documented) == SETTING_FLAGS - {"--config"}
+    assert set(documented) <= options(COMMANDS["ixfast serve"])
+
+
+def test_a_secret_has_a_file_variant_wherever_it_is_an_option() -> None:
+    secrets = [each.flag for each in settings.describe() if each.secret]
+    assert secrets
+    for name, command in COMMANDS.items():
+        for flag in secrets:
+            assert (flag in options(command)) == (f"{flag}-file" in options(command)), name
+
+
+@pytest.mark.parametrize("document", [each for each in DOCUMENTS if each.stem not in MEASUREMENTS], ids=name_of)
+def test_options_in_the_text_exist(document: Path) -> None:
+    """Every `--option`, alone or with a value, is one of a command. Pages about measurements name those of the benchmarks."""
+    prose, _ = prose_and_code(document)
+    known = {option for command in COMMANDS.values() for option in options(command)} | {"--help", "--version"}
+    assert set(re.findall(r"`(--[a-z0-9-]+)[^`]*`", prose)) - known - FOREIGN_OPTIONS == set()
+
+
+def recipes() -> dict[str, list[list[str]]]:
+    """The words of every ixfast command that a file in deploy/ runs."""
+    compose, service, script = (ROOT / "deploy" / name for name in ("compose.yaml", "ixfast.service", "make-secrets.sh"))
+    image = (ROOT / "deploy" / "Dockerfile").read_text()
+    migrate = re.findall(r"^    command: \[(migrate.*)\]$", compose.read_text(), re.MULTILINE)
+    return {
+        "compose.yaml": [re.split(r",\s*", words) for words in migrate],
+        "ixfast.service": [
+            words.split() for words in re.findall(r"^ExecStart=\S+/ixfast (.*)$", service.read_text(), re.MULTILINE)
+        ],
+        "make-secrets.sh": [words.split() for words in re.findall(r"'ixfast ([^&']+)", script.read_text())],
+        "Dockerfile": [
+            *(words.split() for words in re.findall(r"bin/ixfast ([^\\&\n]+)", image)),
+            *(ast.literal_eval(words) for words in re.findall(r"^CMD (\[.*\])$", image, re.MULTILINE)),
+        ],
+    }
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "ixfast.service", "make-secrets.sh", "Dockerfile"])
+def test_commands_of_the_recipes_exist(file: str) -> None:
+    found = recipes()[file]
+    assert found
+    for words in found:
+        (name, *_) = [path for count in (2, 1) if (path := " ".join(["ixfast", *words[:count]])) in COMMANDS]
+        assert {word for word in words if word.startswith("--")} <= options(COMMANDS[name]), words
 
 
 def test_what_nothing_runs_is_found() -> None:

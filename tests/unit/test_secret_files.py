@@ -1,7 +1,8 @@
-"""Secrets in files of their own: the flag `--dsn-file`, and the warning about a file that other users can read."""
+"""Secrets in files of their own: the flag `--dsn-file`, and who else may have access to such a file."""
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +11,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from ixfast import secret_files
 from ixfast.cli import main
 from ixfast.cli.exit_codes import ExitCode
 from ixfast.config.settings import REDACTED
 from ixfast.config.settings_loader import load
+from ixfast.errors import ConfigurationError
+from ixfast.keys.providers.vault_transit import VaultTransit
 
 DSN = "postgresql://ixfast:pass@127.0.0.1:1/ixfast"
+STRANGER = 65534
 
 
 @pytest.fixture
@@ -30,13 +35,14 @@ def options(command: click.Command) -> set[str]:
     return {option for each in command.params for option in each.opts}
 
 
-def test_every_command_with_a_dsn_also_takes_it_from_a_file() -> None:
-    def walk(command: click.Command) -> list[click.Command]:
-        if not isinstance(command, click.Group):
-            return [command]
-        return [each for child in command.commands.values() for each in walk(child)]
+def commands(command: click.Command = main) -> list[click.Command]:
+    if not isinstance(command, click.Group):
+        return [command]
+    return [each for child in command.commands.values() for each in commands(child)]
 
-    with_dsn = [command for command in walk(main) if "--dsn" in options(command)]
+
+def test_every_command_with_a_dsn_also_takes_it_from_a_file() -> None:
+    with_dsn = [command for command in commands() if "--dsn" in options(command)]
     assert len(with_dsn) > 10
     assert all("--dsn-file" in options(command) for command in with_dsn)
 
@@ -53,24 +59,101 @@ def test_the_dsn_and_its_file_exclude_each_other(dsn_file: Path) -> None:
     assert "--dsn" in done.output and DSN not in done.output
 
 
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
-def test_a_file_that_others_can_read_is_a_warning(mode: int, dsn_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o444, 0o602, 0o777])
+def test_a_file_that_all_users_may_access_is_refused(mode: int, dsn_file: Path) -> None:
+    dsn_file.chmod(mode)
+    with pytest.raises(ConfigurationError) as caught:
+        load({}, {"IXFAST_DSN_FILE": str(dsn_file)})
+    assert f"IXFAST_DSN_FILE: {dsn_file} is accessible to all users (mode {mode:04o})" in str(caught.value)
+    assert f"chmod 600 {dsn_file}" in str(caught.value)
+    assert DSN not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o660])
+def test_a_file_that_its_group_may_access_is_a_warning(mode: int, dsn_file: Path, caplog: pytest.LogCaptureFixture) -> None:
     dsn_file.chmod(mode)
     assert load({}, {"IXFAST_DSN_FILE": str(dsn_file)}).dsn == DSN
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    assert f"{dsn_file} is readable by other users (mode {mode:04o})" in record.getMessage()
+    assert f"{dsn_file} is accessible to its group (mode {mode:04o})" in record.getMessage()
     assert DSN not in record.getMessage()
 
 
-def test_a_file_of_the_owner_alone_is_none(dsn_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_file_of_the_owner_alone_is_read_silently(mode: int, dsn_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dsn_file.chmod(mode)
     assert load({"dsn_file": str(dsn_file)}, {}).dsn == DSN
     assert not caplog.records
 
 
-def test_a_command_prints_the_warning_as_one_line(dsn_file: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can create a file of root")
+@pytest.mark.parametrize(("mode", "warnings"), [(0o440, 0), (0o640, 0), (0o660, 1)])
+def test_root_may_hand_a_secret_to_a_group(mode: int, warnings: int, dsn_file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As Kubernetes does with `fsGroup`, and Debian with the group `ssl-cert`."""
+    dsn_file.chmod(mode)
+    status = dsn_file.stat()
+    os.seteuid(STRANGER)
+    try:
+        secret_files.check(dsn_file, status, "dsn_file")
+    finally:
+        os.seteuid(0)
+    assert len(caplog.records) == warnings
+
+
+@pytest.mark.parametrize("words", [["settings"], ["migrate"], ["serve"], ["account", "list"], ["keys", "status"]])
+def test_every_command_refuses_it_in_one_line(words: list[str], dsn_file: Path) -> None:
     dsn_file.chmod(0o644)
+    done = CliRunner().invoke(main, [*words, "--dsn-file", str(dsn_file)])
+    assert done.exit_code == ExitCode.CONFIGURATION
+    assert done.output.count("\n") == 1 and done.output.startswith(f"Error: flag --dsn-file: {dsn_file} is accessible")
+
+
+def test_the_file_of_an_old_primary_is_refused_too(dsn_file: Path) -> None:
+    dsn_file.chmod(0o644)
+    done = CliRunner().invoke(main, ["recover-counters", "--from-dsn-file", str(dsn_file), "--dsn", DSN])
+    assert done.exit_code == ExitCode.USAGE
+    assert f"--from-dsn-file: {dsn_file} is accessible to all users" in done.output
+
+
+def test_a_token_file_is_refused_before_anything_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = tmp_path / "token"
+    token.write_text("hvs.secret")
+    token.chmod(0o644)
+    monkeypatch.setenv("VAULT_ADDR", "http://127.0.0.1:1")
+    monkeypatch.delenv("VAULT_TOKEN", raising=False)
+    monkeypatch.setenv("VAULT_TOKEN_FILE", str(token))
+    with pytest.raises(Exception, match=r"token is accessible to all users \(mode 0644\)"):
+        VaultTransit().open("transit/ixfast", b"vault:v1:AAAA", "0" * 16)
+
+
+def test_a_secret_through_a_pipe_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    """As a shell passes it with `--dsn-file <(pass show ixfast)`."""
+    read, write = os.pipe()
+    os.write(write, DSN.encode() + b"\n")
+    os.close(write)
+    try:
+        assert load({"dsn_file": f"/dev/fd/{read}"}, {}).dsn == DSN
+    finally:
+        os.close(read)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"", "is empty"), (b" \n", "is empty"), (b"x" * 70_000, "larger than 64 KiB")])
+def test_a_file_that_cannot_be_a_secret(content: bytes, words: str, dsn_file: Path) -> None:
+    dsn_file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=words):
+        secret_files.read(dsn_file, "dsn_file")
+
+
+@pytest.mark.parametrize("name", ["absent", "."])
+def test_a_path_that_cannot_be_read(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"^dsn_file: cannot read .*: (No such file|Is a directory)"):
+        secret_files.read(tmp_path / name, "dsn_file")
+
+
+def test_a_command_prints_the_warning_as_one_line(dsn_file: Path) -> None:
+    dsn_file.chmod(0o640)
     command = [sys.executable, "-m", "ixfast", "settings", "--dsn-file", str(dsn_file)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
-    assert done.stderr.count("\n") == 1 and f"{dsn_file} is readable by other users (mode 0644)" in done.stderr
+    assert done.stderr.count("\n") == 1 and f"{dsn_file} is accessible to its group (mode 0640)" in done.stderr

@@ -179,6 +179,7 @@ def test_an_empty_variable_is_not_set() -> None:
 def test_a_secret_from_a_file(tmp_path: Path) -> None:
     secret = tmp_path / "dsn"
     secret.write_text(DSN + "\n")
+    secret.chmod(0o600)
     assert load({}, {"IXFAST_DSN_FILE": str(secret)}).dsn == DSN
     assert load({"dsn_file": secret}, {}).dsn == DSN
     assert load({}, {}, config(tmp_path, f"dsn_file = '{secret}'")).dsn == DSN
@@ -201,6 +202,7 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
     for wrong in (f"mysql://root:{PASSWORD}@db", PASSWORD):
         secret = tmp_path / "dsn"
         secret.write_text(wrong)
+        secret.chmod(0o600)
         for flags, environ in (
             ({"dsn": wrong}, {}),
             ({}, {"IXFAST_DSN": wrong}),

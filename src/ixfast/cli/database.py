@@ -20,6 +20,7 @@ import asyncpg
 import click
 import msgspec
 
+from ixfast.config.addresses import authority, reachable
 from ixfast.config.settings import Settings
 from ixfast.config.settings_loader import load
 from ixfast.embedded import DatabaseInUseError, EmbeddedPostgres, EmbeddedPostgresError, default_data_dir
@@ -32,9 +33,6 @@ from ixfast.store.connections.session import fix_durability
 from ixfast.store.migrate import migrate, require_schema
 
 T = TypeVar("T")
-
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
-"""Addresses of all network interfaces, with one at which this host reaches them."""
 
 LOCK_WAIT_S = 5.0  # for another command that uses the private PostgreSQL
 _LOCK_POLL_S = 0.05
@@ -54,14 +52,9 @@ class ServerAddresses(NamedTuple):
         """Those of a server with these settings, at the ports that it bound."""
         scheme = "https" if settings.tls_cert is not None else "http"
         return cls(
-            f"{scheme}://{_reached_at(settings.host)}:{port}", f"http://{_reached_at(settings.private_host)}:{private_port}"
+            f"{scheme}://{authority(reachable(settings.host), port)}",
+            f"http://{authority(reachable(settings.private_host), private_port)}",
         )
-
-
-def _reached_at(host: str) -> str:
-    """The host of a URL for an address that a server listens at."""
-    host = EVERYWHERE.get(host, host)
-    return f"[{host}]" if ":" in host else host
 
 
 class CommandEnvironment:

@@ -20,7 +20,8 @@ from typing import Literal, NamedTuple
 
 from cryptography import x509
 
-from ixfast.cli.database import EVERYWHERE, CommandEnvironment, ServerAddresses
+from ixfast.cli.database import CommandEnvironment, ServerAddresses
+from ixfast.config.addresses import is_every_interface
 from ixfast.config.settings import Settings
 from ixfast.embedded.binaries import ServerUser
 from ixfast.errors import ConfigurationError, IxfastError
@@ -241,7 +242,7 @@ def check_server(environment: CommandEnvironment) -> Check:
 
 def _exposed(settings: Settings) -> Check | None:
     """A warning if management listens on every network interface."""
-    if settings.private_host not in EVERYWHERE:
+    if not is_every_interface(settings.private_host):
         return None
     text = f"private_host is {settings.private_host}, which exposes management on all network interfaces: set a private one."
     return Check("server", "WARN", text)

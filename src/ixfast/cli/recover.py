@@ -9,10 +9,12 @@ from typing import Any
 
 import click
 
+from ixfast import secret_files
 from ixfast.cli.database import resolve
 from ixfast.cli.options import DATABASE, with_settings
 from ixfast.cli.output import json_option, print_json
 from ixfast.cli.progress import running_count
+from ixfast.errors import ConfigurationError
 from ixfast.store.admin.recovery import SKIPPED_SHOWN_MAX, Report, recover
 
 
@@ -50,10 +52,9 @@ def register(main: click.Group) -> None:
 
 def _read_dsn(file: Path) -> str:
     try:
-        dsn = file.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise click.UsageError(f"--from-dsn-file: cannot read {file} ({reason}).") from None
+        dsn = secret_files.read(file, "--from-dsn-file").decode("utf-8", "replace")
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from None
     if not dsn.startswith(("postgresql://", "postgres://")):
         raise click.UsageError(
             f"--from-dsn-file: {file} must contain postgresql://USER:PASSWORD@HOST:PORT/DATABASE and nothing else."

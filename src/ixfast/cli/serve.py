@@ -14,6 +14,7 @@ from ixfast.cli import tap
 from ixfast.cli.database import CommandEnvironment, ServerAddresses, connected, resolve
 from ixfast.cli.options import ALL, with_settings
 from ixfast.cli.standard_streams import discard_closed_output
+from ixfast.config.addresses import authority
 from ixfast.config.settings import Settings
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.process import logs
@@ -84,12 +85,12 @@ def _banner(environment: CommandEnvironment, *, demo: bool) -> Callable[[int, in
             environment.publish_addresses(addresses)
         scheme = "https" if settings.tls_cert is not None else "http"
         running = versions()
-        click.echo(f"ixfast {running['ixfast']} ({running['core']}) verifies scans at {scheme}://{settings.host}:{port}")
-        click.echo(f"health, metrics and versions at http://{settings.private_host}:{private_port}")
+        click.echo(f"ixfast {running['ixfast']} ({running['core']}) verifies scans at {scheme}://{authority(settings.host, port)}")
+        click.echo(f"health, metrics and versions at http://{authority(settings.private_host, private_port)}")
         if running["core_reason"] is not None:
             click.echo(f"The slow pure-Python core is in use: {running['core_reason']}.")
         if demo:
             click.echo("A tap of a simulated tag, which passes once; run it twice:")
-            click.echo(f"  {tap.curl_line(environment, f'{scheme}://{settings.host}:{port}')}")
+            click.echo(f"  {tap.curl_line(environment, addresses.scans)}")
 
     return announce

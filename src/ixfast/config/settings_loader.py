@@ -9,20 +9,16 @@ Invariants:
 """
 
 import difflib
-import logging
-import stat
 import tomllib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from ixfast import secret_files
 from ixfast.config.settings import PREFIX, SettingDescription, Settings, describe
 from ixfast.errors import ConfigurationError
 
-log = logging.getLogger("ixfast.settings")
-
-_FILE_BYTES_MAX = 64 * 1024
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 
@@ -43,18 +39,9 @@ class _RawValue(typing.NamedTuple):
 
     @classmethod
     def from_secret_file(cls, origin: str, value: object) -> Self:
-        """Read a secret from the file `value`, without surrounding whitespace: editors append a newline."""
+        """Read a secret from the file `value`. Raises ConfigurationError if all users may access it."""
         path = Path(str(value))
-        try:
-            content = path.read_bytes()[: _FILE_BYTES_MAX + 1]
-            mode = stat.S_IMODE(path.stat().st_mode)
-        except OSError as error:
-            raise ConfigurationError(f"{origin}: cannot read {path}: {error.strerror}.") from None
-        if mode & (stat.S_IRGRP | stat.S_IROTH):
-            log.warning("%s: %s is readable by other users (mode %04o); change its mode to 0600", origin, path, mode)
-        text = content.decode("utf-8", "replace").strip()
-        if not text or len(content) > _FILE_BYTES_MAX:
-            raise ConfigurationError(f"{origin}: {path} is empty or larger than 64 KiB; it must contain only the secret.")
+        text = secret_files.read(path, origin).decode("utf-8", "replace")
         return cls(f"{origin} ({path})", text)
 
 
@@ -148,7 +135,9 @@ def _convert(setting: SettingDescription, raw: _RawValue) -> object:
     if setting.kind == "text" and isinstance(value, str) and value.strip():
         if setting.name == "dsn" and not value.startswith(("postgresql://", "postgres://")):
             raise _invalid(raw, setting, "a URL of the form postgresql://user:password@host:port/database")
-        return value.strip()
+        value = value.strip()
+        # An IPv6 address may be in brackets, as in a URL.
+        return value[1:-1] if setting.unit == "address" and value.startswith("[") and value.endswith("]") else value
     raise _invalid(raw, setting, "a path" if setting.kind == "path" else "a non-empty string")
 
 

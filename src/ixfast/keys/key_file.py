@@ -11,8 +11,7 @@ opens to anything else is detected.
 
 Invariants:
 1. The file is replaced atomically or not at all.
-2. It is read only if it belongs to the user that reads it and nobody else may read or write it. That applies to root as well:
-   the owner of a file could replace it at any time.
+2. It is read only if it belongs to the user that reads it and nobody else may read or write it (`secret_files`).
 """
 
 from __future__ import annotations
@@ -23,12 +22,13 @@ import contextlib
 import fcntl
 import hmac
 import os
-import pwd
 import re
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ixfast import secret_files
+from ixfast.errors import ConfigurationError
 from ixfast.keys.kek import KEK_BYTES, KekFileError, check_ids, kek_id
 
 FILE = "file"
@@ -180,18 +180,13 @@ def _read(path: Path) -> tuple[bytes, Signature]:
         raise KekFileError(f"There is no key file at {path}; correct the setting kek_file.") from None
     except OSError as error:
         with contextlib.suppress(OSError):  # raised by stat if this user may not search the directory
-            _check_owner(path, path.stat())
+            _check_access(path, path.stat())
         raise KekFileError(f"Cannot open the key file {path}: {error.strerror}.") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise KekFileError(f"{path} is not a regular file; keys are read from regular files only.")
-        _check_owner(path, status)
-        if status.st_mode & 0o077:
-            raise KekFileError(
-                f"The key file {path} is accessible to its group or to others (mode {stat.S_IMODE(status.st_mode):04o}). "
-                f"Restrict it with: chmod 600 {path}"
-            )
+        _check_access(path, status)
         content = os.read(descriptor, _FILE_BYTES_MAX + 1)
     finally:
         os.close(descriptor)
@@ -200,20 +195,11 @@ def _read(path: Path) -> tuple[bytes, Signature]:
     return content, _signature(status)
 
 
-def _check_owner(path: Path, status: os.stat_result) -> None:
-    user = os.geteuid()
-    if status.st_uid != user:
-        raise KekFileError(
-            f"The key file {path} belongs to {_user_name(status.st_uid)}, but this process runs as {_user_name(user)}. Run it "
-            f"as the file's owner, or change the owner with: chown {user} {path}"
-        )
-
-
-def _user_name(uid: int) -> str:
+def _check_access(path: Path, status: os.stat_result) -> None:
     try:
-        return f"user {pwd.getpwuid(uid).pw_name} ({uid})"
-    except KeyError:
-        return f"user {uid}"
+        secret_files.check_owner_only(path, status, "The key file")
+    except ConfigurationError as error:
+        raise KekFileError(str(error)) from None
 
 
 def _signature(status: os.stat_result) -> Signature:

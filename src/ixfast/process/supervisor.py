@@ -8,6 +8,7 @@ is one, and restarts it when it dies.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import mmap
 import os
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ixfast import meters
+from ixfast.config.addresses import authority
 from ixfast.config.settings import Settings
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.errors import ConfigurationError
@@ -258,7 +260,10 @@ def bind_listener(host: str, port: int, setting: str, *, shared: bool) -> socket
     except OSError as error:
         listener.close()
         remedy = "stop the other server or choose another port"
-        raise ConfigurationError(f"{setting}: cannot bind {host}:{port} ({error.strerror}); {remedy}.") from None
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            setting = setting.replace("port", "host")
+            remedy = "use an address of this machine"
+        raise ConfigurationError(f"{setting}: cannot bind {authority(host, port)} ({error.strerror}); {remedy}.") from None
     return listener
 
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 import pkcs11
 from pkcs11.exceptions import PKCS11Error
 
+from ixfast import secret_files
 from ixfast.errors import ConfigurationError
 from ixfast.keys.provider import ProviderError, Sealed
 
@@ -69,9 +70,9 @@ def _one(tokens: Any, what: str) -> Any:
 def _pin(source: str) -> str:
     path = Path(source.removeprefix("file:"))
     try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise ProviderError(_SERVICE, f"cannot read the PIN file {path}: {error.strerror}") from None
+        return secret_files.read(path, "pin-source").decode("utf-8", "replace")
+    except ConfigurationError as error:
+        raise ProviderError(_SERVICE, error) from None
 
 
 def _parse(reference: str) -> dict[str, str]:

@@ -18,6 +18,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from ixfast import secret_files
 from ixfast.errors import ConfigurationError
 from ixfast.keys.provider import ANSWER_TIMEOUT_S, ProviderError, Sealed
 
@@ -84,9 +85,9 @@ def _token() -> str:
         return token
     path = Path(os.environ.get("VAULT_TOKEN_FILE") or "~/.vault-token").expanduser()
     try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise ProviderError(_SERVICE, f"VAULT_TOKEN is not set, and {path} cannot be read: {error.strerror}") from None
+        return secret_files.read(path, "token file, because VAULT_TOKEN is not set").decode("utf-8", "replace")
+    except ConfigurationError as error:
+        raise ProviderError(_SERVICE, error) from None
 
 
 def _errors_in(error: urllib.error.HTTPError) -> str:
