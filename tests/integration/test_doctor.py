@@ -220,7 +220,7 @@ def test_certificates(doctor: Doctor, tmp_path: Path) -> None:
     doctor.settings |= certificate(tmp_path, 90.5)
     assert tls()[0] == "OK"
     certificate(tmp_path, 90.5, mode=0o644)
-    assert tls() == ("WARN", f"All users can read {tmp_path}/key.pem; restrict it with: chmod o-r {tmp_path}/key.pem")
+    assert tls()[0] == "FAIL" and f"tls_key: {tmp_path}/key.pem is accessible to all users (mode 0644)" in tls()[1]
     certificate(tmp_path, 10)
     assert tls()[0] == "WARN" and "renew it" in tls()[1]
     certificate(tmp_path, -1)
@@ -228,7 +228,18 @@ def test_certificates(doctor: Doctor, tmp_path: Path) -> None:
     certificate(tmp_path, 90, password=b"secret")
     assert tls()[0] == "FAIL" and "unencrypted" in tls()[1]
     (tmp_path / "cert.pem").unlink()
-    assert tls() == ("FAIL", f"{tmp_path}/cert.pem: No such file or directory.")
+    assert tls() == ("FAIL", f"tls_cert: cannot read {tmp_path}/cert.pem: No such file or directory.")
+
+
+def test_both_certificates(doctor: Doctor, tmp_path: Path) -> None:
+    """The worse of the two decides."""
+    for name, days in (("public", 90.0), ("private", 10.0)):
+        (tmp_path / name).mkdir()
+        files = certificate(tmp_path / name, days)
+        doctor.settings |= files if name == "public" else {f"private_{setting}": path for setting, path in files.items()}
+    status, text = doctor.checks()["TLS"]
+    assert status == "WARN"
+    assert f"{tmp_path}/public/cert.pem is valid until" in text and f"{tmp_path}/private/cert.pem is valid until" in text
 
 
 def test_a_file_of_addresses(doctor: Doctor, tmp_path: Path) -> None:

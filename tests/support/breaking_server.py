@@ -6,10 +6,13 @@ The command line is that of `ixfast`, as in `python breaking_server.py serve …
 import logging
 import os
 import sys
+import threading
+import warnings
 
 from aiohttp import web
 
 from ixfast import cli
+from ixfast.config.settings import Settings
 from ixfast.http import framing, request_handler, scan_app
 from ixfast.http.management.call import Call
 from ixfast.process import logs, supervisor, worker
@@ -54,8 +57,30 @@ def repeat() -> None:
     logs.CountingHandler.emit = logging.StreamHandler.emit  # type: ignore[method-assign]
 
 
+def warn() -> None:
+    """Warn as a library does, and fail in a thread, in every process, and log in a request."""
+    warnings.simplefilter("always")
+    configure = logs.configure
+
+    def configured(settings: Settings, process: str) -> None:
+        configure(settings, process)
+        warnings.warn("a library's way is deprecated", DeprecationWarning, stacklevel=1)
+        threading.Thread(target=lambda: 1 / 0).start()
+
+    logs.configure = configured
+    find = scan_app._idempotency_key
+
+    def logged(request: web.Request) -> str | None:
+        logging.getLogger("library").warning("about a request")
+        if request.headers.get("Idempotency-Key") == "break":
+            raise RuntimeError("broken")
+        return find(request)
+
+    scan_app._idempotency_key = logged
+
+
 if __name__ == "__main__":
-    {each.__name__: each for each in (decompress, header, number, abort, repeat)}[os.environ["IXFAST_TEST_FAULT"]]()
+    {each.__name__: each for each in (decompress, header, number, abort, repeat, warn)}[os.environ["IXFAST_TEST_FAULT"]]()
     if sys.argv[1] == "serve":
         supervisor._WORKER = (__file__,)
         cli.main()

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import signal
+import ssl
 import subprocess
 import sys
 import urllib.error
@@ -98,7 +99,7 @@ class Served:
         def banner() -> re.Match[str] | None:
             assert self.process is not None
             assert self.process.poll() is None, f"the server ended: {self.log}"
-            return _PLACES.search(self.output)
+            return _PLACES.search(self.output + self._json_messages)
 
         places = eventually_sync(banner, START_DEADLINE_S)
         self.scheme, self.port = places[1], int(places[2])
@@ -107,6 +108,12 @@ class Served:
     @property
     def output(self) -> str:
         return (self.home / "out").read_text()
+
+    @property
+    def _json_messages(self) -> str:
+        """The messages of a log in JSON, where the banner is if that is the format."""
+        lines = [line for line in self.log.splitlines() if line.startswith("{") and line.endswith("}")]
+        return "".join(f"{json.loads(line)['message']}\n" for line in lines)
 
     @property
     def log(self) -> str:
@@ -118,7 +125,7 @@ class Served:
 
     @property
     def private_url(self) -> str:
-        return f"http://127.0.0.1:{self.private_port}"
+        return f"{self.private_scheme}://127.0.0.1:{self.private_port}"
 
     @property
     def dsn(self) -> str:
@@ -140,7 +147,8 @@ class Served:
 
     def ask_private(self, path: str) -> tuple[int, bytes]:
         try:
-            with urllib.request.urlopen(self.private_url + path, timeout=ANSWER_DEADLINE_S) as response:
+            context = ssl._create_unverified_context() if self.private_scheme == "https" else None
+            with urllib.request.urlopen(self.private_url + path, timeout=ANSWER_DEADLINE_S, context=context) as response:
                 return response.status, response.read()
         except urllib.error.HTTPError as error:
             with error:

@@ -278,6 +278,7 @@ def words_for(path: str, folder: Path) -> list[str]:
     """The words of a command with all required arguments."""
     file = folder / "file"
     file.write_text(NOWHERE)
+    file.chmod(0o600)
     key_file = folder / "key"
     key_file.write_text("0" * 32)
     more = {"ixfast audit": ["--account", "x"], "ixfast account set": ["--open"], "ixfast group set": ["--active"]}

@@ -3,10 +3,14 @@
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
+from ixfast.http import request_ids
 from ixfast.process import logs
 from ixfast.process.logs import KINDS_MAX, REPEAT_S, CountingHandler
 
@@ -175,3 +179,60 @@ def test_json_lines_have_the_count_as_a_number(log: Log) -> None:
     assert repeated["message"] == "a request broke (repeated 2 times in 10 s)"
     assert (repeated["repeated"], repeated["process"], repeated["level"]) == (2, "worker 1", "error")
     assert "exception" not in repeated
+
+
+def json_line(log: Log, message: str, **extra: object) -> dict[str, Any]:
+    log.handler.setFormatter(logs._JsonLines("worker 1"))
+    log.logger.info(message, extra=extra)
+    (line,) = map(json.loads, log.lines())
+    return dict(line)
+
+
+def test_json_lines_have_milliseconds_and_an_offset(log: Log) -> None:
+    moment = datetime.fromisoformat(json_line(log, "a")["time"])
+    assert moment.tzinfo is not None and abs((datetime.now(UTC) - moment).total_seconds()) < 60
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d", json_line(log, "a")["time"])
+
+
+@pytest.mark.parametrize("text", ["\ud800 from a path", 'quotes " and \n lines', "\x1b[2J", "Größe \u2028"])
+def test_any_text_is_one_json_line(log: Log, text: str) -> None:
+    log.handler.setFormatter(logs._JsonLines("worker 1"))
+    log.logger.info("%s", text)
+    written = log.stream.getvalue()
+    assert written.count("\n") == 1 and json.loads(written)["message"] == text
+
+
+class Request(dict[str, str]):
+    def __init__(self, **headers: str) -> None:
+        super().__init__()
+        self.headers = {name.replace("_", "-"): text for name, text in headers.items()}
+
+
+@pytest.mark.parametrize("sent", ["order-77", "", "x" * 65, "\x07", "é"])
+def test_lines_of_a_request_have_its_id(log: Log, sent: str) -> None:
+    """The caller's id if it is usable, else one that the response has, too."""
+    request = Request(**({"X_Request_Id": sent} if sent else {}))
+    with request_ids.handling(request):
+        line = json_line(log, "a")
+    assert line["request_id"] == request_ids.request_id(request)
+    assert (line["request_id"] == sent) == (sent == "order-77")
+    assert "request_id" not in json_line(log, "outside")
+
+
+def test_text_lines_have_the_ids_at_their_end(log: Log) -> None:
+    log.handler.setFormatter(logs._TextLines("worker 1"))
+    with request_ids.handling(Request(X_Request_Id="order-77")):
+        log.logger.error("broken", extra={"scan_id": "00ff"})
+    log.logger.error("outside")
+    assert [line.partition("test: ")[2] for line in log.lines()] == ["broken [scan_id 00ff] [request_id order-77]", "outside"]
+
+
+def test_a_count_has_the_id_of_no_request(log: Log) -> None:
+    log.handler.setFormatter(logs._JsonLines("worker 1"))
+    with request_ids.handling(Request(X_Request_Id="order-77")):
+        log.logger.error("a")
+        log.logger.error("a")
+        log.now += REPEAT_S
+        log.handler.write_repeats()
+    first, repeated = map(json.loads, log.lines())
+    assert first["request_id"] == "order-77" and "request_id" not in repeated

@@ -69,7 +69,8 @@ def text_of(setting: SettingDescription) -> tuple[str, object, object]:
 @pytest.mark.parametrize("setting", describe(), ids=lambda setting: setting.name)
 def test_every_setting_from_every_source(setting: SettingDescription, tmp_path: Path) -> None:
     text, toml, wanted = text_of(setting)
-    together = {"tls_cert": "tls_key", "tls_key": "tls_cert"}.get(setting.name)
+    pairs = (("tls_cert", "tls_key"), ("private_tls_cert", "private_tls_key"))
+    together = dict([*pairs, *((key, cert) for cert, key in pairs)]).get(setting.name)
     more: dict[str, object] = {together: "/srv/y"} if together else {}
     path = config(tmp_path, f"{setting.name} = {msgspec.json.encode(toml).decode()}\n")
     assert getattr(load({setting.name: text, **more}, {}), setting.name) == wanted
@@ -122,6 +123,7 @@ def test_every_range_is_checked_at_both_ends(setting: SettingDescription, tmp_pa
         ({}, {"IXFAST_HOST": "  "}, "", r"IXFAST_HOST: `host` must be a non-empty string \(got '  '\)"),
         ({"port": "auto"}, {}, "", r"--port: `port` must be .*\(got auto\)"),
         ({"tls_cert": "/c"}, {}, "", r"tls_cert and tls_key must be set together"),
+        ({}, {"IXFAST_PRIVATE_TLS_KEY": "/k"}, "", r"private_tls_cert and private_tls_key must be set together"),
         ({"ledger_queue_max": 5}, {}, "", r"ledger_queue_max \(5\) must not be below ledger_batch_max \(1024\)"),
         ({"private_port": 8480}, {}, "", r"port and private_port must differ \(both are 8480"),
     ],

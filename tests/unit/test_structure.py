@@ -27,6 +27,7 @@ SEAMS = {
     "__main__": "`python -m ixfast` needs a module of this name",
     "chips.reasons": "the machine-readable words of the chip schemes and their meanings, one table",
     "chips.registry": "the one place that a further chip scheme is added to",
+    "config.addresses": "addresses as URLs have them, for everything that prints one or connects to one",
     "http.json_body": "decodes every JSON body, so that no error quotes a value",
     "process.hardening": "the only system call that protects keys in memory, apart from all other code of a process",
     "store.admin.deleted_tags": "the only code that deletes tags for good",

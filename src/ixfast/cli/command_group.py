@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -21,6 +22,7 @@ from ixfast.cli.options import TOPICS, SettingOption, setting_of_flag
 from ixfast.cli.output import printable
 from ixfast.cli.standard_streams import replace_closed_streams
 from ixfast.errors import IxfastError
+from ixfast.process import logs
 from ixfast.process.interrupts import QuietInterrupts
 
 # The error for a group without a command, since click 8.2; before, click printed the help and succeeded.
@@ -229,8 +231,11 @@ def _text_of(error: click.ClickException) -> str:
 
 
 def _print_error(text: str) -> None:
-    """Print one line. What it quotes is escaped, so that it cannot control the terminal."""
+    """Print one line, as the log prints it if that is JSON. What it quotes is escaped, so that it cannot control the terminal."""
     text = printable(text.replace("\n\t", " "))  # click lists choices on lines of their own
+    if logs.are_json():
+        logging.getLogger("ixfast").error("%s", text)
+        return
     click.echo(f"{click.style('Error:', fg='red') if _is_coloured() else 'Error:'} {text}", err=True)
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import asyncpg
 import click
@@ -50,10 +50,9 @@ class ServerAddresses(NamedTuple):
     @classmethod
     def of(cls, settings: Settings, port: int, private_port: int) -> Self:
         """Those of a server with these settings, at the ports that it bound."""
-        scheme = "https" if settings.tls_cert is not None else "http"
         return cls(
-            f"{scheme}://{authority(reachable(settings.host), port)}",
-            f"http://{authority(reachable(settings.private_host), private_port)}",
+            f"{settings.scheme}://{authority(reachable(settings.host), port)}",
+            f"{settings.private_scheme}://{authority(reachable(settings.private_host), private_port)}",
         )
 
 
@@ -259,7 +258,7 @@ class CommandEnvironment:
         try:
             found = ServerAddresses(**msgspec.json.decode(self.addresses_file.read_bytes()))
             url = urlsplit(found.private)
-            socket.create_connection((str(url.hostname), url.port or 0), timeout=2).close()
+            socket.create_connection((unquote(str(url.hostname)), url.port or 0), timeout=2).close()
         except (OSError, ValueError, TypeError):  # there is none, it was killed, or another user's file cannot be read
             return None
         return found

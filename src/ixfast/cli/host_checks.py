@@ -27,6 +27,7 @@ from ixfast.embedded.binaries import ServerUser
 from ixfast.errors import ConfigurationError, IxfastError
 from ixfast.keys.key_file import KeyFile, KeyLine
 from ixfast.keys.sealing import open_line
+from ixfast.process import tls
 from ixfast.process.supervisor import bind_listener
 from ixfast.versions import versions
 
@@ -37,6 +38,7 @@ _SPACE_FAIL = 512 << 20
 _EXPIRY_WARN = dt.timedelta(days=30)
 _OPEN_FILES_SPARE = 200  # Of a worker, besides its clients.
 _HTTP_S = 3.0
+_SEVERITY: tuple[Status, ...] = ("OK", "WARN", "FAIL")
 
 
 class Check(NamedTuple):
@@ -149,31 +151,24 @@ def _problem_of(line: KeyLine) -> str | None:
 
 
 def check_tls(settings: Settings) -> Check:
-    """The certificate and its key: readable, matching and not about to expire."""
-    if settings.tls_cert is None or settings.tls_key is None:
-        return Check("TLS", "OK", "not configured: the scan API serves HTTP")
-    for path in (settings.tls_cert, settings.tls_key):
-        path.read_bytes()  # the ssl module does not say which file is missing
-    try:
-        # A passphrase is never prompted for: the server cannot ask for one either.
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(settings.tls_cert, settings.tls_key, password="")
-        chain = x509.load_pem_x509_certificates(settings.tls_cert.read_bytes())
-    except (ssl.SSLError, ValueError) as error:
-        reason = getattr(error, "reason", None) or type(error).__name__
-        raise ConfigurationError(
-            f"{settings.tls_cert} and {settings.tls_key} cannot be used ({reason}): they must be a certificate chain in PEM "
-            "format and its private key, unencrypted."
-        ) from None
+    """The certificates and their keys: readable, matching and not about to expire."""
+    certificates = [each for each in (tls.Certificate.public(settings), tls.Certificate.private(settings)) if each is not None]
+    if not certificates:
+        return Check("TLS", "OK", "not configured: ixfast serves HTTP")
+    results = [_check_certificate(each.cert) for each in certificates]
+    return Check("TLS", max((each.status for each in results), key=_SEVERITY.index), "; ".join(each.text for each in results))
+
+
+def _check_certificate(path: Path) -> Check:
     now = dt.datetime.now(dt.UTC)
+    chain = x509.load_pem_x509_certificates(path.read_bytes())
     end = min(each.not_valid_after_utc for each in chain)
-    text = f"{settings.tls_cert} is valid until {end:%Y-%m-%d}"
+    text = f"{path} is valid until {end:%Y-%m-%d}"
     if end <= now or chain[0].not_valid_before_utc > now:
         began = f"{chain[0].not_valid_before_utc:%Y-%m-%d} to {end:%Y-%m-%d}"
-        raise ConfigurationError(f"{settings.tls_cert} is valid from {began}, not now: renew it and restart the server.")
+        raise ConfigurationError(f"{path} is valid from {began}, not now: renew it and send SIGHUP to `ixfast serve`.")
     if end - now < _EXPIRY_WARN:
-        return Check("TLS", "WARN", f"{text}: renew it and restart the server.")
-    if settings.tls_key.stat().st_mode & stat.S_IROTH:
-        return Check("TLS", "WARN", f"All users can read {settings.tls_key}; restrict it with: chmod o-r {settings.tls_key}")
+        return Check("TLS", "WARN", f"{text}: renew it and send SIGHUP to `ixfast serve`.")
     return Check("TLS", "OK", text)
 
 
@@ -249,8 +244,13 @@ def _exposed(settings: Settings) -> Check | None:
 
 
 def _fetch(url: str) -> dict[str, object] | None:
-    """The JSON object at a URL, whatever its status; an empty one for anything else, and None if nothing answers."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    """The JSON object at a URL of the private listener, whatever its status; an empty one for anything else, and None if nothing
+    answers."""
+    # Nothing secret is sent, and the listener's certificate need not name the address at which this host reaches it.
+    unverified = ssl.create_default_context()
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unverified))
     try:
         with opener.open(url, timeout=_HTTP_S) as response:
             content = response.read(1 << 16)

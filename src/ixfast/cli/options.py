@@ -26,6 +26,8 @@ TOPICS: dict[str, tuple[str, ...]] = {
         "private_port",
         "tls_cert",
         "tls_key",
+        "private_tls_cert",
+        "private_tls_key",
         "max_connections",
         "idle_timeout_s",
         "congestion_control",

@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ixfast.cli import tap
+from ixfast.cli.command_group import Command
 from ixfast.cli.database import CommandEnvironment, ServerAddresses, connected, resolve
 from ixfast.cli.options import ALL, with_settings
 from ixfast.cli.standard_streams import discard_closed_output
 from ixfast.config.addresses import authority
-from ixfast.config.settings import Settings
+from ixfast.config.settings import PREFIX, Settings
 from ixfast.embedded import EmbeddedPostgres
 from ixfast.process import logs
 from ixfast.store.migrate import migrate
@@ -25,12 +30,13 @@ log = logging.getLogger("ixfast.serve")
 
 
 def register(main: click.Group) -> None:
-    @main.command()
+    @main.command(cls=ServeCommand)
     @click.option("--demo", is_flag=True, help="Create the demo account with simulated tags, and print a tap to try.")
     @with_settings(*ALL)
     def serve(demo: bool, config: Path | None, **flags: object) -> None:
         """Serve scans. Without --dsn this starts a private PostgreSQL in the data directory."""
         # Imported here because it imports all of HTTP, which takes half a second that `--help` need not spend.
+        from ixfast.process import tls
         from ixfast.process.supervisor import Supervisor, refuse_taken_ports
 
         discard_closed_output()
@@ -40,6 +46,7 @@ def register(main: click.Group) -> None:
             environment.require_own_files(tap.COUNTERS, "--data-dir")
         logs.configure(settings, "supervisor")
         environment.check_addresses()
+        tls.check(settings)
         refuse_taken_ports(settings)  # before a database or a key file is created
         with contextlib.ExitStack() as stack:
             postgres = None
@@ -78,19 +85,48 @@ def _prepare(environment: CommandEnvironment, dsn: str, *, demo: bool) -> None:
 
 
 def _banner(environment: CommandEnvironment, *, demo: bool) -> Callable[[int, int], None]:
+    say = _log_line if logs.are_json() else click.echo
+
     def announce(port: int, private_port: int) -> None:
         settings = environment.settings
         addresses = ServerAddresses.of(settings, port, private_port)
         if settings.dsn is None:
             environment.publish_addresses(addresses)
-        scheme = "https" if settings.tls_cert is not None else "http"
+        scans = f"{settings.scheme}://{authority(settings.host, port)}"
+        private = f"{settings.private_scheme}://{authority(settings.private_host, private_port)}"
         running = versions()
-        click.echo(f"ixfast {running['ixfast']} ({running['core']}) verifies scans at {scheme}://{authority(settings.host, port)}")
-        click.echo(f"health, metrics and versions at http://{authority(settings.private_host, private_port)}")
+        say(f"ixfast {running['ixfast']} ({running['core']}) verifies scans at {scans}")
+        say(f"health, metrics and versions at {private}")
         if running["core_reason"] is not None:
-            click.echo(f"The slow pure-Python core is in use: {running['core_reason']}.")
+            say(f"The slow pure-Python core is in use: {running['core_reason']}.")
         if demo:
-            click.echo("A tap of a simulated tag, which passes once; run it twice:")
-            click.echo(f"  {tap.curl_line(environment, addresses.scans)}")
+            say("A tap of a simulated tag, which passes once; run it twice:")
+            say(f"  {tap.curl_line(environment, addresses.scans)}")
 
     return announce
+
+
+def _log_line(text: str) -> None:
+    log.info("%s", text.strip())
+
+
+class ServeCommand(Command):
+    """`ixfast serve`, whose output goes to a log collector: with `log_format` json, errors are JSON from the first line on."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if wants_json_log(args, os.environ):
+            logs.start("supervisor", "json")
+        return super().make_context(info_name, args, parent, **extra)
+
+
+def wants_json_log(words: Sequence[str], environ: Mapping[str, str]) -> bool:
+    """Whether flags, environment or settings file ask for a log in JSON, read without checking anything else in them."""
+    flags = dict(pairwise(words)) | dict(word.split("=", 1) for word in words if "=" in word)
+    chosen = flags.get("--log-format") or environ.get(f"{PREFIX}LOG_FORMAT")
+    path = flags.get("--config") or environ.get(f"{PREFIX}CONFIG")
+    if not chosen and path:
+        with contextlib.suppress(OSError, ValueError):
+            chosen = str(tomllib.loads(Path(path).read_text()).get("log_format"))
+    return chosen == "json"

@@ -8,33 +8,17 @@ Secrets are never shown, neither by `repr` nor by `dump`.
 """
 
 import os
-import types
-import typing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from ixfast.config.setting_rules import Rule, SettingDescription, describe_field
+
+__all__ = ["PREFIX", "REDACTED", "SettingDescription", "Settings", "describe", "dump"]
+
 PREFIX = "IXFAST_"
 REDACTED = "<redacted>"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Documentation and limits of a setting.
-
-    `consequence` is what documentation and help show, and `tuning` what the documentation adds: why to raise or lower the value.
-    `minimum` and `maximum` are inclusive. `default` is the text to show as the default if the value itself is not descriptive.
-    """
-
-    consequence: str
-    unit: str = ""
-    minimum: int | None = None
-    maximum: int | None = None
-    secret: bool = False
-    default: str = ""
-    tuning: str = ""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,13 +91,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Certificate chain in PEM format. Together with tls_key it makes the scan API serve HTTPS.",
             "file",
             default="no TLS",
-            tuning="A renewed certificate is read at the next start.",
+            tuning="After it is renewed, send SIGHUP: new connections get the new certificate.",
         ),
     ] = None
     tls_key: Annotated[
         Path | None,
         Rule(
-            "Private key for tls_cert, in PEM format, unencrypted.",
+            "Private key for tls_cert, in PEM format, unencrypted, not readable by all users.",
+            "file",
+            default="no TLS",
+        ),
+    ] = None
+    private_tls_cert: Annotated[
+        Path | None,
+        Rule(
+            "Certificate chain in PEM format. Together with private_tls_key it makes the private listener serve HTTPS.",
+            "file",
+            default="no TLS",
+            tuning="Use it if keys are uploaded, or API keys sent, from another machine. It may be the file of tls_cert. After "
+            "it is renewed, send SIGHUP.",
+        ),
+    ] = None
+    private_tls_key: Annotated[
+        Path | None,
+        Rule(
+            "Private key for private_tls_cert, in PEM format, unencrypted, not readable by all users.",
             "file",
             default="no TLS",
         ),
@@ -362,6 +364,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """The number of workers; `auto` means the number of CPUs that this process may use."""
         return len(os.sched_getaffinity(0)) if self.workers == "auto" else self.workers
 
+    @property
+    def scheme(self) -> str:
+        """The scheme of the scan API's URLs."""
+        return "http" if self.tls_cert is None else "https"
+
+    @property
+    def private_scheme(self) -> str:
+        """The scheme of the private listener's URLs."""
+        return "http" if self.private_tls_cert is None else "https"
+
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in dump(self).items())})"
 
@@ -369,48 +381,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return list(dump(self).items())
 
 
-class SettingDescription(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting as documentation shows it; every text is ready to print."""
-
-    name: str
-    flag: str
-    env: str
-    kind: Literal["integer", "integer or auto", "boolean", "text", "path", "choice"]
-    unit: str
-    default: str
-    range: str
-    consequence: str
-    tuning: str
-    secret: bool
-    minimum: int | None
-    maximum: int | None
-    choices: tuple[str, ...]
-
-
 def describe() -> list[SettingDescription]:
     """All settings, in the order of declaration."""
-    descriptions = []
-    for field in msgspec.structs.fields(Settings):
-        base, rule = typing.get_args(field.type)
-        kind, choices = _kind_of(base)
-        descriptions.append(
-            SettingDescription(
-                name=field.name,
-                flag="--" + field.name.replace("_", "-"),
-                env=PREFIX + field.name.upper(),
-                kind=kind,
-                unit=rule.unit,
-                default=rule.default or _shown_default(field.default),
-                range=_range_of(kind, rule, choices),
-                consequence=rule.consequence,
-                tuning=rule.tuning,
-                secret=rule.secret,
-                minimum=rule.minimum,
-                maximum=rule.maximum,
-                choices=choices,
-            )
-        )
-    return descriptions
+    return [describe_field(field, PREFIX) for field in msgspec.structs.fields(Settings)]
 
 
 def dump(settings: Settings) -> dict[str, object]:
@@ -421,26 +394,3 @@ def dump(settings: Settings) -> dict[str, object]:
         hidden = each.secret and value is not None
         shown[each.name] = REDACTED if hidden else str(value) if isinstance(value, Path) else value
     return shown
-
-
-def _kind_of(base: Any) -> tuple[Any, tuple[str, ...]]:
-    """The kind of a field, from its annotation, and the choices if it is a choice."""
-    simple = {int: "integer", bool: "boolean", str: "text", Path: "path"}
-    if base in simple:
-        return simple[base], ()
-    if typing.get_origin(base) is Literal:
-        return "choice", typing.get_args(base)
-    parts = [part for part in typing.get_args(base) if part is not types.NoneType]
-    return ("integer or auto", ()) if len(parts) > 1 else (simple[parts[0]], ())
-
-
-def _range_of(kind: str, rule: Rule, choices: tuple[str, ...]) -> str:
-    if choices:
-        return ", ".join(choices)
-    if rule.minimum is None:
-        return "true, false" if kind == "boolean" else ""
-    return f"{rule.minimum} to {rule.maximum}" + (" or auto" if kind == "integer or auto" else "")
-
-
-def _shown_default(default: object) -> str:
-    return str(default).lower() if isinstance(default, bool) else str(default)

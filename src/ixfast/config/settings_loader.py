@@ -173,8 +173,9 @@ def _quoted(raw: _RawValue) -> str:
 
 def _check_together(settings: Settings) -> None:
     """Check settings against each other."""
-    if (settings.tls_cert is None) != (settings.tls_key is None):
-        raise ConfigurationError("tls_cert and tls_key must be set together; set both or neither.")
+    for cert, key in (("tls_cert", "tls_key"), ("private_tls_cert", "private_tls_key")):
+        if (getattr(settings, cert) is None) != (getattr(settings, key) is None):
+            raise ConfigurationError(f"{cert} and {key} must be set together; set both or neither.")
     if settings.ledger_queue_max < settings.ledger_batch_max:
         raise ConfigurationError(
             f"ledger_queue_max ({settings.ledger_queue_max}) must not be below ledger_batch_max ({settings.ledger_batch_max}): "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,17 +11,10 @@ from ixfast import limits
 from ixfast.error_codes import ERROR_CODES, STATUS
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http import raw_response
+from ixfast.http.request_ids import handling, request_id
 from ixfast.responses import bodies
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-_REQUEST_ID_CHARS_MAX = 64
-
-
-def request_id(request: web.BaseRequest) -> str:
-    """The caller's X-Request-Id if it is printable ASCII of up to 64 characters, else a random one."""
-    sent = request.headers.get("X-Request-Id", "")
-    return sent if 0 < len(sent) <= _REQUEST_ID_CHARS_MAX and sent.isascii() and sent.isprintable() else uuid.uuid4().hex
 
 
 def problem_response(
@@ -44,7 +36,8 @@ def problem_response(
 async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn the exceptions that handlers and the router raise into error responses."""
     try:
-        return await handler(request)
+        with handling(request):
+            return await handler(request)
     except InputError as error:
         return problem_response(request, error.code, str(error), field=error.field)
     except UnavailableError as error:

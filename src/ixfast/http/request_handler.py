@@ -18,6 +18,7 @@ from ixfast import limits
 from ixfast.errors import InputError
 from ixfast.http.framing import BODY_BYTES_MAX, check
 from ixfast.http.problem_responses import problem_response
+from ixfast.http.request_ids import handling
 
 _Serve = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -37,7 +38,8 @@ class Handler(web.RequestHandler):  # type: ignore[misc,type-arg,unused-ignore]
         if status < 500:
             log.debug("unreadable request: %s", type(exc).__name__)
             return _closing(problem_response(request, "invalid_request", status=status))
-        log.error("unhandled error in a request", exc_info=exc)
+        with handling(request):
+            log.error("unhandled error in a request", exc_info=exc)
         return _closing(problem_response(request, "unavailable", reason="internal_error"))
 
 

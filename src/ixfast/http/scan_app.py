@@ -19,12 +19,13 @@ from ixfast.domain.references import token_sha256
 from ixfast.domain.scan import Scan
 from ixfast.error_codes import DECIDED, ERROR_CODES, STATUS
 from ixfast.errors import InputError, UnavailableError
-from ixfast.http import problem_responses, raw_response
+from ixfast.http import raw_response
 from ixfast.http.credentials import last_forwarded, request_token
 from ixfast.http.dispatcher import ScanDispatcher
 from ixfast.http.framing import read_body
 from ixfast.http.json_body import decode_json
 from ixfast.http.problem_responses import Handler, problem_middleware, problem_response
+from ixfast.http.request_ids import request_id
 from ixfast.http.server_state import ServerState
 from ixfast.http.v1_query import read_query, sent_code
 from ixfast.http.v2_scans import BatchBody, Caller, ScanBody, run
@@ -167,10 +168,10 @@ async def _v2_batch(request: web.Request) -> web.Response:
             tasks.append(group.create_task(_outcome(dispatcher, element, caller, peek=peek, idempotency_key=own_key)))
             if index % _BATCH_STEP == _BATCH_STEP - 1:
                 await asyncio.sleep(0)
-    request_id = problem_responses.request_id(request)
+    id_of_request = request_id(request)
     results = []
     for index, task in enumerate(tasks):
-        results.append(_result(task.result(), request_id))
+        results.append(_result(task.result(), id_of_request))
         if index % _BATCH_STEP == _BATCH_STEP - 1:
             await asyncio.sleep(0)
     return _json({"scans": results})

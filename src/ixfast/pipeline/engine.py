@@ -311,7 +311,7 @@ class Engine:
 
     def _broken(self, scan: Scan) -> None:
         """Answer 503 after an unexpected exception: a bug must not hang the scan, stop its batch or become a verdict."""
-        log.exception("unexpected error in a scan")
+        log.exception("unexpected error in a scan", extra={"scan_id": f"{scan.scan_id:016x}"})
         if not scan.answered:
             scan.verdict = None
             self.fail(scan, "unavailable", "internal_error")

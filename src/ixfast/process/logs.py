@@ -1,4 +1,6 @@
-"""Logging to standard error, as text or JSON lines. No message of ixfast contains a key, a tag code or a token.
+"""Logging to standard error, as text or JSON lines, with milliseconds and the id of the request that a line is about.
+
+No message of ixfast contains a key, a tag code or a token.
 
 A warning or error that repeats is written once and then counted; otherwise an unreachable database would fill the disk with
 copies of one message. The periodic task of each process calls `write_repeats`, so that counts are written even when nothing
@@ -7,20 +9,30 @@ else is logged.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
-import orjson
+from ixfast.http import request_ids
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from ixfast.config.settings import Settings
+
+log = logging.getLogger("ixfast")
 
 REPEAT_S = 10.0  # How long messages of one kind are counted before the count is written.
 KINDS_MAX = 256  # Kinds counted at the same time, at about 1 KB each.
 _TEMPLATE_CHARS_MAX = 200
+
+
+_IDS = ("request_id", "scan_id")
 
 
 class _JsonLines(logging.Formatter):
@@ -30,18 +42,37 @@ class _JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "time": datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "process": self._process,
             "logger": record.name,
             "message": record.getMessage(),
         }
+        line |= _ids(record)
         repeated = getattr(record, "repeated", None)
         if repeated is not None:
             line["repeated"] = repeated
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line).decode()
+        return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+
+class _TextLines(logging.Formatter):
+    def __init__(self, process: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - overrides a method of `logging`
+        return super().formatMessage(record) + "".join(f" [{name} {text}]" for name, text in _ids(record).items())
+
+
+def _ids(record: logging.LogRecord) -> dict[str, str]:
+    """The ids of the request and the scan that a record is about, as far as it is about one."""
+    if hasattr(record, "repeated"):
+        return {}
+    ids = {name: text for name in _IDS if (text := getattr(record, name, None)) is not None}
+    if "request_id" not in ids and (current := request_ids.current()) is not None:
+        ids["request_id"] = current
+    return ids
 
 
 class _Repeats:
@@ -142,13 +173,30 @@ def _kind(record: logging.LogRecord) -> tuple[object, ...]:
 
 
 def configure(settings: Settings, process: str) -> None:
-    """Set up the root logger. `process` is the name of this process in every line."""
+    """Set up the root logger, and log what Python would print. `process` is the name of this process in every line."""
+    start(process, settings.log_format, settings.log_level)
+
+
+def start(process: str, log_format: str, level: str = "info") -> None:
+    """`configure` before the settings are known."""
     handler = CountingHandler(sys.stderr)
-    if settings.log_format == "json":
-        handler.setFormatter(_JsonLines(process))
-    else:
-        handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"))
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    handler.setFormatter(_JsonLines(process) if log_format == "json" else _TextLines(process))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_exception
+    threading.excepthook = lambda hook: _log_exception(hook.exc_type, hook.exc_value, hook.exc_traceback)
+    sys.unraisablehook = lambda hook: _log_exception(hook.exc_type, hook.exc_value, hook.exc_traceback)
+
+
+def are_json() -> bool:
+    """Whether the lines of the log are JSON, so that nothing else may be written among them."""
+    return any(isinstance(handler.formatter, _JsonLines) for handler in logging.getLogger().handlers)
+
+
+def _log_exception(kind: type[BaseException], error: BaseException | None, traceback: TracebackType | None) -> None:
+    """Log an exception that nothing caught."""
+    if not issubclass(kind, KeyboardInterrupt):
+        log.critical("unhandled exception", exc_info=(kind, error or kind(), traceback))
 
 
 def write_repeats() -> None:

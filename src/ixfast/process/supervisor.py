@@ -52,6 +52,7 @@ class Slot:
         self.started_at = 0.0
         self.early_exits = 0
         self.restart_at = 0.0
+        self.recovering = False  # it was restarted, and is not ready yet
 
     def close_sockets(self) -> None:
         for listener in (self.public, self.private):
@@ -175,6 +176,9 @@ class Supervisor:
                     "worker %d (pid %d) stopped responding: killing it", slot.index, slot.process.pid, extra={"about": slot.index}
                 )
                 slot.process.kill()
+            elif slot.recovering and self._meters[slot.index].slots[meters.READY]:
+                slot.recovering = False
+                log.error("worker %d is ready again (pid %d)", slot.index, slot.process.pid, extra={"about": slot.index})
 
     def _reload(self) -> None:
         """Send SIGHUP to the workers that handle it; those still starting have yet to read the files."""
@@ -192,6 +196,7 @@ class Supervisor:
         log.error("worker %d exited with status %d: restarting it", slot.index, status, extra={"about": slot.index})
         self._meters[slot.index].reset()
         slot.process = None
+        slot.recovering = True
         if now - slot.started_at > _EARLY_EXIT_S:
             slot.early_exits = 0
             slot.restart_at = now
@@ -211,6 +216,7 @@ class Supervisor:
             log.error("%s", error)
             time.sleep(1.0)
             return
+        log.error("the embedded PostgreSQL runs again")
         if postgres.dsn != self._dsn:
             self._dsn = postgres.dsn
             for slot in self._slots:

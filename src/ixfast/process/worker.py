@@ -16,7 +16,6 @@ import mmap
 import os
 import signal
 import socket
-import ssl
 import sys
 from pathlib import Path
 from typing import cast
@@ -26,6 +25,7 @@ import uvloop
 
 from ixfast import limits, meters
 from ixfast.config.settings import Settings
+from ixfast.errors import ConfigurationError
 from ixfast.http.dispatcher import ScanDispatcher
 from ixfast.http.front_door import FrontDoor
 from ixfast.http.private_app import make_private_app
@@ -37,6 +37,7 @@ from ixfast.keys import KeyReloader
 from ixfast.pipeline.engine import Engine
 from ixfast.pipeline.enrolment import Enrolment
 from ixfast.process import hardening, logs
+from ixfast.process.tls import Certificate
 from ixfast.rules import visitors
 from ixfast.store import partitions
 from ixfast.store.admin.enrolled_tags import TagRegister
@@ -47,6 +48,7 @@ from ixfast.store.connections import session
 from ixfast.store.connections.database_clock import DatabaseClock
 from ixfast.store.connections.fitness import Fitness
 from ixfast.store.connections.history import History
+from ixfast.store.connections.outages import Outage
 from ixfast.store.db_errors import db_error_kind, reason_of
 from ixfast.store.ledger.ledger import Ledger
 from ixfast.store.ledger.ledger_database import PostgresLedgerDatabase
@@ -96,6 +98,7 @@ class Worker:
         self.meters.reset()
         self._stopping = asyncio.Event()
         self._servers: list[asyncio.Server] = []
+        self._certificates: list[Certificate] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -169,9 +172,15 @@ class Worker:
             log.error("addresses_file: %s", reason)
 
     def reload(self) -> None:
-        """Reload the key file and the file of addresses, which may have been replaced."""
+        """Reload the key file, the file of addresses and the certificates, which may have been replaced."""
         self.key_reloader.reload()
         self._open_addresses()
+        for certificate in self._certificates:
+            try:
+                certificate.reload()
+                log.info("loaded the certificate of %s", certificate.name)
+            except ConfigurationError as error:
+                log.error("keeping the previous certificate of %s: %s", certificate.name, error, extra={"about": str(error)})
 
     async def _await_catalogue(self) -> None:
         """Wait briefly for the catalogue, so that the first connections wait in their sockets rather than get a 503."""
@@ -191,21 +200,22 @@ class Worker:
             deadline_s=settings.deadline_ms / 1000,
         )
         self._scans, make_handler = await handlers(make_scan_app(self.server_state), settings.idle_timeout_s)
-        tls = None
-        if settings.tls_cert is not None:
-            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            tls.load_cert_chain(settings.tls_cert, settings.tls_key)
         server_state = self.server_state
-        for factory, descriptor, context in (
-            (lambda: cast(asyncio.Protocol, FrontDoor(server_state, make_handler)), config.public, tls),
-            (make_private, config.private, None),
+        for factory, descriptor, certificate in (
+            (lambda: cast(asyncio.Protocol, FrontDoor(server_state, make_handler)), config.public, Certificate.public(settings)),
+            (make_private, config.private, Certificate.private(settings)),
         ):
             listener = socket.socket(fileno=descriptor)
-            handshake_s = limits.REQUEST_HEAD_S if context is not None else None
             server = await self._loop.create_server(
-                factory, sock=listener, backlog=_BACKLOG, ssl=context, ssl_handshake_timeout=handshake_s
+                factory,
+                sock=listener,
+                backlog=_BACKLOG,
+                ssl=certificate.context if certificate is not None else None,
+                ssl_handshake_timeout=limits.REQUEST_HEAD_S if certificate is not None else None,
             )
             self._servers.append(server)
+            if certificate is not None:
+                self._certificates.append(certificate)
 
     async def readiness(self) -> dict[str, str]:
         """The parts that are not ready with the reason for each; empty if the worker is ready. Queries the database."""
@@ -288,6 +298,7 @@ class Worker:
         Runs at once and then hourly: a server that is restarted daily would otherwise never do it. A failure may concern the
         current partition, so it is retried after `_UPKEEP_RETRY_S`; a missing current partition triggers a run, too.
         """
+        outage = Outage(log, "partitions are maintained", self._loop.time)
         while True:
             failed = True
             self.fitness.lacks_partition.clear()
@@ -304,6 +315,9 @@ class Worker:
                     await connection.close()
             except Exception as error:
                 log.warning("could not maintain partitions: %s", db_error_kind(error).value)
+                outage.begin()
+            if not failed:
+                outage.end()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_UPKEEP_S):
                     await asyncio.sleep(_UPKEEP_RETRY_S)
@@ -341,7 +355,11 @@ def main() -> None:
         file.seek(0)
         config = WorkerConfig.decode(file.read())
     logs.configure(config.settings, f"worker {config.worker}")
-    uvloop.run(_main(config))
+    try:
+        uvloop.run(_main(config))
+    except ConfigurationError as error:  # a file was replaced since the supervisor checked it
+        log.error("%s", error)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ workers are stopped; `ixfast migrate --post` applies it. An applied file must ne
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from ixfast.store import partitions
 from ixfast.store.connections import hosts
 from ixfast.store.connections.session import check_version, fix_durability
 from ixfast.store.queries import sql_folder
+
+log = logging.getLogger("ixfast.migrate")
 
 _LOCK = 0x6978_6661_7374  # "ixfast": one migration at a time per database
 _FILE = re.compile(r"(\d{4})_(pre|post)_\w+\.sql")
@@ -100,6 +103,7 @@ async def migrate(
                     migration.name,
                     migration.sha256,
                 )
+            log.info("applied migration %s", migration.name)
             applied.append(migration.name)
         # Release the lock first: a session that waits for it holds a snapshot, and detaching a partition waits for that.
         await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)

@@ -25,6 +25,7 @@ from ixfast.store.catalogue.catalogue import Catalogue, Change
 from ixfast.store.catalogue.change_source import ChangeSource, Reading
 from ixfast.store.connections.database_clock import DatabaseClock
 from ixfast.store.connections.history import History, HistoryChangedError
+from ixfast.store.connections.outages import Outage
 from ixfast.store.connections.session import UnsafeDatabaseError
 from ixfast.store.db_errors import db_error_kind
 from ixfast.store.migrate import SchemaMismatchError
@@ -32,6 +33,7 @@ from ixfast.store.migrate import SchemaMismatchError
 log = logging.getLogger("ixfast.catalogue")
 
 STALE_AFTER_S = 10.0
+_STALE = "catalogue_stale"
 _EVERYTHING = Change("all", None, None)
 
 
@@ -67,6 +69,7 @@ class ChangeFollower:
         history: History | None = None,
         poll_interval_s: float,
     ) -> None:
+        loop = asyncio.get_running_loop()
         self._source = source
         self._catalogue = catalogue
         self._slots = gauges.slots
@@ -75,10 +78,12 @@ class ChangeFollower:
         self._history.on_suspicion(self.look)
         self._poll_interval_s = poll_interval_s
         self._known: Known | None = None
+        self._reading = Outage(log, "catalogue changes can be read", loop.time)
+        self._listening = Outage(log, "listening for catalogue changes", loop.time)
         self._staleness: asyncio.TimerHandle | None = None  # marks the catalogue stale unless something is read before
         self._wake = asyncio.Event()
         self.usable = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -108,6 +113,7 @@ class ChangeFollower:
                 self._note(error)
 
     def _note(self, error: Exception) -> None:
+        self._reading.begin()
         if isinstance(error, ConfigurationError):
             # At once, instead of after a time in which nothing could be read.
             reason = "schema_mismatch" if isinstance(error, SchemaMismatchError) else "unsafe_database"
@@ -125,6 +131,9 @@ class ChangeFollower:
 
     def _mark_fresh(self, asked_at: float) -> None:
         """Everything committed before `asked_at` is applied. A timer ends this state, because the next reading may hang."""
+        self._reading.end()
+        if self._catalogue.stale == _STALE:
+            log.error("the catalogue is fresh again: scans are answered")
         self._catalogue.stale = None
         self._catalogue.fresh_until = asked_at + STALE_AFTER_S
         if self._staleness is not None:
@@ -133,7 +142,9 @@ class ChangeFollower:
         self.usable.set()
 
     def _expire(self) -> None:
-        self._mark_stale("catalogue_stale")
+        log.error("the catalogue is stale, because changes could not be read for %.0f s: scans get 503", STALE_AFTER_S)
+        self._reading.begin()
+        self._mark_stale(_STALE)
 
     def _mark_stale(self, reason: str) -> None:
         if self._staleness is not None:
@@ -204,7 +215,14 @@ class ChangeFollower:
         """Keep a listening connection. Without one, changes are still found by polling."""
         while True:
             try:
-                await self._source.listen(self.look)
+                await self._source.listen(self._heard)
+                log.warning("the connection that listens for catalogue changes was lost: polling until it is back")
             except Exception as error:
                 log.warning("cannot listen for catalogue changes: %s", db_error_kind(error).value)
+            self._listening.begin()
             await asyncio.sleep(limits.RECONNECT_DELAY_MS_MAX / 1000)
+
+    def _heard(self) -> None:
+        """The source listens, or was notified."""
+        self._listening.end()
+        self.look()

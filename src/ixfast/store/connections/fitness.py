@@ -75,8 +75,8 @@ class Fitness:
         if problems != self.problems:
             for name, reason in problems.items():
                 log.error("not ready: %s: %s", name, reason)
-            if self.problems and not problems:
-                log.info("ready again")
+            for name in self.problems.keys() - problems.keys():
+                log.error("ready again: %s", name)
         self.problems = problems
 
     async def _write(self, connection: Any) -> None:

@@ -7,7 +7,7 @@ from ixfast.domain.scan cimport Scan
 
 cdef class Committer:
     cdef public object _open_session, _resolver, _meters, _rate, _loop, _session, _no_session_reason, _refusal_reason
-    cdef public object _wake, _task, _sweeper
+    cdef public object _wake, _task, _sweeper, _outage
     cdef public Py_ssize_t _batch_max, _behind_count, _capacity
     cdef public double _deadline_s, _abandoned_at, _sweep_at
     cdef public dict _waiting, _behind, _in_flight

@@ -24,6 +24,7 @@ import asyncpg
 from ixfast import limits, meters
 from ixfast.domain.scan import KEYED_FROM, Scan
 from ixfast.store.connections.history import HistoryChangedError
+from ixfast.store.connections.outages import Outage
 from ixfast.store.connections.session import LedgerSession
 from ixfast.store.db_errors import DbErrorKind, db_error_kind
 from ixfast.store.ledger.commit_rate import ROUND_CLOCK_S, CommitRate
@@ -74,6 +75,7 @@ class Committer:
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._sweeper: asyncio.TimerHandle | None = None
+        self._outage = Outage(log, "connected to the ledger", self._loop.time)
 
     def start(self) -> None:
         self._task = self._loop.create_task(self._run(), name="ixfast committer")
@@ -111,7 +113,9 @@ class Committer:
         return self._no_session_reason if self._session is None else self._refusal_reason
 
     def forget_refusal(self) -> None:
-        self._refusal_reason = None
+        if self._refusal_reason is not None:
+            self._refusal_reason = None
+            log.error("the database accepts ledger statements again")
 
     def follow(self, history: str) -> None:
         """Drop the session if it leads to another history of the database. A statement in flight there is sent again."""
@@ -231,7 +235,8 @@ class Committer:
                 self._fail_late(batch)
             await self._recover(batch, session, error)
             return
-        self._refusal_reason = None
+        if self._refusal_reason is not None:
+            self.forget_refusal()
         self._meters.observe_statement(int((perf_counter() - started) * 1e6), len(columns[0]))
         # By the clock of the loop's rounds: reading the requests that came before the reply in this round is not the database's
         # time. That clock counts milliseconds and may not have advanced at all.
@@ -279,12 +284,13 @@ class Committer:
                 reason = DbErrorKind.READ_ONLY.value
             elif isinstance(error, HistoryChangedError):
                 reason = "history_changed"
-            if reason != self._no_session_reason:
+            if self._outage.begin() or reason != self._no_session_reason:
                 log.warning("cannot connect to the ledger: %s", reason)
             self._no_session_reason = reason
             await asyncio.sleep(limits.RECONNECT_DELAY_MS / 1000)
         else:
             self._no_session_reason = "database_unreachable"
+            self._outage.end()
         return self._session
 
     async def _recover(self, batch: dict[int, Scan], session: LedgerSession, error: Exception) -> None:
@@ -295,6 +301,7 @@ class Committer:
             for scan in batch.values():
                 scan.unresolved = True
             log.warning("ledger connection lost with %d scans unresolved: %s", len(batch), type(error).__name__)
+            self._outage.begin()
             self._drop(session, DbErrorKind.LOST.value)
             return
         if kind is DbErrorKind.HELD:
