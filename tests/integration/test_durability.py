@@ -96,8 +96,8 @@ async def test_no_acknowledged_pass_is_lost_when_durability_is_turned_off(server
 async def test_a_session_that_does_not_fix_its_level_loses_passes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control for the test above."""
 
-    async def nothing(_connection: Any) -> None:
-        return
+    async def nothing(connection: Any, *_: Any) -> int:
+        return int(connection.get_server_pid())
 
     monkeypatch.setattr(session, "fix_durability", nothing)
     assert await lost_passes(server) > 0

@@ -13,7 +13,7 @@ import pytest
 from support import eventually
 from support.ledger_kit import ADVANCED, open_ledger, open_truth
 
-from ixfast.store import migrate, partitions
+from ixfast.store import advisory_locks, migrate, partitions
 from ixfast.store.partitions import KEYED_SCAN, SCAN_LOG, Change, Clocks
 
 LOGGED = "INSERT INTO scan_log VALUES ($1, 1, 1, 1, 'g')"
@@ -276,7 +276,7 @@ async def test_a_detachment_that_was_cut_short_is_finished(database: str, connec
 async def test_only_one_worker_drops(database: str, connection: asyncpg.Connection) -> None:
     await old_partition(connection, dt.date(2020, 1, 1))
     async with open_truth(database) as other:
-        await other.execute(f"SELECT pg_advisory_lock({partitions._LOCK})")
+        await other.execute(f"SELECT pg_advisory_lock({advisory_locks.PARTITIONS})")
         assert await partitions.drop_old(connection, 30) == []
 
 

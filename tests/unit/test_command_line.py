@@ -34,7 +34,8 @@ from ixfast.errors import ConfigurationError, InputError, IxfastError, ProfileEr
 from ixfast.keys import KekFileError, ProviderError
 from ixfast.store.admin.recovery import RecoveryError
 from ixfast.store.admin.rotation import RotationError
-from ixfast.store.migrate import SchemaMismatchError, UnreachableDatabaseError
+from ixfast.store.connections.connect_errors import UnreachableDatabaseError
+from ixfast.store.migrate import SchemaMismatchError
 
 NOWHERE = "postgresql://someone:a-password@127.0.0.1:1/nothing"
 
@@ -43,7 +44,7 @@ CREATES = {"ixfast serve", "ixfast demo"}
 ADMINISTRATES = {
     "ixfast account", "ixfast api-key", "ixfast batch", "ixfast folder", "ixfast group", "ixfast meta-key", "ixfast tag",
     "ixfast import", "ixfast export", "ixfast keys rotate", "ixfast keys remove", "ixfast keys status", "ixfast migrate",
-    "ixfast recover-counters", "ixfast verify", "ixfast audit",
+    "ixfast maintain", "ixfast recover-counters", "ixfast verify", "ixfast audit",
 }  # fmt: skip
 NEEDS_NONE = {
     "ixfast tap", "ixfast keys init", "ixfast keys add", "ixfast profile", "ixfast rules", "ixfast simulate", "ixfast settings",

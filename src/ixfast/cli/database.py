@@ -28,9 +28,7 @@ from ixfast.errors import ConfigurationError
 from ixfast.keys import KeyEncryptionKeys, check_file
 from ixfast.keys.key_file import KeyFile
 from ixfast.rules import visitors
-from ixfast.store import queries
-from ixfast.store.connections.session import fix_durability
-from ixfast.store.migrate import migrate, require_schema
+from ixfast.store import migrate, queries
 
 T = TypeVar("T")
 
@@ -38,6 +36,7 @@ LOCK_WAIT_S = 5.0  # for another command that uses the private PostgreSQL
 _LOCK_POLL_S = 0.05
 _DSN_FILE = "dsn"
 _ADDRESSES_FILE = "addresses"
+_CACHED_STATEMENTS = 100
 _ENVELOPES = 4  # Of the oldest and of the newest ones of each kind.
 
 
@@ -138,7 +137,7 @@ class CommandEnvironment:
         SchemaMismatchError if a configured database lacks them: it may be that of another program.
         """
         with self.server(create=create) as dsn:
-            asyncio.run(migrate(dsn) if create or self.settings.dsn is None else require_schema(dsn))
+            asyncio.run(migrate.migrate(dsn) if create or self.settings.dsn is None else migrate.require_schema(dsn))
             yield dsn
 
     def run(self, work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
@@ -296,12 +295,8 @@ def _reachable(dsn: str) -> bool:
 @contextlib.asynccontextmanager
 async def connected(dsn: str) -> AsyncIterator[Any]:
     """A connection to a database of `CommandEnvironment.database`."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        await fix_durability(connection)
+    async with migrate.connected(dsn, statement_cache_size=_CACHED_STATEMENTS) as connection:
         yield connection
-    finally:
-        await connection.close()
 
 
 def resolve(flags: dict[str, object], config: Path | None) -> CommandEnvironment:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import asyncpg
 
 from ixfast.cli.database import CommandEnvironment, sealed_ids
 from ixfast.cli.host_checks import Check
@@ -16,17 +14,25 @@ from ixfast.cli.management_client import SinglePool
 from ixfast.config.settings import Settings
 from ixfast.errors import ConfigurationError, IxfastError
 from ixfast.keys import KeyEncryptionKeys
-from ixfast.store import migrate, partitions
+from ixfast.store import migrate, partitions, privileges
 from ixfast.store.connections import hosts
+from ixfast.store.connections.connect_errors import DRIVER_ERRORS, explained
+from ixfast.store.connections.connection_string import ConnectionString
 from ixfast.store.connections.fitness import Fitness
+from ixfast.store.connections.poolers import refuse_transaction_pooler
 from ixfast.store.connections.session import LedgerSession, check_version
 from ixfast.store.db_errors import reason_of
 from ixfast.store.queries import load
 
 _CONNECT_S = 5.0
+_COMMAND: dict[str, Any] = {"application_name": "ixfast command", "statement_cache_size": 0}
+_SHOWN_MAX = 4  # Privileges that a message lists.
 _CLOCKS_APART_WARN = dt.timedelta(seconds=2)
 _SPARE_CONNECTIONS = 5  # For commands and interactive sessions.
-_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, ValueError)
+_WEAKENED = (
+    "channel_binding=require of dsn has no effect, because the driver has no channel binding. To be sure which server this is, "
+    "use sslmode=verify-full with sslrootcert."
+)
 _REASONS = 'see "What a 503 says" in docs/how-to/operate.md'
 
 
@@ -44,7 +50,7 @@ async def check_database(dsn: str, environment: CommandEnvironment) -> AsyncIter
     settings, kek_file = environment.settings, environment.kek_file
     try:
         connection = await _connect(dsn)
-    except _ERRORS as error:
+    except ConfigurationError as error:
         yield Check("database", "FAIL", _unreachable(error, private=settings.dsn is None))
         return
     try:
@@ -53,13 +59,17 @@ async def check_database(dsn: str, environment: CommandEnvironment) -> AsyncIter
         yield first
         if first.status == "FAIL":
             return
-        yield _check_pooler(connection, server)
+        yield (pooler := await _checked("pooler", lambda: _check_pooler(dsn, connection, server)))
+        if pooler.status == "FAIL":
+            return
+        if ConnectionString(dsn).weakened:
+            yield Check("channel binding", "WARN", _WEAKENED)
         yield _check_connections(server, settings)
         schema = await _checked("schema", lambda: _check_schema(connection))
         yield schema
         if schema.status == "FAIL":
             return
-        yield _check_role(server)
+        yield await _checked("role", lambda: _examine_role(connection, server))
         yield await _checked("partitions", lambda: _check_partitions(connection))
         yield await _checked("clocks", lambda: _check_clocks(connection))
         problems = await _examined(connection, kek_file)
@@ -72,22 +82,22 @@ async def check_database(dsn: str, environment: CommandEnvironment) -> AsyncIter
 
 async def _connect(dsn: str) -> Any:
     """A connection to the host that accepts writes, or else to any, whose state the checks then report."""
-    try:
-        return await hosts.connect(dsn, _CONNECT_S, statement_cache_size=0)
-    except _ERRORS as error:
+    patience_s = ConnectionString(dsn).connect_timeout_s or _CONNECT_S
+    with explained(dsn, patience_s):
         try:
-            return await asyncpg.connect(dsn, timeout=_CONNECT_S, statement_cache_size=0)
-        except _ERRORS:
-            raise error from None
+            return await hosts.connect(dsn, patience_s, **_COMMAND)
+        except DRIVER_ERRORS as error:
+            try:
+                return await hosts.connect(dsn, patience_s, target_session_attrs="any", **_COMMAND)
+            except DRIVER_ERRORS:
+                raise error from None
 
 
-def _unreachable(error: Exception, *, private: bool) -> str:
-    if isinstance(error, ValueError):  # asyncpg's message may quote a part of the password
-        return "The connection string `dsn` is malformed. Percent-encode special characters in the user name and password."
-    reason = str(error).strip().rstrip(".") or f"no answer within {_CONNECT_S:.0f} s"
+def _unreachable(error: ConfigurationError, *, private: bool) -> str:
     if private:
+        reason = str(error).partition(". Check")[0].removeprefix("Cannot connect to the database: ").rstrip(".")
         return f"The private PostgreSQL does not answer ({reason}): its server was probably killed; run `ixfast serve` again."
-    return f"Cannot connect to the database: {reason}. Check `dsn`, the network and the server."
+    return str(error)
 
 
 async def _checked(name: str, check: Callable[[], Awaitable[Check]]) -> Check:
@@ -120,16 +130,13 @@ def _check_server(connection: Any, server: Any) -> Check:
     return Check("database", "OK", f"{text}, keeps what it acknowledges (fsync, full_page_writes)")
 
 
-def _check_pooler(connection: Any, server: Any) -> Check:
-    """A pooler invents the process id that it sends when a client connects."""
-    if connection.get_server_pid() != server["pid"]:
-        return Check(
-            "pooler",
-            "WARN",
-            "A connection pooler is between ixfast and PostgreSQL. It must pool sessions, not transactions; set dsn to the "
-            "server itself to be sure.",
-        )
-    return Check("pooler", "OK", "none between ixfast and PostgreSQL")
+async def _check_pooler(dsn: str, connection: Any, server: Any) -> Check:
+    if connection.get_server_pid() == server["pid"]:
+        return Check("pooler", "OK", "none between ixfast and PostgreSQL")
+    await refuse_transaction_pooler(
+        connection, server["pid"], lambda patience_s: hosts.connect(dsn, patience_s, target_session_attrs="any", **_COMMAND)
+    )
+    return Check("pooler", "OK", "one that lends connections for whole sessions; it must have as many as the workers need")
 
 
 def _check_connections(server: Any, settings: Settings) -> Check:
@@ -141,18 +148,23 @@ def _check_connections(server: Any, settings: Settings) -> Check:
     return Check("connections", "OK", text)
 
 
-def _check_role(server: Any) -> Check:
+async def _examine_role(connection: Any, server: Any) -> Check:
+    return _check_role(server, await privileges.missing(connection))
+
+
+def _check_role(server: Any, lacks: Sequence[str] = ()) -> Check:
     role, tables = server["role"], server["not_owned"]
+    if lacks:
+        shown = ", ".join(lacks[:_SHOWN_MAX]) + (f" and {len(lacks) - _SHOWN_MAX} more" if len(lacks) > _SHOWN_MAX else "")
+        text = f"The role {role} lacks {shown}: run `ixfast migrate --grant-to {role}` as the owner of the tables."
+        return Check("role", "FAIL", text)
     if tables:
+        return Check("role", "OK", f"{role} may read and write and creates nothing; the owner runs `ixfast maintain` daily")
+    if not server["may_create"]:
         return Check(
             "role",
             "FAIL",
-            f"The role {role} does not own {', '.join(tables)}, so it cannot create partitions: set dsn to the owner's role, or "
-            f"grant it with: GRANT owner TO {role}",
-        )
-    if not server["may_create"]:
-        return Check(
-            "role", "FAIL", f"The role {role} cannot create tables, which partitions are: GRANT CREATE ON SCHEMA public TO {role}"
+            f"The role {role} cannot create tables, which partitions are: GRANT CREATE ON SCHEMA {server['schema']} TO {role}",
         )
     return Check("role", "OK", f"{role} owns the tables and can create partitions")
 
@@ -182,7 +194,8 @@ async def _check_partitions(connection: Any) -> Check:
             if not any(noon in each for each in ranges):
                 later.append(table.name(day))
     if later:
-        return Check("partitions", "WARN", f"{', '.join(later)} will be needed: start the server, or run `ixfast migrate`.")
+        text = f"{', '.join(later)} will be needed: start the server, or run `ixfast maintain` as the owner of the tables."
+        return Check("partitions", "WARN", text)
     return Check("partitions", "OK", "the current ones and those of the next weeks exist")
 
 

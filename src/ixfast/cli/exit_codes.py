@@ -78,14 +78,19 @@ def _database_failure(error: Exception) -> tuple[ExitCode, str] | None:
 
 def _unavailable() -> list[type]:
     return _loaded(
-        ("ixfast.store.migrate", "UnreachableDatabaseError"),
+        ("ixfast.store.connections.connect_errors", "UnreachableDatabaseError"),
         ("ixfast.embedded", "EmbeddedPostgresError"),
         ("ixfast.keys", "ProviderError"),
     )
 
 
 def _failures() -> list[type]:
-    return _loaded(("ixfast.store.admin.recovery", "RecoveryError"), ("ixfast.store.admin.rotation", "RotationError"))
+    return _loaded(
+        ("ixfast.store.admin.recovery", "RecoveryError"),
+        ("ixfast.store.admin.rotation", "RotationError"),
+        ("ixfast.store.migrate", "MigrationError"),
+        ("ixfast.store.advisory_locks", "DatabaseLockedError"),
+    )
 
 
 def _loaded(*classes: tuple[str, str]) -> list[type]:

@@ -29,6 +29,7 @@ COMMANDS = {
     "rules": ("ixfast.cli.rules", "Test and explain rule sets."),
     "doctor": ("ixfast.cli.doctor", "Check the installation, its files and its database, and print how to fix what is wrong."),
     "migrate": ("ixfast.cli.migrate", "Upgrade the schema of the database to this release."),
+    "maintain": ("ixfast.cli.migrate", "Create the partitions of the coming months, and drop those beyond the retention."),
     "recover-counters": ("ixfast.cli.recover", "Recover the passes that a failover lost from the old primary."),
     "settings": ("ixfast.cli.installation", "Show the settings in effect, with secrets hidden."),
     "versions": ("ixfast.cli.installation", "Show the versions of ixfast, its core and its libraries."),

@@ -9,6 +9,7 @@ Invariants:
 """
 
 import difflib
+import re
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from ixfast.config.settings import PREFIX, SettingDescription, Settings, describ
 from ixfast.errors import ConfigurationError
 
 _TRUE = ("1", "true", "yes", "on")
+_DRIVER_SCHEME = re.compile(r"(jdbc:)?postgres(ql)?(\+\w+)?://", re.IGNORECASE)
 _FALSE = ("0", "false", "no", "off")
 
 # Environment variables that are not settings. Some are read by the tests and the build. Kubernetes announces a service
@@ -134,7 +136,10 @@ def _convert(setting: SettingDescription, raw: _RawValue) -> object:
             raise _invalid(raw, setting, "a path without `~`, because the home directory is unknown") from None
     if setting.kind == "text" and isinstance(value, str) and value.strip():
         if setting.name == "dsn" and not value.startswith(("postgresql://", "postgres://")):
-            raise _invalid(raw, setting, "a URL of the form postgresql://user:password@host:port/database")
+            form = "a URL of the form postgresql://user:password@host:port/database"
+            if _DRIVER_SCHEME.match(value):
+                form += ", without the name of a driver before ://"
+            raise _invalid(raw, setting, form)
         value = value.strip()
         # An IPv6 address may be in brackets, as in a URL.
         return value[1:-1] if setting.unit == "address" and value.startswith("[") and value.endswith("]") else value

@@ -1,7 +1,7 @@
 """Warnings about encoding profiles that use the parameter names of `/v1/t` for contents that both meanings can have.
 
-Most values have one meaning only: a MAC in `u` is not a UID, so the account's profiles read it. These warnings are about the rest,
-which may be taken for something else than the owner means.
+Most values have one meaning only: a MAC in `u` is not a UID, so the account's profiles read it. These warnings are about the
+others, which may be taken for something else than the owner means.
 """
 
 from __future__ import annotations

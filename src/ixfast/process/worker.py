@@ -310,11 +310,12 @@ class Worker:
                         await partitions.drop_old(connection, self._settings.scan_log_retention_days)
                     else:
                         log.error("kept old partitions: a clock was stepped after this worker started")
-                    failed = any(change.problem is not None for change in changes)
+                    failed = any(change.problem is not None and change.ours for change in changes)
                 finally:
                     await connection.close()
             except Exception as error:
-                log.warning("could not maintain partitions: %s", db_error_kind(error).value)
+                reason = str(error) if isinstance(error, ConfigurationError) else db_error_kind(error).value
+                log.warning("could not maintain partitions: %s", reason)
                 outage.begin()
             if not failed:
                 outage.end()

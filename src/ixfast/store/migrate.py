@@ -7,24 +7,26 @@ workers are stopped; `ixfast migrate --post` applies it. An applied file must ne
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple
 
 import asyncpg
 
 from ixfast import limits
 from ixfast.errors import ConfigurationError
-from ixfast.store import partitions
+from ixfast.store import advisory_locks, partitions, privileges
 from ixfast.store.connections import hosts
-from ixfast.store.connections.session import check_version, fix_durability
-from ixfast.store.queries import sql_folder
+from ixfast.store.connections.connect_errors import explained
+from ixfast.store.connections.connection_string import ConnectionString
+from ixfast.store.connections.session import check_version, require_session
+from ixfast.store.queries import load, sql_folder
 
 log = logging.getLogger("ixfast.migrate")
 
-_LOCK = 0x6978_6661_7374  # "ixfast": one migration at a time per database
 _FILE = re.compile(r"(\d{4})_(pre|post)_\w+\.sql")
 _TABLE = """
 CREATE TABLE IF NOT EXISTS schema_migration (
@@ -41,8 +43,8 @@ class SchemaMismatchError(ConfigurationError):
     """The schema of the database does not match this release."""
 
 
-class UnreachableDatabaseError(ConfigurationError):
-    """No server that accepts writes can be reached."""
+class MigrationError(ConfigurationError):
+    """The database refused a migration; the message says why."""
 
 
 class Migration(NamedTuple):
@@ -69,70 +71,114 @@ def migrations() -> list[Migration]:
 
 
 async def migrate(
-    dsn: str, *, post: bool = False, changed: Callable[[partitions.Change], None] = partitions.log_change
+    dsn: str,
+    *,
+    post: bool = False,
+    changed: Callable[[partitions.Change], None] = partitions.log_change,
+    waiting: advisory_locks.Notice = log.warning,
 ) -> list[str]:
     """Apply the pending migrations and return their names; with `post`, also those of the phase `post`.
 
-    `changed` is called for each partition that was created or attached, or failed to be.
+    `changed` is called for each partition that was created or attached, or failed to be, and `waiting` with a line that says for
+    whom this waits.
 
     Raises `SchemaMismatchError` if an applied file differs from ours, the database is ahead of this release, or another program
-    has objects of the same names in it, `UnreachableDatabaseError` if there is none that accepts writes, `UnsupportedServerError`
-    if its PostgreSQL is too old.
+    has objects of the same names in it, `UnsupportedServerError` if its PostgreSQL is too old, `MigrationError` if the server
+    refuses a statement, `DatabaseLockedError` if another process does not finish, and what `connected` raises.
     """
-    connection = await _connect(dsn)
-    try:
+    async with connected(dsn) as connection:
         check_version(connection)
-        await fix_durability(connection)
-        await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
         applied: list[str] = []
-        for migration in await pending(connection):
-            if migration.phase == "post" and not post:
-                break
-            async with connection.transaction():
-                if not applied:
-                    await connection.execute(_TABLE)
-                try:
-                    await connection.execute(migration.sql)
-                except _IN_THE_WAY as error:
-                    raise SchemaMismatchError(
-                        f"The database has objects of another program: {error}. Create a database for ixfast alone."
-                    ) from None
-                await connection.execute(
-                    "INSERT INTO schema_migration (number, name, sha256) VALUES ($1, $2, $3)",
-                    migration.number,
-                    migration.name,
-                    migration.sha256,
-                )
-            log.info("applied migration %s", migration.name)
-            applied.append(migration.name)
-        # Release the lock first: a session that waits for it holds a snapshot, and detaching a partition waits for that.
-        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
-        await partitions.make_ahead(connection, changed=changed)
+        try:
+            while await _next(connection, post) is not None:
+                async with advisory_locks.held_by_transaction(connection, advisory_locks.MIGRATION, waiting):
+                    migration = await _next(connection, post)  # another process may have applied one meanwhile
+                    if migration is not None:
+                        await _apply(connection, migration)
+                        log.info("applied migration %s", migration.name)
+                        applied.append(migration.name)
+            await partitions.make_ahead(connection, changed=changed)
+        except asyncpg.PostgresError as error:
+            raise await _refusal(connection, error, post) from None
         return applied
+
+
+async def _next(connection: Any, post: bool) -> Migration | None:
+    """The next migration to apply. Those of the phase `post` hold up all that follow them."""
+    migration = next(iter(await pending(connection)), None)
+    return None if migration is None or (migration.phase == "post" and not post) else migration
+
+
+async def _apply(connection: Any, migration: Migration) -> None:
+    await connection.execute(_TABLE)
+    try:
+        await connection.execute(migration.sql)
+    except _IN_THE_WAY as error:
+        raise SchemaMismatchError(
+            f"The database has objects of another program: {error}. Create a database for ixfast alone."
+        ) from None
+    await connection.execute(
+        "INSERT INTO schema_migration (number, name, sha256) VALUES ($1, $2, $3)",
+        migration.number,
+        migration.name,
+        migration.sha256,
+    )
+
+
+async def _refusal(connection: Any, error: asyncpg.PostgresError, post: bool) -> ConfigurationError:
+    """The error to raise for one that the server reported. Nothing of the migration that it concerns was applied."""
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        role = await connection.fetchrow(load("privileges")["role"])
+        return MigrationError(privileges.denied(role, str(error)))
+    migration = await _next(connection, post)
+    work = "creating partitions" if migration is None else f"applying {migration.name}, of which nothing was kept"
+    if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+        reason = "it is read-only: turn default_transaction_read_only off for this role and database"
+    elif isinstance(error, asyncpg.InsufficientResourcesError):
+        reason = f"it has no space, memory or connections left ({_text(error)}); free some and run the command again"
+    elif isinstance(error, (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)):
+        reason = f"{_text(error)}; run the command again when it is less busy"
+    else:
+        reason = f"{_text(error)} ({error.sqlstate})"
+    return MigrationError(f"The database refused {work}: {reason}.")
+
+
+def _text(error: asyncpg.PostgresError) -> str:
+    return " ".join(str(error.args[0] if error.args else type(error).__name__).split())
+
+
+@contextlib.asynccontextmanager
+async def connected(dsn: str, *, statement_cache_size: int = 0) -> AsyncIterator[Any]:
+    """A connection for commands, to the host that accepts writes. Statements may be cached if it is known to be a session.
+
+    Raises `UnreachableDatabaseError` if there is none, `RefusedConnectionError` or `ConnectionStringError` if the connection
+    string must be changed, and `TransactionPoolerError`.
+    """
+    patience_s = ConnectionString(dsn).connect_timeout_s or limits.CONNECT_TIMEOUT_MS / 1000 * 10
+    with explained(dsn, patience_s):
+        connection = await hosts.connect(
+            dsn, patience_s, application_name="ixfast command", statement_cache_size=statement_cache_size
+        )
+        try:
+            await require_session(dsn, connection)
+        except BaseException:
+            connection.terminate()
+            raise
+    try:
+        yield connection
     finally:
         await connection.close()
-
-
-async def _connect(dsn: str) -> Any:
-    patience_s = limits.CONNECT_TIMEOUT_MS / 1000 * 10
-    try:
-        return await hosts.connect(dsn, patience_s)
-    except ValueError:  # asyncpg's message may quote a part of the password
-        raise UnreachableDatabaseError(
-            "The connection string `dsn` is malformed. Percent-encode special characters in the user name and password."
-        ) from None
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        reason = str(error).strip().rstrip(".") or f"no answer within {patience_s:.0f} s"
-        raise UnreachableDatabaseError(
-            f"Cannot connect to the database: {reason}. Check `dsn`, the network and the server."
-        ) from None
 
 
 async def pending(connection: Any) -> list[Migration]:
     """The migrations that the database lacks. Raises SchemaMismatchError if an applied one is unknown or differs."""
     rows = []
     if await _has_schema(connection):
-        rows = await connection.fetch("SELECT number, name, sha256 FROM schema_migration ORDER BY number")
+        try:
+            rows = await connection.fetch("SELECT number, name, sha256 FROM schema_migration ORDER BY number")
+        except asyncpg.InsufficientPrivilegeError as error:
+            role = await connection.fetchrow(load("privileges")["role"])
+            raise MigrationError(privileges.denied(role, str(error))) from None
     ours = {m.number: m for m in migrations()}
     for row in rows:
         migration = ours.pop(row["number"], None)
@@ -163,12 +209,9 @@ async def check(connection: Any) -> None:
 
 
 async def require_schema(dsn: str) -> None:
-    """Connect to a database and raise what `check` raises; `UnreachableDatabaseError` if there is none that accepts writes."""
-    connection = await _connect(dsn)
-    try:
+    """Connect to a database and raise what `check` and `connected` raise."""
+    async with connected(dsn) as connection:
         await check(connection)
-    finally:
-        await connection.close()
 
 
 async def _has_schema(connection: Any) -> bool:

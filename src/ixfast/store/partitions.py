@@ -7,25 +7,26 @@ while holding its lock.
 
 No single clock is trusted. Partitions are created for the time of the database's clock and for that of this host's clock, since
 one dates the rows and the other the retention. A partition is dropped only if the clocks agree and it is expired by both.
+
+Only the owner of the tables can do any of this. A server whose role owns nothing reports in time what its owner has to do.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import datetime as dt
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import asyncpg
 
+from ixfast.store import advisory_locks
+from ixfast.store.queries import load
+
 log = logging.getLogger("ixfast.partitions")
 
 CLOCKS_APART_MAX = dt.timedelta(hours=1)
-_LOCK = 0x6978_6661_7375  # One maintenance run at a time per database.
-_LOCK_POLL_S = 0.05
-_LOCK_DEADLINE_S = 60.0  # Each statement of a maintenance run waits for a lock for at most 5 s.
+_OVERDUE = dt.timedelta(days=2)  # Beyond the retention; an owner that drops partitions daily leaves less.
 _BOUNDS = "ixfast_bounds"  # The constraint that exists while a partition is being attached.
 
 # Bounds are parsed as printed, in the time zone of the session. Null means unbounded; a default partition has two nulls.
@@ -116,11 +117,13 @@ class Range(NamedTuple):
 
 
 class Change(NamedTuple):
-    """An action on a partition: `done` is "created" or "attached". With a `problem` it failed."""
+    """An action on a partition: `done` is "created" or "attached". With a `problem` it failed, or is the owner's to do unless
+    it is `ours`."""
 
     name: str
     done: str
     problem: str | None = None
+    ours: bool = True
 
     def __str__(self) -> str:
         if self.problem is None:
@@ -153,28 +156,55 @@ async def make_ahead(
 ) -> list[Change]:
     """Create the current and future partitions of every table, and attach those that are detached.
 
-    Returns all changes and calls `changed` for each. A failure for one partition does not affect the others. The
-    connection must not be in a transaction.
+    Returns all changes and calls `changed` for each. A failure for one partition does not affect the others. If the role does
+    not own the tables, the changes are those that its owner should have made by now, as failures. The connection must not be in
+    a transaction.
     """
     clocks = clocks or await read_clocks(connection)
-    changes = []
-    async with _maintenance_lock(connection):
-        for each in TABLES:
-            if await connection.fetchval("SELECT to_regclass($1)", each.table) is None:
-                continue  # created by a migration that is not applied yet
-            for start in each.wanted(clocks):
-                change = await _ensure(connection, each, start)
-                if change is not None:
-                    changed(change)
-                    changes.append(change)
+    wanted = [(each, start) for each in TABLES for start in await _lacking(connection, each, clocks)]
+    changes: list[Change] = []
+    if not wanted:
+        return changes
+    role = await connection.fetchrow(load("privileges")["role"])
+    if not role["owns"]:
+        changes = [change for each in TABLES if (change := _overdue(each, wanted, clocks, role)) is not None]
+        for change in changes:
+            changed(change)
+        return changes
+    async with advisory_locks.held_by_session(connection, advisory_locks.PARTITIONS):
+        for each, start in wanted:
+            made = await _ensure(connection, each, start)
+            if made is not None:
+                changed(made)
+                changes.append(made)
     return changes
+
+
+async def _lacking(connection: Any, each: Partitioned, clocks: Clocks) -> list[dt.date]:
+    """The first days of the partitions that must exist and do not, or are not attached."""
+    if await connection.fetchval("SELECT to_regclass($1)", each.table) is None:
+        return []  # created by a migration that is not applied yet
+    attached = {partition.name for partition in await ranges(connection, each)}
+    return [start for start in each.wanted(clocks) if each.name(start) not in attached]
+
+
+def _overdue(each: Partitioned, wanted: list[tuple[Partitioned, dt.date]], clocks: Clocks, role: Any) -> Change | None:
+    """The failure to report for the first partition of a table that its owner did not create, if less than half of what
+    should exist ahead is left."""
+    starts = sorted(start for table, start in wanted if table is each)
+    today = clocks.database.date()
+    if not starts or starts[0] - today > (each.start(today, each.ahead) - each.start(today)) / 2:
+        return None
+    when = "now" if starts[0] <= today else f"before {starts[0]} 00:00 UTC"
+    problem = f"{role['role']} does not own {each.table}. Scans fail without it; run `ixfast maintain` as {role['owner']} {when}"
+    return Change(each.name(starts[0]), "created", problem, ours=False)
 
 
 async def drop_old(connection: Any, retention_days: int, clocks: Clocks | None = None) -> list[str]:
     """Detach and drop the partitions that are beyond their retention by both clocks, and return their names.
 
-    Drops nothing if the clocks disagree, which is logged, or if another session runs the maintenance. The connection must not
-    be in a transaction: DETACH CONCURRENTLY cannot run in one.
+    Drops nothing if the clocks disagree or the role does not own the tables, which is logged, or if another session runs the
+    maintenance. The connection must not be in a transaction: DETACH CONCURRENTLY cannot run in one.
     """
     clocks = clocks or await read_clocks(connection)
     if not clocks.agree:
@@ -183,25 +213,36 @@ async def drop_old(connection: Any, retention_days: int, clocks: Clocks | None =
             *(clock.isoformat(timespec="seconds") for clock in clocks),
         )
         return []
+    role = await connection.fetchrow(load("privileges")["role"])
+    if not role["owns"]:
+        for _, row in await _expired(connection, retention_days, min(clocks) - _OVERDUE):
+            log.warning("partition %s is beyond its retention: run `ixfast maintain` as %s", row["name"], role["owner"])
+        return []
     dropped: list[str] = []
-    if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
+    if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", advisory_locks.PARTITIONS):
         return dropped
     try:
-        for each in TABLES:
-            days = retention_days if each.retention_days is None else each.retention_days
-            oldest = min(clocks) - dt.timedelta(days=days)
-            for row in await connection.fetch(_ATTACHED, each.table):
-                if row["ends"] is None or row["ends"] > oldest:
-                    continue
-                # An interrupted concurrent detachment can only be finalized.
-                mode = "FINALIZE" if row["pending"] else "CONCURRENTLY"
-                await connection.execute(f"ALTER TABLE {each.table} DETACH PARTITION {row['name']} {mode}")
-                await connection.execute(f"DROP TABLE {row['name']}")
-                log.info("dropped partition %s", row["name"])
-                dropped.append(row["name"])
+        for each, row in await _expired(connection, retention_days, min(clocks)):
+            # An interrupted concurrent detachment can only be finalized.
+            mode = "FINALIZE" if row["pending"] else "CONCURRENTLY"
+            await connection.execute(f"ALTER TABLE {each.table} DETACH PARTITION {row['name']} {mode}")
+            await connection.execute(f"DROP TABLE {row['name']}")
+            log.info("dropped partition %s", row["name"])
+            dropped.append(row["name"])
     finally:
-        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+        await connection.execute("SELECT pg_advisory_unlock($1)", advisory_locks.PARTITIONS)
     return dropped
+
+
+async def _expired(connection: Any, retention_days: int, now: dt.datetime) -> list[tuple[Partitioned, Any]]:
+    """The partitions that are beyond their retention at this time."""
+    found: list[tuple[Partitioned, Any]] = []
+    for each in TABLES:
+        days = retention_days if each.retention_days is None else each.retention_days
+        oldest = now - dt.timedelta(days=days)
+        rows = await connection.fetch(_ATTACHED, each.table)
+        found += [(each, row) for row in rows if row["ends"] is not None and row["ends"] <= oldest]
+    return found
 
 
 async def current_missing(connection: Any) -> list[str]:
@@ -214,21 +255,6 @@ async def ranges(connection: Any, table: Partitioned) -> list[Range]:
     """The partitions of a table that accept rows."""
     rows = await connection.fetch(_ATTACHED, table.table)
     return [Range(row["name"], row["begins"], row["ends"]) for row in rows if not row["pending"]]
-
-
-@contextlib.asynccontextmanager
-async def _maintenance_lock(connection: Any) -> AsyncIterator[None]:
-    """Hold the maintenance lock. The lock is polled: a statement that waits for it would hold a snapshot, and the holder may
-    be waiting for that snapshot to finish a detachment."""
-    deadline = asyncio.get_running_loop().time() + _LOCK_DEADLINE_S
-    while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK):
-        if asyncio.get_running_loop().time() > deadline:
-            raise TimeoutError(f"another partition maintenance did not finish within {_LOCK_DEADLINE_S:.0f} s")
-        await asyncio.sleep(_LOCK_POLL_S)
-    try:
-        yield
-    finally:
-        await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
 
 
 async def _ensure(connection: Any, each: Partitioned, start: dt.date) -> Change | None:

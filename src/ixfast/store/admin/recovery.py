@@ -20,7 +20,9 @@ import asyncpg
 
 from ixfast.errors import ConfigurationError
 from ixfast.store import migrate, partitions
-from ixfast.store.connections import session
+from ixfast.store.connections import hosts, session
+from ixfast.store.connections.connect_errors import RefusedConnectionError, UnreachableDatabaseError, explained
+from ixfast.store.connections.connection_string import ConnectionStringError
 from ixfast.store.queries import load
 
 READ_ROWS = 20_000  # Of 100 bytes. Each chunk is one query of the current log, which has to read its newest rows each time.
@@ -110,25 +112,28 @@ def _interrupted(report: Report, error: Exception) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _connected(dsn: str, server: str, target_session_attrs: str | None = None, **settings: str) -> AsyncIterator[Any]:
+async def _connected(dsn: str, server: str, target_session_attrs: str = "any", **settings: str) -> AsyncIterator[Any]:
     settings = session.SESSION | {"statement_timeout": "0", "lock_timeout": str(_LOCK_TIMEOUT_MS)} | settings
+    connection = None
     try:
-        attributes = {"target_session_attrs": target_session_attrs} if target_session_attrs else {}
-        connection = await asyncpg.connect(
-            dsn, timeout=CONNECT_TIMEOUT_S, server_settings=settings, statement_cache_size=0, **attributes
-        )
-    except ValueError:  # asyncpg's message may quote a part of the password
-        raise RecoveryError(
-            f"The connection string of the {server} is malformed. "
-            "Percent-encode special characters in the user name and password."
-        ) from None
-    except _BROKEN as error:
-        reason = str(error).strip().rstrip(".") or f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
-        raise RecoveryError(f"Cannot connect to the {server}: {reason}.") from None
-    try:
+        with explained(dsn, CONNECT_TIMEOUT_S, server):
+            connection = await hosts.connect(
+                dsn,
+                CONNECT_TIMEOUT_S,
+                target_session_attrs=target_session_attrs,
+                application_name="ixfast command",
+                statement_cache_size=0,
+            )
+            await session.require_session(dsn, connection, settings)
         yield connection
+    except (UnreachableDatabaseError, RefusedConnectionError, ConnectionStringError) as error:
+        text = (
+            str(error).replace("The connection string `dsn`", "`dsn`").replace("`dsn`", f"The connection string of the {server}")
+        )
+        raise RecoveryError(text) from None
     finally:
-        connection.terminate()
+        if connection is not None:
+            connection.terminate()
 
 
 async def _check(current: Any, old: Any) -> None:

@@ -102,14 +102,14 @@ async def add_counters(
 ) -> None:
     """Add counter rows with these columns. Many rows are written at fillfactor 70, which leaves space for their updates.
 
-    The lock of ALTER TABLE does not block scans but lasts until the commit, so call this last.
+    The lock of `spread_new_counters` does not block scans but lasts until the commit, so call this last.
     """
     many = len(rows) >= _FILLFACTOR_ROWS_MIN
     if many:
-        await connection.execute("ALTER TABLE tag_counter SET (fillfactor = 70)")
+        await connection.execute("SELECT spread_new_counters(true)")
     await _copy(connection, "tag_counter", rows, columns)
     if many:
-        await connection.execute("ALTER TABLE tag_counter RESET (fillfactor)")
+        await connection.execute("SELECT spread_new_counters(false)")
 
 
 async def _copy(connection: Any, table: str, records: Iterable[Any], columns: Sequence[str]) -> None:

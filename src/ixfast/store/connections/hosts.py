@@ -7,44 +7,41 @@ all of that time. Therefore each host gets a timeout of its own, and the host th
 from __future__ import annotations
 
 import asyncio
+import socket
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
+
+from ixfast.store.connections.connection_string import ConnectionString
+
+APPLICATION_NAME = "ixfast"
 
 _last_reached: dict[str, str] = {}
 """By connection string, the single-host connection string that was connected last."""
 
 
-def each_host(dsn: str) -> list[str]:
-    """A connection string for each host of `dsn`, in its order; `dsn` itself if it names at most one or is malformed."""
-    try:
-        parts = urlsplit(dsn)
-        query = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
-    except ValueError:
-        return [dsn]  # the driver reports what is wrong with it
-    user, at, addresses = parts.netloc.rpartition("@")
-    if "," in addresses:
-        return [urlunsplit(parts._replace(netloc=f"{user}{at}{address}")) for address in addresses.split(",")]
-    names = query.get("host", "").split(",")
-    if len(names) == 1:
-        return [dsn]
-    ports = query.get("port", "").split(",")
-    found = []
-    for index, name in enumerate(names):
-        port = ports[index] if len(ports) == len(names) else ports[0]
-        own = query | {"host": name} | ({"port": port} if port else {})
-        found.append(f"{parts.scheme}://{parts.netloc}{parts.path}?{urlencode(own)}")  # urlunsplit would drop an empty netloc
-    return found
-
-
-async def connect(dsn: str, patience_s: float, **options: Any) -> Any:
+async def connect(
+    dsn: str,
+    patience_s: float,
+    *,
+    target_session_attrs: str = "read-write",
+    application_name: str = APPLICATION_NAME,
+    **options: Any,
+) -> Any:
     """Connect to the first host that accepts writes, with a timeout of `patience_s` for each.
 
-    Raises the driver's error. If several hosts fail, an error that a server reported takes precedence over OSError and
-    TimeoutError.
+    `application_name` is used unless the connection string has one.
+
+    Raises ConnectionStringError or the driver's error, which `connect_errors` explains. If several hosts fail, an error that a
+    server reported takes precedence over OSError and TimeoutError.
     """
-    hosts = each_host(dsn)
+    string = ConnectionString(dsn)
+    options["server_settings"] = {"application_name": application_name} | string.server_settings
+    tls = string.tls()
+    if tls is not None:
+        options["ssl"] = tls
+    hosts = list(string.hosts)
     last = _last_reached.get(dsn)
     if last in hosts:
         hosts.remove(last)
@@ -53,12 +50,23 @@ async def connect(dsn: str, patience_s: float, **options: Any) -> Any:
     for host in hosts:
         try:
             async with asyncio.timeout(patience_s):
-                connection = await asyncpg.connect(host, timeout=patience_s, target_session_attrs="read-write", **options)
+                connection = await asyncpg.connect(host, timeout=patience_s, target_session_attrs=target_session_attrs, **options)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             if failure is None or isinstance(failure, OSError):  # includes TimeoutError
                 failure = error
         else:
             _last_reached[dsn] = host
+            _set_socket_options(connection, string.socket_options)
             return connection
     assert failure is not None
     raise failure
+
+
+def _set_socket_options(connection: Any, options: Sequence[tuple[int, int, int]]) -> None:
+    """What the connection string says about a TCP connection; a Unix socket has no such options."""
+    if not options:
+        return
+    endpoint = connection._transport.get_extra_info("socket")
+    if endpoint.family != socket.AF_UNIX:
+        for level, option, value in options:
+            endpoint.setsockopt(level, option, value)

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
 
 from ixfast import limits
 from ixfast.errors import ConfigurationError
-from ixfast.store.connections import dialling, hosts
+from ixfast.store.connections import dialling, hosts, poolers
 from ixfast.store.queries import load
 
 PINNED = {
@@ -40,7 +40,6 @@ PINNED = {
     "plan_cache_mode": "force_generic_plan",
 }
 SESSION = {
-    "application_name": "ixfast",
     "timezone": "UTC",
     "statement_timeout": str(limits.STATEMENT_TIMEOUT_MS),
     "lock_timeout": str(limits.LOCK_TIMEOUT_MS),
@@ -63,13 +62,16 @@ class UnsupportedServerError(ConfigurationError):
 
 
 async def connect(dsn: str, **settings: str) -> Any:
-    """Open a connection to a server that accepts writes, with `SESSION` and further `settings` of the session."""
+    """Open a connection to a server that accepts writes, with `SESSION` and further `settings` of the session.
+
+    Raises TransactionPoolerError if the connection would not be a session.
+    """
 
     async def dial(patience_s: float) -> Any:
-        connection = await hosts.connect(dsn, patience_s, server_settings=SESSION | settings, statement_cache_size=0)
+        connection = await hosts.connect(dsn, patience_s, statement_cache_size=0)
         try:
-            async with asyncio.timeout(patience_s):
-                await fix_durability(connection)
+            async with asyncio.timeout(patience_s + limits.CONNECT_TIMEOUT_MS_MAX / 1000):
+                await require_session(dsn, connection, SESSION | settings)
         except BaseException:
             connection.terminate()
             raise
@@ -78,12 +80,31 @@ async def connect(dsn: str, **settings: str) -> Any:
     return await dialling.connect_queue().open(dial)
 
 
-async def fix_durability(connection: Any) -> None:
+async def require_session(dsn: str, connection: Any, settings: Mapping[str, str] | None = None) -> None:
+    """Do what `fix_durability` does, and raise TransactionPoolerError if the connection is not a session of its own.
+
+    Nothing is set before that is known: behind a pooler of transactions it would be set for other clients.
+    """
+    expected = connection.get_server_pid()
+    pid = await fix_durability(connection, settings, expected)
+    if pid != expected:
+        await poolers.refuse_transaction_pooler(
+            connection, pid, lambda patience_s: hosts.connect(dsn, patience_s, statement_cache_size=0)
+        )
+        await fix_durability(connection, settings)
+
+
+async def fix_durability(connection: Any, settings: Mapping[str, str] | None = None, only_process: int | None = None) -> int:
     """Make a session wait for the disk at each commit, whatever the server's configuration says now or after a reload.
 
-    An operator's `synchronous_commit = remote_apply`, which waits for standbys as well, is kept.
+    An operator's `synchronous_commit = remote_apply`, which waits for standbys as well, is kept. In the same round trip, also
+    sets `settings`, which poolers refuse at the start of a connection, and returns the session's process on the server. With
+    `only_process`, sets nothing in another process.
     """
-    await connection.execute(load("session")["fix_durability"])
+    statement = load("session")["fix_durability"]
+    names, values = zip(*settings.items(), strict=True) if settings else ((), ())
+    pid: int = await connection.fetchval(statement, names, values, only_process)
+    return pid
 
 
 def check_version(connection: Any) -> None:
@@ -124,7 +145,7 @@ async def make_pool(dsn: str, size: int, *, check_history: Callable[[str], None]
     """
 
     async def set_up(connection: Any) -> None:
-        await fix_durability(connection)
+        await fix_durability(connection, SESSION | {"plan_cache_mode": "force_generic_plan", "jit": "off"})
         if check_history is not None:
             check_history(await connection.fetchval(load("session")["history"]))
 
@@ -137,7 +158,6 @@ async def make_pool(dsn: str, size: int, *, check_history: Callable[[str], None]
         min_size=0,  # a worker starts without a database, too, and reports that it has none
         max_size=size,
         max_queries=50_000,
-        server_settings=SESSION | {"plan_cache_mode": "force_generic_plan", "jit": "off"},
         max_inactive_connection_lifetime=0,
         max_cached_statement_lifetime=0,
         init=set_up,

@@ -39,6 +39,7 @@ SELECT split_part(current_setting('server_version'), ' ', 1) AS version,
            - coalesce(current_setting('reserved_connections', true)::int, 0) AS connections,
        pg_backend_pid() AS pid,
        current_user::text AS role,
+       current_schema()::text AS schema,
        coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create,
        ARRAY(
            SELECT relname::text
