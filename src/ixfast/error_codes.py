@@ -62,7 +62,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     ),
     "draining": ErrorCode(503, "scan", "The server is shutting down. Nothing was consumed; retry."),
     "invalid_request": ErrorCode(400, "request", "Malformed HTTP/1.1 request."),
-    "no_such_route": ErrorCode(404, "request", "Unknown path. Scans are served at /v1/t and /v2/scans."),
+    "no_such_route": ErrorCode(404, "request", "Unknown path."),
     "method_not_allowed": ErrorCode(405, "request"),
     "too_large": ErrorCode(413, "request"),
     "unsupported_encoding": ErrorCode(415, "request"),

@@ -59,6 +59,7 @@ POSTGRES_MAJOR_MIN = 15  # The oldest PostgreSQL that the ledger's plans and loc
 RECONNECT_DELAY_MS = 50  # Between attempts to reach a database that refuses connections.
 RECONNECT_DELAY_MS_MAX = 1000  # Between attempts of background tasks.
 REFUSAL_QUEUE_ROWS_MAX = 10_000  # Best-effort log rows of refused scans that wait to be inserted.
+UNKNOWN_ROWS_MAX = 256  # Of these, scans of unknown tags: guessing codes must not displace refusals of tags.
 REFUSAL_ROWS_SLOW_MAX = 128  # The same after a slow write: scans that may pass need the database more.
 REFUSAL_SLOW_S = 0.1  # A write of the refusal log that takes longer is slow.
 LEDGER_CAPACITY_MIN = 256  # Scans that may always wait for a commit, however slow the last statements were.

@@ -80,7 +80,7 @@ HISTORY_CHANGES = _meter(
     "ixfast_database_history_changes_total", "counter", "Times that the database had another history than before. Alert on any."
 )
 REFUSALS_DROPPED = _meter(
-    "ixfast_refusal_log_dropped_total", "counter", "Log rows of refused scans that were dropped because their queue was full."
+    "ixfast_refusal_log_dropped_total", "counter", "Log rows of refused scans, and of visitors' countries, that were dropped."
 )
 READY = _meter("ixfast_worker_ready", "gauge", "1 while the worker is ready and not draining.")
 HEARTBEAT = _meter("ixfast_worker_heartbeat_seconds", "gauge", "The host's monotonic clock at the worker's last heartbeat.")

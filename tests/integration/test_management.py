@@ -26,7 +26,7 @@ RULES = {
     "groups": [{"name": "first", "when": "authentication == pass and scan_count == 1", "response": "Welcome {cuid}"}],
     "default": "No",
 }
-ROLES = {"scan": ["scan"], "manage": ["manage"], "keys": ["keys"], "both": ["manage", "keys", "scan"]}
+ROLES = {"scan": ["scan"], "read": ["read"], "manage": ["manage"], "keys": ["keys"], "both": ["manage", "keys", "scan"]}
 
 
 class Answer(NamedTuple):
@@ -415,7 +415,7 @@ async def test_what_cannot_be_done_now_is_503(stack: Stack) -> None:
 async def test_commands_are_in_the_audit_log_too(stack: Stack) -> None:
     acts = await stack.all_of("/v2/audit")
     assert {(a["act"], a["object"], a["api_key_id"]) for a in acts} == {("create", "account", None), ("create", "api_key", None)}
-    assert edits.SCOPES == ("scan", "manage", "keys")
+    assert edits.SCOPES == ("scan", "read", "manage", "keys")
 
 
 async def test_a_profile_that_v1_can_mistake_is_saved_with_a_warning(stack: Stack) -> None:

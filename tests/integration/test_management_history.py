@@ -151,12 +151,15 @@ async def test_counting_too_much_is_said(stack: Stack, monkeypatch: pytest.Monke
     """A statement timeout is reported as what it means for the caller."""
     raises = "CREATE FUNCTION cancelled() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE query_canceled; END $$"
     await stack.pool.execute(raises)
-    given = {"counts_by_day": "bigint timestamptz timestamptz bigint bigint[] bigint"}
-    given["scans"] = "bigint timestamptz timestamptz text timestamptz bigint bigint bigint bigint[]"
+    given = {
+        "counts": "bigint timestamptz timestamptz bigint bigint[] bigint text bigint",
+        "counts_by_country": "bigint timestamptz timestamptz bigint bigint[] bigint bigint",
+        "scans": "bigint timestamptz timestamptz text[] timestamptz bigint bigint bigint bigint[] bigint bigint",
+    }
     for statement, kinds in given.items():
         parameters = ", ".join(f"${i}::{kind} AS p{i}" for i, kind in enumerate(kinds.split(), 1))
         monkeypatch.setitem(load("management"), statement, f"SELECT cancelled() FROM (SELECT {parameters}) AS given")
-    for path in ("/v2/stats", "/v2/scans"):
+    for path in ("/v2/stats", "/v2/stats?by=country", "/v2/scans"):
         assert (await stack.ask("GET", path)).problem == (422, "range_too_wide")
 
 

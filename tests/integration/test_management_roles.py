@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
 import pytest
+from aiohttp import web
 from test_management import KEY, OTHER_KEY, Stack, open_stack
 
-from ixfast.http.management import ROUTES, Route
+from ixfast.http.management import ROUTES, Route, add_management
+from ixfast.http.openapi.document import description
+from ixfast.http.request_handler import handlers
 from ixfast.store.queries import load
 
 SAME_ID = {"X-Request-Id": "the-same"}
@@ -134,7 +137,7 @@ async def test_every_route_for_every_caller(stack: Stack) -> None:
     foreign = await furnish(stack, "other", foreign_tokens["both"])
     own = await furnish(stack, "mine", stack.tokens["both"])
     await stack.ask("POST", "/v2/meta-keys", {"key": KEY})
-    tokens = await unused(stack) | {role: stack.tokens[role] for role in ("scan", "manage", "keys", "both")}
+    tokens = await unused(stack) | {role: stack.tokens[role] for role in ("scan", "read", "manage", "keys", "both")}
     asked = 0
     state = "SELECT array_agg(a::text ORDER BY audit_id) FROM audit_log AS a WHERE account_id = $1"
     foreign_id = await stack.pool.fetchval("SELECT account_id FROM account WHERE aid = 'other'")
@@ -166,6 +169,87 @@ async def test_every_route_for_every_caller(stack: Stack) -> None:
     for path in ("folders", "groups", "batches", "tags", "api-keys"):
         mine_all = {str(item.get("id", item.get("xuid"))) for item in await stack.all_of(f"/v2/{path}?limit=1000")}
         assert not mine_all & {str(getattr(foreign, kind)) for kind in (path[:-1], "xuid") if hasattr(foreign, kind)}
+
+
+def test_reading_is_open_to_readers_and_nothing_else_is() -> None:
+    for route in ROUTES:
+        assert ("read" in route.scopes) is not route.writes, route
+        assert "scan" not in route.scopes, route
+        ends_with_keys = route.path.removesuffix("/{version}").endswith("keys")
+        assert "manage" in route.scopes or (route.scopes == ("keys",) and ends_with_keys), route
+    looks = [f"{route.method} {route.path}" for route in ROUTES if "read" in route.scopes]
+    assert [look for look in looks if not look.startswith("GET ")] == ["POST /v2/rules/test"]
+
+
+async def test_a_reader_sees_and_changes_nothing(stack: Stack) -> None:
+    """Every route with each scope alone: whatever a reader may send, the account stays as it is, and no key is shown."""
+    own = await furnish(stack, "mine", stack.tokens["both"])
+    await stack.ask("POST", "/v2/meta-keys", {"key": KEY})
+    state = "SELECT (SELECT max(audit_id) FROM audit_log), (SELECT generation FROM catalogue_generation)"
+    before = await stack.pool.fetchrow(state)
+    shown = b""
+    for route in ROUTES:
+        status, body = await ask(stack, route, own, stack.tokens["read"])
+        assert status == (200 if "read" in route.scopes else 401), (route.method, route.path, body)
+        shown += body
+    assert await stack.pool.fetchrow(state) == before
+    for secret in (KEY, OTHER_KEY, *stack.tokens.values()):
+        assert secret.encode() not in shown and secret.upper().encode() not in shown
+
+
+async def test_a_route_for_readers_cannot_write_by_mistake(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Routes that do not declare that they write run in a transaction that cannot: the control for the test above."""
+    create = next(route for route in ROUTES if (route.method, route.path) == ("POST", "/v2/folders"))
+    mistaken = create._replace(method="PUT", scopes=("read", "manage"), writes=False)
+    app = web.Application()
+    monkeypatch.setattr("ixfast.http.management.ROUTES", (mistaken,))
+    add_management(app, stack.pool, stack.keks)
+    runner, _ = await handlers(app, 10.0)
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v2/folders"
+        for role, status in (("read", 503), ("manage", 503), ("scan", 401)):
+            headers = {"X-API-Key": stack.tokens[role]}
+            async with stack.session.put(url, json={"name": "By mistake"}, headers=headers) as response:
+                assert response.status == status, role
+    finally:
+        await runner.cleanup()
+    assert (await stack.ask("GET", "/v2/folders")).json["items"] == []
+
+
+async def test_scopes_that_a_key_can_grant(stack: Stack) -> None:
+    for role, scopes, status in (
+        ("manage", ["read"], 201),
+        ("manage", ["read", "scan", "manage"], 201),
+        ("manage", ["read", "keys"], 401),
+        ("both", ["scan", "read", "manage", "keys"], 201),
+        ("read", ["read"], 401),
+        ("both", ["look"], 400),
+        ("both", [], 400),
+    ):
+        answer = await stack.ask("POST", "/v2/api-keys", {"scopes": scopes}, token=stack.tokens[role])
+        assert answer.status == status, (role, scopes, answer.text)
+        if status == 201:
+            assert sorted(answer.json["scopes"]) == sorted(scopes)
+    assert "keys, manage, read, scan" in (await stack.ask("POST", "/v2/api-keys", {"scopes": ["look"]})).text
+
+
+async def test_health_needs_no_key(stack: Stack) -> None:
+    for path in ("/livez", "/readyz", "/metrics", "/versions", "/openapi.json"):
+        for token in ("", *(stack.tokens[role] for role in ("scan", "read", "manage", "keys"))):
+            assert (await stack.ask("GET", path, token=token)).status == 200, path
+
+
+def test_the_description_names_the_scopes() -> None:
+    paths = description()["paths"]
+    for route in ROUTES:
+        security = paths[route.path][route.method.lower()]["security"]
+        assert {(header, *scopes) for each in security for header, scopes in each.items()} == {
+            (header, scope) for header in ("X-API-Key", "Ixkio-R", "bearer") for scope in route.scopes
+        }, route
+    for path, method in (("/v1/t", "get"), ("/v2/scans", "post"), ("/v2/scans/batch", "post")):
+        assert paths[path][method]["security"][:2] == [{}, {"X-API-Key": ["scan"]}]
 
 
 async def empty(stack: Stack, route: Route, o: Objects) -> None:

@@ -92,6 +92,25 @@ async def test_the_whole_truth_is_what_the_migrations_make(empty: str, database:
         seen.add(found)
 
 
+async def test_a_partition_that_is_detached_during_the_upgrade_can_be_attached_again(empty: str) -> None:
+    connection = await asyncpg.connect(empty)
+    try:
+        for each in migrate.migrations()[:3]:
+            await connection.execute(each.sql)
+        await connection.execute("CREATE TABLE scan_log_2030_01 (LIKE scan_log)")
+        await connection.execute("INSERT INTO scan_log_2030_01 VALUES ('2030-01-31 12:00+00', 1, 2, 3, 'r')")
+        await connection.execute("CREATE TABLE scan_log_copy (LIKE scan_log)")  # not a partition's name: left alone
+        await connection.execute(migrate.migrations()[3].sql)
+        bounds = "FOR VALUES FROM ('2030-01-01 00:00+00') TO ('2030-02-01 00:00+00')"
+        await connection.execute(f"ALTER TABLE scan_log ATTACH PARTITION scan_log_2030_01 {bounds}")
+        row = await connection.fetchrow("SELECT * FROM scan_log")
+        assert (row["verdict"], row["reason"], row["account_id"]) == (b"r", None, None)
+        with pytest.raises(asyncpg.UndefinedColumnError):
+            await connection.execute("SELECT reason FROM scan_log_copy")
+    finally:
+        await connection.close()
+
+
 async def test_migrating_again_does_nothing(database: str) -> None:
     assert await migrate.migrate(database) == []
     assert await migrate.migrate(database, post=True) == []

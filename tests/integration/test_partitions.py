@@ -14,7 +14,7 @@ from support import eventually
 from support.ledger_kit import ADVANCED, open_ledger, open_truth
 
 from ixfast.store import advisory_locks, migrate, partitions
-from ixfast.store.partitions import KEYED_SCAN, SCAN_LOG, Change, Clocks
+from ixfast.store.partitions import KEYED_SCAN, SCAN_LOG, VISITOR_COUNTRY, Change, Clocks
 
 LOGGED = "INSERT INTO scan_log VALUES ($1, 1, 1, 1, 'g')"
 MIDNIGHT = dt.time(tzinfo=dt.UTC)
@@ -123,6 +123,17 @@ async def test_a_table_by_the_day_has_its_partitions_too(connection: asyncpg.Con
     dropped = await partitions.drop_old(connection, 400, at(day + dt.timedelta(days=4)))
     assert dropped == expected[:2]  # those that ended two days before
     assert await names(connection, "keyed_scan") == [*expected[2:], *added]
+
+
+async def test_the_countries_of_visitors_are_kept_as_long_as_the_scan_log(connection: asyncpg.Connection) -> None:
+    await partitions.make_ahead(connection)
+    day = await today(connection)
+    months = [VISITOR_COUNTRY.name(VISITOR_COUNTRY.start(day, later)) for later in range(4)]
+    assert await names(connection, "visitor_country") == months
+    later = VISITOR_COUNTRY.start(day, 1) + dt.timedelta(days=32)
+    dropped = await partitions.drop_old(connection, 30, at(later))
+    assert dropped == [SCAN_LOG.name(day), *sorted(name for name in dropped if name.startswith("keyed")), months[0]]
+    assert await names(connection, "visitor_country") == months[1:]
 
 
 # Attached again.
@@ -317,7 +328,8 @@ async def test_partitions_are_made_for_what_both_clocks_say(connection: asyncpg.
     made = [str(change) for change in await partitions.make_ahead(connection, clocks)]
     months = [f"created partition scan_log_{month}" for month in ("2031_12", "2032_01", "2032_02", "2032_03")]
     days = [f"created partition keyed_scan_{day}" for day in ("2031_12_31", *(f"2032_01_0{n}" for n in range(1, 8)))]
-    assert made == months + days
+    countries = [month.replace("scan_log", "visitor_country") for month in months]
+    assert made == months + days + countries
 
 
 async def test_what_the_clocks_say_is_read_in_utc(connection: asyncpg.Connection) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ixfast.domain.decision import CounterState, KeyedScan
 from ixfast.store.catalogue.change_source import ChangeRow, Reading
+from ixfast.store.ledger.ledger_database import Refusal, VisitorCountry
 
 from . import catalogue_queries, statements
 from .database import Server
@@ -161,8 +162,11 @@ class LedgerDatabase:
         found: set[tuple[int, int]] = await self._pool.run(statements.logged(scan_ids, spans), time_left_s)
         return found
 
-    async def log_refusals(self, rows: Sequence[tuple[int, int, int, str]], time_left_s: float) -> None:
+    async def log_refusals(self, rows: Sequence[Refusal], time_left_s: float) -> None:
         await self._pool.run(statements.log_refusals(rows), time_left_s)
+
+    async def log_countries(self, rows: Sequence[VisitorCountry], time_left_s: float) -> None:
+        raise NotImplementedError("no group of the simulation asks for countries")
 
 
 class ChangeSource:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
+from ixfast.store.ledger.ledger_database import Refusal
+
 from .database import STATEMENT_TIMEOUT_S, Server
 from .network import Statement
 from .tables import KEYED_FROM, ChangeRow, ClockState, Counter, Effect, KeyedRow, LogRow
@@ -143,13 +145,13 @@ def logged(scan_ids: Collection[int], spans: Sequence[tuple[float, float]]) -> S
     return run
 
 
-def log_refusals(refusals: Sequence[tuple[int, int, int, str]]) -> Statement:
+def log_refusals(refusals: Sequence[Refusal]) -> Statement:
     async def run(server: Server) -> None:
         _check_writable(server)
         now, cluster = server.clock(), server.cluster
         rows: Rows = [
             ("log", cluster.next_log_key(), LogRow(now, scan_id, tag_id, position, verdict))
-            for scan_id, tag_id, position, verdict in refusals
+            for scan_id, tag_id, position, verdict, _, _ in refusals
         ]
         await server.commit(rows, [], "on")
 

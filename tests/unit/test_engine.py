@@ -13,10 +13,10 @@ from ixfast.chips import compile_profile, preset
 from ixfast.domain import references
 from ixfast.domain.model import Key, Verdict
 from ixfast.domain.records import Batch, TagRecord
-from ixfast.domain.scan import KEYED_FROM, Extras, Scan
+from ixfast.domain.scan import KEYED_FROM, Extras, Scan, Visitor
 from ixfast.meters import Meters
 from ixfast.pipeline.engine import Engine
-from ixfast.rules import AUTHENTICATION_PASS, RuleSet
+from ixfast.rules import AUTHENTICATION_PASS, RuleSet, visitors
 from ixfast.testing.memory import MemoryCatalogue, MemoryLedger
 from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 from ixfast.trace import Trace
@@ -361,3 +361,54 @@ def test_a_traced_scan_tells_of_the_stages_that_it_went_through() -> None:
     counts = dict(zip(meters.STAGES, (slots[slot] for slot in meters.STAGE_SCANS), strict=True))
     assert counts == {"parse": 0, "lookup": 3, "core": 1, "wait": 0, "statement": 1, "rules": 2, "reply": 0, "write": 0}
     assert [slots[slot] > 0 for slot in meters.STAGE_NS] == [count > 0 for count in counts.values()]
+
+
+@pytest.fixture
+def located(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses have the country of their last letters."""
+    monkeypatch.setattr(visitors, "location_of", lambda address: visitors.Location(address[-2:], None, None))
+
+
+def seen_from(address: str) -> dict[str, Any]:
+    return {"visitor": Visitor(address, "Mozilla/5.0")}
+
+
+@pytest.mark.usefixtures("located")
+def test_the_country_of_a_visitor_is_logged_only_if_the_group_asks_for_it(kit: EngineKit) -> None:
+    asking, record = kit.tag(country_statistics=True)
+    silent, _ = kit.tag()
+    for tag in (asking, silent):
+        assert result_of(kit.tap(tag, 5, **seen_from("2001:db8::CH"))) == GENUINE
+        assert result_of(kit.tap(tag, 5, **seen_from("2001:db8::FR"))) == REPLAYED
+        assert result_of(kit.scan(tag.xuid, 7, bytes(8), **seen_from("2001:db8::DE")))[0] is Verdict.FORGED
+    assert list(kit.ledger.countries) == [
+        (record.tag_id, "genuine", "CH"), (record.tag_id, "replayed", "FR"), (record.tag_id, "forged", "DE"),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("located")
+def test_no_country_is_logged_without_a_further_scan_or_for_an_unknown_place(kit: EngineKit) -> None:
+    tag, _ = kit.tag(country_statistics=True)
+    kit.tap(tag, 5, peek=True, **seen_from("2001:db8::CH"))
+    kit.tap(tag, 5)
+    for nowhere in ("2001:db8::zz", "2001:db8::ch", "2001:db8::"):
+        kit.tap(tag, 6, **seen_from(nowhere))
+    kit.scan("nosuchtg", 1, bytes(8), **seen_from("2001:db8::CH"))
+    assert not kit.ledger.countries
+    for _ in range(3):  # a retry with the same Idempotency-Key gets the first answer
+        kit.tap(tag, 9, scan_id=KEYED_FROM + 1, idempotent=True, **seen_from("2001:db8::CH"))
+    assert [country for _, _, country in kit.ledger.countries] == ["CH"]
+
+
+def test_an_unknown_tag_is_offered_to_the_log_if_the_caller_has_an_api_key(kit: EngineKit) -> None:
+    offered: list[Scan] = []
+    kit.ledger.log_refusal = offered.append  # type: ignore[method-assign]
+    kit.engine.use(kit.ledger)
+    kit.tag()
+    kit.catalogue.add_api_key("acme", TOKEN)
+    anonymous = kit.scan("nosuchtg", 5, bytes(8))
+    peeking = kit.scan("nosuchtg", 5, bytes(8), token=TOKEN, peek=True)
+    known = kit.scan("nosuchtg", 5, bytes(8), token=TOKEN)
+    foreign = kit.scan(kit.tag(aid="other")[0].xuid, 5, bytes(8), token=TOKEN)
+    assert {result_of(scan) for scan in (anonymous, peeking, known, foreign)} == {(Verdict.UNKNOWN, "not_found", None)}
+    assert offered == [known, foreign]

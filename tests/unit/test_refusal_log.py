@@ -12,8 +12,11 @@ from support.ledger_kit import tag_record
 
 from ixfast import limits
 from ixfast.domain.model import Verdict
-from ixfast.domain.scan import Scan
+from ixfast.domain.records import ApiKey
+from ixfast.domain.scan import COUNTED_ONLY, Scan
 from ixfast.meters import REFUSALS_DROPPED, Meters
+from ixfast.responses import bodies
+from ixfast.store.ledger.ledger_database import Refusal, VisitorCountry
 from ixfast.store.ledger.refusal_log import RefusalLog
 
 
@@ -21,13 +24,21 @@ class HeldDatabase:
     """A database whose writes finish once `go` is set."""
 
     def __init__(self) -> None:
-        self.writes: list[Sequence[tuple[int, int, int, str]]] = []
+        self.writes: list[Sequence[Refusal]] = []
+        self.countries: list[Sequence[VisitorCountry]] = []
         self.under_way = 0
         self.go = asyncio.Event()
         self.error: Exception | None = None
 
-    async def log_refusals(self, rows: Sequence[tuple[int, int, int, str]], time_left_s: float) -> None:
+    async def log_refusals(self, rows: Sequence[Refusal], time_left_s: float) -> None:
         self.writes.append(rows)
+        await self._held()
+
+    async def log_countries(self, rows: Sequence[VisitorCountry], time_left_s: float) -> None:
+        self.countries.append(rows)
+        await self._held()
+
+    async def _held(self) -> None:
         self.under_way += 1
         assert self.under_way == 1, "two writes at once"
         try:
@@ -49,11 +60,19 @@ def make(database: Any) -> tuple[RefusalLog, Meters]:
     return RefusalLog(database, meters), meters
 
 
+def unknown(scan_id: int = 1, account_id: int | None = 9) -> Scan:
+    api_key = ApiKey(1, account_id, "shop", frozenset(("scan",)), "", None) if account_id is not None else None
+    scan = Scan(lambda _: None, b"nosuchtg", 5, None, api_key, scan_id, 0.0)
+    scan.verdict, scan.error = Verdict.UNKNOWN, "not_found"
+    return scan
+
+
 async def test_refusals_and_repeats_have_rows_and_nothing_else_has() -> None:
     database = HeldDatabase()
     database.go.set()
     refusals, _ = make(database)
-    for tag_id, verdict in enumerate((*Verdict, None), start=1):
+    known = [verdict for verdict in (*Verdict, None) if verdict is not Verdict.UNKNOWN]
+    for tag_id, verdict in enumerate(known, start=1):
         refusals.add(refused(verdict, tag_id))
     without_tag = refused(Verdict.FORGED)
     without_tag.record = None
@@ -61,8 +80,66 @@ async def test_refusals_and_repeats_have_rows_and_nothing_else_has() -> None:
     await refusals.stop()
     (rows,) = database.writes
     expected = {Verdict.REPEAT: "a", Verdict.REPLAYED: "r", Verdict.FORGED: "f", Verdict.INCOMPLETE: "i", Verdict.INACTIVE: "x"}
-    tags = {verdict: tag_id for tag_id, verdict in enumerate(Verdict, start=1)}
-    assert sorted(rows) == sorted((1000 + tags[verdict], tags[verdict], 7, letter) for verdict, letter in expected.items())
+    tags = {verdict: tag_id for tag_id, verdict in enumerate(known, start=1) if verdict is not None}
+    assert sorted(row[:4] for row in rows) == sorted(
+        (1000 + tags[verdict], tags[verdict], 7, letter) for verdict, letter in expected.items()
+    )
+
+
+async def test_a_row_has_the_reason_of_the_response() -> None:
+    database = HeldDatabase()
+    database.go.set()
+    refusals, _ = make(database)
+    forged, inactive, repeat = refused(Verdict.FORGED, 1), refused(Verdict.INACTIVE, 2), refused(Verdict.REPEAT, 3)
+    forged.reason, inactive.error = "mac_mismatch", "batch_inactive"
+    for scan in (forged, inactive, repeat):
+        refusals.add(scan)
+    await refusals.stop()
+    assert [row[4:] for row in database.writes[0]] == [("mac_mismatch", None), ("batch_inactive", None), (None, None)]
+    assert [bodies.v2_scan(scan)["reason"] for scan in (forged, inactive)] == ["mac_mismatch", "batch_inactive"]
+
+
+async def test_a_scan_of_an_unknown_tag_is_logged_for_the_account_of_its_api_key() -> None:
+    database = HeldDatabase()
+    database.go.set()
+    refusals, _ = make(database)
+    refusals.add(unknown(7, 9))
+    refusals.add(unknown(8, None))
+    await refusals.stop()
+    assert database.writes == [[(7, 0, COUNTED_ONLY, "u", "not_found", 9)]]
+
+
+async def test_scans_of_unknown_tags_do_not_displace_other_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "UNKNOWN_ROWS_MAX", 3)
+    monkeypatch.setattr(limits, "REFUSAL_QUEUE_ROWS_MAX", 16)
+    database = HeldDatabase()
+    refusals, meters = make(database)
+    for scan_id in range(20):
+        refusals.add(unknown(scan_id))
+    assert meters.slots[REFUSALS_DROPPED] == 17
+    refusals.add(refused(Verdict.FORGED, 1))
+    assert meters.slots[REFUSALS_DROPPED] == 17
+    await eventually(lambda: database.under_way == 1)
+    for scan_id in range(20, 25):  # the bound is one of each write
+        refusals.add(unknown(scan_id))
+    database.go.set()
+    await eventually(lambda: len(database.writes) == 2)
+    assert [[row[0] for row in rows] for rows in database.writes] == [[0, 1, 2, 1001], [20, 21, 22]]
+    await refusals.stop()
+
+
+async def test_countries_are_written_after_refusals_and_bounded_like_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "REFUSAL_QUEUE_ROWS_MAX", 2)
+    database = HeldDatabase()
+    refusals, meters = make(database)
+    for tag_id in (1, 2, 3):
+        refusals.add_country(refused(Verdict.GENUINE, tag_id), "CH")
+    assert meters.slots[REFUSALS_DROPPED] == 1
+    refusals.add(refused(Verdict.FORGED, 4))
+    database.go.set()
+    await eventually(lambda: bool(database.countries))
+    assert database.countries == [[(1, "g", "CH"), (2, "g", "CH")]] and len(database.writes) == 1
+    await refusals.stop()
 
 
 async def test_one_write_at_a_time_takes_all_that_came_meanwhile() -> None:

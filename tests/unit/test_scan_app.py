@@ -151,3 +151,40 @@ async def test_a_batch_that_leaves_no_time_would_be_noticed(world: World, monkey
     monkeypatch.setattr(scan_app, "_BATCH_STEP", 10**6)
     submitted, encoded, size = await longest_turn(world, monkeypatch)
     assert submitted == encoded == size
+
+
+@pytest.mark.parametrize("path", [b"/v2/scans", b"/v2/scans/batch"])
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (b"peak=true", "at position 1. Did you mean peek? The route reads peek, r."),
+        (b"r=x&Peek=true", "at position 2. Did you mean peek? "),
+        (b"00112233445566778899aabbccddeeff", "at position 1. The route reads peek, r."),
+    ],
+)
+async def test_a_misspelt_parameter_consumes_nothing(world: World, path: bytes, query: bytes, message: str) -> None:
+    content = scan_of(0) if path == b"/v2/scans" else {"scans": [scan_of(0)]}
+    status, body = await answer(world, post(path + b"?" + query, content))
+    assert (status, body["error"]["code"]) == (400, "invalid_parameter")
+    assert message in body["error"]["message"] and "00112233" not in body["error"]["message"]
+    status, body = await answer(world, post(b"/v2/scans?peek=false", scan_of(0)))
+    assert (status, body["verdict"]) == (200, "genuine")
+
+
+async def test_v1_ignores_parameters_that_it_does_not_read(world: World) -> None:
+    status, body = await answer(world, get(tap(0) + b"&utm_source=tag"))
+    assert (status, body["response"]) == (200, "Pass")
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [
+        (b"GET /", 404), (b"GET /v2/tags", 404), (b"PATCH /v1/x/abcd", 404), (b"GET /metrics", 404), (b"POST /v2/scans/", 404),
+        (b"GET /v2/scans", 405), (b"PUT /v1/t", 405),
+    ],
+)  # fmt: skip
+async def test_unknown_paths_and_methods_name_the_public_listener(world: World, request_line: bytes, status: int) -> None:
+    found, body = await answer(world, request_line + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert found == status
+    assert "This is the public listener, which verifies scans at /v1/t, /v2/scans and /v2/scans/batch" in body["error"]["message"]
+    assert "management, health and metrics are on the private listener" in body["error"]["message"]

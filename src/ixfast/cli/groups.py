@@ -15,12 +15,21 @@ from ixfast.cli.database import resolve
 from ixfast.cli.folders import find_folder
 from ixfast.cli.management_client import PAGE_ROWS, ManagementClient, management, unknown
 from ixfast.cli.meta_keys import KEY_SOURCE, add_meta_key, key_text, print_added_key, read_key, read_text
-from ixfast.cli.options import DATABASE, DATABASE_AND_KEYS, beginnings, with_settings
+from ixfast.cli.options import DATABASE, DATABASE_AND_KEYS, Decorator, beginnings, with_settings
 from ixfast.cli.output import cell_text, json_option, names_line, print_block, print_json, print_table, tag_number
 from ixfast.errors import InputError
+from ixfast.http.management.schemas import RETRY_WINDOW_S_MAX
 from ixfast.keys.diversify import DEFAULT_DERIVATIONS
 
 _FOLDER = "Default"
+
+
+def _country_statistics(*, default: bool | None) -> Decorator:
+    return click.option(
+        "--country-statistics/--no-country-statistics",
+        default=default,
+        help="Whether the country of each visitor is stored, two letters, to count scans by country.",
+    )
 
 
 def register(main: click.Group) -> None:
@@ -123,6 +132,7 @@ def _block(group: Mapping[str, Any]) -> dict[str, Any]:
         "rules": _rules_text(rules),
         "fields": [f"{name}={value}" for name, value in sorted(group["fields"].items())],
         "retry window": f"{group['retry_window_s']} s" if group["retry_window_s"] else None,
+        "country statistics": group["country_statistics"],
         "tags": tag_number(group),
         "batches": group["batches"],
         "created": group["created_at"],
@@ -151,11 +161,12 @@ def _register_group_edits(group: click.Group) -> None:
     @click.option("--field", "fields", multiple=True, metavar="NAME=VALUE", help="Value of an extended field; repeatable.")
     @click.option(
         "--retry-window",
-        type=click.IntRange(0),
+        type=click.IntRange(0, RETRY_WINDOW_S_MAX),
         default=0,
         metavar="SECONDS",
-        help="How long the newest tap passes again.",
+        help="How long anyone who repeats the URL of the newest tap gets its first answer again; 0 is never.",
     )
+    @_country_statistics(default=False)
     @click.option("--derivation", metavar="SCHEME|@FILE|-", help="Derive the keys of tags from a master key: a scheme, or JSON.")
     @click.option("--master-key", metavar=KEY_SOURCE, help="File with the master key, 32 hex digits. Requires --derivation.")
     @click.option("--enrols", is_flag=True, help="Create a tag at its first genuine tap. Requires --derivation.")
@@ -235,7 +246,11 @@ def _register_set(group: click.Group) -> None:
     @click.option("--rules", "rules_file", metavar=KEY_SOURCE, help="File with a rule set in JSON.")
     @click.option("--no-rules", is_flag=True, help="Remove the rule set.")
     @click.option("--field", "fields", multiple=True, metavar="NAME=VALUE", help="Value of an extended field; repeatable.")
-    @click.option("--retry-window", type=click.IntRange(0), metavar="SECONDS", help="How long the newest tap passes again.")
+    @click.option(
+        "--retry-window", type=click.IntRange(0, RETRY_WINDOW_S_MAX), metavar="SECONDS",
+        help="How long anyone who repeats the URL of the newest tap gets its first answer again; 0 is never.",
+    )  # fmt: skip
+    @_country_statistics(default=None)
     @json_option
     @with_settings(*DATABASE)
     def group_set(aid: str, name: str, folder: str | None, as_json: bool, config: Path | None, **options: Any) -> None:
@@ -265,9 +280,12 @@ def _print_warnings(group: Mapping[str, Any]) -> None:
 
 def _changes(options: dict[str, Any]) -> dict[str, Any]:
     """The body that changes a group, from the options of the command, which are removed."""
-    name, active, profile, rules_file, no_rules, fields, retry_window = (
-        options.pop(each) for each in ("new_name", "active", "profile", "rules_file", "no_rules", "fields", "retry_window")
-    )
+    name, active, profile, rules_file, no_rules, fields, retry_window, country_statistics = (
+        options.pop(each)
+        for each in (
+            "new_name", "active", "profile", "rules_file", "no_rules", "fields", "retry_window", "country_statistics",
+        )
+    )  # fmt: skip
     if rules_file is not None and no_rules:
         raise click.UsageError("--rules and --no-rules exclude each other.")
     if profile == rules_file == "-":
@@ -279,6 +297,7 @@ def _changes(options: dict[str, Any]) -> dict[str, Any]:
         "rules": _json(rules_file, "--rules") if rules_file is not None else None,
         "fields": dict(map(_assignment, fields)) or None,
         "retry_window_s": retry_window,
+        "country_statistics": country_statistics,
     }
     return {member: value for member, value in body.items() if value is not None} | ({"rules": None} if no_rules else {})
 
@@ -287,8 +306,11 @@ def _draft(name: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str
     """The body that creates a group, and the keys, from the options of the command, which are removed."""
     taken = {
         each: options.pop(each)
-        for each in ("profile", "rules_file", "fields", "retry_window", "derivation", "master_key", "enrols", "meta_key")
-    }
+        for each in (
+            "profile", "rules_file", "fields", "retry_window", "country_statistics", "derivation", "master_key", "enrols",
+            "meta_key",
+        )
+    }  # fmt: skip
     if [*taken.values()].count("-") > 1:
         raise click.UsageError("Only one option can read standard input.")
     if taken["master_key"] is not None and taken["derivation"] is None:
@@ -299,6 +321,7 @@ def _draft(name: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str
         "rules": _json(taken["rules_file"], "--rules") if taken["rules_file"] is not None else None,
         "fields": dict(_assignment(each) for each in taken["fields"]),
         "retry_window_s": taken["retry_window"],
+        "country_statistics": taken["country_statistics"],
         "derivation": _named_or_json(taken["derivation"], "--derivation", DEFAULT_DERIVATIONS),
         "enrols": taken["enrols"],
     }

@@ -25,6 +25,8 @@ COMMANDS = {
     "verify": ("ixfast.cli.verify", "Show step by step what the tapped URL proves."),
     "audit": ("ixfast.cli.audit", "Verify the taps in FILE without a server."),
     "simulate": ("ixfast.cli.simulate", "Print genuine and other taps of simulated tags, and write the keys of the tags."),
+    "scans": ("ixfast.cli.scans", "List the scans of the account AID, newest first, with the reasons of refusals."),
+    "stats": ("ixfast.cli.scans", "Count the scans of the account AID by verdict."),
     "profile": ("ixfast.cli.profile", "Encoding profiles: how chips mirror their data into a URL."),
     "rules": ("ixfast.cli.rules", "Test and explain rule sets."),
     "doctor": ("ixfast.cli.doctor", "Check the installation, its files and its database, and print how to fix what is wrong."),

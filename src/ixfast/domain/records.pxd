@@ -22,7 +22,7 @@ cdef class Batch(SharedRecord):
 cdef class Group(SharedRecord):
     cdef public long long group_id
     cdef public Account account
-    cdef public bint active, folder_active, enrols
+    cdef public bint active, folder_active, enrols, country_statistics
     cdef public object name, folder_name, profile, response_set, fields, reply_names, derived, dates
     cdef public bytes reply_json
     cdef public long retry_window_ms

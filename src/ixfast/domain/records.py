@@ -61,12 +61,13 @@ class Group(SharedRecord):
 
     `fields` are the values of the extended fields that the folder defines, for tags without values of their own; `reply_names`
     are the fields that the response shows as members. `reply_json` is these members as JSON, each with a leading comma, for
-    tags without values of their own; None if they depend on the scan. `enrols` means that a genuine tap may create its tag.
+    tags without values of their own; None if they depend on the scan. `enrols` means that a genuine tap may create its tag, and
+    `country_statistics` that the countries of visitors are logged.
     """
 
     __slots__ = (
-        "account", "active", "dates", "derived", "enrols", "fields", "folder_active", "folder_name", "group_id",
-        "name", "profile", "reply_json", "reply_names", "response_set", "retry_window_ms",
+        "account", "active", "country_statistics", "dates", "derived", "enrols", "fields", "folder_active", "folder_name",
+        "group_id", "name", "profile", "reply_json", "reply_names", "response_set", "retry_window_ms",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +88,7 @@ class Group(SharedRecord):
         derived: KeySource | None = None,
         enrols: bool = False,
         dates: frozenset[str] = frozenset(),
+        country_statistics: bool = False,
     ) -> None:
         self.group_id = group_id
         self.name = name
@@ -102,6 +104,7 @@ class Group(SharedRecord):
         self.retry_window_ms = retry_window_ms
         self.derived = derived  # None: the keys of its tags are stored
         self.enrols = enrols
+        self.country_statistics = country_statistics
         self.dates = dates  # the date subtags that its response texts and fields show
 
     @property

@@ -16,27 +16,28 @@ from ixfast.http.framing import BODY_BYTES_MAX
 from ixfast.http.management import ROUTES, add_management
 from ixfast.http.metrics import exposition
 from ixfast.http.openapi.document import description
-from ixfast.http.problem_responses import Handler, problem_middleware, problem_response
+from ixfast.http.problem_responses import LISTENER, Handler, problem_middleware
 from ixfast.http.scan_app import strip
+from ixfast.http.unknown_names import check_parameters
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.meters import Meters
 from ixfast.pipeline.engine import IsPast, past_by_host
 from ixfast.versions import versions
 
-_NO_SUCH_ROUTE = (
-    "Unknown path. This is the private listener: /livez, /readyz, /metrics and /v2/… are here; scans are "
-    "served on the other port."
+_LISTENER = (
+    "This is the private listener, for management (/v2/…), health (/livez, /readyz), /metrics, /versions and /openapi.json; the "
+    "public listener verifies scans."
 )
 
 Readiness = Callable[[], Awaitable[dict[str, str]]]
 
 
-@web.middleware
-async def _unknown_path_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
+def _without_parameters(handler: Handler) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        check_parameters(request.query, ())
         return await handler(request)
-    except web.HTTPNotFound:
-        return problem_response(request, "no_such_route", _NO_SUCH_ROUTE)
+
+    return handle
 
 
 def make_private_app(
@@ -67,9 +68,8 @@ def make_private_app(
     async def openapi(_request: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(description()), content_type="application/json", charset="utf-8")
 
-    app = web.Application(
-        middlewares=[problem_middleware, _unknown_path_middleware], client_max_size=limits.REQUEST_BODY_BYTES_MAX
-    )
+    app = web.Application(middlewares=[problem_middleware], client_max_size=limits.REQUEST_BODY_BYTES_MAX)
+    app[LISTENER] = _LISTENER
     for path, handler in (
         ("/livez", livez),
         ("/readyz", readyz),
@@ -77,7 +77,7 @@ def make_private_app(
         ("/versions", version),
         ("/openapi.json", openapi),
     ):
-        app.router.add_get(path, handler)
+        app.router.add_get(path, _without_parameters(handler))
     if pool is not None and keks is not None:
         add_management(app, pool, keks, is_past)
     app[BODY_BYTES_MAX] = {route.path: limits.TAG_FILE_BYTES_MAX for route in ROUTES if route.streams and route.body}

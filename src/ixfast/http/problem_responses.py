@@ -16,6 +16,9 @@ from ixfast.responses import bodies
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+LISTENER: web.AppKey[str] = web.AppKey("listener", str)
+"""What the listener of an application serves, and what the other one does: a hint for requests that no route takes."""
+
 
 def problem_response(
     request: web.BaseRequest, code: str, message: str | None = None, *, status: int | None = None, **details: Any
@@ -46,8 +49,9 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         return problem_response(request, "too_large", f"The body is larger than {limits.REQUEST_BODY_BYTES_MAX} bytes.")
     except web.HTTPMethodNotAllowed as error:
         allowed = ", ".join(sorted(error.allowed_methods))
-        response = problem_response(request, "method_not_allowed", f"Allowed methods: {allowed}.")
+        response = problem_response(request, "method_not_allowed", f"Allowed methods: {allowed}. {request.app[LISTENER]}")
         response.headers["Allow"] = allowed
         return response
     except web.HTTPNotFound:
-        return problem_response(request, "no_such_route")
+        message = f"{ERROR_CODES['no_such_route'].message} {request.app[LISTENER]}"
+        return problem_response(request, "no_such_route", message)

@@ -24,9 +24,10 @@ from ixfast.http.credentials import last_forwarded, request_token
 from ixfast.http.dispatcher import ScanDispatcher
 from ixfast.http.framing import read_body
 from ixfast.http.json_body import decode_json
-from ixfast.http.problem_responses import Handler, problem_middleware, problem_response
+from ixfast.http.problem_responses import LISTENER, Handler, problem_middleware, problem_response
 from ixfast.http.request_ids import request_id
 from ixfast.http.server_state import ServerState
+from ixfast.http.unknown_names import check_parameters
 from ixfast.http.v1_query import read_query, sent_code
 from ixfast.http.v2_scans import BatchBody, Caller, ScanBody, run
 from ixfast.responses import bodies
@@ -34,6 +35,11 @@ from ixfast.responses import bodies
 DISPATCHER: web.AppKey[ScanDispatcher] = web.AppKey("dispatcher", ScanDispatcher)
 SERVER_STATE: web.AppKey[ServerState] = web.AppKey("server_state", ServerState)
 
+_LISTENER = (
+    "This is the public listener, which verifies scans at /v1/t, /v2/scans and /v2/scans/batch; management, health and metrics "
+    "are on the private listener."
+)
+_PARAMETERS = ("peek", "r")  # of `/v2`; `/v1/t` ignores parameters that it does not read
 _BATCH_STEP = 32  # Scans of a batch that are started, or encoded, before other requests get a turn; one takes 20 to 40 us.
 
 Outcome = Scan | InputError | UnavailableError
@@ -41,6 +47,7 @@ Outcome = Scan | InputError | UnavailableError
 
 def make_scan_app(server_state: ServerState) -> web.Application:
     app = web.Application(middlewares=[_track_request, problem_middleware], client_max_size=limits.REQUEST_BODY_BYTES_MAX)
+    app[LISTENER] = _LISTENER
     app[DISPATCHER] = server_state.dispatcher
     app[SERVER_STATE] = server_state
     app.router.add_get("/v1/t", _v1_scan, allow_head=False)
@@ -142,6 +149,7 @@ def _check_rate(request: web.Request, count: int) -> None:
 async def _v2_scan(request: web.Request) -> web.Response:
     dispatcher = request.app[DISPATCHER]
     body = decode_json(await read_body(request), ScanBody)
+    check_parameters(request.query, _PARAMETERS)
     _check_rate(request, 1)
     caller = _caller(request, await _api_key(request))
     scan = await run(dispatcher, body, caller, peek=_peek(request), idempotency_key=_idempotency_key(request))
@@ -158,6 +166,7 @@ async def _v2_batch(request: web.Request) -> web.Response:
     some 60 ms of CPU, and other requests must not wait that long."""
     dispatcher = request.app[DISPATCHER]
     elements = _batch_elements(await read_body(request))
+    check_parameters(request.query, _PARAMETERS)
     _check_rate(request, len(elements))
     caller = _caller(request, await _api_key(request))
     peek, key = _peek(request), _idempotency_key(request)

@@ -36,3 +36,6 @@ cdef class Engine:
     cpdef refuse_input(self, Scan scan, error)
     cdef _broken(self, Scan scan)
     cdef _answer(self, Scan scan)
+
+    @cython.locals(record=TagRecord)
+    cdef _log_country(self, Scan scan)

@@ -22,6 +22,7 @@ from ixfast.domain.model import Evidence, Verdict
 from ixfast.domain.records import ApiKey, TagRecord
 from ixfast.domain.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, Extras, Outcome, Scan, parameters_of
 from ixfast.errors import InputError
+from ixfast.rules import visitors
 from ixfast.trace import CORE, LOOKUP, RULES, STATEMENT
 
 log = logging.getLogger("ixfast.engine")
@@ -51,6 +52,7 @@ class Ledger(Protocol):
     def submit(self, scan: Scan) -> None: ...
     def read_state(self, scan: Scan) -> None: ...
     def log_refusal(self, scan: Scan) -> None: ...
+    def log_country(self, scan: Scan, country: str) -> None: ...
 
 
 IsPast = Callable[[float], bool | None]
@@ -318,15 +320,26 @@ class Engine:
 
     def _answer(self, scan: Scan) -> None:
         scan.answered = True
-        verdict = scan.verdict
+        verdict, extras = scan.verdict, scan.extras
         if verdict is _GENUINE:
             self._slots[_GENUINE_SLOT] += 1
         elif verdict is not None:
             self._slots[meters.SCANS[verdict]] += 1
-            if verdict is not _PLAIN and scan.record is not None:
-                extras = scan.extras
-                if extras is None or not extras.peek:
-                    self._ledger.log_refusal(scan)
+            has_account = scan.record is not None or scan.api_key is not None
+            if verdict is not _PLAIN and has_account and (extras is None or not extras.peek):
+                self._ledger.log_refusal(scan)
         elif scan.error is not None:
             self._slots[meters.SCAN_ERRORS[scan.error]] += 1
+        if extras is not None and extras.visitor is not None and verdict is not None:
+            self._log_country(scan)
         scan.reply(scan)
+
+    def _log_country(self, scan: Scan) -> None:
+        """Log the visitor's country if the group asks for it. An answer that repeats an earlier one is not a further scan."""
+        record, extras = scan.record, scan.extras
+        assert extras is not None
+        if record is None or not record.group.country_statistics or extras.peek or extras.first_at is not None:
+            return
+        country = visitors.country(scan)
+        if country is not None and country in visitors.countries():
+            self._ledger.log_country(scan, country)

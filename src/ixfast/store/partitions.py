@@ -90,7 +90,8 @@ class Partitioned(NamedTuple):
 
 SCAN_LOG = Partitioned("scan_log", "month", 3)
 KEYED_SCAN = Partitioned("keyed_scan", "day", 7, retention_days=2)
-TABLES = (SCAN_LOG, KEYED_SCAN)
+VISITOR_COUNTRY = Partitioned("visitor_country", "month", 3)
+TABLES = (SCAN_LOG, KEYED_SCAN, VISITOR_COUNTRY)
 
 
 class Clocks(NamedTuple):

@@ -2,7 +2,6 @@
 
 `scan_log.verdict` is a "char": one byte a row instead of a word. The statements in `sql/ledger.sql` write `g` and `p` themselves,
 in the commit that raises the counter; all other letters are written for refusals, or for a repeat, which consumes nothing either.
-`UNKNOWN` has no letter: a scan without a tag is not logged.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ VERDICTS: Mapping[str, Verdict] = MappingProxyType(
         "f": Verdict.FORGED,
         "i": Verdict.INCOMPLETE,
         "x": Verdict.INACTIVE,
+        "u": Verdict.UNKNOWN,
     }
 )
 """Verdicts by letter."""

@@ -65,6 +65,7 @@ class MemoryCatalogue:
         name: str = "Group",
         rules: RuleSet = AUTHENTICATION_PASS,
         retry_window_s: int = 0,
+        country_statistics: bool = False,
     ) -> Group:
         """Add a group to the account `aid`, which is created as an open one if it does not exist.
 
@@ -81,6 +82,7 @@ class MemoryCatalogue:
             response_set=ResponseSet(rules),
             reply_json=b"",
             retry_window_ms=retry_window_s * 1000,
+            country_statistics=country_statistics,
         )
 
     def add_tag(
@@ -170,6 +172,7 @@ class MemoryLedger:
         self.passes: deque[tuple[int, int, int]] = deque(maxlen=LOG_ROWS_MAX)  # tag id, scan id, position
         self.keyed: dict[int, KeyedScan] = {}  # first answers, by scan id
         self.refusals: deque[tuple[int, int, int, str]] = deque(maxlen=LOG_ROWS_MAX)  # the same, and the verdict
+        self.countries: deque[tuple[int, str, str]] = deque(maxlen=LOG_ROWS_MAX)  # tag id, verdict, country of the visitor
         self._settled = settled
         self._clock = clock
         self._counters: dict[int, _Counter] = {}
@@ -210,6 +213,10 @@ class MemoryLedger:
     def log_refusal(self, scan: Scan) -> None:
         if scan.record is not None and scan.verdict is not None:
             self.refusals.append((scan.record.tag_id, scan.scan_id, scan.position, scan.verdict.value))
+
+    def log_country(self, scan: Scan, country: str) -> None:
+        if scan.record is not None and scan.verdict is not None:
+            self.countries.append((scan.record.tag_id, scan.verdict.value, country))
 
     def _counter_of(self, scan: Scan) -> _Counter | None:
         counter = self._counters.get(scan.tag_id)

@@ -1,7 +1,7 @@
 """Accounts and their API keys.
 
-An API key reads and changes its own account only. It cannot grant a scope that it does not have, except `scan`, which `manage`
-implies. A token is part of one response, that of its creation, and is stored as a hash.
+An API key reads and changes its own account only. It cannot grant a scope that it does not have, except `scan` and `read`, since
+`manage` permits more. A token is part of one response, that of its creation, and is stored as a hash.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from ixfast.http.management.schemas import (
 )
 from ixfast.store.admin import edits
 
+_GRANTED_BY_ALL = frozenset(("scan", "read"))
 LIVE_API_KEYS_MAX = 1000  # Per account; a company has a few dozen.
 
 
@@ -43,7 +44,7 @@ async def _own_account(call: Call, *, lock: bool = False) -> Account:
 
 
 async def list_accounts(call: Call) -> web.Response:
-    return call.page([await _own_account(call)], None)
+    return call.slice([await _own_account(call)])
 
 
 def _check_own(call: Call) -> None:
@@ -110,7 +111,7 @@ async def _create(call: Call, scopes: list[Any], label: str, expires_at: dt.date
 
 
 def _check_scopes(call: Call, scopes: list[Any]) -> None:
-    missing = set(scopes) - call.caller.scopes - {"scan"}
+    missing = set(scopes) - call.caller.scopes - _GRANTED_BY_ALL
     if missing:
         raise unauthorised(sorted(missing))
 

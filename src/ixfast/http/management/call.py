@@ -12,7 +12,7 @@ import binascii
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -27,6 +27,7 @@ from ixfast.http.json_body import decode_json
 from ixfast.http.management.json_responses import etag, json_response, not_found, unauthorised
 from ixfast.http.management.schemas import ID_MAX
 from ixfast.http.problem_responses import problem_response
+from ixfast.http.unknown_names import check_parameters
 from ixfast.json_members import repeated_members
 from ixfast.keys import KeyEncryptionKeys, KeyUnavailableError
 from ixfast.pipeline.engine import IsPast
@@ -65,7 +66,7 @@ class Route(NamedTuple):
     response: Any
     body: Any = None
     query: tuple[Parameter, ...] = ()
-    scopes: tuple[str, ...] = ("manage",)
+    scopes: tuple[str, ...] = ("manage",)  # Routes that change nothing also have `read`.
     status: int = 200
     paged: bool = False
     errors: tuple[str, ...] = ()
@@ -75,6 +76,11 @@ class Route(NamedTuple):
     body_types: tuple[str, ...] = ("application/json",)
     response_types: tuple[str, ...] = ("application/json",)
     streams: bool = False  # the handler gets no connection and reads the body itself
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The query parameters that the route reads."""
+        return tuple(parameter.name for parameter in self.query)
 
 
 class ManagementDispatcher:
@@ -93,6 +99,7 @@ class ManagementDispatcher:
         content = b"" if route.streams else await read_body(request)
         try:
             async with self._acquired(self._connections), self._authorised(route, request) as (connection, caller):
+                check_parameters(request.query, route.parameter_names)
                 if not route.streams:
                     return await route.handler(Call(self, route, request, connection, caller, content))
             async with self._acquired(self._stream, self._connections):
@@ -206,6 +213,16 @@ class Call:
     def optional_id(self, name: str) -> int | None:
         return self.number(name, 0, ID_MAX) or None
 
+    def words(self, name: str, words: Collection[str]) -> list[str] | None:
+        """A parameter with one or several of `words`: separated by commas, sent repeatedly, or both. None if it is not sent."""
+        sent = [word for text in self.request.query.getall(name, []) for word in text.split(",")]
+        if not sent:
+            return None
+        if not set(sent) <= set(words):
+            expected = f"one or several of {', '.join(words)}, separated by commas"
+            raise InputError("invalid_parameter", f"{name} must be {expected}.", name)
+        return list(dict.fromkeys(sent))
+
     def word(self, name: str, words: Iterable[str], default: str | None = None) -> str | None:
         text = self.parameter(name)
         if text is not None and text not in words:
@@ -232,6 +249,13 @@ class Call:
         """One page. `last` is the position of its last item if there may be more, else None."""
         following = base64.urlsafe_b64encode(msgspec.json.encode(last)).rstrip(b"=").decode() if last is not None else None
         return json_response({"items": items, "next_cursor": following})
+
+    def slice(self, items: list[Any]) -> web.Response:
+        """One page of a list that is already complete. Its cursor is the number of items before the page."""
+        limit, cursor = self.limit(), self.cursor()
+        begin = max(0, cursor[0]) if cursor is not None else 0
+        end = begin + limit
+        return self.page(items[begin:end], (end,) if end < len(items) else None)
 
     async def paged(self, statement: str, convert: Callable[[Any], Any], id_column: str, *arguments: Any) -> web.Response:
         """A page of the account's objects, in the order of their ids."""

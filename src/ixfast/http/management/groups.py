@@ -38,6 +38,7 @@ def _group(row: Any) -> Group:
         row["retry_window_s"],
         msgspec.json.decode(row["derivation"], type=Derivation) if row["derivation"] is not None else None,
         row["enrols"],
+        row["country_statistics"],
         row["created_at"],
         _warnings(profile),
     )
@@ -81,6 +82,7 @@ async def create_group(call: Call) -> web.Response:
         draft.retry_window_s,
         to_jsonb(draft.derivation),
         draft.enrols,
+        draft.country_statistics,
     )
     made = _group(await call.row("group", "tag_group", group_id))
     await call.note("create", "group", group_id, None, made, ("group", group_id, None))
@@ -117,6 +119,7 @@ async def patch_group(call: Call) -> web.Response:
             after.retry_window_s,
             to_jsonb(after.derivation),
             after.enrols,
+            after.country_statistics,
         )
         if after.derivation != before.derivation:
             await call.connection.fetchval(call.sql["lock_account"], call.account_id)

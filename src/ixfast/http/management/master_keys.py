@@ -33,7 +33,7 @@ def _master_version(row: Any) -> MasterVersion:
 
 async def list_master_keys(call: Call) -> web.Response:
     row = await call.row("group", "tag_group", call.id("group"))
-    return call.page(await _versions(call, row["group_id"]), None)
+    return call.slice(await _versions(call, row["group_id"]))
 
 
 async def add_master_key(call: Call) -> web.Response:

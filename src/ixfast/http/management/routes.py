@@ -32,27 +32,33 @@ LIMIT = Parameter(
     "Maximum number of items on the page.",
 )
 CURSOR = Parameter("cursor", {"type": "string", "pattern": "^[A-Za-z0-9_-]*$"}, "`next_cursor` of the previous page.")
-_TAG = Parameter("tag", _TEXT, "Only scans of the tag with this code.")
-_RANGE = (
+_OF_SCANS = (
+    Parameter("tag", _TEXT, "Only scans of the tag with this code."),
+    Parameter("group", _ID, "Only scans of tags of this group."),
+    Parameter("batch", _ID, "Only scans of tags of this batch."),
     Parameter("from", _MOMENT, "The beginning of the range: a time, or a day (UTC)."),
     Parameter("to", _MOMENT, "The end of the range, exclusive: a time, or a day (UTC). Now by default."),
 )
-_VERDICTS = {"type": "string", "enum": list(scan_log.WORDS.values())}
+_VERDICTS = {"type": "array", "items": {"type": "string", "enum": list(scan_log.WORDS.values())}, "minItems": 1}
 _FLAG = {"type": "string", "enum": ["true", "false"]}
-_BY = {"type": "string", "enum": ["day", "group", "tag"], "default": "day"}
-_KEY_SCOPES = ("manage", "keys")
+_BY = {"type": "string", "enum": list(scan_log.BY), "default": "day"}
+_READ = ("read", "manage")
+_READ_KEYS = ("read", "manage", "keys")
 _BODY_ERRORS = ("invalid_request",)
 _NAME_ERRORS = ("already_exists",)
 _MATCH_ERRORS = ("precondition_failed",)
 _RULE_ERRORS = ("invalid_rule", "invalid_response")
 
 
-def _list(path: str, handler: Any, summary: str, response: Any, *query: Parameter, **more: Any) -> Route:
-    return Route("GET", path, handler, summary, response, query=(*query, LIMIT, CURSOR), paged=True, writes=False, **more)
+def _list(
+    path: str, handler: Any, summary: str, response: Any, *query: Parameter, scopes: tuple[str, ...] = _READ, **more: Any
+) -> Route:
+    query = (*query, LIMIT, CURSOR)
+    return Route("GET", path, handler, summary, response, query=query, scopes=scopes, paged=True, writes=False, **more)
 
 
 def _read(path: str, handler: Any, summary: str, response: Any, **more: Any) -> Route:
-    return Route("GET", path, handler, summary, response, writes=False, errors=("not_found",), **more)
+    return Route("GET", path, handler, summary, response, scopes=_READ, writes=False, errors=("not_found",), **more)
 
 
 def _create(path: str, handler: Any, summary: str, response: Any, body: Any, *errors: str, **more: Any) -> Route:
@@ -70,15 +76,7 @@ def _delete(path: str, handler: Any, summary: str, *errors: str, **more: Any) ->
 
 
 _ACCOUNTS = (
-    Route(
-        "GET",
-        "/v2/accounts",
-        accounts.list_accounts,
-        "List the account of the API key.",
-        schemas.Account,
-        paged=True,
-        writes=False,
-    ),
+    _list("/v2/accounts", accounts.list_accounts, "List the account of the API key.", schemas.Account),
     _read("/v2/accounts/{aid}", accounts.read_account, "Read an account.", schemas.Account),
     _patch("/v2/accounts/{aid}", accounts.patch_account, "Change an account.", schemas.Account, schemas.AccountPatch),
     _list("/v2/api-keys", accounts.list_api_keys, "List API keys.", schemas.ApiKey),
@@ -164,13 +162,13 @@ _FOLDERS_GROUPS_BATCHES = (
         *_NAME_ERRORS,
     ),
     _delete("/v2/groups/{id}", groups.delete_group, "Delete an empty group.", "in_use", *_MATCH_ERRORS),
-    _read(
+    _list(
         "/v2/groups/{id}/keys",
         master_keys.list_master_keys,
         "List versions of a group's master key.",
         schemas.MasterVersion,
-        scopes=_KEY_SCOPES,
-        paged=True,
+        scopes=_READ_KEYS,
+        errors=("not_found",),
     ),
     _create(
         "/v2/groups/{id}/keys",
@@ -240,13 +238,13 @@ _TAGS = (
     ),
     _delete("/v2/tags/{xuid}", tags.delete_tag, "Delete a tag.", *_MATCH_ERRORS),
     _read("/v2/tags/{xuid}/counter", tags.read_counter, "Read the counter of a tag's newest accepted tap.", schemas.Counter),
-    _read(
+    _list(
         "/v2/tags/{xuid}/keys",
         tag_keys.list_keys,
         "List versions of a tag's file key.",
         schemas.KeyVersion,
-        scopes=_KEY_SCOPES,
-        paged=True,
+        scopes=_READ_KEYS,
+        errors=("not_found",),
     ),
     _create(
         "/v2/tags/{xuid}/keys",
@@ -263,16 +261,7 @@ _TAGS = (
     _delete(
         "/v2/tags/{xuid}/keys/{version}", tag_keys.retire_key, "Retire a version of a tag's file key.", "in_use", scopes=("keys",)
     ),
-    Route(
-        "GET",
-        "/v2/meta-keys",
-        tag_keys.list_meta_keys,
-        "List the account's meta keys.",
-        schemas.KeyVersion,
-        scopes=_KEY_SCOPES,
-        paged=True,
-        writes=False,
-    ),
+    _list("/v2/meta-keys", tag_keys.list_meta_keys, "List the account's meta keys.", schemas.KeyVersion, scopes=_READ_KEYS),
     _create(
         "/v2/meta-keys",
         tag_keys.add_meta_key,
@@ -320,6 +309,7 @@ _FILES = (
             Parameter("batch", _ID, "Only those of this batch."),
             Parameter("format", {"type": "string", "enum": list(FORMATS), "default": FORMATS[0]}, "Format of the file."),
         ),
+        scopes=_READ,
         errors=("not_found",),
         response_types=("text/csv", "application/x-ndjson"),
         writes=False,
@@ -328,7 +318,15 @@ _FILES = (
 )
 
 _RULES_AND_LOGS = (
-    Route("GET", "/v2/rules/schema", rule_trial.read_schema, "Read the JSON Schema of rule sets.", dict[str, Any], writes=False),
+    Route(
+        "GET",
+        "/v2/rules/schema",
+        rule_trial.read_schema,
+        "Read the JSON Schema of rule sets.",
+        dict[str, Any],
+        scopes=_READ,
+        writes=False,
+    ),
     Route(
         "POST",
         "/v2/rules/test",
@@ -336,6 +334,7 @@ _RULES_AND_LOGS = (
         "Show which rule group matches the given facts, and why.",
         schemas.TrialResult,
         schemas.Trial,
+        scopes=_READ,
         errors=(*_BODY_ERRORS, "invalid_parameter", *_RULE_ERRORS),
         writes=False,
     ),
@@ -344,7 +343,7 @@ _RULES_AND_LOGS = (
         scan_history.list_acts,
         "List the changes in the audit log.",
         schemas.Act,
-        Parameter("object", _TEXT, "Only this kind of object."),
+        Parameter("object", {"type": "string", "enum": list(scan_history.OBJECTS)}, "Only this kind of object."),
         Parameter("object_id", _TEXT, "Only the object with this id."),
         errors=("invalid_parameter",),
     ),
@@ -353,9 +352,8 @@ _RULES_AND_LOGS = (
         scan_history.list_scans,
         "List the scans in the scan log.",
         schemas.LoggedScan,
-        _TAG,
-        *_RANGE,
-        Parameter("verdict", _VERDICTS, "Only scans with this verdict."),
+        *_OF_SCANS,
+        Parameter("verdict", _VERDICTS, "Only scans with one of these verdicts, separated by commas."),
         errors=("invalid_parameter", "not_found", "range_too_wide"),
         statement_timeout_ms=scan_log.STATEMENT_TIMEOUT_MS,
     ),
@@ -363,15 +361,10 @@ _RULES_AND_LOGS = (
         "GET",
         "/v2/stats",
         scan_history.count_scans,
-        "Count scans by verdict, and by day, group or tag.",
+        "Count scans by verdict, and by hour, day, group, batch, tag or country.",
         schemas.Stats,
-        query=(
-            _TAG,
-            *_RANGE,
-            Parameter("by", _BY, "What scans are counted by."),
-            Parameter("group", _ID, "Only scans of tags of this group."),
-            LIMIT,
-        ),
+        query=(*_OF_SCANS, Parameter("by", _BY, "What scans are counted by."), LIMIT),
+        scopes=_READ,
         errors=("invalid_parameter", "not_found", "range_too_wide"),
         writes=False,
         statement_timeout_ms=scan_log.STATEMENT_TIMEOUT_MS,
@@ -386,6 +379,7 @@ _COMPATIBLE = tuple(
         summary,
         dict[str, str],
         ixkio_v1.CompatiblePatch,
+        query=tuple(Parameter(name, {"type": "string"}, "The same as in the body.") for name in ixkio_v1.NAMES),
         errors=("not_found", "missing_parameter", "invalid_parameter", "invalid_request", "invalid_response"),
         compatible=True,
     )

@@ -40,9 +40,8 @@ FieldValue = Annotated[str, Meta(max_length=FIELD_VALUE_CHARS_MAX)]
 KeyText = Annotated[str, Meta(extra_json_schema={"pattern": "^[0-9A-Fa-f]{32}$", "format": "password", "writeOnly": True})]
 RuleSetBody = Annotated[dict[str, Any], Meta(extra_json_schema={"$ref": "#/components/schemas/RuleSetDocument"})]
 Moment = Annotated[dt.datetime, Meta(tz=True)]
-Scope = Literal["scan", "manage", "keys"]
-Scopes = Annotated[list[Scope], Meta(min_length=1, max_length=3)]
-Verdicts = Literal["genuine", "plain", "repeat", "replayed", "forged", "incomplete", "inactive"]
+Scope = Literal["scan", "read", "manage", "keys"]
+Scopes = Annotated[list[Scope], Meta(min_length=1, max_length=4)]
 
 
 class Definition(msgspec.Struct, forbid_unknown_fields=True):
@@ -115,6 +114,7 @@ class Group(msgspec.Struct):
     retry_window_s: int
     derivation: Derivation | None
     enrols: bool
+    country_statistics: bool
     created_at: dt.datetime
     warnings: list[str] | UnsetType = UNSET
 
@@ -123,7 +123,7 @@ Profile = Annotated[
     str | dict[str, Any],
     Meta(description="The name of a preset, or an encoding profile.", examples=["ixkio-plain"]),
 ]
-RetryWindow = Annotated[int, Meta(ge=0, le=RETRY_WINDOW_S_MAX)]
+RetryWindow = Annotated[int, Meta(ge=0, le=RETRY_WINDOW_S_MAX)]  # seconds
 
 
 class GroupDraft(msgspec.Struct, forbid_unknown_fields=True):
@@ -136,6 +136,7 @@ class GroupDraft(msgspec.Struct, forbid_unknown_fields=True):
     retry_window_s: RetryWindow = 0
     derivation: Derivation | None = None
     enrols: bool = False
+    country_statistics: bool = False
 
 
 class GroupPatch(msgspec.Struct, forbid_unknown_fields=True):
@@ -147,6 +148,7 @@ class GroupPatch(msgspec.Struct, forbid_unknown_fields=True):
     retry_window_s: RetryWindow | UnsetType = UNSET
     derivation: Derivation | UnsetType | None = UNSET
     enrols: bool | UnsetType = UNSET
+    country_statistics: bool | UnsetType = UNSET
 
 
 class Batch(msgspec.Struct):
@@ -325,16 +327,17 @@ class LoggedScan(msgspec.Struct):
 
     scan_id: str
     at: dt.datetime
-    tag: str
+    tag: str | None
     verdict: str
+    reason: str | None
     key_version: int | None
     counter: int | None
 
 
 class Count(msgspec.Struct):
-    """Number of scans of a day, group or tag."""
+    """Number of scans of an hour, day, group, batch, tag or country."""
 
-    object: str
+    object: str | None
     total: int
     verdicts: dict[str, int]
 
@@ -355,5 +358,5 @@ class Imported(msgspec.Struct):
 class Stats(msgspec.Struct, rename={"from_": "from"}):
     from_: dt.datetime
     to: dt.datetime
-    by: Literal["day", "group", "tag"]
+    by: Literal["hour", "day", "group", "batch", "tag", "country"]
     counts: list[Count]

@@ -33,7 +33,7 @@ async def _versions(call: Call, tag_id: int) -> list[KeyVersion]:
 
 async def list_keys(call: Call) -> web.Response:
     row = await call.row("tag", "tag_by_xuid", call.xuid())
-    return call.page(await _versions(call, row["tag_id"]), None)
+    return call.slice(await _versions(call, row["tag_id"]))
 
 
 async def add_key(call: Call) -> web.Response:
@@ -82,7 +82,7 @@ async def _meta_versions(call: Call) -> list[KeyVersion]:
 
 
 async def list_meta_keys(call: Call) -> web.Response:
-    return call.page(await _meta_versions(call), None)
+    return call.slice(await _meta_versions(call))
 
 
 async def add_meta_key(call: Call) -> web.Response:

@@ -13,11 +13,13 @@ from typing import Any
 
 import msgspec
 
-from ixfast.chips import compile_profile, preset
+from ixfast.chips import PRESETS, compile_profile, preset
 from ixfast.chips.originality import judge_originality
 from ixfast.domain.model import EncodingProfile
 from ixfast.errors import InputError, ProfileError
+from ixfast.http.json_body import explained
 from ixfast.http.management.schemas import Definition, FieldsPatch
+from ixfast.http.unknown_names import suggestion
 from ixfast.keys.diversify import Derivation
 from ixfast.responses import response_text
 from ixfast.rules import RuleError, Rules, read_rules
@@ -112,9 +114,15 @@ def profile(value: str | dict[str, Any] | None) -> EncodingProfile | None:
     if value is None:
         return None
     try:
+        if isinstance(value, str) and value not in PRESETS:  # not quoted: it may be a key in the wrong place
+            presets = ", ".join(PRESETS)
+            raise InputError("invalid_profile", f"Unknown preset.{suggestion(value, PRESETS)} Presets: {presets}.", "profile")
         found = preset(value) if isinstance(value, str) else msgspec.convert(value, EncodingProfile)
         compile_profile(found)
-    except (ProfileError, msgspec.ValidationError) as error:
+    except msgspec.ValidationError as error:
+        reason, place = explained(error, EncodingProfile)
+        raise InputError("invalid_profile", reason, f"profile.{place}" if place is not None else "profile") from None
+    except ProfileError as error:
         raise InputError("invalid_profile", str(error), "profile") from None
     if "\0" in found.name + found.template + found.window:
         raise InputError("invalid_profile", "A profile must not contain NUL characters.", "profile")

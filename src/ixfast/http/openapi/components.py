@@ -25,7 +25,7 @@ REFS = "#/components/schemas/{name}"
 ROUTED_ERRORS = tuple(code for code in REQUEST if code not in ("no_such_route", "method_not_allowed"))
 """Errors of requests that reach a route, whichever it is."""
 
-ANY_KEY: list[dict[str, list[str]]] = [{"X-API-Key": []}, {"Ixkio-R": []}, {"bearer": []}]
+_KEY_HEADERS = ("X-API-Key", "Ixkio-R", "bearer")
 
 _PUBLIC = [{"url": "http://127.0.0.1:8480", "description": "The public listener: scans."}]
 _CODE = f"^{references.CODE.pattern}$"
@@ -123,6 +123,11 @@ TYPES = (Problem, FlatError, ScanBody, BatchBody, ScanAnswer, Liveness, Readines
 """Types whose schemas are among the components of the description."""
 
 
+def security(scopes: Iterable[str]) -> list[dict[str, list[str]]]:
+    """The ways to send an API key with one of these scopes."""
+    return [{header: [scope]} for scope in scopes for header in _KEY_HEADERS]
+
+
 def schema_of(kind: Any) -> dict[str, Any]:
     """The JSON Schema of a type, with references to the components."""
     (found,), _ = msgspec.json.schema_components([kind], ref_template=REFS)
@@ -134,7 +139,8 @@ def json_content(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def query_parameter(parameter: Parameter) -> dict[str, Any]:
-    return {"name": parameter.name, "in": "query", "schema": parameter.schema, "description": parameter.meaning}
+    found = {"name": parameter.name, "in": "query", "schema": parameter.schema, "description": parameter.meaning}
+    return found | {"explode": False} if parameter.schema.get("type") == "array" else found
 
 
 def problems(codes: Iterable[str], shape: Any) -> dict[str, Any]:
@@ -177,7 +183,7 @@ def public_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
         "additionalProperties": {"type": "string"},
     }
     errors = problems(("not_found", *ROUTED_ERRORS, *(code for code in COUNTED if code != "idempotency_conflict")), FlatError)
-    common: dict[str, Any] = {"servers": _PUBLIC, "tags": ["scans"], "security": [{}, *ANY_KEY]}
+    common: dict[str, Any] = {"servers": _PUBLIC, "tags": ["scans"], "security": [{}, *security(("scan",))]}
     scan = common | {"parameters": _tap_parameters()}
     success = {
         "200": {
@@ -238,7 +244,8 @@ def health_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
     """Path, method and operation of the health routes of the private listener."""
 
     def operation(path: str, summary: str, content: dict[str, Any], **more: Any) -> tuple[str, str, dict[str, Any]]:
-        responses = {"200": {"description": summary, "content": content}, **more}
+        refused = problems(("invalid_parameter",), Problem)
+        responses = {"200": {"description": summary, "content": content}, **refused, **more}
         name = path[1:].replace(".", "_")
         return path, "get", {
             "operationId": name, "summary": summary, "tags": ["health"], "security": [], "responses": responses,

@@ -12,7 +12,7 @@ SCHEMAS = {
     "Account": "An account owns tags.",
     "AccountPatch": "Members of an account to change.",
     "ApiKey": "An API key, without its token.",
-    "ApiKeyDraft": "An API key to create. You can grant only scopes that your key has itself, and scan.",
+    "ApiKeyDraft": "An API key to create. You can grant only scopes that your key has itself, and scan and read.",
     "ApiKeyPatch": "Members of an API key to change.",
     "Folder": "A folder contains groups and defines their extended fields.",
     "FolderDraft": "A folder to create.",
@@ -56,7 +56,8 @@ MEMBERS = {
     "derivation": "How keys are derived from a master key; null if each tag has a stored key.",
     "key": "The key: 32 hex digits. Responses never contain it.",
     "label": "A note on the purpose of the API key.",
-    "scopes": "What the API key permits.",
+    "scopes": "What the API key permits: scan verifies taps, read reads everything except keys, manage also changes it, and keys "
+    "adds and retires key material.",
     "expires_at": "When the API key expires; null for never.",
     "verdict": "What the engine decided.",
     "counter": "Tap counter, if the MAC is right.",
@@ -68,7 +69,11 @@ MEMBERS = {
     "originality_signature": "The 56 bytes of Read_Sig of an NTAG 424 DNA: 112 hex digits. Null removes it.",
     "assigned": "Whether the tag is assigned.",
     "profile": "Name of a preset, or an encoding profile; null for a standard group, whose tags are not authenticated.",
-    "retry_window_s": "Seconds during which the newest tap may be sent again and passes as a repeat.",
+    "retry_window_s": "How many seconds after a tap was accepted its URL may be repeated, 0 to 3600; 0, the default, is never. "
+    "Anyone who repeats the URL of the newest tap in that time, not only the first caller, gets the first answer again, with the "
+    "verdict repeat.",
+    "country_statistics": "Whether the country of each visitor that a caller passes on is stored, as two letters, to count scans "
+    "by country. Nothing else of a visitor is stored.",
     "enrols": "Whether the first genuine tap of an unknown chip creates its tag.",
     "scheme": "Name of the scheme.",
     "key_number": "Number of the chip's key.",
@@ -131,12 +136,14 @@ MEMBERS = {
     "Act.before": "The object before, or null.",
     "Act.after": "The object after, or null.",
     "LoggedScan.scan_id": "Id of the scan: 16 hex digits.",
-    "LoggedScan.tag": "Tag code.",
+    "LoggedScan.tag": "Tag code; null if the tag is unknown.",
+    "LoggedScan.reason": "Reason of a refusal, as in the response to the scan; null for a pass.",
     "Stats.from": "Beginning of the range.",
     "Stats.to": "End of the range, exclusive.",
     "Stats.by": "What scans are counted by.",
-    "Stats.counts": "One element for each day, group or tag that has scans.",
-    "Count.object": "A day (UTC), the id of a group, or a tag code.",
+    "Stats.counts": "One element for each hour, day, group, batch, tag or country that has scans.",
+    "Count.object": "An hour or day (UTC), the id of a group or batch, a tag code, or two letters for a country; null for scans "
+    "of unknown tags, and for tags without a batch.",
     "Count.total": "Number of scans.",
     "Count.verdicts": "Number of scans by verdict.",
     "CompatiblePatch.ix_dr": "Default response of the tag; an empty text restores the group's rules.",
@@ -225,8 +232,10 @@ OPERATIONS = {
     "post_v2_imports": "If a line is invalid, nothing is imported, and `problems` lists the mistakes by line.",
     "post_v2_rules_test": "Nothing is stored.",
     "get_v2_audit": "Newest first. Entries contain neither keys nor tokens, and cannot be changed.",
-    "get_v2_scans": "Newest first, for at most 92 days and by default the last day.",
-    "get_v2_stats": "For at most 31 days and by default the last 7. Passes are always logged, refusals on a best-effort basis.",
+    "get_v2_scans": "Newest first, for at most 92 days and by default the last day. Scans of unknown tags are logged if their "
+    "caller sent an API key.",
+    "get_v2_stats": "For at most 31 days and by default the last 7. Passes are always logged, refusals on a best-effort basis. "
+    "Scans are counted by country only for groups with `country_statistics`.",
     "readyz": "503 if the worker cannot verify scans; load balancers should then use another host.",
     "metrics": "In Prometheus' text format.",
 }
@@ -289,7 +298,7 @@ _GROUP = {
         "name": "ixkio-plain", "scheme": "ntag424-aes", "template": "x={xuid}&u={uid}&n={counter}&e={mac}", "window": "",
         "tamper_offset": None, "allow_without_counter": False,
     },
-    "rules": _RULES, "fields": {}, "retry_window_s": 0, "derivation": None, "enrols": False,
+    "rules": _RULES, "fields": {}, "retry_window_s": 0, "derivation": None, "enrols": False, "country_statistics": False,
     "created_at": "2026-11-30T10:45:36.407441Z",
 }  # fmt: skip
 _BATCH = {"id": 24, "group_id": 24, "name": "Spring", "active": True, "created_at": "2026-11-30T10:45:36.500592Z"}

@@ -17,7 +17,6 @@ from ixfast.http.management.call import Route
 from ixfast.http.management.routes import ROUTES
 from ixfast.http.management.schemas import FieldName, FieldValue
 from ixfast.http.openapi.components import (
-    ANY_KEY,
     REFS,
     TYPES,
     FlatError,
@@ -27,6 +26,7 @@ from ixfast.http.openapi.components import (
     public_operations,
     query_parameter,
     schema_of,
+    security,
 )
 from ixfast.http.openapi.descriptions import describe_operation, describe_schemas
 
@@ -34,7 +34,7 @@ _ABOUT = (
     "Verification of authentication NFC tags. The public listener verifies taps (`scans`); the private listener has management, "
     "health and metrics, and must not be reachable from outside."
 )
-_COMMON_ERRORS = ("invalid_request", "unauthorised", "overloaded", "unavailable", "outcome_unknown")
+_COMMON_ERRORS = ("invalid_request", "invalid_parameter", "unauthorised", "overloaded", "unavailable", "outcome_unknown")
 _PRIVATE = [{"url": "http://127.0.0.1:8481", "description": "The private listener: management, health and metrics."}]
 _SUCCESS = {200: "The request succeeded.", 201: "The object was created.", 204: "The request succeeded; there is no body."}
 _TEXT_HEADERS = {"type": "string"}
@@ -85,7 +85,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": _name(route.method, route.path),
         "summary": route.summary,
         "tags": [route.path.split("/")[2]],
-        "security": ANY_KEY,
+        "security": security(route.scopes),
         "parameters": [*_path_parameters(route.path), *map(query_parameter, route.query), *_headers(route)],
         "responses": _responses(route),
     }
@@ -162,6 +162,4 @@ def _responses(route: Route) -> dict[str, Any]:
     codes = [*_COMMON_ERRORS, *route.errors]
     if route.body is not None:
         codes += ["too_large", "unsupported_encoding"]
-    if route.query:
-        codes.append("invalid_parameter")
     return {str(route.status): success, **problems(codes, FlatError if route.compatible else Problem)}

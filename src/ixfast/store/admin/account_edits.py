@@ -14,7 +14,7 @@ from ixfast.errors import InputError
 from ixfast.store.admin.transactions import record
 from ixfast.store.queries import load
 
-SCOPES = ("scan", "manage", "keys")
+SCOPES = ("scan", "read", "manage", "keys")
 _TOKEN_PREFIX = "ixf_"  # noqa: S105 - lets secret scanners recognise a leaked token
 _TOKEN_BYTES = 24
 

@@ -49,6 +49,7 @@ async def create_group(
         retry_window_s,
         None if derivation is None else msgspec.json.encode(derivation).decode(),
         enrols,
+        False,
     )
     return group_id
 

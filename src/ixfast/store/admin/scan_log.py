@@ -29,8 +29,23 @@ _PAGE_S = 3.0  # After this long a page ends with the scans found so far.
 _FIRST_WINDOW = dt.timedelta(seconds=1)
 _GROWTH = 8
 
+BY = ("hour", "day", "group", "batch", "tag", "country")
+"""What scans can be counted by."""
+
 _LETTERS = {word: letter for letter, word in WORDS.items()}
 _END = (1 << 63) - 1
+
+
+class Filter(NamedTuple):
+    """Which scans are wanted. `verdicts` are words, None for all; `group_id` and `batch_id` are 0 for all."""
+
+    tags: Sequence[int] | None = None
+    group_id: int = 0
+    batch_id: int = 0
+    verdicts: Sequence[str] | None = None
+
+
+_ALL = Filter()
 
 
 class PageCursor(NamedTuple):
@@ -67,8 +82,7 @@ async def scans(
     end: dt.datetime,
     *,
     limit: int,
-    verdict: str | None = None,
-    tags: Sequence[int] | None = None,
+    wanted: Filter = _ALL,
     before: PageCursor | None = None,
 ) -> tuple[list[Any], PageCursor | None]:
     """Up to `limit` logged scans of [begin, end), newest first, and the cursor of the next page, None at the end.
@@ -84,9 +98,7 @@ async def scans(
     window = _FIRST_WINDOW
     while True:
         first = max(begin, last - window)
-        rows += await _window(
-            connection, account_id, first, last, _LETTERS.get(verdict or ""), cursor, limit + 1 - len(rows), tags
-        )
+        rows += await _window(connection, account_id, first, last, cursor, limit + 1 - len(rows), wanted)
         if len(rows) > limit:
             end_of_page = rows[limit - 1]
             following = PageCursor(microseconds(end_of_page["at"]), end_of_page["scan_id"], end_of_page["tag_id"])
@@ -103,16 +115,16 @@ async def _window(
     account_id: int,
     first: dt.datetime,
     last: dt.datetime,
-    letter: str | None,
     cursor: PageCursor,
     limit: int,
-    tags: Sequence[int] | None,
+    wanted: Filter,
 ) -> list[Any]:
-    moment = moment_of(cursor.at_us)
-    statement = load("management")["scans"]
+    letters = [_LETTERS[verdict] for verdict in wanted.verdicts] if wanted.verdicts is not None else None
+    before = moment_of(cursor.at_us), cursor.scan_id, cursor.tag_id
+    places = wanted.group_id or None, wanted.batch_id or None
     try:
         found: list[Any] = await connection.fetch(
-            statement, account_id, first, last, letter, moment, cursor.scan_id, cursor.tag_id, limit, tags
+            load("management")["scans"], account_id, first, last, letters, *before, limit, wanted.tags, *places
         )
     except asyncpg.QueryCanceledError:
         raise too_wide() from None
@@ -127,21 +139,25 @@ async def counts(
     *,
     by: str,
     limit: int,
-    group_id: int | None = None,
-    tags: Sequence[int] | None = None,
-) -> dict[str, dict[str, int]]:
-    """Numbers of scans of [begin, end) by day, group or tag (`by`) and by verdict. Days are in chronological order, groups and
-    tags in descending order of their scans.
+    wanted: Filter = _ALL,
+) -> dict[str | None, dict[str, int]]:
+    """Numbers of scans of [begin, end) by verdict, and by `by`, one of `BY`. The verdicts of `wanted` are ignored.
 
-    Raises InputError `range_too_wide` if counting exceeds the statement timeout.
+    Hours and days are in chronological order, all others in descending order of their scans. None stands for scans of unknown
+    tags and, by batch, for tags without one. Raises InputError `range_too_wide` if counting exceeds the statement timeout.
     """
     sql = load("management")
     await connection.execute(sql["plan_by_values"])
+    arguments = account_id, begin, end, wanted.group_id or None, wanted.tags, limit
+    batch_id = wanted.batch_id or None
     try:
-        rows = await connection.fetch(sql[f"counts_by_{by}"], account_id, begin, end, group_id, tags, limit)
+        if by == "country":
+            rows = await connection.fetch(sql["counts_by_country"], *arguments, batch_id)
+        else:
+            rows = await connection.fetch(sql["counts"], *arguments, by, batch_id)
     except asyncpg.QueryCanceledError:
         raise too_wide() from None
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str | None, dict[str, int]] = {}
     for row in rows:
         found.setdefault(row["object"], {})[verdict_of(row["verdict"])] = row["scans"]
     return found

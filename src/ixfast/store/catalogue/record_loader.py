@@ -276,6 +276,7 @@ class Loader:
             retry_window_ms=row["retry_window_s"] * 1000,
             derived=derived,
             enrols=row["enrols"] and derived is not None,
+            country_statistics=row["country_statistics"],
             dates=_DATES & response_set.subtags | _dates_in(fields.values()),
         )
 

@@ -24,3 +24,4 @@ cdef class Ledger:
     cpdef failed(self, Scan scan, code, reason)
     cpdef read_state(self, Scan scan)
     cpdef log_refusal(self, Scan scan)
+    cpdef log_country(self, Scan scan, country)

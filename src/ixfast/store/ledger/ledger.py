@@ -128,6 +128,10 @@ class Ledger:
         """Queue a row of the scan log for a decided scan that consumed nothing. Best effort; never waits."""
         self._refusals.add(scan)
 
+    def log_country(self, scan: Scan, country: str) -> None:
+        """Queue a row with the country of a decided scan's visitor, two letters. Best effort; never waits."""
+        self._refusals.add_country(scan, country)
+
     # Called by the committers and the state reader.
 
     def passed(self, scan: Scan) -> None:

@@ -13,8 +13,12 @@ from ixfast.domain.decision import CounterState, KeyedScan
 from ixfast.store.connections.session import LedgerSession, pooled_connection
 from ixfast.store.queries import load
 
-Refusal = tuple[int, int, int, str]
-"""Scan id, tag id, position (-1: not known), verdict letter (`store.verdict_letters`)."""
+Refusal = tuple[int, int, int, str, str | None, int | None]
+"""Scan id, tag id, position (-1: not known), verdict letter (`store.verdict_letters`), reason; and for an unknown tag, whose id
+is 0, the account of the caller."""
+
+VisitorCountry = tuple[int, str, str]
+"""Tag id, verdict letter, country (two letters)."""
 
 
 class LedgerDatabase(Protocol):
@@ -29,6 +33,7 @@ class LedgerDatabase(Protocol):
         self, scan_ids: Collection[int], spans: Sequence[tuple[float, float]], time_left_s: float
     ) -> set[tuple[int, int]]: ...
     async def log_refusals(self, rows: Sequence[Refusal], time_left_s: float) -> None: ...
+    async def log_countries(self, rows: Sequence[VisitorCountry], time_left_s: float) -> None: ...
 
 
 class PostgresLedgerDatabase:
@@ -68,8 +73,14 @@ class PostgresLedgerDatabase:
         return {(row[0], row[1]) for row in await self._fetch("logged", time_left_s, list(scan_ids), earliest, latest)}
 
     async def log_refusals(self, rows: Sequence[Refusal], time_left_s: float) -> None:
+        await self._execute("log_refusals", time_left_s, *map(list, zip(*rows, strict=True)))
+
+    async def log_countries(self, rows: Sequence[VisitorCountry], time_left_s: float) -> None:
+        await self._execute("log_countries", time_left_s, *map(list, zip(*rows, strict=True)))
+
+    async def _execute(self, name: str, time_left_s: float, *arguments: Any) -> None:
         async with pooled_connection(self._pool, time_left_s) as connection:
-            await connection.execute(self._sql["log_refusals"], *map(list, zip(*rows, strict=True)))
+            await connection.execute(self._sql[name], *arguments)
 
     async def _fetch(self, name: str, time_left_s: float, *arguments: Any) -> Any:
         async with pooled_connection(self._pool, time_left_s) as connection:

@@ -1,20 +1,22 @@
-"""The log of refusals: rows of the scan log for scans that consumed nothing.
+"""The log of refusals: rows of the scan log for scans that consumed nothing, and the countries of visitors.
 
 Passes are logged by the ledger's statement, in the commit that raises the counter. Refusals are logged here, on a best-effort
-basis: rows are collected and written by one statement at a time, and nothing ever waits for it. When the database is slow,
-rows are written less often and in larger groups; beyond a bound they are dropped and counted
-(`ixfast_refusal_log_dropped_total`).
+basis, and so are the countries of visitors if the tag's group asks for it. Rows are collected and written by one statement at a
+time, and nothing ever waits for it. When the database is slow, rows are written less often and in larger groups; beyond a bound
+they are dropped and counted (`ixfast_refusal_log_dropped_total`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 
 from ixfast import limits, meters
-from ixfast.domain.scan import Scan
+from ixfast.domain.model import Verdict
+from ixfast.domain.scan import COUNTED_ONLY, Scan
 from ixfast.store.db_errors import db_error_kind
-from ixfast.store.ledger.ledger_database import LedgerDatabase, Refusal
+from ixfast.store.ledger.ledger_database import LedgerDatabase, Refusal, VisitorCountry
 from ixfast.store.verdict_letters import LETTERS, PASS_LETTERS
 
 log = logging.getLogger("ixfast.ledger")
@@ -23,6 +25,7 @@ _INTERVAL_S = 0.25
 _PAUSES = 9  # The pause after a write is this many times as long as the write: scans that may pass take precedence.
 _WRITE_TIMEOUT_S = 10.0  # Nothing waits for the write, and giving up costs the database more than finishing.
 _LETTERS = {verdict: letter for verdict, letter in LETTERS.items() if letter not in PASS_LETTERS}
+_UNKNOWN = LETTERS[Verdict.UNKNOWN]
 
 
 class RefusalLog:
@@ -33,23 +36,55 @@ class RefusalLog:
         self._slots = gauges.slots
         self._loop = asyncio.get_running_loop()
         self._rows: list[Refusal] = []
+        self._unknown = 0  # how many of them are of unknown tags
+        self._countries: list[VisitorCountry] = []
         self._timer: asyncio.TimerHandle | None = None
         self._writer: asyncio.Task[None] | None = None
         self._write_s = 0.0  # duration of the last write
 
     def add(self, scan: Scan) -> None:
-        """Queue a row for a decided scan that consumed nothing. Passes and scans without a tag are ignored."""
+        """Queue a row for a decided scan that consumed nothing. Passes are ignored, and so are scans without a tag unless the
+        account of their caller is known."""
         letter = _LETTERS.get(scan.verdict) if scan.verdict is not None else None
-        record = scan.record
-        if letter is None or record is None:
+        if letter is None:
             return
-        slow = self._write_s > limits.REFUSAL_SLOW_S
-        if len(self._rows) >= (limits.REFUSAL_ROWS_SLOW_MAX if slow else limits.REFUSAL_QUEUE_ROWS_MAX):
-            self._slots[meters.REFUSALS_DROPPED] += 1
+        record, api_key = scan.record, scan.api_key
+        most = self._rows_max()
+        if len(self._rows) >= most:
+            self._drop()
             return
-        self._rows.append((scan.scan_id, record.tag_id, scan.position, letter))
+        row: Refusal
+        if record is not None:
+            row = (scan.scan_id, record.tag_id, scan.position, letter, scan.reason or scan.error, None)
+        elif letter != _UNKNOWN or api_key is None:
+            return
+        elif self._unknown >= min(limits.UNKNOWN_ROWS_MAX, most // 4):
+            self._drop()
+            return
+        else:
+            self._unknown += 1
+            row = (scan.scan_id, 0, COUNTED_ONLY, letter, scan.reason or scan.error, api_key.account_id)
+        self._rows.append(row)
         if self._timer is None and self._writer is None:
             self._schedule()
+
+    def add_country(self, scan: Scan, country: str) -> None:
+        """Queue a row with the country of a decided scan's visitor, two letters."""
+        record, verdict = scan.record, scan.verdict
+        if record is None or verdict is None:
+            return
+        if len(self._countries) >= self._rows_max():
+            self._drop()
+            return
+        self._countries.append((record.tag_id, LETTERS[verdict], country))
+        if self._timer is None and self._writer is None:
+            self._schedule()
+
+    def _rows_max(self) -> int:
+        return limits.REFUSAL_ROWS_SLOW_MAX if self._write_s > limits.REFUSAL_SLOW_S else limits.REFUSAL_QUEUE_ROWS_MAX
+
+    def _drop(self) -> None:
+        self._slots[meters.REFUSALS_DROPPED] += 1
 
     async def stop(self) -> None:
         """Write what is queued, unless a write is already under way; that one is cancelled."""
@@ -74,15 +109,21 @@ class RefusalLog:
         finally:
             self._writer = None
             self._write_s = self._loop.time() - began
-        if self._rows:
+        if self._rows or self._countries:
             self._schedule()
 
     async def _write(self) -> None:
-        rows, self._rows = self._rows, []
-        if not rows:
-            return
+        rows, self._rows, self._unknown = self._rows, [], 0
+        countries, self._countries = self._countries, []
+        if rows:
+            await self._counted(self._database.log_refusals(rows, _WRITE_TIMEOUT_S), len(rows), "refused scans")
+        if countries:
+            written = self._database.log_countries(countries, _WRITE_TIMEOUT_S)
+            await self._counted(written, len(countries), "countries of visitors")
+
+    async def _counted(self, write: Awaitable[None], rows: int, what: str) -> None:
         try:
-            await self._database.log_refusals(rows, _WRITE_TIMEOUT_S)
+            await write
         except Exception as error:  # best effort: count the rows and go on
-            self._slots[meters.REFUSALS_DROPPED] += len(rows)
-            log.warning("could not log %d refused scans: %s", len(rows), db_error_kind(error).value)
+            self._slots[meters.REFUSALS_DROPPED] += rows
+            log.warning("could not log %d %s: %s", rows, what, db_error_kind(error).value)

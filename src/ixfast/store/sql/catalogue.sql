@@ -34,7 +34,7 @@ WHERE k.token_sha256 = ANY ($1::bytea[]) AND k.revoked_at IS NULL AND a.active;
 -- name: groups_by_id
 -- Groups with what they inherit from their folder. $1 group ids.
 SELECT g.group_id, g.name AS group_name, g.kind, g.active AS group_active, g.profile, g.rule_set, g.retry_window_s,
-       g.derivation, g.enrols,
+       g.derivation, g.enrols, g.country_statistics,
        g.fields AS field_values, f.fields AS field_definitions,
        f.name AS folder_name, f.active AS folder_active, f.account_id
 FROM tag_group AS g

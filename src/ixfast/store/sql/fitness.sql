@@ -44,7 +44,8 @@ SELECT split_part(current_setting('server_version'), ' ', 1) AS version,
        ARRAY(
            SELECT relname::text
            FROM pg_class
-           WHERE oid IN (to_regclass('scan_log'), to_regclass('keyed_scan'), to_regclass('tag_counter'), to_regclass('room_probe'))
+           WHERE oid IN (to_regclass('scan_log'), to_regclass('keyed_scan'), to_regclass('visitor_country'),
+                       to_regclass('tag_counter'), to_regclass('room_probe'))
              AND NOT pg_has_role(relowner, 'USAGE')
            ORDER BY relname
        ) AS not_owned;

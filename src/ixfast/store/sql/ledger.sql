@@ -121,7 +121,16 @@ FROM unnest($2::float8[], $3::float8[]) AS span (earliest, latest),
      ) AS l;
 
 -- name: log_refusals
--- Log refused scans, best effort, off the scan path. $1 scan ids, $2 tag ids, $3 positions (-1 unknown), $4 verdict letters.
-INSERT INTO scan_log (at, scan_id, tag_id, position, verdict)
-SELECT now(), scan_id, tag_id, nullif(position, -1), verdict::"char"
-FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[]) AS n (scan_id, tag_id, position, verdict);
+-- Log refused scans, best effort, off the scan path. $1 scan ids, $2 tag ids, $3 positions (-1 unknown), $4 verdict letters,
+-- $5 reasons or nulls, $6 the callers' accounts for unknown tags, else nulls.
+INSERT INTO scan_log (at, scan_id, tag_id, position, verdict, reason, account_id)
+SELECT now(), scan_id, tag_id, nullif(position, -1), verdict::"char", reason, account_id
+FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::bigint[])
+    AS n (scan_id, tag_id, position, verdict, reason, account_id);
+
+-- name: log_countries
+-- Log the countries of visitors, best effort, off the scan path. $1 tag ids, $2 verdict letters, $3 countries. The hour alone is
+-- stored, so that a row does not lead to a scan.
+INSERT INTO visitor_country (at, tag_id, verdict, country)
+SELECT date_trunc('hour', now(), 'UTC'), tag_id, verdict::"char", country
+FROM unnest($1::bigint[], $2::text[], $3::text[]) AS n (tag_id, verdict, country);

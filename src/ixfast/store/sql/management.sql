@@ -69,7 +69,7 @@ SELECT group_id FROM tag_group WHERE folder_id = $1;
 -- name: groups
 -- $1 account, $2 the id after which the page begins, $3 rows, $4 folder or null.
 SELECT g.group_id, g.folder_id, g.name, g.kind, g.active, g.profile, g.rule_set, g.fields, g.retry_window_s,
-       g.derivation, g.enrols, g.created_at
+       g.derivation, g.enrols, g.country_statistics, g.created_at
 FROM tag_group AS g
 JOIN folder AS f ON f.folder_id = g.folder_id
 WHERE f.account_id = $1 AND g.group_id > $2 AND ($4::bigint IS NULL OR g.folder_id = $4)
@@ -78,21 +78,22 @@ LIMIT $3;
 
 -- name: tag_group
 SELECT g.group_id, g.folder_id, g.name, g.kind, g.active, g.profile, g.rule_set, g.fields, g.retry_window_s,
-       g.derivation, g.enrols, g.created_at,
+       g.derivation, g.enrols, g.country_statistics, g.created_at,
        f.fields AS definitions
 FROM tag_group AS g
 JOIN folder AS f ON f.folder_id = g.folder_id
 WHERE f.account_id = $1 AND g.group_id = $2;
 
 -- name: add_group
-INSERT INTO tag_group (folder_id, name, kind, active, profile, rule_set, fields, retry_window_s, derivation, enrols)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+INSERT INTO tag_group (folder_id, name, kind, active, profile, rule_set, fields, retry_window_s, derivation, enrols,
+                       country_statistics)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 RETURNING group_id;
 
 -- name: update_group
 UPDATE tag_group
 SET name = $2, kind = $3, active = $4, profile = $5, rule_set = $6, fields = $7, retry_window_s = $8, derivation = $9,
-    enrols = $10
+    enrols = $10, country_statistics = $11
 WHERE group_id = $1;
 
 -- name: delete_group
@@ -268,10 +269,10 @@ WITH counter AS (
     JOIN tag AS t ON t.group_id = k.group_id
     WHERE t.tag_id = $1 AND NOT EXISTS (SELECT FROM own)
 ), gone AS (
-    DELETE FROM tag WHERE tag_id = $1 RETURNING tag_id, account_id, group_id, xuid, uid
+    DELETE FROM tag WHERE tag_id = $1 RETURNING tag_id, account_id, group_id, batch_id, xuid, uid
 )
-INSERT INTO deleted_tag (tag_id, account_id, group_id, xuid, uid, last_position, key_versions, check_values)
-SELECT tag_id, account_id, group_id, xuid, uid, coalesce((SELECT last_position FROM counter), 0),
+INSERT INTO deleted_tag (tag_id, account_id, group_id, batch_id, xuid, uid, last_position, key_versions, check_values)
+SELECT tag_id, account_id, group_id, batch_id, xuid, uid, coalesce((SELECT last_position FROM counter), 0),
        coalesce((SELECT array_agg(version ORDER BY version) FROM keys), '{}'),
        coalesce((SELECT array_agg(check_value ORDER BY version) FROM keys), '{}')
 FROM gone;
@@ -344,88 +345,88 @@ UNION ALL
 SELECT tag_id FROM deleted_tag WHERE account_id = $1 AND xuid = $2;
 
 -- name: scans
--- One window of the scan log, newest first. $1 account, $2 begin (inclusive), $3 end (exclusive), $4 verdict letter or null,
--- $5 to $7 the scan before which the page begins (at, scan id, tag id), $8 rows, $9 tags or null.
-SELECT s.at, s.scan_id, s.tag_id, s.position, s.verdict, o.xuid
+-- One window of the scan log, newest first. $1 account, $2 begin (inclusive), $3 end (exclusive), $4 verdict letters or null,
+-- $5 to $7 the scan before which the page begins (at, scan id, tag id), $8 rows, $9 tags or null, $10 group or null, $11 batch or
+-- null. Groups and batches are those in which the tags are now, or were when they were deleted. Scans of unknown tags have
+-- neither.
+SELECT s.at, s.scan_id, s.tag_id, s.position, s.verdict, s.reason, o.xuid
 FROM scan_log AS s
 CROSS JOIN LATERAL (
-    SELECT xuid FROM tag WHERE tag_id = s.tag_id AND account_id = $1
+    SELECT xuid, group_id, batch_id FROM tag WHERE tag_id = s.tag_id AND account_id = $1
     UNION ALL
-    SELECT xuid FROM deleted_tag WHERE tag_id = s.tag_id AND account_id = $1
+    SELECT xuid, group_id, batch_id FROM deleted_tag WHERE tag_id = s.tag_id AND account_id = $1
+    UNION ALL
+    SELECT NULL, NULL, NULL WHERE s.account_id = $1
 ) AS o
 WHERE s.at >= $2 AND s.at < $3 AND (s.at, s.scan_id, s.tag_id) < ($5::timestamptz, $6::bigint, $7::bigint)
-  AND ($4::text IS NULL OR s.verdict = $4::text::"char")
+  AND ($4::text[] IS NULL OR s.verdict::text = ANY ($4::text[]))
   AND ($9::bigint[] IS NULL OR s.tag_id = ANY ($9::bigint[]))
+  AND ($10::bigint IS NULL OR o.group_id = $10)
+  AND ($11::bigint IS NULL OR o.batch_id = $11)
 ORDER BY s.at DESC, s.scan_id DESC, s.tag_id DESC
 LIMIT $8;
 
--- name: counts_by_day
--- Scans by UTC day and verdict. $1 account, $2 begin (inclusive), $3 end (exclusive), $4 group or null, $5 tags or null, $6 maximum
--- number of objects.
+-- name: counts
+-- Scans by verdict and by $7: hour, day, group, batch or tag. $1 account, $2 begin (inclusive), $3 end (exclusive), $4 group or
+-- null, $5 tags or null, $6 maximum number of objects, $8 batch or null. Hours and days are in chronological order, the others
+-- begin with the most scans. The object is null for scans of unknown tags and, by batch, of tags without one.
 WITH owned AS (
-    SELECT tag_id, group_id, xuid FROM tag WHERE account_id = $1
+    SELECT tag_id, group_id, batch_id, xuid FROM tag WHERE account_id = $1
     UNION ALL
-    SELECT tag_id, group_id, xuid FROM deleted_tag WHERE account_id = $1
+    SELECT tag_id, group_id, batch_id, xuid FROM deleted_tag WHERE account_id = $1
 ), counted AS (
-    SELECT s.tag_id, s.verdict, date_trunc('day', s.at, 'UTC') AS day, count(*) AS scans
+    SELECT s.tag_id, s.account_id, s.verdict, count(*) AS scans,
+           CASE WHEN $7::text IN ('hour', 'day') THEN date_trunc($7::text, s.at, 'UTC') END AS begins
     FROM scan_log AS s
     WHERE s.at >= $2 AND s.at < $3 AND ($5::bigint[] IS NULL OR s.tag_id = ANY ($5::bigint[]))
-    GROUP BY s.tag_id, s.verdict, day
-)
-SELECT to_char(c.day AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS object, c.verdict, sum(c.scans)::bigint AS scans
-FROM counted AS c
-JOIN owned AS o ON o.tag_id = c.tag_id
-WHERE $4::bigint IS NULL OR o.group_id = $4
-GROUP BY object, c.verdict
-ORDER BY object, c.verdict
-LIMIT $6 * 7;
-
--- name: counts_by_group
--- Like counts_by_day, by the group in which the tags are now, or were when they were deleted.
-WITH owned AS (
-    SELECT tag_id, group_id, xuid FROM tag WHERE account_id = $1
-    UNION ALL
-    SELECT tag_id, group_id, xuid FROM deleted_tag WHERE account_id = $1
-), counted AS (
-    SELECT s.tag_id, s.verdict, count(*) AS scans
-    FROM scan_log AS s
-    WHERE s.at >= $2 AND s.at < $3 AND ($5::bigint[] IS NULL OR s.tag_id = ANY ($5::bigint[]))
-    GROUP BY s.tag_id, s.verdict
+    GROUP BY s.tag_id, s.account_id, s.verdict, begins
 ), summed AS (
-    SELECT o.group_id, c.verdict, sum(c.scans)::bigint AS scans
+    SELECT CASE $7::text
+               WHEN 'hour' THEN to_char(c.begins AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI"Z"')
+               WHEN 'day' THEN to_char(c.begins AT TIME ZONE 'UTC', 'YYYY-MM-DD')
+               WHEN 'group' THEN o.group_id::text
+               WHEN 'batch' THEN o.batch_id::text
+               ELSE o.xuid
+           END AS object,
+           c.verdict, sum(c.scans)::bigint AS scans
+    FROM counted AS c
+    LEFT JOIN owned AS o ON o.tag_id = c.tag_id
+    WHERE (o.tag_id IS NOT NULL OR c.account_id = $1)
+      AND ($4::bigint IS NULL OR o.group_id = $4) AND ($8::bigint IS NULL OR o.batch_id = $8)
+    GROUP BY object, c.verdict
+), top AS (
+    SELECT object, CASE WHEN $7::text IN ('hour', 'day') THEN 0 ELSE sum(scans) END AS scans
+    FROM summed
+    GROUP BY object
+    ORDER BY 2 DESC, object
+    LIMIT $6
+)
+SELECT s.object, s.verdict, s.scans
+FROM summed AS s
+JOIN top AS t ON coalesce(t.object, '') = coalesce(s.object, '')
+ORDER BY t.scans DESC, s.object, s.verdict;
+
+-- name: counts_by_country
+-- Like counts, by the country of the visitor, as far as it was logged. Only hours are stored: that of the begin counts whole.
+WITH owned AS (
+    SELECT tag_id, group_id, batch_id FROM tag WHERE account_id = $1
+    UNION ALL
+    SELECT tag_id, group_id, batch_id FROM deleted_tag WHERE account_id = $1
+), counted AS (
+    SELECT v.tag_id, v.country, v.verdict, count(*) AS scans
+    FROM visitor_country AS v
+    WHERE v.at >= date_trunc('hour', $2::timestamptz, 'UTC') AND v.at < $3 AND ($5::bigint[] IS NULL OR v.tag_id = ANY ($5::bigint[]))
+    GROUP BY v.tag_id, v.country, v.verdict
+), summed AS (
+    SELECT c.country, c.verdict, sum(c.scans)::bigint AS scans
     FROM counted AS c
     JOIN owned AS o ON o.tag_id = c.tag_id
-    WHERE $4::bigint IS NULL OR o.group_id = $4
-    GROUP BY o.group_id, c.verdict
+    WHERE ($4::bigint IS NULL OR o.group_id = $4) AND ($7::bigint IS NULL OR o.batch_id = $7)
+    GROUP BY c.country, c.verdict
 ), top AS (
-    SELECT group_id, sum(scans) AS scans FROM summed GROUP BY group_id ORDER BY scans DESC, group_id LIMIT $6
+    SELECT country, sum(scans) AS scans FROM summed GROUP BY country ORDER BY 2 DESC, country LIMIT $6
 )
-SELECT s.group_id::text AS object, s.verdict, s.scans
+SELECT s.country AS object, s.verdict, s.scans
 FROM summed AS s
-JOIN top AS t ON t.group_id = s.group_id
-ORDER BY t.scans DESC, s.group_id, s.verdict;
-
--- name: counts_by_tag
--- Like counts_by_day, by tag: those with the most scans.
-WITH owned AS (
-    SELECT tag_id, group_id, xuid FROM tag WHERE account_id = $1
-    UNION ALL
-    SELECT tag_id, group_id, xuid FROM deleted_tag WHERE account_id = $1
-), counted AS (
-    SELECT s.tag_id, s.verdict, count(*) AS scans
-    FROM scan_log AS s
-    WHERE s.at >= $2 AND s.at < $3 AND ($5::bigint[] IS NULL OR s.tag_id = ANY ($5::bigint[]))
-    GROUP BY s.tag_id, s.verdict
-), summed AS (
-    SELECT o.xuid, c.verdict, sum(c.scans)::bigint AS scans
-    FROM counted AS c
-    JOIN owned AS o ON o.tag_id = c.tag_id
-    WHERE $4::bigint IS NULL OR o.group_id = $4
-    GROUP BY o.xuid, c.verdict
-), top AS (
-    SELECT xuid, sum(scans) AS scans FROM summed GROUP BY xuid ORDER BY scans DESC, xuid LIMIT $6
-)
-SELECT s.xuid AS object, s.verdict, s.scans
-FROM summed AS s
-JOIN top AS t ON t.xuid = s.xuid
-ORDER BY t.scans DESC, s.xuid, s.verdict;
+JOIN top AS t ON t.country = s.country
+ORDER BY t.scans DESC, s.country, s.verdict;

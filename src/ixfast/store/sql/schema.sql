@@ -44,6 +44,7 @@ CREATE TABLE tag_group (
     derivation jsonb,
     enrols boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT now(),
+    country_statistics boolean NOT NULL DEFAULT false,
     UNIQUE (folder_id, name),
     CHECK ((kind = 'authentication') = (profile IS NOT NULL)),
     CHECK (derivation IS NULL OR profile IS NOT NULL),
@@ -91,7 +92,7 @@ CREATE INDEX tag_by_account ON tag (account_id, tag_id);
 CREATE INDEX tag_by_group ON tag (group_id, tag_id);
 CREATE INDEX tag_by_batch ON tag (batch_id, tag_id) WHERE batch_id IS NOT NULL;
 
--- What is kept of a deleted tag: its account, so that its scans can be read, and how far its keys were used, so that no old tap
+-- What is kept of a deleted tag: its account, group and batch, so that its scans can be read, and how far its keys were used, so that no old tap
 -- passes when the same chip is added again. `key_versions` and `check_values` are parallel arrays; the check value of a group's
 -- master is followed by the MD5 of the derivation.
 CREATE TABLE deleted_tag (
@@ -103,7 +104,8 @@ CREATE TABLE deleted_tag (
     last_position int NOT NULL,
     key_versions smallint[] NOT NULL,
     check_values bytea[] NOT NULL,
-    deleted_at timestamptz NOT NULL DEFAULT now()
+    deleted_at timestamptz NOT NULL DEFAULT now(),
+    batch_id bigint
 );
 CREATE INDEX deleted_tag_xuid ON deleted_tag (account_id, xuid);
 CREATE INDEX deleted_tag_uid ON deleted_tag (account_id, uid) WHERE uid IS NOT NULL;
@@ -151,7 +153,7 @@ CREATE TABLE api_key (
     account_id bigint NOT NULL REFERENCES account,
     token_sha256 bytea NOT NULL UNIQUE CHECK (length(token_sha256) = 32),
     label text NOT NULL DEFAULT '',
-    scopes text[] NOT NULL CHECK (scopes <@ ARRAY['scan', 'manage', 'keys']),
+    scopes text[] NOT NULL CHECK (scopes <@ ARRAY['scan', 'read', 'manage', 'keys']),
     expires_at timestamptz,
     revoked_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now()
@@ -187,16 +189,30 @@ END
 $$;
 REVOKE EXECUTE ON FUNCTION spread_new_counters(boolean) FROM PUBLIC;
 
--- verdict: g genuine, p plain (both written with the counter), a repeated, r replayed, f forged, i incomplete, x inactive.
+-- verdict: g genuine, p plain (both written with the counter), a repeated, r replayed, f forged, i incomplete, x inactive, u unknown.
+-- `reason` is that of a refusal, as in the response; null for a pass. A scan of an unknown tag has the tag id 0 and the account of
+-- its API key; every other scan belongs to the account of its tag, and `account_id` is null.
 -- Its monthly partitions are created ahead of time and dropped after the retention (store/partitions.py).
 CREATE TABLE scan_log (
     at timestamptz NOT NULL,
     scan_id bigint NOT NULL,
     tag_id bigint NOT NULL,
     position int,
-    verdict "char" NOT NULL
+    verdict "char" NOT NULL,
+    reason text,
+    account_id bigint
 ) PARTITION BY RANGE (at);
 CREATE INDEX scan_log_at ON scan_log USING brin (at) WITH (pages_per_range = 32, autosummarize = on);
+
+-- The countries of visitors, for groups with `country_statistics`: nothing that leads to a scan or a visitor. `at` is the beginning of
+-- the hour, `country` two letters. Partitions and retention are those of `scan_log`.
+CREATE TABLE visitor_country (
+    at timestamptz NOT NULL,
+    tag_id bigint NOT NULL,
+    verdict "char" NOT NULL,
+    country text NOT NULL CHECK (length(country) = 2)
+) PARTITION BY RANGE (at);
+CREATE INDEX visitor_country_at ON visitor_country USING brin (at) WITH (pages_per_range = 32, autosummarize = on);
 
 -- The first outcome under each Idempotency-Key, written together with its pass. A scan with a key has an id of 2^62 or more, derived
 -- from the key; all others have smaller ids and are not stored here. `position` is -1 for a scan that is only counted. Its daily

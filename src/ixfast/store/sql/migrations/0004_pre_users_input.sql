@@ -17,3 +17,38 @@ BEGIN
 END
 $$;
 REVOKE EXECUTE ON FUNCTION spread_new_counters(boolean) FROM PUBLIC;
+
+-- API keys that can look and not change.
+ALTER TABLE api_key DROP CONSTRAINT api_key_scopes_check;
+ALTER TABLE api_key ADD CONSTRAINT api_key_scopes_check CHECK (scopes <@ ARRAY['scan', 'read', 'manage', 'keys']);
+
+-- The scan log keeps the reason of a refusal, and scans of unknown tags with the account of their API key. A partition that is
+-- detached at the moment gets the columns as well, or it could not be attached again.
+ALTER TABLE scan_log ADD COLUMN reason text;
+ALTER TABLE scan_log ADD COLUMN account_id bigint;
+DO $$
+DECLARE
+    detached regclass;
+BEGIN
+    FOR detached IN
+        SELECT oid FROM pg_class
+        WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND NOT relispartition
+          AND relname ~ '^scan_log_[0-9]{4}_[0-9]{2}$'
+    LOOP
+        EXECUTE format('ALTER TABLE %s ADD COLUMN reason text, ADD COLUMN account_id bigint', detached);
+    END LOOP;
+END
+$$;
+
+-- Scans of deleted tags can be found by their batch.
+ALTER TABLE deleted_tag ADD COLUMN batch_id bigint;
+
+-- Statistics by country, for groups that ask for them.
+ALTER TABLE tag_group ADD COLUMN country_statistics boolean NOT NULL DEFAULT false;
+CREATE TABLE visitor_country (
+    at timestamptz NOT NULL,
+    tag_id bigint NOT NULL,
+    verdict "char" NOT NULL,
+    country text NOT NULL CHECK (length(country) = 2)
+) PARTITION BY RANGE (at);
+CREATE INDEX visitor_country_at ON visitor_country USING brin (at) WITH (pages_per_range = 32, autosummarize = on);
