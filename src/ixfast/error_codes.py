@@ -43,7 +43,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
         401, "scan", "An API key with the scope scan is required: send it as X-API-Key, or as Authorization: Bearer."
     ),
     "idempotency_conflict": ErrorCode(
-        409, "scan", "This Idempotency-Key was already used with another tap. Use a new key for each tap."
+        409, "scan", "This Idempotency-Key was already used with another tap. Use a new random key for each visit."
     ),
     "rate_limited": ErrorCode(
         429, "scan", "Too many scans from this API key or address. Nothing was consumed; retry more slowly."

@@ -93,18 +93,120 @@ async def test_two_api_keys_have_their_keys_for_themselves(server: Served) -> No
     first = await scan(server, body(CLOSED, 2, 1), "same", X_API_Key=one)
     assert code(first) == GENUINE
     assert code(await scan(server, body(CLOSED, 2, 1), "same", X_API_Key=two)) == REPLAYED
-    assert code(await scan(server, body(CLOSED, 2, 2), "same", X_API_Key=two)) == GENUINE
+    assert code(await scan(server, body(CLOSED, 2, 2), "same", X_API_Key=two)) == CONFLICT
+    assert code(await scan(server, body(CLOSED, 2, 2), "other", X_API_Key=two)) == GENUINE
     assert (await scan(server, body(CLOSED, 2, 1), "same", X_API_Key=one)).json["scan_id"] == first.json["scan_id"]
 
 
-async def test_anonymous_callers_are_told_apart_by_address_and_tap(server: Served) -> None:
+async def test_keys_of_callers_without_an_api_key_belong_to_their_address(server: Served) -> None:
     index, other = next(_indices), next(_indices)
     mine, yours = {"X_Forwarded_For": "192.0.2.1"}, {"X_Forwarded_For": "192.0.2.2"}
     assert code(await scan(server, body(OPEN, index, 1), "same", **mine)) == GENUINE
     assert code(await scan(server, body(OPEN, index, 1), "same", **yours)) == REPLAYED
     assert code(await scan(server, body(OPEN, index, 1), "same", **mine)) == GENUINE
-    assert code(await scan(server, body(OPEN, other, 1), "same", **mine)) == GENUINE  # no conflict with a stranger's tap
-    assert code(await scan(server, body(OPEN, index, 2), "same", **yours)) == GENUINE
+    for tap in (body(OPEN, other, 1), body(OPEN, index, 2)):
+        assert code(await scan(server, tap, "same", **mine)) == CONFLICT
+        assert code(await scan(server, tap, "same", **yours)) == CONFLICT
+        assert code(await scan(server, tap, "another", X_Forwarded_For="192.0.2.3")) in (GENUINE, CONFLICT)
+
+
+def forged(tap: dict[str, str]) -> dict[str, str]:
+    return tap | {"code": f"{int(tap['code'], 16) ^ 1:016X}"}
+
+
+def with_url(tap: dict[str, str]) -> dict[str, str]:
+    return {"query": f"x={tap['xuid']}&n={tap['counter']}&e={tap['code']}"}
+
+
+async def test_whatever_comes_first_under_a_key_keeps_it(server: Served) -> None:
+    """The first tap may be refused, for any reason; the key stays with it, and the other taps stay unused."""
+    index, other = next(_indices), next(_indices)
+    fresh = body(OPEN, other, 1)
+    assert code(await scan(server, body(OPEN, index, 5))) == GENUINE
+    firsts = {
+        "used": (body(OPEN, index, 5), REPLAYED),
+        "forged": (forged(body(OPEN, index, 6)), (200, "forged")),
+        "incomplete": ({"xuid": fresh["xuid"], "counter": fresh["counter"]}, (200, "incomplete")),
+    }
+    for key, (first, said) in firsts.items():
+        assert code(await scan(server, first, key)) == said
+        for tap in (fresh, body(OPEN, index, 6), forged(body(OPEN, index, 9))):
+            assert code(await scan(server, tap, key)) == CONFLICT
+        assert code(await scan(server, first, key)) == said
+    assert code(await scan(server, fresh, "unused before")) == GENUINE
+    for tap in (forged(body(OPEN, other, 2)), body(OPEN, index, 5), body(OPEN, other, 2), {"xuid": fresh["xuid"]}):
+        assert code(await scan(server, tap, "unused before")) == CONFLICT
+    assert code(await scan(server, with_url(fresh), "unused before")) == GENUINE  # the same tap in other words
+    assert code(await scan(server, body(OPEN, other, 2))) == GENUINE
+
+
+async def test_what_has_no_verdict_leaves_its_key_free(server: Served) -> None:
+    tap = body(OPEN, next(_indices), 1)
+    for wrong in (tap | {"xuid": "?"}, tap | {"code": "no"}, {}):
+        assert (await scan(server, wrong, "after errors")).status == 400
+    assert code(await scan(server, tap | {"xuid": "nosuchtag"}, "after errors")) == (200, "unknown")
+    assert code(await scan(server, tap, "after errors")) == GENUINE
+
+
+async def test_a_tap_whose_tag_was_switched_on_again_is_the_same_tap(server: Served) -> None:
+    index = next(_indices)
+    tap = body(OPEN, index, 1)
+
+    def switch(active: bool) -> None:
+        server.cli("tag", "activate" if active else "deactivate", tap["xuid"])
+
+    await asyncio.to_thread(switch, False)
+    await eventually(lambda: is_inactive(server, tap), 20)
+    assert code(await scan(server, tap, "switched")) == (200, "inactive")
+    await asyncio.to_thread(switch, True)
+    await eventually(lambda: is_inactive(server, tap, wanted=False), 20)
+    assert code(await scan(server, tap, "switched")) == GENUINE
+    assert code(await scan(server, body(OPEN, index, 2), "switched")) == CONFLICT
+
+
+async def is_inactive(server: Served, tap: dict[str, str], *, wanted: bool = True) -> bool:
+    """Whether both workers answer so; a peek consumes nothing."""
+    said = []
+    for _ in range(6):
+        async with await Connection.open(server.port) as connection:
+            said.append((await connection.post("/v2/scans?peek=true", tap)).json["verdict"] == "inactive")
+    return said == [wanted] * 6
+
+
+async def test_a_refusal_that_is_sent_again_is_logged_once(server: Served) -> None:
+    index = next(_indices)
+    assert code(await scan(server, body(OPEN, index, 5))) == GENUINE
+    refused = [body(OPEN, index, 5), body(OPEN, index, 4), forged(body(OPEN, index, 6))]
+    for _ in range(6):
+        for number, tap in enumerate(refused):
+            await scan(server, tap, f"refused {number}")
+    await scan(server, refused[0])  # without a key, and logged last
+    rows = "SELECT verdict::text FROM scan_log JOIN tag USING (tag_id) WHERE xuid = $1 AND scan_id {} 1::bigint << 62"
+
+    def verdicts(compare: str) -> list[str]:
+        return sorted(row[0] for row in server.fetch(rows.format(compare), refused[0]["xuid"]))
+
+    await eventually(lambda: asyncio.to_thread(lambda: verdicts("<") == ["g", "r"] and len(verdicts(">=")) >= 3), 20)
+    assert verdicts(">=") == ["f", "r", "r"]
+
+
+async def test_two_hosts_pass_one_of_two_taps_under_one_key(server: Served, tmp_path: Path) -> None:
+    """Another host with the same database: taps of two tags, and two taps of one tag, under one key at the same moment."""
+    (tmp_path / "kek").write_bytes(server.kek_file.read_bytes())
+    (tmp_path / "kek").chmod(0o600)
+    with Served(tmp_path, dsn=server.dsn, **TRUSTED) as other:
+        for number in range(40):
+            first, second = next(_indices), next(_indices)
+            taps = (body(OPEN, first, 1), body(OPEN, second if number % 2 else first, 2))
+            answers = await asyncio.gather(
+                *(scan(host, tap, f"race {number}") for host, tap in zip((server, other), taps, strict=True))
+            )
+            assert sorted(map(code, answers)) == [GENUINE, CONFLICT], number
+            passed = answers.index(next(answer for answer in answers if code(answer) == GENUINE))
+            for host in (server, other):
+                again = await scan(host, taps[passed], f"race {number}")
+                assert again.json | {"first_answer": None} == answers[passed].json | {"first_answer": None}
+                assert code(await scan(host, taps[1 - passed], f"race {number}")) == CONFLICT
 
 
 async def test_each_scan_of_a_batch_has_a_key_of_its_own(server: Served) -> None:
@@ -112,8 +214,10 @@ async def test_each_scan_of_a_batch_has_a_key_of_its_own(server: Served) -> None
     batch = {"scans": [*taps, taps[0]]}
     async with await Connection.open(server.port) as connection:
         first, again = [await connection.post("/v2/scans/batch", batch, {"Idempotency-Key": "batch"}) for _ in "12"]
+        moved = await connection.post("/v2/scans/batch", {"scans": batch["scans"][1:]}, {"Idempotency-Key": "batch"})
     said = [[item["verdict"] for item in answer.json["scans"]] for answer in (first, again)]
     assert said == [["genuine"] * 5 + ["replayed"]] * 2
+    assert [item["error"]["code"] for item in moved.json["scans"]] == ["idempotency_conflict"] * 5
     for before, after in zip(first.json["scans"][:5], again.json["scans"][:5], strict=True):
         assert after["first_answer"] and after | {"first_answer": None} == before
 

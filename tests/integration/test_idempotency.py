@@ -5,15 +5,23 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import asyncpg
-from support.ledger_kit import ADVANCED, REPLAYED, LedgerKit, Truth, open_ledger, word
+import pytest
+from support import eventually
+from support.ledger_kit import ADVANCED, REFUSED, REPLAYED, LedgerKit, Truth, open_ledger, word
 
-from ixfast.domain.scan import KEYED_FROM
+from ixfast.domain.decision import Binding
+from ixfast.domain.model import Verdict
+from ixfast.domain.scan import COUNTED_ONLY, KEYED_FROM, Scan
+from ixfast.store import partitions
 from ixfast.store.connections import session
 from ixfast.store.connections.session import PINNED
+from ixfast.store.ledger.ledger_database import PostgresLedgerDatabase
+from ixfast.store.migrate import migrations
 from ixfast.store.partitions import KEYED_SCAN, SCAN_LOG
 from ixfast.store.queries import load
 
@@ -128,10 +136,168 @@ async def test_a_key_that_was_used_consumes_no_other_tap(kit: LedgerKit, databas
     assert await kit.word(1, 6) == await kit.word(2, 1) == ADVANCED
 
 
-async def test_a_refused_tap_is_not_remembered(kit: LedgerKit) -> None:
+async def test_a_key_stays_with_a_tap_that_was_refused(kit: LedgerKit, database: str) -> None:
     assert await kit.word(1, 5) == ADVANCED
     assert await kit.word(1, 5, 77, idempotent=True) == REPLAYED
-    assert await kit.word(1, 6, 77, idempotent=True) == ADVANCED
+    assert await kit.word(2, verdict=Verdict.FORGED, scan_id=78, idempotent=True, fingerprint=1) == REFUSED
+    async with open_ledger(database) as other:
+        for asked in (kit, other):
+            assert await asked.word(1, 6, 77, idempotent=True) == CONFLICT
+            assert await asked.word(2, 1, 78, idempotent=True, fingerprint=2) == CONFLICT
+            assert await asked.word(1, 5, 77, idempotent=True) == REPLAYED
+            assert await asked.word(2, verdict=Verdict.FORGED, scan_id=78, idempotent=True, fingerprint=1) == REFUSED
+    assert await kit.word(1, 6) == await kit.word(2, 1) == ADVANCED
+
+
+async def test_the_same_words_are_the_same_tap_whatever_they_prove(kit: LedgerKit) -> None:
+    """A tag that was inactive, or whose key was wrong, may be in order when its tap is sent again."""
+    assert await kit.word(1, verdict=Verdict.INACTIVE, scan_id=77, idempotent=True, fingerprint=1) == REFUSED
+    assert await kit.word(1, 5, 77, idempotent=True, fingerprint=1) == ADVANCED
+    assert await kit.word(1, 5, 77, idempotent=True, fingerprint=1) == ADVANCED
+    assert await kit.word(1, 6, 77, idempotent=True, fingerprint=2) == CONFLICT
+
+
+async def test_the_same_read_is_the_same_tap_in_other_words(kit: LedgerKit) -> None:
+    assert await kit.word(1, 5, 77, idempotent=True, fingerprint=1) == ADVANCED
+    assert await kit.word(1, 5, 77, idempotent=True, fingerprint=2) == ADVANCED
+
+
+async def test_a_peek_binds_nothing_and_shows_the_conflict(kit: LedgerKit, truth: Truth) -> None:
+    assert await kit.word(1, 5, 77, idempotent=True, peek=True) == ADVANCED
+    assert await kit.word(2, 1, 77, idempotent=True) == ADVANCED
+    assert await kit.word(1, 5, 77, idempotent=True, peek=True) == CONFLICT
+    assert await truth.log() == [(2, 1)]
+
+
+# Two taps under one key at once.
+
+RACES = 12
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+
+async def passes_by_key(database: str, truth: Truth, **options: Any) -> list[int]:
+    """Let the ledgers of two hosts race with two taps under each of some keys; returns how many passed under each.
+
+    The counters of both taps are held until each scan waits for one or has its answer, so that neither sees the other's commit.
+    """
+    passed = []
+    hold = "SELECT FROM tag_counter WHERE tag_id = ANY ($1::bigint[]) FOR UPDATE"
+    holder = await asyncpg.connect(database)
+    async with open_ledger(database, **options) as one, open_ledger(database, **options) as two:
+        for key in range(1, RACES + 1):
+            tags = [key, key + RACES]
+            async with holder.transaction():
+                await holder.execute(hold, tags)
+                kits = (one, two) if key % 2 else (two, one)
+                scans = [kit.submit(tag_id, 1, key, idempotent=True) for kit, tag_id in zip(kits, tags, strict=True)]
+
+                async def both_wait(scans: list[asyncio.Future[Scan]] = scans) -> bool:
+                    waiting: int = await truth.connection.fetchval(WAITING)
+                    return waiting + sum(scan.done() for scan in scans) >= 2
+
+                await eventually(both_wait)
+            answers = [word(scan) for scan in await asyncio.gather(*scans)]
+            assert set(answers) <= {ADVANCED, CONFLICT}
+            passed.append(answers.count(ADVANCED))
+    await holder.close()
+    assert len(await truth.log()) == sum(passed)
+    return passed
+
+
+async def test_of_two_taps_under_one_key_on_two_hosts_one_passes(database: str, truth: Truth) -> None:
+    assert await passes_by_key(database, truth) == [1] * RACES
+
+
+async def test_of_many_taps_under_one_key_one_passes(database: str, truth: Truth) -> None:
+    async with open_ledger(database, groups=2) as one, open_ledger(database, groups=2) as two:
+        for key in range(1, 30):
+            taps = [(kit, 1 + number) for number in range(8) for kit in (one, two)]
+            scans = [kit.submit(tag_id, 2 * key + (kit is two), key, idempotent=True) for kit, tag_id in taps]
+            answers = [word(scan) for scan in await asyncio.gather(*scans)]
+            assert sorted(answers) == [ADVANCED] + [CONFLICT] * 15
+    assert len(await truth.log()) == 29
+
+
+class Unbound(PostgresLedgerDatabase):
+    async def bind_keys(self, bindings: Sequence[Binding], time_left_s: float) -> Sequence[Binding]:
+        return bindings
+
+
+async def test_control_without_a_binding_both_pass(database: str, truth: Truth) -> None:
+    assert 2 in await passes_by_key(database, truth, database_kind=Unbound)
+
+
+async def test_of_two_taps_under_one_key_in_one_worker_one_passes(kit: LedgerKit, truth: Truth) -> None:
+    for key in range(1, 20):
+        answers = await asyncio.gather(*(kit.submit(tag_id, key, key, idempotent=True) for tag_id in (1, 2, 1, 2)))
+        assert sorted(map(word, answers)) == [ADVANCED, ADVANCED, CONFLICT, CONFLICT]
+    assert len(await truth.log()) == 19
+
+
+@pytest.mark.parametrize("commits", [True, False])
+async def test_a_key_that_is_being_bound_elsewhere_is_waited_for(
+    kit: LedgerKit, database: str, truth: Truth, commits: bool
+) -> None:
+    other = await asyncpg.connect(database)
+    try:
+        transaction = other.transaction()
+        await transaction.start()
+        bind = "INSERT INTO keyed_tap (scan_id, tag_id, position, fingerprint) VALUES ($1, 2, 1, 0)"
+        await other.execute(bind, KEYED_FROM | 77)
+        asked = kit.submit(1, 5, 77, idempotent=True)
+        await eventually(lambda: truth.connection.fetchval(WAITING))
+        await (transaction.commit() if commits else transaction.rollback())
+        assert word(await asked) == (CONFLICT if commits else ADVANCED)
+        assert await truth.log() == ([] if commits else [(1, 5)])
+    finally:
+        await other.close()
+
+
+async def test_keys_are_bound_in_one_order_by_everybody(database: str, truth: Truth) -> None:
+    """Batches that bind the same keys in different orders would deadlock."""
+    async with open_ledger(database) as one, open_ledger(database) as two:
+        for _ in range(10):
+            keys = [random.getrandbits(60) for _ in range(100)]
+            scans = [kit.submit(1 + key % TAGS, 1, key, idempotent=True) for kit in (one, two) for key in keys]
+            keys.reverse()
+            answers = await asyncio.gather(*scans)
+            assert {word(scan) for scan in answers} <= {ADVANCED, REPLAYED}
+    assert len(await truth.log()) <= TAGS
+
+
+# What is logged and remembered.
+
+
+async def test_a_refusal_that_is_sent_again_is_logged_once(database: str, truth: Truth) -> None:
+    async with open_ledger(database) as one, open_ledger(database) as two:
+        for key in (77, 78):
+            await one.word(1, verdict=Verdict.FORGED, scan_id=key, idempotent=True, fingerprint=1)
+        for kit in (one, two, one):
+            for key in (77, 77, 78):
+                kit.refuse(1, COUNTED_ONLY, scan_id=KEYED_FROM | key)
+            kit.refuse(2, 5, Verdict.REPLAYED)
+            kit.refuse(2, 5, Verdict.REPLAYED)
+    assert await truth.log("frx") == [(1, None), (1, None), *[(2, 5)] * 6]
+
+
+async def test_keys_are_forgotten_after_two_days(kit: LedgerKit, truth: Truth) -> None:
+    for key in range(1, 31):
+        assert await kit.word(1, key, key, idempotent=True) == ADVANCED
+    aged = "UPDATE keyed_tap SET at = at - make_interval(hours => $1) WHERE scan_id <= $2"
+    await truth.execute(aged, 49, KEYED_FROM | 20)
+    await truth.execute(aged.replace("<=", ">"), 47, KEYED_FROM | 20)
+    await partitions.drop_old(truth.connection, 400)
+    assert await truth.connection.fetchval("SELECT count(*) FROM keyed_tap") == 10
+    assert await kit.word(2, 1, 21, idempotent=True) == CONFLICT
+
+
+async def test_keys_from_before_the_table_stay_with_their_taps(kit: LedgerKit, truth: Truth) -> None:
+    assert await kit.word(1, 5, 77, idempotent=True) == ADVANCED
+    migration = next(m.sql for m in migrations() if "CREATE TABLE keyed_tap" in m.sql)
+    await truth.execute("TRUNCATE keyed_tap")
+    await truth.execute(migration[migration.index("INSERT INTO keyed_tap") :].partition(";")[0])
+    assert await kit.word(2, 1, 77, idempotent=True, fingerprint=2) == CONFLICT
+    assert await kit.word(1, 5, 77, idempotent=True, fingerprint=1) == ADVANCED
 
 
 async def test_many_workers_with_one_key_give_one_answer(database: str, truth: Truth) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support.ledger_kit import LedgerKit, open_ledger, open_truth, word
 
+from ixfast.domain.model import Verdict
 from ixfast.domain.scan import COUNTED_ONLY, KEYED_FROM, Outcome, Scan
 from ixfast.testing.memory import MemoryLedger
 
@@ -48,9 +49,9 @@ def answer(kit: LedgerKit, scan: Scan) -> dict[str, Any]:
     return given
 
 
-def random_scan(chance: random.Random, used: list[tuple[int, int, int]]) -> tuple[int, int, int, dict[str, bool]]:
+def random_scan(chance: random.Random, used: list[tuple[int, int, int]]) -> tuple[int, int, int, dict[str, Any]]:
     """Tag id, position, scan id and extras. Half of them are about what was submitted before."""
-    extras = {"wants_state": True} if chance.random() < 0.2 else {}
+    extras: dict[str, Any] = {"wants_state": True} if chance.random() < 0.2 else {}
     if used and chance.random() < 0.5:
         tag_id, position, scan_id = chance.choice(used[-12:])
         if chance.random() < 0.5:
@@ -65,6 +66,10 @@ def random_scan(chance: random.Random, used: list[tuple[int, int, int]]) -> tupl
     if scan_id >= KEYED_FROM or chance.random() < 0.3:
         extras["idempotent"] = True
         scan_id |= KEYED_FROM
+        if chance.random() < 0.5:
+            extras["fingerprint"] = chance.choice((1, 2, 3))
+        if chance.random() < 0.2:
+            extras["verdict"], position = Verdict.FORGED, COUNTED_ONLY
     if chance.random() < 0.2:
         extras["peek"] = True
     return tag_id, position, scan_id, extras
@@ -94,7 +99,9 @@ async def difference(database: str, seed: int, retry_window_s: int, kind: type[M
             counter = memory.ledger._counters[tag_id]
             assert await truth.counter(tag_id) == (counter.last_position, counter.previous_position, counter.scan_count)
         assert len(await truth.log()) == len(memory.ledger.passes)
-    expected = {"advanced", "replayed", "idempotency_conflict:None", "unavailable:counter_missing"}
+        bindings = await truth.connection.fetch("SELECT scan_id, tag_id, position, fingerprint FROM keyed_tap")
+        assert {row["scan_id"]: tuple(row) for row in bindings} == memory.ledger.bindings
+    expected = {"advanced", "replayed", "refused", "idempotency_conflict:None", "unavailable:counter_missing"}
     assert seen == expected | ({"repeated"} if retry_window_s else set())
     return None
 
@@ -112,6 +119,19 @@ class Forgetful(MemoryLedger):
         super()._decide(scan, counter)
         if scan.outcome is Outcome.REPEATED:
             scan.outcome = Outcome.REPLAYED
+
+
+class Unbound(MemoryLedger):
+    """Looks only at what was accepted under a key, not at what was refused."""
+
+    def bind(self, scan: Scan) -> None:
+        self.bindings.pop(scan.scan_id, None)
+        super().bind(scan)
+
+
+async def test_control_a_ledger_that_binds_no_refused_tap_is_noticed(database: str) -> None:
+    found = await difference(database, 0, 0, Unbound)
+    assert found is not None and "idempotency_conflict" in found
 
 
 async def test_control_a_ledger_without_windows_is_noticed(database: str) -> None:

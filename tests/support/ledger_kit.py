@@ -56,27 +56,36 @@ class LedgerKit:
         return self._records.setdefault(tag_id, tag_record(tag_id, retry_window_s=self.retry_window_s))
 
     def submit(
-        self, tag_id: int, position: int = COUNTED_ONLY, scan_id: int | None = None, **extras: Any
+        self,
+        tag_id: int,
+        position: int = COUNTED_ONLY,
+        scan_id: int | None = None,
+        *,
+        verdict: Verdict | None = None,
+        **extras: Any,
     ) -> asyncio.Future[Scan]:
+        """Submit a scan as the engine does. One that comes with a verdict is refused already, and must have a key."""
         loop = asyncio.get_running_loop()
         options = Extras(**extras) if extras else None
         scan_id = scan_id or next(_scan_ids)
         if options is not None and options.idempotent:
             scan_id |= KEYED_FROM
         scan = Scan(lambda _scan: None, b"", -1, None, None, scan_id, loop.time(), options)
-        scan.record, scan.tag_id, scan.position = self.record(tag_id), tag_id, position
+        scan.record, scan.tag_id, scan.position, scan.verdict = self.record(tag_id), tag_id, position, verdict
         answer: asyncio.Future[Scan] = loop.create_future()
         self._answers[id(scan)] = answer
-        peek = options is not None and options.peek
-        (self.ledger.read_state if peek else self.ledger.submit)(scan)  # as the engine sends them
+        if options is not None and options.idempotent:
+            self.ledger.bind(scan)
+        else:
+            (self.ledger.read_state if options is not None and options.peek else self.ledger.submit)(scan)
         return answer
 
     async def word(self, tag_id: int, position: int = COUNTED_ONLY, scan_id: int | None = None, **extras: Any) -> str:
         return word(await self.submit(tag_id, position, scan_id, **extras))
 
-    def refuse(self, tag_id: int, position: int, verdict: Verdict = Verdict.FORGED) -> None:
+    def refuse(self, tag_id: int, position: int, verdict: Verdict = Verdict.FORGED, *, scan_id: int | None = None) -> None:
         """Log a refusal, like the engine."""
-        scan = Scan(lambda _scan: None, b"", -1, None, None, next(_scan_ids), 0.0)
+        scan = Scan(lambda _scan: None, b"", -1, None, None, scan_id or next(_scan_ids), 0.0)
         scan.record, scan.tag_id, scan.position, scan.verdict = self.record(tag_id), tag_id, position, verdict
         self.ledger.log_refusal(scan)
 
@@ -138,4 +147,6 @@ async def open_truth(dsn: str, counters: int = 0) -> AsyncIterator[Truth]:
         await connection.close()
 
 
-ADVANCED, REPLAYED, REPEATED = (outcome.name.lower() for outcome in (Outcome.ADVANCED, Outcome.REPLAYED, Outcome.REPEATED))
+ADVANCED, REPLAYED, REPEATED, REFUSED = (
+    outcome.name.lower() for outcome in (Outcome.ADVANCED, Outcome.REPLAYED, Outcome.REPEATED, Outcome.REFUSED)
+)

@@ -83,7 +83,7 @@ def engine_reasons() -> set[str]:
         for call in ast.walk(tree)
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
-        and call.func.attr == "_refuse"
+        and call.func.attr in ("_refuse", "_reject")
         and isinstance(call.args[2], ast.Constant)
     }
     for node in ast.walk(tree):

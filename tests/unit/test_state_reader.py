@@ -106,7 +106,7 @@ class Reading:
         scan.unresolved = self.unresolved
         self.reader.add(scan)
 
-    read_state = submit
+    read_state = bind = submit
 
     def passed(self, scan: Scan) -> None:
         self.decided(scan, Outcome.ADVANCED)

@@ -61,6 +61,32 @@ class KeyedScan(NamedTuple):
     at: float
 
 
+class Binding(NamedTuple):
+    """The tap that an Idempotency-Key is bound to. `position` is -1 if the tap proves none; `fingerprint` is that of the tap as
+    it was sent, 0 if it is not known."""
+
+    scan_id: int
+    tag_id: int
+    position: int
+    fingerprint: int
+
+    def holds(self, other: Binding) -> bool:
+        """Whether the other one is the same tap: sent in the same words, or proven to be the same read of the same tag."""
+        if self.tag_id != other.tag_id:
+            return False
+        if self.position != COUNTED_ONLY or not (self.fingerprint and other.fingerprint):
+            same_read = self.position == other.position
+        else:
+            same_read = False
+        return same_read or (self.fingerprint != 0 and self.fingerprint == other.fingerprint)
+
+
+def binding_of(scan: Scan) -> Binding:
+    """What the scan's Idempotency-Key is bound to if nothing else was sent under it before."""
+    assert scan.extras is not None
+    return Binding(scan.scan_id, scan.tag_id, scan.position, scan.extras.fingerprint)
+
+
 class Finding(enum.Enum):
     """What the durable state shows about a submission."""
 

@@ -38,6 +38,7 @@ class Outcome(enum.IntEnum):
     ADVANCED = 1  # durably newer than every accepted tap: the only outcome that may pass
     REPLAYED = 2  # durably not newer
     REPEATED = 3  # the same tap as the newest accepted one, within the group's retry window
+    REFUSED = 4  # refused before it reached the ledger, which only bound its Idempotency-Key
 
 
 _UNDECIDED = Outcome.UNDECIDED
@@ -60,6 +61,7 @@ class Extras:
         "aid",
         "complaint",
         "evidence",
+        "fingerprint",
         "first_at",
         "idempotent",
         "named",
@@ -77,6 +79,7 @@ class Extras:
         *,
         peek: bool = False,
         idempotent: bool = False,
+        fingerprint: int = 0,
         wants_state: bool = False,
         visitor: Visitor | None = None,
         aid: str | None = None,
@@ -86,6 +89,7 @@ class Extras:
         self.url = url  # the tapped URL or query string, verbatim
         self.peek = peek  # examine the tap without consuming it
         self.idempotent = idempotent  # scan_id is derived from the caller's Idempotency-Key
+        self.fingerprint = fingerprint  # of the tap as it was sent, with an Idempotency-Key; 0: unknown
         self.wants_state = wants_state  # the response shows the durable counter even for a refused scan
         self.visitor = visitor
         self.aid = aid  # the account that the caller names, unless an API key does

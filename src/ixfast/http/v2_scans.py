@@ -42,6 +42,8 @@ class ScanBody(msgspec.Struct, forbid_unknown_fields=True):
     visitor: VisitorBody | None = None
 
 
+_TAP_MEMBERS = tuple(name for name in ScanBody.__struct_fields__ if name not in ("account", "visitor"))
+
 _RawScanBody = Annotated[msgspec.Raw, Meta(extra_json_schema={"$ref": "#/components/schemas/ScanBody"})]
 
 
@@ -70,16 +72,13 @@ async def run(dispatcher: ScanDispatcher, body: ScanBody, caller: Caller, *, pee
             aid = await dispatcher.account_in_path(url)
     visitor = Visitor(body.visitor.ip, body.visitor.user_agent) if body.visitor is not None else None
     extras = Extras(
-        parameters,
-        url,
-        peek=peek,
-        idempotent=idempotency_key is not None,
-        wants_state=not peek,
-        visitor=visitor,
-        aid=aid,
-        named=url is None and ref is not None,
+        parameters, url, peek=peek, wants_state=not peek, visitor=visitor, aid=aid, named=url is None and ref is not None
     )
-    scan_id = dispatcher.next_scan_id() if idempotency_key is None else _derived_id(caller, body, idempotency_key)
+    if idempotency_key is None:
+        scan_id = dispatcher.next_scan_id()
+    else:
+        scan_id = _derived_id(caller, idempotency_key)
+        extras.idempotent, extras.fingerprint = True, _fingerprint(body)
     if ref is None and aid is None:
         raise InputError("missing_parameter", "Name the account: send account or an API key, or name the tag by xuid.", "account")
 
@@ -148,16 +147,20 @@ def _fields(body: ScanBody) -> dict[str, str]:
     return parameters
 
 
-def _derived_id(caller: Caller, body: ScanBody, idempotency_key: str) -> int:
+def _derived_id(caller: Caller, idempotency_key: str) -> int:
     """The scan id that belongs to a caller's Idempotency-Key: the same key finds the same scan.
 
-    Keys are private to an API key. Without one, callers are distinguished by their addresses, and the tap is part of the key,
-    because several callers may share an address.
+    Keys are private to an API key, or to the address of a caller without one.
     """
-    owner: list[object]
-    if caller.api_key is not None:
-        owner = ["api key", caller.api_key.api_key_id]
-    else:
-        owner = ["address", caller.address, *(getattr(body, name) for name in ScanBody.__struct_fields__ if name != "visitor")]
-    digest = hashlib.sha256(msgspec.json.encode([owner, idempotency_key], order="deterministic")).digest()
-    return KEYED_FROM | int.from_bytes(digest[:8], "big") % KEYED_FROM
+    owner = ["api key", caller.api_key.api_key_id] if caller.api_key is not None else ["address", caller.address]
+    return KEYED_FROM | _hash62([owner, idempotency_key])
+
+
+def _fingerprint(body: ScanBody) -> int:
+    """A hash of the tap as it was sent, never 0. What says nothing about the tap is not part of it."""
+    return KEYED_FROM | _hash62([getattr(body, name) for name in _TAP_MEMBERS])
+
+
+def _hash62(value: list[object]) -> int:
+    digest = hashlib.sha256(msgspec.json.encode(value, order="deterministic")).digest()
+    return int.from_bytes(digest[:8], "big") % KEYED_FROM

@@ -27,6 +27,8 @@ cdef class Engine:
 
     @cython.locals(record=TagRecord)
     cdef _conclude(self, Scan scan)
+    cdef _inactive(self, Scan scan)
+    cdef _reject(self, Scan scan, verdict, reason)
     cdef _refuse(self, Scan scan, verdict, reason)
 
     @cython.locals(record=TagRecord)

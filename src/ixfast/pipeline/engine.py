@@ -28,7 +28,7 @@ from ixfast.trace import CORE, LOOKUP, RULES, STATEMENT
 log = logging.getLogger("ixfast.engine")
 
 # The look-up of an enumeration member runs Python code in its class: done once here instead of for every scan.
-_ADVANCED, _REPEATED = Outcome.ADVANCED, Outcome.REPEATED
+_ADVANCED, _REPEATED, _REFUSED = Outcome.ADVANCED, Outcome.REPEATED, Outcome.REFUSED
 _GENUINE, _PLAIN, _REPEAT, _REPLAYED, _FORGED = (
     Verdict.GENUINE, Verdict.PLAIN, Verdict.REPEAT, Verdict.REPLAYED, Verdict.FORGED,
 )  # fmt: skip
@@ -50,6 +50,7 @@ class Ledger(Protocol):
     """Settles authentic taps durably, and calls `Engine.settled` with each scan."""
 
     def submit(self, scan: Scan) -> None: ...
+    def bind(self, scan: Scan) -> None: ...
     def read_state(self, scan: Scan) -> None: ...
     def log_refusal(self, scan: Scan) -> None: ...
     def log_country(self, scan: Scan, country: str) -> None: ...
@@ -159,14 +160,23 @@ class Engine:
         scan.record = record
         batch = record.batch
         if not (record.active and group.active and group.folder_active and account.active and (batch is None or batch.active)):
-            scan.verdict = Verdict.INACTIVE
-            scan.error = record.inactive_level()
-            self._answer(scan)
+            scan.tag_id = record.tag_id
+            if scan.extras is not None and scan.extras.idempotent:
+                scan.verdict = Verdict.INACTIVE
+                self._ledger.bind(scan)
+            else:
+                self._inactive(scan)
             return
         try:
             self._examine(scan, record)
         except Exception:
             self._broken(scan)
+
+    def _inactive(self, scan: Scan) -> None:
+        assert scan.record is not None
+        scan.verdict = Verdict.INACTIVE
+        scan.error = scan.record.inactive_level() or "tag_inactive"  # activated while its Idempotency-Key was being bound
+        self._answer(scan)
 
     def _examine(self, scan: Scan, record: TagRecord) -> None:
         """Verify the tap. A plain scan is verified here directly, any other by its profile."""
@@ -193,7 +203,7 @@ class Engine:
             self.fail(scan, "unavailable", evidence.reason)
             return
         if not evidence.authentic:
-            self._refuse(scan, _FORGED, evidence.reason)
+            self._reject(scan, _FORGED, evidence.reason)
             return
         if evidence.counter is None:
             scan.reason = "not_replay_checked"
@@ -215,7 +225,7 @@ class Engine:
             self.refuse_input(scan, error)
             return None
         if message is None or isinstance(message, Missing):
-            self._refuse(scan, Verdict.INCOMPLETE, "missing_parameter")
+            self._reject(scan, Verdict.INCOMPLETE, "missing_parameter")
             return None
         evidence = profile.examine(
             message,
@@ -234,11 +244,13 @@ class Engine:
         extras = scan.extras
         if scan.trace is not None:
             scan.trace.ends(CORE)
-        if extras is not None and extras.peek:
+        if extras is not None and extras.idempotent:
+            self._ledger.bind(scan)
+        elif extras is not None and extras.peek:
             self._ledger.read_state(scan)
         elif scan.position > record.floor or scan.position == COUNTED_ONLY:
             self._commit(scan)
-        elif record.group.retry_window_ms or (extras is not None and (extras.idempotent or extras.wants_state)):
+        elif record.group.retry_window_ms or (extras is not None and extras.wants_state):
             self._ledger.read_state(scan)
         else:
             self._refuse(scan, _REPLAYED, "counter_used")
@@ -270,8 +282,22 @@ class Engine:
             scan.verdict = _REPEAT
             scan.authentic = True
             self._decide(scan)
+        elif outcome is _REFUSED:
+            if scan.verdict is Verdict.INACTIVE:
+                self._inactive(scan)
+            else:
+                self._decide(scan)
         else:
             self._refuse(scan, _REPLAYED, "counter_used")
+
+    def _reject(self, scan: Scan, verdict: Verdict, reason: str | None) -> None:
+        """Refuse a tap that the ledger need not settle. An Idempotency-Key is bound to it first, as to any other tap."""
+        if scan.extras is not None and scan.extras.idempotent:
+            scan.verdict = verdict
+            scan.reason = reason
+            self._ledger.bind(scan)
+        else:
+            self._refuse(scan, verdict, reason)
 
     def _refuse(self, scan: Scan, verdict: Verdict, reason: str | None) -> None:
         scan.verdict = verdict

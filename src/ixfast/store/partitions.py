@@ -92,6 +92,7 @@ SCAN_LOG = Partitioned("scan_log", "month", 3)
 KEYED_SCAN = Partitioned("keyed_scan", "day", 7, retention_days=2)
 VISITOR_COUNTRY = Partitioned("visitor_country", "month", 3)
 TABLES = (SCAN_LOG, KEYED_SCAN, VISITOR_COUNTRY)
+KEYED_TAP_DAYS = 2  # How long an Idempotency-Key is remembered, with any tap.
 
 
 class Clocks(NamedTuple):
@@ -202,7 +203,8 @@ def _overdue(each: Partitioned, wanted: list[tuple[Partitioned, dt.date]], clock
 
 
 async def drop_old(connection: Any, retention_days: int, clocks: Clocks | None = None) -> list[str]:
-    """Detach and drop the partitions that are beyond their retention by both clocks, and return their names.
+    """Detach and drop the partitions that are beyond their retention by both clocks, and return their names. Forget the
+    Idempotency-Keys that are.
 
     Drops nothing if the clocks disagree or the role does not own the tables, which is logged, or if another session runs the
     maintenance. The connection must not be in a transaction: DETACH CONCURRENTLY cannot run in one.
@@ -214,15 +216,16 @@ async def drop_old(connection: Any, retention_days: int, clocks: Clocks | None =
             *(clock.isoformat(timespec="seconds") for clock in clocks),
         )
         return []
-    role = await connection.fetchrow(load("privileges")["role"])
-    if not role["owns"]:
-        for _, row in await _expired(connection, retention_days, min(clocks) - _OVERDUE):
-            log.warning("partition %s is beyond its retention: run `ixfast maintain` as %s", row["name"], role["owner"])
-        return []
     dropped: list[str] = []
     if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", advisory_locks.PARTITIONS):
         return dropped
     try:
+        await _forget_keys(connection)
+        role = await connection.fetchrow(load("privileges")["role"])
+        if not role["owns"]:
+            for _, row in await _expired(connection, retention_days, min(clocks) - _OVERDUE):
+                log.warning("partition %s is beyond its retention: run `ixfast maintain` as %s", row["name"], role["owner"])
+            return dropped
         for each, row in await _expired(connection, retention_days, min(clocks)):
             # An interrupted concurrent detachment can only be finalized.
             mode = "FINALIZE" if row["pending"] else "CONCURRENTLY"
@@ -244,6 +247,16 @@ async def _expired(connection: Any, retention_days: int, now: dt.datetime) -> li
         rows = await connection.fetch(_ATTACHED, each.table)
         found += [(each, row) for row in rows if row["ends"] is not None and row["ends"] <= oldest]
     return found
+
+
+async def _forget_keys(connection: Any) -> None:
+    """Delete the bindings of Idempotency-Keys beyond their retention. `keyed_tap` has no partitions, because a key must be unique
+    across them, so its rows are deleted in short transactions."""
+    if await connection.fetchval("SELECT to_regclass('keyed_tap')") is None:
+        return  # created by a migration that is not applied yet
+    forget = load("ledger")["forget_keys"]
+    while await connection.execute(forget, KEYED_TAP_DAYS) != "DELETE 0":
+        pass
 
 
 async def current_missing(connection: Any) -> list[str]:

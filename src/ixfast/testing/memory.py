@@ -23,7 +23,7 @@ from typing import Any
 
 from ixfast.chips import CompiledProfile
 from ixfast.domain import references
-from ixfast.domain.decision import ERRORS, OUTCOMES, CounterState, Finding, KeyedScan, decide, submission_of
+from ixfast.domain.decision import ERRORS, OUTCOMES, Binding, CounterState, Finding, KeyedScan, binding_of, decide, submission_of
 from ixfast.domain.model import Key
 from ixfast.domain.records import Account, ApiKey, Batch, Group, TagRecord
 from ixfast.domain.scan import KEYED_FROM, Outcome, Scan
@@ -171,6 +171,8 @@ class MemoryLedger:
         self.failure: str | None = None
         self.passes: deque[tuple[int, int, int]] = deque(maxlen=LOG_ROWS_MAX)  # tag id, scan id, position
         self.keyed: dict[int, KeyedScan] = {}  # first answers, by scan id
+        self.bindings: dict[int, Binding] = {}  # the taps of Idempotency-Keys, by scan id
+        self._refused_keys: set[int] = set()  # those under which a refusal was logged
         self.refusals: deque[tuple[int, int, int, str]] = deque(maxlen=LOG_ROWS_MAX)  # the same, and the verdict
         self.countries: deque[tuple[int, str, str]] = deque(maxlen=LOG_ROWS_MAX)  # tag id, verdict, country of the visitor
         self._settled = settled
@@ -205,6 +207,27 @@ class MemoryLedger:
                 del self.keyed[next(iter(self.keyed))]
         self._pass(scan)
 
+    def bind(self, scan: Scan) -> None:
+        if self.failure is not None:
+            self._fail(scan, "unavailable", self.failure)
+            return
+        assert scan.extras is not None and scan.record is not None
+        binding, peeks = binding_of(scan), scan.extras.peek
+        held = self.bindings.get(scan.scan_id, binding) if peeks else self.bindings.setdefault(scan.scan_id, binding)
+        if len(self.bindings) > LOG_ROWS_MAX:
+            oldest = next(iter(self.bindings))
+            del self.bindings[oldest]
+            self._refused_keys.discard(oldest)
+        if not held.holds(binding):
+            self._fail(scan, *ERRORS[Finding.KEY_CONFLICT])
+        elif scan.verdict is not None:
+            scan.outcome = Outcome.REFUSED
+            self._settled(scan)
+        elif not peeks and (scan.position > scan.record.floor or scan.position < 0):
+            self.submit(scan)
+        else:
+            self.read_state(scan)
+
     def read_state(self, scan: Scan) -> None:
         counter = self._counter_of(scan)
         if counter is not None:
@@ -212,6 +235,10 @@ class MemoryLedger:
 
     def log_refusal(self, scan: Scan) -> None:
         if scan.record is not None and scan.verdict is not None:
+            if scan.scan_id >= KEYED_FROM:
+                if scan.scan_id in self._refused_keys:
+                    return
+                self._refused_keys.add(scan.scan_id)
             self.refusals.append((scan.record.tag_id, scan.scan_id, scan.position, scan.verdict.value))
 
     def log_country(self, scan: Scan, country: str) -> None:

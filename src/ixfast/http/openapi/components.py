@@ -213,7 +213,10 @@ def public_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
         "name": "Idempotency-Key",
         "in": "header",
         "schema": {"type": "string", "pattern": "^[ -~]{1,255}$"},
-        "description": "A new text for each tap. A retry with the same key and tap gets the first response again.",
+        "description": (
+            "A new random text for each visit, such as a UUID; never one derived from the URL. For two days, a retry with the "
+            "same key and tap gets the first response again, and any other tap with that key gets 409 `idempotency_conflict`."
+        ),
     }
     peek = query_parameter(
         Parameter("peek", {"type": "string", "enum": ["true", "false"]}, "`true`: verify without consuming the tap.")

@@ -8,12 +8,16 @@ from ixfast.store.ledger.refusal_log cimport RefusalLog
 
 
 cdef class Ledger:
-    cdef public object _database, _history, _settled, _reader
+    cdef public object _binder, _database, _history, _settled, _reader
     cdef public RefusalLog _refusals
     cdef public list _committers, _submits
     cdef public long _groups
 
     cpdef submit(self, Scan scan)
+    cpdef bind(self, Scan scan)
+
+    @cython.locals(record=TagRecord)
+    cpdef bound(self, Scan scan)
 
     @cython.locals(record=TagRecord)
     cpdef passed(self, Scan scan)

@@ -7,11 +7,12 @@ Invariants:
 
 - A pass is announced only after an acknowledged commit.
 - A refusal is announced only after the durable state was seen to be at or above the scan's position.
-- A tag always belongs to the same committer of a worker, so no scan overtakes an earlier one of the same tag.
+- A tag always belongs to the same committer of a worker, so no scan overtakes an earlier one of the same tag. A scan with an
+  Idempotency-Key counts as arrived once its key is bound.
 - Nothing is committed to a history of the database other than the one that `History` follows.
 
-The work is done elsewhere: `Committer` makes scans durable, `StateReader` decides those that did not advance, `RefusalLog` logs
-refusals. The ledger connects them and is the only one that sets outcomes.
+The work is done elsewhere: `KeyBinder` binds Idempotency-Keys to taps, `Committer` makes scans durable, `StateReader` decides
+those that did not advance, `RefusalLog` logs refusals. The ledger connects them and is the only one that sets outcomes.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ixfast import meters
-from ixfast.domain.scan import Outcome, Scan
+from ixfast.domain.scan import COUNTED_ONLY, Outcome, Scan
 from ixfast.store.connections.database_clock import DatabaseClock
 from ixfast.store.connections.history import History
 from ixfast.store.connections.session import LedgerSession
 from ixfast.store.ledger.committer import Committer
+from ixfast.store.ledger.key_binder import KeyBinder
 from ixfast.store.ledger.ledger_database import LedgerDatabase
 from ixfast.store.ledger.refusal_log import RefusalLog
 from ixfast.store.ledger.state_reader import StateReader
@@ -75,6 +77,7 @@ class Ledger:
             deadline_s=deadline_s,
             suspect=self._history.suspect,
         )
+        self._binder = KeyBinder(database, self.bound, self.failed, deadline_s=deadline_s)
         self._refusals = RefusalLog(database, gauges)
 
     async def _open_session(self) -> LedgerSession:
@@ -93,6 +96,7 @@ class Ledger:
 
     async def stop(self) -> None:
         """Stop at once. Scans still here are answered `draining`, or `outcome_unknown` if their statement was sent."""
+        await self._binder.stop()
         for committer in self._committers:
             await committer.stop()
         await self._refusals.stop()
@@ -100,7 +104,7 @@ class Ledger:
 
     @property
     def idle(self) -> bool:
-        return self._reader.idle and all(c.idle for c in self._committers)
+        return self._binder.idle and self._reader.idle and all(c.idle for c in self._committers)
 
     @property
     def connected(self) -> bool:
@@ -120,6 +124,11 @@ class Ledger:
         """Make the scan durable, or find out that it is not new."""
         self._submits[scan.tag_id % self._groups](scan)
 
+    def bind(self, scan: Scan) -> None:
+        """Settle a scan with an Idempotency-Key, a peek included. With `verdict` set it is refused already, and only its key is
+        bound."""
+        self._binder.add(scan)
+
     def read_state(self, scan: Scan) -> None:
         """Decide the scan by the tag's durable counter, consuming nothing."""
         self._reader.add(scan)
@@ -132,7 +141,18 @@ class Ledger:
         """Queue a row with the country of a decided scan's visitor, two letters. Best effort; never waits."""
         self._refusals.add_country(scan, country)
 
-    # Called by the committers and the state reader.
+    # Called by the committers, the state reader and the binder.
+
+    def bound(self, scan: Scan) -> None:
+        """The scan's Idempotency-Key is bound to its tap, or is not bound if it is a peek."""
+        extras, record = scan.extras, scan.record
+        assert extras is not None and record is not None
+        if scan.verdict is not None:
+            self.decided(scan, Outcome.REFUSED)
+        elif not extras.peek and (scan.position > record.floor or scan.position == COUNTED_ONLY):
+            self.submit(scan)
+        else:
+            self._reader.add(scan)
 
     def passed(self, scan: Scan) -> None:
         scan.outcome = _ADVANCED

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
-from ixfast.domain.decision import CounterState, KeyedScan
+from ixfast.domain.decision import Binding, CounterState, KeyedScan
+from ixfast.domain.scan import KEYED_FROM
 from ixfast.store.connections.session import LedgerSession, pooled_connection
 from ixfast.store.queries import load
+
+UNKNOWN_TAG = 0  # the tag id of a scan whose tag is not registered
 
 Refusal = tuple[int, int, int, str, str | None, int | None]
 """Scan id, tag id, position (-1: not known), verdict letter (`store.verdict_letters`), reason; and for an unknown tag, whose id
@@ -28,6 +31,8 @@ class LedgerDatabase(Protocol):
     async def clock(self, time_left_s: float) -> float: ...
     async def settle(self, time_left_s: float) -> None: ...
     async def states(self, tag_ids: Collection[int], time_left_s: float) -> Sequence[CounterState]: ...
+    async def bind_keys(self, bindings: Sequence[Binding], time_left_s: float) -> Sequence[Binding]: ...
+    async def bindings(self, scan_ids: Collection[int], time_left_s: float) -> Sequence[Binding]: ...
     async def keyed(self, scan_ids: Collection[int], time_left_s: float) -> Sequence[KeyedScan]: ...
     async def logged(
         self, scan_ids: Collection[int], spans: Sequence[tuple[float, float]], time_left_s: float
@@ -61,6 +66,14 @@ class PostgresLedgerDatabase:
         """The counter rows of these tags. A tag without one is left out."""
         return [CounterState(*row) for row in await self._fetch("states", time_left_s, list(tag_ids))]
 
+    async def bind_keys(self, bindings: Sequence[Binding], time_left_s: float) -> Sequence[Binding]:
+        """Bind each key, unless it is bound, and return what each is bound to. Ascending scan ids, each once."""
+        return [Binding(*row) for row in await self._fetch("bind_keys", time_left_s, *map(list, zip(*bindings, strict=True)))]
+
+    async def bindings(self, scan_ids: Collection[int], time_left_s: float) -> Sequence[Binding]:
+        """What those of these keys are bound to that are bound."""
+        return [Binding(*row) for row in await self._fetch("bindings", time_left_s, list(scan_ids))]
+
     async def keyed(self, scan_ids: Collection[int], time_left_s: float) -> Sequence[KeyedScan]:
         """The first answers of those scans that have one. An index leads to each, so the size of the log does not matter."""
         return [KeyedScan(*row) for row in await self._fetch("keyed", time_left_s, list(scan_ids))]
@@ -73,7 +86,12 @@ class PostgresLedgerDatabase:
         return {(row[0], row[1]) for row in await self._fetch("logged", time_left_s, list(scan_ids), earliest, latest)}
 
     async def log_refusals(self, rows: Sequence[Refusal], time_left_s: float) -> None:
-        await self._execute("log_refusals", time_left_s, *map(list, zip(*rows, strict=True)))
+        """Log refusals; those of a tag under an Idempotency-Key only if nothing was logged as refused under it before."""
+        keyed = [row for row in rows if row[0] >= KEYED_FROM and row[1] != UNKNOWN_TAG]
+        others = [row for row in rows if row[0] < KEYED_FROM or row[1] == UNKNOWN_TAG] if keyed else rows
+        for name, each in (("log_refusals", others), ("log_keyed_refusals", keyed)):
+            if each:
+                await self._execute(name, time_left_s, *map(list, zip(*each, strict=True)))
 
     async def log_countries(self, rows: Sequence[VisitorCountry], time_left_s: float) -> None:
         await self._execute("log_countries", time_left_s, *map(list, zip(*rows, strict=True)))

@@ -16,7 +16,7 @@ from ixfast import limits, meters
 from ixfast.domain.model import Verdict
 from ixfast.domain.scan import COUNTED_ONLY, Scan
 from ixfast.store.db_errors import db_error_kind
-from ixfast.store.ledger.ledger_database import LedgerDatabase, Refusal, VisitorCountry
+from ixfast.store.ledger.ledger_database import UNKNOWN_TAG, LedgerDatabase, Refusal, VisitorCountry
 from ixfast.store.verdict_letters import LETTERS, PASS_LETTERS
 
 log = logging.getLogger("ixfast.ledger")
@@ -63,7 +63,7 @@ class RefusalLog:
             return
         else:
             self._unknown += 1
-            row = (scan.scan_id, 0, COUNTED_ONLY, letter, scan.reason or scan.error, api_key.account_id)
+            row = (scan.scan_id, UNKNOWN_TAG, COUNTED_ONLY, letter, scan.reason or scan.error, api_key.account_id)
         self._rows.append(row)
         if self._timer is None and self._writer is None:
             self._schedule()

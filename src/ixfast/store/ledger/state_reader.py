@@ -52,10 +52,20 @@ class Settler(Protocol):
     def failed(self, scan: Scan, code: str, reason: str | None) -> None: ...
 
 
+class LaneOwner(Protocol):
+    """Fails the scans of a lane, and knows their deadlines."""
+
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def fail(self) -> Callable[[Scan, str, str | None], None]: ...
+    def time_left(self, scans: list[Scan]) -> float: ...
+
+
 class Lane:
     """A queue of scans and the task that empties it, a batch at a time."""
 
-    def __init__(self, reader: StateReader, decide_batch: Callable[[list[Scan], float], Awaitable[None]], capacity: int) -> None:
+    def __init__(self, reader: LaneOwner, decide_batch: Callable[[list[Scan], float], Awaitable[None]], capacity: int) -> None:
         self._reader = reader
         self._decide_batch = decide_batch
         self._capacity = capacity

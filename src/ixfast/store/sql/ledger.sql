@@ -86,6 +86,20 @@ WITH unheld AS MATERIALIZED (
 )
 SELECT tag_id, last_position AS previous_position, scan_count + advances::int AS scan_count, advances FROM unheld;
 
+-- name: bind_keys
+-- Bind Idempotency-Keys to taps. $1 scan ids of 2^62 or more, each once, ascending, so that no two batches wait for each other;
+-- $2 tag ids; $3 positions; $4 fingerprints. Returns what each key is bound to: the first tap stays. A key that another transaction
+-- is binding is waited for, and its row is returned although the snapshot of this statement may not have it.
+INSERT INTO keyed_tap AS k (scan_id, tag_id, position, fingerprint)
+SELECT n.scan_id, n.tag_id, n.position, n.fingerprint
+FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::bigint[]) AS n (scan_id, tag_id, position, fingerprint)
+ON CONFLICT (scan_id) DO UPDATE SET tag_id = k.tag_id
+RETURNING k.scan_id, k.tag_id, k.position, k.fingerprint;
+
+-- name: bindings
+-- What Idempotency-Keys are bound to. $1 scan ids.
+SELECT scan_id, tag_id, position, fingerprint FROM keyed_tap WHERE scan_id = ANY ($1::bigint[]);
+
 -- name: clock
 SELECT extract(epoch FROM clock_timestamp())::float8;
 
@@ -119,6 +133,29 @@ FROM unnest($2::float8[], $3::float8[]) AS span (earliest, latest),
          WHERE at BETWEEN to_timestamp(span.earliest) AND to_timestamp(span.latest)
            AND scan_id = ANY ($1::bigint[]) AND verdict IN ('g', 'p')
      ) AS l;
+
+-- name: log_keyed_refusals
+-- Log refused scans with an Idempotency-Key, each key once however often it is sent again. Arguments as for log_refusals.
+WITH refused AS (
+    SELECT DISTINCT ON (scan_id) scan_id, tag_id, position, verdict, reason, account_id
+    FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::bigint[])
+        AS n (scan_id, tag_id, position, verdict, reason, account_id)
+    ORDER BY scan_id
+), held AS MATERIALIZED (
+    SELECT k.scan_id FROM keyed_tap AS k WHERE k.scan_id = ANY ($1::bigint[]) AND NOT k.refused ORDER BY k.scan_id FOR UPDATE
+), marked AS (
+    UPDATE keyed_tap AS k SET refused = true FROM held WHERE k.scan_id = held.scan_id RETURNING k.scan_id
+)
+INSERT INTO scan_log (at, scan_id, tag_id, position, verdict, reason, account_id)
+SELECT now(), scan_id, tag_id, nullif(position, -1), verdict::"char", reason, account_id
+FROM refused JOIN marked USING (scan_id);
+
+-- name: forget_keys
+-- Forget the oldest bindings beyond their retention, a limited number at a time. $1 the retention in days.
+DELETE FROM keyed_tap WHERE scan_id IN (
+    SELECT scan_id FROM keyed_tap
+    WHERE at < now() - make_interval(days => $1::int) ORDER BY at LIMIT 10000 FOR UPDATE SKIP LOCKED
+);
 
 -- name: log_refusals
 -- Log refused scans, best effort, off the scan path. $1 scan ids, $2 tag ids, $3 positions (-1 unknown), $4 verdict letters,

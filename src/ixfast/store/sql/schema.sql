@@ -1,7 +1,8 @@
 -- The complete schema after all migrations, for reference. `ixfast migrate` applies the migrations instead; a test compares the
 -- two.
--- A scan writes only `tag_counter`, `scan_log` and, with an Idempotency-Key, `keyed_scan`. None of these has a sequence, trigger or
--- foreign key, so that all can be distributed by tag id. The other tables are the catalogue.
+-- A scan writes only `tag_counter`, `scan_log` and, with an Idempotency-Key, `keyed_scan` and `keyed_tap`. None of these has a
+-- sequence, trigger or foreign key, so that all can be distributed: by tag id, and `keyed_tap` by scan id. The other tables are the
+-- catalogue.
 
 -- The applied migrations, with the hash of each file (store/migrate.py).
 CREATE TABLE schema_migration (
@@ -226,6 +227,19 @@ CREATE TABLE keyed_scan (
     scan_count bigint NOT NULL
 ) PARTITION BY RANGE (at);
 CREATE INDEX keyed_scan_scan_id ON keyed_scan (scan_id);
+
+-- The tap that each Idempotency-Key is bound to: a row for each key, so that no two taps can be accepted under one. `position` is
+-- -1 for a tap that proves none; `fingerprint` is a hash of the tap as it was sent, 0 if unknown; `refused` says that a refusal
+-- under the key is in the log. Written only for scans with a key, and forgotten after two days (store/partitions.py).
+CREATE TABLE keyed_tap (
+    scan_id bigint PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT now(),
+    tag_id bigint NOT NULL,
+    position int NOT NULL,
+    fingerprint bigint NOT NULL,
+    refused boolean NOT NULL DEFAULT false
+);
+CREATE INDEX keyed_tap_at ON keyed_tap (at);
 
 -- The highest reading of this database's clock by any worker. If the clock is behind it, the clock was stepped back, and times up
 -- to `doubtful_until` do not tell how long ago something happened.

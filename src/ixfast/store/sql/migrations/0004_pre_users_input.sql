@@ -52,3 +52,20 @@ CREATE TABLE visitor_country (
     country text NOT NULL CHECK (length(country) = 2)
 ) PARTITION BY RANGE (at);
 CREATE INDEX visitor_country_at ON visitor_country USING brin (at) WITH (pages_per_range = 32, autosummarize = on);
+
+-- The tap that each Idempotency-Key is bound to: a row for each key, so that no two taps can be accepted under one. `position` is
+-- -1 for a tap that proves none; `fingerprint` is a hash of the tap as it was sent, 0 if unknown; `refused` says that a refusal
+-- under the key is in the log. Written only for scans with a key, and forgotten after two days (store/partitions.py).
+CREATE TABLE keyed_tap (
+    scan_id bigint PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT now(),
+    tag_id bigint NOT NULL,
+    position int NOT NULL,
+    fingerprint bigint NOT NULL,
+    refused boolean NOT NULL DEFAULT false
+);
+CREATE INDEX keyed_tap_at ON keyed_tap (at);
+
+-- Keys in use stay with their taps. Where two taps were accepted under one key, it stays with the first.
+INSERT INTO keyed_tap (scan_id, at, tag_id, position, fingerprint)
+SELECT DISTINCT ON (scan_id) scan_id, at, tag_id, position, 0 FROM keyed_scan ORDER BY scan_id, at;
