@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from ixfast.domain.decision import CounterState, KeyedScan
+from ixfast.domain.decision import Binding, CounterState, KeyedScan
 from ixfast.store.catalogue.change_source import ChangeRow, Reading
 from ixfast.store.ledger.ledger_database import Refusal, VisitorCountry
 
@@ -151,6 +151,12 @@ class LedgerDatabase:
 
     async def states(self, tag_ids: Collection[int], time_left_s: float) -> Sequence[CounterState]:
         return [CounterState(*row) for row in await self._pool.run(statements.states(tag_ids), time_left_s)]
+
+    async def bind_keys(self, bindings: Sequence[Binding], time_left_s: float) -> Sequence[Binding]:
+        return [Binding(*row) for row in await self._pool.run(statements.bind_keys(bindings), time_left_s)]
+
+    async def bindings(self, scan_ids: Collection[int], time_left_s: float) -> Sequence[Binding]:
+        return [Binding(*row) for row in await self._pool.run(statements.bindings(scan_ids), time_left_s)]
 
     async def keyed(self, scan_ids: Collection[int], time_left_s: float) -> Sequence[KeyedScan]:
         rows = await self._pool.run(statements.keyed(scan_ids, self.keyed_cost_s()), time_left_s)

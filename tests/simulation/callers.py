@@ -150,11 +150,18 @@ class Callers:
         await asyncio.gather(*asked)
 
     async def _reuse_key(self, chip: Chip) -> None:
-        """Use one key for two taps, of the same tag or of two tags: a mistake that must be reported."""
-        other = self.chips[self._chance.choice(list(self.chips))]
+        """Use one key for two taps, of the same tag or of two tags, one after the other or at once: a mistake that must be
+        reported. Some of the first taps have been used before."""
+        chance = self._chance
+        other = self.chips[chance.choice(list(self.chips))]
         how: dict[str, Any] = {"key": self._new_key(), "api_key_id": 1}
-        await self.ask(chip.tag_id, chip.tap(1), **how)
-        await self.ask(other.tag_id, other.tap(1), **how)
+        tap = chance.choice(chip.used) if chip.used and chance.random() < 0.3 else chip.tap(1)
+        first = self.ask(chip.tag_id, tap, **how)
+        if chance.random() < 0.5:
+            await asyncio.gather(first, self.ask(other.tag_id, other.tap(1), **how))
+        else:
+            await first
+            await self.ask(other.tag_id, other.tap(1), **how)
 
     async def _ask_stubbornly(self, chip: Chip, how: dict[str, Any]) -> None:
         """Repeat a tap until there is a verdict."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ixfast.domain.decision import CounterState, Finding
+from ixfast.domain.decision import Binding, CounterState, Finding
 from ixfast.domain.records import TagRecord
 from ixfast.domain.scan import Outcome, Scan
 from ixfast.store.catalogue.catalogue import Catalogue
@@ -127,6 +127,17 @@ class WithoutLog(Worker):
     database_kind = _WithoutLogDatabase
 
 
+class _UnboundDatabase(LedgerDatabase):
+    async def bind_keys(self, bindings: Sequence[Binding], time_left_s: float) -> Sequence[Binding]:
+        return bindings
+
+
+class KeysUnbound(Worker):
+    """An Idempotency-Key is checked only when its tap is committed, by that statement's snapshot."""
+
+    database_kind = _UnboundDatabase
+
+
 class _ReadingCommitter(Committer):
     async def _recover(self, batch: dict[int, Scan], session: Any, error: Exception) -> None:
         if db_error_kind(error) is DbErrorKind.LOST:
@@ -171,6 +182,7 @@ CONTROLS = {
     "one-lane": Control(OneLane),
     "servers-level": Control(ServersLevel),
     "without-log": Control(WithoutLog, ("lossy network", "slow network")),
+    "keys-unbound": Control(KeysUnbound),
     "read-instead-of-sending": Control(ReadInsteadOfSending),
     "restart-trusted": Control(RestartTrusted, ("fsync off",)),
 }

@@ -73,7 +73,7 @@ def judge(run: Run) -> list[str]:
     history = History(run)
     found = [f"a bug: {text}" for text in run.broken]
     found += _commits_in_order(history)
-    found += _conflicting_answers(run.callers.operations, history)
+    found += _conflicting_passes(history)
     for operation in run.callers.operations:
         found += [f"{text}: {operation}" for text in _of_operation(operation, history, run)]
     return found
@@ -97,7 +97,7 @@ def _of_operation(operation: Operation, history: History, run: Run) -> Iterable[
         if not _may_be_forged(operation, history):
             yield from _of_refusal(operation, history)
     elif answer == "conflict":
-        yield from _of_conflict(operation, history)
+        yield from _of_conflict(operation, run.callers.operations)
     elif answer == "unavailable" and operation.key is None and operation.scan_ids and _own(operation, history):
         # Without an id it was not a scan yet, and the commit may belong to another request.
         yield "answered that nothing was consumed, but the tap was"
@@ -229,30 +229,24 @@ def _of_refusal(operation: Operation, history: History) -> Iterable[str]:
         yield "refused without a proof"
 
 
-def _of_conflict(operation: Operation, history: History) -> Iterable[str]:
-    tap = (operation.tag_id, operation.position)
+def _of_conflict(operation: Operation, operations: list[Operation]) -> Iterable[str]:
+    """Another tap was sent under the key, whatever became of it."""
     if operation.key is None:
         yield "a conflict without a key"
     elif not any(
-        (e.tag_id, e.position) != tap and e.at <= operation.ended and e.lost_at > operation.started
-        for scan_id in operation.scan_ids
-        for e in history.by_scan.get(scan_id, ())
+        other.key == operation.key
+        and (other.tag_id, other.position) != (operation.tag_id, operation.position)
+        and other.started <= operation.ended
+        for other in operations
     ):
         yield "a conflict without another tap under the key"
 
 
-def _conflicting_answers(operations: list[Operation], history: History) -> Iterable[str]:
-    """A key passes only one tap, unless two were requested concurrently."""
-    asked: defaultdict[int, list[Operation]] = defaultdict(list)
-    for operation in operations:
-        if operation.key is not None and operation.answer == "passed":
-            for scan_id in set(operation.scan_ids):
-                asked[scan_id].append(operation)
+def _conflicting_passes(history: History) -> Iterable[str]:
+    """A key passes only one tap, even if two are sent at once; but a failover may lose both the first pass and its key."""
     for scan_id, effects in history.by_scan.items():
         if scan_id < KEYED_FROM:
             continue
-        ordered = sorted(effects, key=attrgetter("at"))
-        for earlier, later in pairwise(ordered):
-            answered = [o for o in asked[scan_id] if (o.tag_id, o.position) == (earlier.tag_id, earlier.position)]
-            if earlier.lost_at > later.at and any(o.ended < later.at - ANSWERED_S for o in answered):
-                yield f"a key passed {later} after it had passed {earlier}"
+        for earlier, later in pairwise(sorted(effects, key=attrgetter("at"))):
+            if (earlier.tag_id, earlier.position) != (later.tag_id, later.position) and earlier.lost_at > later.at:
+                yield f"a key passed {later} as well as {earlier}"

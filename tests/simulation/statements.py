@@ -16,7 +16,7 @@ from ixfast.store.ledger.ledger_database import Refusal
 
 from .database import STATEMENT_TIMEOUT_S, Server
 from .network import Statement
-from .tables import KEYED_FROM, ChangeRow, ClockState, Counter, Effect, KeyedRow, LogRow
+from .tables import KEYED_FROM, BoundRow, ChangeRow, ClockState, Counter, Effect, KeyedRow, LogRow
 
 COUNTED_ONLY = -1
 STEP_S = 0.5
@@ -126,6 +126,31 @@ def keyed(scan_ids: Collection[int], cost_s: float) -> Statement:
     return run
 
 
+def bind_keys(bindings: Sequence[tuple[int, int, int, int]]) -> Statement:
+    """A key that somebody else is binding is waited for, and seen whatever the snapshot. That its rows are locked one after the
+    other does not matter here, because nobody else holds several of them."""
+
+    async def run(server: Server) -> list[tuple[int, int, int, int]]:
+        _check_writable(server)
+        keys = [("bound", scan_id) for scan_id, *_ in bindings]
+        await asyncio.sleep(0.0002)
+        await server.wait_free(keys)
+        with server.locked(keys):
+            known = server.state.bound
+            rows = {each[0]: known[each[0]] if each[0] in known else BoundRow(*each) for each in bindings}
+            await server.commit([("bound", scan_id, row) for scan_id, row in rows.items()], [], "on")
+        return [row[:4] for row in rows.values()]
+
+    return run
+
+
+def bindings(scan_ids: Collection[int]) -> Statement:
+    async def run(server: Server) -> list[tuple[int, int, int, int]]:
+        return [server.state.bound[scan_id][:4] for scan_id in sorted(scan_ids) if scan_id in server.state.bound]
+
+    return run
+
+
 async def _work(cost_s: float) -> None:
     """A query that takes its time, or is cut short by `statement_timeout`."""
     if cost_s:
@@ -149,11 +174,20 @@ def log_refusals(refusals: Sequence[Refusal]) -> Statement:
     async def run(server: Server) -> None:
         _check_writable(server)
         now, cluster = server.clock(), server.cluster
-        rows: Rows = [
-            ("log", cluster.next_log_key(), LogRow(now, scan_id, tag_id, position, verdict))
-            for scan_id, tag_id, position, verdict, _, _ in refusals
-        ]
-        await server.commit(rows, [], "on")
+        rows: Rows = []
+        marked: set[int] = set()
+        keys = [("bound", scan_id) for scan_id in sorted({refusal[0] for refusal in refusals}) if scan_id >= KEYED_FROM]
+        await server.wait_free(keys)
+        with server.locked(keys):
+            for scan_id, tag_id, position, verdict, _, _ in refusals:
+                if scan_id >= KEYED_FROM:
+                    bound = server.state.bound.get(scan_id)
+                    if bound is None or bound.refused or scan_id in marked:
+                        continue
+                    marked.add(scan_id)
+                    rows.append(("bound", scan_id, bound._replace(refused=True)))
+                rows.append(("log", cluster.next_log_key(), LogRow(now, scan_id, tag_id, position, verdict)))
+            await server.commit(rows, [], "on")
 
     return run
 

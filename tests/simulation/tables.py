@@ -41,6 +41,16 @@ class KeyedRow(NamedTuple):
     scan_count: int
 
 
+class BoundRow(NamedTuple):
+    """A row of `keyed_tap`."""
+
+    scan_id: int
+    tag_id: int
+    position: int
+    fingerprint: int
+    refused: bool = False
+
+
 class ChangeRow(NamedTuple):
     generation: int
     identity: str
@@ -95,11 +105,12 @@ class State:
         self.counters: dict[int, Counter] = tables["counter"]
         self.log: dict[int, LogRow] = tables["log"]
         self.keyed: dict[tuple[int, int], KeyedRow] = tables["keyed"]
+        self.bound: dict[int, BoundRow] = tables["bound"]
         self.changes: dict[int, ChangeRow] = tables["change"]
 
     @classmethod
     def empty(cls) -> State:
-        names = ("counter", "log", "keyed", "change", "account", "group", "batch", "tag", "tag_key", "api_key", "one")
+        names = ("counter", "log", "keyed", "bound", "change", "account", "group", "batch", "tag", "tag_key", "api_key", "one")
         return cls({name: {} for name in names})
 
     def copy(self) -> State:

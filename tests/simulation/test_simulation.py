@@ -28,6 +28,7 @@ FOUND_WITHIN = {
     "one-lane": 3,
     "servers-level": 80,
     "without-log": 500,
+    "keys-unbound": 40,
     "read-instead-of-sending": 40,
     "restart-trusted": 40,
 }
