@@ -77,8 +77,9 @@ def _rows() -> dict[str, dict[Any, Any]]:
             "group_id": group_id, "group_name": f"Group {group_id}", "group_active": True, "rule_set": None,
             "kind": "authentication" if authenticates else "standard",
             "profile": msgspec.json.encode(_PROFILE).decode() if authenticates else None,
-            "retry_window_s": retry_window_s, "derivation": None, "enrols": False, "field_values": "{}",
-            "field_definitions": "[]", "folder_name": "Folder", "folder_active": True, "account_id": ACCOUNT,
+            "retry_window_s": retry_window_s, "derivation": None, "enrols": False, "country_statistics": False,
+            "field_values": "{}", "field_definitions": "[]", "folder_name": "Folder", "folder_active": True,
+            "account_id": ACCOUNT,
         }  # fmt: skip
     tables["batch"][BATCH] = {"batch_id": BATCH, "name": "Batch", "active": True}
     for tag_id, group_id in TAGS.items():

@@ -44,7 +44,7 @@ CREATES = {"ixfast serve", "ixfast demo"}
 ADMINISTRATES = {
     "ixfast account", "ixfast api-key", "ixfast batch", "ixfast folder", "ixfast group", "ixfast meta-key", "ixfast tag",
     "ixfast import", "ixfast export", "ixfast keys rotate", "ixfast keys remove", "ixfast keys status", "ixfast migrate",
-    "ixfast maintain", "ixfast recover-counters", "ixfast verify", "ixfast audit",
+    "ixfast maintain", "ixfast recover-counters", "ixfast verify", "ixfast audit", "ixfast scans", "ixfast stats",
 }  # fmt: skip
 NEEDS_NONE = {
     "ixfast tap", "ixfast keys init", "ixfast keys add", "ixfast profile", "ixfast rules", "ixfast simulate", "ixfast settings",
