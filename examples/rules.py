@@ -42,7 +42,7 @@ def main() -> None:
 
     print("Why the last response was chosen:")
     for step in ixfast.explain_rules(RULES, facts, now=now):
-        print(f"  {'  ' * step.depth}{step.name}: {step.outcome}")
+        print(f"  {'  ' * step.depth}{step.name}: {step.holds}")
 
 
 if __name__ == "__main__":

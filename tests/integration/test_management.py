@@ -281,10 +281,10 @@ async def test_a_trial_says_which_group_and_why(stack: Stack) -> None:
     facts = {"authentication": "pass", "scan_count": 1, "now": "2026-01-31T23:10:00+01:00"}
     answer = (await stack.ask("POST", "/v2/rules/test", {"rules": RULES, "facts": facts})).json
     assert answer["group"] == "first" and answer["response"] == "Welcome {cuid}" and answer["warnings"] == []
-    assert answer["steps"][0] == {"step": "first", "depth": 0, "outcome": True, "found": ""}
-    assert {"step": "authentication == pass", "depth": 2, "outcome": True, "found": "pass"} in answer["steps"]
+    assert answer["steps"][0] == {"step": "first", "depth": 0, "holds": True, "found": ""}
+    assert {"step": "authentication == pass", "depth": 2, "holds": True, "found": "pass"} in answer["steps"]
     answer = (await stack.ask("POST", "/v2/rules/test", {"rules": RULES})).json
-    assert answer["group"] is None and answer["response"] == "No" and answer["steps"][0]["outcome"] is None
+    assert answer["group"] is None and answer["response"] == "No" and answer["steps"][0]["holds"] is None
     for facts in ({"scan_cuont": 1}, {"scan_count": "x"}, {"authentication": "passed"}):
         answer = await stack.ask("POST", "/v2/rules/test", {"rules": RULES, "facts": facts})
         assert answer.problem == (422, "invalid_rule") and answer.json["error"]["field"] == "facts"

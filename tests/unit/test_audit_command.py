@@ -226,7 +226,7 @@ def test_the_summary_is_json_in_place_of_the_verdicts(files: Files) -> None:
     assert (result.exit_code, result.stderr) == (3, "")
     summary = orjson.loads(result.stdout)
     assert summary["taps"] == 3
-    assert summary["outcomes"] == [
+    assert summary["counts"] == [
         {"verdict": "genuine", "reason": None, "taps": 2},
         {"verdict": "replayed", "reason": "counter_used", "taps": 1},
     ]

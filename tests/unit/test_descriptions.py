@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import msgspec
 import pytest
 
+import ixfast
+from ixfast import RuleStep, Step
 from ixfast.http.openapi import descriptions
 from ixfast.http.openapi.document import description
 
@@ -64,3 +67,12 @@ def test_examples_match_their_schemas(name: str) -> None:
     validate(schema, response)
     with pytest.raises(jsonschema_rs.ValidationError):  # the control: an object of the wrong type
         validate(schema, [])
+
+
+def test_outcome_has_one_meaning() -> None:
+    """It is what became of a line of an import (`ixfast import --report`), and no member of the API has that name."""
+    members = {member for schema in SCHEMAS.values() for member in schema.get("properties", {})}
+    assert "holds" in members and not members & {"outcome", "outcomes"}
+    assert RuleStep._fields == ("name", "depth", "holds", "found") and Step._fields == ("name", "finding")
+    commands = (Path(ixfast.__file__).parent / "cli").glob("*.py")
+    assert [file.name for file in commands if '"outcome' in file.read_text()] == ["import_export.py"]

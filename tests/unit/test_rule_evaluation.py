@@ -43,7 +43,7 @@ def test_the_explanation_ends_with_the_group_that_is_chosen() -> None:
     rules = read_rules(DOCUMENT)
     facts = {"authentication": "pass", "scan_count": 1}
     steps = explain_rules(rules, facts, now=NOON)
-    groups = [(step.name, step.outcome) for step in steps if step.depth == 0]
+    groups = [(step.name, step.holds) for step in steps if step.depth == 0]
     assert groups == [("opened", None), ("first", True)]
     assert [(step.name, step.found) for step in steps if step.depth == 2] == [
         ("authentication == pass", "pass"),

@@ -158,7 +158,7 @@ def test_compiled_is_interpreted(rule_set: Rules, seed: int, known_visitors: Non
         clock[0] = chance.uniform(1_767_060_000, 1_767_400_000)
         known = facts.read_facts(scan, rule_set.facts)
         assert decide(scan) == rules.decide(rule_set, known), (known, compiler.source_of(rule_set))
-    assert [step.outcome for step in rules.explain(rule_set, known) if step.depth == 0][-1] is True
+    assert [step.holds for step in rules.explain(rule_set, known) if step.depth == 0][-1] is True
 
 
 @pytest.mark.parametrize(("table", "op", "broken", "condition"), [

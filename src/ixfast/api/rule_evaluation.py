@@ -100,7 +100,7 @@ def explain_rules(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | No
     """Every group up to and including the one that matches, with the result of each part of its condition.
 
     The steps are in document order. `depth` is 0 for a group and its result, 1 for its condition, 2 and more for the parts of a
-    condition; `outcome` is true, false, or None for unknown; `found` is the value of the fact. The arguments and errors are those
+    condition; `holds` is true, false, or None for unknown; `found` is the value of the fact. The arguments and errors are those
     of `choose_response`.
 
     >>> import ixfast
@@ -111,7 +111,7 @@ def explain_rules(rules: Rules, facts: Mapping[str, Fact], *, now: datetime | No
     ...     }
     ... )
     >>> for step in ixfast.explain_rules(rules, {"scan_count": 7}):
-    ...     print(step.depth, step.name, step.outcome, step.found or "-")
+    ...     print(step.depth, step.name, step.holds, step.found or "-")
     0 new False -
     1 scan_count < 5 False 7
     0 default True -

@@ -82,7 +82,7 @@ def explain(
     ...     "plain-uid-counter", file_key="000102030405060708090a0b0c0d0e0f"
     ... )
     >>> for step in ixfast.explain(tag.tap(), profile="plain-uid-counter", keys=tag.keys):
-    ...     print(f"{step.name:16} {step.outcome}")
+    ...     print(f"{step.name:16} {step.finding}")
     profile          plain-uid-counter, scheme ntag424-aes
     found            mac, uid, counter
     registered UID   none

@@ -77,7 +77,7 @@ class Summary:
 
     def members(self, seconds: float, form: TapFormat | None) -> dict[str, Any]:
         """The summary as JSON."""
-        outcomes = [
+        found = [
             {"verdict": verdict, "reason": reason, "taps": self.taps[code]}
             for code, (verdict, reason) in enumerate(OUTCOMES)
             if self.taps[code]
@@ -86,7 +86,7 @@ class Summary:
             "taps": self.taps.total(),
             "lines_without_tap": self.without_tap,
             "seconds": round(seconds, 3),
-            "outcomes": outcomes,
+            "counts": found,
             "warnings": self.warnings(form),
         }
 

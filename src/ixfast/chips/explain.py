@@ -20,10 +20,10 @@ _NO_STATICS: Mapping[str, str] = MappingProxyType({})
 
 
 class Step(NamedTuple):
-    """One step of an explanation: what was examined, and the result."""
+    """One step of an explanation: what was examined, and what was found."""
 
     name: str
-    outcome: str
+    finding: str
 
 
 def explain_message(

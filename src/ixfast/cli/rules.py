@@ -155,8 +155,8 @@ def _step_lines(steps: list[RuleStep]) -> list[str]:
     lines = []
     for step in steps:
         if step.depth == 0:
-            lines.append(f"{step.name}: {'matches' if step.outcome else 'does not match'}")
+            lines.append(f"{step.name}: {'matches' if step.holds else 'does not match'}")
         else:
             found = f", it is {step.found}" if step.found not in ("", "unknown") else ""
-            lines.append(f"{'  ' * step.depth}{_WORDS[step.outcome]:8} {step.name}{found}")
+            lines.append(f"{'  ' * step.depth}{_WORDS[step.holds]:8} {step.name}{found}")
     return lines

@@ -52,7 +52,7 @@ def register(main: click.Group) -> None:
             print_json({"passes": explanation.passes, "steps": [step._asdict() for step in explanation.steps]})
         else:
             for step in explanation.steps:
-                click.echo(f"{coloured(f'{step.name:18}', bold=True)} {cell_text(step.outcome)}")
+                click.echo(f"{coloured(f'{step.name:18}', bold=True)} {cell_text(step.finding)}")
         if not explanation.passes:
             leave(ExitCode.NEGATIVE)
 

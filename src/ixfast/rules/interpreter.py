@@ -28,11 +28,11 @@ are given as text under their own names and then apply in every time zone."""
 
 
 class RuleStep(NamedTuple):
-    """One step of an explanation: a group or a part of its condition, the result, and the value of the fact."""
+    """One step of an explanation: a group or a part of its condition, whether it holds, and the value of the fact."""
 
     name: str
     depth: int  # 0: a group; 1: its condition; 2 and more: the parts of the condition
-    outcome: bool | None
+    holds: bool | None  # None: unknown
     found: str = ""
 
 
@@ -54,35 +54,35 @@ def evaluate(node: Node, facts: Facts, time_zone: str = "UTC") -> bool | None:
     if isinstance(node, condition_tree.Not):
         inner = evaluate(node.part, facts, time_zone)
         return None if inner is None else not inner
-    outcomes = [evaluate(part, facts, time_zone) for part in node.parts]
+    values = [evaluate(part, facts, time_zone) for part in node.parts]
     decisive = isinstance(node, condition_tree.Any)
-    if decisive in outcomes:
+    if decisive in values:
         return decisive
-    return None if None in outcomes else not decisive
+    return None if None in values else not decisive
 
 
 def explain(rules: Rules, facts: Facts) -> list[RuleStep]:
     """Every group up to and including the one that matches, with every part of its condition."""
     steps: list[RuleStep] = []
     for group in rules.groups:
-        outcome = evaluate(group.when, facts, rules.time_zone)
-        steps.append(RuleStep(group.name, 0, outcome))
+        holds = evaluate(group.when, facts, rules.time_zone)
+        steps.append(RuleStep(group.name, 0, holds))
         _explain(group.when, facts, rules.time_zone, 1, steps)
-        if outcome is True:
+        if holds is True:
             return steps
     steps.append(RuleStep("default", 0, True))
     return steps
 
 
 def _explain(node: Node, facts: Facts, time_zone: str, depth: int, steps: list[RuleStep]) -> None:
-    outcome = evaluate(node, facts, time_zone)
+    holds = evaluate(node, facts, time_zone)
     if isinstance(node, Comparison):
         found = _find(node, facts, time_zone)
-        steps.append(RuleStep(line_notation.print_line(node), depth, outcome, "unknown" if found is None else _printed(found)))
+        steps.append(RuleStep(line_notation.print_line(node), depth, holds, "unknown" if found is None else _printed(found)))
         return
     steps.append(
         RuleStep(
-            {condition_tree.All: "all of", condition_tree.Any: "any of", condition_tree.Not: "not"}[type(node)], depth, outcome
+            {condition_tree.All: "all of", condition_tree.Any: "any of", condition_tree.Not: "not"}[type(node)], depth, holds
         )
     )
     for part in (node.part,) if isinstance(node, condition_tree.Not) else node.parts:

@@ -27,7 +27,7 @@ async def try_rules(call: Call) -> web.Response:
     checked = validation.rule_set(trial.rules)
     facts = _facts(trial.facts)
     index = rules.decide(checked, facts)
-    steps = [TrialStep(step.name, step.depth, step.outcome, step.found) for step in rules.explain(checked, facts)]
+    steps = [TrialStep(step.name, step.depth, step.holds, step.found) for step in rules.explain(checked, facts)]
     group = checked.groups[index].name if index >= 0 else None
     response = checked.groups[index].response if index >= 0 else checked.default
     return json_response(TrialResult(group, response, steps, list(response_text.never_known(checked))))

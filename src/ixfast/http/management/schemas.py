@@ -296,7 +296,7 @@ class TrialStep(msgspec.Struct):
 
     step: str
     depth: int
-    outcome: bool | None
+    holds: bool | None
     found: str
 
 
