@@ -62,7 +62,8 @@ _FOLDED_AWAY = str.maketrans("", "", " _-")
 
 
 class Preset(NamedTuple):
-    """Column names of one program's files with their meanings. They take precedence over `ALIASES`."""
+    """Column names of one program's files with their meanings. They take precedence over `ALIASES`. A column that the program's
+    files have and an import ignores is still an extended field if the folder defines one of its name."""
 
     description: str
     columns: Mapping[str, str]
@@ -88,7 +89,19 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "bolt-card": Preset(
         "key files with uid and k0 to k4, where k1 is the meta key and k2 the file key",
-        {"K1": "META_KEY", "K2": "KEY", **dict.fromkeys(("K0", "K3", "K4"), IGNORED)},
+        {
+            "K1": "META_KEY",
+            "K2": "KEY",
+            "COUNTER": "LAST_COUNTER",
+            **dict.fromkeys(
+                (
+                    "K0", "K3", "K4", "PREV_K0", "PREV_K1", "PREV_K2", "ID", "CARD_NAME", "EXTERNAL_ID", "WALLET", "ENABLE",
+                    "TX_LIMIT", "DAILY_LIMIT", "OTP", "TIME", "PROTOCOL_NAME", "PROTOCOL_VERSION", "LNURLW_BASE",
+                    "UID_PRIVACY", "ACTION", "VERSION",
+                ),
+                IGNORED,
+            ),
+        },
     ),
 }  # fmt: skip
 
@@ -120,8 +133,11 @@ class Layout:
     ) -> None:
         """Raises KeyError for an unknown preset."""
         self._meanings = {_folded(alias): meaning for meaning, aliases in ALIASES.items() for alias in aliases}
-        if preset is not None:
-            self._meanings |= {_folded(name): meaning for name, meaning in PRESETS[preset].columns.items()}
+        self._less_than_fields: dict[str, str] = {}
+        for name, meaning in PRESETS[preset].columns.items() if preset is not None else ():
+            folded = _folded(name)
+            meanings = self._less_than_fields if meaning == IGNORED and folded not in self._meanings else self._meanings
+            meanings[folded] = meaning
         self._meanings |= {_folded(name): IGNORED for name in ignored}
         self._fields = {field_key(name): name for name in fields}
         self._forbidden = _KEYS if not allow_keys else frozenset()
@@ -171,8 +187,12 @@ class Layout:
         bare = name.strip()
         if bare.lower().startswith(FIELD_PREFIX):
             return None, self._fields.get(field_key(bare[len(FIELD_PREFIX) :]))
-        meaning = self._meanings.get(_folded(bare))
-        return (meaning, None) if meaning is not None else (None, self._fields.get(field_key(bare)))
+        meaning, field = self._meanings.get(_folded(bare)), None
+        if meaning is None:
+            field = self._fields.get(field_key(bare))
+        if meaning is None and field is None:
+            meaning = self._less_than_fields.get(_folded(bare))
+        return meaning, field
 
     def _hint(self, name: str, index: int) -> str:
         if not name.strip():
