@@ -560,6 +560,12 @@ async def test_meta_keys_that_are_derived_are_counted(stack: Stack) -> None:
     await stack.taken(csv_of("XUID,META_KEY", lines[:-1]))
 
 
+async def test_any_uid_if_allowed(stack: Stack) -> None:
+    content = csv_of("XUID,UID", ["b1,F6E5D4C3B2A104", "b2,05A1B2C3D4E5F6", f"b3,04{'00' * 5}04"])
+    assert (await stack.taken(content, allow_any_uid=True)).added == 3
+    assert (await stack.taken(content)).unchanged == 3  # a stored UID is not questioned
+
+
 async def test_a_dry_run_stores_nothing(stack: Stack) -> None:
     content = csv_of("UID,KEY,META_KEY", [f"{uid(n)},{KEYS[n].hex()},{KEYS[0xAA].hex()}" for n in range(1, 9)])
     before = await stack.everything()
@@ -626,6 +632,15 @@ REFUSALS: Sequence[Case] = [
     ("cuid given away in the file", "XUID,CUID", ["a1,c9", "a4,c1"], [(3, "CUID", "cuid_taken")]),
     ("same uid twice", "UID,TAGNAME", [f"{uid(7)},a", f"{uid(8)},b", f"{uid(7)},c"], [(4, "UID", "duplicate")]),
     ("same xuid twice", "XUID", ["b1", "b2", "b1"], [(4, "XUID", "duplicate")]),
+    ("same xuid with another uid", "XUID,UID", [f"b1,{uid(7)}", f"b1,{uid(8)}"], [(3, "XUID", "two_uids")]),
+    (
+        "same xuid with another uid and key",
+        "XUID,UID,KEY",
+        [f"b1,{uid(7)},{KEYS[7].hex()}", f"b1,{uid(8)},{KEYS[8].hex()}"],
+        [(3, "XUID", "two_uids")],
+    ),
+    ("same xuid, once without a uid", "XUID,UID", [f"b1,{uid(7)}", "b1,"], [(3, "XUID", "duplicate")]),
+    ("a stored tag without a uid gets two", "XUID,UID", [f"a3,{uid(7)}", f"a3,{uid(8)}"], [(3, "XUID", "two_uids")]),
     ("same cuid twice", "XUID,CUID", ["b1,k", "b2,k"], [(3, "CUID", "duplicate")]),
     ("a stored tag twice", "XUID,UID", ["a1,", f",{uid(1)}"], [(3, "UID", "duplicate")]),
     ("a new uid of a stored tag twice", "XUID,UID", [f"a3,{uid(7)}", f",{uid(7)}"], [(3, "UID", "duplicate")]),
@@ -639,6 +654,10 @@ REFUSALS: Sequence[Case] = [
         [f"{uid(7)},", f"{uid(8)},12", f"{uid(7)},"],
         [(3, "KEY", "key_length"), (4, "UID", "duplicate")],
     ),
+    ("a uid in reverse order", "UID,KEY", [f"F6E5D4C3B2A104,{KEYS[1].hex()}"], [(2, "UID", "uid_reversed")]),
+    ("a uid in reverse order with colons", "UID", [uid(7), "00:00:00:00:00:00:04"], [(3, "UID", "uid_reversed")]),
+    ("a uid in reverse order for a stored tag", "XUID,UID", ["a3,f6e5d4c3b2a104"], [(2, "UID", "uid_reversed")]),
+    ("a uid of another manufacturer", "UID", ["05A1B2C3D4E5F6"], [(2, "UID", "uid_not_nxp")]),
     ("a field of another folder", "XUID,Colour", ["g1,red"], [(2, "Colour", "other_folder")]),
     (
         "too many meta keys",

@@ -53,6 +53,7 @@ def _register_import(main: click.Group) -> None:
     @click.option("--preset", type=click.Choice(list(PRESETS)), help="Accept the column names of another program.")
     @click.option("--ignore", "ignored", multiple=True, metavar="COLUMN", help="Ignore this column; repeatable.")
     @click.option("--allow-zero-keys", is_flag=True, help="Accept all-zero keys, which are public knowledge.")
+    @click.option("--allow-any-uid", is_flag=True, help="Accept UIDs that do not begin with 04, the code of NXP's chips.")
     @click.option("--retire-old-keys", is_flag=True, help="Retire keys that are replaced, so that they verify nothing any more.")
     @click.option(
         "--code-length", type=click.Choice([str(each) for each in CODE_CHARS]), default=str(CODE_CHARS[-1]), show_default=True,
@@ -84,6 +85,7 @@ def _register_import(main: click.Group) -> None:
             preset=flags.pop("preset"),
             ignored=flags.pop("ignored"),
             allow_zero_keys=flags.pop("allow_zero_keys"),
+            allow_any_uid=flags.pop("allow_any_uid"),
             retire_old_keys=flags.pop("retire_old_keys"),
             code_chars=int(flags.pop("code_length")),
             dry_run=flags.pop("dry_run"),

@@ -135,6 +135,10 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
         "The UID already appears on an earlier line with a different key.",
         "Find out which key the chip has and keep that line.",
     ),
+    "two_uids": (
+        "The tag code already appears on an earlier line with a different UID.",
+        "Each chip needs a tag code of its own: correct XUID or UID, or leave XUID blank to have one generated.",
+    ),
     "xuid_taken": ("This tag code is not available.", "Leave XUID blank to have one generated, or choose another."),
     "uid_taken": (
         "Another tag of the account has this UID.",
@@ -147,6 +151,14 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
     "cuid_taken": (
         "Another tag has this CUID, or had it before this file.",
         "Choose another CUID, or first change the other tag's CUID with a separate file.",
+    ),
+    "uid_reversed": (
+        "The bytes of the UID are in reverse order: they end with 04 instead of beginning with it.",
+        "Write them in the order in which the chip sends them. If the chip really has this UID, allow any UID.",
+    ),
+    "uid_not_nxp": (
+        "The UID does not begin with 04, as those of all supported chips do.",
+        "Read it from the chip again. If the chip really has this UID, allow any UID.",
     ),
     "key_used_before": (
         "The tag had this key before and has a newer one now.",

@@ -291,6 +291,7 @@ _FILES = (
             Parameter("preset", {"type": "string", "enum": list(PRESETS)}, "Column names as another program writes them."),
             Parameter("ignore", _TEXT, "Columns to ignore, separated by commas."),
             Parameter("allow_zero_keys", _FLAG, "`true`: accept the all-zero key, which is public."),
+            Parameter("allow_any_uid", _FLAG, "`true`: accept UIDs that do not begin with 04, the code of NXP's chips."),
             Parameter("retire_old_keys", _FLAG, "`true`: retire the keys that are replaced."),
             Parameter("code_length", {"type": "integer", "enum": list(CODE_CHARS)}, "Length of random tag codes."),
         ),

@@ -62,6 +62,7 @@ def _options(call: Call) -> Options:
         ignored=ignored.split(",") if ignored else (),
         allow_keys="keys" in call.caller.scopes,
         allow_zero_keys=call.flag("allow_zero_keys"),
+        allow_any_uid=call.flag("allow_any_uid"),
         retire_old_keys=call.flag("retire_old_keys"),
         code_chars=int(code_length),
         dry_run=call.flag("dry_run"),

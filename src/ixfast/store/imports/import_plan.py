@@ -25,6 +25,7 @@ from ixfast.tag_files.rows import TagRow
 
 FIRST_VERSION = 1
 _SLOT = int(KeySlot.FILE)
+_NXP = 0x04  # the manufacturer code (ISO/IEC 7816-6) with which the 7-byte UIDs of its chips begin
 
 Stored = Any
 """A row of `find_tags` (store/sql/importing.sql)."""
@@ -89,6 +90,7 @@ class Context(NamedTuple):
     """Versions of the live masters of the account's groups that derive keys, by group."""
     masters: Mapping[bytes, int] | None
     """Versions of the group's masters by identity; None unless the group derives the keys of its tags."""
+    allow_any_uid: bool
     keks: KeyEncryptionKeys
     now: dt.datetime
 
@@ -228,6 +230,9 @@ def plan(
             if row.key is not None and context.masters is not None:
                 problems.add(row.line, "KEY", "key_derived")
                 continue
+            if row.uid is not None and (code := _uid_problem(context, row.uid)) is not None:
+                problems.add(row.line, "UID", code)
+                continue
             begin = _first_position(context, row, deleted, problems) if deleted or row.last_counter is not None else 0
             if begin is None:
                 continue
@@ -293,6 +298,13 @@ def _add(context: Context, result: Plan, row: TagRow, tag_id: int, xuid: str) ->
     )
 
 
+def _uid_problem(context: Context, uid: bytes) -> str | None:
+    """The code of the problem if a tag must not get this UID (7 bytes), which it would keep forever."""
+    if uid[0] == _NXP or context.allow_any_uid:
+        return None
+    return "uid_reversed" if uid[-1] == _NXP else "uid_not_nxp"
+
+
 def _digits(value: bytes | None) -> str | None:
     return value.hex().upper() if value is not None else None
 
@@ -328,6 +340,9 @@ def _change(
         problems.add(row.line, "LAST_COUNTER", "counter_ambiguous")
         return
     uid = row.uid if stored["uid"] is None else None
+    if uid is not None and (code := _uid_problem(context, uid)) is not None:
+        problems.add(row.line, "UID", code)
+        return
     cuid = row.cuid if row.cuid != stored["cuid"] else None
     name = row.name if row.name != stored["name"] else None
     active = row.active if row.active != stored["active"] else None
@@ -356,7 +371,7 @@ def _change(
     if changed:
         result.touched[tag_id] = stored["xuid"]
     outcome, columns = ("changed", " ".join(changed)) if changed else ("unchanged", None)
-    new_uid, new_cuid = _digits(stored["uid"] or row.uid), row.cuid or stored["cuid"]
+    new_uid, new_cuid = _digits(row.uid or stored["uid"]), row.cuid or stored["cuid"]
     check_value = _digits(row.check_value)
     result.lines.append((row.line, _naming_column(row, stored), stored["xuid"], new_uid, new_cuid, check_value, outcome, columns))
 

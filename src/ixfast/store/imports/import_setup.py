@@ -26,6 +26,7 @@ class Options(NamedTuple):
     ignored: Sequence[str] = ()
     allow_keys: bool = True
     allow_zero_keys: bool = False
+    allow_any_uid: bool = False
     retire_old_keys: bool = False
     code_chars: int = CODE_CHARS[-1]
     dry_run: bool = False
@@ -70,7 +71,11 @@ async def prepare(
     now = await connection.fetchval("SELECT now()")
     await connection.execute(sql["stage"])
     await connection.execute(sql["stage_changes"])
-    return Context(account_id, group_id, batch_id, siblings, live_masters, masters, keks, now), layout, batch_created
+    return (
+        Context(account_id, group_id, batch_id, siblings, live_masters, masters, options.allow_any_uid, keks, now),
+        layout,
+        batch_created,
+    )
 
 
 async def _find_or_create_batch(connection: Any, group_id: int, batch: int | str | None) -> tuple[int | None, bool]:

@@ -368,8 +368,7 @@ class _Import:
     async def _find_repeats(self) -> None:
         limit = self._options.problems_max - len(self._problems)
         for row in await self._connection.fetch(self._sql["find_repeats"], limit):
-            code = "two_keys" if row["two_keys"] else "duplicate"
-            self._problems.add(row["line"], row["field"], code, f"See line {row['earlier']}.")
+            self._problems.add(row["line"], row["field"], row["code"], f"See line {row['earlier']}.")
 
     async def _report_lines(self, on_lines: LineSink) -> None:
         cursor = await self._connection.cursor(self._sql["staged_lines"])

@@ -170,26 +170,29 @@ WHERE c.tag_id = n.tag_id AND c.tag_id = ANY ($1::bigint[])
   AND (c.last_position < n.position OR c.scan_count < n.scan_count);
 
 -- name: find_repeats
--- Lines whose tag, UID or CUID occurs in an earlier line, with the number of that line. $1 maximum number of rows.
+-- Lines whose tag, UID or CUID occurs in an earlier line, with the number of that line. A tag code with another UID, and a UID with
+-- another key, are other mistakes than a line that is there twice. $1 maximum number of rows.
 WITH import_line AS MATERIALIZED (
     SELECT (l ->> 0)::bigint AS line, l ->> 1 AS named_by, l ->> 2 AS xuid, l ->> 3 AS uid, l ->> 4 AS cuid,
            l ->> 5 AS check_value
     FROM import_block, json_array_elements(convert_from(lines, 'UTF8')::json) AS l
 ), placed AS (
     SELECT line, 1 AS place, named_by AS field, first_value(line) OVER own AS earlier,
-           uid IS NOT NULL AND check_value <> first_value(check_value) OVER own AS two_keys
+           uid IS NOT NULL AND check_value <> first_value(check_value) OVER own AS two_keys,
+           named_by = 'XUID' AND uid <> first_value(uid) OVER own AS two_uids
     FROM import_line WINDOW own AS (PARTITION BY xuid ORDER BY line)
     UNION ALL
-    SELECT line, 2, 'UID', first_value(line) OVER own, check_value <> first_value(check_value) OVER own
+    SELECT line, 2, 'UID', first_value(line) OVER own, check_value <> first_value(check_value) OVER own, false
     FROM import_line WHERE uid IS NOT NULL WINDOW own AS (PARTITION BY uid ORDER BY line)
     UNION ALL
-    SELECT line, 3, 'CUID', first_value(line) OVER own, false
+    SELECT line, 3, 'CUID', first_value(line) OVER own, false, false
     FROM import_line WHERE cuid IS NOT NULL WINDOW own AS (PARTITION BY cuid ORDER BY line)
 )
-SELECT DISTINCT ON (line) line, field, earlier, coalesce(two_keys, false) AS two_keys
+SELECT DISTINCT ON (line) line, field, earlier,
+       CASE WHEN two_uids THEN 'two_uids' WHEN two_keys THEN 'two_keys' ELSE 'duplicate' END AS code
 FROM placed
 WHERE line > earlier
-ORDER BY line, coalesce(two_keys, false) DESC, place
+ORDER BY line, coalesce(two_uids, false) DESC, coalesce(two_keys, false) DESC, place
 LIMIT $1;
 
 -- name: staged_lines
