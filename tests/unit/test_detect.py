@@ -1,6 +1,7 @@
 """Detection finds a profile from taps and keys that verifies those taps; what it cannot find, it explains."""
 
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -325,3 +326,206 @@ def test_any_fleet(name: str, seed: int, counters: list[int], lower: bool) -> No
     found = detect([url.lower() for url in urls] if lower else urls, [key(tag.file_key) for tag in fleet], [key(fleet.meta_key)])
     assert len(best(found).verified) == len(urls)
     assert same(best(found).profile.scheme, preset(name).scheme)
+
+
+# --- texts of the owner's -------------------------------------------------------------------------
+
+GS1_KEYS = [key(FILE_KEY), key(META_KEY)]
+
+
+def gs1(urls: list[str], *, tags: int = 3) -> list[str]:
+    """The same taps as GS1 Digital Links: GTIN, lot and serial in the path, a date and a language in the query, for each tag."""
+    links = []
+    for place, url in enumerate(urls):
+        tag = place * tags // len(urls)
+        query = url.partition("?")[2]
+        path = f"01/0950600013435{tag}/10/LOT{tag}/21/{tag}0A1B2C3D4E{tag}"
+        links.append(f"https://id.tag.example/{path}?17=27010{tag}&lang={('en', 'de', 'fr')[tag]}&{query}&15=26120{tag}")
+    return links
+
+
+def test_a_gs1_digital_link_with_its_published_taps() -> None:
+    urls = [
+        "https://id.h.example/01/09506000134352/10/LOT0/21/S0?17=270100&lang=en"
+        "&picc_data=A2985A66BD202130E5746D91C099A9B5&cmac=C49606EE6F334D39",
+        "https://id.h.example/01/09506000134369/10/LOT1/21/S1?17=270101&lang=de"
+        "&picc_data=CBBBC3D3D29FC406B9F7FCFBB0952897&cmac=5771EAC97C3CBF47",
+    ]
+    for samples in (urls, urls[:1], [url.lower() for url in urls]):
+        proposal = best(detect(samples, GS1_KEYS))
+        assert proposal.profile.template == "picc_data={picc}&cmac={mac}"
+        assert len(proposal.verified) == len(samples)
+
+
+@pytest.mark.parametrize("change", [str, str.lower], ids=["verbatim", "lower-cased"])
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("name", [name for name, each in PRESETS.items() if not each.template.startswith("/")])
+def test_more_texts_of_the_owners_than_have_names(name: str, times: int, change: type[str]) -> None:
+    tags = tags_of(name)
+    urls = [
+        change(url) for url in gs1([tag.tap_at(7 * place + tap) for place, tag in enumerate(tags, 1) for tap in range(times)])
+    ]
+    found = detect(urls, [key(FILE_KEY)], [key(META_KEY)])
+    proposal = best(found)
+    assert sorted(proposal.verified) == list(range(len(urls)))
+    for url, tag in zip(urls, (tag for tag in tags for _ in range(times)), strict=True):
+        assert holds(proposal.profile, url, tag.uid)
+    assert "lang" not in proposal.profile.template and "LOT" not in proposal.profile.template.upper()
+
+
+def test_texts_of_the_owners_in_a_path() -> None:
+    urls = [
+        url.replace("/t/", f"/{tag}A/LOT{tag}/{tag}{tag}B1C2D3/{('en', 'de', 'fr')[tag]}/S{tag}/", 1)
+        for tag, url in enumerate(taps(tags_of(path_profile("/{picc}/{mac}")), 1))
+    ]
+    assert best(detect(urls, GS1_KEYS)).profile.template == "/{picc}/{mac}"
+    behind = [f"{url}/LOT{tag}" for tag, url in enumerate(urls)]
+    assert best(detect(behind, GS1_KEYS)).profile.template == "/{picc}/{mac}/{xuid}"
+    constant = [f"{url}/verify" for url in urls]
+    proposal = best(detect(constant, GS1_KEYS))
+    assert (proposal.profile.template, len(proposal.verified)) == ("/{picc}/{mac}/verify", 3)
+
+
+def path_profile(template: str, window: str = "") -> CompiledProfile:
+    return compile_profile(EncodingProfile(name="mine", scheme="ntag424-aes", template=template, window=window))
+
+
+CODES = ("4f9e8d7c6b5a49382716f5e4d3c2b1a0", "0123456789abcdef0123456789abcdef", "a0b1c2d3e4f5061728394a5b6c7d8e9f")
+OWN_TEXTS = {
+    "32 hex digits": CODES,
+    "6 hex digits": ("4f9e8d", "012345", "a0b1c2"),
+    "9 digits": ("123456789", "234567891", "345678912"),
+    "16 hex digits": tuple(code[:16] for code in CODES),
+    "letters": ("LOTA", "LOTB", "LOTC"),
+    "of different lengths": ("B7", "C1234", "D12345678"),
+}
+
+
+@pytest.mark.parametrize("samples", [2, 3])
+@pytest.mark.parametrize("texts", OWN_TEXTS.values(), ids=OWN_TEXTS.keys())
+@pytest.mark.parametrize(
+    ("template", "layout"),
+    [
+        ("m={uid}x{counter}x{mac}", "m=Ux{C}x{M}x{T}"),
+        ("m={uid}x{counter}&cmac={mac}", "m=Ux{C}&cmac={M}-{T}"),
+        ("m={uid}-{counter}-{mac}", "m={T}-U-{C}-{M}"),
+        ("m={uid}.{counter}.{mac}", "m=U.{C}.{T}.{M}"),
+        ("m={picc}&c={mac}", "m={P}_{T}&c={M}"),
+        ("m={picc}&c={mac}", "m={T}:{P}&c={M}&v=2"),
+    ],
+)
+def test_a_text_of_the_owners_beside_mirrors(template: str, layout: str, texts: tuple[str, ...], samples: int) -> None:
+    urls = []
+    for tag, text in zip(tags_of(path_profile(template)), texts, strict=True):
+        url = tag.tap()
+        message = path_profile(template).read_url(url)
+        assert isinstance(message, Message)
+        filled = layout.replace("U", tag.uid.hex().upper(), 1).replace("{C}", "000001").replace("{M}", message.mac.hex().upper())
+        filled = filled.replace("{P}", message.picc.hex().upper() if message.picc else "").replace("{T}", text)
+        urls.append(f"https://tag.example/t?{filled}")
+    found = detect(urls[:samples], GS1_KEYS)
+    expected = layout.replace("U", "{uid}", 1).replace("{C}", "{counter}").replace("{M}", "{mac}").replace("{P}", "{picc}")
+    assert best(found).profile.template == expected.replace("{T}", "{xuid}").removesuffix("&v=2")
+    assert len(best(found).verified) == samples
+    for url, tag in zip(urls, tags_of(path_profile(template)), strict=True):
+        assert holds(best(found).profile, url, tag.uid)  # also for a tag that was not among the samples
+
+
+def test_a_code_of_the_owners_with_its_published_tap() -> None:
+    url = "https://h.example/?m=04A1B2C3D4E5F6x000001xC49606EE6F334D39x4f9e8d7c6b5a49382716f5e4d3c2b1a0"
+    assert best(detect([url], [key(FILE_KEY)])).profile.template == "m={uid}x{counter}x{mac}x{xuid}"
+    glued = url.replace("39x4f", "394f")
+    assert best(detect([glued], [key(FILE_KEY)])).profile.template == "m={uid}x{counter}x{mac}{xuid}"
+
+
+def test_a_text_of_the_owners_in_the_window() -> None:
+    for template, window in (
+        ("m={uid}x{counter}x{xuid}x{mac}", "{uid}x{counter}x{xuid}x"),
+        ("lot={xuid}&m={uid}x{counter}&cmac={mac}", "lot={xuid}&m={uid}x{counter}&cmac="),
+    ):
+        urls = taps(tags_of(path_profile(template, window)))
+        proposal = best(detect(urls, GS1_KEYS))
+        assert (proposal.profile.template, proposal.profile.window) == (template, window)
+        assert len(proposal.verified) == 6
+
+
+def test_a_constant_text_beside_mirrors_is_a_constant() -> None:
+    urls = [f"{url}x{CODES[0]}" for url in taps(tags_of(path_profile("m={uid}x{counter}x{mac}")))]
+    assert best(detect(urls, GS1_KEYS)).profile.template == f"m={{uid}}x{{counter}}x{{mac}}x{CODES[0]}"
+
+
+def test_a_counter_is_never_a_text_of_the_owners() -> None:
+    for template in ("m={uid}x{counter}x{mac}", "m={uid}x{counter}&cmac={mac}"):
+        assert detect([tags_of(path_profile(template))[0].tap_at(0)], [key(FILE_KEY)]).proposals == ()
+
+
+# --- mirrors that are cut -------------------------------------------------------------------------
+
+CUT = {
+    "picc_data=A2985A66BD202130E5746D91C099A9": "picc_data has 30 hex digits; an encrypted mirror has 32 or 48",
+    "picc_data=A2985A66BD202130E5746D91C099A9B": "picc_data has 31 hex digits; an encrypted mirror has 32 or 48",
+    "picc_data=A2985A66BD202130E5746D91C099A9B500": "picc_data has 34 hex digits; an encrypted mirror has 32 or 48",
+    "d=A2985A66BD202130E5746D91C099A9B": "d has 31 hex digits; an encrypted mirror has 32 or 48",
+    "picc_data=A2985A66BD202130E5746D91C099A9BG": "picc_data has characters that are not hex digits",
+    "picc_data=00000000000000000000000000000000": "picc_data is all zeros: the chip did not fill it in; is SDM enabled?",
+    "uid=04A1B2C3D4E5F&ctr=000001": "uid has 13 hex digits; a UID has 14",
+    "uid=04A1B2C3D4E5F6&ctr=00001": "ctr has 5 hex digits; a counter has 6",
+}
+
+
+@pytest.mark.parametrize(("query", "reason"), CUT.items())
+def test_a_mirror_that_is_cut_is_described(query: str, reason: str) -> None:
+    found = detect([f"https://h.example/tag?cmac=C49606EE6F334D39&{query}"], [key(FILE_KEY)], [key(META_KEY)])
+    assert found.proposals == ()
+    assert reason in found.reasons[0].split("; ", 1)[-1] or reason == found.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("mac", "reason"),
+    [
+        ("C49606EE6F334D3", "cmac has 15 hex digits; a MAC has 16"),
+        ("C49606EE6F334D390", "cmac has 17 hex digits; a MAC has 16"),
+        ("C49606EE", "cmac has 8 hex digits; a MAC has 16"),
+        ("0000000000000000", "cmac is all zeros: the chip did not fill it in; is SDM enabled?"),
+    ],
+)
+def test_a_mac_that_is_cut_is_described(mac: str, reason: str) -> None:
+    found = detect([f"https://h.example/?uid=04A1B2C3D4E5F6&ctr=000001&cmac={mac}"], [key(FILE_KEY)])
+    assert found.reasons[0].endswith(reason)
+
+
+def test_zeros_of_the_owners_hinder_nothing() -> None:
+    urls = [f"{url}&r={'0' * 16}" for url in taps(tags_of("encrypted"))]
+    assert best(detect(urls, GS1_KEYS)).profile.template == "picc_data={picc}&cmac={mac}"
+
+
+def test_the_documented_reasons_are_those_that_are_given() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/detect-a-profile.md").read_text()
+    table = page.partition("| Reason | How to fix it |")[2].partition("\n\n")[0]
+    rows = [row for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) if "--key" not in row]
+    urls = [
+        taps(tags_of("encrypted"))[0],
+        tags_of("plain-joined", (STRANGER,) * 3)[0].tap(),
+        "https://tag.example/t?a=123&b=",
+        f"https://h.example/?picc_data={'A2' * 15}&cmac=C49606EE6F334D39",
+        f"https://h.example/?picc_data={'0' * 32}&cmac={'0' * 16}",
+        "https://h.example/?uid=F6E5D4C3B2A104&ctr=000001&cmac=C49606EE6F334D39",
+    ]
+    several = [key(FILE_KEY), key(bytes(15) + b"1")]
+    given = [detect([url], keys, derivations=USUAL_DERIVATIONS).reasons[0] for url in urls for keys in (several[:1], several)]
+    for row in rows:
+        for reason in re.findall("`([^`]+)`", row):
+            pattern = ".+".join(map(re.escape, reason.split("…")))
+            assert any(re.fullmatch(f"{pattern}.*", text) or re.search(f"; {pattern}$", text) for text in given), reason
+
+
+def test_a_uid_of_no_nxp_chip_is_hardly_one() -> None:
+    found = detect(["https://h.example/?a=F6E5D4C3B2A104&c=C49606EE6F334D39"], [key(FILE_KEY)])
+    assert "with uid F6E5D4C3B2A104, which does not begin with 04 as UIDs do; is the tag's key among them?" in found.reasons[0]
+    found = detect(["https://h.example/?uid=F6E5D4C3B2A104&ctr=000001&cmac=C49606EE6F334D39"], [key(FILE_KEY)])
+    assert found.reasons[0].endswith("; uid does not begin with 04 as UIDs do; are its bytes reversed?")
+    gs1_link = "https://id.h.example/01/09506000134352?17=270100&p=A2985A66BD202130E5746D91C099A9B5&c=C49606EE6F334D39"
+    found = detect([gs1_link], [key(FILE_KEY)])
+    assert found.reasons == (
+        "p is an encrypted mirror that neither your key nor the factory key decrypts, as they are or derived",
+    )

@@ -18,6 +18,7 @@ import msgspec
 
 from ixfast import cmac
 from ixfast.chips.message import Message
+from ixfast.chips.mirror_lengths import not_filled_in, wrong_lengths
 from ixfast.chips.profile import CompiledProfile, compile_profile
 from ixfast.chips.reasons import REASONS
 from ixfast.chips.registry import find_scheme, scheme_names
@@ -25,6 +26,7 @@ from ixfast.chips.scheme import Scheme
 from ixfast.chips.tamper import STATES
 from ixfast.chips.template import STATICS, Slot
 from ixfast.chips.url_fields import Encoding, Sample, dissect, encodings
+from ixfast.chips.url_readings import NXP
 from ixfast.domain.model import EncodingProfile, Evidence, Key
 from ixfast.errors import InputError, ProfileError
 
@@ -33,7 +35,7 @@ KEYS_MAX = 64  # Each is tried as it is, as a meta key, and as the master of eve
 PROPOSALS_MAX = 8
 
 _ZERO = bytes(16)
-_NXP = 0x04  # the first byte of every UID of NXP's chips
+_NXP = bytes.fromhex(NXP)
 _BOUNDARY = frozenset(":/?&=.-_~x")
 
 
@@ -77,7 +79,8 @@ class _Source(NamedTuple):
     def file_key(self, uid: bytes) -> bytes | None:
         if self.derivation is None:
             return self.key.value
-        return self.derivation.derive_file_key(self.key.value, uid) if uid else None
+        # Deriving a key takes up to 10 ms, too long for each UID that a wrong reading yields.
+        return self.derivation.derive_file_key(self.key.value, uid) if uid[:1] == _NXP else None
 
 
 class _Hit(NamedTuple):
@@ -164,7 +167,8 @@ class _Detector:
         alike = [other for other in self._samples if other.shape == sample.shape]
         candidates = encodings(sample, alike)
         if not candidates:
-            self._why[_without_encoding(sample)] += 1
+            wrong = not_filled_in(sample) or wrong_lengths(sample)
+            self._why["; ".join(wrong) or _without_encoding(sample)] += 1
             return
         reason = "the MAC matches, but the encoding cannot be expressed as a profile"
         for hit in self._hits(candidates):
@@ -176,7 +180,7 @@ class _Detector:
                 self._sources.insert(0, hit.source)
                 return
             reason = problem or reason
-        self._why[reason if self._held else self._why_not(candidates)] += 1
+        self._why[reason if self._held else self._why_not(sample, candidates)] += 1
 
     def _hits(self, candidates: list[Encoding]) -> Iterator[_Hit]:
         """Every candidate whose MAC verifies under some key and window."""
@@ -309,8 +313,18 @@ class _Detector:
             notes=tuple(notes),
         )
 
-    def _why_not(self, candidates: list[Encoding]) -> str:
+    def _why_not(self, sample: Sample, candidates: list[Encoding]) -> str:
         """The most helpful reason for a sample whose MAC could not be verified."""
+        if zeros := not_filled_in(sample):
+            return "; ".join(zeros)
+        likely = [encoding for encoding in candidates if encoding.likely]
+        explained = {label for encoding in likely for slot, label in encoding.fields.items() if slot not in STATICS}
+        wrong = wrong_lengths(sample, explained)
+        by_name = sorted(likely or candidates, key=lambda each: "picc" not in each.fields.get("picc", "").lower())
+        reasons = [self._no_match(by_name)] if likely or not wrong else []
+        return "; ".join([*reasons, *wrong])
+
+    def _no_match(self, candidates: list[Encoding]) -> str:
         count = len({source.key.value for source in self._sources})
         how = "as they are or derived" if any(source.derivation is not None for source in self._sources) else "as they are"
         keys = f"any of the {count} keys, {how}, over any window"
@@ -319,15 +333,19 @@ class _Detector:
             mac = f"the MAC in {encoding.fields['mac']} does not match under {keys}"
             if not encoding.encrypted:
                 mirrored = " and ".join(f"{slot} {encoding.texts[slot]}" for slot in ("uid", "counter") if slot in encoding.slots)
-                reasons.append(f"{mac}, with {mirrored}; is the tag's key among them?")
+                odd = "" if encoding.likely else f", which does not begin with {NXP} as UIDs do"
+                reasons.append(f"{mac}, with {mirrored}{odd}; is the tag's key among them?")
                 continue
             for scheme, label in ((scheme, key) for scheme in self._schemes if _suits(scheme, encoding) for key in self._meta):
                 picc = scheme.read_picc(label[0], bytes.fromhex(encoding.texts["picc"]))
-                if picc is not None and picc.uid is not None and picc.uid[0] == _NXP:  # unlikely under a wrong key
+                if picc is not None and picc.uid is not None and picc.uid[:1] == _NXP:  # unlikely under a wrong key
                     counter = "no counter" if picc.counter is None else f"counter {picc.counter}"
                     read = f"{encoding.fields['picc']} is decrypted by {label[1]}: UID {picc.uid.hex().upper()}, {counter}"
                     return f"{read}; but {mac}; is the tag's key among them?"
             mirror = f"{encoding.fields['picc']} is an encrypted mirror"
+            if not self._count:
+                reasons.append(f"{mirror} that the factory key does not decrypt; pass the tag's keys")
+                continue
             own = "neither your key nor" if self._count == 1 else f"none of your {self._count} keys, nor"
             end = "the factory key decrypts" if self._count == 1 else "the factory key, decrypts"
             reasons.append(f"{mirror} that {own} {end}, as they are or derived")
@@ -377,6 +395,8 @@ def _windows(encoding: Encoding, scheme: Scheme) -> list[tuple[str, bytes]]:
     needed = "enc" in encoding.slots
     found: list[tuple[str, bytes]] = [] if needed else windows
     for part in reversed(encoding.before_mac):
+        if part is None:
+            break  # text without a placeholder cannot be in the window
         if isinstance(part, Slot):
             sent = encoding.texts[part.name]
             notation, text = part.notation() + notation, (sent if part.name in STATICS else sent.upper()) + text

@@ -12,25 +12,14 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ixfast.chips.tamper import PAIR_PATTERN, TT_CHARS, TT_PATTERN
-from ixfast.chips.template import MIRROR_CHARS, STATICS, Part, Slot
+from ixfast.chips.template import STATICS, Part, Slot
+from ixfast.chips.url_readings import NXP, Own, Reading, ReadPart, is_likely, mirror_readings
 from ixfast.errors import InputError
-from ixfast.limits import FILE_DATA_BYTES_MAX, PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
+from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
 
-PICC_CHARS = (32, 48)  # AES and LRP
-READINGS_MAX = 24  # Per field; what a chip writes has fewer than 10.
 ENCODINGS_MAX = 256  # Per URL; a real one has fewer than 20.
 
-_ENC_STEP = 32
-_HEX = re.compile(r"[0-9A-Fa-f]+")
-# Text that joins mirrors: letters other than hex digits, punctuation, and runs of hex digits too short for any mirror.
-_LITERAL = re.compile(r"(?:[^0-9A-Fa-f]|(?<![0-9A-Fa-f])[0-9A-Fa-f]{1,5}(?![0-9A-Fa-f]))+")
-_TAMPER = re.compile(rf"{PAIR_PATTERN}(?![0-9A-Za-wyz])", re.IGNORECASE)
-_TT = re.compile(TT_PATTERN, re.IGNORECASE)
-_AFTER_LITERAL = re.compile(r"(?:^|[^0-9A-Za-z]|[xX])$")
-# The order of mirrors within one run of hex digits: the chip's own, which every published bulk format follows.
-_ORDER = {name: place for place, name in enumerate(("uid", "counter", "picc", "enc", "tamper", "tt", "mac"))}
-_CHANGING = frozenset(("picc", "enc", "mac"))  # differ between any two taps, whereas a disabled counter never changes
+_HIDDEN = "hidden counter"  # beside the names of mirrors
 _STATIC_NAMES = {"x": "xuid", "xuid": "xuid", "cuid": "cuid", "aid": "aid"}
 
 
@@ -61,9 +50,11 @@ class Encoding(NamedTuple):
 
     template: str
     slots: dict[str, Slot]
-    before_mac: tuple[Part, ...]  # the URL from its beginning up to the MAC
+    before_mac: tuple[Part | None, ...]  # the URL from its beginning up to the MAC; None for text without a placeholder
     texts: dict[str, str]  # by slot: its text in the URL
     fields: dict[str, str]  # by slot: the label of its field
+    likely: bool  # whether its UID begins as one of NXP's, if it is not encrypted
+    misfits: int  # how many other samples of the shape cannot have this encoding
 
     @property
     def encrypted(self) -> bool:
@@ -104,95 +95,49 @@ def encodings(sample: Sample, alike: Sequence[Sample]) -> list[Encoding]:
 
     `alike` are the samples of the same shape, including `sample`; text that does not change among them may be a constant.
     """
-    several = len({other.url.lower() for other in alike}) > 1
+    others = [other for other in alike if other.url.lower() != sample.url.lower()]
     choices = []
     for place, field in enumerate(sample.fields):
-        constant = all(other.fields[place].text.lower() == field.text.lower() for other in alike)
-        mirrors = _mirrors(field.text)
-        if constant and several:  # unchanged over several taps, so it cannot be a mirror that changes with each
-            mirrors = [parts for parts in mirrors if _CHANGING.isdisjoint(part.name for part in parts if isinstance(part, Slot))]
-        choices.append([*mirrors, _as_static(field, constant=constant and (several or not mirrors))])
-    found: list[Encoding] = []
+        texts = [other.fields[place].text for other in others]
+        constant = all(text.lower() == field.text.lower() for text in texts)
+        mirrors = mirror_readings(field.text, texts)
+        own = _own_reading(field, constant=constant and (bool(others) or not mirrors))
+        choices.append(sorted([*mirrors, own], key=lambda reading: not is_likely(field.text, reading.parts)))
+    found: dict[tuple[str, tuple[Part | None, ...]], Encoding] = {}
     for combination in _combinations(choices):
-        encoding = _encoding(sample, combination)
-        if encoding is not None:
-            found.append(encoding)
-    return sorted(found, key=_rank)
+        misfits = len(frozenset().union(*(reading.misfits for reading in combination)))
+        for named in _namings(sample, [reading.parts for reading in combination]):
+            encoding = _encoding(sample, named, misfits)
+            found.setdefault((encoding.template, encoding.before_mac), encoding)
+    return sorted(found.values(), key=_rank)[:ENCODINGS_MAX]
 
 
-def _rank(encoding: Encoding) -> tuple[int, int, int]:
+def _rank(encoding: Encoding) -> tuple[bool, int, bool, int, int, int]:
     statics = sum(name in STATICS for name in encoding.slots)
-    return statics - len(encoding.slots), statics, len(encoding.template)
+    names_tag = statics or not {"uid", "picc"}.isdisjoint(encoding.slots)
+    mirrors = len(encoding.slots) - statics
+    return not encoding.likely, encoding.misfits, not names_tag, -mirrors, statics, len(encoding.template)
 
 
-def _mirrors(text: str) -> list[tuple[Part, ...]]:
-    return list(
-        itertools.islice((parts for parts in _walk(text, 0, ()) if any(isinstance(p, Slot) for p in parts)), READINGS_MAX)
-    )
+def _own_reading(field: Field, *, constant: bool) -> Reading:
+    """The reading of a field as text that the chip does not change: a constant, or text that differs between tags."""
+    if field.text and ((field.name or "").lower() in _STATIC_NAMES or not constant):
+        return Reading((Own(len(field.text)),))
+    return Reading((field.text,) if field.text else ())
 
 
-def _walk(text: str, at: int, done: tuple[Part, ...]) -> Iterator[tuple[Part, ...]]:
-    """Every division of `text` from `at` on into mirrors and the text that joins them."""
-    if at == len(text):
-        yield done
-        return
-    used = {part.name for part in done if isinstance(part, Slot)}
-    before = done[-1] if done else None
-    least = _ORDER[before.name] if isinstance(before, Slot) else -1
-    for slot in _slots_at(text, at, after=before if isinstance(before, str) else ""):
-        if slot.name not in used and _ORDER[slot.name] > least:
-            yield from _walk(text, at + slot.chars, (*done, slot))
-    literal = None if isinstance(before, str) else _LITERAL.match(text, at)
-    if literal:
-        for end in range(literal.end(), at, -1):
-            if end == literal.end() or _TT.match(text, end) or _TAMPER.match(text, end):
-                yield from _walk(text, end, (*done, text[at:end]))
-
-
-def _slots_at(text: str, at: int, after: str) -> Iterator[Slot]:
-    """The mirrors that could begin at `at`; `after` is the literal text just before, or ""."""
-    if _AFTER_LITERAL.search(after):
-        if _TT.match(text, at):
-            yield Slot("tt", TT_CHARS)
-        if _TAMPER.match(text, at):
-            yield Slot("tamper", MIRROR_CHARS["tamper"])
-    run = _HEX.match(text, at)
-    if not run:
-        return
-    length = run.end() - at
-    for chars in PICC_CHARS:
-        if length >= chars:
-            yield Slot("picc", chars)
-    for chars in range(_ENC_STEP, min(length, 2 * FILE_DATA_BYTES_MAX) + 1, _ENC_STEP):
-        yield Slot("enc", chars)
-    for name in ("uid", "counter", "mac"):
-        if length >= MIRROR_CHARS[name]:
-            yield Slot(name, MIRROR_CHARS[name])
-
-
-def _as_static(field: Field, *, constant: bool) -> tuple[Part, ...]:
-    """The reading of a field as text that the chip does not change: a constant, or a static text that differs between tags.
-
-    A static slot has width 0 here, and an empty name if the name depends on the other fields; see `_name_statics`.
-    """
-    static = _STATIC_NAMES.get((field.name or "").lower())
-    if field.text and (static or not constant):
-        return (Slot(static or "", 0),)
-    return (field.text,) if field.text else ()
-
-
-def _combinations(choices: list[list[tuple[Part, ...]]]) -> Iterator[tuple[tuple[Part, ...], ...]]:
+def _combinations(choices: list[list[Reading]]) -> Iterator[tuple[Reading, ...]]:
     """Products of the fields' readings in which no mirror occurs twice, at most `ENCODINGS_MAX`."""
 
-    def extend(place: int, used: frozenset[str]) -> Iterator[tuple[tuple[Part, ...], ...]]:
+    def extend(place: int, used: frozenset[str]) -> Iterator[tuple[Reading, ...]]:
         if place == len(choices):
-            if _is_whole(used):
+            if _is_whole(used - {_HIDDEN}) and {_HIDDEN} != used & {_HIDDEN, "counter", "picc"}:
                 yield ()
             return
         for reading in choices[place]:
-            names = [part.name for part in reading if isinstance(part, Slot) and part.name not in ("", *STATICS)]
-            if used.isdisjoint(names):
-                for rest in extend(place + 1, used.union(names)):
+            if used.isdisjoint(reading.mirrors):
+                hidden = {_HIDDEN} if reading.hides_counter else set()
+                for rest in extend(place + 1, used.union(reading.mirrors, hidden)):
                     yield (reading, *rest)
 
     return itertools.islice(extend(0, frozenset()), ENCODINGS_MAX)
@@ -210,57 +155,94 @@ def _is_whole(mirrors: frozenset[str]) -> bool:
     return bool(mirrors & {"uid", "counter"})
 
 
-def _encoding(sample: Sample, combination: tuple[tuple[Part, ...], ...]) -> Encoding | None:
-    named = _name_statics(combination)
-    if named is None:
-        return None
+def _namings(sample: Sample, combination: Sequence[tuple[ReadPart, ...]]) -> Iterator[list[tuple[Part | None, ...]]]:
+    """The ways to give the owner's texts the names of static texts: as few of them as possible, and as many.
+
+    A text without a name becomes None and is not part of the template. That is possible for a parameter, and for a path segment
+    above the first one with a placeholder. As only a named text can be in the window, those just before the MAC come first.
+    """
+    free: list[int] = []
+    names: dict[int, str] = {}
+    in_path = False
+    for place, parts in enumerate(combination):
+        if any(isinstance(part, Own) for part in parts):
+            field = sample.fields[place]
+            own_name = _STATIC_NAMES.get((field.name or "").lower()) if len(parts) == 1 else None
+            if own_name is not None and own_name not in names.values():
+                names[place] = own_name
+            elif len(parts) > 1 or (in_path and field.name is None):
+                names[place] = ""
+            else:
+                free.append(place)
+        in_path = in_path or (sample.fields[place].name is None and any(isinstance(part, Slot) for part in parts))
+    spare = len(STATICS) - len(names)
+    if spare < 0:
+        return
+    mac = next(place for place, parts in enumerate(combination) if any(isinstance(p, Slot) and p.name == "mac" for p in parts))
+    near = sorted(free, key=lambda place: (place > mac, -place))[:spare]
+    for more in ([], near) if near else ([],):
+        yield _named(combination, names | dict.fromkeys(more, ""))
+
+
+def _named(combination: Sequence[tuple[ReadPart, ...]], names: dict[int, str]) -> list[tuple[Part | None, ...]]:
+    """The parts of the fields with the owner's texts named; unless a name is given, in the order of `STATICS`."""
+    unused = [name for name in STATICS if name not in names.values()]
+    named: list[tuple[Part | None, ...]] = []
+    for place, parts in enumerate(combination):
+        name = names.get(place)
+        if name == "":
+            name = unused.pop(0)
+        named.append(tuple(_slot(part, name) if isinstance(part, Own) else part for part in parts))
+    return named
+
+
+def _slot(own: Own, name: str | None) -> Slot | None:
+    """The slot of a text, with the width that it has in this URL."""
+    return Slot(name, own.chars) if name is not None else None
+
+
+def _encoding(sample: Sample, named: Sequence[tuple[Part | None, ...]], misfits: int) -> Encoding:
     slots: dict[str, Slot] = {}
     texts: dict[str, str] = {}
     labels: dict[str, str] = {}
-    whole: list[Part] = []
+    whole: list[Part | None] = []
     at = 0
     for field, parts in zip(sample.fields, named, strict=True):
         whole.append(sample.url[at : field.start])
         at = field.start
         for part in parts:
-            chars = len(part) if isinstance(part, str) else part.chars or len(field.text)
+            if part is None:
+                whole.append(None)
+                at += len(field.text)
+                continue
+            chars = len(part) if isinstance(part, str) else part.chars
             if isinstance(part, Slot):
-                part = part if part.chars else Slot(part.name, STATICS[part.name])
-                slots[part.name], texts[part.name], labels[part.name] = part, sample.url[at : at + chars], field.label()
-                whole.append(part)
+                slot = Slot(part.name, STATICS.get(part.name, part.chars))
+                slots[slot.name], texts[slot.name], labels[slot.name] = slot, sample.url[at : at + chars], field.label()
+                whole.append(slot)
             else:
                 whole.append(sample.url[at : at + chars])
             at += chars
-    before_mac = tuple(part for part in whole[: whole.index(slots["mac"])] if part)
-    return Encoding(_template(sample, named), slots, before_mac, texts, labels)
+    before_mac = tuple(part for part in whole[: whole.index(slots["mac"])] if part != "")
+    likely = texts.get("uid", NXP).startswith(NXP)
+    return Encoding(_template(sample, named), slots, before_mac, texts, labels, likely, misfits)
 
 
-def _name_statics(combination: tuple[tuple[Part, ...], ...]) -> list[tuple[Part, ...]] | None:
-    """Assign names to the static texts in their order; None if there are more of them than names."""
-    taken = {part.name for parts in combination for part in parts if isinstance(part, Slot)}
-    free = [name for name in STATICS if name not in taken]
-    named = []
-    seen: set[str] = set()
-    for parts in combination:
-        if len(parts) == 1 and isinstance(parts[0], Slot) and not parts[0].chars:
-            name = parts[0].name
-            if not name or name in seen:
-                if not free:
-                    return None
-                name = free.pop(0)
-            seen.add(name)
-            parts = (Slot(name, 0),)
-        named.append(parts)
-    return named
+def _template(sample: Sample, named: Sequence[tuple[Part | None, ...]]) -> str:
+    """The template from the first field with a placeholder to the last; constants around them identify nothing.
 
-
-def _template(sample: Sample, named: Sequence[tuple[Part, ...]]) -> str:
-    """The template from the first field with a placeholder to the last; constants around them identify nothing."""
+    A path is matched from its end, so that its last segment is always part of the template.
+    """
     places = [place for place, parts in enumerate(named) if any(isinstance(part, Slot) for part in parts)]
+    last = places[-1]
+    if sample.fields[places[0]].name is None:
+        last = max(last, *(place for place, field in enumerate(sample.fields) if field.name is None))
     path, query = [], []
-    for place in range(places[0], places[-1] + 1):
+    for place in range(places[0], last + 1):
         field = sample.fields[place]
-        text = "".join(part if isinstance(part, str) else part.notation() for part in named[place])
+        if None in named[place]:
+            continue
+        text = "".join(part if isinstance(part, str) else part.notation() for part in named[place] if part is not None)
         if field.name is None:
             path.append(f"/{text}")
         else:
