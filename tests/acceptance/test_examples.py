@@ -76,7 +76,7 @@ def test_your_own_tap_is_verified_with_keys_of_a_file(tmp_path: Path) -> None:
     mangled = run("examples/verify_url.py", tag.tap()[:-1], "encrypted", str(keys))
     assert (mangled.returncode, mangled.stderr) == (
         2,
-        "cannot verify: Malformed tap: cmac: the parameter must be 16 hex digits.\n",
+        "cannot verify: Malformed tap: cmac must be 16 hex digits (it has 15 characters).\n",
     )
     keys.write_text(tag.file_key.hex())
     undecided = run("examples/verify_url.py", tag.tap(), "encrypted", str(keys))

@@ -88,7 +88,7 @@ class World:
         engine.use(ledger)
         catalogue.add_account("open-account", meta_keys=MIRROR[0].meta_keys())
         catalogue.add_account("closed-account", is_open=False)
-        for fleet in self._more:
+        for fleet in {fleet.account: fleet for fleet in self._more}.values():
             catalogue.add_account(fleet.account, meta_keys=fleet[0].meta_keys())
             catalogue.add_api_key(fleet.account, references.token_sha256(token_of(fleet)))
         for fleet in (OPEN, CLOSED, MIRROR, *self._more):

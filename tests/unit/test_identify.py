@@ -11,7 +11,7 @@ import pytest
 from ixfast.chips import Message, compile_profile, preset
 from ixfast.chips.registry import find_scheme
 from ixfast.domain import references
-from ixfast.domain.model import Key
+from ixfast.domain.model import EncodingProfile, Key
 from ixfast.domain.records import Account, Group
 from ixfast.domain.scan import Extras
 from ixfast.errors import InputError
@@ -183,3 +183,49 @@ def test_no_more_than_a_few_segments_are_looked_up() -> None:
     nobody = Nobody()
     assert asyncio.run(account_in_path(nobody, url)) is None
     assert nobody.asked == [f"a{n}" for n in range(ACCOUNTS_IN_PATH_MAX)]
+
+
+SHARED_NAME = ("uid={uid}x{counter}x{mac}", "uid={uid}&ctr={counter}&cmac={mac}")
+WHOLE = "uid=04A1B2C3D4E5F6&ctr=000001&cmac=C49606EE6F334D39"
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "message"),
+    [
+        (f"{WHOLE}&cmac=0000000000000000", "cmac", "cmac appears twice."),
+        (WHOLE[:-1], "cmac", "cmac must be 16 hex digits (it has 15 characters)."),
+        (WHOLE.replace("000001", "1"), "ctr", "ctr must be 6 hex digits (it has 1 character)."),
+        (WHOLE.replace("&ctr=000001", ""), "ctr", "The tap lacks ctr."),
+        (
+            WHOLE.lower().replace("000001", "00000g"),
+            "ctr",
+            "ctr must be 6 hex digits (it has 6 characters, some of which do not fit).",
+        ),
+        (
+            "uid=04A1B2C3D4E5F6x000001xC49606EE6F334D3",
+            "uid",
+            "uid must be 14 hex digits then 'x' then 6 hex digits then 'x' then 16",
+        ),
+        (WHOLE.replace("&", "&amp;"), "url", "The URL is escaped"),
+        (WHOLE.replace("=", "%3D").replace("&", "%26"), "url", "The URL is percent-encoded as a whole"),
+    ],
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_complaint_is_that_of_the_profile_that_fits_best(query: str, field: str, message: str, reverse: bool) -> None:
+    account = OneAccount(0)
+    templates = SHARED_NAME[::-1] if reverse else SHARED_NAME
+    more: dict[str, Any] = {"folder_name": "F", "folder_active": True, "active": True, "response_set": BUILT_IN}
+    account.groups = [
+        Group(
+            at,
+            f"G{at}",
+            account.own,
+            profile=compile_profile(EncodingProfile(name=f"p{at}", scheme="ntag424-aes", template=template)),
+            **more,
+        )
+        for at, template in enumerate(templates)
+    ]
+    assert account.find(Extras(url=f"https://h.example/?{WHOLE}")) == [references.by_uid("acme", UID)]
+    with pytest.raises(InputError) as caught:
+        account.find(Extras(url=f"https://h.example/?{query}"))
+    assert caught.value.field == field and str(caught.value).startswith(message)

@@ -78,7 +78,6 @@ def test_tamper_text_outside_the_window_may_be_missing() -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        "",
         "00003",
         "0000003D",
         "00003G",
@@ -179,7 +178,6 @@ def test_a_url_that_lost_a_parameter_says_which() -> None:
         (f"?n=00001&e={'0' * 16}", "n"),
         (f"?n=000001&n=000001&e={'0' * 16}", "n"),
         (f"?n=000001&e=%FF{'0' * 15}", "e"),
-        (f"https://tåg.example/?n=000001&e={'0' * 16}", "url"),
         ("?" + "&" * PARAMETERS_MAX, "url"),
         ("?n=" + "0" * 5000, "url"),
     ],

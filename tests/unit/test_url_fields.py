@@ -31,6 +31,16 @@ def templates(*urls: str) -> list[str]:
         ("/a/?x=1#c=3", [(None, "a"), ("x", "1")]),
         ("?x=1&flag&y=2=3", [("x", "1"), ("y", "2=3")]),
         ("x=1&y=2", [("x", "1"), ("y", "2")]),
+        (" https://müller.example/ä?x=1\r\n", [(None, "ä"), ("x", "1")]),
+        ("tagapp://x=1&y=2", [("x", "1"), ("y", "2")]),
+        ("tagapp:x=1&y=2", [("x", "1"), ("y", "2")]),
+        (f"tagapp://{UID}x{COUNTER}x{MAC}", [("", f"{UID}x{COUNTER}x{MAC}")]),
+        (f"https://tag.example/t?{UID}&flag&=1&{MAC}", [(None, "t"), ("", UID), ("", MAC)]),
+        (f"?{UID}x{COUNTER}x{MAC}", [("", f"{UID}x{COUNTER}x{MAC}")]),
+        (f"https://tag.example/a?b=1#/t?uid={UID}&c={MAC}", [(None, "t"), ("uid", UID), ("c", MAC)]),
+        (f"https://tag.example/#{UID}x{MAC}", [("", f"{UID}x{MAC}")]),
+        (f"https://tag.example/#uid={UID}&c={MAC}", [("uid", UID), ("c", MAC)]),
+        (f"https://tag.example/?c={MAC}#/t?uid={UID}", [("c", MAC)]),
     ],
 )
 def test_fields_of_a_url(url: str, fields: list[tuple[str | None, str]]) -> None:
@@ -59,6 +69,11 @@ def test_fields_of_a_url(url: str, fields: list[tuple[str | None, str]]) -> None
         (f"https://tag.example/dev/{PICC}/more?c={MAC}", "/{picc}/more?c={mac}"),
         (f"https://tag.example/t/{UID}x{COUNTER}-{MAC}/", "/{uid}x{counter}-{mac}"),
         (f"https://tag.example/t?x=q8w3sbcz&u={UID}&n={COUNTER}&e={MAC}", "x={xuid}&u={uid}&n={counter}&e={mac}"),
+        (f"tagapp://uid={UID}&ctr={COUNTER}&mac={MAC}", "uid={uid}&ctr={counter}&mac={mac}"),
+        (f"tagapp://{UID}x{COUNTER}x{MAC}", "{uid}x{counter}x{mac}"),
+        (f"https://tag.example/?{UID}&{COUNTER}&{MAC}", "{uid}&{counter}&{mac}"),
+        (f"https://tag.example/#/t?picc_data={PICC}&cmac={MAC}", "picc_data={picc}&cmac={mac}"),
+        (f"https://tag.example/#/{PICC}/{MAC}", "/{picc}/{mac}"),
         (f"https://tag.example/t?lang=en&u={UID}&v=2&n={COUNTER}&e={MAC}&w=3", "u={uid}&v=2&n={counter}&e={mac}"),
     ],
 )
@@ -121,7 +136,7 @@ def test_the_encoding_names_what_stands_where() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["x" * (REQUEST_TARGET_BYTES_MAX + 1), "https://tag.example/ä", "a b", "/{uid}", "?" + "a=1&" * PARAMETERS_MAX + "b=2"],
+    ["x" * (REQUEST_TARGET_BYTES_MAX + 1), "https://tag.example/\x7f", "a b", "/{uid}", "?" + "a=1&" * PARAMETERS_MAX + "b=2"],
 )
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(InputError) as refused:

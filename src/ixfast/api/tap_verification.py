@@ -6,6 +6,7 @@ answer: `Evidence.position` is what the caller compares.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -202,8 +203,8 @@ def _read(compiled: CompiledProfile, url: str) -> Message:
     try:
         message = read_tap(compiled, url)
     except InputError as error:
-        place = f"{error.field}: " if error.field is not None else ""
-        raise InputError(error.code, shortened(f"Malformed tap: {place}{error}."), error.field) from None
+        problem = re.sub(r"^(The|A) ", lambda found: found[0].lower(), str(error))
+        raise InputError(error.code, shortened(f"Malformed tap: {problem}"), error.field) from None
     if isinstance(message, Missing):
         names = ", ".join(message.names)
         text = shortened(f"Incomplete tap: the profile {compiled.name} also needs {names}.")

@@ -19,7 +19,7 @@ from ixfast.audit.findings import (
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.chips import CompiledProfile, Message, Missing
 from ixfast.chips.tap_text import read_tap
-from ixfast.domain import references
+from ixfast.domain import references, tap_url
 from ixfast.domain.scan import position
 from ixfast.errors import InputError
 from ixfast.limits import REQUEST_TARGET_BYTES_MAX
@@ -29,6 +29,7 @@ def judge(catalogue: TagCatalogue, text: str) -> Finding:
     """Judge a tapped URL, its query string, or a query string with the parameter names of `/v1/t`."""
     if len(text) > REQUEST_TARGET_BYTES_MAX:
         return Finding(MALFORMED, problem=f"longer than {REQUEST_TARGET_BYTES_MAX} characters")
+    text = tap_url.trimmed(text)
     code = references.code_in(text)
     try:
         if code is None:
@@ -99,4 +100,4 @@ def _examine(catalogue: TagCatalogue, tag: int, profile: CompiledProfile, messag
 
 
 def _problem(error: InputError) -> str:
-    return f"{error.field}: {error}" if error.field is not None else str(error)
+    return str(error).removesuffix(".")

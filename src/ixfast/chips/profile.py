@@ -107,6 +107,10 @@ class CompiledProfile:
         """Read a tap from its verbatim URL; None if it does not match this profile. See `Reader.from_url` for the errors."""
         return self._reader.from_url(url)
 
+    def fit(self, parameters: Mapping[str, str]) -> tuple[int, int, int]:
+        """How well percent-decoded parameters fit this profile, greater for better; see `Reader.fit`."""
+        return self._reader.fit(parameters)
+
     def examine(
         self,
         message: Message,

@@ -1,35 +1,33 @@
 """Parses a tap's URL or parameters into a `Message` by the template of a profile. Nothing is authenticated here.
 
 The same tap is accepted in three forms: the URL verbatim (or lower-cased, or only its query string), its parameters under the
-template's names, and for a plain mirror under the names of `/v1/t`. A UID in a parameter of its own is optional: callers often
-forward only tag code, counter and MAC. The registered UID then takes its place in the session vector, where a wrong one would
-make the MAC fail.
+template's names, and for a plain mirror under the names of `/v1/t`. `tap_url` lists the shapes of URLs. An empty value counts as
+absent. A UID in a parameter of its own is optional: callers often forward only tag code, counter and MAC. The registered UID then
+takes its place in the session vector, where a wrong one would make the MAC fail.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import unquote
 
 from ixfast.chips.message import Message, Missing
 from ixfast.chips.template import STATICS, Piece, Template, mirror_piece
+from ixfast.domain.tap_url import Place, pairs, places, trimmed
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
-
-# A bare query string begins with a name and "="; a URL has one of the others before its first "=".
-_BARE_QUERY = re.compile(r"\??[^/?#&=:]+=")
 
 
 class Reader:
     """Parses taps of one template. Created once per profile and shared by all scans."""
 
-    __slots__ = ("_alternatives", "_constants", "_folded", "_names", "_path", "_query", "_required", "parameters")
+    __slots__ = ("_alternatives", "_constants", "_folded", "_names", "_path", "_query", "_required", "_unnamed", "parameters")
 
     def __init__(self, template: Template, tamper_authenticated: bool) -> None:
         self._path = template.path
-        self._query = tuple(piece for piece in template.query if piece.slots)
-        self._constants = tuple(piece for piece in template.query if not piece.slots)
+        self._unnamed = tuple(piece for piece in template.query if not piece.name)
+        self._query = tuple(piece for piece in template.query if piece.name and piece.slots)
+        self._constants = tuple(piece for piece in template.query if piece.name and not piece.slots)
         own = {piece.name for piece in template.query}
         # A lower-cased URL has lower-cased names. Two names that differ only in case match only as they are written.
         folded = [name.lower() for name in own if name]
@@ -40,7 +38,7 @@ class Reader:
         optional = {"uid", *STATICS} if tamper_authenticated else {"uid", "tamper", *STATICS}
         self._required = tuple(slot for slot in template.slots if slot not in optional)
         # The name by which an error refers to a slot: the template's own name takes precedence.
-        self._names = separate | {slot: piece.name or "" for piece in self._query for slot in piece.slots}
+        self._names = separate | {slot: piece.name or slot for piece in self._query for slot in piece.slots}
         names = [*(piece.name for piece in self._query), *separate.values()]
         self.parameters = tuple(dict.fromkeys(name for name in names if name))
 
@@ -50,14 +48,16 @@ class Reader:
         Raises InputError `invalid_parameter`, with the name in `field`, for a malformed value (not hex digits, wrong width).
         """
         found: dict[str, str] = {}
+        if self._unnamed:
+            self._read_unnamed(parameters.get("", "").split("&"), found)
         for piece in self._query:
             value = parameters.get(piece.name or "")
-            if value is not None:
+            if value:
                 _read(piece, value, found)
         for slot, piece in self._alternatives:
             if slot not in found:
                 value = parameters.get(piece.name or "")
-                if value is not None:
+                if value:
                     _read(piece, value, found)
         return self._message(found)
 
@@ -66,28 +66,74 @@ class Reader:
 
         None if the URL does not match this profile: another path, a constant parameter that is absent, or none of the mirrors.
         Raises InputError `invalid_parameter` for a mirror that is malformed or given twice (`field` has its name), and for text
-        that is not a URL (`field` is `url`).
+        that is too long (`field` is `url`).
         """
-        path, pairs = _split(url)
+        text = trimmed(url)
+        if len(text) > REQUEST_TARGET_BYTES_MAX:
+            raise InputError("invalid_parameter", f"The URL is longer than {REQUEST_TARGET_BYTES_MAX} characters.", "url")
+        incomplete = None
+        for place in places(text):
+            message = self._from_place(place)
+            if isinstance(message, Message):
+                return message
+            incomplete = incomplete or message
+        return incomplete
+
+    def _from_place(self, place: Place) -> Message | Missing | None:
+        if place.query.count("&") >= PARAMETERS_MAX:
+            raise InputError("invalid_parameter", f"The URL has more than {PARAMETERS_MAX} parameters.", "url")
         found: dict[str, str] = {}
-        if self._path and not self._read_path(path, found):
+        if self._path and not self._read_path(place.path, found):
             return None
         values: dict[str, str] = {}
-        for sent, value in pairs:
-            name = self._folded.get(sent) or self._folded.get(sent.lower())
-            if name is not None:
+        unnamed = []
+        for sent, value in pairs(place.query):
+            if not sent:
+                unnamed.append(unquote(value))
+                continue
+            name = self._own_name(unquote(sent))
+            if name is not None and value:
                 if name in values:
-                    raise InputError("invalid_parameter", "the parameter appears twice", name)
-                values[name] = value
+                    raise InputError("invalid_parameter", f"{name} appears twice.", name)
+                values[name] = unquote(value)
         for piece in self._constants:
-            if piece.name not in values or not piece.pattern.fullmatch(values[piece.name]):
+            if not piece.pattern.fullmatch(values.get(piece.name or "", "")):
                 return None
+        if self._unnamed and not self._read_unnamed(unnamed, found):
+            return None
         for piece in self._query:
             if piece.name in values:
                 _read(piece, values[piece.name], found)
         if not any(slot in found for slot in self._required):
             return None
         return self._message(found)
+
+    def fit(self, parameters: Mapping[str, str]) -> tuple[int, int, int]:
+        """How well percent-decoded parameters fit this template: the mirrors and texts that they have, and minus the parameters
+        that are malformed and absent. For choosing among the complaints of several profiles.
+        """
+        own = {self._own_name(sent): value for sent, value in parameters.items()}
+        good = bad = 0
+        for piece in self._query:
+            value = own.get(piece.name)
+            if value and piece.pattern.fullmatch(value):
+                good += len(piece.slots)
+            elif value:
+                bad += 1
+        return good, -bad, -sum(piece.name not in own for piece in self._query)
+
+    def _own_name(self, sent: str) -> str | None:
+        return self._folded.get(sent) or (self._folded.get(sent.lower()) if sent.isascii() else None)
+
+    def _read_unnamed(self, values: Iterable[str], found: dict[str, str]) -> bool:
+        """Match the pieces without a name, in their order, and skip texts that are none of them."""
+        rest = iter(values)
+        for piece in self._unnamed:
+            match = next(filter(None, map(piece.pattern.fullmatch, rest)), None)
+            if match is None:
+                return False
+            found.update(zip(piece.slots, match.groups(), strict=True))
+        return True
 
     def _read_path(self, path: str, found: dict[str, str]) -> bool:
         """Match the last segments. The host counts as a segment, so that a URL without its scheme needs no special case."""
@@ -125,19 +171,15 @@ class Reader:
 def _read(piece: Piece, value: str, found: dict[str, str]) -> None:
     match = piece.pattern.fullmatch(value)
     if not match:
-        raise InputError("invalid_parameter", f"the parameter must be {piece.expected}", piece.name)
+        raise InputError("invalid_parameter", f"{piece.name} must be {piece.expected} ({_length(piece, value)}).", piece.name)
     found.update(zip(piece.slots, match.groups(), strict=True))
 
 
-def _split(url: str) -> tuple[str, Iterable[tuple[str, str]]]:
-    """Split into the path, including scheme and host, and the decoded name-value pairs of the query."""
-    if len(url) > REQUEST_TARGET_BYTES_MAX:
-        raise InputError("invalid_parameter", f"the URL is longer than {REQUEST_TARGET_BYTES_MAX} characters", "url")
-    if not url.isascii():
-        raise InputError("invalid_parameter", "the URL has characters that must be percent-encoded", "url")
-    text = url.partition("#")[0]
-    path, _, query = ("", "", text.removeprefix("?")) if _BARE_QUERY.match(text) else text.partition("?")
-    if query.count("&") >= PARAMETERS_MAX:
-        raise InputError("invalid_parameter", f"the URL has more than {PARAMETERS_MAX} parameters", "url")
-    pairs = (parameter.partition("=") for parameter in query.split("&"))
-    return path, [(unquote(name), unquote(value)) for name, _, value in pairs]
+def _length(piece: Piece, value: str) -> str:
+    """What is wrong with a value that does not match, without a part of it."""
+    chars = f"it has {len(value)} character{'s' if len(value) != 1 else ''}"
+    fixed = not any(slot in STATICS for slot in piece.slots)
+    width = sum(len(part) if isinstance(part, str) else part.chars for part in piece.parts)
+    if not fixed or len(value) == width:
+        return f"{chars}, some of which do not fit"
+    return chars if len(piece.parts) == 1 else f"{chars} instead of {width}"

@@ -6,10 +6,11 @@ here.
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from ixfast.chips.message import Message, Missing
 from ixfast.chips.profile import CompiledProfile
+from ixfast.domain import tap_url
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX
 
@@ -24,14 +25,31 @@ def read_tap(profile: CompiledProfile, text: str) -> Message | Missing:
     return again if message is None or isinstance(again, Message) else message
 
 
+def parameters_in(text: str) -> dict[str, str]:
+    """The decoded parameters of a URL and its fragment, by name; of two with one name, the first."""
+    found: dict[str, str] = {}
+    for place in tap_url.places(tap_url.trimmed(text)):
+        for name, value in tap_url.pairs(place.query):
+            if value:
+                found.setdefault(unquote_plus(name), unquote_plus(value))
+    return found
+
+
 def _parameters(text: str) -> dict[str, str]:
     """The query's parameters as `/v1/t` reads them. Raises InputError for duplicates, too many, and invalid UTF-8."""
-    query = text.partition("?")[2] if "?" in text else text
+    found = [*tap_url.places(tap_url.trimmed(text))]
+    place = next((place for place in found if "=" in place.query), found[0])
+    if place.query.count("&") >= PARAMETERS_MAX:
+        raise InputError("invalid_parameter", f"The URL has more than {PARAMETERS_MAX} parameters.")
+    parameters: dict[str, str] = {}
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=PARAMETERS_MAX)
-    except (UnicodeDecodeError, ValueError):
-        raise InputError("invalid_parameter", f"not a UTF-8 query string of at most {PARAMETERS_MAX} parameters") from None
-    parameters = dict(pairs)
-    if len(parameters) < len(pairs):
-        raise InputError("invalid_parameter", "a parameter is duplicated")
+        for sent, text in tap_url.pairs(place.query):
+            name, value = unquote_plus(sent, errors="strict"), unquote_plus(text, errors="strict")
+            if not value:
+                continue
+            if name and name in parameters:
+                raise InputError("invalid_parameter", "A parameter appears twice.")
+            parameters[name] = f"{parameters[name]}&{value}" if name in parameters else value
+    except UnicodeDecodeError:
+        raise InputError("invalid_parameter", "The URL is not UTF-8 once it is percent-decoded.") from None
     return parameters

@@ -44,7 +44,8 @@ _NAMES = (*MIRROR_CHARS, "picc", "enc", *STATICS)
 _ENC_STEP = 32  # Hex digits of one AES block; the chip encrypts whole blocks (NT4H2421Gx section 9.3.6).
 
 _BRACES = re.compile(r"\{([^{}]*)\}|([{}])")
-_NOT_IN_A_URL = re.compile(r"[^!-~]|#|%(?![0-9A-Fa-f]{2})")
+_NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ud800-\udfff]|%(?![0-9A-Fa-f]{2})")
+_WHOLE_URL = re.compile(r"[^{}=&?]*://|[^{}=&?/]+/")
 _OWNER_CHARACTER = r"[^\x00-\x1f\x7f\ud800-\udfff]"
 
 
@@ -62,7 +63,7 @@ Part = str | Slot
 
 
 class Piece(NamedTuple):
-    """One path segment (`name` is None) or one query parameter.
+    """One path segment (`name` is None) or one query parameter (`name` is "" if it is a text without a name).
 
     `pattern` matches the whole percent-decoded text, ignoring case, with one group for each slot. `expected` describes it in
     errors.
@@ -128,11 +129,24 @@ def compile_template(
         window = _signed(profile, slots, signed_fields)
         _check_mirrors(profile, slots, where)
     _check_tamper(profile, slots, window)
-    path_text, mark, query_text = text.partition("?") if text.startswith("/") else ("", "", text)
+    path_text, mark, query_text = _places(text, where)
     path = _path_pieces(path_text, where, picc_chars)
     query = _query_pieces(query_text, where, picc_chars) if query_text or mark or not path else ()
     separate = _check_names(path, query, slots, where)
     return Template(path, query, parts, window, slots, separate)
+
+
+def _places(text: str, where: str) -> tuple[str, str, str]:
+    """Path, `?` and query of a template, before or behind its `#`: where the placeholders are."""
+    outside, mark, fragment = text.partition("#")
+    if "{" in outside and "{" in fragment:
+        raise ProfileError(f"{where}: placeholders are either all before # or all behind it")
+    text = fragment.removeprefix("!") if mark and "{" in fragment else outside
+    if text.startswith(("/", "?")):
+        return text.partition("?")[0], "?" if "?" in text else "", text.partition("?")[2]
+    if _WHOLE_URL.match(text):
+        raise ProfileError(f"{where}: leave out the scheme and the host; a path begins with /")
+    return "", "", text
 
 
 def _parse(text: str, where: str, picc_chars: int, enc: Slot | None) -> tuple[Part, ...]:
@@ -235,7 +249,7 @@ def _check_window(parts: tuple[Part, ...], window: tuple[Part, ...], slots: dict
             seen.add(part.name)
     if "enc" in slots and "enc" not in seen:
         raise ProfileError(f"{where}: must contain {{enc}}; unauthenticated file data proves nothing")
-    if sum(part.chars if isinstance(part, Slot) else len(part) for part in window) > WINDOW_BYTES_MAX:
+    if sum(part.chars if isinstance(part, Slot) else len(part.encode()) for part in window) > WINDOW_BYTES_MAX:
         raise ProfileError(f"{where}: longer than {WINDOW_BYTES_MAX} characters")
     before_mac = render(parts).partition("{mac}")[0]
     text = render(window)
@@ -273,8 +287,11 @@ def _query_pieces(text: str, where: str, picc_chars: int) -> tuple[Piece, ...]:
     pieces = []
     for parameter in text.split("&"):
         name, equals, value = parameter.partition("=")
-        if not name or not equals:
-            raise ProfileError(f"{where}: a query consists of name=value pairs joined by &; a path begins with /")
+        if not equals and name:
+            pieces.append(_piece("", name, where, picc_chars))
+            continue
+        if not name:
+            raise ProfileError(f"{where}: a query consists of name=value pairs, or texts without =, joined by &")
         if "{" in name:
             raise ProfileError(f"{where}: a parameter's name cannot contain a placeholder; put it in the value")
         pieces.append(_piece(unquote(name), value, where, picc_chars))
@@ -284,7 +301,7 @@ def _query_pieces(text: str, where: str, picc_chars: int) -> tuple[Piece, ...]:
 def _check_names(path: tuple[Piece, ...], query: tuple[Piece, ...], slots: dict[str, Slot], where: str) -> dict[str, str]:
     """The names for `Template.separate`. Raises ProfileError if a name would have two meanings."""
     own = {piece.name for piece in query}
-    in_path = {slot for piece in path for slot in piece.slots}
+    in_path = {slot for piece in (*path, *query) for slot in piece.slots if not piece.name}
     separate: dict[str, str] = {}
     for slot in slots:
         standard = None if "picc" in slots else STANDARD_NAMES.get(slot)
@@ -293,7 +310,7 @@ def _check_names(path: tuple[Piece, ...], query: tuple[Piece, ...], slots: dict[
         elif slot in in_path and slot not in STATICS:
             separate[slot] = slot
     names: set[str] = set()
-    for name in (*(piece.name or "" for piece in query), *separate.values()):
+    for name in (*(piece.name for piece in query if piece.name), *separate.values()):
         if name in names:
             raise ProfileError(f"{where}: parameter {name!r} appears twice")
         names.add(name)

@@ -14,24 +14,27 @@ from typing import NamedTuple
 
 from ixfast.chips.template import STATICS, Part, Slot
 from ixfast.chips.url_readings import NXP, Own, Reading, ReadPart, is_likely, mirror_readings
+from ixfast.domain import tap_url
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
 
 ENCODINGS_MAX = 256  # Per URL; a real one has fewer than 20.
 
 _HIDDEN = "hidden counter"  # beside the names of mirrors
+_MAC = re.compile(r"[0-9A-Fa-f]{16}")
+_SEGMENT = re.compile(r"[^/]+")
 _STATIC_NAMES = {"x": "xuid", "xuid": "xuid", "cuid": "cuid", "aid": "aid"}
 
 
 class Field(NamedTuple):
-    """One path segment (`name` is None) or one parameter's value, with its offset in the URL."""
+    """One path segment (`name` is None) or one parameter's value, with its offset in the URL. `name` is "" if it has none."""
 
     name: str | None
     text: str
     start: int
 
     def label(self) -> str:
-        return "a path segment" if self.name is None else self.name
+        return "a path segment" if self.name is None else self.name or "a text without a name"
 
 
 class Sample(NamedTuple):
@@ -62,26 +65,41 @@ class Encoding(NamedTuple):
 
 
 def dissect(url: str) -> Sample:
-    """Split a URL, its tail from the path on, or a bare query string into fields. Raises InputError for anything else."""
-    if len(url) > REQUEST_TARGET_BYTES_MAX:
+    """Split a URL, its tail from the path on, or a bare query string into fields. Raises InputError for anything else.
+
+    The fields of the fragment take the place of all others if only it has a text that may be a MAC.
+    """
+    text = tap_url.trimmed(url)
+    if len(text) > REQUEST_TARGET_BYTES_MAX:
         raise InputError("invalid_parameter", f"the URL is longer than {REQUEST_TARGET_BYTES_MAX} characters", "url")
-    text = url.strip().partition("#")[0]
-    if not text.isascii() or re.search(r"[^!-~]|[{}]", text):
+    if not text.isprintable() or re.search(r"[\s{}]", text):
         raise InputError("invalid_parameter", "the URL has characters that must be percent-encoded", "url")
-    bare = re.match(r"[^/?#&=:]+=", text)
-    query_start = 0 if bare else text.find("?") + 1 or len(text)
-    if text.count("&", query_start) >= PARAMETERS_MAX:
-        raise InputError("invalid_parameter", f"the URL has more than {PARAMETERS_MAX} parameters", "url")
-    path = text[: max(query_start, _path_start(text))].removesuffix("?")
-    segments = (found for found in re.finditer(r"[^/]+", path) if found.start() >= _path_start(path))
-    parameters = re.finditer(r"([^&=]+)=([^&]*)", text[query_start:])
-    return Sample(
-        text,
-        (
-            *(Field(None, found[0], found.start()) for found in segments),
-            *(Field(found[1], found[2], query_start + found.start(2)) for found in parameters),
-        ),
-    )
+    mistake = tap_url.mistake(text)
+    found = []
+    for place in tap_url.places(text):
+        if place.query.count("&") >= PARAMETERS_MAX:
+            raise InputError("invalid_parameter", f"the URL has more than {PARAMETERS_MAX} parameters", "url")
+        found.append(_fields(place))
+    fields = next((fields for fields in found if any(_MAC.search(field.text) for field in fields)), None)
+    if fields is None and mistake is not None:
+        raise InputError("invalid_parameter", mistake.removesuffix("."), "url")
+    return Sample(text, fields or found[0])
+
+
+def _fields(place: tap_url.Place) -> tuple[Field, ...]:
+    """Path segments, behind scheme and host, and parameters. A text without a name counts only if it may be a mirror."""
+    path = place.path.removesuffix("?") if place.path != place.query else ""
+    segments = _SEGMENT.finditer(path, _path_start(path))
+    found = [Field(None, segment[0], place.path_at + segment.start()) for segment in segments]
+    at = place.query_at
+    for parameter in place.query.split("&"):
+        name, equals, value = parameter.partition("=")
+        if name and equals:
+            found.append(Field(name, value, at + len(name) + 1))
+        elif name and mirror_readings(name, ()):
+            found.append(Field("", name, at))
+        at += len(parameter) + 1
+    return tuple(found)
 
 
 def _path_start(text: str) -> int:
@@ -246,5 +264,5 @@ def _template(sample: Sample, named: Sequence[tuple[Part | None, ...]]) -> str:
         if field.name is None:
             path.append(f"/{text}")
         else:
-            query.append(f"{field.name}={text}")
+            query.append(f"{field.name}={text}" if field.name else text)
     return "".join(path) + ("?" if path and query else "") + "&".join(query)

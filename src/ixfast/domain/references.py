@@ -8,6 +8,7 @@ import hashlib
 import re
 
 from ixfast import limits
+from ixfast.domain import tap_url
 
 CODE = re.compile(rf"[A-Za-z0-9]{{1,{limits.TAG_CODE_CHARS_MAX}}}", re.ASCII)
 """A tag code (XUID)."""
@@ -39,10 +40,10 @@ def aid_in(text: str) -> str | None:
 
 
 def _parameter(text: str, names: tuple[str, ...], pattern: re.Pattern[str]) -> str | None:
-    for pair in text.partition("?")[2].split("&") if "?" in text else text.split("&"):
-        name, _, value = pair.partition("=")
-        if name.lower() in names and pattern.fullmatch(value):
-            return value
+    for place in tap_url.places(text):
+        for name, value in tap_url.pairs(place.query):
+            if name.lower() in names and pattern.fullmatch(value):
+                return value
     return None
 
 

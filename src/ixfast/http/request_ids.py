@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from aiohttp import web
+
 _CHARS_MAX = 64
-_KEY = "ixfast.request_id"
+_KEY = web.RequestKey("request_id", str)
 _handled: ContextVar[Any] = ContextVar("handled_request", default=None)
 
 

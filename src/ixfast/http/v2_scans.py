@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from ixfast import limits
-from ixfast.domain import references
+from ixfast.domain import references, tap_url
 from ixfast.domain.records import ApiKey
 from ixfast.domain.scan import KEYED_FROM, Extras, Scan, Visitor
 from ixfast.errors import InputError
@@ -95,6 +95,8 @@ async def run(dispatcher: ScanDispatcher, body: ScanBody, caller: Caller, *, pee
 def _read(body: ScanBody, aid: str | None) -> tuple[bytes | None, dict[str, str] | None, str | None]:
     """Reference, parameters and verbatim URL of a scan. Raises InputError if members are missing or contradict each other."""
     text = body.url if body.url is not None else body.query
+    if text is not None:
+        text = tap_url.trimmed(text)
     named = [name for name in ("xuid", "cuid", "uid") if getattr(body, name) is not None]
     if text is not None:
         if named or (body.url is not None and body.query is not None):

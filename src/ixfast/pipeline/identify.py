@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ixfast import limits
-from ixfast.chips import Message
-from ixfast.domain import references
+from ixfast.chips import Message, Missing
+from ixfast.chips.tap_text import parameters_in
+from ixfast.domain import references, tap_url
 from ixfast.domain.model import EncodingProfile, Key
 from ixfast.domain.protocols import TapProfile
 from ixfast.domain.records import Account, Group
@@ -40,23 +41,41 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
         return []
     _, groups = known
     found: dict[bytes, None] = {}
-    error: InputError | None = None
+    complaints: list[tuple[TapProfile, InputError]] = []
     well_formed = False
     for profile, meta_keys in _distinct_profiles(groups):
         try:
             message = _read(profile, extras)
         except InputError as problem:
-            error = error or problem
+            complaints.append((profile, problem))
             continue
-        if message is not None:
+        if isinstance(message, Message):
             well_formed = True
             found.update(dict.fromkeys(_claims(profile, message, aid, meta_keys)))
-    if error is not None and not well_formed:
-        raise error
+        elif isinstance(message, Missing):
+            complaints.append((profile, lacking(message)))
+    if not well_formed:
+        _complain(complaints, extras)
     if sent in found and references.kind(sent) == references.XUID:
         return []
     found.pop(sent, None)
     return list(found)
+
+
+def lacking(missing: Missing) -> InputError:
+    """The error for a tap without parameters that its profile needs."""
+    return InputError("missing_parameter", f"The tap lacks {' and '.join(missing.names)}.", missing.names[0])
+
+
+def _complain(complaints: list[tuple[TapProfile, InputError]], extras: Extras) -> None:
+    """Raise what is wrong with the whole URL, or the complaint of the profile that fits the tap best, if it resembles one."""
+    mistake = tap_url.mistake(extras.url) if extras.url is not None else None
+    if mistake is not None:
+        raise InputError("invalid_parameter", mistake, "url")
+    if any(error.code != "missing_parameter" for _, error in complaints):
+        parameters = parameters_in(extras.url) if extras.url is not None else extras.parameters or {}
+        _, error = max(complaints, key=lambda each: (*each[0].fit(parameters), each[1].code != "missing_parameter"))
+        raise error
 
 
 async def account_in_path(accounts: Accounts, url: str) -> str | None:
@@ -65,9 +84,10 @@ async def account_in_path(accounts: Accounts, url: str) -> str | None:
     A closed account is not found, as for every caller without an API key. At most `limits.ACCOUNTS_IN_PATH_MAX` segments are
     looked up.
     """
-    location = url.partition("#")[0].partition("?")[0]
-    _, scheme, rest = location.partition("://")
-    segments = rest.split("/")[1:] if scheme else location.split("/")
+    segments: list[str] = []
+    for place in tap_url.places(url):
+        _, scheme, rest = place.path.partition("://")
+        segments += rest.split("/")[1:] if scheme else place.path.split("/")
     aids = [segment for segment in segments if references.AID.fullmatch(segment)]
     for aid in aids[: limits.ACCOUNTS_IN_PATH_MAX]:
         known = await accounts.account(aid, is_owner=False)
@@ -99,10 +119,12 @@ def _distinct_profiles(groups: Iterable[Group]) -> list[tuple[TapProfile, tuple[
     return [(profile, tuple(keys.values())) for profile, keys in found.values()]
 
 
-def _read(profile: TapProfile, extras: Extras) -> Message | None:
+def _read(profile: TapProfile, extras: Extras) -> Message | Missing | None:
     url = extras.url
-    message = profile.read_url(url) if url is not None else profile.read_parameters(extras.parameters or {})
-    return message if isinstance(message, Message) else None
+    read: Message | Missing | None = (
+        profile.read_url(url) if url is not None else profile.read_parameters(extras.parameters or {})
+    )
+    return read
 
 
 def _claims(profile: TapProfile, message: Message, aid: str, meta_keys: tuple[Key, ...]) -> list[bytes]:
