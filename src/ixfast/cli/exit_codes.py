@@ -19,6 +19,10 @@ class ExitCode(enum.IntEnum):
     NEGATIVE = 3
     CONFIGURATION = 4
     UNAVAILABLE = 5
+    UNREADABLE = 6
+    NO_TAG = 7
+    USED = 8
+    INACTIVE = 9
     INTERNAL = 70  # EX_SOFTWARE of sysexits(3)
     INTERRUPTED = interrupts.INTERRUPTED
     BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -31,6 +35,10 @@ MEANINGS = {
     ExitCode.NEGATIVE: "The command worked, and the answer is negative: a tap does not pass, no profile fits, or a check fails.",
     ExitCode.CONFIGURATION: "A setting, or a file that a setting names, is missing or invalid.",
     ExitCode.UNAVAILABLE: "The database or a key service cannot be reached.",
+    ExitCode.UNREADABLE: "ixfast verify: the URL is malformed, incomplete, or not a tap that the account's profiles read.",
+    ExitCode.NO_TAG: "ixfast verify: there is no such tag, or no such account.",
+    ExitCode.USED: "ixfast verify: the tap is authentic, but a tap with this counter or a higher one has passed.",
+    ExitCode.INACTIVE: "ixfast verify: the tap is authentic, but the tag or something above it is inactive.",
     ExitCode.INTERNAL: "An unexpected error, which is a bug. IXFAST_TRACEBACK=1 shows the traceback.",
     ExitCode.INTERRUPTED: "The command was interrupted by Ctrl-C.",
     ExitCode.BROKEN_PIPE: "The reader of the output closed the pipe.",

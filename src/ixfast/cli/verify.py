@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import click
 
@@ -14,22 +15,26 @@ from ixfast.api.evidence import Evidence
 from ixfast.api.key_material import opened_keys
 from ixfast.api.tap_verification import explain
 from ixfast.api.tap_verification import verify as verify_tap
-from ixfast.chips import CompiledProfile, Step
+from ixfast.chips import CompiledProfile, Message, Missing, Step
+from ixfast.chips.tap_text import parameters_in
 from ixfast.cli.command_group import leave
 from ixfast.cli.database import CommandEnvironment, resolve
 from ixfast.cli.exit_codes import ExitCode
 from ixfast.cli.options import DATABASE_AND_KEYS, with_settings
 from ixfast.cli.output import cell_text, coloured, json_option, print_json
-from ixfast.domain import references
+from ixfast.domain import references, tap_url
+from ixfast.domain.protocols import TapProfile
 from ixfast.domain.records import TagRecord
 from ixfast.domain.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Extras, Scan
 from ixfast.errors import InputError
-from ixfast.http.v1_query import parse_parameters
 from ixfast.keys import check_value
-from ixfast.pipeline.identify import identify
+from ixfast.pipeline.identify import account_in_path, identify
 from ixfast.store.catalogue.catalogue import Catalogue
 from ixfast.store.connections import session
 from ixfast.store.queries import load
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.;-]{0,23}")
+_LONG_HEX = re.compile(r"[0-9A-Fa-f]{12}")
 
 
 def register(main: click.Group) -> None:
@@ -43,59 +48,122 @@ def register(main: click.Group) -> None:
     def verify(url: str, aid: str | None, as_json: bool, config: Path | None, **flags: object) -> None:
         """Show step by step what the tapped URL proves. The tap is not consumed and can still pass.
 
-        The exit status is 0 if a scan of the URL would pass now, and 3 if not.
+        The exit status is 0 only if the tap is authentic and a scan of the URL would pass now: 3 if it is not authentic, 6 if the
+        URL is not a complete tap, 7 if there is no such tag, 8 if the tap has been used, 9 if the tag is inactive.
         """
         environment = resolve(flags, config)
         with environment.database() as dsn:
-            explanation = asyncio.run(_explain(environment, dsn, url, aid))
+            explanation = asyncio.run(_explain(environment, dsn, tap_url.trimmed(url), aid))
         if as_json:
-            print_json({"passes": explanation.passes, "steps": [step._asdict() for step in explanation.steps]})
+            passes = explanation.status is ExitCode.OK
+            result = _RESULTS[explanation.status]
+            print_json({"passes": passes, "result": result, "steps": [step._asdict() for step in explanation.steps]})
         else:
             for step in explanation.steps:
                 click.echo(f"{coloured(f'{step.name:18}', bold=True)} {cell_text(step.finding)}")
-        if not explanation.passes:
-            leave(ExitCode.NEGATIVE)
+        if explanation.status is not ExitCode.OK:
+            leave(explanation.status)
 
 
 class _Explanation(NamedTuple):
     steps: list[Step]
-    passes: bool = False  # whether a scan would pass now
+    status: ExitCode
+
+
+_RESULTS = {
+    ExitCode.OK: "passes",
+    ExitCode.FAILED: "undecided",
+    ExitCode.NEGATIVE: "not_authentic",
+    ExitCode.UNREADABLE: "unreadable",
+    ExitCode.NO_TAG: "unknown",
+    ExitCode.USED: "used",
+    ExitCode.INACTIVE: "inactive",
+}
+
+
+def _ended(outcome: str, status: ExitCode, *before: Step) -> _Explanation:
+    return _Explanation([*before, Step("result", outcome.removesuffix("."))], status)
 
 
 async def _explain(environment: CommandEnvironment, dsn: str, url: str, aid: str | None) -> _Explanation:
     pool = await session.make_pool(dsn, 1)
     try:
         catalogue = Catalogue(pool, await environment.keys(pool), meters.Meters(), tags_max=100, absent_max=100, deadline_s=10.0)
-        record = await _find(catalogue, url, aid)
+        code = references.code_in(url)
+        aid = aid or references.aid_in(url) or await account_in_path(catalogue, url)
+        if aid is None and code is None:
+            mistake = tap_url.mistake(url)
+            if mistake is not None:
+                return _ended(mistake, ExitCode.UNREADABLE)
+            raise click.UsageError("The URL has no tag code; add --account AID.")
+        try:
+            record = await _find(catalogue, url, code, aid)
+        except InputError as error:
+            if error.code not in ("invalid_parameter", "missing_parameter"):
+                raise
+            return _ended(f"malformed: {error}", ExitCode.UNREADABLE)
         if record is None:
-            if aid is None and _code_of(url) is None:
-                raise click.UsageError("The URL has no tag code; add --account AID.")
-            return _Explanation([Step("result", "tag not found: check the account and whether the URL identifies the tag")])
+            return await _not_found(catalogue, url, aid)
         return await _steps(pool, record, url)
     finally:
         await pool.close()
 
 
-async def _find(catalogue: Catalogue, url: str, aid: str | None) -> TagRecord | None:
+async def _find(catalogue: Catalogue, url: str, code: str | None, aid: str | None) -> TagRecord | None:
     """Find the tag by the tag code in the URL, else by what the account's profiles read from it."""
-    candidates = []
-    code = _code_of(url)
-    if code is not None:
-        candidates.append(code.encode())
-    if aid is not None:
-        candidates += await identify(catalogue, aid, Extras(url=url), is_owner=True)
-    for ref in candidates:
+    sent = code.encode() if code is not None else b""
+    record = await _fetch(catalogue, sent) if sent else None
+    if record is not None or aid is None:
+        return record
+    for ref in await identify(catalogue, aid, Extras(url=url), is_owner=True, sent=sent):
         record = await _fetch(catalogue, ref)
         if record is not None:
             return record
     return None
 
 
-def _code_of(url: str) -> str | None:
-    """The tag code in the URL."""
-    parameters = parse_parameters(urlsplit(url).query)
-    code = parameters.get("x") or parameters.get("xuid")
-    return code if code is not None and references.CODE.fullmatch(code) else None
+async def _not_found(catalogue: Catalogue, url: str, aid: str | None) -> _Explanation:
+    """Why there is no tag: the account, or none of its profiles reads the URL, or the tag is not registered."""
+    if aid is None:
+        return _ended("tag not found: no tag has the code in the URL", ExitCode.NO_TAG)
+    known = await catalogue.account(aid)
+    if known is None:
+        return _ended("tag not found: there is no account of this AID", ExitCode.NO_TAG)
+    profiles = {group.profile.profile: group.profile for group in known[1] if group.profile is not None}
+    parameters = parameters_in(url)
+    read = {profile: _read(profile, url, parameters) for profile in profiles.values()}
+    if any(isinstance(message, Message) for message in read.values()):
+        return _ended("tag not found: the URL is a tap, but of no tag of this account", ExitCode.NO_TAG)
+    incomplete = [
+        (profile.fit(parameters), message, profile) for profile, message in read.items() if isinstance(message, Missing)
+    ]
+    if incomplete:
+        _, message, profile = max(incomplete, key=lambda each: each[0])
+        return _ended(f"incomplete: the profile {profile.name} also needs {' and '.join(message.names)}", ExitCode.UNREADABLE)
+    names = ", ".join(map(_shown, dict.fromkeys(parameters))) or "none"
+    templates = "; ".join(f"{profile.name}: {profile.profile.template}" for profile in profiles.values()) or "none"
+    return _ended(
+        f"no profile of the account reads this URL: it has the parameters {names}; the account's profiles are {templates}",
+        ExitCode.UNREADABLE,
+    )
+
+
+def _read(profile: TapProfile, url: str, parameters: dict[str, str]) -> Any:
+    """What a profile reads of the URL, or what it lacks if it has anything of the profile at all."""
+    with contextlib.suppress(InputError):  # malformed under this profile
+        message = profile.read_url(url)
+        if message is not None or profile.fit(parameters)[0] == 0:
+            return message
+        lacking = profile.read_parameters(parameters)
+        return lacking if isinstance(lacking, Missing) else None
+    return None
+
+
+def _shown(name: str) -> str:
+    """The name of a parameter, unless it may be a key in the wrong place."""
+    if not name:
+        return "a text without a name"
+    return name if _NAME.fullmatch(name) and not _LONG_HEX.search(name) else f"one of {len(name)} characters"
 
 
 async def _fetch(catalogue: Catalogue, ref: bytes) -> TagRecord | None:
@@ -116,7 +184,7 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> _Explanation:
         steps.append(Step("status", f"{level}: scans get this result and consume nothing"))
     profile = group.profile
     if profile is None:
-        return _Explanation([*steps, Step("result", "a standard tag: nothing to authenticate")])
+        return _ended("a standard tag: nothing to authenticate", ExitCode.NEGATIVE, *steps)
     assert isinstance(profile, CompiledProfile)
     known: dict[str, Any] = {
         "profile": profile.profile,
@@ -127,25 +195,24 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> _Explanation:
     try:
         steps += explain(url, **known)
     except InputError as error:
-        if error.code != "missing_parameter":
-            raise
-        return _Explanation([*steps, Step("result", str(error))])
+        return _ended(tap_url.mistake(url) or str(error), ExitCode.UNREADABLE, *steps)
     evidence = verify_tap(url, **known)
     if not evidence.authentic:
-        return _Explanation(steps)
-    step, fresh = await _ledger_step(pool, record, evidence)
-    return _Explanation([*steps, step], passes=fresh and level is None)
+        return _Explanation(steps, ExitCode.NEGATIVE)
+    step, status = await _ledger_step(pool, record, evidence)
+    return _Explanation([*steps, step], ExitCode.INACTIVE if level is not None else status)
 
 
-async def _ledger_step(pool: Any, record: TagRecord, evidence: Evidence) -> tuple[Step, bool]:
+async def _ledger_step(pool: Any, record: TagRecord, evidence: Evidence) -> tuple[Step, ExitCode]:
     """What the ledger has of the tag, and whether the counter is fresh."""
     if evidence.position is None:
-        return Step("ledger", "no counter is mirrored: the same tap passes every time"), True
+        return Step("ledger", "no counter is mirrored: the same tap passes every time"), ExitCode.OK
     row = await pool.fetchrow(load("management")["counter"], record.tag_id)
     if row is None:
-        return Step("ledger", "the tag has no counter row: scans get 503"), False
+        return Step("ledger", "the tag has no counter row: scans get 503"), ExitCode.FAILED
     last = row["last_position"]
     newest = f"{last & POSITION_COUNTER_MASK} of key version {last >> POSITION_COUNTER_BITS}" if last else "none yet"
     fresh = evidence.position > last
     state = "new, a scan would pass" if fresh else "used, a scan is refused"
-    return Step("ledger", f"counter {evidence.counter} is {state}; newest accepted: {newest}"), fresh
+    step = Step("ledger", f"counter {evidence.counter} is {state}; newest accepted: {newest}")
+    return step, ExitCode.OK if fresh else ExitCode.USED
