@@ -38,13 +38,17 @@ OVERDUE_MEMORY_S = 1.0  # After this long without an overdue scan, the worker co
 TAG_CODE_CHARS_MAX = 64  # Tag codes (XUID) have 8 or 16 in every known fleet; imported ones may be longer.
 CUSTOMER_ID_CHARS_MAX = 128  # CUID
 ACCOUNT_ID_CHARS_MAX = 64  # AID
+BATCH_NAME_CHARS_MAX = 128
 UID_BYTES = 7  # NT4H2421Gx §8.2: the double-size UID of every supported chip.
 IDEMPOTENCY_KEY_CHARS_MAX = 255
 
 # The chips.
 COUNTER_MAX = 0xFFFFFF  # SDMReadCtr has 24 bits and stops at this value (NT4H2421Gx §9.3.2).
 KEY_VERSIONS_MAX = 127  # A ledger position holds the key version in 7 bits above the 24 of the counter.
-META_KEYS_MAX = 16  # Candidates for one encrypted mirror; each costs one AES block.
+META_KEYS_MAX = 16  # Those of one account, batch or tag; each costs one AES block for every encrypted mirror that it is tried on.
+META_KEYS_TRIED_MAX = 3 * META_KEYS_MAX  # Candidates for one encrypted mirror: the tag's, its batch's and the account's.
+BATCHES_NAMED_MAX = 100  # Batches of one name, in different groups, whose meta keys are tried on a tap that names it.
+BATCHES_CACHED_MAX = 1000  # Names of batches whose meta keys a worker remembers.
 GROUP_MASTERS_MAX = 4  # Live master keys of a group: every tap of its tags is tried with each of them.
 FILE_DATA_BYTES_MAX = 256  # The NDEF file of an NTAG 424 DNA (NT4H2421Gx §8.2.3.1).
 WINDOW_BYTES_MAX = 1024  # A MAC window is never longer than the NDEF file printed in hexadecimal.

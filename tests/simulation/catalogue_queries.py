@@ -14,10 +14,10 @@ from ixfast.store.queries import load
 from .tables import State
 
 Row = dict[str, Any]
-_NO_KEY = {"version": None, "kek_id": None, "wrapped": None, "check_value": None}
+_NO_KEY = {"slot": None, "version": None, "kek_id": None, "wrapped": None, "check_value": None}
 
 
-def _tags_by_xuid(state: State, codes: list[str], _slot: int, accounts: list[int] | None) -> list[Row]:
+def _tags_by_xuid(state: State, codes: list[str], accounts: list[int] | None) -> list[Row]:
     found: list[Row] = []
     keys = sorted(state.tables["tag_key"].values(), key=itemgetter("version"), reverse=True)
     for tag in state.tables["tag"].values():

@@ -81,7 +81,9 @@ def _rows() -> dict[str, dict[Any, Any]]:
             "field_values": "{}", "field_definitions": "[]", "folder_name": "Folder", "folder_active": True,
             "account_id": ACCOUNT,
         }  # fmt: skip
-    tables["batch"][BATCH] = {"batch_id": BATCH, "name": "Batch", "active": True}
+    tables["batch"][BATCH] = {
+        "batch_id": BATCH, "name": "Batch", "active": True, "account_id": ACCOUNT, "version": None, "kek_id": None,
+    }  # fmt: skip
     for tag_id, group_id in TAGS.items():
         tables["tag"][tag_id] = {
             "tag_id": tag_id, "xuid": xuid(tag_id), "cuid": None, "uid": uid(tag_id), "name": None, "active": True,
@@ -92,7 +94,8 @@ def _rows() -> dict[str, dict[Any, Any]]:
         for version in KEY_VERSIONS if group_id != PLAIN else ():
             key = file_key(tag_id, version)
             tables["tag_key"][tag_id, version] = {
-                "tag_id": tag_id, "version": version, "live": version == 1, "kek_id": _KEK.id, "check_value": check_value(key),
+                "tag_id": tag_id, "slot": KeySlot.FILE, "version": version, "live": version == 1, "kek_id": _KEK.id,
+                "check_value": check_value(key),
                 "wrapped": wrap(_KEK, key, account_id=ACCOUNT, tag_id=tag_id, slot=KeySlot.FILE, version=version),
             }  # fmt: skip
     for api_key_id, token in API_KEYS.items():

@@ -24,7 +24,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
 
     - `uid`: 7 bytes as printed (first byte 04), in the clear or decrypted; None if it is not in the tap.
     - `counter`: 0 to 16777215; None if it is not in the tap.
-    - `tag_code`, `cuid`, `aid`: the texts in the URL; None if they are not in it.
+    - `tag_code`, `cuid`, `aid`, `batch`: the texts in the URL; None if they are not in it.
     """
 
     uid: bytes | None = None
@@ -32,6 +32,7 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     tag_code: str | None = None
     cuid: str | None = None
     aid: str | None = None
+    batch: str | None = None
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):

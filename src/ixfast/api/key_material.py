@@ -28,7 +28,8 @@ class TagKeys:
     """The keys that a tap is verified with: those of one tag, or the master key of a fleet. The `repr` shows no key.
 
     - `file`: the file key (SDMFileReadKey), which authenticates taps.
-    - `meta`: the meta key (SDMMetaReadKey), which decrypts an encrypted mirror; profiles with `{picc}` need it.
+    - `meta`: the meta key (SDMMetaReadKey), which decrypts an encrypted mirror; profiles with `{picc}` need it. It may be
+      shared by many tags, or be the tag's own if the URL names the tag.
     - `master`: instead of `file`, the master key from which `derivation` computes each tag's file key and, if the scheme derives
       one, the meta key. `derivation` is what the function `derivation` returns, or the name of a scheme.
 

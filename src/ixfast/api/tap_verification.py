@@ -43,8 +43,8 @@ def verify(
     - `keys`: the tag's keys. A bare key (16 bytes or 32 hex digits) is the file key.
     - `uid`: the tag's registered UID, 7 bytes or 14 hex digits, as printed. It is needed if the tag mirrors its UID but the URL
       does not contain it. If both are known, they must be equal.
-    - `statics`: the tag's registered `xuid`, `cuid` and `aid`. They are needed if the MAC covers them and the URL omits them. If
-      both are known, they must be equal.
+    - `statics`: the tag's registered `xuid`, `cuid`, `aid` and `batch`. They are needed if the MAC covers them and the URL omits
+      them. If both are known, they must be equal.
 
     A forged tap is a result, not an error: `authentic` is false and `reason` says why. Raises `InputError` if the text is not a
     complete tap of this profile (`code` is `invalid_parameter` or `missing_parameter`, `field` names the parameter), and for an
@@ -105,7 +105,9 @@ def identify(url: str, *, profile: EncodingProfile | str, keys: TagKeys | None =
 
     For a plain mirror the result has one claim and needs no keys. For an encrypted mirror it has one claim for each meta key in
     `keys` that reads the mirror: none if no key does, and seldom more than one, because a wrong key reads something about once in
-    85 times. Look up each. Nothing is verified here. Raises `InputError` if the text is not a complete tap of this profile.
+    85 times. Look up each. If no key reads the mirror, but the URL names the tag or its batch, there is one claim with these
+    texts alone: look up the meta key by them. Nothing is verified here. Raises `InputError` if the text is not a complete tap of
+    this profile.
 
     >>> import ixfast
     >>> meta_key = "101112131415161718191a1b1c1d1e1f"
@@ -121,6 +123,8 @@ def identify(url: str, *, profile: EncodingProfile | str, keys: TagKeys | None =
     if not compiled.encrypted:
         return (_claim(message, message.uid, message.counter),)
     readings = compiled.candidates(message, keys.meta_keys if keys is not None else ())
+    if not readings and (message.xuid or message.cuid or message.batch):
+        return (_claim(message, None, None),)
     return tuple(dict.fromkeys(_claim(message, picc.uid, picc.counter) for picc, _ in readings))
 
 
@@ -194,7 +198,7 @@ def _uids(compiled: CompiledProfile, message: Message, keys: TagKeys, registered
 
 
 def _claim(message: Message, uid: bytes | None, counter: int | None) -> Claim:
-    return Claim(uid=uid, counter=counter, tag_code=message.xuid, cuid=message.cuid, aid=message.aid)
+    return Claim(uid=uid, counter=counter, tag_code=message.xuid, cuid=message.cuid, aid=message.aid, batch=message.batch)
 
 
 def _read(compiled: CompiledProfile, url: str) -> Message:

@@ -47,5 +47,11 @@ async def read_account(connection: Any, keks: KeyEncryptionKeys, aid: str) -> Ta
                     keys=record.file_keys(),
                     cuid=record.cuid,
                     aid=aid,
+                    batch=record.batch.name if record.batch is not None else None,
+                    meta_keys=record.overrides.meta_keys if record.overrides is not None else (),
                 )
+        for batch in loader.batches.values():
+            if batch.lacks_keys:
+                raise InputError("unavailable", f"Cannot load batch {batch.name}: KeyUnavailableError.")
+            catalogue.add_batch_meta_keys(batch.name, batch.meta_keys)
     return catalogue

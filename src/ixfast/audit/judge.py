@@ -88,7 +88,7 @@ def _examine(catalogue: TagCatalogue, tag: int, profile: CompiledProfile, messag
         message,
         uid=catalogue.uids[tag] or None,
         file_keys=catalogue.file_keys(tag),
-        meta_keys=catalogue.meta_keys,
+        meta_keys=catalogue.meta_keys_of(tag),
         statics=catalogue.statics(tag),
     )
     if not evidence.authentic:

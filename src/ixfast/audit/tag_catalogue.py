@@ -9,7 +9,7 @@ from ixfast.audit.tap_likeness import TapLikeness
 from ixfast.chips import CompiledProfile, Message
 from ixfast.domain.model import Key
 from ixfast.errors import InputError
-from ixfast.limits import META_KEYS_MAX
+from ixfast.limits import META_KEYS_MAX, META_KEYS_TRIED_MAX
 
 _ONE_VERSION_MAX = 1
 
@@ -34,6 +34,8 @@ class TagCatalogue:
         self.by_uid: dict[bytes, int] = {}
         self._by_cuid: dict[str, int] = {}
         self._statics: dict[int, dict[str, str]] = {}
+        self._own_meta_keys: dict[int, tuple[Key, ...]] = {}
+        self._batch_meta_keys: dict[str, tuple[Key, ...]] = {}
         self._several: dict[int, tuple[Key, ...]] = {}
         self._profile_indexes: dict[object, int] = {}
         self._likeness: TapLikeness | None = None
@@ -53,8 +55,11 @@ class TagCatalogue:
         keys: tuple[Key, ...] = (),
         cuid: str | None = None,
         aid: str | None = None,
+        batch: str | None = None,
+        meta_keys: tuple[Key, ...] = (),
     ) -> int:
-        """Add a tag and return its index. `keys` are its live file keys, in the order in which they are tried.
+        """Add a tag and return its index. `keys` are its live file keys, in the order in which they are tried; `meta_keys` are
+        its own meta keys.
 
         Raises InputError for a code, UID or CUID that another tag has.
         """
@@ -70,8 +75,11 @@ class TagCatalogue:
         self.keys.append(b"")
         self.versions.append(0)
         self.profile_of.append(self._profile_index(profile))
-        if cuid or aid:
-            self._statics[index] = {name: text for name, text in (("cuid", cuid), ("aid", aid)) if text}
+        if cuid or aid or batch:
+            own = ("cuid", cuid), ("aid", aid), ("batch", batch)
+            self._statics[index] = {name: text for name, text in own if text}
+        if meta_keys:
+            self._own_meta_keys[index] = meta_keys
         self._set_keys(index, keys)
         return index
 
@@ -91,6 +99,27 @@ class TagCatalogue:
                 self.meta_keys += (key,)
         if len(self.meta_keys) > META_KEYS_MAX:
             raise InputError("invalid_parameter", f"At most {META_KEYS_MAX} meta keys are allowed.", "meta_key")
+
+    def add_own_meta_key(self, index: int, key: Key) -> None:
+        """Add a meta key that is tried on taps that name this tag; see `takes_meta_key`."""
+        known = self._own_meta_keys.get(index, ())
+        if key.value not in {each.value for each in known}:
+            self._own_meta_keys[index] = (*known, key)[-META_KEYS_MAX:]
+
+    def takes_meta_key(self, value: bytes) -> bool:
+        """Whether a meta key (16 bytes) is, or can become, one of those that are tried on every mirror."""
+        return len(self.meta_keys) < META_KEYS_MAX or any(key.value == value for key in self.meta_keys)
+
+    def add_batch_meta_keys(self, batch: str, keys: tuple[Key, ...]) -> None:
+        """Add the meta keys of batches with this name. They are tried on taps that name it, and on those of their tags."""
+        known = self._batch_meta_keys.get(batch, ())
+        self._batch_meta_keys[batch] = (*known, *(key for key in keys if key.value not in {each.value for each in known}))
+
+    def meta_keys_of(self, index: int) -> tuple[Key, ...]:
+        """The candidates for the encrypted mirror of a tag that was named: its own, those of its batch, and the shared ones."""
+        batch = self._statics.get(index, {}).get("batch", "")
+        own = self._own_meta_keys.get(index, ()) + self._batch_meta_keys.get(batch, ())[: 2 * META_KEYS_MAX]
+        return own[: META_KEYS_TRIED_MAX - len(self.meta_keys)] + self.meta_keys
 
     def file_keys(self, index: int) -> tuple[Key, ...]:
         """The live file keys of a tag, in the order in which they are tried."""
@@ -122,9 +151,16 @@ class TagCatalogue:
         if index is None and message.uid is not None:
             index = self.by_uid.get(message.uid)
         if index is None and profile.encrypted:
-            found = (self.by_uid.get(uid) for uid, _, _ in profile.find_uid(message, self.meta_keys))
-            index = next((each for each in found if each is not None), None)
+            own = self._batch_meta_keys.get(message.batch, ()) if message.batch is not None else ()
+            index = self._by_mirror(profile, message, own + self.meta_keys)
         return index
+
+    def _by_mirror(self, profile: CompiledProfile, message: Message, meta_keys: tuple[Key, ...]) -> int | None:
+        for start in range(0, len(meta_keys), META_KEYS_TRIED_MAX):
+            for uid, _, _ in profile.find_uid(message, meta_keys[start : start + META_KEYS_TRIED_MAX]):
+                if uid in self.by_uid:
+                    return self.by_uid[uid]
+        return None
 
     def _set_keys(self, index: int, keys: tuple[Key, ...]) -> None:
         if len(keys) == _ONE_VERSION_MAX:

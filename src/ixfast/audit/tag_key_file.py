@@ -3,9 +3,10 @@
     xuid,uid,file_key,meta_key,profile
     q8w3sbcz,04A1B2C3D4E5F6,<32 hex digits>,<32 hex digits>,encrypted
 
-`profile`, `version` (of the key, 1 if absent) and `aid` are not known to an import, where they belong to the group. Columns that
-say nothing about a tap's authenticity are not read. A meta key belongs to the whole account: it is tried on the mirrors of all
-tags, whichever line has it. A tag with several live keys has one line for each, distinguished by `version`.
+`profile`, `version` (of the key, 1 if absent), `aid` and `batch` are not known to an import, where they belong to the group.
+Columns that say nothing about a tap's authenticity are not read. The first 16 different meta keys are tried on the mirrors of
+all tags, whichever line has them. Any further one is tried on taps that name the tag of its line, or with `batch` the batch. A
+tag with several live keys has one line for each, distinguished by `version`.
 
 Messages name line and column, but never quote the value, which may be most of a key.
 """
@@ -24,7 +25,7 @@ from ixfast.limits import KEY_VERSIONS_MAX
 from ixfast.tag_files import PRESETS, Layout, Problems, TagRow, read_tags
 from ixfast.tag_files.columns import IGNORED, SLOTS, Cell, shown
 
-OWN_COLUMNS = ("profile", "version", "aid")
+OWN_COLUMNS = ("profile", "version", "aid", "batch")
 """The columns that only an audit knows."""
 
 _READ = frozenset(("XUID", "UID", "CUID", "KEY", "META_KEY", "KEY_CHECK_VALUE"))
@@ -130,17 +131,31 @@ class _Reader:
         keys = (Key(_version(row), row.key, _NO_CHECK_VALUE),) if row.key is not None else ()
         self.has_keys = self.has_keys or bool(keys)
         profile = self._profile(row.fields.get("profile") or self._default)
-        if row.meta_key is not None:
-            catalogue.add_meta_keys([Key(len(catalogue.meta_keys) + 1, row.meta_key, _NO_CHECK_VALUE)])
+        own_meta_key = self._own_meta_key(row)
+        batch = row.fields.get("batch") or ""
         tag = catalogue.by_code.get(code)
         if tag is None:
-            catalogue.add(code, profile, uid=uid, keys=keys, cuid=row.cuid, aid=row.fields.get("aid"))
+            tag = catalogue.add(code, profile, uid=uid, keys=keys, cuid=row.cuid, aid=row.fields.get("aid"), batch=batch)
         elif catalogue.uids[tag] != uid or catalogue.profile(tag) is not profile:
             raise InputError("invalid_parameter", "an earlier line has a different UID or profile for this tag.", "xuid")
         elif not keys:
             raise InputError("invalid_parameter", "is missing, and an earlier line has the same tag.", "file_key")
         else:
             catalogue.add_key(tag, *keys)
+        if own_meta_key is not None:
+            catalogue.add_own_meta_key(tag, own_meta_key)
+            if batch:
+                catalogue.add_batch_meta_keys(batch, (own_meta_key,))
+
+    def _own_meta_key(self, row: TagRow) -> Key | None:
+        """The meta key of a row, unless it is tried on all mirrors, as the first ones are."""
+        if row.meta_key is None:
+            return None
+        key = Key(len(self.catalogue.meta_keys) + 1, row.meta_key, _NO_CHECK_VALUE)
+        if not self.catalogue.takes_meta_key(row.meta_key):
+            return key
+        self.catalogue.add_meta_keys([key])
+        return None
 
     def _profile(self, notation: str | None) -> CompiledProfile:
         if notation is None:

@@ -29,6 +29,7 @@ from ixfast.chips.url_fields import Encoding, Sample, dissect, encodings
 from ixfast.chips.url_readings import NXP
 from ixfast.domain.model import EncodingProfile, Evidence, Key
 from ixfast.errors import InputError, ProfileError
+from ixfast.limits import META_KEYS_MAX
 
 SAMPLES_MAX = 64  # Two taps of three tags are enough.
 KEYS_MAX = 64  # Each is tried as it is, as a meta key, and as the master of every derivation.
@@ -301,6 +302,9 @@ class _Detector:
             notes.append("the session vector includes the UID but the URL does not: register the tags' UIDs")
         if profile.allow_without_counter:
             notes.append("no counter is mirrored: a tap of such a tag can be replayed forever")
+        meta_keys = tuple(dict.fromkeys(label for _, _, label in verified.values() if label is not None))
+        if len(meta_keys) > 1:
+            notes.append(_several_meta_keys(profile))
         if any(source.key.value == _ZERO and source.derivation is None for _, source, _ in verified.values()):
             notes.append("the tags have their factory keys, which are public")
         derived = "" if hit.source.derivation is None else f", derived by {hit.source.derivation!r}"
@@ -308,7 +312,7 @@ class _Detector:
             profile=msgspec.structs.replace(profile, tamper_offset=offset),
             verified=tuple(verified),
             file_keys=tuple(dict.fromkeys(f"{source.label}{derived}" for _, source, _ in verified.values())),
-            meta_keys=tuple(dict.fromkeys(label for _, _, label in verified.values() if label is not None)),
+            meta_keys=meta_keys,
             derivation=hit.source.derivation,
             notes=tuple(notes),
         )
@@ -364,6 +368,12 @@ def _derived_meta_keys(sources: Sequence[_Source]) -> Iterator[tuple[bytes, str]
         value = source.derivation.derive_meta_key(source.key.value) if source.derivation is not None else None
         if value is not None:
             yield value, f"{source.label}, derived by {source.derivation!r}"
+
+
+def _several_meta_keys(profile: EncodingProfile) -> str:
+    if "{xuid}" in profile.template or "{cuid}" in profile.template:
+        return "the tags have different meta keys: import each with its tag, whose taps name it"
+    return f"the tags have different meta keys, of which an account can have {META_KEYS_MAX}: more need the tag's name in the URL"
 
 
 def _distinct_schemes() -> list[Scheme]:

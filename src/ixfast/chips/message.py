@@ -8,8 +8,8 @@ import msgspec
 class Message(msgspec.Struct, frozen=True):
     """The mirrored parts of one tap. Nothing here is authenticated; `CompiledProfile.examine` does that.
 
-    Hex digits are decoded, so a lower-cased URL reads like the original. `xuid`, `cuid` and `aid` are claims from the URL:
-    enough to look up the tag, but no evidence of its identity.
+    Hex digits are decoded, so a lower-cased URL reads like the original. `xuid`, `cuid`, `aid` and `batch` are claims from the
+    URL: enough to look up the tag, but no evidence of its identity.
     """
 
     mac: bytes  # SDMMAC, 8 bytes
@@ -22,6 +22,7 @@ class Message(msgspec.Struct, frozen=True):
     xuid: str | None = None
     cuid: str | None = None
     aid: str | None = None
+    batch: str | None = None
 
     def __repr__(self) -> str:
         """Lists which parts are present, without values: a MAC that has not been used yet must not reach a log."""

@@ -9,7 +9,8 @@ template has `{uid}`, and does not if it has only `{counter}`. An encrypted mirr
 `{uid}` although callers forward only tag code, counter and MAC; the registered UID is used then (NT4H2421Gx section 9.3.9,
 AN12196 section 4).
 
-Static texts (`{xuid}`, `{cuid}`, `{aid}`), constants and tamper text outside the window are not authenticated and never evidence.
+Static texts (`{xuid}`, `{cuid}`, `{aid}`, `{batch}`), constants and tamper text outside the window are not authenticated and
+never evidence.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ixfast.chips.tamper import TAMPER_CHARS, read_tamper
 from ixfast.chips.tap_reader import Reader
 from ixfast.chips.template import STATICS, Slot, Template, compile_template
 from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
-from ixfast.limits import COUNTER_MAX, META_KEYS_MAX, UID_BYTES
+from ixfast.limits import COUNTER_MAX, META_KEYS_TRIED_MAX, UID_BYTES
 
 _RANKS = {reason: rank for rank, reason in enumerate(REASONS)}
 _NO_STATICS: Mapping[str, str] = MappingProxyType({})
@@ -122,8 +123,8 @@ class CompiledProfile:
     ) -> Evidence:
         """Determine what `message` proves about the tag with this registered `uid` (7 bytes, or None) and these keys.
 
-        `statics` are the registered `xuid`, `cuid` and `aid`, empty or absent if there is none; they are needed only if the
-        window contains them. Keys are tried in the order given. Evidence that is not authentic has one of `REASONS`, and its
+        `statics` are the registered `xuid`, `cuid`, `aid` and `batch`, empty or absent if there is none; they are needed only if
+        the window contains them. Keys are tried in the order given. Evidence that is not authentic has one of `REASONS`, and its
         UID and counter are mere claims. A counter of 0 that means "disabled" becomes a counter of None. Tamper text with
         characters other than C, O and I leaves `tamper` None: the MAC is valid, but the chip reports no known state.
         """
@@ -158,8 +159,8 @@ class CompiledProfile:
 
     def candidates(self, message: Message, meta_keys: tuple[Key, ...]) -> list[tuple[PiccData, Key]]:
         """Every reading of an encrypted mirror that is possible under this profile, with its meta key."""
-        if len(meta_keys) > META_KEYS_MAX:
-            raise ValueError(f"more than {META_KEYS_MAX} meta keys")
+        if len(meta_keys) > META_KEYS_TRIED_MAX:
+            raise ValueError(f"more than {META_KEYS_TRIED_MAX} meta keys")
         if message.picc is None:
             raise ValueError("the message has no encrypted mirror; it was not read with this profile")
         read_picc, picc = self.scheme.read_picc, message.picc

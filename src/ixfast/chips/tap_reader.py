@@ -165,6 +165,7 @@ class Reader:
             xuid=get("xuid"),
             cuid=get("cuid"),
             aid=get("aid"),
+            batch=get("batch"),
         )
 
 

@@ -2,7 +2,7 @@
 
 A template is the tail of the tap URL as the chip writes it; `model.EncodingProfile` documents the notation. There is one piece
 for each path segment and query parameter. Every mirror has a fixed width and a piece contains at most one static text
-(`{xuid}`, `{cuid}`, `{aid}`), so a piece can be parsed in only one way.
+(`{xuid}`, `{cuid}`, `{aid}`, `{batch}`), so a piece can be parsed in only one way.
 
 Every contradiction in a profile is rejected here, when it is loaded, with a `ProfileError` that names the place: an undetected
 mistake would make every genuine tap of a group look forged. Widths and dependencies follow NT4H2421Gx section 9.3.
@@ -21,6 +21,7 @@ from ixfast.domain.model import EncodingProfile
 from ixfast.errors import ProfileError
 from ixfast.limits import (
     ACCOUNT_ID_CHARS_MAX,
+    BATCH_NAME_CHARS_MAX,
     CUSTOMER_ID_CHARS_MAX,
     FILE_DATA_BYTES_MAX,
     REQUEST_TARGET_BYTES_MAX,
@@ -28,7 +29,9 @@ from ixfast.limits import (
     WINDOW_BYTES_MAX,
 )
 
-STATICS = {"xuid": TAG_CODE_CHARS_MAX, "cuid": CUSTOMER_ID_CHARS_MAX, "aid": ACCOUNT_ID_CHARS_MAX}
+STATICS = {
+    "xuid": TAG_CODE_CHARS_MAX, "cuid": CUSTOMER_ID_CHARS_MAX, "aid": ACCOUNT_ID_CHARS_MAX, "batch": BATCH_NAME_CHARS_MAX,
+}  # fmt: skip
 """Static texts, which the owner writes to the chip, with their maximum length in characters."""
 
 MIRROR_CHARS = {"uid": 14, "counter": 6, "tamper": TAMPER_CHARS, "tt": TT_CHARS, "mac": 16}

@@ -13,8 +13,8 @@ import msgspec
 from ixfast.chips import PRESETS
 from ixfast.cli.database import resolve
 from ixfast.cli.folders import find_folder
+from ixfast.cli.key_input import KEY_SOURCE, add_meta_key, key_text, print_added_key, read_key, read_text
 from ixfast.cli.management_client import PAGE_ROWS, ManagementClient, management, unknown
-from ixfast.cli.meta_keys import KEY_SOURCE, add_meta_key, key_text, print_added_key, read_key, read_text
 from ixfast.cli.options import DATABASE, DATABASE_AND_KEYS, Decorator, beginnings, with_settings
 from ixfast.cli.output import cell_text, json_option, names_line, print_block, print_json, print_table, tag_number
 from ixfast.errors import InputError

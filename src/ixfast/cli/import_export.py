@@ -25,6 +25,7 @@ from ixfast.store.admin import edits
 from ixfast.store.imports.exporter import export_tags
 from ixfast.store.imports.group_names import batch_named, group_named
 from ixfast.store.imports.importer import Options, Report, import_tags
+from ixfast.store.imports.meta_key_owners import META_KEY_OWNERS
 from ixfast.store.random_codes import CODE_CHARS
 from ixfast.tag_files import FORMATS, PRESETS, counted
 
@@ -54,6 +55,13 @@ def _register_import(main: click.Group) -> None:
     @click.option("--ignore", "ignored", multiple=True, metavar="COLUMN", help="Ignore this column; repeatable.")
     @click.option("--allow-zero-keys", is_flag=True, help="Accept all-zero keys, which are public knowledge.")
     @click.option("--allow-any-uid", is_flag=True, help="Accept UIDs that do not begin with 04, the code of NXP's chips.")
+    @click.option(
+        "--meta-keys",
+        type=click.Choice(META_KEY_OWNERS),
+        default=META_KEY_OWNERS[0],
+        show_default=True,
+        help="The owner of the meta keys in FILE; auto: the account if they fit, else each tag.",
+    )
     @click.option("--retire-old-keys", is_flag=True, help="Retire keys that are replaced, so that they verify nothing any more.")
     @click.option(
         "--code-length", type=click.Choice([str(each) for each in CODE_CHARS]), default=str(CODE_CHARS[-1]), show_default=True,
@@ -87,6 +95,7 @@ def _register_import(main: click.Group) -> None:
             allow_zero_keys=flags.pop("allow_zero_keys"),
             allow_any_uid=flags.pop("allow_any_uid"),
             retire_old_keys=flags.pop("retire_old_keys"),
+            meta_keys=flags.pop("meta_keys"),
             code_chars=int(flags.pop("code_length")),
             dry_run=flags.pop("dry_run"),
         )
@@ -264,9 +273,18 @@ def _print_report(report: Report, batch: str | None, *, as_json: bool) -> None:
     if as_json:
         return
     keys = f"{report.keys_added} keys added, {report.keys_replaced} replaced"
-    if report.meta_keys_added:
-        keys += f", {report.meta_keys_added} meta key{'' if report.meta_keys_added == 1 else 's'} added"
+    for owner, count in (("", report.meta_keys_added), (" of the batch", report.batch_meta_keys_added)):
+        if count:
+            keys += f", {count} meta key{'' if count == 1 else 's'}{owner} added"
     click.echo(f"{report.lines} tags: {report.added} added, {report.changed} changed, {report.unchanged} unchanged; {keys}")
+    if report.tag_meta_keys_added:
+        one = report.tag_meta_keys_added == 1
+        got = (
+            "1 tag got a meta key of its own: its"
+            if one
+            else f"{report.tag_meta_keys_added} tags got a meta key of their own: their"
+        )
+        click.echo(f"{got} taps must name the tag")
     if report.batch_created:
         click.echo(f"batch {batch} created")
     if report.dry_run:

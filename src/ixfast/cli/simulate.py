@@ -30,6 +30,7 @@ from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 _ACCOUNT = "simulated"
+_BATCH = "simulated-batch"
 _GAP_MAX = 5  # consecutive taps that a phone reads but never sends
 _SENT_KEPT = 8  # earlier taps of a tag that may be replayed
 _SHUFFLE_WITHIN = 1000  # lines by which the merged logs of many hosts may be out of order
@@ -114,6 +115,7 @@ def register(main: click.Group) -> None:
     @click.option(
         "--derivation", type=click.Choice(list(DEFAULT_DERIVATIONS)), help="Derive all keys of a profile's tags from one master."
     )
+    @click.option("--own-meta-keys", is_flag=True, help="Give each tag a meta key of its own; the profile must name the tag.")
     @_with_output_options
     def simulate(
         profiles: tuple[str, ...],
@@ -124,6 +126,7 @@ def register(main: click.Group) -> None:
         forged: float,
         gaps: float,
         derivation: str | None,
+        own_meta_keys: bool,
         form: str,
         as_json: bool,
         start: datetime,
@@ -146,7 +149,7 @@ def register(main: click.Group) -> None:
             raise click.UsageError(
                 "The taps may go beyond the year 9999: use fewer --taps, a shorter --every or an earlier --start."
             )
-        fleets = _fleets(profiles or ("ixkio-plain",), tags, seed, derivation)
+        fleets = _fleets(profiles or ("ixkio-plain",), tags, seed, derivation, own_meta_keys=own_meta_keys)
         if masters_out is not None:
             if derivation is None:
                 raise click.UsageError("--masters-out requires --derivation.")
@@ -171,12 +174,31 @@ def _ends_in_time(start: datetime, taps: int, every_s: float) -> bool:
     return True
 
 
-def _fleets(profiles: Sequence[str], tags: int, seed: int, derivation: str | None) -> list[VirtualFleet]:
+def _fleets(profiles: Sequence[str], tags: int, seed: int, derivation: str | None, *, own_meta_keys: bool) -> list[VirtualFleet]:
     own = DEFAULT_DERIVATIONS.get(derivation or "")
     return [
-        VirtualFleet(seed * len(PRESETS) + index, tags, profile, account=_ACCOUNT, derivation=own)
+        VirtualFleet(
+            seed * len(PRESETS) + index,
+            tags,
+            profile,
+            account=_ACCOUNT,
+            derivation=own,
+            own_meta_keys=own_meta_keys and _names_its_tag(profile),
+            batch=_BATCH if "batch" in profile.template.slots else None,
+        )
         for index, profile in enumerate(_profiles(profiles))
     ]
+
+
+def _names_its_tag(profile: CompiledProfile) -> bool:
+    """Whether an encrypted mirror stands beside the tag's name. Raises UsageError if nothing says which meta key reads it."""
+    if not profile.encrypted:
+        return False
+    if {"xuid", "cuid"} & profile.template.slots.keys():
+        return True
+    raise click.UsageError(
+        f"--own-meta-keys: the template of the profile {profile.name} must name the tag by {{xuid}} or {{cuid}}."
+    )
 
 
 def make_taps(
@@ -262,14 +284,14 @@ def _profiles(notations: Sequence[str]) -> list[CompiledProfile]:
 
 def _write_keys(path: Path, fleets: Sequence[VirtualFleet]) -> None:
     slots = {slot for fleet in fleets for slot in fleet.profile.template.slots}
-    more = [name for name in ("cuid", "aid") if name in slots]
+    more = [name for name in ("cuid", "aid", "batch") if name in slots]
     rows = (_key_row(fleet, index, more) for fleet in fleets for index in range(len(fleet)))
     _write_rows(path, "--keys-out", ["xuid", "uid", "file_key", "meta_key", "profile", *more], rows)
 
 
 def _key_row(fleet: VirtualFleet, index: int, more: Sequence[str]) -> list[str]:
-    meta_key = fleet.meta_key.hex() if fleet.profile.encrypted else ""
-    own = {"cuid": f"own-{index}", "aid": fleet.account}
+    meta_key = fleet.meta_key_of(index).hex() if fleet.profile.encrypted else ""
+    own = {"cuid": f"own-{index}", "aid": fleet.account, "batch": fleet.batch or ""}
     key = fleet.file_key(index).hex()
     return [fleet.xuid(index), fleet.uid(index).hex().upper(), key, meta_key, fleet.profile.name, *(own[name] for name in more)]
 

@@ -11,8 +11,8 @@ import msgspec
 
 from ixfast.cli.database import connected, resolve
 from ixfast.cli.groups import find_group
+from ixfast.cli.key_input import key_text
 from ixfast.cli.management_client import PAGE_ROWS, ManagementClient, management, unknown
-from ixfast.cli.meta_keys import key_text
 from ixfast.cli.options import DATABASE, with_settings
 from ixfast.cli.output import json_option, note_more, print_block, print_json, print_table
 from ixfast.store.admin import tag_search
@@ -169,7 +169,7 @@ def _register_show(tag: click.Group) -> None:
     @json_option
     @with_settings(*DATABASE)
     def tag_show(code: str, as_json: bool, config: Path | None, **flags: object) -> None:
-        """Show the tag CODE with its counter and the versions of its key, of any account."""
+        """Show the tag CODE with its counter and the versions of its keys, of any account."""
 
         async def work(dsn: str) -> dict[str, Any]:
             async with management(dsn, await _account_of(dsn, code), readonly=True) as client:
@@ -208,6 +208,7 @@ async def _described(client: ManagementClient, code: str) -> dict[str, Any]:
         "inactive_parents": [kind for kind, each in parents.items() if each is not None and not each.active],
         **msgspec.structs.asdict(await client.get("/v2/tags/{xuid}/counter", xuid=code)),
         "keys": await client.all("/v2/tags/{xuid}/keys", xuid=code),
+        "meta_keys": await client.all("/v2/tags/{xuid}/meta-keys", xuid=code),
         "derives_key": group.derivation is not None,
     }
 
@@ -233,6 +234,7 @@ def _block(tag: dict[str, Any]) -> dict[str, Any]:
         "key version": tag["key_version"],
         "last pass": tag["last_at"],
         "keys": ["derived by the group"] if tag["derives_key"] else [key_text(key) for key in tag["keys"]],
+        **({"meta keys": [key_text(key) for key in tag["meta_keys"]]} if tag["meta_keys"] else {}),
         "created": tag["created_at"],
     }
 

@@ -21,7 +21,7 @@ class EncodingProfile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `template` is the end of the tap URL with placeholders, in the order in which the chip mirrors them:
     `{uid}` 14 hex digits, `{counter}` 6, `{picc}` 32 (AES) or 48 (LRP), `{enc:N}` N hex digits of file data,
     `{tamper}` 2 characters, `{tt}` the 10 characters of a StatusDetect chip, `{mac}` 16 hex digits, and `{xuid}` `{cuid}` `{aid}`
-    for texts that the owner wrote to the chip.
+    `{batch}` for texts that the owner wrote to the chip.
     It is a query string (`x={xuid}&n={counter}&e={mac}`), or a path with or without a query if it begins with `/`.
     `window` is the authenticated text in the same notation: everything from SDMMACInputOffset up to the MAC
     (NT4H2421Gx §9.3.8); often empty.

@@ -9,14 +9,14 @@ cdef class SharedRecord:
 
 cdef class Account(SharedRecord):
     cdef public long long account_id
-    cdef public bint active, open, cors
+    cdef public bint active, open, cors, lacks_keys
     cdef public object aid, name, meta_keys
 
 
 cdef class Batch(SharedRecord):
     cdef public long long batch_id
-    cdef public bint active
-    cdef public object name
+    cdef public bint active, lacks_keys
+    cdef public object name, meta_keys
 
 
 cdef class Group(SharedRecord):
@@ -29,7 +29,7 @@ cdef class Group(SharedRecord):
 
 
 cdef class TagOverrides:
-    cdef public object response_set, fields, created_at, assigned_at
+    cdef public object response_set, fields, created_at, assigned_at, meta_keys
 
 
 cdef class TagRecord:

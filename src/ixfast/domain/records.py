@@ -31,12 +31,21 @@ class SharedRecord:
 
 class Account(SharedRecord):
     """An account. `open` means that callers without an API key may scan its tags; `cors`, that web pages of any origin may read
-    the responses."""
+    the responses. `lacks_keys` means that it has meta keys which cannot be opened at present, so that `meta_keys` is empty."""
 
-    __slots__ = ("account_id", "active", "aid", "cors", "meta_keys", "name", "open")
+    __slots__ = ("account_id", "active", "aid", "cors", "lacks_keys", "meta_keys", "name", "open")
 
     def __init__(
-        self, account_id: int, aid: str, name: str, *, is_open: bool, active: bool, cors: bool, meta_keys: tuple[Key, ...]
+        self,
+        account_id: int,
+        aid: str,
+        name: str,
+        *,
+        is_open: bool,
+        active: bool,
+        cors: bool,
+        meta_keys: tuple[Key, ...],
+        lacks_keys: bool = False,
     ) -> None:
         self.account_id = account_id
         self.aid = aid
@@ -45,15 +54,22 @@ class Account(SharedRecord):
         self.active = active
         self.cors = cors
         self.meta_keys = meta_keys  # newest version first
+        self.lacks_keys = lacks_keys
 
 
 class Batch(SharedRecord):
-    __slots__ = ("active", "batch_id", "name")
+    """A batch. `meta_keys` are its own, newest first; `lacks_keys` means that not all of them can be opened at present."""
 
-    def __init__(self, batch_id: int, name: str, *, active: bool) -> None:
+    __slots__ = ("active", "batch_id", "lacks_keys", "meta_keys", "name")
+
+    def __init__(
+        self, batch_id: int, name: str, *, active: bool, meta_keys: tuple[Key, ...] = (), lacks_keys: bool = False
+    ) -> None:
         self.batch_id = batch_id
         self.name = name
         self.active = active
+        self.meta_keys = meta_keys
+        self.lacks_keys = lacks_keys
 
 
 class Group(SharedRecord):
@@ -118,12 +134,17 @@ class Group(SharedRecord):
         own = self.derived.meta_keys
         return () if own is None else own + self.account.meta_keys
 
+    @property
+    def lacks_meta_keys(self) -> bool:
+        """Whether `meta_keys` is incomplete because a key cannot be opened at present."""
+        return self.account.lacks_keys or (self.derived is not None and self.derived.meta_keys is None)
+
 
 class TagOverrides:
-    """What few tags have: a response set that replaces the group's, values of extended fields, and dates if a response shows
-    them."""
+    """What few tags have: a response set that replaces the group's, values of extended fields, dates if a response shows them,
+    and meta keys of their own."""
 
-    __slots__ = ("assigned_at", "created_at", "fields", "response_set")
+    __slots__ = ("assigned_at", "created_at", "fields", "meta_keys", "response_set")
 
     def __init__(
         self,
@@ -131,9 +152,11 @@ class TagOverrides:
         fields: Mapping[str, str] = _NO_FIELDS,
         created_at: float | None = None,
         assigned_at: float | None = None,
+        meta_keys: tuple[Key, ...] = (),
     ) -> None:
         self.response_set = response_set
         self.fields = fields
+        self.meta_keys = meta_keys  # newest version first
         self.created_at = created_at  # Unix time in seconds, like assigned_at
         self.assigned_at = assigned_at
 
@@ -208,6 +231,22 @@ class TagRecord:
         return (Key(self.key_version, self.key, check_value),) if self.key is not None else ()
 
     @property
+    def meta_keys(self) -> tuple[Key, ...]:
+        """The candidates for its encrypted mirror: its own meta keys first, then those that it shares with other tags.
+
+        Empty while one of them cannot be opened: without it, a mirror that no other key reads would look forged.
+        """
+        group, batch = self.group, self.batch
+        own = self.overrides.meta_keys if self.overrides is not None else ()
+        if batch is not None:
+            if batch.lacks_keys:
+                return ()
+            own = own + batch.meta_keys
+        if not own:
+            return group.meta_keys
+        return () if group.lacks_meta_keys else own + group.meta_keys
+
+    @property
     def response_set(self) -> ScanResponses:
         """The tag's own response set, if it has one, otherwise that of its group."""
         overrides = self.overrides
@@ -240,7 +279,8 @@ class TagRecord:
 
     def statics(self) -> dict[str, str]:
         """The owner's texts that a chip may carry inside its MAC window; an empty one is not registered."""
-        return {"xuid": self.xuid.decode(), "cuid": self.cuid or "", "aid": self.group.account.aid}
+        batch = self.batch.name if self.batch is not None else ""
+        return {"xuid": self.xuid.decode(), "cuid": self.cuid or "", "aid": self.group.account.aid, "batch": batch}
 
     def inactive_level(self) -> str | None:
         """The error code of the first inactive level from the top down; None if the tag is active."""

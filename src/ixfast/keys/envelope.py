@@ -5,7 +5,8 @@ is bound to it as associated data of 27 bytes, big-endian, with fixed widths so 
 
     bytes  0-7   label "ixfkey01"
     bytes  8-15  account id, signed 64 bit (the database's bigint)
-    bytes 16-23  tag id, signed 64 bit; 0 for a key of the whole account, the group's id for a master
+    bytes 16-23  tag id, signed 64 bit; 0 for a key of the whole account; the id of the group for a master, that of the
+                 batch for a batch's key
     byte  24     slot, see `KeySlot`
     bytes 25-26  key version, unsigned 16 bit
 
@@ -38,9 +39,10 @@ _LABEL = b"ixfkey01"
 class KeySlot(IntEnum):
     """The purpose of a key. The numbers are stored and bound to envelopes; their meaning never changes."""
 
-    META = 1  # SDMMetaReadKey of an account: decrypts PICC data. Its tag id is 0.
+    META = 1  # SDMMetaReadKey: decrypts PICC data. Its tag id is 0 for a key of the whole account.
     FILE = 2  # SDMFileReadKey of a tag: authenticates taps and encrypts file data.
     MASTER = 3  # Master of a group, from which the keys of its tags are derived. Its tag id is the group's id.
+    BATCH = 4  # SDMMetaReadKey of a batch. Its tag id is the batch's id.
 
 
 def wrap(kek: KeyEncryptionKey, key16: bytes, *, account_id: int, tag_id: int, slot: int, version: int) -> bytes:

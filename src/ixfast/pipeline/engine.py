@@ -231,7 +231,7 @@ class Engine:
             message,
             uid=record.uid,
             file_keys=record.file_keys(),
-            meta_keys=record.group.meta_keys,
+            meta_keys=record.meta_keys,
             statics=record.statics(),
         )
         if extras is None:

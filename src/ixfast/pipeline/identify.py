@@ -27,6 +27,9 @@ class Accounts(Protocol):
     async def account(self, aid: str, *, is_owner: bool) -> tuple[Account, list[Group]] | None:
         """The account with this id and its groups; None if there is none, or if it is closed and the caller is not its owner."""
 
+    async def batch_meta_keys(self, account_id: int, name: str) -> tuple[Key, ...]:
+        """The own meta keys of the account's batches of this name."""
+
 
 async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bool, sent: bytes = b"") -> list[bytes]:
     """The references under which the tag may be found, the most specific first; empty if no profile of the account matches.
@@ -39,7 +42,7 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
     known = await accounts.account(aid, is_owner=is_owner)
     if known is None:
         return []
-    _, groups = known
+    account, groups = known
     found: dict[bytes, None] = {}
     complaints: list[tuple[TapProfile, InputError]] = []
     well_formed = False
@@ -51,6 +54,8 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
             continue
         if isinstance(message, Message):
             well_formed = True
+            if message.batch is not None and profile.encrypted:
+                meta_keys = await accounts.batch_meta_keys(account.account_id, message.batch) + meta_keys
             found.update(dict.fromkeys(_claims(profile, message, aid, meta_keys)))
         elif isinstance(message, Missing):
             complaints.append((profile, lacking(message)))
@@ -136,5 +141,7 @@ def _claims(profile: TapProfile, message: Message, aid: str, meta_keys: tuple[Ke
         claims.append(references.by_cuid(aid, message.cuid))
     if message.uid is not None:
         claims.append(references.by_uid(aid, message.uid))
-    claims.extend(references.by_uid(aid, uid) for uid, _, _ in profile.find_uid(message, meta_keys))
+    for start in range(0, len(meta_keys), limits.META_KEYS_TRIED_MAX):  # batches of one name in many groups have many keys
+        some = meta_keys[start : start + limits.META_KEYS_TRIED_MAX]
+        claims.extend(references.by_uid(aid, uid) for uid, _, _ in profile.find_uid(message, some))
     return claims

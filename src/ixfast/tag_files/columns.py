@@ -32,7 +32,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "KEY_CHECK_VALUE": ("KEY_CHECK_VALUE", "KCV"),
     "LAST_COUNTER": ("LAST_COUNTER",),
     "SCAN_COUNT": ("SCAN_COUNT",),
-    IGNORED: ("KEY_VERSION",),
+    IGNORED: ("KEY_VERSION", "META_KEY_CHECK_VALUE"),
 }
 """The meaning of a column, and the names that it may have in a file."""
 

@@ -79,7 +79,7 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
     ),
     "keys_not_allowed": (
         "This credential does not permit importing keys.",
-        "Use an API key with the scope keys, or ignore the column.",
+        "Use an API key with the scope keys. Ignore the column only if the tags have their keys already.",
     ),
     "no_identity_column": ("No column identifies the tags.", "Add a column XUID, UID or CUID."),
     # A line.
@@ -170,12 +170,16 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
     ),
     "key_derived": (
         "The tag's group derives its keys.",
-        "Ignore the column, or import into a group with stored keys.",
+        "Import into a group with stored keys. Ignore the column only if its keys are the derived ones.",
     ),
     "key_versions_full": (f"The tag has already had {KEY_VERSIONS_MAX} keys.", "Create a new tag for the chip."),
     "meta_keys_full": (
-        f"The account would have more than {META_KEYS_MAX} meta keys.",
-        "META_KEY is one key shared by many tags. If each tag has its own, it is a different key: ignore the column.",
+        f"The account or batch would have more than {META_KEYS_MAX} meta keys.",
+        "Give each tag its own meta key (--meta-keys tag); the URL of its taps must then name the tag.",
+    ),
+    "tag_meta_keys_full": (
+        f"The tag has {META_KEYS_MAX} live meta keys already.",
+        "Retire those that are replaced (--retire-old-keys).",
     ),
     "other_folder": (
         "The tag belongs to another folder, which has its own extended fields.",

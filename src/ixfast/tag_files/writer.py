@@ -26,13 +26,16 @@ _COLUMNS = (
 class TagWriter:
     """Encodes the lines of one file. `fields` are the extended fields that become columns."""
 
-    def __init__(self, format_: str, fields: Sequence[str]) -> None:
-        """Raises ValueError for a format that is not in FORMATS."""
+    def __init__(self, format_: str, fields: Sequence[str], *, meta_keys: bool = False) -> None:
+        """With `meta_keys` the file has check values of the tags' own meta keys. Raises ValueError for a format that is not in
+        FORMATS."""
         if format_ not in FORMATS:
             raise ValueError(f"format must be one of {', '.join(FORMATS)}")
         self._as_csv = format_ == "csv"
         self._fields = tuple(fields)
-        self._names = (*_COLUMNS, *(FIELD_PREFIX + name if is_built_in(name) else name for name in fields))
+        self._meta_keys = meta_keys
+        columns = (*_COLUMNS, "META_KEY_CHECK_VALUE") if meta_keys else _COLUMNS
+        self._names = (*columns, *(FIELD_PREFIX + name if is_built_in(name) else name for name in fields))
         self._buffer = io.StringIO(newline="")
         self._csv = csv.writer(self._buffer, lineterminator="\r\n")
 
@@ -62,6 +65,7 @@ class TagWriter:
         key_check_value: bytes | None,
         last_counter: int | None,
         scan_count: int | None,
+        meta_key_check_value: bytes | None = None,
         fields: Mapping[str, str],
     ) -> list[str | None]:
         """The cells of one tag in the order of the columns."""
@@ -77,6 +81,7 @@ class TagWriter:
             key_check_value.hex().upper() if key_check_value is not None else None,
             str(last_counter) if last_counter is not None else None,
             str(scan_count) if scan_count is not None else None,
+            *([meta_key_check_value.hex().upper() if meta_key_check_value is not None else None] if self._meta_keys else ()),
             *(fields.get(field) for field in self._fields),
         ]
 

@@ -25,7 +25,7 @@ from ixfast.chips import CompiledProfile
 from ixfast.domain import references
 from ixfast.domain.decision import ERRORS, OUTCOMES, Binding, CounterState, Finding, KeyedScan, binding_of, decide, submission_of
 from ixfast.domain.model import Key
-from ixfast.domain.records import Account, ApiKey, Batch, Group, TagRecord
+from ixfast.domain.records import Account, ApiKey, Batch, Group, TagOverrides, TagRecord
 from ixfast.domain.scan import KEYED_FROM, Outcome, Scan
 from ixfast.responses.response_set import ResponseSet
 from ixfast.rules import AUTHENTICATION_PASS, RuleSet
@@ -95,8 +95,9 @@ class MemoryCatalogue:
         keys: tuple[Key, ...] = (),
         batch: Batch | None = None,
         name: str | None = None,
+        meta_keys: tuple[Key, ...] = (),
     ) -> TagRecord:
-        """Add a tag. It is found by its code and, if it has them, by CUID and UID."""
+        """Add a tag. It is found by its code and, if it has them, by CUID and UID. `meta_keys` are its own."""
         record = TagRecord(
             self._next_id(),
             xuid.encode(),
@@ -108,6 +109,7 @@ class MemoryCatalogue:
             active=True,
             assigned=True,
             keys=keys,
+            overrides=TagOverrides(meta_keys=meta_keys) if meta_keys else None,
         )
         self._records[record.xuid] = record
         if cuid is not None:

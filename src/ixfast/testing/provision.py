@@ -59,15 +59,16 @@ def derived_demo_fleet(scheme: str) -> VirtualFleet:
 async def provision(connection: Any, keks: KeyEncryptionKeys, fleets: Sequence[VirtualFleet], *, is_open: bool = True) -> int:
     """Create the account of the fleets, a group and a batch for each, and all tags, in one transaction.
 
-    Returns the number of tags. A fleet with an encrypted mirror adds its meta key to the account, unless that key is derived. A
-    fleet that enrols gets a group and a batch but no tags. Raises InputError `already_exists` if the account exists.
+    Returns the number of tags. A fleet with an encrypted mirror adds its meta key to the account, unless that key is derived, or
+    each tag has its own. A fleet that enrols gets a group and a batch but no tags. Raises InputError `already_exists` if the
+    account exists.
     """
     aid = fleets[0].account
     async with connection.transaction():
         await connection.execute("SET LOCAL statement_timeout = 0")
         account_id = await edits.create_account(connection, aid, name=aid, is_open=is_open)
         folder_id = await edits.create_folder(connection, account_id, "Demo")
-        encrypted = [fleet for fleet in fleets if fleet.profile.encrypted and not fleet.derives_meta_key]
+        encrypted = [f for f in fleets if f.profile.encrypted and not (f.derives_meta_key or f.own_meta_keys)]
         for version, fleet in enumerate(encrypted, start=1):
             await edits.add_meta_key(connection, keks, account_id, version, fleet.meta_key)
         for fleet in fleets:
@@ -83,7 +84,7 @@ async def _add_fleet(connection: Any, keks: KeyEncryptionKeys, account_id: int, 
     group_id = await edits.create_group(
         connection, folder_id, name, fleet.profile.profile, derivation=derivation, enrols=fleet.enrols
     )
-    batch_id = await edits.create_batch(connection, group_id, "First")
+    batch_id = await edits.create_batch(connection, group_id, fleet.batch or "First")
     if derivation is not None:
         await edits.add_master(connection, keks, account_id, group_id, fleet.master)
     if fleet.enrols:
@@ -91,7 +92,8 @@ async def _add_fleet(connection: Any, keks: KeyEncryptionKeys, account_id: int, 
     for start in range(0, len(fleet), _CHUNK_TAGS):
         indices = range(start, min(start + _CHUNK_TAGS, len(fleet)))
         keys = ((i, fleet.file_key(i) if derivation is None else None) for i in indices)
-        tags = [NewTag(fleet.xuid(i), fleet.uid(i), key, cuid=f"{name}-{i}") for i, key in keys]
+        meta_key = fleet.meta_key_of if fleet.own_meta_keys and fleet.profile.encrypted else lambda _index: None
+        tags = [NewTag(fleet.xuid(i), fleet.uid(i), key, f"{name}-{i}", meta_key=meta_key(i)) for i, key in keys]
         await edits.add_tags(connection, keks, account_id, group_id, tags, batch_id=batch_id)
 
 

@@ -46,7 +46,8 @@ class VirtualTag:
     """A simulated tag, to test an integration without a chip: its taps are the URLs that a phone would open.
 
     - `profile`: an `EncodingProfile`, a compiled one, or the name of a built-in one.
-    - `xuid`: the tag code. `cuid`, `aid`: the customer's id and the account id, which only some profiles print.
+    - `xuid`: the tag code. `cuid`, `aid`, `batch`: the customer's id, the account id and the name of the batch, which only some
+      profiles print.
     - `uid`: 7 bytes, or 14 hex digits. `file_key`, `meta_key`: 16 bytes, or 32 hex digits; by default, the file key is derived
       from `seed` and the UID, and the meta key is the factory key, 16 zero bytes. `InputError` is raised for any other length.
     - `counter`: the last one used; the next tap has the one after it.
@@ -83,6 +84,7 @@ class VirtualTag:
         counter: int = 0,
         cuid: str | None = None,
         aid: str | None = None,
+        batch: str | None = None,
         stored: str = "C",
         current: str = "C",
         status: bytes = bytes(4),
@@ -95,7 +97,7 @@ class VirtualTag:
         self.profile = _compiled(profile)
         for name, text in (("xuid", xuid), ("base_url", base_url)):
             check_type(text, str, name, "text")
-        for name, optional in (("cuid", cuid), ("aid", aid)):
+        for name, optional in (("cuid", cuid), ("aid", aid), ("batch", batch)):
             check_type(optional, str | None, name, "text or None")
         for name, letter in (("stored", stored), ("current", current)):
             if not isinstance(letter, str) or len(letter) != 1 or not letter.isascii():
@@ -108,6 +110,7 @@ class VirtualTag:
         self.xuid = xuid
         self.cuid = cuid
         self.aid = aid
+        self.batch = batch
         self.uid = uid_of(uid)
         self.file_key = self._own_key(seed) if file_key is None else key_bytes(file_key, "file_key")
         self.meta_key = key_bytes(meta_key, "meta_key")
@@ -133,7 +136,7 @@ class VirtualTag:
     @property
     def statics(self) -> dict[str, str]:
         """The registered texts of this tag, in the form that `CompiledProfile.examine` takes."""
-        texts = {"xuid": self.xuid, "cuid": self.cuid, "aid": self.aid}
+        texts = {"xuid": self.xuid, "cuid": self.cuid, "aid": self.aid, "batch": self.batch}
         return {name: text for name, text in texts.items() if text is not None}
 
     def file_keys(self, version: int = 1) -> tuple[Key, ...]:
@@ -235,8 +238,9 @@ class VirtualFleet:
     """`count` tags of one account, derived from `seed`: the same in every run, and created only on access.
 
     Tag codes have 8 lower-case letters and digits, UIDs have 7 bytes and begin with 04; both are unique within a fleet. `account`
-    is the AID. All tags share one meta key, as in real fleets. With a `derivation`, all keys are derived from `master`; `enrols`
-    means that tags are not registered before they are tapped.
+    is the AID. All tags share one meta key, unless `own_meta_keys` gives each tag its own: the URL of its taps must then name the
+    tag. `batch` is the name of the batch of all tags. With a `derivation`, all keys are derived from `master`; `enrols` means
+    that tags are not registered before they are tapped.
 
     >>> import ixfast
     >>> derivation = ixfast.derivation("boltcard")
@@ -256,6 +260,8 @@ class VirtualFleet:
         *,
         derivation: Derivation | None = None,
         enrols: bool = False,
+        own_meta_keys: bool = False,
+        batch: str | None = None,
     ) -> None:
         if not 0 <= count <= _CODES:
             raise ValueError(f"count must be between 0 and {_CODES}")
@@ -272,6 +278,8 @@ class VirtualFleet:
         derived = derivation.derive_meta_key(self.master) if derivation is not None else None
         self.derives_meta_key = derived is not None
         self.meta_key = derived or blake2b(b"meta key", key=self._root, digest_size=_KEY_BYTES).digest()
+        self.own_meta_keys = own_meta_keys and derived is None
+        self.batch = batch
 
     def __len__(self) -> int:
         return self.count
@@ -292,8 +300,9 @@ class VirtualFleet:
             xuid=self.xuid(index),
             uid=self.uid(index),
             file_key=self.file_key(index),
-            meta_key=self.meta_key,
+            meta_key=self.meta_key_of(index),
             aid=self.account,
+            batch=self.batch,
             seed=self.seed & 0xFFFFFFFFFFFFFFFF,
         )
 
@@ -321,6 +330,12 @@ class VirtualFleet:
         if self.derivation is not None:
             return self.derivation.derive_file_key(self.master, self.uid(index))
         return blake2b(index.to_bytes(8), key=self._root, digest_size=_KEY_BYTES).digest()
+
+    def meta_key_of(self, index: int) -> bytes:
+        """The meta key (16 bytes) of the tag at `index`: that of the fleet, unless each tag has its own."""
+        if not self.own_meta_keys:
+            return self.meta_key
+        return blake2b(b"meta" + index.to_bytes(8), key=self._root, digest_size=_KEY_BYTES).digest()
 
     def plain_tap(self, index: int, counter: int) -> tuple[str, str, str]:
         """`x`, `n` and `e` of a plain tap, fast enough for a load generator: it creates no tag object and no URL.

@@ -20,6 +20,7 @@ from ixfast.http.management import (
 )
 from ixfast.http.management.call import PAGE_ROWS, PAGE_ROWS_MAX, Parameter, Route
 from ixfast.store.admin import scan_log
+from ixfast.store.imports.meta_key_owners import META_KEY_OWNERS
 from ixfast.store.random_codes import CODE_CHARS
 from ixfast.tag_files import FORMATS, PRESETS
 
@@ -68,6 +69,28 @@ def _create(path: str, handler: Any, summary: str, response: Any, body: Any, *er
 def _patch(path: str, handler: Any, summary: str, response: Any, body: Any, *errors: str, **more: Any) -> Route:
     return Route(
         "PATCH", path, handler, summary, response, body, errors=("not_found", *_BODY_ERRORS, *_MATCH_ERRORS, *errors), **more
+    )
+
+
+def _meta_keys(path: str, of: str, listed: Any, added: Any, retired: Any) -> tuple[Route, ...]:
+    """The routes of the meta keys of a tag or a batch."""
+    return (
+        _list(
+            path, listed, f"List versions of a {of}'s own meta key.", schemas.KeyVersion, errors=("not_found",), scopes=_READ_KEYS
+        ),
+        _create(
+            path,
+            added,
+            f"Add a version of a {of}'s own meta key.",
+            schemas.KeyVersion,
+            schemas.KeyDraft,
+            "not_found",
+            "invalid_parameter",
+            "already_exists",
+            "limit_reached",
+            scopes=("keys",),
+        ),
+        _delete(f"{path}/{{version}}", retired, f"Retire a version of a {of}'s own meta key.", scopes=("keys",)),
     )
 
 
@@ -198,6 +221,13 @@ _FOLDERS_GROUPS_BATCHES = (
     _read("/v2/batches/{id}", batches.read_batch, "Read a batch.", schemas.Batch),
     _patch("/v2/batches/{id}", batches.patch_batch, "Change a batch.", schemas.Batch, schemas.BatchPatch, *_NAME_ERRORS),
     _delete("/v2/batches/{id}", batches.delete_batch, "Delete an empty batch.", "in_use", *_MATCH_ERRORS),
+    *_meta_keys(
+        "/v2/batches/{id}/meta-keys",
+        "batch",
+        tag_keys.list_batch_meta_keys,
+        tag_keys.add_batch_meta_key,
+        tag_keys.retire_batch_meta_key,
+    ),
 )
 
 _TAGS = (
@@ -261,6 +291,13 @@ _TAGS = (
     _delete(
         "/v2/tags/{xuid}/keys/{version}", tag_keys.retire_key, "Retire a version of a tag's file key.", "in_use", scopes=("keys",)
     ),
+    *_meta_keys(
+        "/v2/tags/{xuid}/meta-keys",
+        "tag",
+        tag_keys.list_tag_meta_keys,
+        tag_keys.add_tag_meta_key,
+        tag_keys.retire_tag_meta_key,
+    ),
     _list("/v2/meta-keys", tag_keys.list_meta_keys, "List the account's meta keys.", schemas.KeyVersion, scopes=_READ_KEYS),
     _create(
         "/v2/meta-keys",
@@ -292,6 +329,11 @@ _FILES = (
             Parameter("ignore", _TEXT, "Columns to ignore, separated by commas."),
             Parameter("allow_zero_keys", _FLAG, "`true`: accept the all-zero key, which is public."),
             Parameter("allow_any_uid", _FLAG, "`true`: accept UIDs that do not begin with 04, the code of NXP's chips."),
+            Parameter(
+                "meta_keys",
+                {"type": "string", "enum": list(META_KEY_OWNERS), "default": META_KEY_OWNERS[0]},
+                "The owner of the meta keys in the file; `auto`: the account if they fit, else each tag.",
+            ),
             Parameter("retire_old_keys", _FLAG, "`true`: retire the keys that are replaced."),
             Parameter("code_length", {"type": "integer", "enum": list(CODE_CHARS)}, "Length of random tag codes."),
         ),

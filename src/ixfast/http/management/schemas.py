@@ -18,7 +18,7 @@ from ixfast.domain import references
 from ixfast.domain.model import EncodingProfile
 from ixfast.keys.diversify import Derivation
 
-NAME_CHARS_MAX = 128
+NAME_CHARS_MAX = limits.BATCH_NAME_CHARS_MAX
 FIELD_VALUE_CHARS_MAX = limits.SUBTAG_VALUE_CHARS_MAX  # No response has more of a value.
 FIELDS_MAX = 50
 RETRY_WINDOW_S_MAX = 3600
@@ -203,6 +203,7 @@ class TagDraft(msgspec.Struct, forbid_unknown_fields=True):
     rules: RuleSetBody | None = None
     fields: Fields = {}
     key: KeyText | None = None
+    meta_key: KeyText | None = None
     originality_signature: Signature | None = None
 
 
@@ -353,6 +354,8 @@ class Imported(msgspec.Struct):
     keys_added: int
     keys_replaced: int
     meta_keys_added: int
+    batch_meta_keys_added: int
+    tag_meta_keys_added: int
 
 
 class Stats(msgspec.Struct, rename={"from_": "from"}):

@@ -23,6 +23,7 @@ from ixfast.limits import TAG_FILE_SILENCE_MS_MAX
 from ixfast.store.admin import edits
 from ixfast.store.imports.exporter import export_tags
 from ixfast.store.imports.importer import Options, Report, import_tags
+from ixfast.store.imports.meta_key_owners import META_KEY_OWNERS
 from ixfast.store.random_codes import CODE_CHARS
 from ixfast.tag_files import FORMATS, PRESETS, counted
 
@@ -64,6 +65,7 @@ def _options(call: Call) -> Options:
         allow_zero_keys=call.flag("allow_zero_keys"),
         allow_any_uid=call.flag("allow_any_uid"),
         retire_old_keys=call.flag("retire_old_keys"),
+        meta_keys=call.word("meta_keys", META_KEY_OWNERS, META_KEY_OWNERS[0]) or "",
         code_chars=int(code_length),
         dry_run=call.flag("dry_run"),
     )

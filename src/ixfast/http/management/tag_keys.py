@@ -1,6 +1,7 @@
-"""File keys of tags and meta keys of accounts. A key goes in and never comes out: responses have check values and versions only.
+"""File keys of tags, and meta keys of accounts, batches and tags. A key goes in and never comes out: responses have check values
+and versions only.
 
-A version that is retired verifies no more taps; the last live key of a tag cannot be retired.
+A version that is retired verifies no more taps; the last live file key of a tag cannot be retired.
 """
 
 from __future__ import annotations
@@ -109,4 +110,71 @@ async def retire_meta_key(call: Call) -> web.Response:
         after = await _meta_versions(call)
         change = ("account", call.account_id, None)
         await call.note("retire_key", "account", call.caller.aid, {"meta_keys": before}, {"meta_keys": after}, change)
+    return no_content()
+
+
+async def _tag_meta_versions(call: Call, tag_id: int) -> list[KeyVersion]:
+    return [key_version(row) for row in await call.connection.fetch(call.sql["tag_keys"], tag_id, KeySlot.META)]
+
+
+async def list_tag_meta_keys(call: Call) -> web.Response:
+    row = await call.row("tag", "tag_by_xuid", call.xuid())
+    return call.page(await _tag_meta_versions(call, row["tag_id"]), None)
+
+
+async def add_tag_meta_key(call: Call) -> web.Response:
+    draft = call.body(KeyDraft)
+    value = validation.key(draft.key)
+    row = await call.row("tag", "tag_by_xuid", call.xuid(), lock="NO KEY UPDATE")
+    tag_id, xuid = row["tag_id"], row["xuid"]
+    before = await _tag_meta_versions(call, tag_id)
+    if draft.retire_others:
+        await call.connection.execute(call.sql["retire_tag_keys"], tag_id, KeySlot.META, [key.version for key in before])
+    version = await edits.add_tag_meta_key(call.connection, call.management_dispatcher.keks, call.account_id, tag_id, value)
+    after = await _tag_meta_versions(call, tag_id)
+    await call.note("add_key", "tag", xuid, {"meta_keys": before}, {"meta_keys": after}, ("tag", tag_id, xuid))
+    return json_response(version_among(after, version), 201, location=f"/v2/tags/{xuid}/meta-keys/{version}")
+
+
+async def retire_tag_meta_key(call: Call) -> web.Response:
+    row = await call.row("tag", "tag_by_xuid", call.xuid(), lock="NO KEY UPDATE")
+    tag_id, xuid, version = row["tag_id"], row["xuid"], call.id("key version", "version")
+    before = await _tag_meta_versions(call, tag_id)
+    if version_among(before, version).live:
+        await call.connection.execute(call.sql["retire_tag_keys"], tag_id, KeySlot.META, [version])
+        after = await _tag_meta_versions(call, tag_id)
+        await call.note("retire_key", "tag", xuid, {"meta_keys": before}, {"meta_keys": after}, ("tag", tag_id, xuid))
+    return no_content()
+
+
+async def _batch_versions(call: Call, batch_id: int) -> list[KeyVersion]:
+    return [key_version(row) for row in await call.connection.fetch(call.sql["batch_keys"], batch_id)]
+
+
+async def list_batch_meta_keys(call: Call) -> web.Response:
+    row = await call.row("batch", "batch", call.id("batch"))
+    return call.page(await _batch_versions(call, row["batch_id"]), None)
+
+
+async def add_batch_meta_key(call: Call) -> web.Response:
+    draft = call.body(KeyDraft)
+    value = validation.key(draft.key)
+    batch_id = (await call.row("batch", "batch", call.id("batch"), lock="NO KEY UPDATE OF b"))["batch_id"]
+    before = await _batch_versions(call, batch_id)
+    if draft.retire_others:
+        await call.connection.execute(call.sql["retire_batch_keys"], batch_id, [key.version for key in before])
+    version = await edits.add_batch_key(call.connection, call.management_dispatcher.keks, call.account_id, batch_id, value)
+    after = await _batch_versions(call, batch_id)
+    await call.note("add_key", "batch", batch_id, {"meta_keys": before}, {"meta_keys": after}, ("batch", batch_id, None))
+    return json_response(version_among(after, version), 201, location=f"/v2/batches/{batch_id}/meta-keys/{version}")
+
+
+async def retire_batch_meta_key(call: Call) -> web.Response:
+    batch_id = (await call.row("batch", "batch", call.id("batch"), lock="NO KEY UPDATE OF b"))["batch_id"]
+    version = call.id("key version", "version")
+    before = await _batch_versions(call, batch_id)
+    if version_among(before, version).live:
+        await call.connection.execute(call.sql["retire_batch_keys"], batch_id, [version])
+        after = await _batch_versions(call, batch_id)
+        await call.note("retire_key", "batch", batch_id, {"meta_keys": before}, {"meta_keys": after}, ("batch", batch_id, None))
     return no_content()

@@ -87,7 +87,7 @@ async def read_tag(call: Call) -> web.Response:
 
 async def create_tag(call: Call) -> web.Response:
     draft = call.body(TagDraft)
-    if draft.key is not None and "keys" not in call.caller.scopes:
+    if (draft.key is not None or draft.meta_key is not None) and "keys" not in call.caller.scopes:
         raise unauthorised(["keys"])
     if draft.rules is not None:
         validation.rule_set(draft.rules)
@@ -96,7 +96,8 @@ async def create_tag(call: Call) -> web.Response:
     xuid = draft.xuid if draft.xuid is not None else await _new_code(call, draft.xuid_length)
     uid = bytes.fromhex(draft.uid) if draft.uid is not None else None
     key = validation.key(draft.key) if draft.key is not None else None
-    new = NewTag(xuid, uid, key, cuid=draft.cuid, name=draft.name)
+    meta_key = validation.key(draft.meta_key, "meta_key") if draft.meta_key is not None else None
+    new = NewTag(xuid, uid, key, cuid=draft.cuid, name=draft.name, meta_key=meta_key)
     keks, account_id = call.management_dispatcher.keks, call.account_id
     await edits.add_tags(call.connection, keks, account_id, group_id, [new], batch_id=draft.batch_id)
     row = await call.row("tag", "tag_by_xuid", xuid)

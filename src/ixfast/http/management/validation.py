@@ -164,14 +164,14 @@ def originality(uid: str | None, signature: str, profile: str | None) -> str:
     return judge_originality(bytes.fromhex(uid), bytes.fromhex(signature))
 
 
-def key(text: str) -> bytes:
-    """An AES-128 key of 32 hex digits."""
+def key(text: str, field: str = "key") -> bytes:
+    """An AES-128 key of 32 hex digits; InputError for `field` otherwise."""
     if not _KEY.fullmatch(text):
-        raise InputError("invalid_parameter", "A key must be 32 hex digits.", "key")
+        raise InputError("invalid_parameter", "A key must be 32 hex digits.", field)
     value = bytes.fromhex(text)
     if not any(value):
         raise InputError(
-            "invalid_parameter", "The all-zero key is the public factory default of every chip; program a key of your own.", "key"
+            "invalid_parameter", "The all-zero key is the public factory default of every chip; program a key of your own.", field
         )
     return value
 

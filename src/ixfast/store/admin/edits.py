@@ -9,12 +9,15 @@ from __future__ import annotations
 from ixfast.store.admin.account_edits import SCOPES, Caller, account_id_of, caller_of, create_account, create_api_key
 from ixfast.store.admin.group_edits import create_batch, create_folder, create_group
 from ixfast.store.admin.key_edits import (
+    add_batch_key,
     add_master,
     add_meta_key,
     add_next_meta_key,
     add_tag_key,
+    add_tag_meta_key,
     announce_keys,
     check_meta_keys,
+    store_batch_key,
 )
 from ixfast.store.admin.tag_edits import NewTag, add_counters, add_tags
 from ixfast.store.admin.transactions import changed, database_errors, record, transaction, unbounded_connection
@@ -24,11 +27,13 @@ __all__ = [
     "Caller",
     "NewTag",
     "account_id_of",
+    "add_batch_key",
     "add_counters",
     "add_master",
     "add_meta_key",
     "add_next_meta_key",
     "add_tag_key",
+    "add_tag_meta_key",
     "add_tags",
     "announce_keys",
     "caller_of",
@@ -41,6 +46,7 @@ __all__ = [
     "create_group",
     "database_errors",
     "record",
+    "store_batch_key",
     "transaction",
     "unbounded_connection",
 ]

@@ -30,6 +30,35 @@ async def add_meta_key(connection: Any, keks: KeyEncryptionKeys, account_id: int
     )
 
 
+async def store_batch_key(
+    connection: Any, keks: KeyEncryptionKeys, account_id: int, batch_id: int, version: int, value: bytes
+) -> None:
+    """Add a live meta key of 16 bytes to a batch. It is tried on taps that name the batch, and on those of its tags."""
+    wrapped = wrap(keks.current, value, account_id=account_id, tag_id=batch_id, slot=KeySlot.BATCH, version=version)
+    await connection.execute(load("management")["add_batch_key"], batch_id, version, keks.current.id, wrapped, check_value(value))
+
+
+async def add_batch_key(connection: Any, keks: KeyEncryptionKeys, account_id: int, batch_id: int, value: bytes) -> int:
+    """Add a live meta key of 16 bytes as the next version of the batch, whose row is locked, and return the version. Raises
+    InputError if the batch has this key, or has the maximum number of them."""
+    await announce_keys(connection, keks)
+    version = _next_meta_version(await connection.fetch(load("management")["batch_keys"], batch_id), value)
+    await store_batch_key(connection, keks, account_id, batch_id, version, value)
+    return version
+
+
+async def add_tag_meta_key(connection: Any, keks: KeyEncryptionKeys, account_id: int, tag_id: int, value: bytes) -> int:
+    """Add a live meta key of 16 bytes as the next version of the tag's own, and return the version. It is tried on taps that name
+    the tag. Raises InputError like `add_batch_key`."""
+    sql, slot = load("management"), KeySlot.META
+    await announce_keys(connection, keks)
+    await connection.fetchval(sql["lock_tag"], tag_id)
+    version = _next_meta_version(await connection.fetch(sql["tag_keys"], tag_id, slot), value)
+    wrapped = wrap(keks.current, value, account_id=account_id, tag_id=tag_id, slot=slot, version=version)
+    await connection.execute(sql["add_tag_key"], tag_id, slot, version, keks.current.id, wrapped, check_value(value))
+    return version
+
+
 async def add_tag_key(connection: Any, keks: KeyEncryptionKeys, account_id: int, tag_id: int, value: bytes) -> int:
     """Add a live file key of 16 bytes as the next version of the tag, and return the version.
 
@@ -102,6 +131,16 @@ async def announce_keys(connection: Any, keks: KeyEncryptionKeys) -> None:
     """
     await connection.execute(load("management")["announce_keys"])
     await keks.look_for(("",))
+
+
+def _next_meta_version(known: Sequence[Any], value: bytes) -> int:
+    """The version of a further meta key of a tag or a batch. Meta keys authenticate nothing, so a retired one may return."""
+    live = [row["check_value"] for row in known if row["live"]]
+    if check_value(value) in live:
+        raise InputError("already_exists", "This meta key is one of the live versions already.", "key")
+    if len(live) >= limits.META_KEYS_MAX:
+        raise InputError("limit_reached", f"At most {limits.META_KEYS_MAX} meta keys can be live; retire one first.", "key")
+    return _next_version(known, value, ())
 
 
 def _next_version(known: Sequence[Any], value: bytes, same: Collection[bytes] | None = None) -> int:

@@ -25,7 +25,7 @@ UNREADABLE_SHOWN_MAX = 1000
 Advanced = Callable[[int], None]
 """Called with the number of envelopes opened in each batch."""
 
-_TABLES = ("tag_keys", "meta_keys", "group_keys")
+_TABLES = ("tag_keys", "meta_keys", "batch_keys", "group_keys")
 _BEFORE_ALL = (-(1 << 63), 0, 0)
 
 
@@ -34,7 +34,7 @@ class RotationError(KekFileError):
 
 
 class Usage(NamedTuple):
-    """Numbers of rows sealed under one key-encryption key."""
+    """Numbers of rows sealed under one key-encryption key. `meta_keys` are those of accounts and batches."""
 
     tag_keys: int
     meta_keys: int
@@ -46,7 +46,8 @@ class Usage(NamedTuple):
 
 
 class UnreadableEnvelope(NamedTuple):
-    """An envelope that was left unchanged. `tag_id` is 0 for a meta key, and the group's id for a master."""
+    """An envelope that was left unchanged. `tag_id` is 0 for a meta key of an account, the batch's id for one of a
+    batch, and the group's id for a master."""
 
     account_id: int | None
     tag_id: int
@@ -58,6 +59,8 @@ class UnreadableEnvelope(NamedTuple):
         owner = f"tag {self.tag_id}" if self.tag_id else f"meta key of account {self.account_id}"
         if self.slot == KeySlot.MASTER:
             owner = f"master of group {self.tag_id}"
+        elif self.slot == KeySlot.BATCH:
+            owner = f"meta key of batch {self.tag_id}"
         return f"{owner}, slot {self.slot}, version {self.version}: {self.reason}"
 
 

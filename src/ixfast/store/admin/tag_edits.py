@@ -22,13 +22,14 @@ _KEY_COLUMNS = ("tag_id", "slot", "version", "kek_id", "wrapped", "check_value")
 
 
 class NewTag(NamedTuple):
-    """A tag to be added. `uid` has 7 bytes; `file_key` has 16 and becomes version 1."""
+    """A tag to be added. `uid` has 7 bytes; `file_key` and the tag's own `meta_key` have 16 and become version 1."""
 
     xuid: str
     uid: bytes | None
     file_key: bytes | None
     cuid: str | None = None
     name: str | None = None
+    meta_key: bytes | None = None
 
 
 async def add_tags(
@@ -52,9 +53,9 @@ async def add_tags(
     if group["derives"]:
         masters = {row["identity"]: row["version"] for row in await connection.fetch(load("management")["group_keys"], group_id)}
     positions = await _positions_before_deletion(connection, account_id, tags, masters)
-    if any(tag.file_key is not None for tag in tags):
-        if group["derives"]:
-            raise InputError("invalid_parameter", "The group derives the keys of its tags, so a tag cannot have its own.", "key")
+    if group["derives"] and any(tag.file_key is not None for tag in tags):
+        raise InputError("invalid_parameter", "The group derives the keys of its tags, so a tag cannot have its own.", "key")
+    if any(tag.file_key is not None or tag.meta_key is not None for tag in tags):
         await announce_keys(connection, keks)
     ids = [
         row["id"]
@@ -119,8 +120,9 @@ async def _copy(connection: Any, table: str, records: Iterable[Any], columns: Se
 def _key_rows(
     keks: KeyEncryptionKeys, account_id: int, rows: Iterable[tuple[int, NewTag]]
 ) -> Iterable[tuple[int, int, int, str, bytes, bytes]]:
-    kek, slot, version = keks.current, int(KeySlot.FILE), FIRST_VERSION
+    kek, version = keks.current, FIRST_VERSION
     for tag_id, tag in rows:
-        if tag.file_key is not None:
-            wrapped = wrap(kek, tag.file_key, account_id=account_id, tag_id=tag_id, slot=slot, version=version)
-            yield tag_id, slot, version, kek.id, wrapped, check_value(tag.file_key)
+        for slot, key16 in ((int(KeySlot.FILE), tag.file_key), (int(KeySlot.META), tag.meta_key)):
+            if key16 is not None:
+                wrapped = wrap(kek, key16, account_id=account_id, tag_id=tag_id, slot=slot, version=version)
+                yield tag_id, slot, version, kek.id, wrapped, check_value(key16)

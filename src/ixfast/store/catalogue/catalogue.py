@@ -18,6 +18,7 @@ from typing import Any
 
 from ixfast import limits, meters
 from ixfast.domain import references
+from ixfast.domain.model import Key
 from ixfast.domain.records import Account, ApiKey, Group, TagRecord
 from ixfast.domain.scan import Scan
 from ixfast.keys import KeyEncryptionKeys, KeyUnavailableError
@@ -67,6 +68,8 @@ class Catalogue:
         self._api_keys = TwoGenerations(10_000)  # ApiKey
         self._absent = TwoGenerations(absent_max)  # float
         self._accounts: dict[str, tuple[Account, list[Group]]] = {}
+        self._batch_keys = TwoGenerations(limits.BATCHES_CACHED_MAX)  # tuple[Key, ...], by account and name of the batch
+        self._batch_lookup = asyncio.Lock()
         self._enrolling: frozenset[str] | None = None  # accounts (AID) with a group that enrols; None: not known
         self._rounds = LookupRounds(self._look_up, self._derive_keys, deadline_s=deadline_s)
         self._renewals: set[asyncio.Task[None]] = set()
@@ -230,6 +233,23 @@ class Catalogue:
                 self._accounts[aid] = known
         return known if known is None or is_owner or known[0].open else None
 
+    async def batch_meta_keys(self, account_id: int, name: str) -> tuple[Key, ...]:
+        """The own meta keys of the account's batches of this name. Not on the hot path. Raises like `account`."""
+        own = f"{account_id} {name}".encode()
+        known: tuple[Key, ...] | None = self._batch_keys.get(own)
+        if known is None:
+            applied = self._changes_applied
+            # One at a time: callers may send any number of names, and other work needs connections, too.
+            async with (
+                asyncio.timeout(self._deadline_s),
+                self._batch_lookup,
+                pooled_connection(self._pool, self._deadline_s) as connection,
+            ):
+                known = await self._loader.batch_meta_keys(connection, account_id, name)
+            if applied == self._changes_applied:
+                self._batch_keys.put(own, known)
+        return known
+
     def may_enrol(self, aid: str) -> bool:
         """Whether the account may have a group that enrols; True if that is not known at present."""
         return self._enrolling is None or aid in self._enrolling
@@ -239,8 +259,9 @@ class Catalogue:
         self._absent.pop(_absent_key(scan, scan.ref))
 
     def keys_opened(self) -> None:
-        """Read accounts and groups again whose keys could not be opened: more key-encryption keys are open now."""
-        if self._loader.lacking or self._loader.lacking_groups:
+        """Read accounts, groups and batches again whose keys could not be opened: more key-encryption keys are open now."""
+        loader = self._loader
+        if loader.lacking or loader.lacking_groups or loader.lacking_batches:
             task = self._loop.create_task(self._renew_lacking())
             self._renewals.add(task)
             task.add_done_callback(self._renewals.discard)
@@ -250,6 +271,7 @@ class Catalogue:
         while True:
             lacking = [Change("account", i, None) for i in loader.lacking & loader.accounts.keys()]
             lacking += [Change("group", i, None) for i in loader.lacking_groups & loader.groups.keys()]
+            lacking += [Change("batch", i, None) for i in loader.lacking_batches]
             if not lacking:
                 return
             try:
@@ -279,6 +301,7 @@ class Catalogue:
                 self._tags.pop(change.xuid.encode())
         self._absent.clear()
         self._accounts.clear()
+        self._batch_keys.clear()
         self._enrolling = None
         if "api_key" in by_kind or "account" in by_kind:
             self._api_keys.clear()

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ixfast import limits
 from ixfast.chips import compile_profile
 from ixfast.domain import references
 from ixfast.domain.model import EncodingProfile, FieldDefinition, Key
@@ -33,7 +34,7 @@ from ixfast.rules import load_rules
 from ixfast.store.queries import load
 
 _DERIVED_WITHOUT_PAUSE = 32  # About 30 us each.
-_FILE_SLOT = int(KeySlot.FILE)
+_FILE_SLOT, _META_SLOT = int(KeySlot.FILE), int(KeySlot.META)
 _DATES = frozenset(("dtcreated", "dtassigned"))
 
 log = logging.getLogger("ixfast.catalogue")
@@ -55,7 +56,7 @@ class Loader:
     """Reads records. Shared ones (`records.SharedRecord`) are kept here and given to all of their tags.
 
     - `lacking`: accounts with a meta key that cannot be opened at present.
-    - `lacking_groups`: groups with a master key that cannot be opened at present.
+    - `lacking_groups`, `lacking_batches`: groups with a master key, and batches with a meta key, which cannot be opened now.
     - `outgrown`: groups whose cached tags are outdated, because they have other keys than when they were loaded or lack dates
       that the group shows now. The catalogue drops those tags and empties this set.
     - `changes`: to be raised when a change arrives. Rows that were requested before may show the state before it, so they are
@@ -71,6 +72,7 @@ class Loader:
         self._closed: set[int] = set()  # accounts, including those that are not kept because they are lacking
         self.lacking: set[int] = set()
         self.lacking_groups: set[int] = set()
+        self.lacking_batches: set[int] = set()
         self.outgrown: set[int] = set()
         self.changes = 0
 
@@ -83,7 +85,7 @@ class Loader:
         among the records.
         """
         own = list(accounts) if accounts is not None else None
-        rows = await connection.fetch(self._sql["tags_by_xuid"], [code.decode() for code in codes], _FILE_SLOT, own)
+        rows = await connection.fetch(self._sql["tags_by_xuid"], [code.decode() for code in codes], own)
         if not rows:
             return {}, {}
         await self._keks.look_for({r["kek_id"] for r in rows if r["kek_id"] is not None})
@@ -109,22 +111,8 @@ class Loader:
         row = rows[0]
         if row["group_id"] not in self.groups and row["account_id"] in self.lacking:
             raise KeyUnavailableError("A meta key of the tag's account cannot be opened.")
-        keys = tuple(
-            Key(
-                r["version"],
-                unwrap(
-                    self._keks.by_id(r["kek_id"]),
-                    r["wrapped"],
-                    account_id=row["account_id"],
-                    tag_id=row["tag_id"],
-                    slot=KeySlot.FILE,
-                    version=r["version"],
-                ),
-                r["check_value"],
-            )
-            for r in rows
-            if r["version"] is not None
-        )
+        keys = tuple(self._opened(r, KeySlot.FILE, r["tag_id"]) for r in rows if r["slot"] == _FILE_SLOT)
+        meta_keys = tuple(self._opened(r, KeySlot.META, r["tag_id"]) for r in rows if r["slot"] == _META_SLOT)
         group = self.groups[row["group_id"]]
         if not keys and group.derived is not None and row["uid"] is not None and not group.derived.slow:
             keys = group.derived.file_keys(row["uid"])
@@ -139,7 +127,7 @@ class Loader:
             active=row["active"],
             assigned=row["assigned"],
             keys=keys,
-            overrides=_overrides(row, group),
+            overrides=_overrides(row, group, meta_keys),
             originality=row["originality"],
         )
 
@@ -181,13 +169,33 @@ class Loader:
             await self.load_batches(connection, batch_ids)
 
     async def load_batches(self, connection: Any, batch_ids: Collection[int]) -> None:
+        """Read batches with their meta keys. One with a meta key that cannot be opened is added to `lacking_batches`."""
         asked = -1
         while asked != self.changes:
             asked = self.changes
             rows = await connection.fetch(self._sql["batches_by_id"], list(batch_ids))
-        for row in rows:
-            batch = Batch(row["batch_id"], row["name"], active=row["active"])
-            _keep(self.batches, batch.batch_id, batch)
+            await self._keks.look_for({row["kek_id"] for row in rows if row["kek_id"] is not None})
+        for batch_id, versions in groupby(rows, key=itemgetter("batch_id")):
+            batch_rows = list(versions)
+            self.lacking_batches.discard(batch_id)
+            meta_keys: tuple[Key, ...] = ()
+            try:
+                meta_keys = self._batch_keys(batch_rows)
+            except KeyUnavailableError as error:
+                self.lacking_batches.add(batch_id)
+                log.error("batch %d: cannot open a meta key (%s)", batch_id, type(error).__name__)
+            row, lacks = batch_rows[0], batch_id in self.lacking_batches
+            batch = Batch(batch_id, row["name"], active=row["active"], meta_keys=meta_keys, lacks_keys=lacks)
+            _keep(self.batches, batch_id, batch)
+
+    def _batch_keys(self, rows: list[Any]) -> tuple[Key, ...]:
+        return tuple(self._opened(row, KeySlot.BATCH, row["batch_id"]) for row in rows if row["version"] is not None)
+
+    async def batch_meta_keys(self, connection: Any, account_id: int, name: str) -> tuple[Key, ...]:
+        """The own meta keys of the account's batches of this name. Raises `KeyUnavailableError` if one cannot be opened."""
+        rows = await connection.fetch(self._sql["batches_by_name"], account_id, name, limits.BATCHES_NAMED_MAX)
+        await self._keks.look_for({row["kek_id"] for row in rows})
+        return self._batch_keys(rows)
 
     async def load_groups(self, connection: Any, group_ids: Collection[int]) -> None:
         """Read groups, and the accounts that they belong to unless those are loaded already."""
@@ -305,6 +313,7 @@ class Loader:
                 active=row["active"],
                 cors=row["cors"],
                 meta_keys=meta_keys,
+                lacks_keys=row["account_id"] in self.lacking and not meta_keys,
             )
             _keep(self.accounts, account.account_id, account)
 
@@ -358,18 +367,19 @@ class Loader:
         return self.accounts[account_id], groups
 
 
-def _overrides(row: Any, group: Group) -> TagOverrides | None:
+def _overrides(row: Any, group: Group, meta_keys: tuple[Key, ...]) -> TagOverrides | None:
     """What the tag overrides of its group; None for nearly every tag. Raises `InputError` for an invalid rule set."""
     rule_set, own_fields, name = row["rule_set"], row["fields"], row["name"]
-    if rule_set is None and own_fields is None and not group.dates and (name is None or "{" not in name):
+    if rule_set is None and own_fields is None and not meta_keys and not group.dates and (name is None or "{" not in name):
         return None
     response_set = ResponseSet(load_rules(rule_set)) if rule_set is not None else None
     fields = msgspec.json.decode(own_fields, type=dict[str, str]) if own_fields is not None else {}
     own = response_set.subtags if response_set is not None else frozenset[str]()
     dated = group.dates | _dates_in((name or "", *fields.values())) | (_DATES & own)
-    if response_set is None and not fields and not dated:
+    if response_set is None and not fields and not dated and not meta_keys:
         return None
-    return TagOverrides(response_set, fields, row["created_at"] if dated else None, row["assigned_at"] if dated else None)
+    created_at, assigned_at = (row["created_at"], row["assigned_at"]) if dated else (None, None)
+    return TagOverrides(response_set, fields, created_at, assigned_at, meta_keys)
 
 
 def _dates_in(texts: Iterable[str]) -> frozenset[str]:

@@ -38,9 +38,11 @@ async def export_tags(
         for row in await connection.fetch(sql["field_definitions"], account_id, group_id):
             for each in msgspec.json.decode(row["fields"], type=list[FieldDefinition]):
                 fields.setdefault(field_key(each.name), each.name)
-        writer = TagWriter(format_, list(fields.values()))
+        slots = KeySlot.FILE, KeySlot.META
+        own_meta_keys = await connection.fetchval(sql["any_meta_keys"], account_id, group_id, batch_id, KeySlot.META)
+        writer = TagWriter(format_, list(fields.values()), meta_keys=own_meta_keys)
         yield writer.header()
-        cursor = await connection.cursor(sql["export"], account_id, group_id, batch_id, KeySlot.FILE)
+        cursor = await connection.cursor(sql["export"], account_id, group_id, batch_id, *slots)
         while rows := await cursor.fetch(_ROWS):
             yield writer.lines([_values(writer, row) for row in rows])
 
@@ -58,5 +60,6 @@ def _values(writer: TagWriter, row: Any) -> list[str | None]:
         key_check_value=row["check_value"],
         last_counter=row["last_counter"],
         scan_count=row["scan_count"] or None,
+        meta_key_check_value=row["meta_check_value"],
         fields=orjson.loads(row["fields"]) if row["fields"] is not None else {},
     )

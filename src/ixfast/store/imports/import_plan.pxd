@@ -7,7 +7,7 @@ from ixfast.tag_files.rows cimport TagRow
 
 cdef class Plan:
     cdef public object kek
-    cdef public list tags, keys, changes, lines, rekeyed, counters, raised
+    cdef public list tags, keys, changes, lines, rekeyed, counters, raised, meta_keys, meta_rekeyed
     cdef public dict touched, copies
     cdef public bytes staged_lines
 
@@ -17,7 +17,7 @@ cpdef tuple names_of(rows)
 
 
 @cython.locals(row=TagRow, result=Plan)
-cpdef Plan plan(context, matches, keys, counters, deleted, fresh, problems)
+cpdef Plan plan(context, matches, stored_keys, counters, deleted, fresh, problems)
 
 cdef _add(context, Plan result, TagRow row, tag_id, xuid)
 cdef str _digits(bytes value)

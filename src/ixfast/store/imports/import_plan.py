@@ -16,15 +16,15 @@ import orjson
 
 from ixfast.domain.scan import position
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, KeySlot, unwrap, wrap
-from ixfast.limits import KEY_VERSIONS_MAX
+from ixfast.limits import KEY_VERSIONS_MAX, META_KEYS_MAX
 from ixfast.store.admin.deleted_tags import begins_at
 from ixfast.store.imports.copy_rows import BOOL, BYTES, INT2, INT8, JSON, MOMENT, TEXT, copy_rows
 from ixfast.store.imports.seen_tags import TagIds
 from ixfast.tag_files import NOT_ASSIGNED, NOW, Problems
-from ixfast.tag_files.rows import TagRow
+from ixfast.tag_files.rows import TagRow, check_value
 
 FIRST_VERSION = 1
-_SLOT = int(KeySlot.FILE)
+_SLOT, _META_SLOT = int(KeySlot.FILE), int(KeySlot.META)
 _NXP = 0x04  # the manufacturer code (ISO/IEC 7816-6) with which the 7-byte UIDs of its chips begin
 
 Stored = Any
@@ -79,12 +79,21 @@ class KeyVersion(NamedTuple):
     check_value: bytes
 
 
+class StoredKeys(NamedTuple):
+    """The stored versions of the file keys of tags and of their own meta keys, by tag id, newest first."""
+
+    file: Mapping[int, Sequence[KeyVersion]]
+    meta: Mapping[int, Sequence[KeyVersion]]
+
+
 class Context(NamedTuple):
     """What the blocks of an import have in common."""
 
     account_id: int
     group_id: int
     batch_id: int | None
+    batch_is_named: bool
+    """Whether the taps of the group name their batch."""
     folder_groups: Collection[int]
     live_masters: Mapping[int, Sequence[int]]
     """Versions of the live masters of the account's groups that derive keys, by group."""
@@ -132,11 +141,16 @@ class Plan:
         """Tag codes of changed tags by tag id."""
         self.rekeyed: list[int] = []
         """Ids of stored tags that get another key."""
+        self.meta_keys: list[tuple[int, int, bytes]] = []
+        """Tag id, version and key (16 bytes) of each line with a meta key that its tag does not have yet. Who owns the key is not
+        decided here."""
+        self.meta_rekeyed: list[int] = []
+        """Ids of the stored tags among them."""
 
     @property
     def locked(self) -> list[int]:
         """Ids of stored tags that must not be deleted or get other keys meanwhile."""
-        return [*self.rekeyed, *(tag_id for tag_id, _, _ in self.raised)]
+        return [*self.rekeyed, *self.meta_rekeyed, *(tag_id for tag_id, _, _ in self.raised)]
 
 
 class Matcher:
@@ -214,14 +228,14 @@ class Matcher:
 def plan(
     context: Context,
     matches: Sequence[Match],
-    keys: Mapping[int, Sequence[KeyVersion]],
+    stored_keys: StoredKeys,
     counters: Mapping[int, tuple[int, int]],
     deleted: Mapping[str | bytes, Sequence[Any]],
     fresh: tuple[Iterable[int], Iterable[str]],
     problems: Problems,
 ) -> Plan:
-    """The rows to write for matched lines. `keys` are the stored versions by tag id, newest first, and `counters` the stored
-    positions and scan counts; `deleted` are rows of `deleted_tag` by tag code and UID; `fresh` are ids and codes for new tags."""
+    """The rows to write for matched lines. `counters` are the stored positions and scan counts by tag id; `deleted` are rows of
+    `deleted_tag` by tag code and UID; `fresh` are ids and codes for new tags."""
     result = Plan(context.keks.current)
     fresh_ids, fresh_codes = iter(fresh[0]), iter(fresh[1])
     for row, stored in matches:
@@ -239,8 +253,9 @@ def plan(
             _add(context, result, row, tag_id, row.xuid if row.xuid is not None else next(fresh_codes))
             result.counters.append((tag_id, begin, row.scan_count or 0))
         else:
+            own = (stored_keys.file.get(stored["tag_id"], ()), stored_keys.meta.get(stored["tag_id"], ()))
             before = counters.get(stored["tag_id"], (0, 0))
-            _change(context, result, row, stored, keys.get(stored["tag_id"], ()), before, problems)
+            _change(context, result, row, stored, own, before, problems)
     result.staged_lines = orjson.dumps(result.lines)
     owners = tuple(zip(OWNERS.values(), (context.account_id, context.group_id, context.batch_id), strict=True))
     for table, same, columns, rows in (
@@ -293,6 +308,8 @@ def _add(context: Context, result: Plan, row: TagRow, tag_id: int, xuid: str) ->
     result.tags.append((tag_id, xuid, row.cuid, row.uid, row.name, row.active is not False, at, rule_set, fields))
     if row.key is not None:
         _add_key(context, result, row, tag_id, FIRST_VERSION)
+    if row.meta_key is not None:
+        result.meta_keys.append((tag_id, FIRST_VERSION, row.meta_key))
     result.lines.append(
         (row.line, _naming_column(row, None), xuid, _digits(row.uid), row.cuid, _digits(row.check_value), "added", None)
     )
@@ -323,22 +340,28 @@ def _add_key(context: Context, result: Plan, row: TagRow, tag_id: int, version: 
 
 
 def _change(
-    context: Context, result: Plan, row: TagRow, stored: Stored, versions: Sequence[KeyVersion], before: tuple[int, int],
-    problems: Problems,
+    context: Context, result: Plan, row: TagRow, stored: Stored,
+    keys: tuple[Sequence[KeyVersion], Sequence[KeyVersion]], before: tuple[int, int], problems: Problems,
 ) -> None:  # fmt: skip
+    """Plan the change of a stored tag. `keys` are the versions of its file key and of its own meta key, `before` its counter."""
     tag_id = stored["tag_id"]
-    version = None
+    version = meta_version = None
     if row.key is not None:
-        version, code = _next_version(context, row, tag_id, versions)
+        version, code = _next_version(context, row, tag_id, keys[0])
         if version is not None and stored["group_id"] in context.live_masters:
             code = "key_derived"
         if code is not None:
             problems.add(row.line, "KEY", code)
             return
-    raised = _raised(context, row, stored, versions, version, before)
+    raised = _raised(context, row, stored, keys[0], version, before)
     if raised is None:
         problems.add(row.line, "LAST_COUNTER", "counter_ambiguous")
         return
+    if row.meta_key is not None:
+        meta_version, code = _next_meta_version(context, row, tag_id, keys[1])
+        if code is not None:
+            problems.add(row.line, "META_KEY", code)
+            return
     uid = row.uid if stored["uid"] is None else None
     if uid is not None and (code := _uid_problem(context, uid)) is not None:
         problems.add(row.line, "UID", code)
@@ -368,6 +391,11 @@ def _change(
     if counted:
         result.raised.append((tag_id, *raised))
         changed += counted
+    if meta_version is not None:
+        assert row.meta_key is not None
+        result.meta_keys.append((tag_id, meta_version, row.meta_key))
+        result.meta_rekeyed.append(tag_id)
+        changed.append("meta_key")
     if changed:
         result.touched[tag_id] = stored["xuid"]
     outcome, columns = ("changed", " ".join(changed)) if changed else ("unchanged", None)
@@ -399,12 +427,29 @@ def _next_version(context: Context, row: TagRow, tag_id: int, versions: Sequence
     """The version of the line's key, None if the tag has that key already; and the code of a problem, or None."""
     assert row.key is not None
     for index, each in enumerate(versions):
-        if each.check_value != row.check_value:
-            continue
-        kek = context.keks.by_id(each.kek_id)
-        value = unwrap(kek, each.wrapped, account_id=context.account_id, tag_id=tag_id, slot=_SLOT, version=each.version)
-        if hmac.compare_digest(value, row.key):
+        if each.check_value == row.check_value and _is_key(context, each, tag_id, _SLOT, row.key):
             return (None, None) if index == 0 and each.live else (None, "key_used_before")
+    return _version_after(versions)
+
+
+def _next_meta_version(
+    context: Context, row: TagRow, tag_id: int, versions: Sequence[KeyVersion]
+) -> tuple[int | None, str | None]:
+    """Like `_next_version`, for the tag's own meta key. It authenticates nothing, so a retired one may return."""
+    assert row.meta_key is not None
+    live, wanted = [each for each in versions if each.live], check_value(row.meta_key)
+    if any(each.check_value == wanted and _is_key(context, each, tag_id, _META_SLOT, row.meta_key) for each in live):
+        return None, None
+    return _version_after(versions) if len(live) < META_KEYS_MAX else (None, "tag_meta_keys_full")
+
+
+def _is_key(context: Context, stored: KeyVersion, tag_id: int, slot: int, key16: bytes) -> bool:
+    kek = context.keks.by_id(stored.kek_id)
+    value = unwrap(kek, stored.wrapped, account_id=context.account_id, tag_id=tag_id, slot=slot, version=stored.version)
+    return hmac.compare_digest(value, key16)
+
+
+def _version_after(versions: Sequence[KeyVersion]) -> tuple[int | None, str | None]:
     version = versions[0].version + 1 if versions else FIRST_VERSION
     return (version, None) if version <= KEY_VERSIONS_MAX else (None, "key_versions_full")
 

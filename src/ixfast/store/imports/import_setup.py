@@ -28,6 +28,7 @@ class Options(NamedTuple):
     allow_zero_keys: bool = False
     allow_any_uid: bool = False
     retire_old_keys: bool = False
+    meta_keys: str = "auto"
     code_chars: int = CODE_CHARS[-1]
     dry_run: bool = False
     problems_max: int = PROBLEMS_MAX
@@ -43,6 +44,8 @@ async def prepare(
     sql = load("importing")
     if options.preset is not None and options.preset not in PRESETS:
         raise InputError("invalid_parameter", f"`preset` must be one of {', '.join(PRESETS)}.", "preset")
+    if options.meta_keys == "batch" and batch is None:
+        raise InputError("missing_parameter", "`meta_keys` of the batch require `batch`.", "batch")
     if options.code_chars not in CODE_CHARS:
         raise InputError("invalid_parameter", f"`code_chars` must be {' or '.join(map(str, CODE_CHARS))}.", "code_chars")
     if not await connection.fetchval(sql["try_lock"], account_id):
@@ -71,8 +74,9 @@ async def prepare(
     now = await connection.fetchval("SELECT now()")
     await connection.execute(sql["stage"])
     await connection.execute(sql["stage_changes"])
+    named = batch_id is not None and "{batch}" in group["template"]
     return (
-        Context(account_id, group_id, batch_id, siblings, live_masters, masters, options.allow_any_uid, keks, now),
+        Context(account_id, group_id, batch_id, named, siblings, live_masters, masters, options.allow_any_uid, keks, now),
         layout,
         batch_created,
     )

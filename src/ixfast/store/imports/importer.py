@@ -36,13 +36,15 @@ from ixfast.store.imports.import_plan import (
     Context,
     Matcher,
     Plan,
+    StoredKeys,
     StoredTags,
     names_of,
     plan,
 )
 from ixfast.store.imports.import_setup import Options, prepare
+from ixfast.store.imports.meta_key_owners import MetaKeys
 from ixfast.store.imports.seen_tags import SeenNames
-from ixfast.store.imports.stored_keys import MetaKeys, deleted_before, keys_of
+from ixfast.store.imports.stored_keys import deleted_before, keys_of
 from ixfast.store.queries import load
 from ixfast.store.random_codes import CODE_CHARS, draw_codes
 from ixfast.tag_files import Layout, Problem, Problems, TagFile, TagRow
@@ -73,6 +75,9 @@ class Report(msgspec.Struct):
     keys_added: int = 0
     keys_replaced: int = 0
     meta_keys_added: int = 0
+    """Meta keys of the account."""
+    batch_meta_keys_added: int = 0
+    tag_meta_keys_added: int = 0
     batch_created: bool = False
     problems: list[Problem] = []
     more_problems: bool = False
@@ -152,7 +157,9 @@ class _Import:
         self._problems = Problems(options.problems_max)
         self._file = TagFile(layout, self._problems)
         self._matcher = Matcher(context.account_id, context.folder_groups, self._problems)
-        self._meta_keys = MetaKeys(connection, context.keks, context.account_id)
+        self._meta_keys = MetaKeys(
+            connection, context, options.meta_keys, self._problems, self._in_thread, retire_old_keys=options.retire_old_keys
+        )
         self._new_counters = CounterColumns()
         self._raised_counters = CounterColumns()  # of stored tags
         self._touched: dict[int, str] | None = {}  # None: too many to list
@@ -231,13 +238,7 @@ class _Import:
         connection, sql, context = self._connection, self._sql, self._context
         rows, xuids, uids, cuids, drawn = block
         self._report.lines += len(rows)
-        for row in rows:
-            if row.meta_key is not None and not await self._meta_keys.has(row.meta_key):
-                if self._meta_keys.full:
-                    self._problems.add(row.line, "META_KEY", "meta_keys_full")
-                elif self._writes:
-                    await self._meta_keys.add(row.meta_key)
-                    self._report.meta_keys_added += 1
+        await self._meta_keys.place(rows)
         await self.read_names()
         found = await connection.fetch(sql["find_tags"], context.account_id, xuids, uids, cuids) if xuids or uids or cuids else []
         tags = StoredTags(found, context.account_id)
@@ -245,7 +246,11 @@ class _Import:
         fresh = [row for row in rows if row.line not in stored] if stored else rows
         rekeyed = [stored[row.line]["tag_id"] for row in rows if row.key and row.line in stored] if stored else []
         counted = [stored[row.line]["tag_id"] for row in rows if _has_counter(row) and row.line in stored] if stored else []
-        keys = await keys_of(connection, context.keks, [*rekeyed, *counted])
+        meta_rekeyed = [stored[row.line]["tag_id"] for row in rows if row.meta_key and row.line in stored] if stored else []
+        keys = StoredKeys(
+            await keys_of(connection, context.keks, [*rekeyed, *counted], KeySlot.FILE),
+            await keys_of(connection, context.keks, meta_rekeyed, KeySlot.META),
+        )
         counters = await counters_of(connection, counted)
         deleted = await deleted_before(connection, context.account_id, fresh)
         ids: list[int] = await connection.fetchval(sql["draw_ids"], len(fresh))
@@ -290,6 +295,7 @@ class _Import:
         await self._copy(block_plan, "tag_key")
         if block_plan.rekeyed and self._options.retire_old_keys:
             await connection.execute(sql["retire_keys"], block_plan.rekeyed, KeySlot.FILE)
+        await self._meta_keys.take(block_plan.meta_keys)
 
     async def _copy(self, block_plan: Plan, table: str) -> None:
         if table in block_plan.copies:
@@ -342,6 +348,11 @@ class _Import:
         if report.added:
             await connection.execute(self._sql["allow_long_lock_wait"])
             await edits.add_counters(connection, self._new_counters, CounterColumns.NAMES)
+        await self._meta_keys.finish()
+        added = self._meta_keys.added
+        report.meta_keys_added, report.batch_meta_keys_added, report.tag_meta_keys_added = (
+            added["account"], added["batch"], added["tag"],
+        )  # fmt: skip
         if on_lines is not None:
             await self._report_lines(on_lines)
         changes: list[tuple[str, int | None, str | None]] = []
@@ -353,6 +364,8 @@ class _Import:
             changes.append(("tags_added", None, None))
         if report.meta_keys_added:
             changes.append(("account", self._context.account_id, None))
+        if report.batch_meta_keys_added:
+            changes.append(("batch", self._context.batch_id, None))
         if changes or report.batch_created:
             counts = {
                 name: getattr(report, name) for name in ("lines", "added", "changed", "unchanged", "keys_added", "keys_replaced")

@@ -1,12 +1,12 @@
 -- name: tags_by_xuid
--- Tags with their live file keys, one row for each key, newest version first. $1 tag codes, $2 key slot, $3 ids of the accounts
--- whose tags may be found, or null for all.
+-- Tags with their live keys, one row for each key, newest version first. $1 tag codes, $2 ids of the accounts whose tags may
+-- be found, or null for all.
 SELECT t.tag_id, t.xuid, t.cuid, t.uid, t.name, t.active, t.group_id, t.batch_id, t.assigned_at IS NOT NULL AS assigned,
        t.account_id, t.rule_set, t.fields, t.originality, date_part('epoch', t.created_at) AS created_at,
-       date_part('epoch', t.assigned_at) AS assigned_at, k.version, k.kek_id, k.wrapped, k.check_value
+       date_part('epoch', t.assigned_at) AS assigned_at, k.slot, k.version, k.kek_id, k.wrapped, k.check_value
 FROM tag AS t
-LEFT JOIN tag_key AS k ON k.tag_id = t.tag_id AND k.slot = $2 AND k.live
-WHERE t.xuid = ANY ($1::text[]) AND ($3::bigint[] IS NULL OR t.account_id = ANY ($3::bigint[]))
+LEFT JOIN tag_key AS k ON k.tag_id = t.tag_id AND k.live
+WHERE t.xuid = ANY ($1::text[]) AND ($2::bigint[] IS NULL OR t.account_id = ANY ($2::bigint[]))
 ORDER BY t.tag_id, k.version DESC;
 
 -- name: xuids_by_cuid
@@ -82,8 +82,30 @@ WHERE k.group_id = ANY ($1::bigint[]) AND k.live
 ORDER BY k.group_id, k.version DESC;
 
 -- name: batches_by_id
--- Batches. $1 batch ids.
-SELECT batch_id, name, active FROM batch WHERE batch_id = ANY ($1::bigint[]);
+-- Batches with their live meta keys, still sealed, one row for each key, newest version first. $1 batch ids.
+SELECT b.batch_id, b.name, b.active, f.account_id, k.version, k.kek_id, k.wrapped, k.check_value
+FROM batch AS b
+JOIN tag_group AS g ON g.group_id = b.group_id
+JOIN folder AS f ON f.folder_id = g.folder_id
+LEFT JOIN batch_key AS k ON k.batch_id = b.batch_id AND k.live
+WHERE b.batch_id = ANY ($1::bigint[])
+ORDER BY b.batch_id, k.version DESC;
+
+-- name: batches_by_name
+-- Live meta keys, still sealed, of an account's batches with this name, newest version first. $1 account id, $2 name, $3 maximum
+-- number of batches.
+SELECT b.batch_id, b.account_id, k.version, k.kek_id, k.wrapped, k.check_value
+FROM (
+    SELECT b.batch_id, f.account_id
+    FROM batch AS b
+    JOIN tag_group AS g ON g.group_id = b.group_id
+    JOIN folder AS f ON f.folder_id = g.folder_id
+    WHERE f.account_id = $1 AND b.name = $2 AND EXISTS (SELECT FROM batch_key AS k WHERE k.batch_id = b.batch_id AND k.live)
+    ORDER BY b.batch_id
+    LIMIT $3
+) AS b
+JOIN batch_key AS k ON k.batch_id = b.batch_id AND k.live
+ORDER BY b.batch_id, k.version DESC;
 
 -- name: read_history
 -- The state of the database that a worker reads every second. $1 the last generation that it has applied, or null.

@@ -24,8 +24,8 @@ ORDER BY g.group_id;
 SELECT batch_id FROM batch WHERE group_id = $1 AND name = $2;
 
 -- name: lock_group
--- The group's folder and the fields defined there. Keeps the group from being deleted. $1 account, $2 group.
-SELECT g.folder_id, f.fields
+-- The group's folder, the fields defined there, and the group's template. Keeps the group from being deleted. $1 account, $2 group.
+SELECT g.folder_id, f.fields, coalesce(g.profile ->> 'template', '') AS template
 FROM tag_group AS g
 JOIN folder AS f ON f.folder_id = g.folder_id
 WHERE f.account_id = $1 AND g.group_id = $2
@@ -38,6 +38,10 @@ SELECT batch_id FROM batch WHERE group_id = $1 AND batch_id = $2 FOR KEY SHARE;
 -- name: meta_keys
 -- $1 account.
 SELECT version, live, kek_id, wrapped, check_value FROM meta_key WHERE account_id = $1 ORDER BY version DESC;
+
+-- name: batch_keys
+-- $1 batch.
+SELECT version, live, kek_id, wrapped, check_value FROM batch_key WHERE batch_id = $1 ORDER BY version DESC;
 
 -- name: stage
 -- Every valid line with its outcome: one row per block, with a JSON array of arrays (`Plan.lines`). One row per line would take
@@ -202,12 +206,20 @@ SELECT lines FROM import_block ORDER BY block;
 -- $1 milliseconds after which an idle reader is disconnected.
 SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', $1, true);
 
+-- name: any_meta_keys
+-- Whether tags have meta keys of their own. $1 account, $2 group or null, $3 batch or null, $4 slot of meta keys.
+SELECT EXISTS (
+    SELECT FROM tag AS t
+    JOIN tag_key AS k ON k.tag_id = t.tag_id AND k.slot = $4 AND k.live
+    WHERE t.account_id = $1 AND ($2::bigint IS NULL OR t.group_id = $2) AND ($3::bigint IS NULL OR t.batch_id = $3)
+);
+
 -- name: export
 -- Tags with the newest live version of their keys. The counter is that of their only live key or master, 1 being the version of
 -- the first key: with several, a file could not say which of them it belongs to. $1 account, $2 group or null, $3 batch or null,
--- $4 slot.
+-- $4 slot of file keys, $5 slot of meta keys.
 SELECT t.tag_id, t.xuid, t.uid, t.cuid, t.name, t.active, t.assigned_at, t.rule_set, t.fields, k.version, k.check_value,
-       c.scan_count,
+       m.check_value AS meta_check_value, c.scan_count,
        CASE WHEN c.last_position > 0 AND live.versions IN (ARRAY[(c.last_position >> 24)::smallint], '{}')
                  AND (live.versions <> '{}' OR c.last_position >> 24 = 1)
             THEN c.last_position & 16777215 END AS last_counter
@@ -219,6 +231,9 @@ CROSS JOIN LATERAL (
                 ELSE ARRAY (SELECT version FROM tag_key WHERE tag_id = t.tag_id AND slot = $4 AND live) END AS versions
 ) AS live
 LEFT JOIN tag_counter AS c ON c.tag_id = t.tag_id
+LEFT JOIN LATERAL (
+    SELECT check_value FROM tag_key WHERE tag_id = t.tag_id AND slot = $5 AND live ORDER BY version DESC LIMIT 1
+) AS m ON true
 LEFT JOIN LATERAL (
     SELECT version, check_value FROM tag_key WHERE tag_id = t.tag_id AND slot = $4 AND live ORDER BY version DESC LIMIT 1
 ) AS k ON true

@@ -158,6 +158,7 @@ INSERT INTO batch (group_id, name, active) VALUES ($1, $2, $3) RETURNING batch_i
 UPDATE batch SET name = $2, active = $3 WHERE batch_id = $1;
 
 -- name: delete_batch
+WITH keys AS (DELETE FROM batch_key WHERE batch_id = $1)
 DELETE FROM batch WHERE batch_id = $1;
 
 -- name: batch_has_tags
@@ -260,14 +261,14 @@ UPDATE tag SET originality = $2, originality_signature = $3 WHERE tag_id = $1;
 WITH counter AS (
     DELETE FROM tag_counter WHERE tag_id = $1 RETURNING last_position
 ), own AS (
-    DELETE FROM tag_key WHERE tag_id = $1 AND slot = 2 RETURNING version, check_value
+    DELETE FROM tag_key WHERE tag_id = $1 RETURNING slot, version, check_value
 ), keys AS (
-    SELECT version, check_value FROM own
+    SELECT version, check_value FROM own WHERE slot = 2
     UNION ALL
     SELECT k.version, k.check_value || decode(md5(k.derivation::text), 'hex')
     FROM group_key AS k
     JOIN tag AS t ON t.group_id = k.group_id
-    WHERE t.tag_id = $1 AND NOT EXISTS (SELECT FROM own)
+    WHERE t.tag_id = $1 AND NOT EXISTS (SELECT FROM own WHERE slot = 2)
 ), gone AS (
     DELETE FROM tag WHERE tag_id = $1 RETURNING tag_id, account_id, group_id, batch_id, xuid, uid
 )
@@ -291,12 +292,12 @@ SELECT scan_count, last_position, nullif(last_at, 'epoch') AS last_at FROM tag_c
 SELECT xuid FROM tag WHERE xuid = ANY ($1::text[]);
 
 -- name: tag_keys
--- File keys of a tag without their envelopes. $1 tag, $2 slot.
+-- Keys of a tag without their envelopes. $1 tag, $2 slot.
 SELECT version, live, check_value, created_at FROM tag_key WHERE tag_id = $1 AND slot = $2 ORDER BY version;
 
 -- name: announce_keys
 -- The lock that writing keys takes anyway, taken before they are sealed.
-LOCK TABLE tag_key, meta_key, group_key IN ROW EXCLUSIVE MODE;
+LOCK TABLE tag_key, meta_key, batch_key, group_key IN ROW EXCLUSIVE MODE;
 
 -- name: add_tag_key
 INSERT INTO tag_key (tag_id, slot, version, kek_id, wrapped, check_value) VALUES ($1, $2, $3, $4, $5, $6);
@@ -314,6 +315,17 @@ SELECT account_id FROM account WHERE account_id = $1 FOR NO KEY UPDATE;
 
 -- name: meta_keys
 SELECT version, live, check_value, created_at FROM meta_key WHERE account_id = $1 ORDER BY version;
+
+-- name: batch_keys
+-- Meta keys of a batch without their envelopes. $1 batch.
+SELECT version, live, check_value, created_at FROM batch_key WHERE batch_id = $1 ORDER BY version;
+
+-- name: add_batch_key
+INSERT INTO batch_key (batch_id, version, kek_id, wrapped, check_value) VALUES ($1, $2, $3, $4, $5);
+
+-- name: retire_batch_keys
+-- $1 batch, $2 versions.
+UPDATE batch_key SET live = false WHERE batch_id = $1 AND version = ANY ($2::smallint[]);
 
 -- name: retire_meta_key
 UPDATE meta_key SET live = false WHERE account_id = $1 AND version = $2;

@@ -1,10 +1,12 @@
 -- name: usage
--- Number of rows by key-encryption key.
+-- Number of rows by key-encryption key. The meta keys are those of accounts and batches; those of tags are among the keys of tags.
 SELECT kek_id, sum(tag_keys)::bigint AS tag_keys, sum(meta_keys)::bigint AS meta_keys, sum(group_keys)::bigint AS group_keys
 FROM (
     SELECT kek_id, count(*) AS tag_keys, 0 AS meta_keys, 0 AS group_keys FROM tag_key GROUP BY kek_id
     UNION ALL
     SELECT kek_id, 0, count(*), 0 FROM meta_key GROUP BY kek_id
+    UNION ALL
+    SELECT kek_id, 0, count(*), 0 FROM batch_key GROUP BY kek_id
     UNION ALL
     SELECT kek_id, 0, 0, count(*) FROM group_key GROUP BY kek_id
 ) AS counted
@@ -27,6 +29,17 @@ SELECT account_id AS id, 0::bigint AS tag_id, account_id, 1::smallint AS slot, v
 FROM meta_key
 WHERE (account_id, 1::smallint, version) > ($2::bigint, $3::smallint, $4::smallint) AND kek_id <> $1
 ORDER BY account_id, version
+LIMIT $5;
+
+-- name: batch_keys
+-- Like tag_keys, for the meta keys of batches, which have slot 4 and the batch's id instead of a tag id.
+SELECT k.batch_id AS id, k.batch_id AS tag_id, f.account_id, 4::smallint AS slot, k.version, k.kek_id, k.wrapped, k.check_value
+FROM batch_key AS k
+JOIN batch AS b ON b.batch_id = k.batch_id
+JOIN tag_group AS g ON g.group_id = b.group_id
+JOIN folder AS f ON f.folder_id = g.folder_id
+WHERE (k.batch_id, 4::smallint, k.version) > ($2::bigint, $3::smallint, $4::smallint) AND k.kek_id <> $1
+ORDER BY k.batch_id, k.version
 LIMIT $5;
 
 -- name: group_keys
@@ -56,6 +69,14 @@ FROM unnest($2::bigint[], $3::smallint[], $4::smallint[], $5::bytea[], $6::bytea
 WHERE k.account_id = n.id AND n.slot = 1 AND k.version = n.version AND k.wrapped = n.found
 RETURNING k.account_id;
 
+-- name: replace_batch_keys
+-- Like replace_tag_keys, for the meta keys of batches.
+UPDATE batch_key AS k
+SET kek_id = $1, wrapped = n.successor
+FROM unnest($2::bigint[], $3::smallint[], $4::smallint[], $5::bytea[], $6::bytea[]) AS n (id, slot, version, found, successor)
+WHERE k.batch_id = n.id AND n.slot = 4 AND k.version = n.version AND k.wrapped = n.found
+RETURNING k.batch_id;
+
 -- name: replace_group_keys
 -- Like replace_tag_keys, for masters.
 UPDATE group_key AS k
@@ -77,4 +98,4 @@ ORDER BY address;
 
 -- name: lock_key_tables
 -- Block writers of keys until the transaction ends; readers are not blocked.
-LOCK TABLE tag_key, meta_key, group_key IN SHARE MODE;
+LOCK TABLE tag_key, meta_key, batch_key, group_key IN SHARE MODE;

@@ -124,6 +124,7 @@ CREATE TABLE tag_key (
     PRIMARY KEY (tag_id, slot, version)
 );
 
+-- Meta keys of accounts, which are tried on every encrypted mirror. Those of a single tag are in `tag_key`.
 CREATE TABLE meta_key (
     account_id bigint NOT NULL REFERENCES account,
     version smallint NOT NULL CHECK (version BETWEEN 0 AND 127),
@@ -133,6 +134,18 @@ CREATE TABLE meta_key (
     check_value bytea NOT NULL CHECK (length(check_value) = 3),
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (account_id, version)
+);
+
+-- Meta keys of batches, which are tried on taps that name the batch, and on those of its tags.
+CREATE TABLE batch_key (
+    batch_id bigint NOT NULL REFERENCES batch,
+    version smallint NOT NULL CHECK (version BETWEEN 0 AND 127),
+    live boolean NOT NULL DEFAULT true,
+    kek_id text NOT NULL,
+    wrapped bytea NOT NULL,
+    check_value bytea NOT NULL CHECK (length(check_value) = 3),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (batch_id, version)
 );
 
 -- Masters of groups that derive the keys of their tags (keys/diversify.py), each with the derivation that the group had when the

@@ -69,3 +69,15 @@ CREATE INDEX keyed_tap_at ON keyed_tap (at);
 -- Keys in use stay with their taps. Where two taps were accepted under one key, it stays with the first.
 INSERT INTO keyed_tap (scan_id, at, tag_id, position, fingerprint)
 SELECT DISTINCT ON (scan_id) scan_id, at, tag_id, position, 0 FROM keyed_scan ORDER BY scan_id, at;
+
+-- Meta keys of batches, which are tried on taps that name the batch, and on those of its tags.
+CREATE TABLE batch_key (
+    batch_id bigint NOT NULL REFERENCES batch,
+    version smallint NOT NULL CHECK (version BETWEEN 0 AND 127),
+    live boolean NOT NULL DEFAULT true,
+    kek_id text NOT NULL,
+    wrapped bytea NOT NULL,
+    check_value bytea NOT NULL CHECK (length(check_value) = 3),
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (batch_id, version)
+);
