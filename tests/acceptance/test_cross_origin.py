@@ -1,10 +1,11 @@
 """Whether pages of other origins may read answers: all may, unless the account forbids it; by the front door and by aiohttp."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from support import eventually, in_own_loop
-from support.served import Answer, Served, manage, once, plain_target, target
+from support.served import Answer, Connection, Served, manage, once, plain_target, target
 
 from ixfast.testing.virtual_tags import VirtualFleet
 
@@ -66,3 +67,75 @@ async def test_what_belongs_to_no_account_is_open(fleets: Served, way: str) -> N
     for parameters, status in (({"x": "nosuchtag"}, 404), ({"n": "000001"}, 400)):
         answer = await once(fleets.port, target(parameters), WAYS[way])
         assert (answer.status, answer.headers[FIELD]) == (status, "*")
+
+
+PREFLIGHTS = {
+    "content-type": "content-type",
+    "cache-control": "cache-control, pragma",
+    "a key": "x-api-key, authorization, ixkio-r",
+    "a retry": "idempotency-key,x-request-id",
+    "tracing": "traceparent, x-requested-with",
+}
+
+
+@pytest.mark.parametrize("path", ["/v1/t", "/v1/t/", "/v2/scans", "/v2/scans/", "/v2/scans/batch", "/v2/scans/batch/"])
+@pytest.mark.parametrize("fields", PREFLIGHTS)
+async def test_preflight_requests_are_answered_for_every_header_field(fleets: Served, path: str, fields: str) -> None:
+    method = "GET" if path.startswith("/v1") else "POST"
+    asked = {
+        "Origin": "https://shop.example",
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": PREFLIGHTS[fields],
+    }
+    answer = await once(fleets.port, f"{path}?x=abcd1234", asked, method="OPTIONS")
+    assert (answer.status, answer.headers[FIELD]) == (204, "*")
+    assert {method, "OPTIONS"} <= set(answer.headers["access-control-allow-methods"].split(", "))
+    allowed = answer.headers["access-control-allow-headers"].lower().split(", ")
+    assert all(name in allowed or (name != "authorization" and "*" in allowed) for name in PREFLIGHTS[fields].split(", "))
+
+
+async def v2(server: Served, content: Any, path: str = "/v2/scans", headers: Mapping[str, str] | None = None) -> Answer:
+    async with await Connection.open(server.port) as connection:
+        return await connection.post(path, content, {"Origin": "https://shop.example", **(headers or {})})
+
+
+def v2_scan(fleet: VirtualFleet, index: int, **changed: str) -> dict[str, str]:
+    x, n, e = fleet.plain_tap(index, 1)
+    return {"xuid": x, "counter": n, "code": e, **changed}
+
+
+async def test_the_accounts_switch_counts_on_v2(fleets: Served) -> None:
+    for fleet, readable in ((SHUT, False), (READABLE, True)):
+        answers = {
+            "pass": await v2(fleets, v2_scan(fleet, 10)),
+            "used": await v2(fleets, v2_scan(fleet, 10)),
+            "bad form": await v2(fleets, v2_scan(fleet, 11, code="00")),
+            "batch": await v2(fleets, {"scans": [v2_scan(READABLE, 12), v2_scan(fleet, 13)]}, "/v2/scans/batch"),
+            "with a slash": await v2(fleets, v2_scan(fleet, 14), "/v2/scans/"),
+        }
+        assert answers["pass"].json["verdict"] == answers["with a slash"].json["verdict"] == "genuine"
+        assert {name: answer.headers.get(FIELD) for name, answer in answers.items()} == dict.fromkeys(
+            answers, "*" if readable else None
+        )
+
+
+async def test_what_belongs_to_no_account_is_open_on_v2(fleets: Served) -> None:
+    for content, status in (({"xuid": "nosuchtag"}, 200), ({"xuid": "?"}, 400), ({"surprise": 1}, 400)):
+        answer = await v2(fleets, content)
+        assert (answer.status, answer.headers[FIELD]) == (status, "*")
+    refused = await v2(fleets, {"xuid": "nosuchtag"}, headers={"X-API-Key": "unknown"})
+    assert (refused.status, refused.headers[FIELD]) == (401, "*")
+    for path, status in (("/v1/nothing", 404), ("/v2/scans", 405)):
+        answer = await once(fleets.port, path)
+        assert (answer.status, answer.headers[FIELD]) == (status, "*")
+
+
+async def test_a_path_may_end_with_a_slash(fleets: Served) -> None:
+    x, n, e = READABLE.plain_tap(20, 1)
+    path = f"/v1/t/?x={x}&n={n}&e={e}"
+    assert (await once(fleets.port, path, method="HEAD")).status == 200
+    assert (await once(fleets.port, path)).passed
+    assert (await once(fleets.port, path)).failed
+    shut = await once(fleets.port, plain_target(SHUT, 21, 1).replace("/v1/t?", "/v1/t/?"))
+    assert shut.passed and FIELD not in shut.headers
+    assert (await once(fleets.port, path.replace("/t/?", "/t//?"))).status == 404

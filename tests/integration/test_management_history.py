@@ -170,6 +170,7 @@ async def test_the_description_has_every_route(stack: Stack) -> None:
     public = {
         (route.method, route.resource.canonical)
         for route in make_scan_app(cast(ServerState, SimpleNamespace(dispatcher=None))).router.routes()
+        if not route.resource.canonical.endswith("/")  # the same once more
     }
     private = {
         (route.method, route.resource.canonical)

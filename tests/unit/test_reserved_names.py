@@ -264,7 +264,7 @@ async def test_an_empty_reference_names_nothing(world: World, query: str) -> Non
 
 @pytest.mark.parametrize(
     ("query", "parameter"),
-    [("n=1", "n"), ("n=000001&n=000002&e=11", "n"), ("e=zz", "e"), ("n=%FF", "n"), ("u=04&u=05", "u"), ("t=%00", "t")],
+    [("n=1", "n"), ("n=000001&n=000002&e=11", "n"), ("e=zz", "e"), ("n=%FF", "n"), ("u=04&u=05", "u"), ("t=%01", "t")],
 )
 async def test_an_error_has_the_code_that_was_sent(world: World, query: str, parameter: str) -> None:
     for door in (True, False):
@@ -296,3 +296,21 @@ async def test_what_both_meanings_can_have_is_warned_of(template: str, names: li
 
 async def test_no_preset_can_be_mistaken() -> None:
     assert {name for name, preset in PRESETS.items() if warnings_of(preset)} == set()
+
+
+NAMELESS = fleet_of(30, "{uid}x{counter}x{mac}")
+
+
+async def test_a_query_without_names_and_white_space_at_its_end() -> None:
+    world = World(NAMELESS)
+    await world.start()
+    try:
+        for door in (True, False):
+            query = query_of(NAMELESS[int(door)])
+            assert [await v1(world, f"a={NAMELESS.account}&{query}", door=door) for _ in "12"] == ["Pass", "Fail"]
+        for index, end in enumerate(("%0A", "%0d%0a", "%20", "+", "%00"), start=2):
+            tag = NAMELESS[index]
+            assert await v1(world, f"a={NAMELESS.account}&{query_of(tag)}{end}") == "Pass"
+            assert await v1(world, f"{query_of(tag)}{end}", key(NAMELESS)) == "Pass"
+    finally:
+        await world.stop()

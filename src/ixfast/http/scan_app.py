@@ -21,6 +21,7 @@ from ixfast.error_codes import DECIDED, ERROR_CODES, STATUS
 from ixfast.errors import InputError, UnavailableError
 from ixfast.http import raw_response
 from ixfast.http.credentials import last_forwarded, request_token
+from ixfast.http.cross_origin import cross_origin_middleware, preflight, restrict
 from ixfast.http.dispatcher import ScanDispatcher
 from ixfast.http.framing import read_body
 from ixfast.http.json_body import decode_json
@@ -46,15 +47,19 @@ Outcome = Scan | InputError | UnavailableError
 
 
 def make_scan_app(server_state: ServerState) -> web.Application:
-    app = web.Application(middlewares=[_track_request, problem_middleware], client_max_size=limits.REQUEST_BODY_BYTES_MAX)
+    app = web.Application(
+        middlewares=[_track_request, cross_origin_middleware, problem_middleware], client_max_size=limits.REQUEST_BODY_BYTES_MAX
+    )
     app[LISTENER] = _LISTENER
     app[DISPATCHER] = server_state.dispatcher
     app[SERVER_STATE] = server_state
-    app.router.add_get("/v1/t", _v1_scan, allow_head=False)
-    app.router.add_head("/v1/t", _v1_head)
-    app.router.add_options("/v1/t", _v1_options)
-    app.router.add_post("/v2/scans", _v2_scan)
-    app.router.add_post("/v2/scans/batch", _v2_batch)
+    for end in ("", "/"):  # web frameworks add a slash to paths
+        app.router.add_get(f"/v1/t{end}", _v1_scan, allow_head=False)
+        app.router.add_head(f"/v1/t{end}", _v1_head)
+        app.router.add_options(f"/v1/t{end}", preflight("GET", "HEAD"))
+        for path, handler in (("/v2/scans", _v2_scan), ("/v2/scans/batch", _v2_batch)):
+            app.router.add_post(path + end, handler)
+            app.router.add_options(path + end, preflight("POST"))
     app.on_response_prepare.append(strip)
     return app
 
@@ -93,9 +98,8 @@ async def _v1_scan(request: web.Request) -> web.Response:
         dispatcher.meters.slots[meters.SCAN_ERRORS[error.code]] += 1
         return _v1_response(STATUS[error.code], bodies.v1_error(error.code, sent_code(text), parameter=error.field))
     scan = await dispatcher.ask(lambda reply: dispatcher.submit_v1(query, digest, reply, _address(request)))
-    return _v1_response(
-        bodies.status(scan), bodies.v1_body(scan), cors=raw_response.allows_cors(scan), challenged=raw_response.challenged(scan)
-    )
+    restrict(request, (scan,))
+    return _v1_response(bodies.status(scan), bodies.v1_body(scan), challenged=raw_response.challenged(scan))
 
 
 async def _v1_head(request: web.Request) -> web.Response:
@@ -110,21 +114,8 @@ async def _v1_head(request: web.Request) -> web.Response:
     return _v1_response(STATUS["invalid_parameter"] if refused else 200, b"")
 
 
-async def _v1_options(_request: web.Request) -> web.Response:
-    headers = {
-        "Access-Control-Allow-Origin": "*",
-        "Access-Control-Allow-Methods": "GET, HEAD, OPTIONS",
-        "Access-Control-Allow-Headers": "X-API-Key, Ixkio-R, Authorization",
-        "Access-Control-Max-Age": "86400",
-        "Allow": "GET, HEAD, OPTIONS",
-    }
-    return web.Response(status=204, headers=headers)
-
-
-def _v1_response(status: int, body: bytes, *, cors: bool = True, challenged: bool = False) -> web.Response:
+def _v1_response(status: int, body: bytes, *, challenged: bool = False) -> web.Response:
     headers = {"Content-Type": raw_response.CONTENT_TYPE, "Cache-Control": "no-store"}
-    if cors:
-        headers["Access-Control-Allow-Origin"] = "*"
     if status in (429, 503):
         headers["Retry-After"] = str(limits.RETRY_AFTER_S)
     if challenged:
@@ -153,6 +144,7 @@ async def _v2_scan(request: web.Request) -> web.Response:
     _check_rate(request, 1)
     caller = _caller(request, await _api_key(request))
     scan = await run(dispatcher, body, caller, peek=_peek(request), idempotency_key=_idempotency_key(request))
+    restrict(request, (scan,))
     if scan.error is not None and scan.error not in DECIDED:
         return problem_response(request, scan.error, _complaint(scan), field=scan.error_field, reason=scan.error_detail)
     response = _json(bodies.v2_scan(scan))
@@ -177,6 +169,7 @@ async def _v2_batch(request: web.Request) -> web.Response:
             tasks.append(group.create_task(_outcome(dispatcher, element, caller, peek=peek, idempotency_key=own_key)))
             if index % _BATCH_STEP == _BATCH_STEP - 1:
                 await asyncio.sleep(0)
+    restrict(request, (found for found in map(asyncio.Task.result, tasks) if isinstance(found, Scan)))
     id_of_request = request_id(request)
     results = []
     for index, task in enumerate(tasks):

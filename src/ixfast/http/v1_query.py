@@ -18,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 from ixfast import limits
 from ixfast.domain import references
 from ixfast.domain.scan import Extras, Visitor
+from ixfast.domain.tap_url import trimmed
 from ixfast.errors import InputError
 
 # Nearly every query. The general code below reads the same from it (tests compare them) and takes seven times as long.
@@ -50,23 +51,28 @@ class V1Query(NamedTuple):
 
 
 def parse_parameters(query: str) -> dict[str, str]:
-    """Percent-decoded parameters by name, without those that are empty.
+    """Percent-decoded parameters by name, without those that are empty. Texts without a name are joined under the name "".
 
     Raises InputError for a duplicate, for too many, and for values that are not text.
     """
     if len(query) > limits.REQUEST_TARGET_BYTES_MAX:
         raise InputError("invalid_parameter", f"The query must be at most {limits.REQUEST_TARGET_BYTES_MAX} characters.")
     parameters: dict[str, str] = {}
+    query = trimmed(query)
     pieces = query.split("&") if query else []
     if len(pieces) > limits.PARAMETERS_MAX:
         raise InputError("invalid_parameter", f"The query can have at most {limits.PARAMETERS_MAX} parameters.")
     for piece in pieces:
         if not piece:
             continue
-        name, _, value = piece.partition("=")
+        name, equals, value = piece.partition("=")
+        if not equals:
+            name, value = "", name
         name, value = _decode(name, None), _decode(value, name)
         if not value:
             continue
+        if not name:
+            value = "&".join(filter(None, (parameters.pop("", None), value)))
         if name in parameters:
             raise InputError("invalid_parameter", "The parameter must be sent only once.", name)
         if len(value) > limits.PARAMETER_BYTES_MAX:

@@ -204,11 +204,9 @@ def public_operations() -> Iterable[tuple[str, str, dict[str, Any]]]:
         scan | {"operationId": "scan_form", "summary": "Check the format of a query.", "responses": form},
     )
     allowed = {"204": {"description": "Methods and headers that browsers may send."}}
-    yield (
-        "/v1/t",
-        "options",
-        common | {"operationId": "scan_cors", "summary": "Respond to a CORS preflight request.", "responses": allowed},
-    )
+    for path, name in (("/v1/t", "scan_cors"), ("/v2/scans", "scan_v2_cors"), ("/v2/scans/batch", "scan_batch_cors")):
+        preflight = {"operationId": name, "summary": "Respond to a CORS preflight request.", "responses": allowed}
+        yield path, "options", common | preflight
     idempotency = {
         "name": "Idempotency-Key",
         "in": "header",

@@ -93,7 +93,7 @@ MEMBERS = {
     "FolderPatch.fields": "Definitions of the extended fields; removing one hides its values but keeps them.",
     "Definition.name": "Name of the field, unique in the folder.",
     "Definition.in_reply": "Whether responses to scans contain the field.",
-    "Group.warnings": "What `/v1/t` can mistake in taps with this profile, and what to do. Only if there is anything.",
+    "Group.warnings": "Parameters of the profile that `/v1/t` can mistake for something else, and what to do about it.",
     "Group.kind": "`authentication` if the group has a profile, else `standard`.",
     "EncodingProfile.template": "End of the URL as the chip writes it, with placeholders.",
     "EncodingProfile.window": "Text that the MAC covers, in the notation of the template.",
