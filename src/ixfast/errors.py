@@ -5,6 +5,28 @@ configuration errors) or the inability to answer (`UnavailableError`), which bec
 to fix it; without one, the docstring of the class is the message.
 """
 
+from __future__ import annotations
+
+import re
+
+_HEX = frozenset("0123456789ABCDEFabcdef")
+_SECRET_CHARS_MIN = 12  # Shorter texts are not most of a key.
+_DIGITS_MAX = 6  # Names of profiles, schemes and facts have fewer.
+_RUN_CHARS_MAX = 16
+
+
+def quoted(name: str) -> str:
+    """A name that a caller gave, in quotes for a message; only its length if it may be a key, or half of one."""
+    runs = re.findall(r"[0-9A-Za-z]+", name)
+    letters = "".join(runs)
+    may_be_a_key = len(letters) >= _SECRET_CHARS_MIN and (
+        sum(char.isdigit() for char in letters) > _DIGITS_MAX
+        or max(map(len, runs)) > _RUN_CHARS_MAX
+        or _HEX.issuperset(letters)
+        or any(len(run) >= _SECRET_CHARS_MIN and re.search(r"\d", run) for run in runs)
+    )
+    return f"a name of {len(name)} characters" if may_be_a_key else repr(name)
+
 
 class IxfastError(Exception):
     """ixfast cannot continue."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 
 import ixfast
+from ixfast.errors import quoted
 from ixfast.testing import VirtualTag
 
 KEY = bytes(16)
@@ -109,3 +113,64 @@ def test_a_message_is_one_line_and_quotes_little(
     message = str(raised.value)
     assert message.isprintable()
     assert message.count("x") <= 160 and len(message) < 700
+
+
+CANARY = "5aFE00c4e1b2d3f4a5968778695a4b3c"
+SPELLINGS = {
+    "hex": CANARY,
+    "upper case": CANARY.upper(),
+    "prefix": f"0x{CANARY}",
+    "pairs": " ".join(CANARY[at : at + 2] for at in range(0, 32, 2)),
+    "colons": ":".join(CANARY[at : at + 2] for at in range(0, 32, 2)),
+    "groups": "-".join(CANARY[at : at + 4] for at in range(0, 32, 4)),
+    "cut": CANARY[:-1],
+    "half": CANARY[:16],
+    "a typing error": f"{CANARY[:-1]}g",
+    "base64": base64.b64encode(bytes.fromhex(CANARY)).decode(),
+    "letters": "deadbeefcafefeedfacebadcdeadbeef",
+    "with a scheme": f"{CANARY}/ntag424-lrp",
+    "as a scheme": f"encrypted/{CANARY}",
+}
+AS_A_NAME: dict[str, Callable[[str], object]] = {
+    "verify": lambda key: ixfast.verify(TAP, profile=key, keys=KEY),
+    "explain": lambda key: ixfast.explain(TAP, profile=key, keys=KEY),
+    "identify": lambda key: ixfast.identify(TAP, profile=key),
+    "find_profile": lambda key: ixfast.find_profile(key.removeprefix("encrypted/")),
+    "virtual tag": VirtualTag,
+    "derivation": ixfast.derivation,
+    "derive_keys": lambda key: ixfast.derive_keys(KEY, UID, derivation=key),
+    "TagKeys": lambda key: ixfast.TagKeys(master=KEY, derivation=key),
+    "a parameter of a derivation": lambda key: ixfast.derivation("an10922", **{key: 1}),
+    "a value of a derivation": lambda key: ixfast.derivation("an10922", input=f"{{{key}}}"),
+    "a member of a profile": lambda key: ixfast.read_profile({"name": "a", "scheme": "ntag424-aes", "template": "", key: 1}),
+    "a member of JSON": lambda key: ixfast.read_profile(json.dumps({key: 1})),
+    "a member twice": lambda key: ixfast.read_profile(
+        f'{{"name":"a","scheme":"ntag424-aes","template":"p={{picc}}&c={{mac}}",{json.dumps(key)}:1,{json.dumps(key)}:1}}'
+    ),
+    "the name of a profile": lambda key: ixfast.read_profile({"name": key, "scheme": "ntag424-aes", "template": "c={mac}"}),
+    "a scheme": lambda key: ixfast.read_profile({"name": "a", "scheme": key, "template": "c={mac}"}),
+    "a placeholder": lambda key: ixfast.read_profile({"name": "a", "scheme": "ntag424-aes", "template": f"c={{{key}}}"}),
+    "a fact": lambda key: ixfast.choose_response(RULES, {key: 1}),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("place", AS_A_NAME)
+def test_a_key_in_the_place_of_a_name_is_not_repeated(place: str, spelling: str) -> None:
+    key = SPELLINGS[spelling]
+    with pytest.raises(ixfast.InputError) as raised:
+        AS_A_NAME[place](key)
+    message, part = str(raised.value).lower(), max(re.split("[/ ]", key), key=len).lower()[:12]
+    assert key.lower() not in message and part not in message, message
+    shown = "".join(re.findall("[0-9a-z]+", message))
+    assert "".join(re.findall("[0-9a-z]+", key.lower()))[:16] not in shown
+    assert part not in (raised.value.field or "").lower()
+
+
+@pytest.mark.parametrize(
+    "name", ["plain-uid-countr", "encryptd/desfire-ev3-aes", "ntag424-dna", "an10923", "boltcards", "Encrypted File"]
+)
+def test_a_name_that_cannot_be_a_key_is_repeated(name: str) -> None:
+    with pytest.raises(ixfast.InputError, match=re.escape(repr(name.partition("/")[0]))):
+        ixfast.find_profile(name)
+    assert quoted(name) == repr(name)

@@ -152,6 +152,6 @@ def test_the_command_is_mounted() -> None:
     result = CliRunner().invoke(ixfast, ["profile", "detect", "--help"])
     assert result.exit_code == 0
     assert "@FILE" in result.output
-    failed = CliRunner().invoke(ixfast, ["profile", "detect", "https://tag.example/{"], input="")
+    failed = CliRunner().invoke(ixfast, ["profile", "detect", "https://tag.example/a b"], input="")
     assert failed.exit_code == 1
     assert "percent-encoded" in failed.output

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ixfast.errors import InputError
+from ixfast.errors import InputError, quoted
 
 _QUOTED_CHARS_MAX = 100
 _LONG_QUOTATION = re.compile(rf"(?s)(['\"`])((?:(?!\1).){{{_QUOTED_CHARS_MAX}}})(?:(?!\1).)+\1")
+_QUOTATION = re.compile(r"(?s)(['\"`])((?:(?!\1).)+)\1")
+_LONG_HEX = re.compile(r"[0-9A-Fa-f]{16,}")
 _LONG_WORD = re.compile(rf"(\S{{{_QUOTED_CHARS_MAX + 20}}})\S+")
 
 
@@ -33,6 +35,7 @@ def listed(values: Iterable[Any], name: str) -> tuple[Any, ...]:
 
 
 def shortened(message: str) -> str:
-    """A message in one line, with what it quotes of an argument shortened."""
+    """A message in one line, with what it quotes of an argument shortened, and left out if it may be a key."""
     line = "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
+    line = _QUOTATION.sub(lambda found: found[0] if quoted(found[2]) == repr(found[2]) else "…", _LONG_HEX.sub("…", line))
     return _LONG_WORD.sub(r"\1…", _LONG_QUOTATION.sub(r"\1\2…\1", line))

@@ -10,7 +10,7 @@ import msgspec
 
 from ixfast.api.arguments import check_type, shortened
 from ixfast.domain.model import Key
-from ixfast.errors import InputError
+from ixfast.errors import InputError, quoted
 from ixfast.keys.diversify import DEFAULT_DERIVATIONS, Derivation
 from ixfast.keys.envelope import KEY_BYTES, check_value
 from ixfast.limits import KEY_VERSIONS_MAX, META_KEYS_MAX, UID_BYTES
@@ -129,7 +129,7 @@ def derivation(scheme: str, **parameters: object) -> Derivation:
     check_type(scheme, str, "derivation", "the name of a scheme")
     if scheme not in DEFAULT_DERIVATIONS:
         known = ", ".join(DEFAULT_DERIVATIONS)
-        message = shortened(f"There is no key derivation {scheme!r}; known are {known}.")
+        message = shortened(f"There is no key derivation {quoted(scheme)}; known are {known}.")
         raise InputError("invalid_parameter", message, "derivation")
     try:
         found: Derivation = msgspec.convert({"scheme": scheme, **parameters}, Derivation)

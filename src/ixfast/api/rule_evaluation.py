@@ -15,7 +15,7 @@ import msgspec
 
 from ixfast import rules as rule_sets
 from ixfast.api.arguments import check_type, shortened
-from ixfast.errors import InputError
+from ixfast.errors import InputError, quoted
 from ixfast.responses.response_text import compile_response
 from ixfast.rules import RuleError, Rules, RuleStep
 from ixfast.rules.comparison import check_fact, check_value
@@ -132,7 +132,7 @@ def checked_facts(facts: Mapping[str, Fact], now: datetime | None = None) -> dic
             fact = check_fact(name)
             found[fact.name] = check_value(fact, "==", value)
         except RuleError as error:
-            raise error.within(shortened(f"facts[{name!r}]")) from None
+            raise error.within(shortened(f"facts[{quoted(name)}]")) from None
     if "scan_count" in found:  # first_scan follows from it
         found.setdefault("first_scan", found["scan_count"] == 1)
     return found

@@ -10,7 +10,7 @@ import msgspec
 
 from ixfast.chips.presets import preset
 from ixfast.domain.model import EncodingProfile
-from ixfast.errors import ProfileError
+from ixfast.errors import ProfileError, quoted
 from ixfast.json_members import repeated_members
 
 _NONE: Mapping[str, EncodingProfile] = MappingProxyType({})
@@ -49,5 +49,5 @@ def decode_profile(document: bytes | str, source: str) -> EncodingProfile:
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ProfileError(f"{source} is not an encoding profile: {error}.") from None
     if repeated:
-        raise ProfileError(f"{source} is not an encoding profile: duplicate member {repeated[0]!r}.")
+        raise ProfileError(f"{source} is not an encoding profile: duplicate member {quoted(repeated[0])}.")
     return profile

@@ -11,7 +11,7 @@ import difflib
 from types import MappingProxyType
 
 from ixfast.domain.model import EncodingProfile
-from ixfast.errors import ProfileError
+from ixfast.errors import ProfileError, quoted
 
 _SCHEME = "ntag424-aes"
 _LRP = "ntag424-lrp"
@@ -75,5 +75,5 @@ def preset(name: str) -> EncodingProfile:
     if found is None:
         near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0.5)
         advice = f"did you mean {near[0]!r}? " if near else ""
-        raise ProfileError(f"unknown encoding profile {name!r}; {advice}the presets are {', '.join(PRESETS)}")
+        raise ProfileError(f"unknown encoding profile {quoted(name)}; {advice}the presets are {', '.join(PRESETS)}")
     return found

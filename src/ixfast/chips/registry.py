@@ -6,7 +6,7 @@ from ixfast.chips.ntag22x import Ntag22xScheme
 from ixfast.chips.ntag424_aes import AesScheme
 from ixfast.chips.ntag424_lrp import LrpScheme
 from ixfast.chips.scheme import Scheme
-from ixfast.errors import ProfileError
+from ixfast.errors import ProfileError, quoted
 
 # Both chips compute the same messages: AN12196 describes one, MF3D(H)x3 the other.
 _SCHEMES: dict[str, Scheme] = {name: AesScheme(name) for name in ("ntag424-aes", "desfire-ev3-aes")}
@@ -24,5 +24,5 @@ def find_scheme(name: str) -> Scheme:
     """Return the scheme of this name. Raises ProfileError, which lists the known names."""
     scheme = _SCHEMES.get(name)
     if scheme is None:
-        raise ProfileError(f"unknown chip scheme {name!r}; the schemes are {', '.join(_SCHEMES)}")
+        raise ProfileError(f"unknown chip scheme {quoted(name)}; the schemes are {', '.join(_SCHEMES)}")
     return scheme

@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from ixfast.chips.scheme import SDM_MIRRORS
 from ixfast.chips.tamper import TAMPER_CHARS, TT_CHARS, TT_PATTERN
 from ixfast.domain.model import EncodingProfile
-from ixfast.errors import ProfileError
+from ixfast.errors import ProfileError, quoted
 from ixfast.limits import (
     ACCOUNT_ID_CHARS_MAX,
     BATCH_NAME_CHARS_MAX,
@@ -109,7 +109,7 @@ def compile_template(
 
     Raises ProfileError, which names the profile, the place and the remedy.
     """
-    where = f"profile {profile.name!r}, template"
+    where = f"profile {quoted(profile.name)}, template"
     text = profile.template.removeprefix("?")
     parts = _parse(text, where, picc_chars, enc=None)
     slots: dict[str, Slot] = {}
@@ -123,7 +123,7 @@ def compile_template(
                 raise ProfileError(
                     f"{where}: chips of scheme {profile.scheme} do not mirror {{{part.name}}}; they mirror {known}"
                 )
-    window_where = f"profile {profile.name!r}, window"
+    window_where = f"profile {quoted(profile.name)}, window"
     if signed_fields is None:
         window = _parse(profile.window, window_where, picc_chars, enc=slots.get("enc"))
         _check_mirrors(profile, slots, where)
@@ -180,7 +180,8 @@ def _slot(notation: str, place: str, picc_chars: int, enc: Slot | None) -> Slot:
     if name not in _NAMES:
         near = difflib.get_close_matches(name.lower(), _NAMES, n=1, cutoff=0.5)
         advice = f"did you mean {{{near[0]}}}?" if near else "known are " + ", ".join(f"{{{known}}}" for known in _NAMES)
-        raise ProfileError(f"{place}: unknown placeholder {{{name}}}; {advice}")
+        shown = quoted(name)
+        raise ProfileError(f"{place}: unknown placeholder {f'{{{name}}}' if shown == repr(name) else shown}; {advice}")
     if name == "enc":
         return _enc_slot(width, place, enc)
     if colon:
@@ -228,10 +229,13 @@ def _signed(profile: EncodingProfile, slots: dict[str, Slot], fields: tuple[str,
     """The signed fields that take the place of the window, for chips that sign fields; UID and counter are always signed."""
     for name in ("uid", "counter"):
         if name not in slots:
-            raise ProfileError(f"profile {profile.name!r}, template: {{{name}}} is missing; scheme {profile.scheme} signs it")
+            raise ProfileError(
+                f"profile {quoted(profile.name)}, template: {{{name}}} is missing; scheme {profile.scheme} signs it"
+            )
     if profile.window:
         raise ProfileError(
-            f"profile {profile.name!r}, window: scheme {profile.scheme} signs the mirrored fields only; leave the window empty"
+            f"profile {quoted(profile.name)}, window: scheme {profile.scheme} signs the mirrored fields only; leave the window"
+            " empty"
         )
     return tuple(slots[name] for name in fields if name in slots)
 
@@ -267,7 +271,7 @@ def _check_tamper(profile: EncodingProfile, slots: dict[str, Slot], window: tupl
     offset = profile.tamper_offset
     if offset is None:
         return
-    where = f"profile {profile.name!r}, tamper_offset"
+    where = f"profile {quoted(profile.name)}, tamper_offset"
     if "enc" not in slots:
         raise ProfileError(f"{where}: refers to file data, but the template has no {{enc:N}}")
     last = slots["enc"].chars // 2 - TAMPER_CHARS

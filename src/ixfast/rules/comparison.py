@@ -15,7 +15,7 @@ from ixfast.limits import FIELD_NAME_CHARS_MAX, RULE_NUMBER_MAX, RULE_TEXT_CHARS
 from ixfast.rules import visitors, wall_clock
 from ixfast.rules.condition_tree import Scalar, Value
 from ixfast.rules.facts import ALIASES, FACTS, FIELD, WEEKDAYS, ZONED, Fact, Kind, find_fact
-from ixfast.rules.rule_error import RuleError, nearest, quoted
+from ixfast.rules.rule_error import RuleError, nearest, quoted, quoted_name
 
 LISTED = ("in", "not in", "between")
 VALUELESS = ("known", "unknown")
@@ -29,7 +29,7 @@ def check_fact(name: str) -> Fact:
     fact = find_fact(name)
     if fact is None:
         known = [*FACTS, *ALIASES, FIELD + "NAME"]
-        raise RuleError(f"Unknown fact {quoted(name)}.", suggestion=nearest(name, known))
+        raise RuleError(f"Unknown fact {quoted_name(name)}.", suggestion=nearest(name, known))
     if fact.name.startswith(FIELD):
         own = fact.name.removeprefix(FIELD)
         if len(own) > FIELD_NAME_CHARS_MAX or not own.isprintable() or own != own.strip():

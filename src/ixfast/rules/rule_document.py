@@ -29,7 +29,7 @@ from ixfast.rules import condition_tree, line_notation
 from ixfast.rules.comparison import check_fact, check_operator, check_value, check_zone, check_zone_name
 from ixfast.rules.condition_tree import Comparison, Node
 from ixfast.rules.facts import OPERATORS
-from ixfast.rules.rule_error import RuleError, nearest, quoted
+from ixfast.rules.rule_error import RuleError, nearest, quoted_name
 
 _FORMS = ("all", "any", "not", "fact")
 _OPERATORS = list(dict.fromkeys(op for ops in OPERATORS.values() for op in ops))
@@ -141,7 +141,7 @@ def _decoded(document: bytes | str | dict[str, Any]) -> RuleSetDocument:
     except (msgspec.DecodeError, UnicodeError, TypeError) as error:
         raise RuleError(f"The rule set is not valid JSON: {error}.", path="$") from None
     if repeated:
-        raise RuleError(f"An object repeats the member {quoted(repeated[0])}; keep one of them.", path="$")
+        raise RuleError(f"An object repeats the member {quoted_name(repeated[0])}; keep one of them.", path="$")
     return found
 
 
@@ -158,7 +158,7 @@ def _explained(message: str) -> RuleError:
     if unknown is None:
         return RuleError(reason.rstrip(".") + ".", path=path)
     members = {name for kind in (RuleSetDocument, GroupDocument, ConditionDocument) for name in kind.__struct_encode_fields__}
-    return RuleError(f"Unknown member {quoted(unknown[1])}.", path=path, suggestion=nearest(unknown[1], members))
+    return RuleError(f"Unknown member {quoted_name(unknown[1])}.", path=path, suggestion=nearest(unknown[1], members))
 
 
 def _checked(document: RuleSetDocument) -> Rules:
@@ -172,7 +172,7 @@ def _checked(document: RuleSetDocument) -> Rules:
             raise RuleError("A group's name must be printable and must not begin or end with a space.", path=path + ".name")
         if group.name in names:
             raise RuleError(
-                f"Group names must be unique, but an earlier group is named {quoted(group.name)}.", path=path + ".name"
+                f"Group names must be unique, but an earlier group is named {quoted_name(group.name)}.", path=path + ".name"
             )
         names.add(group.name)
         when = _condition(group.when, path + ".when", 0)

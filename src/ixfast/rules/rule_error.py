@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from ixfast import errors
 from ixfast.errors import InputError
 
 CODE = "invalid_rule"
@@ -49,3 +50,9 @@ def quoted(word: object) -> str:
     """What an owner typed, for a message: quoted, escaped and shortened."""
     text = str(word)
     return repr(text if len(text) <= _QUOTED_CHARS_MAX else text[:_QUOTED_CHARS_MAX] + "…")
+
+
+def quoted_name(name: str) -> str:
+    """A name that an owner typed, for a message; only its length if it may be a key in the wrong place."""
+    shown = errors.quoted(name)
+    return quoted(name) if shown == repr(name) else shown
