@@ -156,6 +156,21 @@ def test_what_is_missing_or_malformed_is_named(usual: Served, change: str) -> No
     assert status_and_result(usual, changed(USUAL[3].tap()), "--account", USUAL.account) == (6, outcome)
 
 
+SHAPES: dict[str, Callable[[str], str]] = {
+    "a line end": lambda url: f"{url}\n",
+    "an international host name": lambda url: url.replace("tag.example", "müller.example"),
+    "no path": lambda url: f"tagapp://{url.partition('?')[2]}",
+    "the fragment": lambda url: url.replace("/t?", "/#/t?"),
+    "the account in the URL": lambda url: f"{url}&a={USUAL.account}",
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_url_of_any_shape_is_explained(usual: Served, shape: str) -> None:
+    account = () if shape == "the account in the URL" else ("--account", USUAL.account)
+    assert status_and_result(usual, SHAPES[shape](USUAL[4].tap()), *account)[0] == 0
+
+
 def test_a_key_as_a_parameters_name_is_not_shown(usual: Served) -> None:
     key = USUAL[3].file_key.hex()
     for url in (f"https://tag.example/?{key}=1", f"https://tag.example/?{key}", f"https://tag.example/?k={key}"):

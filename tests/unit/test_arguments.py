@@ -167,6 +167,13 @@ def test_a_key_in_the_place_of_a_name_is_not_repeated(place: str, spelling: str)
     assert part not in (raised.value.field or "").lower()
 
 
+def test_a_message_that_repeats_a_key_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ixfast.chips.presets.quoted", repr)
+    monkeypatch.setattr("ixfast.api.encoding_profiles.shortened", str)
+    with pytest.raises(AssertionError):
+        test_a_key_in_the_place_of_a_name_is_not_repeated("verify", "hex")
+
+
 @pytest.mark.parametrize(
     "name", ["plain-uid-countr", "encryptd/desfire-ev3-aes", "ntag424-dna", "an10923", "boltcards", "Encrypted File"]
 )

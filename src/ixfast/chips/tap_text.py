@@ -37,7 +37,7 @@ def parameters_in(text: str) -> dict[str, str]:
 
 def _parameters(text: str) -> dict[str, str]:
     """The query's parameters as `/v1/t` reads them. Raises InputError for duplicates, too many, and invalid UTF-8."""
-    found = [*tap_url.places(tap_url.trimmed(text))]
+    found = tap_url.places(tap_url.trimmed(text))
     place = next((place for place in found if "=" in place.query), found[0])
     if place.query.count("&") >= PARAMETERS_MAX:
         raise InputError("invalid_parameter", f"The URL has more than {PARAMETERS_MAX} parameters.")

@@ -41,7 +41,8 @@ def aid_in(text: str) -> str | None:
 
 def _parameter(text: str, names: tuple[str, ...], pattern: re.Pattern[str]) -> str | None:
     for place in tap_url.places(text):
-        for name, value in tap_url.pairs(place.query):
+        for pair in place.query.split("&"):
+            name, _, value = pair.partition("=")
             if name.lower() in names and pattern.fullmatch(value):
                 return value
     return None

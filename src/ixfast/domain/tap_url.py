@@ -35,12 +35,10 @@ def trimmed(text: str) -> str:
     return _ESCAPED_END.sub("", text) if text.endswith(("+", "%00", "%09", "%0A", "%0a", "%0D", "%0d", "%20")) else text
 
 
-def places(text: str) -> Iterator[Place]:
+def places(text: str) -> list[Place]:
     """The URL itself, and then its fragment, which servers see only if a page sends it to them."""
     url, mark, fragment = text.partition("#")
-    yield _place(url, 0)
-    if mark:
-        yield _place(fragment, len(url) + 1)
+    return [_place(url, 0), _place(fragment, len(url) + 1)] if mark else [_place(url, 0)]
 
 
 def _place(text: str, at: int) -> Place:

@@ -149,7 +149,9 @@ class ScanDispatcher:
         if aid is None and (extras is None or extras.url is None):
             return False
         if extras is None:
-            scan.extras = Extras(references.parameters_of(scan.ref) | parameters_of(scan))
+            extras = scan.extras = Extras()
+        if extras.parameters is None:
+            extras.parameters = references.parameters_of(scan.ref) | parameters_of(scan)
         self.spawn(self.identify(scan, aid))
         return True
 

@@ -58,7 +58,8 @@ def parse_parameters(query: str) -> dict[str, str]:
     if len(query) > limits.REQUEST_TARGET_BYTES_MAX:
         raise InputError("invalid_parameter", f"The query must be at most {limits.REQUEST_TARGET_BYTES_MAX} characters.")
     parameters: dict[str, str] = {}
-    query = trimmed(query)
+    if "%" in query or "+" in query:
+        query = trimmed(query)
     pieces = query.split("&") if query else []
     if len(pieces) > limits.PARAMETERS_MAX:
         raise InputError("invalid_parameter", f"The query can have at most {limits.PARAMETERS_MAX} parameters.")
@@ -179,10 +180,13 @@ class _Reading:
         return InputError("missing_parameter", "Name the tag: send x, or c or u together with a.", "x")
 
     def _extras(self, aid: str | None, token: str | None, *, has_mac: bool) -> Extras | None:
-        """What goes to the profile, which decides what else it needs. None if nothing does: there are one reference, `n` and `e`,
-        all of which the scan has itself."""
+        """What goes to the profile, which decides what else it needs.
+
+        Not one reference, `n` and `e`, all of which the scan has itself; without others, the account alone if the reference is a
+        tag code, else None.
+        """
         parameters, names = self._parameters, self._parameters.keys()
-        named_once = len(names & _REFERENCES) == 1 and not {"a", "x"} <= names
+        named_once = len(names & _REFERENCES) == 1
         if (
             self.problem is None
             and named_once
@@ -190,7 +194,7 @@ class _Reading:
             and (has_mac or "e" not in names)
             and (token or "r" not in names)
         ):
-            return None
+            return Extras(aid=aid) if aid is not None and "x" in names else None
         kept = {name: value for name, value in parameters.items() if name != "r" or token is None}
         visitor = None
         if "ip" in parameters or "ua" in parameters:

@@ -189,7 +189,9 @@ class Engine:
             return
         key, uid = record.key, record.uid
         verify = profile.verify_plain  # None unless both mirror and window of the profile are plain
-        if scan.extras is None and verify and key and uid and scan.mac and scan.counter > 0:
+        extras = scan.extras
+        is_bare = extras is None or (extras.parameters is None and extras.url is None)
+        if is_bare and verify and key and uid and scan.mac and scan.counter > 0:
             if not verify(key, uid, scan.counter, scan.mac):
                 self._refuse(scan, _FORGED, "mac_mismatch")
             else:
