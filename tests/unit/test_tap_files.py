@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from ixfast.audit.tap_bytes import CHUNK_BYTES, chunks, read_chunks
 from ixfast.audit.tap_format import detect_format
-from ixfast.audit.tap_names import LIST_NAMES, QUERY_NAMES, REQUEST_NAMES, TIME_NAMES, folded
+from ixfast.audit.tap_names import LINE_NAMES, LIST_NAMES, QUERY_NAMES, REQUEST_NAMES, TIME_NAMES, folded
 from ixfast.audit.tap_times import read_times
 from ixfast.cli import audit as audit_command
 from ixfast.cli.command_group import CommandGroup
@@ -72,6 +72,10 @@ LISTS = {
     "parameters and a path": f"at,path,uid,ctr,cmac\n{AT},/,04A1B2C3D4E5F6,000001,C49606EE6F334D39\n",
     "URL in JSON": json_line(URL=TAP, at=AT),
     "array": orjson.dumps([{"at": AT, "url": TAP}], option=orjson.OPT_INDENT_2).decode(),
+    "array over several lines": f'[\n{{"url": "{TAP}",\n"at": "{AT}"}}\n]',
+    "objects over several lines": orjson.dumps({"at": AT, "url": TAP}, option=orjson.OPT_INDENT_2).decode() + "\n",
+    "an object around a list": f'{{\n  "taps": [\n    {{"at": "{AT}", "url": "{TAP}"}}\n  ]\n}}',
+    "URLs in quotation marks": f'"{TAP}"; {AT}\n',
     "standard names": f"AT;U;N;E\n{AT};04A1B2C3D4E5F6;000001;C49606EE6F334D39\n",
     **{f"column {name}": f"when,{name}\n{AT},{TAP}\n" for name in ("URL", "link", "Tap URL", "href")},
 }
@@ -94,6 +98,11 @@ LOGS = {
         queryStringParameters={"uid": "04A1B2C3D4E5F6", "ctr": "000001", "cmac": "C49606EE6F334D39"},
     ),
     "Docker": json_line(log=COMBINED, stream="stdout", time=AT),
+    "CSV of log lines": f'@timestamp,@message\n{AT},"{COMBINED.strip().replace(chr(34), 2 * chr(34))}"\n',
+    "CSV of objects": f'time;data\n{AT};"{json_line(request_uri="/?" + QUERY).strip().replace(chr(34), 2 * chr(34))}"\n',
+    "an object in an object": json_line(log=json_line(ts=MOMENT, request={"uri": f"/?{QUERY}"}), stream="stdout"),
+    "Docker Compose": f"web-1  | {COMBINED}",
+    "CRI": f"{AT} stdout F {json_line(request_uri='/?' + QUERY)}",
     "combined": COMBINED,
     "common": f'::1 - - [{LOG_AT}] "GET /?{QUERY} HTTP/1.1" 200 37\n',
     "virtual host": f"h.example:443 {COMBINED}",
@@ -183,6 +192,9 @@ def test_a_list_of_taps_has_no_other_requests(keys: Path) -> None:
         ("\nat,shop\n1,2\n", r"must name the columns, .* \(cmac, ctr, .* It has the columns at, shop\."),
         ('{"shop":"7"}\n', "line 1: the line contains no tap: no member is called url or query"),
         ('["a"]\n', "must name the columns"),
+        ('{\n"at": 1,\n"url"\n}\n', "has an object that is not valid JSON; it begins in line 1"),
+        (f'{{\n"at": 1}}\n{{"url": {TAP}\n', "has an object that is not valid JSON; it begins in line 3"),
+        ("time,message\n1,started\n", "1 line and none with a tap"),
         ('[{"url":"a"},\n', "is not valid JSON"),
         ("at,url\n1,\n2,\n", "line 2: the line contains no tap"),
         ("https://h.example/\nhttps://h.example/a?b=c\n", "line 1: no tap: it has none of the parameters"),
@@ -220,7 +232,9 @@ def test_a_time_that_is_not_found_is_reported(keys: Path, content: str) -> None:
     assert "warning: no time of the taps was found, so they are taken in the order of their lines" in result.stderr
 
 
-@pytest.mark.parametrize("content", [f"url\n{TAP}\n", f"{TAP}\n", f"uid,ctr,cmac\n{QUERY[4:18]},000001,{QUERY[-16:]}\n"])
+@pytest.mark.parametrize(
+    "content", [f"url\n{TAP}\n", f"{TAP}\n", f"'{TAP}',\n", f"<{TAP}>\n", f"uid,ctr,cmac\n{QUERY[4:18]},000001,{QUERY[-16:]}\n"]
+)
 def test_no_time_is_expected_of_a_file_that_has_only_taps(keys: Path, content: str) -> None:
     assert "warning" not in run(keys, content).stderr
 
@@ -259,6 +273,7 @@ def test_what_no_log_has_as_a_time(at: str) -> None:
 def test_the_names_of_columns_are_documented() -> None:
     page = (Path(__file__).parents[2] / "docs/how-to/audit-a-log.md").read_text()
     tables = {"URL of a tap": LIST_NAMES, "requested URL or path": REQUEST_NAMES, "query string": QUERY_NAMES, "time": TIME_NAMES}
+    tables["line of a log, which a collector wrapped in CSV or JSON"] = LINE_NAMES
     for content, names in tables.items():
         row = next(line for line in page.splitlines() if line.startswith(f"| {content} |"))
         assert {folded(name) for name in re.findall("`([^`]+)`", row)} == {*names}

@@ -8,7 +8,7 @@ is the first one outside of the request.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 REQUEST = re.compile(r'"[A-Z]{3,10} ([^\s"]+)(?: [A-Z]+/[\d.]+)?"')
 """A quoted request line: `"GET /t?uid=... HTTP/1.1"`."""
@@ -25,7 +25,7 @@ class LogLine(NamedTuple):
     """The URL or path that was requested and the time as it is written; None for what the line lacks."""
 
     target: str | None
-    at: str | None
+    at: Any
 
 
 def read_log_line(line: str) -> LogLine:

@@ -1,7 +1,7 @@
 """Reads a tap file as chunks of whole lines in UTF-8, however it is compressed and encoded.
 
 The content decides, not the name of the file: gzip, UTF-16 (which spreadsheets and PowerShell write), lines that end with CR
-alone, and one JSON array of objects, whose items become lines. Nothing is known here about what a line contains.
+alone, and JSON objects in an array or over several lines, which become lines. Nothing is known here about what a line contains.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import codecs
 import gzip
 import io
+import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -24,13 +26,17 @@ CHUNK_BYTES = 1 << 19
 LINE_BYTES_MAX = 1 << 20
 """A longer line means that the file is not a tap file."""
 
-ARRAY_BYTES_MAX = 1 << 28
-"""A JSON array is held as a whole, unlike lines; some two million taps."""
+JSON_BYTES_MAX = 1 << 28
+"""JSON that is not in lines is held as a whole; some two million taps."""
 
 _GZIP = b"\x1f\x8b"
 _ZIP = b"PK\x03\x04"
 _HEAD_BYTES = 64
 
+_SEVERAL_LINES = re.compile(rb"\{[^\n]*(?<!\})[ \t\r]*\n(?!\s*\{)\s*\S")  # of one object, and not a line that is cut
+_BLANK = re.compile(r"\s*")
+_DECODER = json.JSONDecoder()
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")  # a string of JSON contains no line break, so they only lay it out
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -67,6 +73,8 @@ def chunks(source: BinaryIO, file: str = "The file") -> Iterator[bytes]:
     head = first.lstrip()
     if head.startswith(b"[") and head[1:].lstrip().startswith((b"{", b"]")):
         blocks = _items(blocks, file)
+    elif _SEVERAL_LINES.match(head):
+        blocks = _documents(blocks, file)
     return _whole_lines(blocks, file)
 
 
@@ -109,22 +117,40 @@ def _recoded(blocks: Iterable[bytes], encoding: str) -> Iterator[bytes]:
 
 def _items(blocks: Iterable[bytes], file: str) -> Iterator[bytes]:
     """The items of a JSON array, one line each."""
-    whole = bytearray()
-    for block in blocks:
-        whole += block
-        if len(whole) > ARRAY_BYTES_MAX:
-            raise InputError(
-                "invalid_parameter",
-                f"{file} is a JSON array longer than {ARRAY_BYTES_MAX} bytes: write one object per line.",
-                "file",
-            )
     try:
-        items = _ARRAY.decode(whole)
+        items = _ARRAY.decode(_whole(blocks, file))
     except msgspec.DecodeError:
         raise InputError("invalid_parameter", f"{file} begins as a JSON array but is not valid JSON.", "file") from None
-    # A string of JSON contains no line break, so those of an item only lay it out.
     for item in items:
         yield bytes(item).translate(_ONE_LINE) + b"\n"
 
 
-_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
+def _documents(blocks: Iterable[bytes], file: str) -> Iterator[bytes]:
+    """JSON objects that take several lines each, one line each; of an object around a list of objects, the items of the list."""
+    text = _whole(blocks, file).decode(errors="replace")
+    at = _BLANK.match(text).end()  # type: ignore[union-attr]
+    while at < len(text):
+        try:
+            found, end = _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            line = text.count("\n", 0, at) + 1
+            problem = f"{file} has an object that is not valid JSON; it begins in line {line}."
+            raise InputError("invalid_parameter", problem, "file") from None
+        document = text[at:end].encode(errors="replace")
+        members = found.items() if isinstance(found, dict) else ()
+        lists = [name for name, value in members if value and isinstance(value, list) and isinstance(value[0], dict)]
+        if len(lists) == 1:
+            yield from _items([bytes(msgspec.json.decode(document, type=dict[str, msgspec.Raw])[lists[0]])], file)
+        else:
+            yield document.translate(_ONE_LINE) + b"\n"
+        at = _BLANK.match(text, end).end()  # type: ignore[union-attr]
+
+
+def _whole(blocks: Iterable[bytes], file: str) -> bytes:
+    whole = bytearray()
+    for block in blocks:
+        whole += block
+        if len(whole) > JSON_BYTES_MAX:
+            text = f"{file} is one piece of JSON longer than {JSON_BYTES_MAX} bytes: write one object per line."
+            raise InputError("invalid_parameter", text, "file")
+    return bytes(whole)

@@ -15,6 +15,8 @@ from ixfast.audit.log_lines import REQUEST, read_log_line
 from ixfast.audit.tap_names import (
     CLOCK,
     EXPECTED,
+    LINE,
+    LINE_NAMES,
     LIST_NAMES,
     QUERY,
     QUERY_NAMES,
@@ -48,10 +50,10 @@ Columns = Mapping[int, Sequence[str]]
 class TapFormat(NamedTuple):
     """What the first lines of a file say about all of them. `kind` is csv, jsonl, urls or log.
 
-    `names` say what each column of CSV is: `TIME`, `CLOCK`, `URL`, `QUERY`, the name of a parameter, or "" if it is not read.
+    `names` say what each column of CSV is: `TIME`, `CLOCK`, `URL`, `QUERY`, `LINE`, the name of a parameter, or "" if not read.
     `before` counts the lines above the first tap, such as a header. `is_log` is whether lines without a tap are normal, because
     a server logs other requests too. `time` is the name of the times in messages, and `unread` has the names of columns that are
-    not read, if they may be shown. `parameters` are the names, in lower case, that parameters of a tap have in JSON; any if none.
+    not read, if they may be shown. `parameters` are the names, in lower case, that parameters of a tap have; any if none.
     """
 
     kind: str
@@ -91,8 +93,8 @@ def detect_format(chunk: bytes, parameters: Collection[str] = ()) -> TapFormat:
     rows = _cells(lines[before:], separator)
     if rows and _is_header(rows[0]):
         return _named(rows[0], separator, before + 1, rows[1:], parameters)
-    if rows and any(map(is_moment, rows[0])) and any(map(_URL.fullmatch, rows[0])):
-        return _unnamed(rows[0], separator, before)
+    if rows and (unnamed := _unnamed(rows[0], separator, before)) is not None:
+        return unnamed
     line = read_log_line(first)
     begins_as_url = _URL.match(first) is not None
     if line.target is None or not re.search(r"\s", first) or (begins_as_url and line.at is None):
@@ -148,14 +150,17 @@ def _named(
     query = next((known.index(name) for name in QUERY_NAMES if name in known), None)
     if len(own) > 1 and url is not None and query is None and not any("=" in cell for cell in columns[url]):
         url = None  # only the path, beside the parameters
+    line = None
     if url is None and query is None and not own:
-        url = next((at for at in columns if _holds_taps(known[at], columns[at], parameters)), None)
-    in_columns = url is None and query is None
+        line = next((known.index(name) for name in LINE_NAMES if name in known), None)
+        if line is None:
+            url, line = _column_by_content(known, columns, parameters)
+    in_columns = url is None and query is None and line is None
     if (in_columns and not own) or len({*filter(None, header)}) < len([*filter(None, header)]):
         raise _no_tap_column(header, parameters)
-    times = _time_columns(known, columns, {url, query, *(own if in_columns else ())})
+    times = _time_columns(known, columns, {url, query, line, *(own if in_columns else ())})
     names = ["" if not in_columns or known[at] == EXPECTED else _as_parameter(name) for at, name in enumerate(header)]
-    for role, column in ((URL, url), (QUERY, query), *zip((TIME, CLOCK), times, strict=False)):
+    for role, column in ((URL, url), (QUERY, query), (LINE, line), *zip((TIME, CLOCK), times, strict=False)):
         if column is not None:
             names[column] = role
     left = [at for at, name in enumerate(names) if not name and known[at] not in ("", EXPECTED)]
@@ -164,6 +169,7 @@ def _named(
         names=tuple(names),
         separator=separator,
         before=before,
+        parameters=frozenset(parameters),
         is_log=not in_columns and not {known[at] for at in (url, query) if at is not None} & {*LIST_NAMES, QUERY},
         time=(times and shown(header[times[0]])) or TIME,
         unread=tuple(shown(header[at]) or f"column {at + 1}" for at in left),
@@ -174,12 +180,16 @@ def _as_parameter(name: str) -> str:
     return name.lower() if name.lower() in STANDARD else name
 
 
-def _unnamed(first: Sequence[str], separator: str, before: int) -> TapFormat:
-    """The format of CSV without a header, which has a time and a URL."""
-    at = next(column for column, cell in enumerate(first) if is_moment(cell))
-    url = next(column for column, cell in enumerate(first) if _URL.fullmatch(cell))
-    names = [TIME if column == at else URL if column == url else "" for column in range(len(first))]
-    return TapFormat("csv", tuple(names), separator, before)
+def _unnamed(first: Sequence[str], separator: str, before: int) -> TapFormat | None:
+    """The format of CSV without a header, of which one cell is a URL, perhaps another a time, and no other like either."""
+    urls = [column for column, cell in enumerate(first) if _URL.fullmatch(cell) and ("?" in cell or "://" in cell)]
+    times = [column for column, cell in enumerate(first) if is_moment(cell)]
+    others = [cell for column, cell in enumerate(first) if column not in (*urls, *times)]
+    if len(first) == 1 or len(urls) != 1 or len(times) > 1 or any("=" in cell or "?" in cell for cell in others):
+        return None
+    names = [URL if column in urls else TIME if column in times else "" for column in range(len(first))]
+    unread = () if times else tuple(f"column {column + 1}" for column, name in enumerate(names) if not name and first[column])
+    return TapFormat("csv", tuple(names), separator, before, unread=unread)
 
 
 def _url_column(known: Sequence[str], columns: Columns) -> int | None:
@@ -189,11 +199,14 @@ def _url_column(known: Sequence[str], columns: Columns) -> int | None:
     return next(with_query, named[0] if named else None)
 
 
-def _holds_taps(known: str, cells: Iterable[str], parameters: Collection[str]) -> bool:
-    """Whether a column without a known name has URLs with a parameter of a tap; not where a visitor came from."""
-    names = "|".join(map(re.escape, parameters))
-    tap = re.compile(rf"\S*[/?&#](?:{names})=\S*", re.IGNORECASE)
-    return bool(names) and "refer" not in known and any(map(tap.fullmatch, cells))
+def _column_by_content(known: Sequence[str], columns: Columns, parameters: Collection[str]) -> tuple[int | None, int | None]:
+    """A column of URLs with a parameter of a tap, not those that a visitor came from; else one of lines of a log, or neither."""
+    parameter = re.compile(rf"(?:^|[/?&#])(?:{'|'.join(map(re.escape, parameters))})=", re.IGNORECASE)
+    for column, cells in columns.items():
+        if parameters and "refer" not in known[column] and any(_URL.fullmatch(cell) and parameter.search(cell) for cell in cells):
+            return column, None
+    lines = (column for column in columns if any(cell.startswith("{") or REQUEST.search(cell) for cell in columns[column]))
+    return None, next(lines, None)
 
 
 def _time_columns(known: Sequence[str], columns: Columns, taken: Collection[int | None]) -> tuple[int, ...]:

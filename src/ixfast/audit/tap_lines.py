@@ -8,12 +8,15 @@ chunks of a file can be judged separately: a quoted field cannot contain a line 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from typing import Any
 
 from ixfast.audit.log_lines import read_log_line, target_of
 from ixfast.audit.tap_format import TapFormat, is_comment
-from ixfast.audit.tap_names import CLOCK, QUERY, TIME, URL
-from ixfast.audit.tap_objects import NO_TAP, NOT_PARAMETERS, Rows, joined, needs_no_quotes, query_of, read_objects
+from ixfast.audit.tap_names import CLOCK, LINE, QUERY, TIME, URL
+from ixfast.audit.tap_objects import NO_TAP, NOT_PARAMETERS, Rows, joined, needs_no_quotes, query_of, read_objects, unwrapped
+
+_AROUND = " \t\r\"'<>,;"  # what lists of URLs have around them; no tap begins or ends so
 
 
 def read_rows(chunk: bytes, form: TapFormat) -> Rows:
@@ -28,15 +31,19 @@ def read_rows(chunk: bytes, form: TapFormat) -> Rows:
     lines = text.split("\n")
     if form.kind == "log":
         return _read_log(lines)
-    return Rows([None if is_comment(line) else line.strip() or None for line in lines], [None] * len(lines), {})
+    return Rows([None if is_comment(line) else line.strip(_AROUND) or None for line in lines], [None] * len(lines), {})
 
 
 def _read_log(lines: list[str]) -> Rows:
     read = [read_log_line(line) for line in lines]
-    skipped = tuple(
-        row for row, line in enumerate(read) if line.target is None and lines[row].strip() and not is_comment(lines[row])
-    )
-    return Rows([line.target for line in read], [line.at for line in read], {}, skipped)
+    targets = [line.target for line in read]
+    return Rows(targets, [line.at for line in read], {}, _without(targets, lines))
+
+
+def _without(targets: Sequence[str | None], lines: Sequence[str]) -> tuple[int, ...]:
+    """The lines of a log without any request."""
+    without = (row for row, target in enumerate(targets) if target is None)
+    return tuple(row for row in without if lines[row].strip() and not is_comment(lines[row]))
 
 
 def _read_columns(text: str, form: TapFormat) -> Rows:
@@ -45,14 +52,18 @@ def _read_columns(text: str, form: TapFormat) -> Rows:
     columns = _uniform_columns(text, names, form.separator)
     if columns is None:
         columns = _columns_one_by_one(text.split("\n"), form, problems)
-    texts: list[str | None] = [*_taps(columns, form)]
+    wrapped = [unwrapped(line, form.parameters) for line in columns.get(LINE, ())]
+    texts: list[str | None] = [line.target for line in wrapped] if wrapped else [*_taps(columns, form)]
     if not all(texts):
         for row, line in enumerate(text.split("\n")):
             if not texts[row]:
                 texts[row] = None
-                if line.strip() and not is_comment(line):
+                if line.strip() and not is_comment(line) and not wrapped:
                     problems.setdefault(row, NO_TAP)
-    return Rows(texts, _times(columns, len(texts)), problems)
+    times = _times(columns, len(texts))
+    if wrapped:
+        times = [line.at or at for line, at in zip(wrapped, times, strict=True)]
+    return Rows(texts, times, problems, _without(texts, text.split("\n")) if wrapped else ())
 
 
 def _taps(columns: dict[str, list[str]], form: TapFormat) -> list[Any]:

@@ -12,10 +12,10 @@ from functools import lru_cache
 from ixfast.chips.template import STANDARD_NAMES
 from ixfast.domain.references import CODE_NAMES
 
-TIME, CLOCK, URL, QUERY, EXPECTED = "at", "clock", "url", "query", "expected"
+TIME, CLOCK, URL, QUERY, LINE, EXPECTED = "at", "clock", "url", "query", "line", "expected"
 """What a column can be other than a parameter of the tap. `CLOCK` is the time of day where `TIME` is only the date.
 
-`EXPECTED` is what `ixfast simulate` expects of the verdict, which is not read.
+`LINE` is a line of a log. `EXPECTED` is what `ixfast simulate` expects of the verdict, which is not read.
 """
 
 LIST_NAMES = ("url", "tapurl", "tap", "link", "href", "fullurl")
@@ -42,7 +42,7 @@ TIME_NAMES = (
 )  # fmt: skip
 
 LINE_NAMES = ("log", "message", "msg", "line", "textpayload", "raw")
-"""A line of a log that another program wrapped in an object."""
+"""A line of a log that another program wrapped in an object or in CSV."""
 
 STANDARD = frozenset((*CODE_NAMES, *STANDARD_NAMES.values()))
 """The parameters of `/v1/t`, which may be written in either case."""

@@ -14,10 +14,11 @@ from urllib.parse import quote
 import msgspec
 import orjson
 
-from ixfast.audit.log_lines import read_log_line, target_of
+from ixfast.audit.log_lines import LogLine, read_log_line, target_of
 from ixfast.audit.tap_names import (
     CLOCK,
     EXPECTED,
+    LINE,
     LINE_NAMES,
     LIST_NAMES,
     QUERY,
@@ -33,7 +34,7 @@ from ixfast.audit.tap_times import is_time
 from ixfast.json_members import repeated_in_line
 from ixfast.tag_files.columns import shown
 
-NOT_PARAMETERS = frozenset(("", TIME, CLOCK, URL, QUERY, EXPECTED))
+NOT_PARAMETERS = frozenset(("", TIME, CLOCK, URL, QUERY, LINE, EXPECTED))
 NO_TAP = "the line contains no tap"
 _NO_TAP_MEMBER = f"{NO_TAP}: no member is called url or query, or like a parameter of one"
 
@@ -104,6 +105,15 @@ def sample(lines: Iterable[str], parameters: frozenset[str]) -> tuple[bool, tupl
     return False, ()
 
 
+def unwrapped(line: str, parameters: Collection[str]) -> LogLine:
+    """The tap and the time of a line that another program wrapped, which may be JSON in its turn."""
+    found = _object(line)[0] if line.lstrip().startswith("{") else None
+    if not isinstance(found, dict):
+        return read_log_line(line)
+    tap, at, _ = _tap_of(found, parameters)
+    return LogLine(tap, at)
+
+
 def query_of(parameters: Mapping[str, Any]) -> str | None:
     """Join parameters to a query string; None if there are none."""
     pairs = [
@@ -172,7 +182,7 @@ def _tap_of(found: dict[str, Any], parameters: Collection[str]) -> tuple[str | N
         return joined(target_of(url), query), at, False
     line = next((text for name in LINE_NAMES if isinstance(text := members.get(name), str)), None)
     if (tap := query_of(own)) is None and line is not None:
-        wrapped = read_log_line(line)
+        wrapped = unwrapped(line, parameters)
         return wrapped.target, wrapped.at if wrapped.at is not None else at, True
     return tap, at, False
 
