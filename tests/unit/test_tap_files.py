@@ -220,7 +220,7 @@ def test_names_that_may_be_keys_are_not_shown(keys: Path) -> None:
 def test_a_tap_that_is_malformed_is_a_tap(keys: Path) -> None:
     result = run(keys, f"{TAP}00\n")
     assert result.exit_code == ExitCode.NEGATIVE
-    assert '"problem":"cmac: the parameter must be 16 hex digits"' in result.stdout
+    assert '"problem":"cmac must be 16 hex digits (it has 18 characters)"' in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -237,6 +237,31 @@ def test_a_time_that_is_not_found_is_reported(keys: Path, content: str) -> None:
 )
 def test_no_time_is_expected_of_a_file_that_has_only_taps(keys: Path, content: str) -> None:
     assert "warning" not in run(keys, content).stderr
+
+
+@pytest.mark.parametrize(
+    "shape", ["tagapp://{}", "https://h.example/#/t?{}", "/t?{}", "{}", "\ufeff https://h.example/?{} ", "?{}+"]
+)
+@pytest.mark.parametrize("layout", ["{}\n", "at;url\n2026-11-29T10:11:12Z;{}\n", "link\n{}\n"])
+def test_shapes_of_urls(keys: Path, shape: str, layout: str) -> None:
+    tap = shape.format(QUERY)
+    assert run(keys, layout.format(tap)).exit_code == 0
+    other = run(keys, layout.format(tap.replace("04A1B2C3D4E5F6", "04A1B2C3D4E5F7")))
+    assert '"verdict":"unknown"' in other.stdout
+    assert status_of(run(keys, layout.format(tap.replace("uid=", "a=").replace("ctr=", "b=").replace("cmac=", "c=")))) == 1
+
+
+def test_taps_without_names_of_parameters(tmp_path: Path) -> None:
+    own = tmp_path / "own.json"
+    own.write_text('{"name": "own", "scheme": "ntag424-aes", "template": "{uid}x{counter}x{mac}"}')
+    keys = tmp_path / "keys.csv"
+    keys.write_text("uid;key\n04A1B2C3D4E5F6;000102030405060708090a0b0c0d0e0f\n")
+    tap = "/t?04A1B2C3D4E5F6x000001xC49606EE6F334D39"
+    log = COMBINED.replace(f"/?{QUERY}", tap)
+    for content in (f"url\n{tap}\n", f"{tap}\n", ICON + log, json_line(request_uri=tap, ts=MOMENT)):
+        result = run(keys, content, "--profile", f"@{own}")
+        assert result.exit_code == 0, result.output
+    assert '"verdict":"forged"' in run(keys, ICON + log.replace("39 HTTP", "38 HTTP"), "--profile", f"@{own}").stdout
 
 
 def test_keys_of_other_tags_are_suspected(keys: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from ixfast.chips import CompiledProfile
+from ixfast.domain import tap_url
 from ixfast.domain.references import CODE_NAMES
 from ixfast.errors import InputError
 
@@ -21,7 +22,9 @@ class TapLikeness:
 
     def __init__(self, profiles: Iterable[CompiledProfile | None]) -> None:
         own = [profile for profile in profiles if profile is not None]
-        self._with_path = [profile for profile in own if profile.template.path]
+        self._by_form = [
+            profile for profile in own if profile.template.path or any(not piece.name for piece in profile.template.query)
+        ]
         names = {name.lower(): None for profile in own for name in profile.parameters}
         self.parameters = frozenset((*names, *CODE_NAMES))
         self.shown = ", ".join([*names][:_SHOWN_MAX])
@@ -30,15 +33,16 @@ class TapLikeness:
         )
 
     def may_be_tap(self, text: str) -> bool:
-        """Whether a URL or query has any parameter of a tap, or a path like one."""
-        return _has_any(text, self.parameters) or self._has_path(text)
+        """Whether a URL or query has any parameter of a tap, or the form of one without any."""
+        return _has_any(text, self.parameters) or self._has_form(text)
 
     def may_be_tap_of_log(self, text: str) -> bool:
-        """Whether the target of a request has a parameter that identifies or authenticates a tag, or a path like a tap."""
-        return _has_any(text, self._telling) or self._has_path(text)
+        """Whether the target of a request has a parameter that identifies or authenticates a tag, or the form of one without."""
+        return _has_any(text, self._telling) or self._has_form(text)
 
-    def _has_path(self, text: str) -> bool:
-        for profile in self._with_path:
+    def _has_form(self, text: str) -> bool:
+        """Whether a path, or a query without names, is like that of a tap."""
+        for profile in self._by_form:
             try:
                 if profile.read_url(text) is not None:
                     return True
@@ -50,10 +54,9 @@ class TapLikeness:
 
 def _slots_of_parameters(profile: CompiledProfile) -> Iterable[tuple[str, Collection[str]]]:
     template = profile.template
-    yield from ((piece.name or "", piece.slots) for piece in template.query)
+    yield from ((piece.name, piece.slots) for piece in template.query if piece.name)
     yield from ((name, (slot,)) for slot, name in template.separate.items())
 
 
 def _has_any(text: str, names: Collection[str]) -> bool:
-    query = text.partition("?")[2] if "?" in text else text
-    return any(pair.partition("=")[0].lower() in names for pair in query.split("&"))
+    return any(name.lower() in names for place in tap_url.places(text) for name, _ in tap_url.pairs(place.query))
