@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,59 @@ async def test_a_chip_with_a_new_key_begins_anew_and_its_old_taps_stay_used(shop
         assert (await connection.get(programmed.tap_at(1))).failed
     assert (await shop.tap(20, 8)).failed
     assert "key_used_before" in await shop.imported("-", stdin=rows(FLEET, range(20, 21)))
+
+
+@pytest.mark.parametrize(
+    ("profile", "seed"),
+    [("encrypted", 31), ("plain-uid-counter", 32), ("encrypted-tamper", 33), ("ixkio-plain", 34)],
+)
+async def test_the_key_file_of_simulated_tags_is_imported_and_their_taps_pass(
+    shop: Shop, tmp_path: Path, profile: str, seed: int
+) -> None:
+    keys = tmp_path / "keys.csv"
+    words = ("simulate", "--profile", profile, "--seed", str(seed), "--tags", "3", "--taps", "30", "--replayed", "0.2")
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "ixfast", *words, "--labels", "--format", "jsonl", "--keys-out", str(keys)],
+        capture_output=True, timeout=60, check=True,
+    )  # fmt: skip
+    group = ("--account", AID, "--group", f"simulated {seed}")
+    await asyncio.to_thread(shop.run, "group", "create", AID, group[-1], "--folder", "Shoes", "--profile", profile)
+    other = ("--account", AID, "--group", f"other {seed}")
+    await asyncio.to_thread(shop.run, "group", "create", AID, other[-1], "--folder", "Shoes", "--profile", "plain-tamper")
+    assert "other_profile" in await asyncio.to_thread(shop.run, "import", str(keys), *other)
+    assert (await asyncio.to_thread(shop.run, "import", str(keys), *group)).startswith("3 tags: 3 added")
+    taps = [json.loads(line) for line in done.stdout.decode().splitlines()]
+    async with await Connection.open(shop.server.port) as connection:
+
+        async def is_known(url: str) -> bool:
+            answer = await connection.post("/v2/scans?peek=true", {"url": url.replace("?", f"?a={AID}&")})
+            return answer.status == 200 and answer.json["verdict"] != "unknown"
+
+        for tap in taps:
+            await eventually(lambda url=tap["url"]: is_known(url), 5 * TAKEN_OVER_S)
+        verdicts = [
+            (await connection.post("/v2/scans", {"url": tap["url"].replace("?", f"?a={AID}&")})).json["verdict"] for tap in taps
+        ]
+    assert verdicts == [tap["expected"] for tap in taps]
+    assert {"genuine", "replayed"} <= set(verdicts)
+
+
+async def test_tags_that_move_in_from_another_service_go_on_where_they_were(shop: Shop) -> None:
+    """Taps that passed there do not pass here, before and after the tags were in use here."""
+    tags = ((FLEET.xuid(i), FLEET.uid(i).hex(), FLEET.file_key(i).hex(), last) for i, last in ((50, 7), (51, "")))
+    lines = "".join(f"{xuid},{uid},{key},{last},9\n" for xuid, uid, key, last in tags)
+    moving = f"XUID,UID,KEY,LAST_COUNTER,SCAN_COUNT\n{lines}".encode()
+    assert (await shop.imported("-", stdin=moving)).startswith("2 tags: 2 added")
+    await eventually(lambda: is_answered(shop, 50, "Fail"), TAKEN_OVER_S)
+    assert (await shop.tap(50, 7)).failed
+    assert (await shop.tap(50, 8)).passed
+    assert (await shop.tap(51, 1)).passed
+    later = f"XUID,LAST_COUNTER,SCAN_COUNT\n{FLEET.xuid(50)},0x000014,4\n{FLEET.xuid(51)},1,\n".encode()
+    assert "1 changed, 1 unchanged" in await shop.imported("-", stdin=later)
+    assert "2 unchanged" in await shop.imported("-", stdin=moving)
+    assert [(await shop.tap(50, counter)).passed for counter in (9, 20, 21)] == [False, False, True]
+    counter = await shop.ask("GET", f"/v2/tags/{FLEET.xuid(50)}/counter")
+    assert (counter["counter"], counter["scan_count"], counter["key_version"]) == (21, 11, 1)
 
 
 async def test_scans_go_on_while_a_worker_imports(shop: Shop) -> None:

@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 from click.testing import CliRunner
 from support import eventually
 from support.ledger_kit import ADVANCED, open_ledger
 
+from ixfast.chips.named_profiles import find_profile
 from ixfast.cli import main
 from ixfast.domain.decision import CounterState, Finding, Submission, decide
 from ixfast.domain.scan import position
@@ -561,6 +563,18 @@ async def test_meta_keys_that_are_derived_are_counted(stack: Stack) -> None:
     await stack.taken(csv_of("XUID,META_KEY", lines[:-1]))
 
 
+async def test_a_profile_may_be_named_as_the_group_or_as_a_preset(stack: Stack) -> None:
+    profile = msgspec.structs.replace(find_profile("encrypted/ntag424-lrp"), name="ours")
+    await stack.connection.execute(
+        "UPDATE tag_group SET kind = 'authentication', profile = $2 WHERE group_id = $1",
+        stack.group, msgspec.json.encode(profile).decode(),
+    )  # fmt: skip
+    await stack.taken(csv_of("XUID,profile", ["b1,ours", "b2,encrypted/ntag424-lrp", "b3,"]))
+    await stack.refused(csv_of("XUID,profile", ["b1,encrypted"]), (2, "profile", "other_profile"))
+    await stack.refused(csv_of("XUID,profile", ["b1,no such"]), (2, "profile", "other_profile"))
+    assert (await stack.taken(csv_of("XUID,profile", ["b1,encrypted"]), ignored=["profile"])).unchanged == 1
+
+
 async def test_any_uid_if_allowed(stack: Stack) -> None:
     content = csv_of("XUID,UID", ["b1,F6E5D4C3B2A104", "b2,05A1B2C3D4E5F6", f"b3,04{'00' * 5}04"])
     assert (await stack.taken(content, allow_any_uid=True)).added == 3
@@ -659,6 +673,8 @@ REFUSALS: Sequence[Case] = [
     ("a uid in reverse order with colons", "UID", [uid(7), "00:00:00:00:00:00:04"], [(3, "UID", "uid_reversed")]),
     ("a uid in reverse order for a stored tag", "XUID,UID", ["a3,f6e5d4c3b2a104"], [(2, "UID", "uid_reversed")]),
     ("a uid of another manufacturer", "UID", ["05A1B2C3D4E5F6"], [(2, "UID", "uid_not_nxp")]),
+    ("another profile", "XUID,PROFILE", ["a3,encrypted"], [(2, "PROFILE", "other_profile")]),
+    ("another account", "XUID,aid", ["a3,acme", "a4,other"], [(3, "aid", "other_account")]),
     ("a field of another folder", "XUID,Colour", ["g1,red"], [(2, "Colour", "other_folder")]),
     ("keys of who may not", "XUID,KEY", [f"a3,{KEYS[1].hex()}"], [(1, "KEY", "keys_not_allowed")]),
 ]

@@ -221,6 +221,18 @@ def test_a_preset_ignores_only_names_that_it_knows() -> None:
     assert [each.column for each in problems] == ["prev_k3", "Action Card"]
 
 
+def test_a_profile_or_an_account_is_only_checked() -> None:
+    accepted = {"PROFILE": lambda: ("encrypted", "mine"), "AID": lambda: ("acme",)}
+    layout = Layout(accepted=accepted)
+    assert [row.cuid for row in good("cuid,Profile,aid\n1,encrypted,acme\n2, mine ,\n3,,\n", layout)] == ["1", "2", "3"]
+    _, problems = read(b"cuid,profile,aid\n1,plain,acme\n2,Encrypted,\n3,mine,Acme\n", layout)
+    expected = [(2, "profile", "other_profile"), (3, "profile", "other_profile"), (4, "aid", "other_account")]
+    assert [(each.line, each.column, each.code) for each in problems] == expected
+    fields = Layout(accepted=accepted, fields=["Profile"])
+    assert good("cuid,profile\n1,wide\n", fields)[0].fields == {"Profile": "wide"}
+    assert [each.code for each in read(b"cuid,profile,aid\n", Layout())[1]] == ["unknown_column"] * 2
+
+
 def test_ignored_columns_and_fields() -> None:
     row = good("cuid,Colour,field.product_name,Batch No\n1,red,Vase,9\n", Layout(fields=FIELDS, ignored=["batch no"]))[0]
     assert row.fields == {"Colour": "red", "Product Name": "Vase"}
@@ -373,7 +385,7 @@ MISTAKES: Sequence[tuple[str, bytes | str, int, str | None]] = [
 NOT_OF_THE_FILE_ALONE = {
     "duplicate", "two_keys", "xuid_taken", "uid_taken", "uid_differs", "cuid_taken", "key_used_before", "key_versions_full",
     "meta_keys_full", "other_folder", "keys_not_allowed", "file_too_long", "key_derived", "counter_ambiguous",
-    "two_uids", "uid_reversed", "uid_not_nxp",
+    "other_profile", "other_account", "two_uids", "uid_reversed", "uid_not_nxp",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import Callable, Collection
 
 from ixfast.domain import references
 from ixfast.errors import InputError
@@ -158,6 +159,12 @@ def scan_count(text: str) -> int:
     if _NUMBER.fullmatch(digits) is None or int(digits) > SCAN_COUNT_MAX:
         raise CellError("bad_scan_count")
     return int(digits)
+
+
+def one_of(accepted: Callable[[], Collection[str]], code: str, text: str) -> None:
+    """Check a text that says what the line is for; `code` is that of the problem if it is for something else."""
+    if text.strip() not in accepted():
+        raise CellError(code)
 
 
 def _hex(text: str, length: int) -> bytes:

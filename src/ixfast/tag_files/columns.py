@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ixfast.rules.facts import field_key
@@ -17,6 +19,7 @@ from ixfast.tag_files import cells
 from ixfast.tag_files.problems import Problems
 
 IGNORED = "IGNORED"
+_NOTHING: Mapping[str, Callable[[], Collection[str]]] = MappingProxyType({})
 FIELD_PREFIX = "field."
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -52,7 +55,8 @@ CONVERTERS: Mapping[str, Callable[[str], Any]] = {
 }
 SLOTS = tuple(CONVERTERS)
 NUMBER_SLOTS = frozenset((SLOTS.index("LAST_COUNTER"), SLOTS.index("SCAN_COUNT")))
-_FIELD_SLOT = len(SLOTS)
+_CHECKED_SLOT = _FIELD_SLOT = len(SLOTS)  # the value is not part of a row, or has another place in it
+_CHECKED = {"PROFILE": "other_profile", "AID": "other_account"}
 _IDENTITIES = frozenset(("XUID", "UID", "CUID"))
 _KEYS = frozenset(("KEY", "META_KEY"))
 _NAME_LIKE = re.compile(r"[^\W\d_][\w .:#()-]{0,39}")
@@ -109,7 +113,7 @@ PRESETS: Mapping[str, Preset] = {
 class Cell(NamedTuple):
     """One column: its position in a record, its name in the file, the slot of its value in a row, and its converter.
 
-    An extended field has the slot `len(SLOTS)` and its name in `field`.
+    An extended field has the slot `len(SLOTS)` and its name in `field`. A column that is only checked has that slot, too.
     """
 
     position: int
@@ -120,7 +124,11 @@ class Cell(NamedTuple):
 
 
 class Layout:
-    """The accepted column names of one file. `fields` are the extended fields of the folder, `ignored` names to skip."""
+    """The accepted column names of one file. `fields` are the extended fields of the folder, `ignored` names to skip.
+
+    `accepted` return the texts that the columns PROFILE and AID may have, where they are not fields: those of the group and the
+    account that the file is imported into.
+    """
 
     def __init__(
         self,
@@ -128,12 +136,13 @@ class Layout:
         preset: str | None = None,
         ignored: Collection[str] = (),
         fields: Sequence[str] = (),
+        accepted: Mapping[str, Callable[[], Collection[str]]] = _NOTHING,
         allow_keys: bool = True,
         allow_zero_keys: bool = False,
     ) -> None:
         """Raises KeyError for an unknown preset."""
         self._meanings = {_folded(alias): meaning for meaning, aliases in ALIASES.items() for alias in aliases}
-        self._less_than_fields: dict[str, str] = {}
+        self._less_than_fields = {name: name for name in accepted}
         for name, meaning in PRESETS[preset].columns.items() if preset is not None else ():
             folded = _folded(name)
             meanings = self._less_than_fields if meaning == IGNORED and folded not in self._meanings else self._meanings
@@ -142,6 +151,7 @@ class Layout:
         self._fields = {field_key(name): name for name in fields}
         self._forbidden = _KEYS if not allow_keys else frozenset()
         self._converters = dict(CONVERTERS)
+        self._converters |= {name: partial(cells.one_of, texts, _CHECKED[name]) for name, texts in accepted.items()}
         if allow_zero_keys:
             self._converters |= {"KEY": cells.key_or_zeros, "META_KEY": cells.key_or_zeros}
 
@@ -171,7 +181,8 @@ class Layout:
                 continue
             taken[target] = name.strip()
             if meaning is not None:
-                found.append(Cell(index, name.strip(), SLOTS.index(meaning), self._converters[meaning]))
+                slot = SLOTS.index(meaning) if meaning in CONVERTERS else _CHECKED_SLOT
+                found.append(Cell(index, name.strip(), slot, self._converters[meaning]))
             else:
                 found.append(Cell(index, name.strip(), _FIELD_SLOT, cells.field, field))
         if is_header and not _IDENTITIES & taken.keys() and not problems:

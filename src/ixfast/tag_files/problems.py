@@ -181,6 +181,11 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
         f"The tag has {META_KEYS_MAX} live meta keys already.",
         "Retire those that are replaced (--retire-old-keys).",
     ),
+    "other_profile": (
+        "The line is for another encoding profile than the group has.",
+        "Import it into a group with this profile, or ignore the column.",
+    ),
+    "other_account": ("The line is for another account.", "Import it into that account, or ignore the column."),
     "other_folder": (
         "The tag belongs to another folder, which has its own extended fields.",
         "Import its fields into a group of that folder.",

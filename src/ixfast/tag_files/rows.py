@@ -89,7 +89,7 @@ def check_value(key16: bytes) -> bytes:
 
 def read_row(line: int, texts: Sequence[str], cells: Sequence[Cell], problems: Problems) -> TagRow | None:
     """Convert the cells of a record. None for a blank record, and for an invalid one, whose problems are added to `problems`."""
-    values: list[Any] = [None] * len(SLOTS)
+    values: list[Any] = [None] * (len(SLOTS) + 1)
     fields: dict[str, str] | None = None
     blank = valid = True
     for position, name, slot, convert, field in cells:
@@ -109,7 +109,7 @@ def read_row(line: int, texts: Sequence[str], cells: Sequence[Cell], problems: P
             fields = {**(fields or {}), field: value}
     if blank or not valid:
         return None
-    xuid, uid, cuid, tag_name, response, active, assigned, key, meta_key, check, last_counter, scan_count = values
+    xuid, uid, cuid, tag_name, response, active, assigned, key, meta_key, check, last_counter, scan_count, _ = values
     if xuid is None and uid is None and cuid is None:
         problems.add(line, None, "no_identity")
         return None

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
-from ixfast.domain.model import FieldDefinition
+from ixfast.chips import PRESETS as PRESET_PROFILES
+from ixfast.chips import scheme_names
+from ixfast.chips.named_profiles import find_profile
+from ixfast.domain.model import EncodingProfile, FieldDefinition
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKeys
 from ixfast.limits import TAG_FILE_SILENCE_MS_MAX
@@ -61,6 +66,7 @@ async def prepare(
         preset=options.preset,
         ignored=options.ignored,
         fields=[each.name for each in definitions],
+        accepted={"PROFILE": partial(_notations, group["profile"]), "AID": lambda: (group["aid"],)},
         allow_keys=options.allow_keys,
         allow_zero_keys=options.allow_zero_keys,
     )
@@ -80,6 +86,16 @@ async def prepare(
         layout,
         batch_created,
     )
+
+
+@cache
+def _notations(profile: str | None) -> frozenset[str]:
+    """How key files may name the group's profile: by its own name, or as the preset that is the same."""
+    if profile is None:
+        return frozenset()
+    own = msgspec.json.decode(profile, type=EncodingProfile)
+    notations = (*PRESET_PROFILES, *(f"{name}/{scheme}" for name in PRESET_PROFILES for scheme in scheme_names()))
+    return frozenset((own.name, *(each for each in notations if replace(find_profile(each), name=own.name) == own)))
 
 
 async def _find_or_create_batch(connection: Any, group_id: int, batch: int | str | None) -> tuple[int | None, bool]:

@@ -24,10 +24,12 @@ ORDER BY g.group_id;
 SELECT batch_id FROM batch WHERE group_id = $1 AND name = $2;
 
 -- name: lock_group
--- The group's folder, the fields defined there, and the group's template. Keeps the group from being deleted. $1 account, $2 group.
-SELECT g.folder_id, f.fields, coalesce(g.profile ->> 'template', '') AS template
+-- The group's profile and account, its folder, the fields defined there, and the group's template. Keeps the group from being
+-- deleted. $1 account, $2 group.
+SELECT g.folder_id, g.profile, f.fields, a.aid, coalesce(g.profile ->> 'template', '') AS template
 FROM tag_group AS g
 JOIN folder AS f ON f.folder_id = g.folder_id
+JOIN account AS a ON a.account_id = f.account_id
 WHERE f.account_id = $1 AND g.group_id = $2
 FOR KEY SHARE OF g;
 
