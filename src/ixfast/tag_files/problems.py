@@ -36,6 +36,10 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
     ),
     "encrypted_file": ("The file is encrypted.", "Decrypt it and import the result."),
     "binary_file": ("The file is not text.", "Export the list as CSV UTF-8 or JSON Lines, and import that file."),
+    "form_data": (
+        "The body is a form (multipart/form-data) that contains the file.",
+        "Send the file itself as the body: with curl, use --data-binary @FILE instead of --form.",
+    ),
     "markup": (
         "The file is HTML or XML.",
         "Export the list as CSV or JSON Lines; if you downloaded it, the page may be an error message.",
@@ -154,11 +158,11 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
     ),
     "uid_reversed": (
         "The bytes of the UID are in reverse order: they end with 04 instead of beginning with it.",
-        "Write them in the order in which the chip sends them. If the chip really has this UID, allow any UID.",
+        "Write them in the order in which the chip sends them, or allow such UIDs (--allow-any-uid, allow_any_uid=true).",
     ),
     "uid_not_nxp": (
         "The UID does not begin with 04, as those of all supported chips do.",
-        "Read it from the chip again. If the chip really has this UID, allow any UID.",
+        "Read it from the chip again, or allow such UIDs (--allow-any-uid, allow_any_uid=true).",
     ),
     "key_used_before": (
         "The tag had this key before and has a newer one now.",

@@ -21,11 +21,12 @@ _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # workbooks before .xlsx
 _ARCHIVES = (_ZIP, b"PK\x05\x06", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x1f\x9d")
 _TAR_MARK, _TAR_MARK_AT = b"ustar", 257
 _ENCRYPTED = (b"-----BEGIN PGP MESSAGE", b"age-encryption.org/", b"-----BEGIN AGE ENCRYPTED")
+_FORM_PART = re.compile(rb"^content-disposition: *form-data", re.IGNORECASE | re.MULTILINE)
 _LINE_END = re.compile(rb"\r\n?|\n")
 _HEADER_CELL = re.compile(r"#\s*[,;\t|]")
 _SEPARATOR = re.compile(r"[,;\t|&]")
-_SECTION = re.compile(r"\[[\w .:-]+\]")
-_ASSIGNMENT = re.compile(r"\s*\"?[A-Za-z][\w .-]{1,39}\"?\s*(?:=|(?<=\w\w\w|\w\w\"):(?!//))\s*\S.*")
+_SECTION = re.compile(r"\[{1,2}[A-Za-z][\w .:-]*\]{1,2}|---|%YAML.*")  # of INI and TOML files; the beginning of a YAML file
+_ASSIGNMENT = re.compile(r"\s*(?:- +)?\"?[A-Za-z][\w .-]{1,39}\"?\s*(?:=|(?<=\w\w\w|\w\w\"):(?!//))\s*\S.*")
 
 
 def refusal_of_bytes(head: bytes) -> str | None:
@@ -38,6 +39,8 @@ def refusal_of_bytes(head: bytes) -> str | None:
         return "archive"
     if head.startswith(_ENCRYPTED):
         return "encrypted_file"
+    if head.startswith(b"--") and _FORM_PART.search(head) is not None:
+        return "form_data"
     if head.startswith(b"%PDF-") or (b"\0" in head and utf16_encoding(head) is None):
         return "binary_file"
     return None
@@ -76,10 +79,10 @@ def refusal_of_line(line: str) -> str | None:
     text = line.strip()
     if text.startswith("<"):
         return "markup"
+    if _SECTION.fullmatch(text) is not None:
+        return "key_value_file"
     if text.startswith("["):
-        if text[1:].lstrip()[:1] in ("", "{", "[", '"'):
-            return "json_document"
-        return "key_value_file" if _SECTION.fullmatch(text) is not None else None
+        return "json_document" if text[1:].lstrip()[:1] in ("", "{", "[", '"') else None
     if text.startswith("{"):
         return "json_document" if text[-1] in "{[,:" and not _is_json(text) else None
     cells = [cell for cell in _SEPARATOR.split(text) if cell.strip()]
