@@ -45,6 +45,7 @@ from ixfast.store.queries import load
 from ixfast.store.random_codes import draw_codes
 from ixfast.tag_files import PROBLEMS
 from ixfast.tag_files.columns import ALIASES
+from ixfast.tag_files.recognition import HEAD_BYTES
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "how-to" / "import-tags.md").read_text()
 KEYS = [bytes([n]) * 16 for n in range(256)]
@@ -870,7 +871,7 @@ async def test_somebody_else_adds_the_chip_meanwhile(stack: Stack, is_first: boo
 
     async def pieces() -> AsyncIterator[bytes]:
         """The second line is looked up, then stored after the first: in between, another session adds its tag."""
-        yield csv_of("XUID,UID", [f"x1,{uid(1)}"])
+        yield csv_of("XUID,UID", [f"x1,{uid(1)}"]) + b"\n" * HEAD_BYTES  # no line is read before the file is recognised
         yield csv_of(f"x2,{uid(2)}", [])
         await eventually(lambda: lookups == [1, 1], 20)
         await edits.add_tags(other, stack.keks, stack.account, group, [edits.NewTag("late", bytes.fromhex(uid(2)), None)])

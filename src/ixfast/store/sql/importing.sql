@@ -226,7 +226,7 @@ SELECT t.tag_id, t.xuid, t.uid, t.cuid, t.name, t.active, t.assigned_at, t.rule_
                  AND (live.versions <> '{}' OR c.last_position >> 24 = 1)
             THEN c.last_position & 16777215 END AS last_counter
 FROM tag AS t
-JOIN tag_group AS g ON g.group_id = t.group_id
+LEFT JOIN tag_group AS g ON g.group_id = t.group_id
 CROSS JOIN LATERAL (
     SELECT CASE WHEN g.derivation IS NOT NULL
                 THEN ARRAY (SELECT version FROM group_key WHERE group_id = t.group_id AND live)
