@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from pathlib import Path
 
 import pytest
 
 from ixfast.errors import ConfigurationError
+from ixfast.store.connections import connection_string
 from ixfast.store.connections.connect_errors import RefusedConnectionError, UnreachableDatabaseError, explain
 from ixfast.store.connections.connection_string import ConnectionString, ConnectionStringError, not_understood
+from ixfast.store.connections.poolers import TransactionPoolerError
+from ixfast.store.queries import load
 
+ROOT = Path(__file__).parents[2]
 START = "postgresql://app:p4ss@db.example/tags"
 
 
@@ -162,3 +167,27 @@ def test_nothing_shows_the_password() -> None:
 def test_errors_of_the_network(error: Exception, kind: type[ConfigurationError], words: str) -> None:
     explained = explain(error, START, 5.0)
     assert type(explained) is kind and words in str(explained)
+
+
+def section(page: str, heading: str) -> str:
+    """The text below a heading, up to the next one."""
+    text = (ROOT / "docs" / page).read_text().partition(f"# {heading}\n")[2]
+    assert text
+    return re.split(r"^#+ ", text, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_every_parameter_is_documented() -> None:
+    rows = re.findall(r"^\| (`.*?`) \|", section("reference/settings.md", "Connection string"), re.MULTILINE)
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    known = connection_string.PARAMETERS | {"application_name", "options", "search_path"}
+    assert documented | {"database", "hostaddr"} == known
+
+
+def test_the_grants_in_the_guide_are_those_that_the_command_runs() -> None:
+    lines = load("privileges")["grants"].format(schema="public", role="ixfast_app").splitlines()
+    grants = "\n".join(line for line in lines if not line.startswith("--"))
+    assert f"```sql\n{grants}\n```" in section("how-to/operate.md", "Two roles")
+
+
+def test_the_refusal_in_the_guide_is_the_one_that_is_printed() -> None:
+    assert f"```text\nError: {TransactionPoolerError()}\n```" in section("how-to/operate.md", "Connection poolers")

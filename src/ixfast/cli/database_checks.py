@@ -25,7 +25,7 @@ from ixfast.store.db_errors import reason_of
 from ixfast.store.queries import load
 
 _CONNECT_S = 5.0
-_COMMAND: dict[str, Any] = {"application_name": "ixfast command", "statement_cache_size": 0}
+_COMMAND: dict[str, Any] = {"application_name": "ixfast-command", "statement_cache_size": 0}
 _SHOWN_MAX = 4  # Privileges that a message lists.
 _CLOCKS_APART_WARN = dt.timedelta(seconds=2)
 _SPARE_CONNECTIONS = 5  # For commands and interactive sessions.

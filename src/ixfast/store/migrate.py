@@ -157,7 +157,7 @@ async def connected(dsn: str, *, statement_cache_size: int = 0) -> AsyncIterator
     patience_s = ConnectionString(dsn).connect_timeout_s or limits.CONNECT_TIMEOUT_MS / 1000 * 10
     with explained(dsn, patience_s):
         connection = await hosts.connect(
-            dsn, patience_s, application_name="ixfast command", statement_cache_size=statement_cache_size
+            dsn, patience_s, application_name="ixfast-command", statement_cache_size=statement_cache_size
         )
         try:
             await require_session(dsn, connection)

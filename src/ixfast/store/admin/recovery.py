@@ -121,7 +121,7 @@ async def _connected(dsn: str, server: str, target_session_attrs: str = "any", *
                 dsn,
                 CONNECT_TIMEOUT_S,
                 target_session_attrs=target_session_attrs,
-                application_name="ixfast command",
+                application_name="ixfast-command",
                 statement_cache_size=0,
             )
             await session.require_session(dsn, connection, settings)

@@ -218,7 +218,8 @@ class ChangeFollower:
                 await self._source.listen(self._heard)
                 log.warning("the connection that listens for catalogue changes was lost: polling until it is back")
             except Exception as error:
-                log.warning("cannot listen for catalogue changes: %s", db_error_kind(error).value)
+                reason = error if isinstance(error, ConfigurationError) else db_error_kind(error).value
+                log.warning("cannot listen for catalogue changes: %s", reason)
             self._listening.begin()
             await asyncio.sleep(limits.RECONNECT_DELAY_MS_MAX / 1000)
 

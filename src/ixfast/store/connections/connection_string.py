@@ -82,6 +82,10 @@ _SOCKET_OPTIONS = {
     "keepalives_count": (socket.IPPROTO_TCP, socket.TCP_KEEPCNT),
     "tcp_user_timeout": (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
 }
+PARAMETERS = frozenset(
+    (*_DRIVER, *_CHOICES, *_PASSED_OVER, *_UNSUPPORTED, *_SOCKET_OPTIONS, "host", "hostaddr", "port", "connect_timeout")
+) | {"requiressl"}
+"""All parameters with a meaning here. Any other one is sent to the server."""
 _SAYS_OTHERWISE = {
     "ssl": "sslmode=require",
     "ssl_mode": "sslmode=require",
@@ -241,17 +245,7 @@ def not_understood(name: str) -> str:
 
 
 def _nearest(name: str) -> str | None:
-    known = (
-        *_DRIVER,
-        *_CHOICES,
-        *_PASSED_OVER,
-        *_SOCKET_OPTIONS,
-        "host",
-        "port",
-        "connect_timeout",
-        "application_name",
-        "options",
-    )
+    known = sorted(PARAMETERS - _UNSUPPORTED | {"application_name", "options"})
     return next(iter(difflib.get_close_matches(name.lower(), known, 1, 0.8)), None)
 
 

@@ -25,6 +25,7 @@ from ixfast import limits, meters
 from ixfast.domain.scan import KEYED_FROM, Scan
 from ixfast.store.connections.history import HistoryChangedError
 from ixfast.store.connections.outages import Outage
+from ixfast.store.connections.poolers import TransactionPoolerError
 from ixfast.store.connections.session import LedgerSession
 from ixfast.store.db_errors import DbErrorKind, db_error_kind
 from ixfast.store.ledger.commit_rate import ROUND_CLOCK_S, CommitRate
@@ -284,8 +285,10 @@ class Committer:
                 reason = DbErrorKind.READ_ONLY.value
             elif isinstance(error, HistoryChangedError):
                 reason = "history_changed"
+            elif isinstance(error, TransactionPoolerError):
+                reason = "unsafe_database"
             if self._outage.begin() or reason != self._no_session_reason:
-                log.warning("cannot connect to the ledger: %s", reason)
+                log.warning("cannot connect to the ledger: %s", error if reason == "unsafe_database" else reason)
             self._no_session_reason = reason
             await asyncio.sleep(limits.RECONNECT_DELAY_MS / 1000)
         else:
