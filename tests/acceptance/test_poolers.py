@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 from support import administer, eventually, eventually_sync
+from support.ledger_kit import open_ledger, open_truth
 from support.pooler import pgbouncer
 from support.served import Served, once, own_database, plain_target
 
@@ -124,6 +125,18 @@ async def test_a_pooler_of_transactions_that_others_use(direct: str, open_scratc
             await connection.close()
 
 
+async def test_a_ledger_that_meets_a_pooler_of_transactions_accepts_nothing(
+    direct: str, open_scratch: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a server does whose pooler was reconfigured after its start."""
+    with pgbouncer(folder(open_scratch), direct, mode="transaction") as pooled:
+        async with open_truth(direct, 5) as truth, open_ledger(pooled, deadline_s=2.0) as kit:
+            await eventually(lambda: kit.ledger.failure == "unsafe_database", 20.0)
+            assert await kit.word(1, 1) == "unavailable:unsafe_database"
+            assert await truth.log() == []
+    assert REFUSAL in caplog.text
+
+
 async def test_a_server_works_through_a_pooler_of_sessions(direct: str, open_scratch: Path, tmp_path: Path) -> None:
     with (
         pgbouncer(folder(open_scratch), direct, mode="session", default_pool_size=60) as pooled,
@@ -199,7 +212,7 @@ async def test_the_wait_for_a_lock_ends(direct: str, monkeypatch: pytest.MonkeyP
     with lacks_a_migration(direct):
         holder = await asyncpg.connect(direct)
         await holder.execute("SELECT pg_advisory_lock($1)", advisory_locks.MIGRATION)
-        words = f"PostgreSQL process {holder.get_server_pid()} .* has held the lock of the migration .* Run the command again"
+        words = f"process {holder.get_server_pid()} .* still holds the lock of the migration after .* Run the command again"
         with pytest.raises(advisory_locks.DatabaseLockedError, match=words):
             await migrate.migrate(direct)
         await holder.close()

@@ -106,6 +106,7 @@ async def test_the_role_of_servers_can_create_and_alter_nothing(roles: Roles) ->
 
 
 async def test_everything_that_a_server_does_works(roles: Roles) -> None:
+    administer(roles.owner, f"DROP TABLE keyed_scan_{TODAY + dt.timedelta(days=7):%Y_%m_%d}")  # as before the owner's daily run
     with roles.serve() as served:
         served.provision(FLEET)
         assert roles.server.fetchval("SELECT reloptions::text FROM pg_class WHERE relname = 'tag_counter'", dsn=roles.owner) == (

@@ -53,8 +53,8 @@ async def wait_for(lock: int, attempt: Callable[[], Awaitable[bool]], connection
         now = loop.time()
         if now >= began + WAIT_S:
             raise DatabaseLockedError(
-                f"{await _holder(connection, lock)} has held the lock of the {_WORK[lock]} for {WAIT_S:.0f} s. Run the command "
-                "again when it has finished."
+                f"{await _holder(connection, lock)} still holds the lock of the {_WORK[lock]} after {WAIT_S:.0f} s. Run the "
+                "command again when it has finished."
             )
         if now >= silent_until:
             waiting(f"waiting up to {WAIT_S:.0f} s for the {_WORK[lock]} by {await _holder(connection, lock)}")
