@@ -110,7 +110,7 @@ def _observe(base: str) -> dict[str, float]:
     for name, value in re.findall(r"^(ixfast_\w+)(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE):
         found[name] = found.get(name, 0.0) + float(value)
     shown = (
-        "ixfast_ledger_batches_total", "ixfast_ledger_rows_total", "ixfast_ledger_statement_us_sum",
+        "ixfast_ledger_batches_total", "ixfast_ledger_rows_total", "ixfast_ledger_statement_seconds_sum",
         "ixfast_catalogue_misses_total", "ixfast_handed_over_connections_total", "ixfast_hot_requests_total",
         "ixfast_ledger_held_total", "ixfast_refusal_log_dropped_total", "ixfast_connections", "ixfast_catalogue_cached_tags",
     )  # fmt: skip

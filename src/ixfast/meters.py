@@ -2,37 +2,58 @@
 
 Incrementing a labelled counter object takes 1 us, a slot of a `memoryview` 44 ns. One scrape of any worker reads the regions of
 all. Each worker writes to its own region only, so no lock is needed, and an aligned 8-byte slot cannot be read half-written.
-A meter that is added here is exported by `http/metrics.py`, and must be documented in docs/reference/metrics.md.
+Slots hold whole numbers of a small unit, such as microseconds; `http/metrics.py` exports them in seconds. A meter that is added
+here is exported there, and must be documented in docs/reference/metrics.md.
 """
 
 from __future__ import annotations
 
 import mmap
-from typing import NamedTuple
+from bisect import bisect_left
+from itertools import product
+from typing import Literal, NamedTuple
 
 from ixfast.error_codes import COUNTED
 from ixfast.verdict import Verdict
 
 STATEMENT_BUCKETS_US = (250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000, 256000, 1000000)
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+DURATION_FIRST_US = 250
+"""The upper bound of the first bucket of scan durations. Each further bound is twice the one before it."""
+DURATION_BUCKETS = 14  # the last one up to 2.048 s, above the default deadline, and one more for what is above
+DURATION_SLOTS = DURATION_BUCKETS + 2  # the buckets, what is above them, and the sum
 
+ROUTES = ("/v1/t", "/v2/scans", "/v2/scans/batch")
+"""The routes of scans; `Scan.route` is an index."""
+NO_VERDICT = "none"
+"""The verdict, in the histogram of durations, of scans that ended in an error."""
 
 STAGES = ("parse", "lookup", "core", "wait", "statement", "rules", "reply", "write")
 """The stages of a traced scan, in order (`trace.py`)."""
 
+Kind = Literal["counter", "gauge", "histogram", "summary"]
+
 
 class Meter(NamedTuple):
+    """A slot. Several slots make up a histogram or a summary.
+
+    `part` is the upper bound of a bucket as `le` has it, `sum` or `count`. A bucket counts what is above the one before it, up to
+    its own bound, so that one observation increments one bucket. `per_unit` of a slot's unit are one of the exported unit.
+    """
+
     name: str
-    kind: str  # "counter" or "gauge"
+    kind: Kind
     help: str
     labels: dict[str, str]
+    part: str = ""
+    per_unit: int = 1
 
 
 METERS: list[Meter] = []
 
 
-def _meter(name: str, kind: str, text: str, **labels: str) -> int:
-    METERS.append(Meter(name, kind, text, labels))
+def _meter(name: str, kind: Kind, text: str, part: str = "", per_unit: int = 1, **labels: str) -> int:
+    METERS.append(Meter(name, kind, text, labels, part, per_unit))
     return len(METERS) - 1
 
 
@@ -74,7 +95,10 @@ CLOCK_STEPS = _meter(
     "ixfast_database_clock_steps_total", "counter", "Steps of the database's clock that were detected. Alert on any."
 )
 CLOCK_OFFSET_MS = _meter(
-    "ixfast_database_clock_offset_ms", "gauge", "The database's clock minus this host's, in milliseconds. Alert beyond 1000."
+    "ixfast_database_clock_offset_seconds",
+    "gauge",
+    "The database's clock minus this host's. Alert beyond one second.",
+    per_unit=1000,
 )
 HISTORY_CHANGES = _meter(
     "ixfast_database_history_changes_total", "counter", "Times that the database had another history than before. Alert on any."
@@ -84,23 +108,38 @@ REFUSALS_DROPPED = _meter(
 )
 READY = _meter("ixfast_worker_ready", "gauge", "1 while the worker is ready and not draining.")
 HEARTBEAT = _meter("ixfast_worker_heartbeat_seconds", "gauge", "The host's monotonic clock at the worker's last heartbeat.")
-_STATEMENT = "Duration of ledger statements in microseconds, cumulative buckets."
+_STATEMENT = "Duration of ledger statements."
 STATEMENT_US = [
-    *(_meter("ixfast_ledger_statement_us_bucket", "counter", _STATEMENT, le=str(le)) for le in STATEMENT_BUCKETS_US),
-    _meter("ixfast_ledger_statement_us_bucket", "counter", _STATEMENT, le="+Inf"),
+    _meter("ixfast_ledger_statement_seconds", "histogram", _STATEMENT, part)
+    for part in (*(str(bound / 1e6) for bound in STATEMENT_BUCKETS_US), "+Inf")
 ]
-STATEMENT_US_SUM = _meter("ixfast_ledger_statement_us_sum", "counter", _STATEMENT)
-_BATCH = "Scans per ledger statement, cumulative buckets."
+STATEMENT_US_SUM = _meter("ixfast_ledger_statement_seconds", "histogram", _STATEMENT, "sum", 1_000_000)
+_BATCH = "Scans per ledger statement."
 BATCH_ROWS = [
-    *(_meter("ixfast_ledger_batch_rows_bucket", "counter", _BATCH, le=str(le)) for le in BATCH_BUCKETS),
-    _meter("ixfast_ledger_batch_rows_bucket", "counter", _BATCH, le="+Inf"),
+    _meter("ixfast_ledger_batch_rows", "histogram", _BATCH, part)
+    for part in (*(str(float(bound)) for bound in BATCH_BUCKETS), "+Inf")
 ]
-STAGE_NS = [
-    _meter("ixfast_stage_ns_sum", "counter", "Nanoseconds that traced scans spent in a stage.", stage=stage) for stage in STAGES
-]
-STAGE_SCANS = [
-    _meter("ixfast_stage_ns_count", "counter", "Traced scans that passed through a stage.", stage=stage) for stage in STAGES
-]
+BATCH_ROWS_SUM = _meter("ixfast_ledger_batch_rows", "histogram", _BATCH, "sum")
+_STAGE = "Time that traced scans spent in a stage."
+STAGE_NS = [_meter("ixfast_stage_seconds", "summary", _STAGE, "sum", 1_000_000_000, stage=stage) for stage in STAGES]
+STAGE_SCANS = [_meter("ixfast_stage_seconds", "summary", _STAGE, "count", stage=stage) for stage in STAGES]
+_DURATION = "Time from a scan's request to its verdict or error."
+_DURATION_PARTS = (
+    *(str(DURATION_FIRST_US * 2**number / 1e6) for number in range(DURATION_BUCKETS)),
+    "+Inf",
+    "sum",
+)
+DURATIONS = len(METERS)
+"""The first slot of the histograms of durations: `DURATION_SLOTS` for each verdict and one more for none, for each route."""
+for _route, _verdict, _part in product(ROUTES, (*Verdict, NO_VERDICT), _DURATION_PARTS):
+    _unit = 1_000_000 if _part == "sum" else 1
+    _meter("ixfast_scan_duration_seconds", "histogram", _DURATION, _part, _unit, route=_route, verdict=_verdict)
+PROCESS_CPU_MS = _meter("process_cpu_seconds_total", "counter", "CPU time in user and kernel mode.", per_unit=1000)
+PROCESS_START_MS = _meter("process_start_time_seconds", "gauge", "Unix time at which the process started.", per_unit=1000)
+PROCESS_RESIDENT = _meter("process_resident_memory_bytes", "gauge", "Resident memory.")
+PROCESS_VIRTUAL = _meter("process_virtual_memory_bytes", "gauge", "Virtual memory.")
+PROCESS_OPEN_FDS = _meter("process_open_fds", "gauge", "Open file descriptors.")
+PROCESS_MAX_FDS = _meter("process_max_fds", "gauge", "Limit on open file descriptors.")
 
 REGION_BYTES = len(METERS) * 8
 
@@ -125,11 +164,6 @@ class Meters:
         slots[LEDGER_BATCHES] += 1
         slots[LEDGER_ROWS] += rows
         slots[STATEMENT_US_SUM] += duration_us
-        slots[STATEMENT_US[-1]] += 1
-        slots[BATCH_ROWS[-1]] += 1
-        for slot, bound in zip(STATEMENT_US, STATEMENT_BUCKETS_US, strict=False):
-            if duration_us <= bound:
-                slots[slot] += 1
-        for slot, bound in zip(BATCH_ROWS, BATCH_BUCKETS, strict=False):
-            if rows <= bound:
-                slots[slot] += 1
+        slots[STATEMENT_US[bisect_left(STATEMENT_BUCKETS_US, duration_us)]] += 1
+        slots[BATCH_ROWS_SUM] += rows
+        slots[BATCH_ROWS[bisect_left(BATCH_BUCKETS, rows)]] += 1

@@ -118,7 +118,9 @@ async def test_stages_are_told_of_every_so_many_th_scan(database: str, server_di
             answers = [await connection.get(plain_target(OPEN, 9, counter)) for counter in range(1, 5)]
         assert [answer.json["response"] for answer in answers] == ["Pass"] * 4
         counted = re.findall(
-            r'^ixfast_stage_ns_count\{stage="(\w+)",worker="0"\} (\S+)$', served.ask_private("/metrics")[1].decode(), re.MULTILINE
+            r'^ixfast_stage_seconds_count\{stage="(\w+)",worker="0"\} (\S+)$',
+            served.ask_private("/metrics")[1].decode(),
+            re.MULTILINE,
         )
     assert [stage for stage, _ in counted] == list(STAGES)
     assert {count for _, count in counted} == {"2.0"}

@@ -450,8 +450,8 @@ class TestReport:
 class TestStages:
     def test_sums_of_all_workers(self) -> None:
         text = (
-            'ixfast_stage_ns_sum{stage="core",worker="0"} 1000.0\nixfast_stage_ns_count{stage="core",worker="0"} 2.0\n'
-            'ixfast_stage_ns_sum{stage="core",worker="1"} 3000.0\nixfast_stage_ns_count{stage="core",worker="1"} 2.0\n'
+            'ixfast_stage_seconds_sum{stage="core",worker="0"} 1e-06\nixfast_stage_seconds_count{stage="core",worker="0"} 2.0\n'
+            'ixfast_stage_seconds_sum{stage="core",worker="1"} 3e-06\nixfast_stage_seconds_count{stage="core",worker="1"} 2.0\n'
         )
         assert stage_sums(text) == {"core": (pytest.approx(4e-6), 4.0)}
 

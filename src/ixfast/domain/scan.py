@@ -103,9 +103,9 @@ class Scan:
     """One scan; the module docstring says which step sets which attributes."""
 
     __slots__ = (
-        "answered", "api_key", "arrived", "authentic", "counter", "error", "error_detail", "error_field", "extras", "held_rounds",
-        "mac", "outcome", "position", "previous_position", "reason", "record", "ref", "reply", "rule", "scan_count", "scan_id",
-        "tag_id", "trace", "unresolved", "verdict",
+        "answered", "api_key", "arrived", "authentic", "counter", "error", "error_detail", "error_field", "extras",
+        "held_rounds", "mac", "outcome", "position", "previous_position", "reason", "record", "ref", "reply", "route", "rule",
+        "scan_count", "scan_id", "tag_id", "trace", "unresolved", "verdict",
     )  # fmt: skip
 
     def __init__(
@@ -126,6 +126,7 @@ class Scan:
         self.api_key = api_key
         self.scan_id = scan_id  # unique and below KEYED_FROM, or derived from an Idempotency-Key; resolves a lost reply
         self.arrived = arrived  # event loop time in seconds
+        self.route = -1  # index in `meters.ROUTES`; -1: the duration is not measured
         self.extras = extras
         self.trace: Trace | None = None
         # Set by the engine.

@@ -8,7 +8,7 @@ from ixfast.http.hot_request cimport Head
 
 cdef class Admission:
     cdef ScanDispatcher _dispatcher
-    cdef object _loop, _now
+    cdef object _loop
     cdef public bint slow, _draining
     cdef public double round_at, _budget_s, _rate, _busy_s, _age_s, _overdue_at
     cdef public long in_flight, answered, resume_at

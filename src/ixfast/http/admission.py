@@ -46,8 +46,8 @@ class Admission:
 
     def __init__(self, dispatcher: ScanDispatcher, *, deadline_s: float, moment: Callable[[], float]) -> None:
         self._dispatcher = dispatcher
+        dispatcher.moment = moment
         self._loop: asyncio.AbstractEventLoop = dispatcher.loop
-        self._now = self._loop.time
         self._moment = moment
         self._draining = False
         self.in_flight = 0  # scans admitted and not answered yet
@@ -101,7 +101,7 @@ class Admission:
         if overdue:
             self._overdue_at = now
         else:
-            self._dispatcher.waited_s = self.round_at - now + self._age_s
+            self._dispatcher.waited_s = self._age_s
         return overdue
 
     def postpone(self, connection: Connection, query: Any, head: Head) -> None:
@@ -128,7 +128,7 @@ class Admission:
             if waited_s > self._budget_s:
                 return
             _, connection, query, head = postponed.pop()
-            self._dispatcher.waited_s = waited_s + self._now() - self._moment()
+            self._dispatcher.waited_s = waited_s
             connection.submit(query, head, None)
         if postponed:
             self.resume_at = self._in_flight_max // 2

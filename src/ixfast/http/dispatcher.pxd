@@ -6,7 +6,7 @@ from ixfast.domain.scan cimport Scan
 
 cdef class ScanDispatcher:
     cdef public Engine engine
-    cdef public object catalogue, meters, loop, limiter, next_scan_id, _now
+    cdef public object catalogue, meters, loop, limiter, next_scan_id, _now, moment
     cdef public double waited_s
     cdef public bint _trust_forwarded_for
     cdef public set _tasks

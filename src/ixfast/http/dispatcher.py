@@ -50,7 +50,8 @@ class ScanDispatcher:
         self._now = loop.time
         self.limiter = limiter
         self._trust_forwarded_for = trust_forwarded_for
-        self.waited_s = 0.0  # how long the request submitted next has waited before the loop's current time
+        self.moment = loop.time  # the clock of arrivals; `Admission` sets a finer one
+        self.waited_s = 0.0  # how long the request submitted next has waited before now
         # A scan id must be unique across workers and hosts. 62 random bits are, and cost 50 ns.
         self.next_scan_id = _scan_ids()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,9 +70,10 @@ class ScanDispatcher:
             query.mac,
             None,
             self.next_scan_id(),
-            self._now() - self.waited_s,
+            self.moment() - self.waited_s,
             query.extras,
         )
+        scan.route = 0
         if digest is None and query.token is not None:
             digest = token_sha256(query.token)
         if self.limiter is not None and not self._admits(address, digest):
@@ -92,7 +94,8 @@ class ScanDispatcher:
         trace: Trace | None,
     ) -> None:
         """Start a scan of `/v1/t` with tag code, counter and MAC (8 bytes) and nothing else, as nearly all are."""
-        scan = Scan(reply, code, counter, mac, None, self.next_scan_id(), self._now() - self.waited_s, None)
+        scan = Scan(reply, code, counter, mac, None, self.next_scan_id(), self.moment() - self.waited_s, None)
+        scan.route = 0
         if trace is not None:
             scan.trace = trace
             trace.ends(PARSE)

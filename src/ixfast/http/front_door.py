@@ -143,6 +143,7 @@ class FrontDoor:
             ref = query[0]
         self._admission.in_flight += 1
         scan = Scan(self._reply, ref, -1, None, None, 0, self.active_at, None)
+        scan.route = 0
         self._server_state.dispatcher.engine.fail(scan, "overloaded", "worker_busy")
 
     def _client_address(self, head: Head) -> str | None:

@@ -10,23 +10,29 @@ import contextlib
 import uuid
 from collections.abc import Iterator
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
-from aiohttp import web
-
 _CHARS_MAX = 64
-_KEY = web.RequestKey("request_id", str)
 _handled: ContextVar[Any] = ContextVar("handled_request", default=None)
 
 
 def request_id(request: Any) -> str:
     """The caller's X-Request-Id if it is printable ASCII of up to 64 characters, else a random one that stays the same."""
-    known: str | None = request.get(_KEY)
+    key = _key()
+    known: str | None = request.get(key)
     if known is None:
         sent = request.headers.get("X-Request-Id", "")
         usable = 0 < len(sent) <= _CHARS_MAX and sent.isascii() and sent.isprintable()
-        known = request[_KEY] = sent if usable else uuid.uuid4().hex
+        known = request[key] = sent if usable else uuid.uuid4().hex
     return known
+
+
+@cache
+def _key() -> Any:
+    from aiohttp.web import RequestKey  # only a server needs it, and commands that log import this module
+
+    return RequestKey("request_id", str)
 
 
 @contextlib.contextmanager

@@ -200,7 +200,7 @@ async def _outcome(
     if isinstance(element, InputError):
         return element
     try:
-        return await run(dispatcher, element, caller, peek=peek, idempotency_key=idempotency_key)
+        return await run(dispatcher, element, caller, peek=peek, idempotency_key=idempotency_key, route=2)
     except (InputError, UnavailableError) as error:
         return error
 

@@ -60,9 +60,13 @@ class Caller(NamedTuple):
     address: str | None = None
 
 
-async def run(dispatcher: ScanDispatcher, body: ScanBody, caller: Caller, *, peek: bool, idempotency_key: str | None) -> Scan:
-    """Verify one tap and wait for the decided scan. Raises InputError for a malformed tap, UnavailableError if the account
-    that its URL names cannot be looked up."""
+async def run(
+    dispatcher: ScanDispatcher, body: ScanBody, caller: Caller, *, peek: bool, idempotency_key: str | None, route: int = 1
+) -> Scan:
+    """Verify one tap and wait for the decided scan. `route` is an index in `meters.ROUTES`.
+
+    Raises InputError for a malformed tap, UnavailableError if the account that its URL names cannot be looked up.
+    """
     api_key = caller.api_key
     aid = api_key.aid if api_key is not None else body.account
     ref, parameters, url = _read(body, aid)
@@ -83,7 +87,8 @@ async def run(dispatcher: ScanDispatcher, body: ScanBody, caller: Caller, *, pee
         raise InputError("missing_parameter", "Name the account: send account or an API key, or name the tag by xuid.", "account")
 
     def start(reply: Callable[[Scan], None]) -> None:
-        scan = Scan(reply, ref or b"", -1, None, api_key, scan_id, dispatcher.loop.time(), extras)
+        scan = Scan(reply, ref or b"", -1, None, api_key, scan_id, dispatcher.moment(), extras)
+        scan.route = route
         if ref is not None:
             dispatcher.engine.submit(scan)
         else:

@@ -7,7 +7,10 @@ from ixfast.domain.scan cimport Scan
 
 cdef class Engine:
     cdef object _catalogue, _find, _ledger, _commit, _enrols, _reads_again, _is_past
+    cdef readonly object moment
     cdef long long[::1] _slots
+    cdef Py_ssize_t _scans, _durations, _duration_kinds, _duration_slots, _duration_buckets
+    cdef long long _duration_first_us
 
     cpdef submit_with_token(self, Scan scan, bytes token_sha256)
     cpdef _token_found(self, Scan scan, ApiKey api_key)
@@ -37,7 +40,11 @@ cdef class Engine:
     cpdef fail(self, Scan scan, code, reason=*)
     cpdef refuse_input(self, Scan scan, error)
     cdef _broken(self, Scan scan)
+
+    @cython.locals(slot=Py_ssize_t)
     cdef _answer(self, Scan scan)
 
     @cython.locals(record=TagRecord)
     cdef _log_country(self, Scan scan)
+    @cython.locals(now=double, duration_us='long long', bound_us='long long', number=Py_ssize_t, first=Py_ssize_t)
+    cdef _measure(self, Scan scan, Py_ssize_t slot)

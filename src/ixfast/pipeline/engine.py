@@ -33,6 +33,7 @@ _GENUINE, _PLAIN, _REPEAT, _REPLAYED, _FORGED = (
     Verdict.GENUINE, Verdict.PLAIN, Verdict.REPEAT, Verdict.REPLAYED, Verdict.FORGED,
 )  # fmt: skip
 _GENUINE_SLOT = meters.SCANS[Verdict.GENUINE]
+_NO_VERDICT_SLOT = max(meters.SCANS.values()) + 1
 
 
 class Catalogue(Protocol):
@@ -68,11 +69,26 @@ def past_by_host(date: float) -> bool | None:
 class Engine:
     """Decides scans. `submit` leads to exactly one call of the scan's `reply`, possibly before it returns."""
 
-    def __init__(self, catalogue: Catalogue, gauges: meters.Meters, is_past: IsPast | None = None) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        gauges: meters.Meters,
+        is_past: IsPast | None = None,
+        moment: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`moment` is the clock of durations, in seconds."""
         self._catalogue = catalogue
+        self.moment = moment
         self._is_past = is_past or past_by_host
         self._find = catalogue.find
         self._slots = gauges.slots
+        # Constants, as fields that have a C type in the compiled form.
+        self._scans = min(meters.SCANS.values())
+        self._durations = meters.DURATIONS
+        self._duration_kinds = len(meters.SCANS) + 1
+        self._duration_slots = meters.DURATION_SLOTS
+        self._duration_buckets = meters.DURATION_BUCKETS
+        self._duration_first_us = meters.DURATION_FIRST_US
         self._enrols: Callable[[Scan], bool] = lambda _scan: False
         self._reads_again: Callable[[Scan], bool] = lambda _scan: False
         self._ledger: Ledger
@@ -349,10 +365,13 @@ class Engine:
     def _answer(self, scan: Scan) -> None:
         scan.answered = True
         verdict, extras = scan.verdict, scan.extras
+        slot = _NO_VERDICT_SLOT
         if verdict is _GENUINE:
-            self._slots[_GENUINE_SLOT] += 1
+            slot = _GENUINE_SLOT
+            self._slots[slot] += 1
         elif verdict is not None:
-            self._slots[meters.SCANS[verdict]] += 1
+            slot = meters.SCANS[verdict]
+            self._slots[slot] += 1
             has_account = scan.record is not None or scan.api_key is not None
             if verdict is not _PLAIN and has_account and (extras is None or not extras.peek):
                 self._ledger.log_refusal(scan)
@@ -360,6 +379,8 @@ class Engine:
             self._slots[meters.SCAN_ERRORS[scan.error]] += 1
         if extras is not None and extras.visitor is not None and verdict is not None:
             self._log_country(scan)
+        if scan.route >= 0:
+            self._measure(scan, slot)
         scan.reply(scan)
 
     def _log_country(self, scan: Scan) -> None:
@@ -371,3 +392,17 @@ class Engine:
         country = visitors.country(scan)
         if country is not None and country in visitors.countries():
             self._ledger.log_country(scan, country)
+
+    def _measure(self, scan: Scan, slot: int) -> None:
+        """Count the duration of a scan. `slot` is that of its verdict, or the one after those of all verdicts."""
+        now = self.moment()
+        duration_us = int((now - scan.arrived) * 1e6)
+        if duration_us < 0:  # another clock than that of the arrival, in simulations
+            duration_us = 0
+        number, bound_us = 0, self._duration_first_us
+        while duration_us > bound_us and number < self._duration_buckets:
+            number += 1
+            bound_us += bound_us
+        first = self._durations + (scan.route * self._duration_kinds + slot - self._scans) * self._duration_slots
+        self._slots[first + number] += 1
+        self._slots[first + self._duration_buckets + 1] += duration_us

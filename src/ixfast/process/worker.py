@@ -37,6 +37,7 @@ from ixfast.keys import KeyReloader
 from ixfast.pipeline.engine import Engine
 from ixfast.pipeline.enrolment import Enrolment
 from ixfast.process import hardening, logs
+from ixfast.process.process_meters import ProcessMeters
 from ixfast.process.tls import Certificate
 from ixfast.rules import visitors
 from ixfast.store import partitions
@@ -286,7 +287,9 @@ class Worker:
         so that later collections skip them."""
         gc.collect()
         gc.freeze()
+        process = ProcessMeters(self.meters.slots)
         while True:
+            process.update(self._loop.time())
             self.meters.slots[meters.HEARTBEAT] = int(self._loop.time())
             self.meters.slots[meters.READY] = int(not self._known_problems())
             logs.write_repeats()
