@@ -3,7 +3,7 @@
 # with that password, and the key-encryption key. Never overwrites existing files.
 set -eu
 cd "$(dirname "$0")"
-image=${IXFAST_IMAGE:-ixfast:0.1.0}
+image=${SERVER_IMAGE:-ixfast:0.1.0}
 umask 077
 
 if [ -e secrets ]; then

@@ -51,7 +51,7 @@ class Balancer:
     def __init__(self, kind: str, home: Path, config: str, settings: dict[str, str]) -> None:
         program = requires(kind, package=kind)
         self.kind = kind
-        self.port = int(settings["BIND"].rpartition(":")[2])
+        self.port = int(settings["BALANCER_BIND"].rpartition(":")[2])
         self._log = home / "balancer.log"
         environ = {"PATH": os.environ["PATH"]}
         if kind == "haproxy":
@@ -59,7 +59,7 @@ class Balancer:
             command = [program, "-db", "-f", str(home / "haproxy.cfg")]
             environ |= settings
         else:
-            for name, value in (("IXFAST_LISTEN", settings["BIND"]), *settings.items()):
+            for name, value in settings.items():
                 config = config.replace(f"${{{name}}}", value)
             (home / "included.conf").write_text(config)
             user = "user root;" if os.geteuid() == 0 else ""
@@ -115,9 +115,12 @@ def pair(postgres: Any, template: str, open_scratch: Path) -> Iterator[tuple[Ser
 
 
 def addresses(*servers: Served) -> dict[str, str]:
-    settings = {"BIND": f"127.0.0.1:{free_ports(1)[0]}"}
+    settings = {"BALANCER_BIND": f"127.0.0.1:{free_ports(1)[0]}"}
     for number, server in enumerate(servers, 1):
-        settings |= {f"IXFAST_{number}": f"127.0.0.1:{server.port}", f"IXFAST_{number}_PRIVATE": str(server.private_port)}
+        settings |= {
+            f"SERVER_{number}_ADDRESS": f"127.0.0.1:{server.port}",
+            f"SERVER_{number}_PRIVATE_PORT": str(server.private_port),
+        }
     return settings
 
 
@@ -216,17 +219,17 @@ defaults
     timeout client 5s
     timeout server 5s
 frontend scans
-    bind "${BIND}"
+    bind "${BALANCER_BIND}"
     http-request set-header X-Forwarded-Proto http
     default_backend servers
 backend servers
-    server one "${IXFAST_1}"
-    server two "${IXFAST_2}"
+    server one "${SERVER_1_ADDRESS}"
+    server two "${SERVER_2_ADDRESS}"
 """,
     "nginx": """
-upstream servers { server ${IXFAST_1}; server ${IXFAST_2}; keepalive 16; }
+upstream servers { server ${SERVER_1_ADDRESS}; server ${SERVER_2_ADDRESS}; keepalive 16; }
 server {
-    listen ${IXFAST_LISTEN};
+    listen ${BALANCER_BIND};
     location / {
         proxy_http_version 1.1;
         proxy_set_header Connection "";
@@ -322,8 +325,8 @@ async def test_a_server_that_is_not_ready_is_asked_nothing(
 @pytest.mark.parametrize("kind", ["haproxy", "nginx"])
 async def test_without_any_server_the_balancer_answers_in_our_shape(kind: str, tmp_path: Path) -> None:
     nobody = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    settings = {"BIND": f"127.0.0.1:{free_ports(1)[0]}", "IXFAST_1": nobody[0], "IXFAST_2": nobody[1]}
-    settings |= {"IXFAST_1_PRIVATE": nobody[0].rpartition(":")[2], "IXFAST_2_PRIVATE": nobody[1].rpartition(":")[2]}
+    settings = {"BALANCER_BIND": f"127.0.0.1:{free_ports(1)[0]}", "SERVER_1_ADDRESS": nobody[0], "SERVER_2_ADDRESS": nobody[1]}
+    settings |= {"SERVER_1_PRIVATE_PORT": nobody[0].rpartition(":")[2], "SERVER_2_PRIVATE_PORT": nobody[1].rpartition(":")[2]}
     balancer = Balancer(kind, tmp_path, shipped(kind), settings)
     try:
         if kind == "haproxy":

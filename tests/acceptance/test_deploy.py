@@ -179,7 +179,7 @@ def made_secrets(tmp_path: Path) -> Path:
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"chown {IMAGE_USER}:{IMAGE_USER} {work}/secrets/ixfast-") == 2
-    assert next(iter(re.findall(r"image: \$\{IXFAST_IMAGE:-(\S+)\}", COMPOSE))) in done.stdout
+    assert next(iter(re.findall(r"image: \$\{SERVER_IMAGE:-(\S+)\}", COMPOSE))) in done.stdout
     assert subprocess.run(command, env=environ, capture_output=True, check=False).returncode == 1, "nothing is overwritten"
     return work / "secrets"
 

@@ -19,10 +19,11 @@ from ixfast.chips import UNDECIDED_REASONS
 from ixfast.chips.reasons import REASONS
 from ixfast.cli import main
 from ixfast.cli.exit_codes import MEANINGS
-from ixfast.config import settings
+from ixfast.config import settings, settings_loader
 from ixfast.domain import decision
 from ixfast.domain.model import Verdict
 from ixfast.error_codes import INACTIVE, MANAGEMENT, STATUS
+from ixfast.errors import ConfigurationError
 from ixfast.store.db_errors import DbErrorKind
 
 ROOT = Path(__file__).parents[2]
@@ -322,6 +323,35 @@ def test_commands_of_the_recipes_exist(file: str) -> None:
     for words in found:
         (name, *_) = [path for count in (2, 1) if (path := " ".join(["ixfast", *words[:count]])) in COMMANDS]
         assert {word for word in words if word.startswith("--")} <= options(COMMANDS[name]), words
+
+
+VARIABLES = {
+    "haproxy.cfg": r"\$\{([A-Z0-9_]+)-",
+    "nginx.conf": r"\$\{([A-Z0-9_]+)\}",
+    "compose.yaml": r"\$\{([A-Z0-9_]+):-",
+    "make-secrets.sh": r"\$\{([A-Z0-9_]+):-",
+}
+
+
+@pytest.mark.parametrize("file", VARIABLES)
+def test_the_variables_of_a_recipe_are_no_settings(file: str) -> None:
+    """A shell, a unit or a container may have them in the environment of a server, too."""
+    names = set(re.findall(VARIABLES[file], (ROOT / "deploy" / file).read_text()))
+    assert names
+    settings_loader.load({}, dict.fromkeys(names, "10.0.0.11:8480"))
+    with pytest.raises(ConfigurationError, match="unknown setting"):
+        settings_loader.load({}, {"IXFAST_1": "10.0.0.11:8480"})  # the control: such a name would collide
+    if file in ("haproxy.cfg", "nginx.conf"):
+        page = (DOCS / "how-to" / "run-behind-a-balancer.md").read_text()
+        assert names <= set(re.findall(r"`([A-Z0-9_]+)`", page))
+        assert all(name.endswith(("_BIND", "_ADDRESS", "_PORT")) for name in names), "a name says what it holds"
+
+
+@pytest.mark.parametrize("file", ["compose.yaml", "Dockerfile", "ixfast.service", "make-secrets.sh"])
+def test_what_a_recipe_sets_for_ixfast_is_a_setting(file: str) -> None:
+    known = {each.env for each in settings.describe()} | {f"{each.env}_FILE" for each in settings.describe() if each.secret}
+    names = set(re.findall(r"\bIXFAST_[A-Z0-9_]+\b", (ROOT / "deploy" / file).read_text()))
+    assert names and names <= known
 
 
 def test_what_nothing_runs_is_found() -> None:

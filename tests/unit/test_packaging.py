@@ -50,8 +50,8 @@ def test_the_package_has_the_version_of_the_project() -> None:
         ("deploy/Dockerfile", r"--tag ixfast:(\S+)"),
         ("deploy/Dockerfile", r'org\.opencontainers\.image\.version="([^"]+)"'),
         ("deploy/README.md", r"--tag ixfast:(\S+)"),
-        ("deploy/compose.yaml", r"\$\{IXFAST_IMAGE:-ixfast:([^}]+)\}"),
-        ("deploy/make-secrets.sh", r"\$\{IXFAST_IMAGE:-ixfast:([^}]+)\}"),
+        ("deploy/compose.yaml", r"\$\{SERVER_IMAGE:-ixfast:([^}]+)\}"),
+        ("deploy/make-secrets.sh", r"\$\{SERVER_IMAGE:-ixfast:([^}]+)\}"),
     ],
 )
 def test_every_place_that_shows_the_version_shows_this_one(file: str, pattern: str) -> None:
