@@ -147,6 +147,7 @@ def ease(case: schemathesis.Case, path: str, objects: dict[str, Any]) -> None:
         case.query = {"x": FLEET.xuid(0), **{name: case.query[name] for name in ("n", "e") if name in case.query}}
     elif path == "/v1/a/{aid}":
         case.headers["ix_c"] = objects["cuid"]
+        case.query = {}
     elif path == "/v2/imports":
         case.query = {"group": objects["groups"]}
         case.body = "CUID\nimported\n"

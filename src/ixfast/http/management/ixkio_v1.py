@@ -19,7 +19,7 @@ from ixfast.http.management.call import Call
 from ixfast.http.management.json_responses import json_response, not_found
 from ixfast.http.management.tags import change, uid_bytes
 
-NAMES = ("ix_dr", "ix_status", "ix_assigned")
+_NAMES = ("ix_dr", "ix_status", "ix_assigned")
 _STATUS = {"active": True, "inactive": False}
 _ASSIGNED = {"assigned": True, "unassigned": False, "true": True, "false": False, "1": True, "0": False}
 
@@ -67,7 +67,7 @@ async def _patch(call: Call, statement: str, key: Any, *, by_cuid: bool) -> web.
     if "ix_assigned" in sent:
         changes["assigned"] = _word(sent, "ix_assigned", _ASSIGNED)
     if not changes:
-        raise InputError("missing_parameter", f"At least one of {', '.join(NAMES)} is required.", "ix_dr")
+        raise InputError("missing_parameter", f"At least one of {', '.join(_NAMES)} is required.", "ix_dr")
     tag = await change(call, await call.row("tag", statement, key, lock="NO KEY UPDATE"), changes)
     flat = {"xuid": tag.xuid}
     if by_cuid and tag.cuid is not None:
@@ -96,7 +96,7 @@ def _parameters(call: Call) -> dict[str, str]:
     """The parameters of the query and of the body, each at most once."""
     found: dict[str, str] = {}
     for name, value in (*call.request.query.items(), *_members(call)):
-        if name not in NAMES:
+        if name not in _NAMES:
             continue
         if name in found:
             raise InputError("invalid_parameter", f"{name} must be sent only once.", name)

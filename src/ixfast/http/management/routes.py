@@ -414,6 +414,11 @@ _RULES_AND_LOGS = (
     ),
 )
 
+_IX: dict[str, dict[str, Any]] = {
+    "ix_dr": _TEXT,
+    "ix_status": {"type": "string", "enum": ["Active", "Inactive"]},
+    "ix_assigned": {"type": "string", "enum": ["Assigned", "Unassigned"]},
+}
 _COMPATIBLE = tuple(
     Route(
         "PATCH",
@@ -422,7 +427,7 @@ _COMPATIBLE = tuple(
         summary,
         dict[str, str],
         ixkio_v1.CompatiblePatch,
-        query=tuple(Parameter(name, {"type": "string"}, "The same as in the body.") for name in ixkio_v1.NAMES),
+        query=tuple(Parameter(name, schema, "May be sent here instead of in the body.") for name, schema in _IX.items()),
         errors=("not_found", "missing_parameter", "invalid_parameter", "invalid_request", "invalid_response"),
         compatible=True,
     )
