@@ -400,6 +400,18 @@ def test_no_country_is_logged_without_a_further_scan_or_for_an_unknown_place(kit
     assert [country for _, _, country in kit.ledger.countries] == ["CH"]
 
 
+def test_a_country_that_cannot_be_found_out_does_not_delay_the_answer(
+    kit: EngineKit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_address: str) -> Any:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(visitors, "location_of", broken)
+    tag, _ = kit.tag(country_statistics=True)
+    with caplog.at_level(logging.CRITICAL, "ixfast.engine"):
+        assert result_of(kit.tap(tag, 5, **seen_from("2001:db8::CH"))) == GENUINE
+
+
 def test_an_unknown_tag_is_offered_to_the_log_if_the_caller_has_an_api_key(kit: EngineKit) -> None:
     offered: list[Scan] = []
     kit.ledger.log_refusal = offered.append  # type: ignore[method-assign]

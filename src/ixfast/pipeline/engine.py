@@ -377,11 +377,11 @@ class Engine:
                 self._ledger.log_refusal(scan)
         elif scan.error is not None:
             self._slots[meters.SCAN_ERRORS[scan.error]] += 1
-        if extras is not None and extras.visitor is not None and verdict is not None:
-            self._log_country(scan)
         if scan.route >= 0:
             self._measure(scan, slot)
         scan.reply(scan)
+        if extras is not None and extras.visitor is not None and verdict is not None:
+            self._log_country(scan)
 
     def _log_country(self, scan: Scan) -> None:
         """Log the visitor's country if the group asks for it. An answer that repeats an earlier one is not a further scan."""
