@@ -159,3 +159,23 @@ def test_mistakes_on_the_command_line(shop: Served) -> None:
         done = subprocess.run(shop.command(*words), env=shop.environ, capture_output=True, text=True, timeout=60)
         assert done.returncode in (ExitCode.USAGE, ExitCode.FAILED), (words, done.stderr)
         assert text in done.stderr and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
+
+
+async def test_only_the_scope_scan_verifies_taps(shop: Served) -> None:
+    """Every route of the public listener for a key with each scope, and with all others."""
+    scopes = ("scan", "read", "manage", "keys")
+    counters = iter(range(1, 1000))
+    for granted in ((each,) for each in scopes), (tuple(each for each in scopes if each != "scan"),), (scopes,):
+        for given in granted:
+            flags = [word for scope in given for word in ("--scope", scope)]
+            headers = {"X-API-Key": shop.cli("api-key", "create", FLEET.account, *flags).strip()}
+            expected = 200 if "scan" in given else 401
+            parameters = {"x": FLEET.xuid(3), **FLEET[3].parameters_at(next(counters))}
+            assert (await once(shop.port, target(parameters), headers)).status == expected, given
+            async with await Connection.open(shop.port) as connection:
+                for path, body in (("/v2/scans", {"xuid": FLEET.xuid(3)}), ("/v2/scans/batch", {"scans": []})):
+                    assert (await connection.post(path, body, headers)).status == expected, (given, path)
+            for path, needed in (("/v2/scans", {"read", "manage"}), ("/v2/meta-keys", {"read", "manage", "keys"})):
+                token = headers["X-API-Key"]
+                status = (await once(shop.private_port, path, {"X-API-Key": token})).status
+                assert status == (401 if needed.isdisjoint(given) else 200), (given, path)
