@@ -40,13 +40,15 @@ _T = TypeVar("_T")
 class KeyReloader:
     """Opens the keys of a worker and keeps them open. The rest of the worker uses `keys`.
 
-    Set `changed` to a function to have it called whenever further keys have been opened.
+    Set `changed` to a function to have it called whenever further keys have been opened, and `adopted` to one that is called
+    whenever the file has been read.
     """
 
     def __init__(self, path: Path, gauges: meters.Meters) -> None:
         self._path = path
         self._meters = gauges
         self.changed: Callable[[], None] = lambda: None
+        self.adopted: Callable[[], None] = lambda: None
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
@@ -130,6 +132,7 @@ class KeyReloader:
             self.keys.adopt([each.id for each in file.lines], self._opened, missing)
         self._failures = self._failures + 1 if missing else 0
         self.ready = self.ready or self.keys.complete
+        self.adopted()
         if len(self._opened) > opened_before:
             log.info("open key-encryption keys: %s", ", ".join(self.keys.ids))
             self.changed()

@@ -68,6 +68,11 @@ class KeyEncryptionKeys:
         return self.by_id(self._order[0])
 
     @property
+    def order(self) -> tuple[str, ...]:
+        """Ids of all keys of the file, open or not, in its order: the first one seals."""
+        return self._order
+
+    @property
     def ids(self) -> tuple[str, ...]:
         """Ids of the open keys, in the order of the file."""
         return tuple(self._by_id)

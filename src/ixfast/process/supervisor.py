@@ -12,6 +12,7 @@ import errno
 import logging
 import mmap
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -80,6 +81,7 @@ class Supervisor:
         self._postgres = postgres
         self._announce = announce
         self._count = settings.worker_count
+        self._id = secrets.token_hex(16)
         self._port = settings.port
         self._private_port = settings.private_port
         self._slots = [Slot(index) for index in range(self._count)]
@@ -126,6 +128,7 @@ class Supervisor:
             kek_file=str(self._kek_file),
             worker=slot.index,
             workers=self._count,
+            server=self._id,
             public=slot.public.fileno(),
             private=slot.private.fileno(),
             meters=self._shared,

@@ -51,6 +51,7 @@ from ixfast.store.connections.fitness import Fitness
 from ixfast.store.connections.history import History
 from ixfast.store.connections.outages import Outage
 from ixfast.store.db_errors import db_error_kind, reason_of
+from ixfast.store.key_holders import KeyAnnouncer
 from ixfast.store.ledger.ledger import Ledger
 from ixfast.store.ledger.ledger_database import PostgresLedgerDatabase
 
@@ -67,13 +68,14 @@ _PR_SET_PDEATHSIG = 1
 
 class WorkerConfig(msgspec.Struct):
     """What the supervisor passes to a worker, as JSON in a memory file. `public` and `private` are the descriptors of listening
-    sockets, `meters` and `rates` those of shared memory."""
+    sockets, `meters` and `rates` those of shared memory, `server` a random name that all workers of a supervisor share."""
 
     settings: Settings
     dsn: str
     kek_file: str
     worker: int
     workers: int
+    server: str
     public: int
     private: int
     meters: int
@@ -148,6 +150,14 @@ class Worker:
             poll_interval_s=settings.poll_interval_ms / 1000,
         )
         self._follower.start()
+        self._announcer = KeyAnnouncer(
+            self._pool,
+            self.key_reloader.keys,
+            server=self._config.server,
+            worker=self._config.worker,
+            key_file=Path(self._config.kek_file),
+        )
+        self.key_reloader.adopted = self._announcer.changed
         self.fitness = Fitness(self._pool, self.key_reloader.keys, self.ledger)
         limiter = Limiter(
             mmap.mmap(self._config.rates, MEMORY_BYTES),
@@ -164,7 +174,8 @@ class Worker:
         )
         await self._await_catalogue()
         await self._open_sockets()
-        self._tasks = [self._loop.create_task(work) for work in (self._beat(), self._maintain_partitions(), self.fitness.run())]
+        tasks = (self._beat(), self._maintain_partitions(), self.fitness.run(), self._announcer.run())
+        self._tasks = [self._loop.create_task(work) for work in tasks]
 
     def _open_addresses(self) -> None:
         """Open the file of addresses. Without a usable one the worker still serves; rules that ask for a country do not match."""
@@ -271,6 +282,7 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._announcer.withdraw()
         await self._follower.stop()
         await self.key_reloader.stop()
         await self.ledger.stop()

@@ -162,6 +162,20 @@ CREATE TABLE group_key (
     PRIMARY KEY (group_id, version)
 );
 
+-- Which key-encryption keys each worker of each running server has open (store/key_holders.py): a rotation seals nothing under a key
+-- that one of them lacks. Workers renew their rows; a row that is not renewed expires. It has ids of keys, never a key.
+CREATE TABLE key_holder (
+    server text NOT NULL,
+    worker int NOT NULL,
+    host text NOT NULL,
+    address inet,
+    key_file text NOT NULL,
+    kek_ids text[] NOT NULL,
+    current_id text,
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (server, worker)
+);
+
 CREATE TABLE api_key (
     api_key_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     account_id bigint NOT NULL REFERENCES account,

@@ -81,3 +81,17 @@ CREATE TABLE batch_key (
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (batch_id, version)
 );
+
+-- Which key-encryption keys each worker of each running server has open (store/key_holders.py): a rotation seals nothing under a key
+-- that one of them lacks. Workers renew their rows; a row that is not renewed expires. It has ids of keys, never a key.
+CREATE TABLE key_holder (
+    server text NOT NULL,
+    worker int NOT NULL,
+    host text NOT NULL,
+    address inet,
+    key_file text NOT NULL,
+    kek_ids text[] NOT NULL,
+    current_id text,
+    at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (server, worker)
+);
