@@ -6,10 +6,14 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
+import socket
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
 import pytest
@@ -19,12 +23,13 @@ from support.served import Connection, Served, once, plain_target
 
 from ixfast.cli.exit_codes import ExitCode
 from ixfast.embedded import free_port
-from ixfast.keys import key_file, sealing
+from ixfast.keys import KeyEncryptionKeys, key_file, sealing
 from ixfast.keys.diversify import BoltCard
 from ixfast.keys.key_file import KeyFile
 from ixfast.store.admin import rotation
 from ixfast.testing.virtual_tags import VirtualFleet
 
+HOST = socket.gethostname()
 DEAF_SERVER = Path(__file__).parents[1] / "support" / "deaf_server.py"
 PLAIN = VirtualFleet(11, 3000, "ixkio-plain", account="acme")
 ENCRYPTED = VirtualFleet(12, 20, "encrypted", account="acme")
@@ -63,6 +68,7 @@ class Scans:
     def __init__(self, server: Served) -> None:
         self._server = server
         self._counters = dict.fromkeys(range(len(PLAIN)), 0)
+        self.tags = range(len(PLAIN))
         self._leaving = False
         self.passed = 0
         self.failures: list[Any] = []
@@ -70,7 +76,7 @@ class Scans:
     async def _ask(self, lane: int, lanes: int) -> None:
         async with await Connection.open(self._server.port) as connection:
             while not self._leaving:
-                for index in range(lane, len(PLAIN), lanes):
+                for index in self.tags[lane::lanes]:
                     if self._leaving:
                         return
                     self._counters[index] += 1
@@ -80,14 +86,18 @@ class Scans:
                     else:
                         self.failures.append((index, answer.status, answer.body))
 
+    async def __aenter__(self) -> Self:
+        self._lanes = [asyncio.create_task(self._ask(lane, 4)) for lane in range(4)]
+        await eventually(lambda: self.passed > 20, 10)
+        return self
+
+    async def __aexit__(self, *_exception: object) -> None:
+        self._leaving = True
+        await asyncio.gather(*self._lanes)
+
     async def during(self, work: Any) -> Any:
-        lanes = [asyncio.create_task(self._ask(lane, 4)) for lane in range(4)]
-        try:
-            await eventually(lambda: self.passed > 20, 10)
+        async with self:
             return await asyncio.to_thread(work)
-        finally:
-            self._leaving = True
-            await asyncio.gather(*lanes)
 
 
 async def test_rotation_under_load_fails_no_scan_and_shows_no_key(tmp_path: Path, database: str) -> None:
@@ -118,12 +128,21 @@ async def test_rotation_under_load_fails_no_scan_and_shows_no_key(tmp_path: Path
                 assert shape not in said + third + server.log + server.output + dump(server)
 
 
-async def test_a_server_that_does_not_look_fails_scans(tmp_path: Path, database: str) -> None:
-    """The control: if the server does not reread the key file, the same rotation makes scans fail."""
+async def test_a_server_that_does_not_look_stops_the_rotation(tmp_path: Path, database: str) -> None:
+    """It does not reread its key file, so it never announces the new key. The control: if all is resealed nevertheless, its
+    scans fail."""
     with Served(tmp_path / "s", dsn=database, cache_tags=50, entry=(str(DEAF_SERVER),)) as server:
         server.provision(PLAIN)
+        (first,) = kek_ids(server)
         scans = Scans(server)
-        await scans.during(lambda: server.cli("keys", "rotate"))
+        status, said = await scans.during(lambda: run(server, "keys", "rotate"))
+        assert (status, scans.failures) == (1, [])
+        assert kek_ids(server)[0] == first and used(server) == {first: 3000}
+        added = kek_ids(server)[1]
+        assert f"Nothing was resealed: {added} is not open on {HOST} ({server.kek_file})." in said
+        scans = Scans(server)
+        scans._counters = dict.fromkeys(range(len(PLAIN)), 1000)
+        await scans.during(lambda: server.in_database(lambda connection: reseal(connection, server, added)))
         await eventually(lambda: asyncio.to_thread(lambda: "cannot open its key (UnknownKekError)" in server.log))
         assert any(status == 503 and b"key_unavailable" in body for _, status, body in scans.failures)
 
@@ -292,36 +311,219 @@ def test_sighup_reads_the_file_at_once_and_ends_nothing(tmp_path: Path, database
         assert server.ready
 
 
-async def test_other_hosts_get_the_key_first(tmp_path: Path, database: str, postgres: Any) -> None:
+def run(server: Served, *words: str) -> tuple[int, str]:
+    """The exit status of a command, and what it said on both outputs."""
+    done = subprocess.run(server.command(*words), env=server.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.returncode, done.stdout
+
+
+async def reseal(connection: Any, server: Served, target: str) -> None:
+    """Reseal all envelopes without asking any server."""
+    key_file.edit(server.kek_file, lambda file: file.with_current(target))
+    await rotation.reseal_all(connection, KeyEncryptionKeys.load_file(server.kek_file), advanced=lambda _count: None)
+
+
+async def test_a_server_that_announces_nothing_stops_the_rotation(tmp_path: Path, database: str, postgres: Any) -> None:
+    """A server of an earlier release, which only its sessions show."""
     server = Served(tmp_path / "s", dsn=database)
     server.home.mkdir()
-
-    def run(*words: str) -> tuple[int, str]:
-        command = server.command("keys", *words)
-        done = subprocess.run(command, env=server.environ, capture_output=True, text=True)
-        return done.returncode, done.stderr
-
-    await asyncio.to_thread(run, "init")
+    await asyncio.to_thread(run, server, "keys", "init")
     await asyncio.to_thread(server.provision, ENCRYPTED)
     (first,) = kek_ids(server)
     elsewhere = postgres.dsn_of(database.rpartition("/")[2].partition("?")[0], tcp=True)
     other_host = await asyncpg.connect(elsewhere, server_settings={"application_name": "ixfast"})
-    status, said = await asyncio.to_thread(run, "rotate")
+    try:
+        status, said = await asyncio.to_thread(run, server, "keys", "rotate")
+    finally:
+        await other_host.close()
     assert status == 1
-    assert "Servers at 127.0.0.1 use this database too" in said
-    assert kek_ids(server) == [first]
-    await asyncio.to_thread(run, "add")
+    assert "Nothing was resealed: 127.0.0.1 uses this database and does not announce its keys." in said
+    assert await asyncio.to_thread(used, server) == {first: 21}
     added = kek_ids(server)[1]
-    assert kek_ids(server) == [first, added]
-    assert (await asyncio.to_thread(run, "rotate", "--to", added))[0] == 0
-    assert kek_ids(server) == [added, first]
-    assert await asyncio.to_thread(used, server) == {added: 21}
-    assert (await asyncio.to_thread(run, "rotate", "--shared-file"))[0] == 0
-    assert len(kek_ids(server)) == 3
-    status, said = await asyncio.to_thread(run, "rotate", "--to", "0" * 16)
+    status, said = await asyncio.to_thread(run, server, "keys", "rotate", "--to", "0" * 16)
     assert status == ExitCode.CONFIGURATION
     assert "has no key 0000" in said
-    await other_host.close()
+    assert (await asyncio.to_thread(run, server, "keys", "rotate"))[0] == 0
+    assert kek_ids(server) == [added, first]
+    assert await asyncio.to_thread(used, server) == {added: 21}
+
+
+def test_no_step_of_a_rotation_adds_a_second_key(tmp_path: Path, database: str) -> None:
+    server = Served(tmp_path / "s", dsn=database)
+    server.home.mkdir()
+    server.cli("keys", "init")
+    server.provision(ENCRYPTED)
+    (first,) = kek_ids(server)
+    server.cli("keys", "add")
+    _, second = kek_ids(server)
+    for _ in range(3):
+        said = server.cli("keys", "rotate")
+        assert kek_ids(server) == [second, first]
+    assert f"nothing to reseal: all envelopes are under the current key {second}" in said
+    assert f"remove it with: ixfast keys remove {first}" in said
+    server.cli("keys", "remove", first)
+    server.cli("keys", "rotate")  # the next rotation
+    third, *others = kek_ids(server)
+    assert others == [second] and third not in (first, second)
+    server.cli("keys", "rotate", "--new-key")
+    assert kek_ids(server)[1:] == [third, second]
+
+
+# Two hosts, each with a key file of its own.
+
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "rotate-keys.md"
+RSYNC = """#!/bin/sh
+# Copies a file to another host, as rsync does: under another name first.
+set -e
+test "$1" = --perms
+cp -p "$2" "$OTHER_HOST/.kek.copy"
+mv "$OTHER_HOST/.kek.copy" "$OTHER_HOST/kek"
+"""
+
+
+def steps_for_several_hosts() -> list[str]:
+    """The commands of the guide, one block after the other."""
+    part = GUIDE.read_text().partition("\n## Several hosts\n")[2].partition("\n## ")[0]
+    return re.findall(r"^ *```sh\n(.*?)^ *```$", part, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, database: str) -> Iterator[tuple[Served, Served]]:
+    """Servers with one database and equal key files. The first one has tags."""
+    with Served(tmp_path / "a", dsn=database, cache_tags=50) as one:
+        one.provision(PLAIN)
+        (tmp_path / "b").mkdir(mode=0o711)
+        shutil.copy(one.kek_file, tmp_path / "b" / "kek")
+        with Served(tmp_path / "b", dsn=database, cache_tags=50) as two:
+            yield one, two
+
+
+def copy_key_file(source: Served, target: Served) -> None:
+    copy = target.home / ".kek.copy"
+    shutil.copy(source.kek_file, copy)
+    copy.replace(target.kek_file)
+
+
+def key_problem(server: Served) -> str:
+    """What `/readyz` says of the keys; empty if nothing."""
+    problems: dict[str, str] = json.loads(server.ask_private("/readyz")[1])["problems"]
+    return problems.get("keys", "")
+
+
+async def becomes_unready(server: Served) -> None:
+    await eventually(lambda: asyncio.to_thread(key_problem, server), 60)
+
+
+async def becomes_ready(server: Served) -> None:
+    await eventually(lambda: asyncio.to_thread(lambda: server.all_ready and not key_problem(server)), 60)
+
+
+async def test_the_steps_for_several_hosts_fail_no_scan_on_any(hosts: tuple[Served, Served], tmp_path: Path) -> None:
+    one, two = hosts
+    (first,) = kek_ids(one)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    ixfast = f'#!/bin/sh\nexec {sys.executable} -m ixfast "$@" --config {one.command()[-1]}\n'
+    for name, text in (("rsync", RSYNC), ("ixfast", ixfast)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    environ = one.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "OTHER_HOST": str(two.home)}
+    steps = steps_for_several_hosts()
+    assert len(steps) == 6
+    transcript: list[str] = []
+
+    def follow() -> None:
+        for step in steps:
+            done = subprocess.run(
+                ["sh", "-ec", step], cwd=one.home, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
+            transcript.append(f"{step}{done.stdout}")
+            assert done.returncode == 0, "\n".join(transcript)
+            assert key_problem(one) == key_problem(two) == "", "\n".join(transcript)
+
+    here, there = Scans(one), Scans(two)
+    half = len(PLAIN) // 2
+    here.tags, there.tags = range(half), range(half, 2 * half)
+    async with there:
+        await here.during(follow)
+    assert here.failures == there.failures == []
+    assert there.passed > 20
+    assert kek_ids(one) == kek_ids(two) and first not in kek_ids(one)
+    assert used(one) == {kek_ids(one)[0]: 3000}
+    for server in hosts:
+        assert "key_unavailable" not in server.log
+
+
+async def test_a_host_without_the_new_key_stops_the_rotation_and_is_named(hosts: tuple[Served, Served]) -> None:
+    one, two = hosts
+    status, said = await asyncio.to_thread(run, one, "keys", "rotate")
+    assert status == 1
+    first, added = kek_ids(one)
+    assert f"Nothing was resealed: {added} is not open on {HOST} ({two.kek_file})." in said
+    assert used(one) == {first: 3000}
+    shown = await asyncio.to_thread(one.cli, "keys", "status")
+    assert f"running on {HOST} ({two.kek_file}): seals under {first}, also opens no other key" in shown
+    two.stop()  # it withdraws what it has announced
+    await asyncio.to_thread(one.cli, "keys", "rotate")
+    assert used(one) == {added: 3000}
+
+
+async def test_a_host_that_comes_back_with_its_old_file_is_not_ready(hosts: tuple[Served, Served]) -> None:
+    """It was gone during the rotation, so its announcement expired."""
+    one, two = hosts
+    for pid in two.workers():
+        os.kill(pid, signal.SIGSTOP)
+    expire = "UPDATE key_holder SET at = at - interval '31 s' WHERE key_file = $1"
+    await asyncio.to_thread(one.fetch, expire, str(two.kek_file))
+    await asyncio.to_thread(one.cli, "keys", "rotate")
+    added = kek_ids(one)[0]
+    assert used(one) == {added: 3000}
+    for pid in two.workers():
+        os.kill(pid, signal.SIGCONT)
+    await becomes_unready(two)
+    assert f"envelopes are sealed under {added}, which the key file lacks: copy the file here" in two.log
+    assert key_problem(one) == ""
+    await eventually(lambda: asyncio.to_thread(lambda: names_the_lack(one, two, added)), 30)
+    copy_key_file(one, two)
+    await becomes_ready(two)
+    assert (await once(two.port, plain_target(PLAIN, 7, 1))).passed
+
+
+def names_the_lack(one: Served, two: Served, added: str) -> bool:
+    status, said = run(one, "keys", "status")
+    lack = f"3000 rows are sealed under {added}, which is not open on {HOST} ({two.kek_file}); copy the key file there"
+    return status == ExitCode.FAILED and lack in said
+
+
+async def test_a_key_that_another_host_seals_under_is_not_removed(hosts: tuple[Served, Served]) -> None:
+    one, two = hosts
+    await asyncio.to_thread(one.cli, "keys", "add")
+    copy_key_file(one, two)
+    said = await asyncio.to_thread(one.cli, "keys", "rotate")
+    second, first = kek_ids(one)
+    assert f"copy {one.kek_file} to {HOST} ({two.kek_file}), which still seals under an older key" in said
+    status, said = await asyncio.to_thread(run, one, "keys", "remove", first)
+    assert status == 1
+    assert f"{HOST} ({two.kek_file}) still seals under {first}." in said
+    assert kek_ids(one) == [second, first]
+    copy_key_file(one, two)
+    await asyncio.to_thread(one.cli, "keys", "remove", first)
+    assert kek_ids(one) == [second]
+
+
+@pytest.mark.parametrize("choice", ["min", "max"])
+async def test_readiness_fails_while_some_envelopes_have_an_unknown_key(hosts: tuple[Served, Served], choice: str) -> None:
+    """The first rows that a rotation reseals, and rows that another host adds."""
+    one, two = hosts
+    (first,) = kek_ids(one)
+    line = key_file.plain_line(secrets.token_bytes(32))
+    key_file.edit(one.kek_file, lambda file: file.with_line(line, current=False))
+    change = f"UPDATE tag_key SET kek_id = $1 WHERE tag_id = (SELECT {choice}(tag_id) FROM tag)"
+    await asyncio.to_thread(one.fetch, change, line.id)
+    await becomes_unready(two)
+    assert key_problem(one) == ""
+    await asyncio.to_thread(one.fetch, change, first)
+    await becomes_ready(two)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -21,11 +22,26 @@ from ixfast.errors import ConfigurationError, IxfastError
 from ixfast.keys import KeyEncryptionKeys, key_file
 from ixfast.keys.key_file import FILE, KeyFile, KeyLine
 from ixfast.keys.sealing import make_line, open_line
-from ixfast.store.admin import rotation
+from ixfast.store import key_holders
+from ixfast.store.admin import rotation, rotation_plan
 from ixfast.store.admin.rotation import Report, Usage
+from ixfast.store.admin.rotation_plan import Plan, Step, make_plan, named
+from ixfast.store.key_holders import Holder
 
 Note = Callable[[str], None]
 _NOTHING = Usage(0, 0)
+_PATIENCE_S = 10.0
+"""How long to wait for servers to announce a change of their key files, which they check every second."""
+_POLL_S = 0.1
+
+
+class _Wanted(NamedTuple):
+    """The options of a rotation."""
+
+    target: str | None
+    new_key: bool
+    provider: str | None
+    key_ref: str
 
 
 def register(main: click.Group) -> None:
@@ -77,10 +93,7 @@ def _register_file_commands(keys: click.Group) -> None:
         if as_json:
             print_json(_line_members(environment, line))
             return
-        click.echo(
-            f"added key {line.id} to {environment.kek_file}; copy the file to every host, then run: "
-            f"ixfast keys rotate --to {line.id}"
-        )
+        click.echo(f"added key {line.id} to {environment.kek_file}; copy the file to every host, then run: ixfast keys rotate")
 
 
 def _refuse_second_file(environment: CommandEnvironment) -> None:
@@ -97,31 +110,33 @@ def _register_database_commands(keys: click.Group) -> None:
     @json_option
     @with_settings(*DATABASE_AND_KEYS)
     def status(as_json: bool, config: Path | None, **flags: object) -> None:
-        """Show the keys in the key file, whether each can be opened, and how many rows are sealed under it."""
+        """Show the keys in the key file, whether each can be opened, how many rows are sealed under it, and which running servers
+        have it open."""
         environment = resolve(flags, config)
         file = KeyFile.read(environment.kek_file)
         with environment.database() as dsn:
-            used = asyncio.run(_usage(dsn))
-        _show(file, used, as_json=as_json)
+            used, holders = asyncio.run(_usage(dsn))
+        _show(file, used, holders, as_json=as_json)
 
     @keys.command("rotate")
-    @click.option("--to", "target", help="Rotate to this key of the key file instead of a new one.")
-    @click.option("--new-key", is_flag=True, help="Create a new key even if an earlier rotation is incomplete.")
-    @click.option("--shared-file", is_flag=True, help="The servers on other hosts use this same key file.")
-    @click.option("--dry-run", is_flag=True, help="Open every envelope and report what would be done; change nothing.")
+    @click.option("--to", "target", help="Rotate to this key of the key file.")
+    @click.option("--new-key", is_flag=True, help="Create a new key even if the key file has one to go on with.")
+    @click.option("--dry-run", is_flag=True, help="Show the plan and open every envelope; change nothing.")
     @_with_provider
     @json_option
     @with_settings(*DATABASE_AND_KEYS)
     def rotate(dry_run: bool, as_json: bool, config: Path | None, **options: Any) -> None:
         """Reseal all stored keys under another key-encryption key, without interrupting scans.
 
-        Resumes an interrupted rotation. Otherwise it creates a new key, of the current provider unless --provider is set.
+        Resumes an interrupted rotation, or goes on to the key that `ixfast keys add` has added. Otherwise it creates a new key,
+        of the current provider unless --provider is set. Nothing is resealed before every running server has the key open.
         """
-        choices = {name: options.pop(name) for name in ("target", "new_key", "shared_file", "provider", "key_ref")}
+        names = ("target", "new_key", "provider", "key_ref")
+        wanted = _Wanted(*(options.pop(name) for name in names))
         environment = resolve(options, config)
         with environment.database() as dsn:
             note = partial(click.echo, err=as_json)  # With --json, only the document goes to standard output.
-            report = asyncio.run(_examine(environment, dsn, note) if dry_run else _rotate(environment, dsn, note, **choices))
+            report = asyncio.run((_examine if dry_run else _rotate)(environment, dsn, note, wanted))
         if as_json:
             print_json(_rotation_members(environment, report, dry_run=dry_run))
         for each in report.unreadable:
@@ -137,11 +152,12 @@ def _register_database_commands(keys: click.Group) -> None:
     @json_option
     @with_settings(*DATABASE_AND_KEYS)
     def remove(kek_id: str, as_json: bool, config: Path | None, **flags: object) -> None:
-        """Remove a key from the key file. Fails while rows are sealed under it."""
+        """Remove a key from the key file. Fails while rows are sealed under it, or a running server seals under it."""
         environment = resolve(flags, config)
 
         async def work(dsn: str) -> None:
             async with connected(dsn) as connection:
+                await _await_other_keys(connection, kek_id)
                 await rotation.while_unused(
                     connection, kek_id, lambda: key_file.edit(environment.kek_file, lambda file: file.without(kek_id))
                 )
@@ -155,13 +171,14 @@ def _register_database_commands(keys: click.Group) -> None:
         click.echo(f"removed key {kek_id} from {environment.kek_file}; database backups from before the rotation still need it")
 
 
-async def _usage(dsn: str) -> dict[str, Usage]:
+async def _usage(dsn: str) -> tuple[dict[str, Usage], list[Holder]]:
     async with connected(dsn) as connection:
-        return await rotation.usage(connection)
+        return await rotation.usage(connection), await key_holders.holders(connection)
 
 
-def _show(file: KeyFile, used: dict[str, Usage], *, as_json: bool) -> None:
+def _show(file: KeyFile, used: dict[str, Usage], holders: list[Holder], *, as_json: bool) -> None:
     keys, problems = [], []
+    all_used = dict(used)
     for line in file.lines:
         opens = True
         try:
@@ -172,12 +189,19 @@ def _show(file: KeyFile, used: dict[str, Usage], *, as_json: bool) -> None:
         rows = used.pop(line.id, _NOTHING)
         keys.append({"id": line.id, "current": line is file.lines[0], **rows._asdict(), "opens": opens, **_provider(line)})
     problems += [f"{rows.rows} rows are sealed under {id_}, which is not in the key file" for id_, rows in used.items()]
+    for id_, rows in all_used.items():
+        if rows.rows and (without := rotation_plan.lacking(holders, id_)):
+            names = rotation_plan.named(without)
+            problems.append(f"{rows.rows} rows are sealed under {id_}, which is not open on {names}; copy the key file there")
     if as_json:
-        print_json({"key_file": str(file.path), "keys": keys, "problems": problems})
+        print_json({"key_file": str(file.path), "keys": keys, "servers": _server_members(holders), "problems": problems})
     else:
         click.echo(f"key file {file.path}; * marks the current key")
         headers = ("  ID", "TAG KEYS", "META KEYS", "MASTERS", "OPENS", "PROVIDER")
         print_table(headers, [_row(key) for key in keys], empty="")
+        for holder in holders:
+            others = ", ".join(sorted(holder.opens - holder.seals)) or "no other key"
+            click.echo(f"running on {holder}: seals under {', '.join(sorted(holder.seals)) or 'no key'}, also opens {others}")
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
@@ -196,6 +220,10 @@ def _provider(line: KeyLine) -> dict[str, str]:
 
 def _line_members(environment: CommandEnvironment, line: KeyLine) -> dict[str, str]:
     return {"key_file": str(environment.kek_file), "id": line.id, **_provider(line)}
+
+
+def _server_members(holders: list[Holder]) -> list[dict[str, Any]]:
+    return [each._asdict() | {"opens": sorted(each.opens), "seals": sorted(each.seals)} for each in holders]
 
 
 def _rotation_members(environment: CommandEnvironment, report: Report, *, dry_run: bool) -> dict[str, Any]:
@@ -217,66 +245,118 @@ def _line_like(file: KeyFile, provider: str | None, reference: str) -> KeyLine:
     return make_line(provider, reference)
 
 
-def _is_like(line: KeyLine, provider: str | None, reference: str) -> bool:
-    return provider in (None, line.provider) and line.reference.startswith(reference)
+def _is_like(line: KeyLine, wanted: _Wanted) -> bool:
+    return wanted.provider in (None, line.provider) and line.reference.startswith(wanted.key_ref)
 
 
-async def _examine(environment: CommandEnvironment, dsn: str, note: Note) -> Report:
+async def _examine(environment: CommandEnvironment, dsn: str, note: Note, wanted: _Wanted) -> Report:
     keks = KeyEncryptionKeys.load_file(environment.kek_file)
     async with connected(dsn) as connection:
         used = await rotation.usage(connection)
+        await _planned(connection, environment.kek_file, used, wanted, note)
         with progress_bar("opening", sum(rows.rows for rows in used.values())) as advance:
             report = await rotation.examine_all(connection, keks, advanced=advance)
-    older = _rows_under_older_keys(used, keks)
+    older = sum(rows.rows for id_, rows in used.items() if id_ != keks.current.id)
     note(f"opened {report.opened} envelopes; {older} are not sealed under the current key {keks.current.id}")
-    note(f"a rotation would reseal {f'these {older}' if older else 'all of them under a new key'}; nothing was changed")
+    note("nothing was changed")
     return report
 
 
-def _rows_under_older_keys(used: dict[str, Usage], keks: KeyEncryptionKeys) -> int:
-    return sum(rows.rows for id_, rows in used.items() if id_ != keks.current.id)
+async def _planned(connection: Any, path: Path, used: dict[str, Usage], wanted: _Wanted, note: Note) -> Plan:
+    """Decide what a rotation does now, and show it."""
+    file = KeyFile.read(path)
+    if wanted.target is not None:
+        file.with_current(wanted.target)  # raises KekFileError if the file has no such key
+    goal = file.next_id or file.lines[0].id
+    may_resume = _is_like(next(line for line in file.lines if line.id == goal), wanted)
+    plan = make_plan(file, used, target=wanted.target, new_key=wanted.new_key, may_resume=may_resume)
+    if plan.step is Step.NOTHING:
+        note(f"nothing to reseal: all envelopes are under the current key {plan.target} (--new-key begins another rotation)")
+        return plan
+    if plan.step is Step.ADD:
+        note(f"plan: add a key to {path} and reseal {plan.rows} envelopes under it")
+    elif plan.target == file.lines[0].id:
+        note(f"plan: resume the rotation to {plan.target}: reseal {plan.rows} envelopes that are under older keys")
+    else:
+        note(f"plan: make {plan.target} the current key of {path} and reseal {plan.rows} envelopes under it")
+    if holders := await key_holders.holders(connection):
+        note(f"plan: reseal nothing before the key is open on the running servers: {named(holders)}")
+    return plan
 
 
-async def _rotate(
-    environment: CommandEnvironment,
-    dsn: str,
-    note: Note,
-    *,
-    target: str | None,
-    new_key: bool,
-    shared_file: bool,
-    provider: str | None,
-    key_ref: str,
-) -> Report:
+async def _rotate(environment: CommandEnvironment, dsn: str, note: Note, wanted: _Wanted) -> Report:
+    path = environment.kek_file
     async with connected(dsn) as connection:
         await rotation.lock_rotation(connection)
-        keks = KeyEncryptionKeys.load_file(environment.kek_file)
         used = await rotation.usage(connection)
-        older = _rows_under_older_keys(used, keks)
-        if target is not None:
-            key_file.edit(environment.kek_file, lambda file: file.with_current(target))
-        elif older and not new_key and _is_like(KeyFile.read(environment.kek_file).lines[0], provider, key_ref):
-            note(
-                f"{older} rows are still sealed under older keys: resuming the rotation to {keks.current.id} "
-                "(--new-key creates a new key instead)"
-            )
-        else:
-            others = [] if shared_file else await rotation.other_hosts(connection)
-            if others:
-                raise IxfastError(
-                    f"Servers at {', '.join(others)} use this database too and need the new key first: run `ixfast keys add`, "
-                    "copy the key file to them, then run `ixfast keys rotate --to ID`. If they use this same file, "
-                    "pass --shared-file."
-                )
-            line = _line_like(KeyFile.read(environment.kek_file), provider, key_ref)
-            key_file.edit(environment.kek_file, lambda file: file.with_line(line, current=True))
-        keks = KeyEncryptionKeys.load_file(environment.kek_file)
-        note(f"the current key in {environment.kek_file} is {keks.current.id}; back up the file now")
-        with progress_bar("sealing", _rows_under_older_keys(used, keks)) as advance:
-            report = await rotation.reseal_all(connection, keks, advanced=advance)
-        note(f"resealed {report.resealed} envelopes under {keks.current.id}")
-        used = await rotation.usage(connection)
-    for id_ in keks.ids[1:]:
-        if not used.get(id_, _NOTHING).rows:
-            note(f"{id_} is no longer used; remove it with: ixfast keys remove {id_}")
+        plan = await _planned(connection, path, used, wanted, note)
+        report = Report()
+        if plan.step is not Step.NOTHING:
+            target = plan.target or _add(path, wanted, note)
+            KeyEncryptionKeys.load_file(path).by_id(target)  # it opens here
+            await _await_announcements(connection, target)
+            key_file.edit(path, lambda file: file.with_current(target))
+            keks = KeyEncryptionKeys.load_file(path)
+            note(f"the current key in {path} is {target}; back up the file now")
+            with progress_bar("sealing", plan.rows) as advance:
+                report = await rotation.reseal_all(connection, keks, advanced=advance)
+            note(f"resealed {report.resealed} envelopes under {target}")
+            used = await rotation.usage(connection)
+        holders = await key_holders.holders(connection)
+    file = KeyFile.read(path)
+    if behind := [each for each in holders if each.seals - {file.lines[0].id} and not each.uses(path)]:
+        note(f"copy {path} to {named(behind)}, which still seals under an older key, and run `ixfast keys rotate` again")
+    for line in file.lines[1:]:
+        if not used.get(line.id, _NOTHING).rows and line.id != file.next_id:
+            note(f"{line.id} is no longer used; remove it with: ixfast keys remove {line.id}")
     return report
+
+
+def _add(path: Path, wanted: _Wanted, note: Note) -> str:
+    line = _line_like(KeyFile.read(path), wanted.provider, wanted.key_ref)
+    key_file.edit(path, lambda file: file.with_line(line, current=False))
+    note(f"added key {line.id} to {path}")
+    return line.id
+
+
+async def _await_announcements(connection: Any, kek_id: str) -> None:
+    """Wait a while until every running server has announced the key. Raises IxfastError if one has not."""
+    without: list[Holder] = []
+
+    async def obstacle() -> str | None:
+        without[:] = rotation_plan.lacking(await key_holders.holders(connection), kek_id)
+        if without:
+            return (
+                f"Nothing was resealed: {kek_id} is not open on {named(without)}. Copy the key file there, and run "
+                "`ixfast keys rotate` again. `ixfast keys status` shows what each running server has open."
+            )
+        if silent := await key_holders.silent_addresses(connection):
+            return (
+                f"Nothing was resealed: {', '.join(silent)} uses this database and does not announce its keys. Wait for imports "
+                "to end, upgrade servers of earlier releases, and run `ixfast keys rotate` again."
+            )
+        return None
+
+    await _until_clear(obstacle)
+
+
+async def _await_other_keys(connection: Any, kek_id: str) -> None:
+    """Wait a while until no running server seals under the key. Raises IxfastError if one does."""
+
+    async def obstacle() -> str | None:
+        if holders := rotation_plan.sealing(await key_holders.holders(connection), kek_id):
+            return (
+                f"{named(holders)} still seals under {kek_id}. Copy the key file there, run `ixfast keys rotate` once more, and "
+                "then remove the key."
+            )
+        return None
+
+    await _until_clear(obstacle)
+
+
+async def _until_clear(obstacle: Callable[[], Awaitable[str | None]]) -> None:
+    deadline = time.monotonic() + _PATIENCE_S
+    while (found := await obstacle()) is not None:
+        if time.monotonic() > deadline:
+            raise IxfastError(found)
+        await asyncio.sleep(_POLL_S)

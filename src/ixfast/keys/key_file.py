@@ -4,10 +4,13 @@
     # Lines that are empty or begin with # are skipped.
     <id> <base64 of the 32 bytes>
     <id> <provider> <reference> <base64 of what the provider returned>
+    # next:
+    <id> <base64 of the 32 bytes>
 
 A line of two words contains a key in the clear (provider `file`). A line of four contains a key that a key service has sealed,
 and reveals nothing but its id. The first key is the current one. The id is a fingerprint of the opened key, so a line that
-opens to anything else is detected.
+opens to anything else is detected. The comment `# next:` marks the key after it as one that a rotation is to make current: a
+key without it that seals nothing has been replaced.
 
 Invariants:
 1. The file is replaced atomically or not at all.
@@ -25,6 +28,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from ixfast import secret_files
@@ -36,6 +40,7 @@ FILE = "file"
 
 _FILE_BYTES_MAX = 64 * 1024
 _HEADER = "ixfast-key-encryption-keys 1"
+_NEXT = "# next:"
 _WARNING = "# Anyone who has these keys and the database has the key of every tag: keep the two apart."
 _ID = re.compile(r"[0-9a-f]{16}")
 _PROVIDER = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -90,24 +95,42 @@ class KeyFile:
         content, signature = _read(path)
         return cls(path, content, signature)
 
+    @property
+    def next_id(self) -> str | None:
+        """The id of the key that a rotation is to make current, if one was added for that."""
+        ids = {line.id for line in self.lines[1:]}
+        for mark, text in pairwise(self._texts):
+            if mark.strip() == _NEXT and text.split()[:1] and text.split()[0] in ids:
+                return text.split()[0]
+        return None
+
     def with_line(self, line: KeyLine, *, current: bool) -> list[str]:
-        """The lines of the file with another key added, as the current one or as the last."""
+        """The lines of the file with another key added, as the current one or as the last, which is then the next one."""
         check_ids([*(known.id for known in self.lines), line.id])
-        at = self._index_of(self.lines[0].id) if current else len(self._texts)
+        if not current:
+            return [*self._without_mark(), _NEXT, line.text]
+        at = self._index_of(self.lines[0].id)
         return [*self._texts[:at], line.text, *self._texts[at:]]
+
+    def _without_mark(self) -> list[str]:
+        return [text for text in self._texts if text.strip() != _NEXT]
 
     def without(self, id_: str) -> list[str]:
         """The lines of the file without a key. Raises KekFileError if no key has this id or it is the current one."""
         at = self._index_of(id_)
         if id_ == self.lines[0].id:
             raise KekFileError(f"{id_} is the current key; first make another key current with `ixfast keys rotate`.")
+        if self.next_id == id_:
+            return [*self._texts[: at - 1], *self._texts[at + 1 :]]
         return [*self._texts[:at], *self._texts[at + 1 :]]
 
     def with_current(self, id_: str) -> list[str]:
-        """The lines of the file with this key as the current one."""
-        at, first = self._index_of(id_), self._index_of(self.lines[0].id)
-        rest = [text for number, text in enumerate(self._texts) if number != at]
-        return [*rest[:first], self._texts[at], *rest[first:]]
+        """The lines of the file with this key as the current one. It is not the next one any more."""
+        chosen, first = self._texts[self._index_of(id_)], self._texts[self._index_of(self.lines[0].id)]
+        texts = self._without_mark() if self.next_id == id_ else self._texts
+        rest = [text for text in texts if text != chosen or text == first]
+        at = rest.index(first)
+        return rest if chosen == first else [*rest[:at], chosen, *rest[at:]]
 
     def _index_of(self, id_: str) -> int:
         for number, text in enumerate(self._texts[1:], start=1):

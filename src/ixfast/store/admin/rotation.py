@@ -94,11 +94,6 @@ async def lock_rotation(connection: Any) -> None:
         raise RotationError("Another `ixfast keys rotate` is running on this database; wait until it has finished.")
 
 
-async def other_hosts(connection: Any) -> list[str]:
-    """Addresses of other hosts whose servers use this database and so have a key file of their own."""
-    return [row["address"] for row in await connection.fetch(load("rotation")["other_hosts"])]
-
-
 async def examine_all(connection: Any, keks: KeyEncryptionKeys, *, advanced: Advanced) -> Report:
     """Open every envelope, including those of the current key, and change nothing."""
     report = Report()

@@ -1,7 +1,8 @@
 """Periodic self-checks of a worker, so that readiness fails before a scan does.
 
 Each check writes what a pass would write and rolls it back, which detects a missing or detached partition, a read-only
-database and a full disk. It also opens a few envelopes, which detects a key file that belongs to another database.
+database and a full disk. It also opens a few envelopes, which detects a key file that belongs to another database, and one that
+lacks a key under which this database is being resealed.
 `problems` holds the failures of the last check, under the names that readiness uses.
 """
 
@@ -45,6 +46,7 @@ class Fitness:
         self._ledger = ledger
         self._sql = load("fitness")
         self.problems: dict[str, str] = {}
+        self._lacking: frozenset[str] = frozenset()  # keys of envelopes that the key file lacked at the last check
         self.lacks_partition = asyncio.Event()
         """Set when the current partition is missing."""
 
@@ -66,7 +68,7 @@ class Fitness:
             async with pooled_connection(self._pool, limits.STATEMENT_TIMEOUT_MS / 1000 * 2) as connection:
                 await self._write(connection)
                 self._ledger.forget_refusal()
-                if not await self._opens_any(connection):
+                if not await self._opens_envelopes(connection):
                     problems["keys"] = "key_unavailable"
         except Exception as error:  # of any type; readiness reports the reason
             problems["database"] = reason_of(error)
@@ -89,11 +91,21 @@ class Fitness:
             if not connection.is_closed():
                 await transaction.rollback()
 
-    async def _opens_any(self, connection: Any) -> bool:
-        """Whether the keys open at least one of a few envelopes; True if there are none."""
+    async def _opens_envelopes(self, connection: Any) -> bool:
+        """Whether the key file has the keys of a few envelopes and opens at least one of them; True if there are none.
+
+        One key that its provider does not open, or one altered envelope, is a matter of single tags, on every host; a key that
+        is not in the file is this host's matter. A rotation reseals the oldest envelopes first, and the newest are written by
+        other hosts, so these few show a lacking key as soon as it is used.
+        """
         rows = await connection.fetch(self._sql["envelopes"], _ENVELOPES)
-        await self._keks.look_for({row["kek_id"] for row in rows})
-        return not rows or any(self._opens(row) for row in rows)
+        sealed = {row["kek_id"] for row in rows}
+        await self._keks.look_for(sealed)
+        lacking = frozenset(sealed.difference(self._keks.order) if self._keks.order else ())
+        if lacking and lacking != self._lacking:
+            log.error("envelopes are sealed under %s, which the key file lacks: copy the file here", ", ".join(sorted(lacking)))
+        self._lacking = lacking
+        return not rows or (not lacking and any(self._opens(row) for row in rows))
 
     def _opens(self, row: Any) -> bool:
         try:

@@ -89,13 +89,6 @@ RETURNING k.group_id;
 -- False if another rotation is running. The lock is held until the connection is closed.
 SELECT pg_try_advisory_lock(7884103350513296235);
 
--- name: other_hosts
--- Client addresses of servers on this database, except this client's own.
-SELECT DISTINCT coalesce(host(client_addr), 'the database''s own host') AS address
-FROM pg_stat_activity
-WHERE application_name = 'ixfast' AND datname = current_database() AND client_addr IS DISTINCT FROM inet_client_addr()
-ORDER BY address;
-
 -- name: lock_key_tables
 -- Block writers of keys until the transaction ends; readers are not blocked.
 LOCK TABLE tag_key, meta_key, batch_key, group_key IN SHARE MODE;
