@@ -168,7 +168,7 @@ async def test_a_rotation_that_was_killed_goes_on(tmp_path: Path, database: str)
         answers = [await once(server.port, plain_target(PLAIN, index, 1)) for index in (0, 1500, 2999)]
         assert all(answer.passed for answer in answers)
         said = server.cli("keys", "rotate")
-        assert f"{left[first]} rows are still sealed under older keys: resuming the rotation to {second}" in said
+        assert f"resume the rotation to {second}: reseal {left[first]} envelopes that are under older keys" in said
         assert kek_ids(server) == [second, first]
         assert used(server) == {second: 3000}
 
@@ -509,6 +509,29 @@ async def test_a_key_that_another_host_seals_under_is_not_removed(hosts: tuple[S
     copy_key_file(one, two)
     await asyncio.to_thread(one.cli, "keys", "remove", first)
     assert kek_ids(one) == [second]
+
+
+async def test_a_host_whose_key_the_others_lack_stores_no_keys(hosts: tuple[Served, Served], tmp_path: Path) -> None:
+    """Someone has edited the key file by hand, or uses another one: the tags would get no verdict on the other host."""
+    one, two = hosts
+    (first,) = kek_ids(one)
+    line = key_file.plain_line(secrets.token_bytes(32))
+    key_file.edit(one.kek_file, lambda file: file.with_line(line, current=True))
+    tags = tmp_path / "tags.csv"
+    tags.write_text("XUID,UID,KEY\nq8w3sbcz,04A1B2C3D4E5F6,000102030405060708090A0B0C0D0E0F\n")
+    await asyncio.to_thread(one.cli, "group", "create", "acme", "Red", "--profile", "ixkio-plain")
+    words = ("import", str(tags), "--account", "acme", "--group", "Red")
+    status, said = await asyncio.to_thread(run, one, *words)
+    assert status == ExitCode.CONFIGURATION
+    assert f"The key file seals under {line.id}, which is not open on" in said and f"{HOST} ({two.kek_file})" in said
+    assert used(one) == {first: 3000}
+    copy_key_file(one, two)
+
+    async def imported() -> bool:
+        return (await asyncio.to_thread(run, one, *words))[0] == 0
+
+    await eventually(imported, 60)
+    assert used(one) == {first: 3000, line.id: 1}
 
 
 @pytest.mark.parametrize("choice", ["min", "max"])

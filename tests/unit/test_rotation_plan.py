@@ -9,8 +9,8 @@ import pytest
 from ixfast.keys import key_file
 from ixfast.keys.key_file import KeyFile
 from ixfast.store.admin.rotation import Usage
-from ixfast.store.admin.rotation_plan import Plan, Step, lacking, make_plan, named, sealing
-from ixfast.store.key_holders import Holder
+from ixfast.store.admin.rotation_plan import Plan, Step, make_plan
+from ixfast.store.key_holders import Holder, lacking, named, sealing
 
 OLD, NEW, OTHER = (key_file.plain_line(bytes([number]) * 32) for number in (1, 2, 3))
 ALL_OLD = {OLD.id: Usage(5, 1)}

@@ -28,7 +28,7 @@ from ixfast.errors import ConfigurationError
 from ixfast.keys import KeyEncryptionKeys, check_file
 from ixfast.keys.key_file import KeyFile
 from ixfast.rules import visitors
-from ixfast.store import migrate, queries
+from ixfast.store import key_holders, migrate, queries
 
 T = TypeVar("T")
 
@@ -82,6 +82,12 @@ class CommandEnvironment:
         if missing:
             raise ConfigurationError(self.missing_message(missing))
         return KeyEncryptionKeys.load_file(self.kek_file)
+
+    async def sealing_keys(self, connection: Any) -> KeyEncryptionKeys:
+        """The same for a command that stores keys. Raises ConfigurationError if a running server could not open them."""
+        keks = await self.keys(connection)
+        await key_holders.check_sealing(connection, keks)
+        return keks
 
     def _make_keys(self) -> None:
         if self.settings.dsn is None and self.settings.kek_file is None and not self.kek_file.exists():

@@ -108,7 +108,7 @@ def _register_import(main: click.Group) -> None:
                 account_id = await edits.account_id_of(connection, aid)
                 return await import_tags(
                     connection,
-                    await environment.keys(connection),
+                    await environment.sealing_keys(connection),
                     _pieces(file),
                     account_id=account_id,
                     group_id=await group_named(connection, account_id, group, folder),

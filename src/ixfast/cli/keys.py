@@ -23,10 +23,10 @@ from ixfast.keys import KeyEncryptionKeys, key_file
 from ixfast.keys.key_file import FILE, KeyFile, KeyLine
 from ixfast.keys.sealing import make_line, open_line
 from ixfast.store import key_holders
-from ixfast.store.admin import rotation, rotation_plan
+from ixfast.store.admin import rotation
 from ixfast.store.admin.rotation import Report, Usage
-from ixfast.store.admin.rotation_plan import Plan, Step, make_plan, named
-from ixfast.store.key_holders import Holder
+from ixfast.store.admin.rotation_plan import Plan, Step, make_plan
+from ixfast.store.key_holders import Holder, lacking, named, sealing
 
 Note = Callable[[str], None]
 _NOTHING = Usage(0, 0)
@@ -190,8 +190,8 @@ def _show(file: KeyFile, used: dict[str, Usage], holders: list[Holder], *, as_js
         keys.append({"id": line.id, "current": line is file.lines[0], **rows._asdict(), "opens": opens, **_provider(line)})
     problems += [f"{rows.rows} rows are sealed under {id_}, which is not in the key file" for id_, rows in used.items()]
     for id_, rows in all_used.items():
-        if rows.rows and (without := rotation_plan.lacking(holders, id_)):
-            names = rotation_plan.named(without)
+        if rows.rows and (without := lacking(holders, id_)):
+            names = named(without)
             problems.append(f"{rows.rows} rows are sealed under {id_}, which is not open on {names}; copy the key file there")
     if as_json:
         print_json({"key_file": str(file.path), "keys": keys, "servers": _server_members(holders), "problems": problems})
@@ -324,7 +324,7 @@ async def _await_announcements(connection: Any, kek_id: str) -> None:
     without: list[Holder] = []
 
     async def obstacle() -> str | None:
-        without[:] = rotation_plan.lacking(await key_holders.holders(connection), kek_id)
+        without[:] = lacking(await key_holders.holders(connection), kek_id)
         if without:
             return (
                 f"Nothing was resealed: {kek_id} is not open on {named(without)}. Copy the key file there, and run "
@@ -344,7 +344,7 @@ async def _await_other_keys(connection: Any, kek_id: str) -> None:
     """Wait a while until no running server seals under the key. Raises IxfastError if one does."""
 
     async def obstacle() -> str | None:
-        if holders := rotation_plan.sealing(await key_holders.holders(connection), kek_id):
+        if holders := sealing(await key_holders.holders(connection), kek_id):
             return (
                 f"{named(holders)} still seals under {kek_id}. Copy the key file there, run `ixfast keys rotate` once more, and "
                 "then remove the key."

@@ -139,7 +139,7 @@ async def management(
     async with connected(dsn) as connection, edits.transaction(SinglePool(connection), readonly=readonly):
         account_id = await account_named(connection, aid)
         yield ManagementClient(
-            connection, account_id, aid, await environment.keys(connection) if environment is not None else None
+            connection, account_id, aid, await environment.sealing_keys(connection) if environment is not None else None
         )
 
 

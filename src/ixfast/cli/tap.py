@@ -79,7 +79,7 @@ def register(main: click.Group) -> None:
 
         async def work(dsn: str) -> bool:
             async with connected(dsn) as connection:
-                return await ensure_demo(connection, await environment.keys(connection))
+                return await ensure_demo(connection, await environment.sealing_keys(connection))
 
         with environment.database(create=True) as dsn:
             made = asyncio.run(work(dsn))

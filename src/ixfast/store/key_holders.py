@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ixfast.keys import KeyEncryptionKeys
+from ixfast.keys import KekFileError, KeyEncryptionKeys
 from ixfast.store.connections.session import pooled_connection
 from ixfast.store.db_errors import reason_of
 from ixfast.store.queries import load
@@ -93,6 +94,30 @@ class KeyAnnouncer:
         with contextlib.suppress(Exception):
             async with pooled_connection(self._pool, _TIMEOUT_S) as connection:
                 await connection.execute(self._sql["withdraw"], *self._id)
+
+
+async def check_sealing(connection: Any, keks: KeyEncryptionKeys) -> None:
+    """Raise KekFileError if a running server could not open what is sealed under the current one of these keys."""
+    if without := lacking(await holders(connection), keks.current.id):
+        raise KekFileError(
+            f"The key file seals under {keks.current.id}, which is not open on {named(without)}: taps of the tags would get no "
+            "verdict there. Copy the key file there first, or use the one of the servers."
+        )
+
+
+def lacking(known: Sequence[Holder], kek_id: str) -> list[Holder]:
+    """The servers that have not announced this key."""
+    return [holder for holder in known if kek_id not in holder.opens]
+
+
+def sealing(known: Sequence[Holder], kek_id: str) -> list[Holder]:
+    """The servers that still seal under this key."""
+    return [holder for holder in known if kek_id in holder.seals]
+
+
+def named(known: Sequence[Holder]) -> str:
+    """The servers by host and key file, each once."""
+    return ", ".join(dict.fromkeys(map(str, known)))
 
 
 async def holders(connection: Any) -> list[Holder]:

@@ -8,12 +8,11 @@ sealed under a key that a running server has not announced.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from ixfast.keys.key_file import KeyFile
 from ixfast.store.admin.rotation import Usage
-from ixfast.store.key_holders import Holder
 
 
 class Step(enum.Enum):
@@ -57,18 +56,3 @@ def make_plan(
 
 def _rows_elsewhere(used: Mapping[str, Usage], kek_id: str) -> int:
     return sum(rows.rows for id_, rows in used.items() if id_ != kek_id)
-
-
-def lacking(holders: Sequence[Holder], kek_id: str) -> list[Holder]:
-    """The servers that have not announced this key."""
-    return [holder for holder in holders if kek_id not in holder.opens]
-
-
-def sealing(holders: Sequence[Holder], kek_id: str) -> list[Holder]:
-    """The servers that still seal under this key."""
-    return [holder for holder in holders if kek_id in holder.seals]
-
-
-def named(holders: Sequence[Holder]) -> str:
-    """The servers by host and key file, each once."""
-    return ", ".join(dict.fromkeys(map(str, holders)))
