@@ -75,6 +75,7 @@ async def test_the_first_answer_is_the_same_after_later_taps_and_a_restart(serve
     for _ in range(4):
         restarted = await scan(server, body(OPEN, index, 7), "till 1")
         assert restarted.json == again.json
+        assert code(await scan(server, body(OPEN, index, 21), "till 1")) == CONFLICT
 
 
 async def test_a_key_with_another_tap_is_a_conflict_and_consumes_nothing(server: Served) -> None:

@@ -44,8 +44,11 @@ async def fill(connection: asyncpg.Connection, rows: int) -> None:
     series = "generate_series(1, $1::int) AS n"
     await connection.execute(f"INSERT INTO scan_log SELECT {at}, {KEYED_FROM} + n, n % 1000, n, 'g' FROM {series}", rows)
     await connection.execute(f"INSERT INTO keyed_scan SELECT {at}, {KEYED_FROM} + n, n % 1000, n, n - 1, n FROM {series}", rows)
+    await connection.execute(
+        f"INSERT INTO keyed_tap SELECT {KEYED_FROM} + n, {at}, n % 1000, n, n FROM {series} ON CONFLICT DO NOTHING", rows
+    )
     today = dt.datetime.now(dt.UTC).date()
-    await connection.execute(f"ANALYZE {SCAN_LOG.name(today)}, {KEYED_SCAN.name(today)}, tag_counter")
+    await connection.execute(f"ANALYZE {SCAN_LOG.name(today)}, {KEYED_SCAN.name(today)}, keyed_tap, tag_counter")
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -81,6 +84,10 @@ async def costs(dsn: str) -> dict[str, int]:
         async with pool.acquire() as connection:
             found["keyed"], plan = await executed(connection, "(bigint[])", STATEMENT["keyed"], fresh)
             assert_by_index(plan)
+            found["bindings"], plan = await executed(connection, "(bigint[])", STATEMENT["bindings"], fresh)
+            assert_by_index(plan, "keyed_tap")
+            types, bound = "(bigint[], bigint[], int[], bigint[])", (fresh, tags, positions, fresh)
+            found["bind_keys"], _ = await executed(connection, types, STATEMENT["bind_keys"], *bound)
             found["searched"], _ = await executed(connection, "(bigint[])", SEARCHED, fresh)
         for name in ("advance_keyed", "advance_unheld"):
             found[name], plan = await executed(pinned, "(bigint[], int[], bigint[])", STATEMENT[name], tags, positions, fresh)
@@ -91,8 +98,8 @@ async def costs(dsn: str) -> dict[str, int]:
     return found
 
 
-def assert_by_index(plan: list[dict[str, Any]]) -> None:
-    tables = [node for node in plan if node.get("Relation Name", "").startswith("keyed_scan") and "Scan" in node["Node Type"]]
+def assert_by_index(plan: list[dict[str, Any]], table: str = "keyed_scan") -> None:
+    tables = [node for node in plan if node.get("Relation Name", "").startswith(table) and "Scan" in node["Node Type"]]
     assert tables
     assert {node["Node Type"] for node in tables} <= {"Index Scan", "Index Only Scan", "Bitmap Heap Scan"}
     assert "Seq Scan" not in {node["Node Type"] for node in plan}
@@ -103,7 +110,7 @@ async def test_a_look_up_costs_the_same_however_long_the_log_is(database: str, t
     few = await costs(database)
     await fill(truth.connection, MANY)
     many = await costs(database)
-    for name in ("keyed", "advance_keyed", "advance_unheld"):
+    for name in ("keyed", "bindings", "bind_keys", "advance_keyed", "advance_unheld"):
         # An index of 500,000 rows is a level deeper than one of 2,000; a page more for each key.
         assert many[name] <= few[name] + 3 * 20, (few, many)
     assert many["searched"] > 20 * few["searched"], "the control"

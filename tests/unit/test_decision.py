@@ -14,6 +14,7 @@ from support.ledger_kit import tag_record
 from ixfast.domain.decision import (
     ERRORS,
     OUTCOMES,
+    Binding,
     CounterState,
     Decision,
     Finding,
@@ -35,6 +36,33 @@ def state(last: int = 9, previous: int = 7, scan_id: int = OTHER, *, count: int 
 
 def submission(position: int, scan_id: int = OWN, *, window_ms: int = 0, peek: bool = False, tag_id: int = 1) -> Submission:
     return Submission(tag_id, position, scan_id, window_ms, peek)
+
+
+SAID, OTHERWISE, UNKNOWN = 11, 12, 0  # fingerprints
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ((1, 5, SAID), (1, 5, SAID), True),
+        ((1, 5, SAID), (1, 5, OTHERWISE), True),  # the same read in other words
+        ((1, 5, SAID), (1, 6, OTHERWISE), False),
+        ((1, 5, SAID), (2, 5, OTHERWISE), False),
+        ((1, -1, SAID), (1, -1, SAID), True),
+        ((1, -1, SAID), (1, -1, OTHERWISE), False),  # two forgeries, or two scans that are only counted
+        ((1, -1, SAID), (1, 5, SAID), True),  # refused at first, and then in order
+        ((1, 5, SAID), (1, -1, SAID), True),  # and the other way round
+        ((1, -1, SAID), (1, 5, OTHERWISE), False),
+        ((1, 5, UNKNOWN), (1, 5, SAID), True),  # bound by an earlier release
+        ((1, 5, UNKNOWN), (1, 6, SAID), False),
+        ((1, -1, UNKNOWN), (1, -1, SAID), True),
+        ((1, -1, UNKNOWN), (1, 5, UNKNOWN), False),
+        ((1, 5, UNKNOWN), (1, -1, UNKNOWN), False),
+    ],
+)
+def test_which_taps_are_the_same_under_a_key(first: tuple[int, ...], second: tuple[int, ...], same: bool) -> None:
+    assert Binding(KEY, *first).holds(Binding(KEY, *second)) is same
+    assert Binding(KEY, *second).holds(Binding(KEY, *first)) is same
 
 
 FIRST = KeyedScan(KEY, 1, 5, 3, 2, 1_800_000_000.5)

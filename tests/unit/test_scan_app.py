@@ -50,6 +50,35 @@ async def test_two_idempotency_keys_are_refused_and_consume_nothing(world: World
     assert (status, body["verdict"]) == (200, "genuine")
 
 
+async def test_what_says_nothing_about_the_tap_does_not_distinguish_it(world: World) -> None:
+    """A forged tap proves nothing, so that only what was sent shows whether it is the same."""
+    key = b"Idempotency-Key: k\r\n"
+    sent = scan_of(0)["url"].rpartition("=")[0] + "=" + "0" * 16
+    same = ({"url": sent}, {"url": sent, "visitor": {"ip": "192.0.2.7"}}, {"url": sent, "account": OPEN.account})
+    others = (scan_of(0), {"url": sent[:-1] + "1"}, {"query": sent.partition("?")[2]})
+    for content in same:
+        status, body = await answer(world, post(b"/v2/scans", content, key))
+        assert (status, body["verdict"]) == (200, "forged")
+    for content in others:
+        status, body = await answer(world, post(b"/v2/scans", content, key))
+        assert (status, body["error"]["code"]) == (409, "idempotency_conflict")
+        (element,) = (await answer(world, post(b"/v2/scans/batch", {"scans": [content]})))[1]["scans"]
+        assert element["verdict"] in ("genuine", "forged")  # without the key
+
+
+async def test_a_batch_that_is_sent_in_another_order_gets_conflicts(world: World) -> None:
+    key = b"Idempotency-Key: k\r\n"
+    scans = [scan_of(0), scan_of(1), scan_of(2)]
+    first = (await answer(world, post(b"/v2/scans/batch", {"scans": scans}, key)))[1]["scans"]
+    assert [each["verdict"] for each in first] == ["genuine"] * 3
+    moved = (await answer(world, post(b"/v2/scans/batch", {"scans": [scans[1], scans[0], scans[2], scan_of(3)]}, key)))[1][
+        "scans"
+    ]
+    assert [each["error"]["code"] if "error" in each else each["verdict"] for each in moved] == [
+        "idempotency_conflict", "idempotency_conflict", "genuine", "genuine",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("key", [b"", b"a" * 256, "é".encode(), b"a\tb"])
 async def test_an_idempotency_key_is_printable_ascii(world: World, key: bytes) -> None:
     status, body = await answer(world, post(b"/v2/scans", scan_of(0), b"Idempotency-Key: %b\r\n" % key))
