@@ -95,13 +95,19 @@ async def manage(client: ManagementClient, canaries: Canaries) -> None:
     await client.made("/v2/tags", draft)
     await client.made("/v2/tags/canary01/keys", {"key": canaries.key("its second key"), "retire_others": True})
     await client.made("/v2/meta-keys", {"key": canaries.key("a meta key")})
+    own = {"group_id": group, "xuid": "canary03", "meta_key": canaries.key("a tag's meta key")}
+    await client.made("/v2/tags", own)
+    await client.made("/v2/tags/canary03/meta-keys", {"key": canaries.key("its second meta key")})
+    batch = (await client.made("/v2/batches", {"group_id": group, "name": "B"}))["id"]
+    await client.made(f"/v2/batches/{batch}/meta-keys", {"key": canaries.key("a batch's meta key")})
     derivation = {"scheme": "boltcard", "version": 1}
     cards = {"folder_id": folder, "name": "Cards", "profile": "boltcard", "derivation": derivation}
     derived = (await client.made("/v2/groups", cards))["id"]
     await client.made(f"/v2/groups/{derived}/keys", {"key": canaries.key("a master")})
     card = await client.made("/v2/tags", {"group_id": derived, "uid": "04B1B2B3B4B5B6"})
-    file = f"XUID;UID;KEY\nimport01;04C1C2C3C4C5C6;{canaries.key('an imported key')}\n".encode()
-    assert (await client.ask("POST", f"/v2/imports?group={group}", file)).status == 200
+    keys = f"{canaries.key('an imported key')};{canaries.key('an imported meta key')}"
+    file = f"XUID;UID;KEY;META_KEY\nimport01;04C1C2C3C4C5C6;{keys}\n".encode()
+    assert (await client.ask("POST", f"/v2/imports?group={group}&meta_keys=tag", file)).status == 200
     made = await client.made("/v2/api-keys", {"scopes": ["manage", "keys", "scan"]}, keep=False)
     token = canaries.text("a made token", made["token"])
     rotated = await client.made(f"/v2/api-keys/{made['id']}/rotate", {}, keep=False)
@@ -109,6 +115,7 @@ async def manage(client: ManagementClient, canaries: Canaries) -> None:
     await wrong(client, canaries, group, token)
     await client.made("/v2/tags", {"group_id": group, "xuid": "onpurpos", "name": STORED_ON_PURPOSE.hex()})
     for path in ("tags", "groups", "folders", "api-keys", "meta-keys", "audit", "tags/canary01/keys", f"groups/{derived}/keys",
+                 "tags/canary03/meta-keys", f"batches/{batch}/meta-keys",
                  f"tags/{card['xuid']}", "scans", "stats", "exports", "exports?format=jsonl"):  # fmt: skip
         assert (await client.ask("GET", f"/v2/{path}")).status == 200, path
 
@@ -120,6 +127,9 @@ async def wrong(client: ManagementClient, canaries: Canaries, group: int, token:
         ("POST", "/v2/tags", {**tag, "key": key[:-1]}),
         ("POST", "/v2/tags", {**tag, "key": key + "00"}),
         ("POST", "/v2/tags", {**tag, "key": [key]}),
+        ("POST", "/v2/tags", {**tag, "meta_key": key[:-1]}),
+        ("POST", "/v2/tags", {**tag, "meta_key": {key: key}}),
+        ("POST", "/v2/tags/canary03/meta-keys", {"key": key + "00"}),
         ("POST", "/v2/tags", {**tag, "key": key, "uid": key}),
         ("POST", "/v2/tags", {**tag, "uid": key}),
         ("POST", "/v2/tags", {"group_id": key}),
@@ -214,7 +224,7 @@ async def test_canaries_are_nowhere(server: Served) -> None:
 
     # Controls: statements were logged, sealed keys are in the dump, and the search finds the key stored on purpose.
     assert b"INSERT INTO audit_log" in places["PostgreSQL's log"] and b"canary01" in places["PostgreSQL's files"]
-    assert all(tables[name] for name in ("tag_key", "meta_key", "group_key", "api_key", "audit_log", "tag_counter"))
+    assert all(tables[name] for name in ("tag_key", "meta_key", "batch_key", "group_key", "api_key", "audit_log", "tag_counter"))
     canaries.forms = {"stored on purpose": spellings(STORED_ON_PURPOSE)}
     found = {place for _, place in canaries.found_in(places)}
     assert found == {"answers", "dump", "PostgreSQL's files"}

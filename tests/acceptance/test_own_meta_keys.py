@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from support import eventually
 from support.served import Answer, Connection, Served, once, target
 
 from ixfast.domain.model import EncodingProfile
+from ixfast.keys import check_value
 from ixfast.limits import META_KEYS_MAX
 from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
@@ -99,7 +101,7 @@ def bolt_card_rows(cards: VirtualFleet) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def bolt(server: Served, tmp_path_factory: pytest.TempPathFactory) -> Owner:
     owner = Owner(server, "lnbits", tmp_path_factory.mktemp("lnbits"))
-    path = owner.file(["xuid", "uid", "k0", "k1", "k2"], bolt_card_rows(fleet("lnbits")))
+    path = owner.file(["external_id", "uid", "k0", "k1", "k2"], bolt_card_rows(fleet("lnbits")))
     out = owner.imported(path, "--preset", "bolt-card")
     assert out.splitlines() == [
         f"{CARDS} tags: {CARDS} added, 0 changed, 0 unchanged; {CARDS} keys added, 0 replaced",
@@ -199,6 +201,7 @@ async def test_keys_that_were_left_out_can_be_added_later(server: Served, tmp_pa
 
 async def test_a_tap_that_two_meta_keys_open_passes_once(server: Served, bolt: Owner) -> None:
     card = fleet("lnbits")[9]
+    assert f"version 1 ({check_value(card.meta_key).hex().upper()})" in server.cli("tag", "show", card.xuid)
     key = bolt.home / "k1"
     key.write_text(card.meta_key.hex())
     server.cli("meta-key", "add", bolt.aid, str(key))
@@ -233,6 +236,11 @@ async def test_more_batches_than_an_account_has_meta_keys(server: Served, tmp_pa
             assert (await owner.tapped(unnamed | {"a": owner.aid})).passed
     moved = batches[-1][2].tap().replace(f"Lot%20{META_KEYS_MAX + 2}", "Lot%20nowhere")
     assert (await owner.scan(moved))["verdict"] == "unknown"
+    words = ("--group", "G", "--batch", str(batches[-1].batch))
+    listed = json.loads(server.cli("meta-key", "list", owner.aid, *words, "--json"))["items"]
+    assert [(key["version"], key["live"]) for key in listed] == [(1, True)]
+    (tmp_path / "next").write_text("ab" * 16)
+    assert "is version 2" in server.cli("meta-key", "add", owner.aid, str(tmp_path / "next"), *words)
     urls = [tag.tap_at(50) for cards in batches for tag in cards]
     assert owner.audited(urls, "--account", owner.aid) == {"genuine": len(urls)}
 
@@ -251,3 +259,35 @@ def test_simulated_tags_with_keys_of_their_own(server: Served, tmp_path: Path) -
         env=server.environ, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+async def test_cards_whose_keys_depend_on_more_than_the_card(server: Served, tmp_path: Path) -> None:
+    """Bolt Cards of BTCPay Server, imported as docs/reference/chips.md says."""
+    document = (Path(__file__).parents[2] / "docs" / "reference" / "chips.md").read_text()
+    found = re.search(r"cat > btcpay.csv <<'END'\n(.*?)END\nixfast import btcpay.csv (.*?)\n", document, re.DOTALL)
+    assert found is not None
+    (tmp_path / "btcpay.csv").write_text(found[1])
+    for words in (["account", "create", "btcpay", "--open"], ["folder", "create", "btcpay", "F"]):
+        server.cli(*words)
+    server.cli("group", "create", "btcpay", "Cards", "--folder", "F", "--profile", "boltcard")
+    out = server.cli("import", str(tmp_path / "btcpay.csv"), *found[2].replace("acme", "btcpay").split())
+    assert "1 added, 0 changed, 0 unchanged; 1 key" in out and "1 meta key added" in out
+    url = "https://pay.example/boltcard?p=D8E48297B5097E83092C93CCF4588A96&c=DB5564EB47B60F4B"
+    async with await Connection.open(server.port) as connection:
+        for verdict in ("genuine", "replayed"):
+            answer = (await connection.post("/v2/scans", {"url": url, "account": "btcpay"})).json
+            assert (answer["verdict"], answer["uid"]) == (verdict, "04A39493CC8680")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--tag", "x", "--batch", "b", "--group", "g"], "--tag and --batch exclude each other"),
+        (["--batch", "b"], "--batch requires --group"),
+        (["--group", "g"], "--group and --folder require --batch"),
+        (["--tag", "nosuchta"], "tag not found|no such tag|There is no tag"),
+    ],
+)
+def test_owners_that_do_not_fit_together(bolt: Owner, words: list[str], message: str) -> None:
+    done = bolt.run("meta-key", "list", bolt.aid, *words)
+    assert done.returncode != 0 and re.search(message, done.stderr), done.stderr

@@ -42,6 +42,8 @@ async def test_a_file_is_imported_and_told_in_the_audit_log(stack: Stack) -> Non
     expected = {
         "dry_run": True, "lines": 3, "added": 3, "changed": 0, "unchanged": 0, "keys_added": 3, "keys_replaced": 0,
         "meta_keys_added": 0,
+        "batch_meta_keys_added": 0,
+        "tag_meta_keys_added": 0,
     }  # fmt: skip
     assert (dry.status, dry.json) == (200, expected)
     assert await stack.all_of("/v2/tags") == []

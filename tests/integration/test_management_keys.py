@@ -48,6 +48,43 @@ async def test_keys_go_in_and_never_come_out(stack: Stack) -> None:
     assert len(rows) == 5 and not any(bytes.fromhex(key) in row["wrapped"] for key in (KEY, OTHER_KEY) for row in rows)
 
 
+async def test_meta_keys_of_tags_and_batches_go_in_and_never_come_out(stack: Stack) -> None:
+    _, _, batch = await folder_with_groups(stack)
+    draft = {"batch_id": batch, "key": KEY, "meta_key": OTHER_KEY}
+    tag = (await stack.ask("POST", "/v2/tags", draft)).made
+    assert "meta_key" not in tag and "key" not in tag
+    for bad in ("00" * 16, OTHER_KEY[:-1], "g" * 32):
+        answer = await stack.ask("POST", "/v2/tags", {"batch_id": batch, "meta_key": bad})
+        assert answer.problem == (400, "invalid_parameter") and answer.json["error"]["field"] == "meta_key"
+        assert bad not in answer.text
+    shown = []
+    for path, first in ((f"/v2/tags/{tag['xuid']}/meta-keys", 2), (f"/v2/batches/{batch}/meta-keys", 1)):
+        for version, key in enumerate((KEY, "ff" * 16), start=first):
+            answer = await stack.ask("POST", path, {"key": key})
+            assert (answer.status, answer.json["version"]) == (201, version)
+            assert answer.json["check_value"] == check_value(bytes.fromhex(key)).hex().upper()
+        assert (await stack.ask("POST", path, {"key": KEY})).problem == (409, "already_exists")
+        assert (await stack.ask("DELETE", f"{path}/{first}")).status == 204
+        assert (await stack.ask("DELETE", f"{path}/{first}")).status == 204
+        assert (await stack.ask("DELETE", f"{path}/99")).problem == (404, "not_found")
+        returned = await stack.ask("POST", path, {"key": KEY, "retire_others": True})  # it authenticates nothing
+        assert returned.json["version"] == first + 2
+        found = await stack.ask("GET", path)
+        assert [v["live"] for v in found.json["items"]] == [False] * (first + 1) + [True]
+        for place in range(16):
+            answer = await stack.ask("POST", path, {"key": f"{place + 1:032x}"})
+        assert answer.problem == (409, "limit_reached")
+        shown.append(found.text)
+    assert (await stack.ask("GET", f"/v2/tags/{tag['xuid']}/keys")).json["items"][0]["version"] == 1
+    everything = [(await stack.ask("GET", p)).text for p in ("/v2/audit?limit=1000", f"/v2/tags/{tag['xuid']}", "/v2/exports")]
+    keys = f"(?i){KEY}|{OTHER_KEY}|{'ff' * 16}|wrapped"
+    assert not any(re.search(keys, text) for text in (*shown, *everything))
+    assert "META_KEY_CHECK_VALUE" in everything[-1]
+    assert (await stack.ask("DELETE", f"/v2/tags/{tag['xuid']}")).status == 204
+    assert (await stack.ask("DELETE", f"/v2/batches/{batch}")).status == 204
+    assert await stack.pool.fetchval("SELECT (SELECT count(*) FROM tag_key) + (SELECT count(*) FROM batch_key)") == 0
+
+
 async def test_versions_of_a_key_come_to_an_end(stack: Stack) -> None:
     _, _, batch = await folder_with_groups(stack)
     tag = (await stack.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made

@@ -58,6 +58,8 @@ async def furnish(stack: Stack, aid: str, token: str) -> Objects:
     batch = (await made("/v2/batches", {"group_id": group, "name": "B"}))["id"]
     xuid = (await made("/v2/tags", {"batch_id": batch, "cuid": cuid, "uid": uid, "key": KEY}))["xuid"]
     await made(f"/v2/tags/{xuid}/keys", {"key": OTHER_KEY})
+    for owner in (f"tags/{xuid}", f"batches/{batch}"):
+        await made(f"/v2/{owner}/meta-keys", {"key": OTHER_KEY})
     api_key = (await made("/v2/api-keys", {"scopes": ["scan"]}))["id"]
     derived = {"folder_id": folder, "name": "D", "profile": "ixkio-plain", "derivation": {"scheme": "an10922"}}
     masters = (await made("/v2/groups", derived))["id"]
@@ -81,6 +83,8 @@ BODIES: Mapping[tuple[str, str], Any] = {
     ("POST", "/v2/tags"): lambda o: {"batch_id": o.batch},
     ("PATCH", "/v2/tags/{xuid}"): lambda o: {"name": "N"},
     ("POST", "/v2/tags/{xuid}/keys"): lambda o: {"key": "ab" * 16},
+    ("POST", "/v2/tags/{xuid}/meta-keys"): lambda o: {"key": f"{next(_serial):032x}", "retire_others": True},
+    ("POST", "/v2/batches/{id}/meta-keys"): lambda o: {"key": f"{next(_serial):032x}", "retire_others": True},
     ("POST", "/v2/meta-keys"): lambda o: {"key": f"{next(_serial):032x}"},
     ("POST", "/v2/imports"): lambda o: f"CUID,TAGNAME\nnew {next(_serial)},N\n".encode(),
     ("POST", "/v2/rules/test"): lambda o: {"rules": {"groups": [], "default": ""}},

@@ -15,12 +15,14 @@ from click.testing import CliRunner, Result
 
 from ixfast import cmac
 from ixfast.audit import find_profile, read_keys
+from ixfast.audit.findings import GENUINE
+from ixfast.audit.judge import judge
 from ixfast.audit.tap_bytes import CHUNK_BYTES
 from ixfast.chips import PRESETS, compile_profile
 from ixfast.cli import audit as audit_command
 from ixfast.cli.command_group import CommandGroup
 from ixfast.errors import InputError, IxfastError, ProfileError
-from ixfast.testing.virtual_tags import VirtualFleet
+from ixfast.testing.virtual_tags import VirtualFleet, VirtualTag
 
 main = CommandGroup("ixfast", help="The command alone, as `ixfast` mounts it.")
 audit_command.register(main)
@@ -114,10 +116,15 @@ def test_a_wrong_key_file_is_told_without_its_keys(rows: list[str], message: str
     assert SECRET[:12] not in str(caught.value)
 
 
-def test_too_many_meta_keys_are_refused() -> None:
-    rows = ["xuid,file_key,profile,meta_key", *(f"t{i},{SECRET},encrypted,{i:032x}" for i in range(17))]
-    with pytest.raises(InputError, match="line 18, meta_key"):
-        read_keys(lines_of(rows), find_profile)
+def test_any_number_of_meta_keys_is_read() -> None:
+    rows = ["xuid,uid,file_key,profile,meta_key"]
+    rows += [f"t{i},04{i:012x},{SECRET},encrypted,{i + 1:032x}" for i in range(40)]
+    catalogue = read_keys(lines_of(rows), find_profile)
+    assert [len(catalogue.meta_keys_of(index)) for index in (0, 15, 16, 39)] == [16, 16, 17, 17]
+    for index in (3, 17, 39):  # no text names the tag
+        tag = VirtualTag("encrypted", uid=f"04{index:012x}", file_key=SECRET, meta_key=f"{index + 1:032x}")
+        assert judge(catalogue, tag.tap()).tag == index
+        assert judge(catalogue, tag.tap()).code == GENUINE
 
 
 IMPORTED = {

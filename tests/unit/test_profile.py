@@ -11,7 +11,7 @@ from ixfast.chips import REASONS, UNDECIDED_REASONS, CompiledProfile, Message, c
 from ixfast.chips.ntag424_aes import AesScheme
 from ixfast.chips.scheme import PiccData
 from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
-from ixfast.limits import COUNTER_MAX, META_KEYS_MAX
+from ixfast.limits import COUNTER_MAX, META_KEYS_TRIED_MAX
 from ixfast.testing.virtual_tags import VirtualTag
 
 UID = bytes.fromhex("04A1B2C3D4E5F6")
@@ -199,11 +199,11 @@ def test_every_file_key_is_tried_and_the_right_one_named() -> None:
 def test_every_meta_key_is_tried() -> None:
     tag = tag_of("encrypted")
     message = read(tag.profile, tag.tap())
-    wrong = tuple(key(bytes((n,)) * 16, n) for n in range(META_KEYS_MAX - 1))
+    wrong = tuple(key(bytes((n,)) * 16, n) for n in range(META_KEYS_TRIED_MAX - 1))
     evidence = tag.profile.examine(message, uid=UID, file_keys=tag.file_keys(), meta_keys=(*wrong, key(META_KEY)))
     assert evidence.authentic
     assert tag.profile.examine(message, uid=UID, file_keys=tag.file_keys()).reason == "no_meta_key"
-    with pytest.raises(ValueError, match="more than 16 meta keys"):
+    with pytest.raises(ValueError, match="more than 48 meta keys"):
         tag.profile.examine(message, uid=UID, file_keys=tag.file_keys(), meta_keys=(*wrong, key(META_KEY), key(META_KEY)))
 
 

@@ -208,7 +208,7 @@ async def test_v1_ignores_parameters_that_it_does_not_read(world: World) -> None
 @pytest.mark.parametrize(
     ("request_line", "status"),
     [
-        (b"GET /", 404), (b"GET /v2/tags", 404), (b"PATCH /v1/x/abcd", 404), (b"GET /metrics", 404), (b"POST /v2/scans/", 404),
+        (b"GET /", 404), (b"GET /v2/tags", 404), (b"PATCH /v1/x/abcd", 404), (b"GET /metrics", 404), (b"POST /v2/scan/", 404),
         (b"GET /v2/scans", 405), (b"PUT /v1/t", 405),
     ],
 )  # fmt: skip

@@ -389,8 +389,8 @@ MISTAKES: Sequence[tuple[str, bytes | str, int, str | None]] = [
 ]  # fmt: skip
 NOT_OF_THE_FILE_ALONE = {
     "duplicate", "two_keys", "xuid_taken", "uid_taken", "uid_differs", "cuid_taken", "key_used_before", "key_versions_full",
-    "meta_keys_full", "other_folder", "keys_not_allowed", "file_too_long", "key_derived", "counter_ambiguous",
-    "other_profile", "other_account", "two_uids", "uid_reversed", "uid_not_nxp",
+    "meta_keys_full", "tag_meta_keys_full", "other_folder", "keys_not_allowed", "file_too_long", "key_derived",
+    "counter_ambiguous", "other_profile", "other_account", "two_uids", "uid_reversed", "uid_not_nxp",
 }  # fmt: skip
 
 

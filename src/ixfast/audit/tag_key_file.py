@@ -5,8 +5,8 @@
 
 `profile`, `version` (of the key, 1 if absent), `aid` and `batch` are not known to an import, where they belong to the group.
 Columns that say nothing about a tap's authenticity are not read. The first 16 different meta keys are tried on the mirrors of
-all tags, whichever line has them. Any further one is tried on taps that name the tag of its line, or with `batch` the batch. A
-tag with several live keys has one line for each, distinguished by `version`.
+all tags, whichever line has them. Any further one is tried on taps that name the tag of its line, or with `batch` the batch, and
+on others unless there are very many. A tag with several live keys has one line for each, distinguished by `version`.
 
 Messages name line and column, but never quote the value, which may be most of a key.
 """

@@ -94,12 +94,14 @@ PRESETS: Mapping[str, Preset] = {
     "bolt-card": Preset(
         "key files with uid and k0 to k4, where k1 is the meta key and k2 the file key",
         {
+            "EXTERNAL_ID": "XUID",
+            "CARD_NAME": "TAGNAME",
             "K1": "META_KEY",
             "K2": "KEY",
             "COUNTER": "LAST_COUNTER",
             **dict.fromkeys(
                 (
-                    "K0", "K3", "K4", "PREV_K0", "PREV_K1", "PREV_K2", "ID", "CARD_NAME", "EXTERNAL_ID", "WALLET", "ENABLE",
+                    "K0", "K3", "K4", "PREV_K0", "PREV_K1", "PREV_K2", "ID", "WALLET", "ENABLE",
                     "TX_LIMIT", "DAILY_LIMIT", "OTP", "TIME", "PROTOCOL_NAME", "PROTOCOL_VERSION", "LNURLW_BASE",
                     "UID_PRIVACY", "ACTION", "VERSION",
                 ),
