@@ -428,6 +428,11 @@ def test_a_pooler_between_ixfast_and_the_server(doctor: Doctor, postgres: Postgr
         )
 
 
+def test_a_demand_of_the_connection_string_that_has_no_effect(doctor: Doctor) -> None:
+    doctor.settings["dsn"] = f"{doctor.settings['dsn']}&channel_binding=require"
+    assert doctor.only("dsn", "WARN").startswith("channel_binding=require of dsn has no effect")
+
+
 SERVER = {
     "version": "17.1", "in_recovery": False, "read_only": False, "fsync": True, "full_page_writes": True, "pid": 7,
     "role": "app", "not_owned": [], "may_create": True, "schema": "tags",

@@ -63,7 +63,7 @@ async def check_database(dsn: str, environment: CommandEnvironment) -> AsyncIter
         if pooler.status == "FAIL":
             return
         if ConnectionString(dsn).weakened:
-            yield Check("channel binding", "WARN", _WEAKENED)
+            yield Check("dsn", "WARN", _WEAKENED)
         yield _check_connections(server, settings)
         schema = await _checked("schema", lambda: _check_schema(connection))
         yield schema
