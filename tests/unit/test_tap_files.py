@@ -10,15 +10,20 @@ from pathlib import Path
 import orjson
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from ixfast.audit import Audit, Summary, find_profile, read_keys
+from ixfast.audit.findings import MALFORMED
 from ixfast.audit.tap_bytes import CHUNK_BYTES, chunks, read_chunks
 from ixfast.audit.tap_format import detect_format
+from ixfast.audit.tap_likeness import TapLikeness
 from ixfast.audit.tap_names import LINE_NAMES, LIST_NAMES, QUERY_NAMES, REQUEST_NAMES, TIME_NAMES, folded
 from ixfast.audit.tap_times import read_times
 from ixfast.cli import audit as audit_command
 from ixfast.cli.command_group import CommandGroup
 from ixfast.cli.exit_codes import ExitCode, exit_code_of
-from ixfast.errors import InputError, IxfastError
+from ixfast.errors import InputError, IxfastError, ProfileError
 
 KEYS = "uid,file_key,profile\n04A1B2C3D4E5F6,000102030405060708090a0b0c0d0e0f,plain-uid-counter\n"
 QUERY = "uid=04A1B2C3D4E5F6&ctr=000001&cmac=C49606EE6F334D39"
@@ -149,6 +154,20 @@ def test_a_forged_tap_in_a_log_is_not_skipped(keys: Path, content: str) -> None:
     result = run(keys, content.replace("C49606EE6F334D39", "C49606EE6F334D38"))
     assert result.exit_code == ExitCode.NEGATIVE
     assert '"verdict":"forged"' in result.stdout
+
+
+@pytest.mark.parametrize("content", LOGS.values(), ids=LOGS.keys())
+def test_a_tap_of_an_unknown_tag_in_a_log_is_not_skipped(keys: Path, content: str) -> None:
+    result = run(keys, content.replace("04A1B2C3D4E5F6", "04A1B2C3D4E5F7"))
+    assert result.exit_code == ExitCode.NEGATIVE
+    assert '"verdict":"unknown","reason":"no_such_tag"' in result.stdout
+
+
+def test_control_a_likeness_that_is_too_narrow_skips_the_tap_of_an_unknown_tag(
+    keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TapLikeness, "may_be_tap_of_log", lambda self, text: False)
+    assert '"verdict":"unknown"' not in run(keys, COMBINED.replace("04A1B2C3D4E5F6", "04A1B2C3D4E5F7")).stdout
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
@@ -324,3 +343,40 @@ def test_a_chunk_without_gzip_is_read_from_any_stream() -> None:
     assert list(read_chunks(Plain(b"a\nb"), "x")) == [b"a\n", b"b"]  # type: ignore[arg-type]
     with pytest.raises(InputError, match="x is damaged"):
         list(read_chunks(Plain(gzip.compress(b"a" * CHUNK_BYTES)[:-9]), "x"))  # type: ignore[arg-type]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    base=st.sampled_from([*LISTS.values(), *LOGS.values(), ""]),
+    edits=st.lists(st.tuples(st.integers(0, 400), st.integers(0, 9), st.binary(max_size=6)), max_size=6),
+)
+def test_any_bytes_are_judged_or_refused(base: str, edits: list[tuple[int, int, bytes]]) -> None:
+    content = base.encode() * 2
+    for at, length, new in edits:
+        content = content[:at] + new + content[at + length :]
+    catalogue = read_keys([KEYS.encode()], find_profile)
+    try:
+        found = [*Audit(catalogue).judged(read_chunks(io.BytesIO(content), "it"))]  # type: ignore[arg-type]
+    except InputError as error:
+        assert len(str(error)) < 600
+        return
+    summary = Summary()
+    for findings in found:
+        summary.add(findings, 1)
+        assert all(findings.codes[row] == MALFORMED for row in findings.problems)
+    assert summary.has_taps or summary.first_problem or summary.without_tap or not summary.taps
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    edits=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 9), st.binary(max_size=6)), max_size=6),
+    separator=st.sampled_from(",;\t"),
+)
+def test_any_key_file_is_read_or_refused_without_its_keys(edits: list[tuple[int, int, bytes]], separator: str) -> None:
+    content = KEYS.replace(",", separator).encode()
+    for at, length, new in edits:
+        content = content[:at] + new + content[at + length :]
+    try:
+        read_keys([content], find_profile)
+    except (InputError, ProfileError) as error:
+        assert "0203040506" not in str(error)

@@ -52,7 +52,8 @@ class Auditor:
         for row, problem in problems.items():
             findings.put(row, Finding(MALFORMED, problem=problem))
         for row in rows.skipped:
-            findings.codes[row] = NO_TAP if row >= first else EMPTY
+            if row >= first and row not in problems:
+                findings.codes[row] = NO_TAP
         for length, taps in _by_length(texts, first).items():
             self._judge(length, taps, findings)
         if form.is_log:
