@@ -46,5 +46,6 @@ cdef class Engine:
 
     @cython.locals(record=TagRecord)
     cdef _log_country(self, Scan scan)
+
     @cython.locals(now=double, duration_us='long long', bound_us='long long', number=Py_ssize_t, first=Py_ssize_t)
     cdef _measure(self, Scan scan, Py_ssize_t slot)
