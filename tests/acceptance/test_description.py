@@ -91,6 +91,8 @@ class Manager:
             batch = self.make("/v2/batches", {"group_id": group, "name": "E"})["id"]
             group = self.make("/v2/groups", {"folder_id": folder, "name": "E"})["id"]
             folder = self.make("/v2/folders", {"name": f"E{n}"})["id"]
+        for owner in (f"tags/{tag}", f"batches/{batch}"):
+            self.make(f"/v2/{owner}/meta-keys", {"key": "56" * 16})
         return {
             "folders": folder,
             "groups": group,
