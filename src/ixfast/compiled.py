@@ -21,7 +21,8 @@ MODULES = (
     "json_members", "domain.records", "domain.scan", "pipeline.engine", "responses.bodies",
     "http.raw_response", "http.hot_request", "http.dispatcher", "http.admission", "http.server_state", "http.front_door",
     "store.catalogue.cache", "store.ledger.committer", "store.ledger.ledger", "store.ledger.refusal_log",
-    "store.imports.copy_rows", "store.imports.import_plan", "store.imports.seen_tags",
+    "store.imports.copy_rows", "store.imports.import_plan", "store.imports.line_matcher",
+    "store.imports.seen_tags",
     "tag_files.cells", "tag_files.reader", "tag_files.rows",
 )  # fmt: skip
 """Names of modules in the package `ixfast`; setup.py reads them from here."""

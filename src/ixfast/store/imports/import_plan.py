@@ -1,8 +1,6 @@
 """Plans the import of one block of lines: new tags, changed tags, keys, or problems. Uses no database.
 
-A line refers to the stored tag with its XUID, else with its UID, else with its CUID. A contradiction to the stored tag is a
-problem of the line. A contradiction to an earlier line of the file only sets `Matcher.repeats`; which lines repeat each other is
-queried at the end, for all lines together.
+Which stored tag a line refers to was decided before (`line_matcher`).
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, KeySlot, unwrap, wr
 from ixfast.limits import KEY_VERSIONS_MAX, META_KEYS_MAX
 from ixfast.store.admin.deleted_tags import begins_at
 from ixfast.store.imports.copy_rows import BOOL, BYTES, INT2, INT8, JSON, MOMENT, TEXT, copy_rows
-from ixfast.store.imports.seen_tags import TagIds
 from ixfast.tag_files import NOT_ASSIGNED, NOW, Problems
 from ixfast.tag_files.rows import TagRow, check_value
 
@@ -151,78 +148,6 @@ class Plan:
     def locked(self) -> list[int]:
         """Ids of stored tags that must not be deleted or get other keys meanwhile."""
         return [*self.rekeyed, *self.meta_rekeyed, *(tag_id for tag_id, _, _ in self.raised)]
-
-
-class Matcher:
-    """Finds the stored tags that lines refer to, and remembers those of earlier blocks."""
-
-    def __init__(self, account_id: int, folder_groups: Collection[int], problems: Problems) -> None:
-        self._account_id = account_id
-        self._folder_groups = folder_groups
-        self._problems = problems
-        self._seen = TagIds()
-        self._freed: set[str] = set()
-        self._before: tuple[set[Any], ...] = (set(), set(), set())  # names of the previous block, which is not stored yet
-        self.repeats = False
-
-    def add_new_ids(self, tag_ids: Sequence[int]) -> None:
-        """Remember the ids of tags that this import adds."""
-        self._seen.add_new(tag_ids)
-
-    def match(self, rows: Sequence[TagRow], tags: StoredTags) -> list[Match]:
-        """The lines that can be staged; the others become problems. `tags` may lack tags of the previous block, but no older
-        ones."""
-        self._compare_names(rows)
-        if not tags.by_xuid and not self._freed:
-            return [(row, None) for row in rows]
-        found: list[Match] = []
-        for row in rows:
-            stored = tags.find(row)
-            code = self._contradiction(row, stored, tags)
-            if code is not None:
-                self._problems.add(row.line, *code)
-                continue
-            if stored is not None:
-                if not self._seen.add(stored["tag_id"]):
-                    self.repeats = True
-                if stored["cuid"] is not None and row.cuid not in (None, stored["cuid"]):
-                    self._freed.add(stored["cuid"])
-            found.append((row, stored))
-        return found
-
-    def _compare_names(self, rows: Sequence[TagRow]) -> None:
-        """Set `repeats` if a name occurs twice in the block, or also in the previous one."""
-        names: tuple[list[Any], ...] = names_of(rows)
-        distinct = tuple(set(each) for each in names)
-        for values, once, before in zip(names, distinct, self._before, strict=True):
-            if len(once) < len(values) or not once.isdisjoint(before):
-                self.repeats = True
-        self._before = distinct
-
-    def _contradiction(self, row: TagRow, stored: Stored | None, tags: StoredTags) -> tuple[str, str] | None:
-        """Column and code of a contradiction to a stored tag, or None. A contradiction to another line sets `repeats`."""
-        if stored is not None and stored["account_id"] != self._account_id:
-            return "XUID", "xuid_taken"
-        if row.cuid is not None and row.cuid in self._freed:
-            return "CUID", "cuid_taken"
-        others = (
-            ("UID", "uid_taken", tags.by_uid.get(row.uid) if row.uid is not None else None),
-            ("CUID", "cuid_taken", tags.by_cuid.get(row.cuid) if row.cuid is not None else None),
-        )
-        for column, code, other in others:
-            if other is not None and (stored is None or other["tag_id"] != stored["tag_id"]):
-                if other["tag_id"] not in self._seen:
-                    return column, code
-                self.repeats = True
-        if stored is None:
-            return None
-        if row.uid is not None and stored["uid"] is not None and row.uid != stored["uid"]:
-            if stored["tag_id"] not in self._seen:
-                return "UID", "uid_differs"
-            self.repeats = True
-        if row.fields and stored["group_id"] not in self._folder_groups:
-            return next(iter(row.fields)), "other_folder"
-        return None
 
 
 def plan(

@@ -34,7 +34,6 @@ from ixfast.store.imports.import_plan import (
     COPIED_COLUMNS,
     FIRST_VERSION,
     Context,
-    Matcher,
     Plan,
     StoredKeys,
     StoredTags,
@@ -42,6 +41,7 @@ from ixfast.store.imports.import_plan import (
     plan,
 )
 from ixfast.store.imports.import_setup import Options, prepare
+from ixfast.store.imports.line_matcher import Matcher
 from ixfast.store.imports.meta_key_owners import MetaKeys
 from ixfast.store.imports.seen_tags import SeenNames
 from ixfast.store.imports.stored_keys import deleted_before, keys_of
