@@ -144,9 +144,10 @@ def audited(catalogue: TagCatalogue, urls: list[str]) -> list[str]:
     return [names[finding] for piece in Audit(catalogue).judged([lines]) for finding in list(piece.codes)[1:]]
 
 
-def key_file(tags: list[VirtualTag]) -> list[str]:
+def key_file(tags: list[VirtualTag]) -> list[bytes]:
     head = "xuid,uid,file_key,meta_key,cuid,batch"
-    return [head, *(f"{t.xuid},{t.uid.hex()},{t.file_key.hex()},{t.meta_key.hex()},{t.cuid or ''},{t.batch or ''}" for t in tags)]
+    lines = [f"{t.xuid},{t.uid.hex()},{t.file_key.hex()},{t.meta_key.hex()},{t.cuid or ''},{t.batch or ''}" for t in tags]
+    return ["\n".join([head, *lines]).encode()]
 
 
 @pytest.mark.parametrize("profile", [CARDS, LRP], ids=["AES, by XUID", "LRP, by CUID"])

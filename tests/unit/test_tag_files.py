@@ -199,7 +199,7 @@ def test_presets() -> None:
 
 
 def test_files_of_bolt_card_programs() -> None:
-    layout = Layout(preset="bolt-card", fields=["Card Name"])
+    layout = Layout(preset="bolt-card", fields=["Action"])
     keys = {"k0": "11" * 16, "k1": "22" * 16, "k2": KEY.hex()}
     program = {
         "protocol_name": "create_bolt_card_response", "protocol_version": 2, "card_name": "till", **keys, "uid_privacy": "Y",
@@ -209,11 +209,11 @@ def test_files_of_bolt_card_programs() -> None:
     assert [(each.line, each.column, each.code) for each in problems] == [(1, None, "no_identity")]
     row = good(json.dumps({"UID": "04:AA:BB:CC:11:22:33", **program}) + "\n", layout)[0]
     assert (row.uid, row.key, row.meta_key, row.last_counter) == (UID, KEY, b"\x22" * 16, None)
-    assert row.fields == {"Card Name": "till"}  # the folder has this field
+    assert (row.name, row.fields) == ("till", {"Action": "program"})  # the folder has this field
     head = "id;wallet;card_name;uid;external_id;counter;tx_limit;daily_limit;enable;k0;k1;k2;prev_k0;prev_k1;prev_k2;otp;time"
     line = f"a;b;;04AABBCC112233;x;31;1;2;True;;{'22' * 16};{KEY.hex()};;;;c;2026-01-01"
     row = good(f"{head}\n{line}\n", layout)[0]
-    assert (row.xuid, row.uid, row.cuid, row.last_counter, row.key, row.fields) == (None, UID, None, 31, KEY, {})
+    assert (row.xuid, row.uid, row.cuid, row.last_counter, row.key, row.fields) == ("x", UID, None, 31, KEY, {})
 
 
 def test_a_preset_ignores_only_names_that_it_knows() -> None:

@@ -115,10 +115,11 @@ def test_what_stands_still_over_taps_is_no_mac() -> None:
 
 def test_more_texts_of_the_tag_than_have_names() -> None:
     urls = [
-        f"https://tag.example/t?a={tap}y&b={tap}z&c={tap}y&d={tap}z&n=00000{tap}&e={MAC[tap:]}{MAC[:tap]}" for tap in range(2)
+        f"https://tag.example/t?a={tap}y&b={tap}z&c={tap}y&d={tap}z&f={tap}y&n=00000{tap}&e={MAC[tap:]}{MAC[:tap]}"
+        for tap in range(2)
     ]
     found = templates(*urls)
-    assert found[0] == "b={xuid}&c={cuid}&d={aid}&n={counter}&e={mac}"  # something must name the tag
+    assert found[0] == "b={xuid}&c={cuid}&d={aid}&f={batch}&n={counter}&e={mac}"  # something must name the tag
     assert found[1] == "n={counter}&e={mac}"
 
 

@@ -172,15 +172,21 @@ class _Detector:
             self._why["; ".join(wrong) or _without_encoding(sample)] += 1
             return
         reason = "the MAC matches, but the encoding cannot be expressed as a profile"
+        chosen: tuple[Proposal, _Source] | None = None
         for hit in self._hits(candidates):
             proposal, problem = self._propose(hit)
-            if proposal is not None:
-                self._proposals.append(proposal)
-                # Try the same source first for the next sample: the tags of a fleet usually share it.
-                self._sources.remove(hit.source)
-                self._sources.insert(0, hit.source)
-                return
+            if proposal is not None and (chosen is None or len(proposal.verified) >= len(chosen[0].verified)):
+                chosen = proposal, hit.source
+                if len(proposal.meta_keys) < 2 or _names_tag(proposal.profile):
+                    break  # otherwise, a template that names the tag is better: it finds the tag's own meta key
             reason = problem or reason
+        if chosen is not None:
+            proposal, source = chosen
+            self._proposals.append(proposal)
+            # Try the same source first for the next sample: the tags of a fleet usually share it.
+            self._sources.remove(source)
+            self._sources.insert(0, source)
+            return
         self._why[reason if self._held else self._why_not(sample, candidates)] += 1
 
     def _hits(self, candidates: list[Encoding]) -> Iterator[_Hit]:
@@ -370,8 +376,12 @@ def _derived_meta_keys(sources: Sequence[_Source]) -> Iterator[tuple[bytes, str]
             yield value, f"{source.label}, derived by {source.derivation!r}"
 
 
+def _names_tag(profile: EncodingProfile) -> bool:
+    return "{xuid}" in profile.template or "{cuid}" in profile.template
+
+
 def _several_meta_keys(profile: EncodingProfile) -> str:
-    if "{xuid}" in profile.template or "{cuid}" in profile.template:
+    if _names_tag(profile):
         return "the tags have different meta keys: import each with its tag, whose taps name it"
     return f"the tags have different meta keys, of which an account can have {META_KEYS_MAX}: more need the tag's name in the URL"
 
