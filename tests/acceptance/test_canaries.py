@@ -190,7 +190,7 @@ async def test_canaries_are_nowhere(server: Served) -> None:
         client = ManagementClient(server, session, token)
         await manage(client, canaries)
     client.answers += await mixed_run(server, vault)
-    printed = server.cli("keys", "rotate", "--shared-file") + server.cli("keys", "status") + server.cli("settings")
+    printed = server.cli("keys", "rotate") + server.cli("keys", "status") + server.cli("settings")
     server.fetch("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'ixfast'")
     client.answers += await mixed_run(server, vault)
     await eventually(lambda: server.ready, 20.0)

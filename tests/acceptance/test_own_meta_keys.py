@@ -85,7 +85,7 @@ class Owner:
         done = self.run("audit", log, *source, "--show", "none", "--json")
         assert done.returncode in (0, 3), done.stderr
         counts: Counter[str] = Counter()
-        for each in json.loads(done.stdout)["outcomes"]:
+        for each in json.loads(done.stdout)["counts"]:
             counts[each["verdict"]] += each["taps"]
         return dict(counts)
 

@@ -20,7 +20,7 @@ from support.replication import Replicated, replicated
 from support.served import Served, once, plain_target
 
 from ixfast.keys import KeyEncryptionKeys
-from ixfast.store import partitions
+from ixfast.store import advisory_locks
 from ixfast.store.partitions import KEYED_SCAN, SCAN_LOG
 from ixfast.testing.virtual_tags import VirtualFleet
 
@@ -112,7 +112,7 @@ async def test_a_key_file_of_another_database(stack: Stack, tmp_path: Path) -> N
 )
 async def test_a_current_partition_that_is_gone(stack: Stack, rules: Any, act: str) -> None:
     partition = rules.name(dt.datetime.now(dt.UTC).date())
-    async with held(stack.dsn, f"SELECT pg_advisory_xact_lock({partitions._LOCK})"):  # no worker can repair it meanwhile
+    async with held(stack.dsn, f"SELECT pg_advisory_xact_lock({advisory_locks.PARTITIONS})"):  # no worker can repair it meanwhile
         administer(stack.dsn, "SET lock_timeout = '10s'", act.format(table=rules.table, partition=partition))
         await stack.becomes_unready("database", "log_partition_missing")
         if rules is SCAN_LOG:

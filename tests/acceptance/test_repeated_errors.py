@@ -21,7 +21,7 @@ BREAKING_SERVER = str(Path(__file__).parents[1] / "support" / "breaking_server.p
 FLEET = VirtualFleet(63, 200, account="outage")
 OUTAGE_S = 4.0
 CONNECTIONS = 8
-LINES_MAX = 25  # From two workers and a supervisor, each of which may log several things once.
+LINES_MAX = 40  # From two workers and a supervisor, each of which may log several losses and recoveries once.
 
 
 async def scan_until(server: Served, ends: asyncio.Event, statuses: list[int]) -> None:

@@ -136,7 +136,7 @@ async def test_everything_that_a_server_does_works(roles: Roles) -> None:
                 connection.writer.write(request(method, path, {"X-API-Key": token}, content))
                 answer = await connection.answer()
             assert answer.status < 300, (path, answer)
-        lines = "".join(f"X{n:07},{n:014x},{n:032x}\n" for n in range(1, 301))
+        lines = "".join(f"X{n:07},04{n:012x},{n:032x}\n" for n in range(1, 301))
         place = ("--account", "shop", "--group", "ixkio-plain")
         imported = await asyncio.to_thread(ixfast, roles.app, "import", "-", *place, stdin=f"XUID,UID,KEY\n{lines}")
         assert imported.startswith("300 tags: 300 added")

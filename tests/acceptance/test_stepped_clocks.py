@@ -104,8 +104,9 @@ async def all_know(server: Served, clock: SteppedClock) -> None:
 
     def offsets_s() -> list[float]:
         text = server.ask_private("/metrics")[1].decode()
-        samples = re.findall(r"^ixfast_database_clock_offset_ms\{.*\} (\S+)$", text, re.MULTILINE)
-        return [float(sample) / 1000 for sample in samples]
+        samples = re.findall(r"^ixfast_database_clock_offset_seconds\{.*\} (\S+)$", text, re.MULTILINE)
+        assert samples
+        return list(map(float, samples))
 
     await eventually(lambda: all(abs(offset_s - clock.ahead_s) < 0.5 for offset_s in offsets_s()), BACK_S)
 

@@ -88,7 +88,7 @@ def status_and_result(server: Served, *words: str) -> tuple[int, str]:
     content = json.loads(shown.stdout)
     assert content["passes"] is (done.returncode == 0)
     assert done.stderr == "" and len(done.stdout.splitlines()) == len(content["steps"])
-    return done.returncode, content["steps"][-1]["outcome"]
+    return done.returncode, content["steps"][-1]["finding"]
 
 
 USUAL = VirtualFleet(16, 8, "plain-uid-counter", account="verify-usual")

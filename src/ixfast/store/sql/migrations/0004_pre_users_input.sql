@@ -32,7 +32,7 @@ DECLARE
 BEGIN
     FOR detached IN
         SELECT oid FROM pg_class
-        WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND NOT relispartition
+        WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()) AND relkind = 'r' AND NOT relispartition
           AND relname ~ '^scan_log_[0-9]{4}_[0-9]{2}$'
     LOOP
         EXECUTE format('ALTER TABLE %s ADD COLUMN reason text, ADD COLUMN account_id bigint', detached);
