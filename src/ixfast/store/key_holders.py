@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ixfast.keys import KekFileError, KeyEncryptionKeys
+from ixfast.keys import KekFileError, KeyEncryptionKeys, KeyUnavailableError
 from ixfast.store.connections.session import pooled_connection
 from ixfast.store.db_errors import reason_of
 from ixfast.store.queries import load
@@ -27,6 +27,10 @@ EXPIRES_S = 30.0
 """A worker that has not announced its keys for this long counts as gone: it could not reach the database six times."""
 _TIMEOUT_S = 2.0
 _RETRY_S = 1.0
+
+
+class SealingRefusedError(KekFileError, KeyUnavailableError):
+    """A running server could not open what would be sealed; copy the key file there first."""
 
 
 class Holder(NamedTuple):
@@ -97,9 +101,9 @@ class KeyAnnouncer:
 
 
 async def check_sealing(connection: Any, keks: KeyEncryptionKeys) -> None:
-    """Raise KekFileError if a running server could not open what is sealed under the current one of these keys."""
+    """Raise SealingRefusedError if a running server could not open what is sealed under the current one of these keys."""
     if without := lacking(await holders(connection), keks.current.id):
-        raise KekFileError(
+        raise SealingRefusedError(
             f"The key file seals under {keks.current.id}, which is not open on {named(without)}: taps of the tags would get no "
             "verdict there. Copy the key file there first, or use the one of the servers."
         )

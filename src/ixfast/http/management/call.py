@@ -11,6 +11,7 @@ import base64
 import binascii
 import contextlib
 import hashlib
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -35,6 +36,8 @@ from ixfast.responses import bodies
 from ixfast.store.admin import edits
 from ixfast.store.admin.edits import Caller
 from ixfast.store.queries import load
+
+log = logging.getLogger("ixfast.management")
 
 PAGE_ROWS = 100
 PAGE_ROWS_MAX = 1000
@@ -104,7 +107,8 @@ class ManagementDispatcher:
                     return await route.handler(Call(self, route, request, connection, caller, content))
             async with self._acquired(self._stream, self._connections):
                 return await route.handler(Call(self, route, request, None, caller, content))
-        except KeyUnavailableError:
+        except KeyUnavailableError as error:
+            log.error("a call of the management API stored nothing: %s", error)
             raise UnavailableError("unavailable", "key_unavailable") from None
 
     @contextlib.asynccontextmanager

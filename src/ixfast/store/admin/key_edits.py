@@ -12,6 +12,7 @@ from typing import Any
 from ixfast import limits
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKeys, KeySlot, check_value, wrap
+from ixfast.store.key_holders import check_sealing
 from ixfast.store.queries import load
 
 FIRST_VERSION = 1
@@ -127,10 +128,12 @@ async def announce_keys(connection: Any, keks: KeyEncryptionKeys) -> None:
     """Prepare the transaction for sealing keys; call this before sealing.
 
     From here until the commit no key-encryption key can be removed from the key file (`rotation.while_unused`), and the file is
-    read again, so that a key which was removed before is not used any more.
+    read again, so that a key which was removed before is not used any more. Raises SealingRefusedError if a running server could
+    not open what is sealed.
     """
     await connection.execute(load("management")["announce_keys"])
     await keks.look_for(("",))
+    await check_sealing(connection, keks)
 
 
 def _next_meta_version(known: Sequence[Any], value: bytes) -> int:
