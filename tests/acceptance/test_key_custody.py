@@ -507,13 +507,55 @@ async def test_a_key_that_another_host_seals_under_is_not_removed(hosts: tuple[S
     said = await asyncio.to_thread(one.cli, "keys", "rotate")
     second, first = kek_ids(one)
     assert f"copy {one.kek_file} to {HOST} ({two.kek_file}), which still seals under an older key" in said
+    assert "is no longer used" not in said  # `keys remove` refuses, too
     status, said = await asyncio.to_thread(run, one, "keys", "remove", first)
     assert status == 1
     assert f"{HOST} ({two.kek_file}) still seals under {first}." in said
     assert kek_ids(one) == [second, first]
     copy_key_file(one, two)
+
+    async def named_as_unused() -> bool:
+        said = await asyncio.to_thread(one.cli, "keys", "rotate")
+        return f"{first} is no longer used; remove it with: ixfast keys remove {first}" in said
+
+    await eventually(named_as_unused, 60)
     await asyncio.to_thread(one.cli, "keys", "remove", first)
     assert kek_ids(one) == [second]
+
+
+async def test_a_host_that_is_started_with_its_old_file_ends_at_once(hosts: tuple[Served, Served]) -> None:
+    one, two = hosts
+    await asyncio.to_thread(two.stop)
+    await asyncio.to_thread(one.cli, "keys", "rotate")
+    added = kek_ids(one)[0]
+    status, said = await asyncio.to_thread(run, two, "serve")
+    assert status == ExitCode.CONFIGURATION
+    assert f"The database has keys that are sealed under {added}, which {two.kek_file} lacks" in said
+    copy_key_file(one, two)
+    await asyncio.to_thread(two.start)
+    await becomes_ready(two)
+
+
+async def test_a_lost_key_is_of_no_matter_once_what_it_sealed_is_retired(hosts: tuple[Served, Served]) -> None:
+    one, two = hosts
+    lost = "f" * 16
+    add = (
+        "INSERT INTO meta_key (account_id, version, kek_id, wrapped, check_value)"
+        " SELECT min(account_id), 9, $1, '\\x00'::bytea, '\\x000000'::bytea FROM account"
+    )
+    await asyncio.to_thread(one.fetch, add, lost)
+    await becomes_unready(one)
+    await becomes_unready(two)
+    status, said = await asyncio.to_thread(run, one, "keys", "status")
+    assert status == 1 and f"1 rows are sealed under {lost}, which is not in the key file" in said
+    await asyncio.to_thread(one.fetch, "UPDATE meta_key SET live = false WHERE kek_id = $1", lost)
+    await becomes_ready(one)
+    await becomes_ready(two)
+    status, said = await asyncio.to_thread(run, one, "keys", "status")
+    note = f"1 rows of retired versions are sealed under {lost}, which is not in the key file; nothing needs them"
+    assert status == 0 and note in said
+    status, said = await asyncio.to_thread(run, one, "keys", "rotate", "--dry-run")
+    assert status == 0 and "1 envelopes of retired versions cannot be opened; nothing needs them" in said
 
 
 async def test_a_host_whose_key_the_others_lack_stores_no_keys(hosts: tuple[Served, Served], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from ixfast.errors import ConfigurationError
 from ixfast.keys import KekFileError, KeyEncryptionKey, KeyEncryptionKeys, KeySlot, check_value, unwrap, wrap
 from ixfast.store.admin import edits, rotation
 from ixfast.store.admin.edits import NewTag
+from ixfast.store.connections.fitness import Fitness
 from ixfast.testing.provision import provision
 from ixfast.testing.virtual_tags import VirtualFleet
 
@@ -206,3 +207,81 @@ async def test_a_used_key_is_not_removed_and_a_writer_is_waited_for(
     await rotation.while_unused(connection, "0" * 16, lambda: acts.append("unused"))
     assert acts == ["unused"]
     await writer.close()
+
+
+# Retired versions: nothing opens them any more.
+
+
+async def retire(connection: Any, kek_id: str) -> None:
+    """A version of each kind, sealed under this key, and retired."""
+    await connection.execute("UPDATE tag_key SET live = false, kek_id = $1 WHERE tag_id = (SELECT min(tag_id) FROM tag)", kek_id)
+    await connection.execute("UPDATE meta_key SET live = false, kek_id = $1", kek_id)
+    columns, values = "version, live, kek_id, wrapped, check_value", "1, false, $1, '\\x00'::bytea, '\\x000000'::bytea"
+    batch = "INSERT INTO batch (group_id, name) SELECT min(group_id), 'B' FROM tag_group RETURNING batch_id"
+    add_batch_key = f"INSERT INTO batch_key (batch_id, {columns}) VALUES ($2, {values})"
+    await connection.execute(add_batch_key, kek_id, await connection.fetchval(batch))
+    group_id = await connection.fetchval("SELECT min(group_id) FROM tag_group")
+    await connection.execute(
+        f"INSERT INTO group_key (group_id, derivation, {columns}) VALUES ($2, '{{}}', {values})", kek_id, group_id
+    )
+
+
+async def test_retired_versions_under_a_lost_key_do_not_fail_a_rotation(connection: Any) -> None:
+    await retire(connection, "f" * 16)
+    used = await rotation.usage(connection)
+    assert used == {OLD.id: rotation.Usage(66, 0), "f" * 16: rotation.Usage(1, 1 + 1, 1, retired=4)}
+    report = await rotation.reseal_all(connection, DURING, advanced=nothing)
+    assert (report.resealed, report.unreadable_count, report.unreadable_retired) == (66, 0, 4)
+    examined = await rotation.examine_all(connection, DURING, advanced=nothing)
+    assert (examined.opened, examined.unreadable, examined.unreadable_retired) == (66, [], 4)
+    for table in ("tag_key", "meta_key", "batch_key", "group_key"):  # the control: each matters while it is live
+        await connection.execute(f"UPDATE {table} SET live = true WHERE kek_id = $1", "f" * 16)
+        assert (await rotation.examine_all(connection, DURING, advanced=nothing)).unreadable_count == 1
+        await connection.execute(f"UPDATE {table} SET live = false WHERE kek_id = $1", "f" * 16)
+
+
+async def test_retired_versions_do_not_keep_a_key_in_the_file(connection: Any) -> None:
+    await rotation.reseal_all(connection, DURING, advanced=nothing)
+    await retire(connection, OLD.id)
+    acts: list[str] = []
+    await rotation.while_unused(connection, OLD.id, lambda: acts.append("removed"))
+    assert acts == ["removed"]
+    await connection.execute("UPDATE meta_key SET live = true")
+    with pytest.raises(KekFileError, match="1 rows are sealed under"):
+        await rotation.while_unused(connection, OLD.id, lambda: acts.append("again"))
+    assert acts == ["removed"]
+
+
+class Unrefused:
+    """A ledger that can write."""
+
+    failure = None
+
+    def forget_refusal(self) -> None: ...
+
+
+class OnePool:
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    async def acquire(self, **_options: object) -> Any:
+        return self.connection
+
+    async def release(self, _connection: Any, **_options: object) -> None: ...
+
+
+async def key_problems(connection: Any) -> dict[str, str]:
+    """What a worker's own checks find."""
+    fitness = Fitness(OnePool(connection), BEFORE, Unrefused())
+    await fitness.examine()
+    return fitness.problems
+
+
+async def test_only_live_versions_under_a_lost_key_take_a_worker_out_of_service(connection: Any) -> None:
+    await retire(connection, "f" * 16)
+    assert await key_problems(connection) == {}
+    for table in ("tag_key", "meta_key", "batch_key", "group_key"):
+        await connection.execute(f"UPDATE {table} SET live = true WHERE kek_id = $1", "f" * 16)
+        assert await key_problems(connection) == {"keys": "key_unavailable"}, table
+        await connection.execute(f"UPDATE {table} SET live = false WHERE kek_id = $1", "f" * 16)
+    assert await key_problems(connection) == {}

@@ -60,6 +60,17 @@ def test_a_complete_rotation_is_not_begun_again(path: Path) -> None:
     assert make_plan(KeyFile.read(path), done) == Plan(Step.ADD, None, 6)
 
 
+def test_retired_versions_under_a_lost_key_are_not_resealed(path: Path) -> None:
+    add(path)
+    make_current(path, NEW.id)
+    done = {NEW.id: Usage(5, 1), OTHER.id: Usage(1, 1, retired=2)}
+    assert make_plan(KeyFile.read(path), done) == Plan(Step.NOTHING, NEW.id, 0, (OLD.id,))
+    half_live = {NEW.id: Usage(5, 1), OTHER.id: Usage(1, 1, retired=1)}
+    assert make_plan(KeyFile.read(path), half_live) == Plan(Step.RESEAL, NEW.id, 2)
+    in_file = {NEW.id: Usage(5, 1), OLD.id: Usage(1, 0, retired=1)}
+    assert make_plan(KeyFile.read(path), in_file) == Plan(Step.RESEAL, NEW.id, 1)
+
+
 def test_a_key_that_was_named_is_taken(path: Path) -> None:
     add(path)
     make_current(path, NEW.id)

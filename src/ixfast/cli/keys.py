@@ -139,6 +139,8 @@ def _register_database_commands(keys: click.Group) -> None:
             report = asyncio.run((_examine if dry_run else _rotate)(environment, dsn, note, wanted))
         if as_json:
             print_json(_rotation_members(environment, report, dry_run=dry_run))
+        elif report.unreadable_retired:
+            click.echo(f"{report.unreadable_retired} envelopes of retired versions cannot be opened; nothing needs them")
         for each in report.unreadable:
             click.echo(str(each), err=True)
         if report.unreadable_count:
@@ -152,7 +154,8 @@ def _register_database_commands(keys: click.Group) -> None:
     @json_option
     @with_settings(*DATABASE_AND_KEYS)
     def remove(kek_id: str, as_json: bool, config: Path | None, **flags: object) -> None:
-        """Remove a key from the key file. Fails while rows are sealed under it, or a running server seals under it."""
+        """Remove a key from the key file. Fails while rows of live versions are sealed under it, or a running server seals under
+        it."""
         environment = resolve(flags, config)
 
         async def work(dsn: str) -> None:
@@ -177,7 +180,7 @@ async def _usage(dsn: str) -> tuple[dict[str, Usage], list[Holder]]:
 
 
 def _show(file: KeyFile, used: dict[str, Usage], holders: list[Holder], *, as_json: bool) -> None:
-    keys, problems = [], []
+    keys, notes, problems = [], [], []
     all_used = dict(used)
     for line in file.lines:
         opens = True
@@ -188,13 +191,20 @@ def _show(file: KeyFile, used: dict[str, Usage], holders: list[Holder], *, as_js
             problems.append(f"{line.id} cannot be opened: {error}")
         rows = used.pop(line.id, _NOTHING)
         keys.append({"id": line.id, "current": line is file.lines[0], **rows._asdict(), "opens": opens, **_provider(line)})
-    problems += [f"{rows.rows} rows are sealed under {id_}, which is not in the key file" for id_, rows in used.items()]
+    for id_, rows in used.items():
+        where = f"sealed under {id_}, which is not in the key file"
+        if rows.live:
+            problems.append(f"{rows.live} rows are {where}")
+        else:
+            notes.append(f"{rows.retired} rows of retired versions are {where}; nothing needs them")
     for id_, rows in all_used.items():
-        if rows.rows and (without := lacking(holders, id_)):
+        if rows.live and (without := lacking(holders, id_)):
             names = named(without)
-            problems.append(f"{rows.rows} rows are sealed under {id_}, which is not open on {names}; copy the key file there")
+            problems.append(f"{rows.live} rows are sealed under {id_}, which is not open on {names}; copy the key file there")
     if as_json:
-        print_json({"key_file": str(file.path), "keys": keys, "servers": _server_members(holders), "problems": problems})
+        print_json(
+            {"key_file": str(file.path), "keys": keys, "servers": _server_members(holders), "notes": notes, "problems": problems}
+        )
     else:
         click.echo(f"key file {file.path}; * marks the current key")
         headers = ("  ID", "TAG KEYS", "META KEYS", "MASTERS", "OPENS", "PROVIDER")
@@ -202,6 +212,8 @@ def _show(file: KeyFile, used: dict[str, Usage], holders: list[Holder], *, as_js
         for holder in holders:
             others = ", ".join(sorted(holder.opens - holder.seals)) or "no other key"
             click.echo(f"running on {holder}: seals under {', '.join(sorted(holder.seals)) or 'no key'}, also opens {others}")
+        for note in notes:
+            click.echo(note)
     for problem in problems:
         click.echo(problem, err=True)
     if problems:
@@ -234,6 +246,7 @@ def _rotation_members(environment: CommandEnvironment, report: Report, *, dry_ru
         "opened": report.opened,
         "resealed": report.resealed,
         "unreadable": report.unreadable_count,
+        "unreadable_retired": report.unreadable_retired,
     }
 
 
@@ -304,10 +317,11 @@ async def _rotate(environment: CommandEnvironment, dsn: str, note: Note, wanted:
             used = await rotation.usage(connection)
         holders = await key_holders.holders(connection)
     file = KeyFile.read(path)
-    if behind := [each for each in holders if each.seals - {file.lines[0].id} and not each.uses(path)]:
+    others = [each for each in holders if not each.uses(path)]  # those of this file follow it within a second
+    if behind := [each for each in others if each.seals - {file.lines[0].id}]:
         note(f"copy {path} to {named(behind)}, which still seals under an older key, and run `ixfast keys rotate` again")
     for line in file.lines[1:]:
-        if not used.get(line.id, _NOTHING).rows and line.id != file.next_id:
+        if not used.get(line.id, _NOTHING).live and line.id != file.next_id and not sealing(others, line.id):
             note(f"{line.id} is no longer used; remove it with: ixfast keys remove {line.id}")
     return report
 

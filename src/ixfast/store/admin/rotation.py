@@ -34,15 +34,22 @@ class RotationError(KekFileError):
 
 
 class Usage(NamedTuple):
-    """Numbers of rows sealed under one key-encryption key. `meta_keys` are those of accounts and batches."""
+    """Numbers of rows sealed under one key-encryption key. `meta_keys` are those of accounts and batches; `retired` counts those
+    of all kinds whose version is retired, which nothing opens any more."""
 
     tag_keys: int
     meta_keys: int
     group_keys: int = 0
+    retired: int = 0
 
     @property
     def rows(self) -> int:
-        return sum(self)
+        return self.tag_keys + self.meta_keys + self.group_keys
+
+    @property
+    def live(self) -> int:
+        """The rows that scans need."""
+        return self.rows - self.retired
 
 
 class UnreadableEnvelope(NamedTuple):
@@ -65,13 +72,15 @@ class UnreadableEnvelope(NamedTuple):
 
 
 class Report:
-    """What was done. `unreadable` has the first `UNREADABLE_SHOWN_MAX` envelopes, `unreadable_count` counts all."""
+    """What was done. `unreadable` has the first `UNREADABLE_SHOWN_MAX` envelopes of live versions that do not open,
+    `unreadable_count` counts all of these, and `unreadable_retired` those of retired versions, which nothing needs."""
 
     def __init__(self) -> None:
         self.opened = 0
         self.resealed = 0
         self.unreadable: list[UnreadableEnvelope] = []
         self.unreadable_count = 0
+        self.unreadable_retired = 0
 
     def add(self, other: Report) -> None:
         """Add the numbers of another report."""
@@ -79,12 +88,13 @@ class Report:
         self.resealed += other.resealed
         self.unreadable += other.unreadable[: UNREADABLE_SHOWN_MAX - len(self.unreadable)]
         self.unreadable_count += other.unreadable_count
+        self.unreadable_retired += other.unreadable_retired
 
 
 async def usage(connection: Any) -> dict[str, Usage]:
     """The number of rows under each key-encryption key."""
     rows = await connection.fetch(load("rotation")["usage"])
-    return {row["kek_id"]: Usage(row["tag_keys"], row["meta_keys"], row["group_keys"]) for row in rows}
+    return {row["kek_id"]: Usage(row["tag_keys"], row["meta_keys"], row["group_keys"], row["retired"]) for row in rows}
 
 
 async def lock_rotation(connection: Any) -> None:
@@ -162,13 +172,17 @@ def _resealed(row: Any, keks: KeyEncryptionKeys) -> bytes:
 
 
 def _add_unreadable(report: Report, row: Any, reason: str) -> None:
+    if not row["live"]:
+        report.unreadable_retired += 1
+        return
     report.unreadable_count += 1
     if len(report.unreadable) < UNREADABLE_SHOWN_MAX:
         report.unreadable.append(UnreadableEnvelope(row["account_id"], row["tag_id"], row["slot"], row["version"], reason))
 
 
 async def while_unused(connection: Any, kek_id: str, act: Callable[[], None]) -> None:
-    """Call `act` while no row is sealed under this key and none can be written. Raises RotationError if any row is."""
+    """Call `act` while no row of a live version is sealed under this key, and none can be written. Raises RotationError if there
+    is one."""
     sql = load("rotation")
     async with connection.transaction():
         await connection.execute(f"SET LOCAL lock_timeout = {LOCK_WAIT_MS_MAX}")
@@ -176,7 +190,7 @@ async def while_unused(connection: Any, kek_id: str, act: Callable[[], None]) ->
             await connection.execute(sql["lock_key_tables"])
         except asyncpg.LockNotAvailableError:
             raise RotationError("Keys are being written, perhaps by an import; try again when that has finished.") from None
-        used = (await usage(connection)).get(kek_id, Usage(0, 0)).rows
+        used = (await usage(connection)).get(kek_id, Usage(0, 0)).live
         if used:
             raise RotationError(f"{used} rows are sealed under {kek_id}; run `ixfast keys rotate` until none are left.")
         act()

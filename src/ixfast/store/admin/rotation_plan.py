@@ -40,7 +40,8 @@ def make_plan(
     `used` counts rows by key. `target` is a key that the user named; `new_key` asks for a further key whatever the file has;
     without `may_resume`, the keys of the file are not of the kind that the user wants.
     """
-    current = file.lines[0].id
+    current, ids = file.lines[0].id, {line.id for line in file.lines}
+    used = {id_: rows for id_, rows in used.items() if rows.live or id_ in ids}  # the rest is retired, and its key is gone
     if target is not None:
         return Plan(Step.RESEAL, target, _rows_elsewhere(used, target))
     unused = tuple(line.id for line in file.lines[1:] if line.id not in used and line.id != file.next_id)

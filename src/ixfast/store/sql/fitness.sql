@@ -14,18 +14,23 @@ TRUNCATE room_probe;
 INSERT INTO room_probe SELECT repeat('x', 2000) FROM generate_series(1, 32);
 
 -- name: envelopes
--- A few of the oldest and newest envelopes of each kind. $1 number of each.
+-- A few of the oldest and newest envelopes of live versions of each kind; what is retired is never opened. $1 number of each.
 (SELECT t.account_id, k.tag_id, k.slot, k.version, k.kek_id, k.wrapped
- FROM tag_key AS k JOIN tag AS t ON t.tag_id = k.tag_id ORDER BY k.tag_id, k.slot, k.version LIMIT $1)
+ FROM tag_key AS k JOIN tag AS t ON t.tag_id = k.tag_id WHERE k.live ORDER BY k.tag_id, k.slot, k.version LIMIT $1)
 UNION ALL
 (SELECT t.account_id, k.tag_id, k.slot, k.version, k.kek_id, k.wrapped
- FROM tag_key AS k JOIN tag AS t ON t.tag_id = k.tag_id ORDER BY k.tag_id DESC, k.slot DESC, k.version DESC LIMIT $1)
+ FROM tag_key AS k JOIN tag AS t ON t.tag_id = k.tag_id WHERE k.live ORDER BY k.tag_id DESC, k.slot DESC, k.version DESC LIMIT $1)
 UNION ALL
-(SELECT account_id, 0, 1, version, kek_id, wrapped FROM meta_key ORDER BY account_id DESC, version DESC LIMIT $1)
+(SELECT account_id, 0, 1, version, kek_id, wrapped FROM meta_key WHERE live ORDER BY account_id DESC, version DESC LIMIT $1)
+UNION ALL
+(SELECT f.account_id, k.batch_id, 4, k.version, k.kek_id, k.wrapped
+ FROM batch_key AS k JOIN batch AS b ON b.batch_id = k.batch_id JOIN tag_group AS g ON g.group_id = b.group_id
+ JOIN folder AS f ON f.folder_id = g.folder_id
+ WHERE k.live ORDER BY k.batch_id DESC, k.version DESC LIMIT $1)
 UNION ALL
 (SELECT f.account_id, k.group_id, 3, k.version, k.kek_id, k.wrapped
  FROM group_key AS k JOIN tag_group AS g ON g.group_id = k.group_id JOIN folder AS f ON f.folder_id = g.folder_id
- ORDER BY k.group_id DESC, k.version DESC LIMIT $1);
+ WHERE k.live ORDER BY k.group_id DESC, k.version DESC LIMIT $1);
 
 -- name: server
 -- What `ixfast doctor` checks of a server and of its own role. `connections` are those that are not reserved for superusers.
