@@ -85,6 +85,30 @@ async def test_meta_keys_of_tags_and_batches_go_in_and_never_come_out(stack: Sta
     assert await stack.pool.fetchval("SELECT (SELECT count(*) FROM tag_key) + (SELECT count(*) FROM batch_key)") == 0
 
 
+async def test_what_is_sealed_under_a_lost_key_can_be_replaced(stack: Stack) -> None:
+    """The steps of the guide, for keys that chips keep, and for a tag that gets another one."""
+    _, group, batch = await folder_with_groups(stack)
+    kept, changed = [(await stack.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made["xuid"] for _ in range(2)]
+    assert (await stack.ask("POST", "/v2/meta-keys", {"key": OTHER_KEY})).status == 201
+    assert (await stack.ask("POST", f"/v2/batches/{batch}/meta-keys", {"key": OTHER_KEY})).status == 201
+    for table in ("tag_key", "meta_key", "batch_key"):
+        await stack.pool.execute(f"UPDATE {table} SET kek_id = $1", "f" * 16)
+    assert (await stack.ask("DELETE", "/v2/meta-keys/1")).status == 204
+    assert (await stack.ask("DELETE", f"/v2/batches/{batch}/meta-keys/1")).status == 204
+    assert (await stack.ask("POST", f"/v2/batches/{batch}/meta-keys", {"key": OTHER_KEY})).status == 201
+    answer = await stack.ask("POST", f"/v2/tags/{changed}/keys", {"key": OTHER_KEY, "retire_others": True})
+    assert answer.status == 201
+    assert (await stack.ask("DELETE", f"/v2/tags/{kept}")).status == 204
+    content = f"XUID,KEY,META_KEY\n{kept},{KEY},{OTHER_KEY}\n".encode()
+    answer = await stack.ask("POST", f"/v2/imports?group={group}", content, headers={"Content-Type": "text/csv"})
+    assert answer.status == 200, answer.text
+    for table in ("tag_key", "meta_key", "batch_key"):
+        rows = await stack.pool.fetch(f"SELECT kek_id FROM {table} WHERE live")
+        assert rows and {row["kek_id"] for row in rows} == {stack.keks.current.id}, table
+    retired = await stack.pool.fetch("SELECT FROM meta_key WHERE NOT live AND kek_id = $1", "f" * 16)
+    assert len(retired) == 1
+
+
 async def test_versions_of_a_key_come_to_an_end(stack: Stack) -> None:
     _, _, batch = await folder_with_groups(stack)
     tag = (await stack.ask("POST", "/v2/tags", {"batch_id": batch, "key": KEY})).made
