@@ -124,6 +124,8 @@ async def patch_group(call: Call) -> web.Response:
         if after.derivation != before.derivation:
             await call.connection.fetchval(call.sql["lock_account"], call.account_id)
             await edits.check_meta_keys(call.connection, call.account_id)
+            if after.derivation is not None:
+                await edits.continue_counters_of_group(call.connection, call.account_id, after.id)
         await call.note("update", "group", after.id, before, after, ("group", after.id, None))
     return object_response(after)
 

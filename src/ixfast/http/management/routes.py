@@ -265,6 +265,7 @@ _TAGS = (
         "invalid_parameter",
         *_RULE_ERRORS,
         *_NAME_ERRORS,
+        "key_retired",
     ),
     _delete("/v2/tags/{xuid}", tags.delete_tag, "Delete a tag.", *_MATCH_ERRORS),
     _read("/v2/tags/{xuid}/counter", tags.read_counter, "Read the counter of a tag's newest accepted tap.", schemas.Counter),
@@ -286,6 +287,7 @@ _TAGS = (
         "invalid_parameter",
         "already_exists",
         "limit_reached",
+        "key_retired",
         scopes=("keys",),
     ),
     _delete(

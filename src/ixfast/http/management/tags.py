@@ -170,6 +170,10 @@ async def change(call: Call, row: Any, changes: dict[str, Any]) -> Tag:
     after = msgspec.structs.replace(before, **changes)
     if after != before:
         await _update(call, row["tag_id"], after)
+        moved = after.group_id != before.group_id
+        if moved or after.uid != before.uid:
+            field = "group_id" if moved else "uid"
+            await edits.continue_counter(call.connection, call.account_id, row["tag_id"], field, moved=moved)
         await call.note("update", "tag", after.xuid, before, after, ("tag", row["tag_id"], after.xuid))
     return after
 

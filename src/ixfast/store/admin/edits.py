@@ -7,6 +7,7 @@ The implementation is split by subject; this module only collects the public nam
 from __future__ import annotations
 
 from ixfast.store.admin.account_edits import SCOPES, Caller, account_id_of, caller_of, create_account, create_api_key
+from ixfast.store.admin.deleted_tags import continue_counter, continue_counters_of_group
 from ixfast.store.admin.group_edits import create_batch, create_folder, create_group
 from ixfast.store.admin.key_edits import (
     add_batch_key,
@@ -39,6 +40,8 @@ __all__ = [
     "caller_of",
     "changed",
     "check_meta_keys",
+    "continue_counter",
+    "continue_counters_of_group",
     "create_account",
     "create_api_key",
     "create_batch",

@@ -12,6 +12,7 @@ from typing import Any
 from ixfast import limits
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKeys, KeySlot, check_value, wrap
+from ixfast.store.admin.deleted_tags import continue_counter, continue_counters_of_group
 from ixfast.store.key_holders import check_sealing
 from ixfast.store.queries import load
 
@@ -66,7 +67,8 @@ async def add_tag_key(connection: Any, keks: KeyEncryptionKeys, account_id: int,
     The tag's counter starts again from 0, because positions of a newer version are above all positions of older ones. Older
     versions stay live until they are retired.
 
-    Raises InputError if the tag had this key before, or has the maximum number of versions.
+    Raises InputError if the tag had this key before, also under an earlier registration that was deleted, or has the maximum
+    number of versions.
     """
     sql, slot = load("management"), KeySlot.FILE
     await announce_keys(connection, keks)
@@ -75,6 +77,7 @@ async def add_tag_key(connection: Any, keks: KeyEncryptionKeys, account_id: int,
     version = _next_version(known, value)
     wrapped = wrap(keks.current, value, account_id=account_id, tag_id=tag_id, slot=slot, version=version)
     await connection.execute(sql["add_tag_key"], tag_id, slot, version, keks.current.id, wrapped, check_value(value))
+    await continue_counter(connection, account_id, tag_id, "key", added={check_value(value): version})
     return version
 
 
@@ -98,6 +101,7 @@ async def add_master(connection: Any, keks: KeyEncryptionKeys, account_id: int, 
     """
     sql, slot = load("management"), KeySlot.MASTER
     await announce_keys(connection, keks)
+    await connection.fetchval(sql["lock_masters"], group_id)
     await connection.fetchval(sql["lock_account"], account_id)
     known = await connection.fetch(sql["group_keys"], group_id)
     if sum(row["live"] for row in known) >= limits.GROUP_MASTERS_MAX:
@@ -109,6 +113,7 @@ async def add_master(connection: Any, keks: KeyEncryptionKeys, account_id: int, 
     version = _next_version(known, value, same)
     wrapped = wrap(keks.current, value, account_id=account_id, tag_id=group_id, slot=slot, version=version)
     await connection.execute(sql["add_group_key"], group_id, version, keks.current.id, wrapped, check_value(value))
+    await continue_counters_of_group(connection, account_id, group_id)
     await check_meta_keys(connection, account_id)
     return version
 

@@ -9,7 +9,7 @@ import asyncpg
 
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKeys, KeySlot, check_value, wrap
-from ixfast.store.admin.deleted_tags import begins_at
+from ixfast.store.admin.deleted_tags import begins_at, key_retired, masters_of
 from ixfast.store.admin.key_edits import FIRST_VERSION, announce_keys
 from ixfast.store.admin.transactions import already_exists
 from ixfast.store.connections.lost import unless_lost
@@ -49,9 +49,7 @@ async def add_tags(
     group = await connection.fetchrow(load("management")["lock_group"], group_id)
     if group is None or (batch_id is not None and await connection.fetchval(load("management")["lock_batch"], batch_id) is None):
         raise InputError("not_found", "The group or batch has just been deleted.", "group_id")
-    masters = None
-    if group["derives"]:
-        masters = {row["identity"]: row["version"] for row in await connection.fetch(load("management")["group_keys"], group_id)}
+    masters = await masters_of(connection, group_id) if group["derives"] else None
     positions = await _positions_before_deletion(connection, account_id, tags, masters)
     if group["derives"] and any(tag.file_key is not None for tag in tags):
         raise InputError("invalid_parameter", "The group derives the keys of its tags, so a tag cannot have its own.", "key")
@@ -89,11 +87,7 @@ async def _positions_before_deletion(
             keys = {check_value(tag.file_key): FIRST_VERSION} if tag.file_key is not None else masters or {}
             begin = begins_at(row, keys, derives=masters is not None)
             if begin is None:
-                raise InputError(
-                    "key_retired",
-                    f"The tag {tag.xuid} was deleted after this key had been replaced; add it with its last key.",
-                    "file_key",
-                )
+                raise key_retired(row, tag.uid, "key")
             found[tag.xuid] = max(found.get(tag.xuid, 0), begin)
     return found
 

@@ -94,8 +94,8 @@ class Context(NamedTuple):
     folder_groups: Collection[int]
     live_masters: Mapping[int, Sequence[int]]
     """Versions of the live masters of the account's groups that derive keys, by group."""
-    masters: Mapping[bytes, int] | None
-    """Versions of the group's masters by identity; None unless the group derives the keys of its tags."""
+    masters: Mapping[int, Mapping[bytes, int]]
+    """Versions of the masters by identity, for each of the account's groups that derives keys."""
     allow_any_uid: bool
     keks: KeyEncryptionKeys
     now: dt.datetime
@@ -166,7 +166,7 @@ def plan(
     for row, stored in matches:
         if stored is None:
             tag_id = next(fresh_ids)
-            if row.key is not None and context.masters is not None:
+            if row.key is not None and context.group_id in context.masters:
                 problems.add(row.line, "KEY", "key_derived")
                 continue
             if row.uid is not None and (code := _uid_problem(context, row.uid)) is not None:
@@ -180,7 +180,7 @@ def plan(
         else:
             own = (stored_keys.file.get(stored["tag_id"], ()), stored_keys.meta.get(stored["tag_id"], ()))
             before = counters.get(stored["tag_id"], (0, 0))
-            _change(context, result, row, stored, own, before, problems)
+            _change(context, result, row, stored, own, before, deleted, problems)
     result.staged_lines = orjson.dumps(result.lines)
     owners = tuple(zip(OWNERS.values(), (context.account_id, context.group_id, context.batch_id), strict=True))
     for table, same, columns, rows in (
@@ -205,15 +205,42 @@ def _first_position(
             problems.add(row.line, "LAST_COUNTER", "counter_ambiguous")
             return None
         highest = position(version, row.last_counter)
-    keys = {row.check_value: FIRST_VERSION} if row.check_value is not None else context.masters or {}
-    for name in (row.xuid, row.uid):
+    masters = context.masters.get(context.group_id)
+    keys = {row.check_value: FIRST_VERSION} if row.check_value is not None else masters or {}
+    begin = _position_before_deletion((row.xuid, row.uid), deleted, keys, derives=masters is not None)
+    if begin is None:
+        problems.add(row.line, "KEY", "key_used_before")
+        return None
+    return max(highest, begin)
+
+
+def _position_before_deletion(
+    names: Iterable[str | bytes | None], deleted: Mapping[str | bytes, Sequence[Any]], keys: Mapping[bytes, int], *, derives: bool
+) -> int | None:
+    """The position at which a tag with these names and keys continues if it was deleted before, else 0. None if it returns with a
+    key that had been replaced."""
+    highest = 0
+    for name in names:
         for each in deleted.get(name, ()) if name is not None else ():
-            begin = begins_at(each, keys, derives=context.masters is not None)
+            begin = begins_at(each, keys, derives=derives)
             if begin is None:
-                problems.add(row.line, "KEY", "key_used_before")
                 return None
             highest = max(highest, begin)
     return highest
+
+
+def _returns_at(
+    context: Context, row: TagRow, stored: Stored, keys: Sequence[KeyVersion], version: int | None,
+    deleted: Mapping[str | bytes, Sequence[Any]],
+) -> int | None:  # fmt: skip
+    """Like `_position_before_deletion`, for a stored tag that gets a key with this version, or its UID, or both. What was used
+    under its other keys matters only with the UID."""
+    own = {each.check_value: each.version for each in keys if each.live}
+    derives = not own and version is None and stored["group_id"] in context.masters
+    verifying = dict(context.masters[stored["group_id"]]) if derives else own if stored["uid"] is None else {}
+    if version is not None and row.check_value is not None:
+        verifying[row.check_value] = version
+    return _position_before_deletion((stored["xuid"], stored["uid"] or row.uid), deleted, verifying, derives=derives)
 
 
 def _version_of_counter(context: Context, group_id: int, versions: Sequence[KeyVersion]) -> int | None:
@@ -266,7 +293,8 @@ def _add_key(context: Context, result: Plan, row: TagRow, tag_id: int, version: 
 
 def _change(
     context: Context, result: Plan, row: TagRow, stored: Stored,
-    keys: tuple[Sequence[KeyVersion], Sequence[KeyVersion]], before: tuple[int, int], problems: Problems,
+    keys: tuple[Sequence[KeyVersion], Sequence[KeyVersion]], before: tuple[int, int],
+    deleted: Mapping[str | bytes, Sequence[Any]], problems: Problems,
 ) -> None:  # fmt: skip
     """Plan the change of a stored tag. `keys` are the versions of its file key and of its own meta key, `before` its counter."""
     tag_id = stored["tag_id"]
@@ -291,6 +319,12 @@ def _change(
     if uid is not None and (code := _uid_problem(context, uid)) is not None:
         problems.add(row.line, "UID", code)
         return
+    if deleted and (version is not None or uid is not None):
+        begin = _returns_at(context, row, stored, keys[0], version, deleted)
+        if begin is None:
+            problems.add(row.line, "KEY" if version is not None else "UID", "key_used_before")
+            return
+        raised = max(raised[0], begin), raised[1]
     cuid = row.cuid if row.cuid != stored["cuid"] else None
     name = row.name if row.name != stored["name"] else None
     active = row.active if row.active != stored["active"] else None

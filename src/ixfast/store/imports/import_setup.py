@@ -19,6 +19,7 @@ from ixfast.limits import TAG_FILE_SILENCE_MS_MAX
 from ixfast.store.admin import edits
 from ixfast.store.imports.group_names import batch_named
 from ixfast.store.imports.import_plan import Context
+from ixfast.store.imports.stored_keys import read_masters
 from ixfast.store.queries import load
 from ixfast.store.random_codes import CODE_CHARS
 from ixfast.tag_files import PRESETS, PROBLEMS_MAX, Layout
@@ -73,10 +74,7 @@ async def prepare(
     groups = await connection.fetch(sql["groups"], account_id)
     siblings = frozenset(row["group_id"] for row in groups if row["folder_id"] == group["folder_id"])
     live_masters = {row["group_id"]: row["live_masters"] for row in groups if row["derives"]}
-    masters = None
-    if group_id in live_masters:
-        rows = await connection.fetch(load("management")["group_keys"], group_id)
-        masters = {row["identity"]: row["version"] for row in rows}
+    masters = await read_masters(connection, account_id)
     now = await connection.fetchval("SELECT now()")
     await connection.execute(sql["stage"])
     await connection.execute(sql["stage_changes"])

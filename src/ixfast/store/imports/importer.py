@@ -44,7 +44,7 @@ from ixfast.store.imports.import_setup import Options, prepare
 from ixfast.store.imports.line_matcher import Matcher
 from ixfast.store.imports.meta_key_owners import MetaKeys
 from ixfast.store.imports.seen_tags import SeenNames
-from ixfast.store.imports.stored_keys import deleted_before, keys_of
+from ixfast.store.imports.stored_keys import deleted_before, keys_of, read_masters
 from ixfast.store.queries import load
 from ixfast.store.random_codes import CODE_CHARS, draw_codes
 from ixfast.tag_files import Layout, Problem, Problems, TagFile, TagRow
@@ -244,15 +244,18 @@ class _Import:
         tags = StoredTags(found, context.account_id)
         stored = {row.line: tag for row in rows if (tag := tags.find(row)) is not None} if tags.by_xuid else {}
         fresh = [row for row in rows if row.line not in stored] if stored else rows
-        rekeyed = [stored[row.line]["tag_id"] for row in rows if row.key and row.line in stored] if stored else []
-        counted = [stored[row.line]["tag_id"] for row in rows if _has_counter(row) and row.line in stored] if stored else []
-        meta_rekeyed = [stored[row.line]["tag_id"] for row in rows if row.meta_key and row.line in stored] if stored else []
+        matched = [(row, stored[row.line]) for row in rows if row.line in stored] if stored else []
+        returning = [(row, tag) for row, tag in matched if row.key or (row.uid is not None and tag["uid"] is None)]
+        await self._lock([tag for _, tag in returning])
+        rekeyed = [tag["tag_id"] for _, tag in returning]
+        counted = [tag["tag_id"] for row, tag in matched if _has_counter(row)]
+        meta_rekeyed = [tag["tag_id"] for row, tag in matched if row.meta_key]
         keys = StoredKeys(
             await keys_of(connection, context.keks, [*rekeyed, *counted], KeySlot.FILE),
             await keys_of(connection, context.keks, meta_rekeyed, KeySlot.META),
         )
-        counters = await counters_of(connection, counted)
-        deleted = await deleted_before(connection, context.account_id, fresh)
+        deleted = await deleted_before(connection, context.account_id, fresh, returning)
+        counters = await counters_of(connection, [*counted, *rekeyed] if deleted else counted)
         ids: list[int] = await connection.fetchval(sql["draw_ids"], len(fresh))
         codes = await self._fresh_codes(drawn[: sum(row.xuid is None for row in fresh)])
 
@@ -266,6 +269,13 @@ class _Import:
             await self._write_planned()
         finally:
             self._planned = await planning
+
+    async def _lock(self, tags: Sequence[Any]) -> None:
+        """Lock stored tags (`find_tags`) that get a key or their UID, before their keys are read."""
+        own = {tag["tag_id"]: tag for tag in tags if tag["account_id"] == self._context.account_id}
+        columns = list(own), [tag["uid"] for tag in own.values()], [tag["group_id"] for tag in own.values()]
+        if own and await self._connection.fetchval(self._sql["lock_returning"], *columns) != len(own):
+            raise InputError("not_found", "A tag was changed or deleted concurrently; nothing was imported. Try again.")
 
     async def _write_planned(self) -> None:
         """Write the block that was planned last. The next block was looked up before this write; the matcher covers the gap,
@@ -371,6 +381,9 @@ class _Import:
                 name: getattr(report, name) for name in ("lines", "added", "changed", "unchanged", "keys_added", "keys_replaced")
             }
             await edits.record(connection, self._context.account_id, by, "import", "group", self._context.group_id, None, counts)
+        await connection.fetchval(self._sql["lock_groups"], self._context.account_id)
+        if await read_masters(connection, self._context.account_id) != self._context.masters:
+            raise InputError("already_exists", "A master key was added concurrently; nothing was imported. Try again.")
         if not report.dry_run:
             await raise_counters(connection, self._raised_counters)
         if changes:

@@ -24,11 +24,26 @@ async def keys_of(connection: Any, keks: KeyEncryptionKeys, ids: Sequence[int], 
     }
 
 
-async def deleted_before(connection: Any, account_id: int, fresh: Sequence[TagRow]) -> dict[str | bytes, list[Any]]:
-    """Rows of `deleted_tag` that new tags may match, by tag code and UID."""
-    if not fresh or not await connection.fetchval(load("importing")["any_deleted"], account_id):
+async def read_masters(connection: Any, account_id: int) -> dict[int, dict[bytes, int]]:
+    """Versions of the masters of the account's groups that derive keys, by group and identity."""
+    found: dict[int, dict[bytes, int]] = {}
+    for row in await connection.fetch(load("importing")["masters"], account_id):
+        masters = found.setdefault(row["group_id"], {})
+        if row["version"] is not None:
+            masters[row["identity"]] = row["version"]
+    return found
+
+
+async def deleted_before(
+    connection: Any, account_id: int, fresh: Sequence[TagRow], returning: Sequence[tuple[TagRow, Any]]
+) -> dict[str | bytes, list[Any]]:
+    """Rows of `deleted_tag` by tag code and UID, as far as they may match a new tag, or a stored one (`find_tags`) that gets a
+    key or its UID."""
+    if not (fresh or returning) or not await connection.fetchval(load("importing")["any_deleted"], account_id):
         return {}
     codes, uids, _ = names_of(fresh)
+    codes += [stored["xuid"] for _, stored in returning]
+    uids += [uid for row, stored in returning if (uid := stored["uid"] or row.uid) is not None]
     found: dict[str | bytes, list[Any]] = {}
     for row in await connection.fetch(load("management")["deleted_before"], account_id, uids, codes):
         for name in {row["uid"], row["xuid"]} - {None}:

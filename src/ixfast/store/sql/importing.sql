@@ -127,9 +127,34 @@ SELECT t.xuid FROM unnest($1::text[]) AS n (xuid), LATERAL (SELECT xuid FROM tag
 WITH own AS MATERIALIZED (SELECT pg_get_serial_sequence('tag', 'tag_id')::regclass AS name)
 SELECT coalesce(array_agg(nextval(name)), '{}') FROM own, generate_series(1, $1);
 
+-- name: masters
+-- The masters of all groups of an account that derive keys, with what distinguishes the keys derived from them. $1 account.
+SELECT g.group_id, k.version, k.check_value || decode(md5(k.derivation::text), 'hex') AS identity
+FROM tag_group AS g
+JOIN folder AS f ON f.folder_id = g.folder_id
+LEFT JOIN group_key AS k ON k.group_id = g.group_id
+WHERE f.account_id = $1 AND g.derivation IS NOT NULL;
+
+-- name: lock_groups
+-- Keep the masters of the groups of an account as they are. $1 account.
+SELECT count(*)
+FROM (
+    SELECT FROM tag_group
+    WHERE folder_id IN (SELECT folder_id FROM folder WHERE account_id = $1)
+    ORDER BY group_id
+    FOR SHARE
+) AS held;
+
 -- name: lock_tags
 -- Keep tags from being deleted, and their keys from being changed by other sessions. $1 tag ids.
 SELECT count(*) FROM (SELECT FROM tag WHERE tag_id = ANY ($1::bigint[]) ORDER BY tag_id FOR NO KEY UPDATE) AS held;
+
+-- name: lock_returning
+-- Like lock_tags, for tags that still have this UID and group. $1 tag ids, $2 UIDs or null, $3 group ids: parallel arrays.
+SELECT count(*)
+FROM (SELECT tag_id, uid, group_id FROM tag WHERE tag_id = ANY ($1::bigint[]) ORDER BY tag_id FOR NO KEY UPDATE) AS held
+JOIN unnest($1::bigint[], $2::bytea[], $3::bigint[]) AS n (tag_id, uid, group_id)
+  ON n.tag_id = held.tag_id AND n.uid IS NOT DISTINCT FROM held.uid AND n.group_id = held.group_id;
 
 -- name: change
 UPDATE tag AS t

@@ -165,8 +165,12 @@ DELETE FROM batch WHERE batch_id = $1;
 SELECT EXISTS (SELECT FROM tag WHERE batch_id = $1);
 
 -- name: lock_group
--- Keep a group from being deleted until the commit; other changes are allowed. $1 group.
-SELECT group_id, derivation IS NOT NULL AS derives FROM tag_group WHERE group_id = $1 FOR KEY SHARE;
+-- Keep a group and its masters as they are until the commit. $1 group.
+SELECT group_id, derivation IS NOT NULL AS derives FROM tag_group WHERE group_id = $1 FOR SHARE;
+
+-- name: lock_masters
+-- Serialises changes of a group's masters with those of its tags. $1 group.
+SELECT group_id FROM tag_group WHERE group_id = $1 FOR NO KEY UPDATE;
 
 -- name: lock_batch
 SELECT batch_id FROM batch WHERE batch_id = $1 FOR KEY SHARE;
@@ -274,8 +278,8 @@ WITH counter AS (
 )
 INSERT INTO deleted_tag (tag_id, account_id, group_id, batch_id, xuid, uid, last_position, key_versions, check_values)
 SELECT tag_id, account_id, group_id, batch_id, xuid, uid, coalesce((SELECT last_position FROM counter), 0),
-       coalesce((SELECT array_agg(version ORDER BY version) FROM keys), '{}'),
-       coalesce((SELECT array_agg(check_value ORDER BY version) FROM keys), '{}')
+       coalesce((SELECT array_agg(version ORDER BY version, check_value) FROM keys), '{}'),
+       coalesce((SELECT array_agg(check_value ORDER BY version, check_value) FROM keys), '{}')
 FROM gone;
 
 -- name: deleted_before
@@ -283,6 +287,49 @@ FROM gone;
 SELECT xuid, uid, last_position, key_versions, check_values
 FROM deleted_tag
 WHERE account_id = $1 AND (uid = ANY ($2::bytea[]) OR xuid = ANY ($3::text[]));
+
+-- name: returned_tag
+-- What determines whether taps of a deleted tag could pass as those of this tag. Keeps the group's masters as they are. $1 tag,
+-- $2 slot of file keys: a tag with keys of its own is verified with them also in a group that derives keys.
+SELECT t.xuid, t.uid, t.group_id,
+       g.derivation IS NOT NULL AND NOT EXISTS (
+           SELECT FROM tag_key WHERE tag_id = t.tag_id AND slot = $2 AND live
+       ) AS derives,
+       coalesce((SELECT last_position FROM tag_counter WHERE tag_id = t.tag_id), 0) AS last_position
+FROM tag AS t
+JOIN tag_group AS g ON g.group_id = t.group_id
+WHERE t.tag_id = $1
+FOR SHARE OF g;
+
+-- name: returned_tags
+-- Tags of a group without keys of their own, each with a deleted tag that had its UID or code and one of these masters. $1 account,
+-- $2 group, $3 identities of masters, $4 slot of file keys.
+WITH deleted AS MATERIALIZED (
+    SELECT xuid, uid, last_position, key_versions, check_values
+    FROM deleted_tag
+    WHERE account_id = $1 AND last_position > 0 AND (check_values && $3::bytea[] OR key_versions = '{}')
+)
+SELECT t.tag_id, d.last_position, d.key_versions, d.check_values
+FROM deleted AS d
+CROSS JOIN LATERAL (
+    SELECT tag_id, group_id FROM tag WHERE uid = d.uid AND uid IS NOT NULL AND account_id = $1
+    UNION
+    SELECT tag_id, group_id FROM tag WHERE xuid = d.xuid
+) AS t
+WHERE t.group_id = $2 AND NOT EXISTS (SELECT FROM tag_key WHERE tag_id = t.tag_id AND slot = $4 AND live);
+
+-- name: masters_elsewhere
+-- The masters of other groups of the account that a group has as well, like a row of deleted_tag. $1 account, $2 group, $3 last
+-- position.
+SELECT NULL::text AS xuid, NULL::bytea AS uid, $3::int AS last_position,
+       coalesce(array_agg(k.version), '{}') AS key_versions,
+       coalesce(array_agg(k.check_value || decode(md5(k.derivation::text), 'hex')), '{}') AS check_values
+FROM group_key AS k
+JOIN tag_group AS g ON g.group_id = k.group_id
+JOIN folder AS f ON f.folder_id = g.folder_id
+WHERE f.account_id = $1 AND k.group_id <> $2
+  AND EXISTS (SELECT FROM group_key AS o
+              WHERE o.group_id = $2 AND o.check_value = k.check_value AND o.derivation = k.derivation);
 
 -- name: counter
 -- `last_at` is null if no tap passed, or if an import raised the counter since. $1 tag.
