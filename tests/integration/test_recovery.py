@@ -231,6 +231,38 @@ async def test_a_deleted_tag_remembers_how_far_it_was_used(failover: Failover) -
     assert (await failover.recover()).lost == 0
 
 
+@pytest.mark.parametrize(("version", "used"), [(1, (1 << 24) + 3), (2, (2 << 24) + 3)], ids=["same_version", "next_version"])
+async def test_a_deleted_tag_that_has_returned_passes_no_lost_tap(server_dir: Path, version: int, used: int) -> None:
+    """The lost passes belong to the deleted tag; the tag that the chip has now must know of them."""
+    key, uid = b"abc", bytes.fromhex("04000000000001")
+    with replicated(server_dir, settings=QUICK) as servers:
+        failover = Failover(servers)
+        await failover.prepare()
+        await failover.fail_over([(1, (1 << 24) + 2), (1, (1 << 24) + 3)])
+        deleted = "DELETE FROM tag_counter WHERE tag_id = 1", "DELETE FROM tag WHERE tag_id = 1"
+        connection = await asyncpg.connect(failover.dsn)
+        for statement in deleted:
+            await connection.execute(statement)
+        await connection.execute(
+            "INSERT INTO deleted_tag (tag_id, account_id, group_id, xuid, uid, last_position, key_versions, check_values)"
+            " VALUES (1, 1, 1, 'tag1', $1, $2, '{1}', $3)", uid, (1 << 24) + 1, [key],
+        )  # fmt: skip
+        for statement in (
+            "INSERT INTO account (aid) VALUES ('a')",
+            "INSERT INTO folder (account_id, name) SELECT account_id, 'f' FROM account",
+            "INSERT INTO tag_group (folder_id, name, kind) SELECT folder_id, 'g', 'standard' FROM folder",
+            "INSERT INTO tag (tag_id, account_id, group_id, xuid, uid)"
+            " SELECT 99, f.account_id, g.group_id, 'again', '\\x04000000000001' FROM tag_group g JOIN folder f USING (folder_id)",
+            f"INSERT INTO tag_counter (tag_id, last_position) VALUES (99, {(version << 24) + 1})",
+            f"INSERT INTO tag_key (tag_id, slot, version, kek_id, wrapped, check_value) VALUES (99, 2, {version}, '', '', 'abc')",
+        ):
+            await connection.execute(statement)
+        await connection.close()
+        await failover.revive()
+        await failover.recover()
+        assert (await failover.counters())[99][0] == used
+
+
 # Months that the current primary does not have.
 
 

@@ -51,17 +51,25 @@ async def masters_of(connection: Any, group_id: int) -> dict[bytes, int]:
 
 
 async def continue_counter(
-    connection: Any, account_id: int, tag_id: int, field: str, *, added: Mapping[bytes, int] | None = None, moved: bool = False
+    connection: Any,
+    account_id: int,
+    tag_id: int,
+    field: str | None,
+    *,
+    added: Mapping[bytes, int] | None = None,
+    moved: bool = False,
 ) -> None:
     """Raise the counter of a tag above what a deleted tag with its UID or code had used. The tag is locked, and already has the
     key, the UID or the group that made this necessary.
 
     `added` is its new key, by check value with the version; by default all keys under which its taps may pass now. With `moved`,
     counters used under the masters of other groups stay used as well. Raises InputError with `key_retired` about `field` if
-    a key had been replaced before the deletion.
+    a key had been replaced before the deletion; without a field, all counters under it count as used instead.
     """
     sql = load("management")
     tag = await connection.fetchrow(sql["returned_tag"], tag_id, KeySlot.FILE)
+    if tag is None:
+        return
     uids = [tag["uid"]] if tag["uid"] is not None else []
     deleted = [*await connection.fetch(sql["deleted_before"], account_id, uids, [tag["xuid"]])]
     if moved and tag["derives"] and tag["last_position"]:
@@ -76,8 +84,9 @@ async def continue_counter(
         keys = {row["check_value"]: row["version"] for row in rows if row["live"]}
     begin = tag["last_position"]
     for row in deleted:
-        first = begins_at(row, keys, derives=tag["derives"])
+        first = begins_at(row, keys, derives=tag["derives"] or field is None)
         if first is None:
+            assert field is not None
             raise key_retired(row, tag["uid"], field)
         begin = max(begin, first)
     if begin > tag["last_position"]:

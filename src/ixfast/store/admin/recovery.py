@@ -2,7 +2,8 @@
 
 An asynchronous standby that lagged lacks the newest passes, so those taps pass a second time. Once the old primary can be
 started again, comparing the two logs finds the passes that the current primary lacks. They are added as if they had been
-replicated: the counter is raised, and the pass logged and counted.
+replicated: the counter is raised, and the pass logged and counted. If the tag was deleted and has returned since, the counter
+that it has now is raised as well.
 
 Invariants: a counter is never lowered. A pass is added once, however often this runs. Tags are the same only if both id and code
 match, because ids may have been reused. Counters are locked in ascending order, in one small transaction at a time, so that
@@ -20,6 +21,7 @@ import asyncpg
 
 from ixfast.errors import ConfigurationError
 from ixfast.store import migrate, partitions
+from ixfast.store.admin.deleted_tags import continue_counter
 from ixfast.store.connections import hosts, session
 from ixfast.store.connections.connect_errors import RefusedConnectionError, UnreachableDatabaseError, explained
 from ixfast.store.connections.connection_string import ConnectionStringError
@@ -235,12 +237,19 @@ async def _write(current: Any, report: Report, write_rows: int) -> None:
     while rows := await current.fetch(sql["next_todo"], last, write_rows):
         last = rows[-1]["n"]
         passes = [_Pass(*list(row)[1:]) for row in rows]
-        owners = [list(column) for column in zip(*{(each.tag_id, each.xuid) for each in passes}, strict=True)]
+        tags = {(each.tag_id, each.xuid) for each in passes}
         async with current.transaction():
+            returned = {
+                (row["tag_id"], row["xuid"]): row["account_id"]
+                for row in await current.fetch(sql["returned"], [tag_id for tag_id, _ in tags])
+            }
+            owners = [list(column) for column in zip(*(tags | returned.keys()), strict=True)]
             before = {row["tag_id"]: row["last_position"] for row in await current.fetch(sql["lock_counters"], *owners)}
             deleted = {row["tag_id"] for row in await current.fetch(sql["lock_deleted"], *owners)}
             ours = [each for each in passes if each.tag_id in before or each.tag_id in deleted]
             await current.execute(sql["recover"], *_columns(ours))
+            for (tag_id, _), account_id in returned.items():
+                await continue_counter(current, account_id, tag_id, None)
         report.done += len(ours)
         report.skipped_passes += len(passes) - len(ours)  # their tags have vanished since
         raised = {each.tag_id for each in ours if each.position > before.get(each.tag_id, each.position)}

@@ -147,6 +147,17 @@ WHERE tag_id = ANY ($1::bigint[]) AND (tag_id, xuid) IN (SELECT * FROM unnest($1
 ORDER BY tag_id
 FOR NO KEY UPDATE;
 
+-- name: returned
+-- Tags that have the UID or code of one of these deleted tags. $1 ids of deleted tags.
+SELECT t.tag_id, t.account_id, t.xuid
+FROM deleted_tag AS d
+CROSS JOIN LATERAL (
+    SELECT tag_id, account_id, xuid FROM tag WHERE uid = d.uid AND uid IS NOT NULL AND account_id = d.account_id
+    UNION
+    SELECT tag_id, account_id, xuid FROM tag WHERE xuid = d.xuid AND account_id = d.account_id
+) AS t
+WHERE d.tag_id = ANY ($1::bigint[]);
+
 -- name: recover
 -- Raise the locked counters and log the passes, as if they had been replicated. A counter that is already as high keeps its last
 -- scan. $1 to $5 passes, the last being `covered`.
