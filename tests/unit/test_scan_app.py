@@ -200,6 +200,19 @@ async def test_a_misspelt_parameter_consumes_nothing(world: World, path: bytes, 
     assert (status, body["verdict"]) == (200, "genuine")
 
 
+@pytest.mark.parametrize("path", [b"/v2/scans", b"/v2/scans/batch"])
+@pytest.mark.parametrize(
+    "query", [b"peek=false&peek=true", b"peek=true&peek=false", b"peek=true&peek=true", b"peek=&peek=true", b"peek=true&pee%6b="]
+)
+async def test_a_repeated_peek_consumes_nothing(world: World, path: bytes, query: bytes) -> None:
+    content = scan_of(0) if path == b"/v2/scans" else {"scans": [scan_of(0)]}
+    status, body = await answer(world, post(path + b"?" + query, content))
+    assert (status, body["error"]["code"], body["error"]["field"]) == (400, "invalid_parameter", "peek")
+    assert body["error"]["message"] == "Send peek only once."
+    status, body = await answer(world, post(b"/v2/scans", scan_of(0)))
+    assert (status, body["verdict"]) == (200, "genuine")
+
+
 async def test_v1_ignores_parameters_that_it_does_not_read(world: World) -> None:
     status, body = await answer(world, get(tap(0) + b"&utm_source=tag"))
     assert (status, body["response"]) == (200, "Pass")

@@ -40,6 +40,7 @@ _LISTENER = (
     "This is the public listener, which verifies scans at /v1/t, /v2/scans and /v2/scans/batch; management, health and metrics "
     "are on the private listener."
 )
+_NO_PEEK = ("false",)
 _PARAMETERS = ("peek", "r")  # of `/v2`; `/v1/t` ignores parameters that it does not read
 _BATCH_STEP = 32  # Scans of a batch that are started, or encoded, before other requests get a turn; one takes 20 to 40 us.
 
@@ -224,10 +225,13 @@ def _complaint(scan: Scan) -> str | None:
 
 
 def _peek(request: web.Request) -> bool:
-    peek = request.query.get("peek", "false")
-    if peek not in ("true", "false"):
+    sent = request.query.getall("peek", _NO_PEEK)
+    if len(sent) > 1:
+        # Which of them counts is ambiguous, and using the wrong one would consume a tap that was only to be verified.
+        raise InputError("invalid_parameter", "Send peek only once.", "peek")
+    if sent[0] not in ("true", "false"):
         raise InputError("invalid_parameter", "peek must be true or false.", "peek")
-    return peek == "true"
+    return sent[0] == "true"
 
 
 def _idempotency_key(request: web.Request) -> str | None:
