@@ -28,6 +28,7 @@ PROFILES = {
     "stock": "/t/{cuid}?picc={picc}&cmac={mac}",
     "batches": "/b/{batch}?picc={picc}&cmac={mac}",
     "parameter": "b={batch}&picc={picc}&cmac={mac}",
+    "nameless": "p={picc}&c={mac}",
 }
 
 
@@ -243,6 +244,22 @@ async def test_more_batches_than_an_account_has_meta_keys(server: Served, tmp_pa
     assert "is version 2" in server.cli("meta-key", "add", owner.aid, str(tmp_path / "next"), *words)
     urls = [tag.tap_at(50) for cards in batches for tag in cards]
     assert owner.audited(urls, "--account", owner.aid) == {"genuine": len(urls)}
+
+
+def test_a_profile_that_names_no_tag_is_warned_about(server: Served, tmp_path: Path) -> None:
+    owner = Owner(server, "nameless", tmp_path)
+    cards = fleet("nameless")
+    path = owner.file(["uid", "k0", "k1", "k2"], (row[1:] for row in bolt_card_rows(cards)))
+    words = ("import", path, "--account", owner.aid, "--group", "G", "--preset", "bolt-card")
+    done = owner.run(*words, "--dry-run")
+    assert done.returncode == 0 and "Warning: The group's encoding profile has no {xuid} or {cuid}." in done.stderr, done.stderr
+    assert "with a template such as /{xuid}?p={picc}&c={mac}, and" in done.stderr
+    done = owner.run(*words, "--json")
+    (warning,) = json.loads(done.stdout)["warnings"]
+    assert done.returncode == 0 and "/{xuid}?p={picc}&c={mac}" in warning
+    shown = owner.run("verify", cards[0].tap(), "--account", owner.aid)
+    assert shown.returncode == 7 and "no meta key of the account decrypts the mirror" in shown.stdout
+    assert "only if the profile names the tag by {xuid} or {cuid}" in shown.stdout
 
 
 def test_simulated_tags_with_keys_of_their_own(server: Served, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ CHANGES: dict[str, tuple[Callable[[str], str], str]] = {
     ),
     "another page": (
         lambda _: "https://tag.example/?lang=en&ref=mail",
-        "no profile of the account reads this URL: it has the parameters lang, ref; the account's profiles are "
+        "no profile of the account reads this URL: it has the parameters lang, ref; the account's profile is "
         "plain-uid-counter: uid={uid}&ctr={counter}&cmac={mac}",
     ),
 }
@@ -154,6 +154,30 @@ CHANGES: dict[str, tuple[Callable[[str], str], str]] = {
 def test_what_is_missing_or_malformed_is_named(usual: Served, change: str) -> None:
     changed, outcome = CHANGES[change]
     assert status_and_result(usual, changed(USUAL[3].tap()), "--account", USUAL.account) == (6, outcome)
+
+
+@pytest.mark.parametrize(
+    ("url", "what"),
+    [
+        ("https://h.example/", "no parameters"),
+        ("foo", "text, but no parameters such as name=value"),
+        ("https://h.example/?foo", "text, but no parameters such as name=value"),
+        ("https://h.example/?foo=1", "the parameter foo"),
+        ("https://h.example/?foo=1&404142434445464748494a4b4c4d4e4f=1", "the parameters foo, one of 32 characters"),
+    ],
+)
+def test_what_is_no_tap_is_described_in_plain_words(usual: Served, url: str, what: str) -> None:
+    status, result = status_and_result(usual, url, "--account", USUAL.account)
+    assert status == 6 and f"reads this URL: it has {what}; the account's profile is plain-uid-counter: " in result, result
+
+
+def test_an_account_without_a_profile_is_told_to_create_a_group(usual: Served) -> None:
+    usual.cli("account", "create", "verify-bare")
+    status, result = status_and_result(usual, USUAL[0].tap(), "--account", "verify-bare")
+    assert status == 6 and result.endswith(
+        "the account has no group with an encoding profile; create one with `ixfast group create verify-bare NAME --folder "
+        "FOLDER --profile PROFILE`"
+    )
 
 
 SHAPES: dict[str, Callable[[str], str]] = {

@@ -44,6 +44,7 @@ async def test_a_file_is_imported_and_told_in_the_audit_log(stack: Stack) -> Non
         "meta_keys_added": 0,
         "batch_meta_keys_added": 0,
         "tag_meta_keys_added": 0,
+        "warnings": [],
     }  # fmt: skip
     assert (dry.status, dry.json) == (200, expected)
     assert await stack.all_of("/v2/tags") == []

@@ -285,6 +285,8 @@ def _print_report(report: Report, batch: str | None, *, as_json: bool) -> None:
             else f"{report.tag_meta_keys_added} tags got a meta key of their own: their"
         )
         click.echo(f"{got} taps must name the tag")
+    for warning in report.warnings:
+        click.echo(f"Warning: {warning}", err=True)
     if report.batch_created:
         click.echo(f"batch {batch} created")
     if report.dry_run:

@@ -35,6 +35,11 @@ from ixfast.store.queries import load
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.;-]{0,23}")
 _LONG_HEX = re.compile(r"[0-9A-Fa-f]{12}")
+_OF_NO_TAG = "the URL is a tap, but of no tag of this account"
+_NOT_OPENED = (
+    "no meta key of the account decrypts the mirror; a tag with a meta key of its own is found only if the profile names the tag "
+    "by {xuid} or {cuid}"
+)
 
 
 def register(main: click.Group) -> None:
@@ -130,20 +135,27 @@ async def _not_found(catalogue: Catalogue, url: str, aid: str | None) -> _Explan
     if known is None:
         return _ended("tag not found: there is no account of this AID", ExitCode.NO_TAG)
     profiles = {group.profile.profile: group.profile for group in known[1] if group.profile is not None}
+    if not profiles:
+        return _ended(
+            f"no profile of the account reads this URL: the account has no group with an encoding profile; create one with "
+            f"`ixfast group create {aid} NAME --folder FOLDER --profile PROFILE`",
+            ExitCode.UNREADABLE,
+        )
     parameters = parameters_in(url)
     read = {profile: _read(profile, url, parameters) for profile in profiles.values()}
     if any(isinstance(message, Message) for message in read.values()):
-        return _ended("tag not found: the URL is a tap, but of no tag of this account", ExitCode.NO_TAG)
+        claims = await identify(catalogue, aid, Extras(url=url), is_owner=True)
+        return _ended(f"tag not found: {_OF_NO_TAG if claims else _NOT_OPENED}", ExitCode.NO_TAG)
     incomplete = [
         (profile.fit(parameters), message, profile) for profile, message in read.items() if isinstance(message, Missing)
     ]
     if incomplete:
         _, message, profile = max(incomplete, key=lambda each: each[0])
         return _ended(f"incomplete: the profile {profile.name} also needs {' and '.join(message.names)}", ExitCode.UNREADABLE)
-    names = ", ".join(map(_shown, dict.fromkeys(parameters))) or "none"
-    templates = "; ".join(f"{profile.name}: {profile.profile.template}" for profile in profiles.values()) or "none"
+    templates = "; ".join(f"{profile.name}: {profile.profile.template}" for profile in profiles.values())
+    are = "profiles are" if len(profiles) > 1 else "profile is"
     return _ended(
-        f"no profile of the account reads this URL: it has the parameters {names}; the account's profiles are {templates}",
+        f"no profile of the account reads this URL: it has {_parameters_shown(parameters)}; the account's {are} {templates}",
         ExitCode.UNREADABLE,
     )
 
@@ -159,10 +171,15 @@ def _read(profile: TapProfile, url: str, parameters: dict[str, str]) -> Any:
     return None
 
 
+def _parameters_shown(parameters: dict[str, str]) -> str:
+    names = [_shown(name) for name in parameters if name]
+    if names:
+        return f"the parameter{'' if len(names) == 1 else 's'} {', '.join(names)}"
+    return "text, but no parameters such as name=value" if parameters else "no parameters"
+
+
 def _shown(name: str) -> str:
     """The name of a parameter, unless it may be a key in the wrong place."""
-    if not name:
-        return "a text without a name"
     return name if _NAME.fullmatch(name) and not _LONG_HEX.search(name) else f"one of {len(name)} characters"
 
 

@@ -356,6 +356,7 @@ class Imported(msgspec.Struct):
     meta_keys_added: int
     batch_meta_keys_added: int
     tag_meta_keys_added: int
+    warnings: list[str]
 
 
 class Stats(msgspec.Struct, rename={"from_": "from"}):

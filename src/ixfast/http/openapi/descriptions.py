@@ -124,6 +124,8 @@ MEMBERS = {
     "Imported.meta_keys_added": "Meta keys that were added to the account.",
     "Imported.batch_meta_keys_added": "Meta keys that were added to the batch.",
     "Imported.tag_meta_keys_added": "Tags that got a meta key of their own.",
+    "Imported.warnings": "Why taps of these tags may be unknown: the group's encoding profile does not name the owner of "
+    "the meta keys.",
     "Trial.rules": "The rule set to try.",
     "TrialResult.group": "Name of the rule group that matched; null for the default.",
     "TrialResult.steps": "Every condition that was evaluated, in order.",

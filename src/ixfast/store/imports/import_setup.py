@@ -42,10 +42,11 @@ class Options(NamedTuple):
 
 async def prepare(
     connection: Any, keks: KeyEncryptionKeys, account_id: int, group_id: int, batch: int | str | None, options: Options
-) -> tuple[Context, Layout, bool]:
+) -> tuple[Context, Layout, bool, EncodingProfile | None]:
     """Check the options, lock the account against other imports and the group against deletion, and create the temporary tables.
 
-    Returns the context of all blocks, the layout of the file, and whether the batch was created. Raises InputError.
+    Returns the context of all blocks, the layout of the file, whether the batch was created, and the group's profile. Raises
+    InputError.
     """
     sql = load("importing")
     if options.preset is not None and options.preset not in PRESETS:
@@ -78,11 +79,13 @@ async def prepare(
     now = await connection.fetchval("SELECT now()")
     await connection.execute(sql["stage"])
     await connection.execute(sql["stage_changes"])
+    profile = msgspec.json.decode(group["profile"], type=EncodingProfile) if group["profile"] is not None else None
     named = batch_id is not None and "{batch}" in group["template"]
     return (
         Context(account_id, group_id, batch_id, named, siblings, live_masters, masters, options.allow_any_uid, keks, now),
         layout,
         batch_created,
+        profile,
     )
 
 

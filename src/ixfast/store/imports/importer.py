@@ -23,6 +23,7 @@ import asyncpg
 import msgspec
 import orjson
 
+from ixfast.domain.model import EncodingProfile
 from ixfast.errors import InputError
 from ixfast.keys import KeyEncryptionKeys, KeySlot
 from ixfast.limits import CHANGES_READ_MAX
@@ -43,6 +44,7 @@ from ixfast.store.imports.import_plan import (
 from ixfast.store.imports.import_setup import Options, prepare
 from ixfast.store.imports.line_matcher import Matcher
 from ixfast.store.imports.meta_key_owners import MetaKeys
+from ixfast.store.imports.profile_warnings import profile_warnings
 from ixfast.store.imports.seen_tags import SeenNames
 from ixfast.store.imports.stored_keys import deleted_before, keys_of, read_masters
 from ixfast.store.queries import load
@@ -79,6 +81,8 @@ class Report(msgspec.Struct):
     batch_meta_keys_added: int = 0
     tag_meta_keys_added: int = 0
     batch_created: bool = False
+    warnings: list[str] = []
+    """Why taps of the tags may be unknown although the import succeeds."""
     problems: list[Problem] = []
     more_problems: bool = False
     """Whether reading stopped at the last of `problems`."""
@@ -114,11 +118,11 @@ async def import_tags(
     report = Report(dry_run=options.dry_run)
     try:
         async with connection.transaction():
-            context, layout, report.batch_created = await prepare(connection, keks, account_id, group_id, batch, options)
+            context, layout, report.batch_created, profile = await prepare(connection, keks, account_id, group_id, batch, options)
             work = _Import(connection, context, layout, options, report)
             await work.read_names()
             await work.read(pieces, on_bytes or (lambda count: None))
-            await work.finish(on_lines, by)
+            await work.finish(profile, on_lines, by)
     except _RollbackError:
         return report
     except asyncpg.UniqueViolationError as error:
@@ -344,7 +348,7 @@ class _Import:
             codes.update(draw_codes(count - len(codes), length))
         return list(codes)
 
-    async def finish(self, on_lines: LineSink | None, by: int | None) -> None:
+    async def finish(self, profile: EncodingProfile | None, on_lines: LineSink | None, by: int | None) -> None:
         """Add the counters, report the lines and announce the changes. Raises `_RollbackError` if nothing must be committed."""
         report, connection = self._report, self._connection
         if not self._writes and not self._problems.full:
@@ -363,6 +367,7 @@ class _Import:
         report.meta_keys_added, report.batch_meta_keys_added, report.tag_meta_keys_added = (
             added["account"], added["batch"], added["tag"],
         )  # fmt: skip
+        report.warnings = profile_warnings(profile, added)
         if on_lines is not None:
             await self._report_lines(on_lines)
         changes: list[tuple[str, int | None, str | None]] = []
