@@ -308,7 +308,7 @@ def test_no_bit_of_a_mac_can_be_changed(name: str) -> None:
 
 
 def test_control_without_its_windows_the_file_preset_is_not_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detect_module, "_windows", lambda encoding, scheme: [("", b"")])
+    monkeypatch.setattr(detect_module, "mac_windows", lambda encoding, scheme: [("", b"")])
     assert detect(taps(tags_of("encrypted")), [key(FILE_KEY)], [key(META_KEY)]).proposals
     assert detect(taps(tags_of("encrypted-file")), [key(FILE_KEY)], [key(META_KEY)]).proposals == ()
 

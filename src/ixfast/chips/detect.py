@@ -24,9 +24,10 @@ from ixfast.chips.reasons import REASONS
 from ixfast.chips.registry import find_scheme, scheme_names
 from ixfast.chips.scheme import Scheme
 from ixfast.chips.tamper import STATES
-from ixfast.chips.template import STATICS, Slot
+from ixfast.chips.template import STATICS
 from ixfast.chips.url_fields import Encoding, Sample, dissect, encodings
 from ixfast.chips.url_readings import NXP
+from ixfast.chips.window_candidates import mac_windows
 from ixfast.domain.model import EncodingProfile, Evidence, Key
 from ixfast.errors import InputError, ProfileError
 from ixfast.limits import META_KEYS_MAX
@@ -37,7 +38,6 @@ PROPOSALS_MAX = 8
 
 _ZERO = bytes(16)
 _NXP = bytes.fromhex(NXP)
-_BOUNDARY = frozenset(":/?&=.-_~x")
 
 
 class Derivation(Protocol):
@@ -197,7 +197,7 @@ class _Detector:
             for encoding in candidates
             for scheme in self._schemes
             if _suits(scheme, encoding)
-            for windows in [_windows(encoding, scheme)]
+            for windows in [mac_windows(encoding, scheme)]
             for identity in self._identities(scheme, encoding)
         ]
         for source in list(self._sources):
@@ -401,38 +401,6 @@ def _suits(scheme: Scheme, encoding: Encoding) -> bool:
     if scheme.signed_fields is not None:
         return {"uid", "counter", *scheme.signed_fields} <= slots.keys()
     return "picc" not in slots or slots["picc"].chars == scheme.picc_chars
-
-
-def _windows(encoding: Encoding, scheme: Scheme) -> list[tuple[str, bytes]]:
-    """The windows that a chip could be configured with, each in template notation and as the text that the tag authenticated.
-
-    A window ends where the MAC begins. It begins at a mirror, at a delimiter or just behind one, or at the URL's first character.
-    """
-    if scheme.signed_fields is not None:
-        return [("", "".join(encoding.texts[name] for name in scheme.signed_fields).upper().encode())]
-    windows: list[tuple[str, bytes]] = [("", b"")]
-    notation, text = "", ""
-    needed = "enc" in encoding.slots
-    found: list[tuple[str, bytes]] = [] if needed else windows
-    for part in reversed(encoding.before_mac):
-        if part is None:
-            break  # text without a placeholder cannot be in the window
-        if isinstance(part, Slot):
-            sent = encoding.texts[part.name]
-            notation, text = part.notation() + notation, (sent if part.name in STATICS else sent.upper()) + text
-            if part.name == "enc":
-                needed = False
-            if not needed:
-                found.append((notation, text.encode()))
-            continue
-        starts = range(len(part) - 1, -1, -1) if not needed else ()
-        found.extend(
-            (part[start:] + notation, (part[start:] + text).encode())
-            for start in starts
-            if start == 0 or part[start] in _BOUNDARY or part[start - 1] in _BOUNDARY
-        )
-        notation, text = part + notation, part + text
-    return found
 
 
 def _tamper_offset(texts: Sequence[bytes | None]) -> tuple[int | None, str | None]:

@@ -1,0 +1,41 @@
+"""The windows under which the MAC of a tap may have been computed, for the detection of encoding profiles."""
+
+from __future__ import annotations
+
+from ixfast.chips.scheme import Scheme
+from ixfast.chips.template import STATICS, Slot
+from ixfast.chips.url_fields import Encoding
+
+_BOUNDARY = frozenset(":/?&=.-_~x")
+
+
+def mac_windows(encoding: Encoding, scheme: Scheme) -> list[tuple[str, bytes]]:
+    """The windows that a chip could be configured with, each in template notation and as the text that the tag authenticated.
+
+    A window ends where the MAC begins. It begins at a mirror, at a delimiter or just behind one, or at the URL's first character.
+    """
+    if scheme.signed_fields is not None:
+        return [("", "".join(encoding.texts[name] for name in scheme.signed_fields).upper().encode())]
+    windows: list[tuple[str, bytes]] = [("", b"")]
+    notation, text = "", ""
+    needed = "enc" in encoding.slots
+    found: list[tuple[str, bytes]] = [] if needed else windows
+    for part in reversed(encoding.before_mac):
+        if part is None:
+            break  # text without a placeholder cannot be in the window
+        if isinstance(part, Slot):
+            sent = encoding.texts[part.name]
+            notation, text = part.notation() + notation, (sent if part.name in STATICS else sent.upper()) + text
+            if part.name == "enc":
+                needed = False
+            if not needed:
+                found.append((notation, text.encode()))
+            continue
+        starts = range(len(part) - 1, -1, -1) if not needed else ()
+        found.extend(
+            (part[start:] + notation, (part[start:] + text).encode())
+            for start in starts
+            if start == 0 or part[start] in _BOUNDARY or part[start - 1] in _BOUNDARY
+        )
+        notation, text = part + notation, part + text
+    return found
