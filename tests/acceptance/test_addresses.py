@@ -67,6 +67,7 @@ def test_commands_find_a_server_on_ipv6(private_host: str, server_dir: Path) -> 
     [
         ("host", "2001:db8::1", "host: cannot bind [2001:db8::1]:"),
         ("private_host", "192.0.2.1", "private_host: cannot bind 192.0.2.1:"),
+        ("host", "fe80::1%lo", "host: cannot bind [fe80::1%25lo]:"),
         ("host", "no-such-host.invalid", "host: cannot bind no-such-host.invalid:"),
     ],
 )

@@ -219,6 +219,31 @@ async def test_a_server_that_is_too_old_is_refused_in_one_line(empty: str, monke
         await connection.close()
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "EUC_JP"])
+async def test_a_database_that_is_not_in_utf_8_is_refused_in_one_line(postgres: Any, encoding: str) -> None:
+    name = f"ixfast_encoding_{secrets.token_hex(6)}"
+    administration = await asyncpg.connect(postgres.dsn)
+    await administration.execute(
+        f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
+    )
+    refusal = (
+        f"^The database has the encoding {encoding}; ixfast needs UTF8. Create another database: "
+        "CREATE DATABASE name ENCODING 'UTF8' LOCALE 'C.UTF-8' TEMPLATE template0$"
+    )
+    dsn = postgres.dsn_of(name)
+    try:
+        with pytest.raises(UnsupportedServerError, match=refusal):
+            await migrate.migrate(dsn)
+        connection = await asyncpg.connect(dsn)
+        with pytest.raises(UnsupportedServerError, match=refusal):
+            await migrate.check(connection)
+        assert await connection.fetchval("SELECT to_regclass('schema_migration')") is None
+        await connection.close()
+    finally:
+        await administration.close()
+        drop_database(postgres.dsn, name)
+
+
 async def test_an_empty_database_is_told_to_migrate(empty: str) -> None:
     connection = await asyncpg.connect(empty)
     with pytest.raises(SchemaMismatchError, match="Run `ixfast migrate`"):

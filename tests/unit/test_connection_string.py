@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,27 @@ def test_a_special_character_of_the_password_is_no_host_and_no_parameter(passwor
     assert password not in str(caught.value)
 
 
-@pytest.mark.parametrize("dsn", [f"{START}?port=70000&host=a", "postgresql://h:x/db", "postgresql://h:0/db", "mysql://h/db"])
-def test_other_malformed_connection_strings(dsn: str) -> None:
+def test_another_scheme_is_malformed() -> None:
     with pytest.raises(ConnectionStringError, match="is malformed"):
+        ConnectionString("mysql://h/db")
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        f"{START}?port=70000&host=a", "postgresql://h:x/db", "postgresql://h:0/db", "postgresql://app:p4ss@h:99999/db",
+        "postgresql://app:p4ss@h:abc/db", "postgresql://app:p4ss@[::1]:-1/db", "postgresql://app:p4ss@a:5432,b:x/db",
+    ],
+)  # fmt: skip
+def test_a_port_that_is_none_is_named(dsn: str) -> None:
+    with pytest.raises(ConnectionStringError, match=r"^`dsn`: the port must be a number between 1 and 65535\.$"):
         ConnectionString(dsn)
+
+
+@pytest.mark.parametrize("host", ["[::1", "::1]:5432", "::1:5432", "[::1]5432", "a,[::1:5432"])
+def test_a_host_that_is_none_is_named(host: str) -> None:
+    with pytest.raises(ConnectionStringError, match=r"^`dsn`: the host is malformed\. Write an IPv6 address in brackets"):
+        ConnectionString(f"postgresql://app:p4ss@{host}/db")
 
 
 def test_hosts_of_the_query_take_precedence_as_in_libpq() -> None:
@@ -135,6 +153,34 @@ def test_a_file_at_fault_is_named(tmp_path: Path) -> None:
     assert parsed("sslmode=require&sslcrl=/nope.crl").file_problem() == "`dsn`: sslcrl=/nope.crl: No such file or directory."
     assert parsed("sslmode=disable&sslrootcert=/nope.pem").file_problem() is None
     assert parsed("sslmode=prefer&sslrootcert=/nope.pem").file_problem() is None
+
+
+def test_a_file_without_what_it_is_named_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # without a key
+    certificate, key = tmp_path / "client.pem", tmp_path / "client.key"
+    certificate.write_text("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+    key.write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+    for query, problem in (
+        (f"sslcert={certificate}", f"sslcert={certificate}: the file has no private key: add sslkey=FILE."),
+        (f"sslcert={certificate}&sslkey={certificate}", f"sslkey={certificate}: the file has no private key."),
+        (f"sslcert={key}&sslkey={key}", f"sslcert={key}: the file has no certificate."),
+        (
+            f"sslcert={certificate}&sslkey={key}",
+            f"the private key in {key} cannot be used with the certificate in {certificate}: ",
+        ),
+    ):
+        found = parsed(f"sslmode=require&{query}").file_problem()
+        assert found is not None and found.startswith(f"`dsn`: {problem}"), found
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [("IP address mismatch, certificate", "refused: IP address mismatch"), ("Hostname mismatch", "refused: hostname mismatch")],
+)
+def test_the_reason_of_a_certificate_s_refusal(reason: str, shown: str) -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_message = reason
+    assert shown in str(explain(error, START, 5.0))
 
 
 def test_files_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

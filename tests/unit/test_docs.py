@@ -272,6 +272,28 @@ def test_commands_in_code_blocks_exist(document: Path) -> None:
                 assert given <= options(COMMANDS[name]) | {"--help"}, line
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_every_table_begins_with_a_header(document: Path) -> None:
+    prose, _ = prose_and_code(document)
+    assert headless_rows(prose) == []
+
+
+def headless_rows(text: str) -> list[str]:
+    """The first row of each table that lacks a header: it would be shown as plain text."""
+    lines = ["", *text.splitlines(), ""]
+    return [
+        lines[at]
+        for at in range(1, len(lines) - 1)
+        if lines[at].startswith("|") and not lines[at - 1].startswith("|") and not re.match(r"\|[ :|-]+\|$", lines[at + 1])
+    ]
+
+
+def test_a_table_that_a_blank_line_breaks_is_found() -> None:
+    table = "| a | b |\n|---|---|\n| 1 | 2 |\n"
+    assert headless_rows(table + "\n" + table) == []
+    assert headless_rows(table + "\n| 3 | 4 |\n| 5 | 6 |\n") == ["| 3 | 4 |"]
+
+
 def test_the_tables_of_settings_have_exactly_the_flags_of_the_server() -> None:
     """In both directions; `ixfast serve` takes every setting."""
     text = (DOCS / "reference" / "settings.md").read_text()

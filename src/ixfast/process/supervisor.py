@@ -272,6 +272,11 @@ def bind_listener(host: str, port: int, setting: str, *, shared: bool) -> socket
         if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
             setting = setting.replace("port", "host")
             remedy = "use an address of this machine"
+        elif error.errno in (errno.EINVAL, errno.ENODEV, errno.EAFNOSUPPORT):  # a link-local address of another interface
+            setting = setting.replace("port", "host")
+            remedy = "use an address of this machine, with its interface if it is link-local: fe80::1%eth0"
+        elif error.errno != errno.EADDRINUSE:
+            remedy = "choose another port or address"
         raise ConfigurationError(f"{setting}: cannot bind {authority(host, port)} ({error.strerror}); {remedy}.") from None
     return listener
 

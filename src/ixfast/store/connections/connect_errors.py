@@ -69,7 +69,8 @@ def explain(error: BaseException, dsn: str, patience_s: float, server: str = "da
 
 def _certificate(error: ssl.SSLCertVerificationError, server: str) -> str:
     text = error.verify_message.rstrip(".")
-    what = f"The {server}'s certificate was refused: {text[:1].lower()}{text[1:]}"
+    begin = text[:1] if text[1:2].isupper() else text[:1].lower()  # IP address mismatch
+    what = f"The {server}'s certificate was refused: {begin}{text[1:]}"
     if "mismatch" in text or "not valid for" in text:
         return f"{what}. Connect to a name that is in the certificate, or have a certificate made for this one."
     if "expired" in text or "not yet valid" in text:

@@ -25,6 +25,10 @@ from ixfast.errors import ConfigurationError
 
 MALFORMED = "The connection string `dsn` is malformed. Percent-encode special characters in the user name and password."
 
+_PORT_MAX = 65535
+_BAD_PORT = f"`dsn`: the port must be a number between 1 and {_PORT_MAX}."
+_BAD_HOST = "`dsn`: the host is malformed. Write an IPv6 address in brackets, with the port behind them: [::1]:5432."
+
 _FILES = {"sslrootcert": "PGSSLROOTCERT", "sslcrl": "PGSSLCRL", "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY"}
 """Parameters that name files, and the environment variables that do."""
 _SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -96,7 +100,6 @@ _SAYS_OTHERWISE = {
 }
 """Names that other drivers use, and how libpq or PostgreSQL spells them."""
 _HOST = re.compile(r"(\[[^\[\]]+\]|[^:\[\]]*)(?::([^:]*))?")
-_PORT_MAX = 65535
 
 
 class ConnectionStringError(ConfigurationError):
@@ -218,6 +221,10 @@ class ConnectionString:
             problem = _problem_of(name, file)
             if problem is not None:
                 return f"`dsn`: {name}={file}: {problem}."
+        certificate, key = self._file("sslcert"), self._file("sslkey") or _default_key()
+        problem = _problem_of_pair(certificate, key, self.parameters.get("sslpassword", "")) if certificate else None
+        if problem is not None:
+            return f"`dsn`: {problem}."
         default = Path("~/.postgresql/root.crt").expanduser()
         if verifies and not self._file("sslrootcert") and not default.exists():
             return (
@@ -252,8 +259,10 @@ def _nearest(name: str) -> str | None:
 def _split(dsn: str) -> SplitResult:
     try:
         parts = urlsplit(dsn)
-    except ValueError:
-        raise ConnectionStringError(MALFORMED) from None
+    except ValueError:  # a bracket without its pair
+        user, _, host = re.split("[/?#]", dsn.partition("://")[2], maxsplit=1)[0].rpartition("@")
+        is_host = ("[" in host or "]" in host) and not set("[]") & set(user) and "@" not in dsn.partition(host)[2]
+        raise ConnectionStringError(_BAD_HOST if is_host else MALFORMED) from None
     # A special character of the password ends the part that it is in; the @ before the host is then in another one.
     without_user = ":" in parts.netloc and "@" not in parts.netloc
     spilled = parts.netloc.count("@") > 1 or parts.fragment or (without_user and "@" in parts.path + parts.query)
@@ -279,13 +288,13 @@ def _encoded(parameters: Mapping[str, str]) -> str:
 def _check_address(address: str) -> None:
     match = _HOST.fullmatch(unquote(address) if address.startswith("%2") else address)
     if match is None:
-        raise ConnectionStringError(MALFORMED)
+        raise ConnectionStringError(_BAD_HOST)
     _check_port(match[2] or "")
 
 
 def _check_port(port: str) -> None:
     if port and not (port.isascii() and port.isdecimal() and 0 < int(port) <= _PORT_MAX):
-        raise ConnectionStringError(MALFORMED)
+        raise ConnectionStringError(_BAD_PORT)
 
 
 def _whole_number(name: str, value: str) -> int:
@@ -312,4 +321,27 @@ def _problem_of(name: str, file: str) -> str | None:
             return "the file has no certificate in PEM format" if name == "sslrootcert" else "the file has no revocation list"
     elif b"-----BEGIN" not in content:
         return "the file is not in PEM format"
+    elif name == "sslkey" and b"PRIVATE KEY-----" not in content:
+        return "the file has no private key"
+    elif name == "sslcert" and b"-----BEGIN CERTIFICATE-----" not in content:
+        return "the file has no certificate"
+    return None
+
+
+def _default_key() -> str | None:
+    default = Path("~/.postgresql/postgresql.key").expanduser()
+    return str(default) if default.exists() else None
+
+
+def _problem_of_pair(certificate: str, key: str | None, password: str) -> str | None:
+    """Why a readable certificate cannot be used with this key; without one, the key must be in the file of the certificate."""
+    if key is None and b"PRIVATE KEY-----" not in Path(certificate).read_bytes():
+        return f"sslcert={certificate}: the file has no private key: add sslkey=FILE"
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password)
+    except (ssl.SSLError, OSError):
+        return (
+            f"the private key in {key or certificate} cannot be used with the certificate in {certificate}: it belongs to "
+            "another one, is damaged, or needs another sslpassword"
+        )
     return None

@@ -108,11 +108,17 @@ async def fix_durability(connection: Any, settings: Mapping[str, str] | None = N
 
 
 def check_version(connection: Any) -> None:
-    """Raise UnsupportedServerError unless the server is at least `limits.POSTGRES_MAJOR_MIN`."""
+    """Raise UnsupportedServerError unless the server is at least `limits.POSTGRES_MAJOR_MIN` and the database is in UTF-8."""
     version = connection.get_server_version()
     if version.major < limits.POSTGRES_MAJOR_MIN:
         raise UnsupportedServerError(
             f"The database runs PostgreSQL {version.major}; ixfast needs PostgreSQL {limits.POSTGRES_MAJOR_MIN} or later."
+        )
+    encoding = connection.get_settings().server_encoding
+    if encoding != "UTF8":
+        raise UnsupportedServerError(
+            f"The database has the encoding {encoding}; ixfast needs UTF8. Create another database: "
+            "CREATE DATABASE name ENCODING 'UTF8' LOCALE 'C.UTF-8' TEMPLATE template0"
         )
 
 
