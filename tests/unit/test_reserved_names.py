@@ -298,6 +298,27 @@ async def test_no_preset_can_be_mistaken() -> None:
     assert {name for name, preset in PRESETS.items() if warnings_of(preset)} == set()
 
 
+BOLT = fleet_of(31, "p={picc}&c={mac}")
+
+
+async def test_white_space_at_the_end_of_a_value() -> None:
+    world = World(BOLT)
+    await world.start()
+    try:
+        for index, end in enumerate(("%0A", "%0d%0a", "%20", "+", "%00", "%20+%0A")):
+            tag = BOLT[index]
+            for mirror, mac in (("", end), (end, ""), (end, end)):
+                for door in (True, False):
+                    found = dict(pair.split("=") for pair in query_of(tag).split("&"))
+                    query = f"p={found['p']}{mirror}&c={found['c']}{mac}&a={BOLT.account}"
+                    assert await v1(world, query, door=door) == "Pass", query
+        for inside in ("%0A", "%20", "%00"):
+            found = dict(pair.split("=") for pair in query_of(BOLT[7]).split("&"))
+            assert await v1(world, f"p={found['p'][:9]}{inside}{found['p'][9:]}&c={found['c']}&a={BOLT.account}") != "Pass"
+    finally:
+        await world.stop()
+
+
 NAMELESS = fleet_of(30, "{uid}x{counter}x{mac}")
 
 

@@ -28,6 +28,7 @@ _MAC_CHARS = 16
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _TOKEN = re.compile(r"[!-~]{1,256}")
 _CUID = re.compile(rf"(?s).{{1,{limits.CUSTOMER_ID_CHARS_MAX}}}")
+_AFTER = " \t\r\n\0"
 _HOT = frozenset(("x", "c", "u", "a", "n", "e", "r"))
 _REFERENCES = frozenset(("x", "c", "u"))
 _NAMING_NONE = frozenset(("n", "e", "t", "r", "ip", "ua"))
@@ -85,13 +86,16 @@ def parse_parameters(query: str) -> dict[str, str]:
 
 
 def _decode(text: str, name: str | None) -> str:
-    """Undo percent-encoding. Control characters never mean anything in a tap, and are refused in every parameter."""
+    """Undo percent-encoding. Control characters never mean anything in a tap, and are refused in every parameter. At the end of a
+    value they and spaces are dropped, since programs that read tags add them there; a tag code has to be exact."""
     if "%" not in text and "+" not in text and text.isascii() and text.isprintable():
         return text
     try:
         decoded = unquote_to_bytes(text.replace("+", " ")).decode()
     except UnicodeError:  # also lone surrogates, which command line arguments may have
         raise InputError("invalid_parameter", "The parameter is not valid UTF-8.", _printable(name)) from None
+    if name not in (None, "x"):
+        decoded = decoded.rstrip(_AFTER)
     if not decoded.isprintable():
         raise InputError("invalid_parameter", "The parameter contains control characters.", _printable(name))
     return decoded
