@@ -529,3 +529,16 @@ def test_a_uid_of_no_nxp_chip_is_hardly_one() -> None:
     assert found.reasons == (
         "p is an encrypted mirror that neither your key nor the factory key decrypts, as they are or derived",
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "noted"),
+    [("api/v1/scan/q8w3sbc0", True), ("k/0a1b2c3d4e5f", True), ("api/v1/scan", False), ("shop", False)],
+)
+def test_a_text_in_the_path_of_one_tag_that_may_be_its_code(path: str, noted: bool) -> None:
+    tag = tags_of("boltcard")[0]
+    urls = [f"https://pay.example/{path}?{tag.tap().partition('?')[2]}" for _ in "12"]
+    proposal = best(detect(urls, [key(FILE_KEY)], [key(META_KEY)]))
+    assert proposal.profile.template == "p={picc}&c={mac}" or "{xuid}" in proposal.profile.template
+    about = [note for note in proposal.notes if "may be the tag's code" in note]
+    assert bool(about) is noted and all("must begin with /{xuid}?" in note for note in about)

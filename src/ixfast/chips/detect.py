@@ -17,20 +17,19 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from ixfast import cmac
+from ixfast.chips.detect_notes import names_tag, several_meta_keys, tamper_offset, unused_path_text
 from ixfast.chips.message import Message
 from ixfast.chips.mirror_lengths import not_filled_in, wrong_lengths
 from ixfast.chips.profile import CompiledProfile, compile_profile
 from ixfast.chips.reasons import REASONS
 from ixfast.chips.registry import find_scheme, scheme_names
 from ixfast.chips.scheme import Scheme
-from ixfast.chips.tamper import STATES
 from ixfast.chips.template import STATICS
 from ixfast.chips.url_fields import Encoding, Sample, dissect, encodings
 from ixfast.chips.url_readings import NXP
 from ixfast.chips.window_candidates import mac_windows
 from ixfast.domain.model import EncodingProfile, Evidence, Key
 from ixfast.errors import InputError, ProfileError
-from ixfast.limits import META_KEYS_MAX
 
 SAMPLES_MAX = 64  # Two taps of three tags are enough.
 KEYS_MAX = 64  # Each is tried as it is, as a meta key, and as the master of every derivation.
@@ -177,7 +176,7 @@ class _Detector:
             proposal, problem = self._propose(hit)
             if proposal is not None and (chosen is None or len(proposal.verified) >= len(chosen[0].verified)):
                 chosen = proposal, hit.source
-                if len(proposal.meta_keys) < 2 or _names_tag(proposal.profile):
+                if len(proposal.meta_keys) < 2 or names_tag(proposal.profile):
                     break  # otherwise, a template that names the tag is better: it finds the tag's own meta key
             reason = problem or reason
         if chosen is not None:
@@ -301,7 +300,7 @@ class _Detector:
         self, profile: EncodingProfile, hit: _Hit, verified: dict[int, tuple[Evidence, _Source, str | None]]
     ) -> Proposal:
         notes = []
-        offset, note = _tamper_offset([evidence.file_data for evidence, _, _ in verified.values()])
+        offset, note = tamper_offset([evidence.file_data for evidence, _, _ in verified.values()])
         if note is not None:
             notes.append(note)
         if not hit.uid_is_sent:
@@ -310,7 +309,9 @@ class _Detector:
             notes.append("no counter is mirrored: a tap of such a tag can be replayed forever")
         meta_keys = tuple(dict.fromkeys(label for _, _, label in verified.values() if label is not None))
         if len(meta_keys) > 1:
-            notes.append(_several_meta_keys(profile))
+            notes.append(several_meta_keys(profile))
+        elif (unused := unused_path_text(profile, [self._samples[index].url for index in verified])) is not None:
+            notes.append(unused)
         if any(source.key.value == _ZERO and source.derivation is None for _, source, _ in verified.values()):
             notes.append("the tags have their factory keys, which are public")
         derived = "" if hit.source.derivation is None else f", derived by {hit.source.derivation!r}"
@@ -376,16 +377,6 @@ def _derived_meta_keys(sources: Sequence[_Source]) -> Iterator[tuple[bytes, str]
             yield value, f"{source.label}, derived by {source.derivation!r}"
 
 
-def _names_tag(profile: EncodingProfile) -> bool:
-    return "{xuid}" in profile.template or "{cuid}" in profile.template
-
-
-def _several_meta_keys(profile: EncodingProfile) -> str:
-    if _names_tag(profile):
-        return "the tags have different meta keys: import each with its tag, whose taps name it"
-    return f"the tags have different meta keys, of which an account can have {META_KEYS_MAX}: more need the tag's name in the URL"
-
-
 def _distinct_schemes() -> list[Scheme]:
     """The schemes, one of each set that computes the same."""
     found: dict[tuple[object, ...], Scheme] = {}
@@ -401,20 +392,6 @@ def _suits(scheme: Scheme, encoding: Encoding) -> bool:
     if scheme.signed_fields is not None:
         return {"uid", "counter", *scheme.signed_fields} <= slots.keys()
     return "picc" not in slots or slots["picc"].chars == scheme.picc_chars
-
-
-def _tamper_offset(texts: Sequence[bytes | None]) -> tuple[int | None, str | None]:
-    """The likely offset of tamper characters in the file data, if all samples have two of C, O and I at just one offset."""
-    known = [text for text in texts if text is not None]
-    if not known:
-        return None, None
-    length = min(map(len, known))
-    offsets = [at for at in range(length - 1) if all(set(text[at : at + 2]) <= set(STATES.encode()) for text in known)]
-    if len(offsets) == 1:
-        return offsets[0], f"file data has tamper characters at offset {offsets[0]}; set tamper_offset to null if by chance"
-    if offsets:
-        return None, f"file data could have tamper characters at offsets {', '.join(map(str, offsets))}; set tamper_offset"
-    return None, None
 
 
 def _without_encoding(sample: Sample) -> str:

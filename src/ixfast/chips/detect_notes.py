@@ -1,0 +1,54 @@
+"""The notes of `detect`: what the owner of the tags should know about a proposed profile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ixfast.chips.tamper import STATES
+from ixfast.domain.model import EncodingProfile
+from ixfast.limits import META_KEYS_MAX
+
+_CODE_CHARS_MIN = 6
+
+
+def names_tag(profile: EncodingProfile) -> bool:
+    return "{xuid}" in profile.template or "{cuid}" in profile.template
+
+
+def several_meta_keys(profile: EncodingProfile) -> str:
+    if names_tag(profile):
+        return "the tags have different meta keys: import each with its tag, whose taps name it"
+    return f"the tags have different meta keys, of which an account can have {META_KEYS_MAX}: more need the tag's name in the URL"
+
+
+def unused_path_text(profile: EncodingProfile, urls: Sequence[str]) -> str | None:
+    """The note for taps of one encrypted tag with a text in the path that may be its code, which one tag alone does not show."""
+    if "{picc}" not in profile.template or names_tag(profile):
+        return None
+    ends = {_last_segment(url) for url in urls}
+    end = ends.pop() if len(ends) == 1 else ""
+    if len(end) < _CODE_CHARS_MIN or not end.isalnum() or end.isalpha() or not end.isascii():
+        return None
+    return (
+        "the last segment of the path may be the tag's code: pass taps of several tags to find out; if each has "
+        "another meta key, the template must begin with /{xuid}?"
+    )
+
+
+def _last_segment(url: str) -> str:
+    path = url.partition("?")[0].partition("://")[2] or url.partition("?")[0]
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def tamper_offset(texts: Sequence[bytes | None]) -> tuple[int | None, str | None]:
+    """The likely offset of tamper characters in the file data, if all samples have two of C, O and I at just one offset."""
+    known = [text for text in texts if text is not None]
+    if not known:
+        return None, None
+    length = min(map(len, known))
+    offsets = [at for at in range(length - 1) if all(set(text[at : at + 2]) <= set(STATES.encode()) for text in known)]
+    if len(offsets) == 1:
+        return offsets[0], f"file data has tamper characters at offset {offsets[0]}; set tamper_offset to null if by chance"
+    if offsets:
+        return None, f"file data could have tamper characters at offsets {', '.join(map(str, offsets))}; set tamper_offset"
+    return None, None
