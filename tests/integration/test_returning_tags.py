@@ -342,7 +342,7 @@ async def test_a_new_key_of_a_returned_tag_begins_at_zero(shop: Shop) -> None:
     assert await shop.counter() == 0
 
 
-async def test_steps_in_many_blocks_of_a_file(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_steps_of_many_tags_in_files(shop: Shop) -> None:
     fleet = VirtualFleet(33, 60, "encrypted", account="mine")
     rows = [(fleet.uid(n).hex().upper(), fleet.file_key(n).hex()) for n in range(len(fleet))]
     path = f"/v2/imports?group={shop.groups['stored']}"

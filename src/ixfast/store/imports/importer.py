@@ -35,6 +35,7 @@ from ixfast.store.imports.import_plan import (
     COPIED_COLUMNS,
     FIRST_VERSION,
     Context,
+    KeyVersion,
     Plan,
     StoredKeys,
     StoredTags,
@@ -249,17 +250,17 @@ class _Import:
         stored = {row.line: tag for row in rows if (tag := tags.find(row)) is not None} if tags.by_xuid else {}
         fresh = [row for row in rows if row.line not in stored] if stored else rows
         matched = [(row, stored[row.line]) for row in rows if row.line in stored] if stored else []
-        returning = [(row, tag) for row, tag in matched if row.key or (row.uid is not None and tag["uid"] is None)]
-        await self._lock([tag for _, tag in returning])
-        rekeyed = [tag["tag_id"] for _, tag in returning]
         counted = [tag["tag_id"] for row, tag in matched if _has_counter(row)]
+        keyed = [tag["tag_id"] for row, tag in matched if row.key]
         meta_rekeyed = [tag["tag_id"] for row, tag in matched if row.meta_key]
-        keys = StoredKeys(
-            await keys_of(connection, context.keks, [*rekeyed, *counted], KeySlot.FILE),
-            await keys_of(connection, context.keks, meta_rekeyed, KeySlot.META),
-        )
+        file_keys = await keys_of(connection, context.keks, [*keyed, *counted], KeySlot.FILE)
+        returning = [(row, tag) for row, tag in matched if _may_return(row, tag, file_keys.get(tag["tag_id"], ()))]
+        returning_ids = [tag["tag_id"] for _, tag in returning]
+        await self._lock([tag for _, tag in returning])
+        file_keys |= await keys_of(connection, context.keks, returning_ids, KeySlot.FILE)
+        keys = StoredKeys(file_keys, await keys_of(connection, context.keks, meta_rekeyed, KeySlot.META))
         deleted = await deleted_before(connection, context.account_id, fresh, returning)
-        counters = await counters_of(connection, [*counted, *rekeyed] if deleted else counted)
+        counters = await counters_of(connection, [*counted, *returning_ids] if deleted else counted)
         ids: list[int] = await connection.fetchval(sql["draw_ids"], len(fresh))
         codes = await self._fresh_codes(drawn[: sum(row.xuid is None for row in fresh)])
 
@@ -412,6 +413,12 @@ def _outcome(staged: Sequence[Any]) -> dict[str, Any]:
     members = {"line": line, "outcome": outcome, "xuid": xuid}
     members |= {name: value for name, value in (("uid", uid), ("cuid", cuid), ("changed", changed)) if value is not None}
     return members
+
+
+def _may_return(row: TagRow, stored: Any, keys: Sequence[KeyVersion]) -> bool:
+    """Whether a line gives a stored tag a key or its UID, under which taps of a deleted tag could pass."""
+    has_key = len(keys) > 0 and keys[0].live and keys[0].check_value == row.check_value
+    return (row.uid is not None and stored["uid"] is None) or (row.key is not None and not has_key)
 
 
 def _has_counter(row: TagRow) -> bool:
