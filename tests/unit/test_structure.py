@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -132,6 +132,11 @@ def test_base_names_are_unique() -> None:
         if path.name != "__init__.py" and not name.startswith(GROUP_COMMANDS):
             by_base[path.stem].append(name)
     assert {base: names for base, names in by_base.items() if len(names) > 1} == {}
+
+
+def test_file_names_of_tests_are_unique() -> None:
+    counted = Counter(path.name for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert [name for name, count in counted.items() if count > 1] == []
 
 
 def lines(name: str) -> int:

@@ -394,7 +394,11 @@ NOT_OF_THE_FILE_ALONE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("code", "content", "line", "column"), MISTAKES)
+@pytest.mark.parametrize(
+    ("code", "content", "line", "column"),
+    MISTAKES,
+    ids=[f"{place} {mistake[0]}" for place, mistake in enumerate(MISTAKES)],  # archives contain the time
+)
 def test_mistakes(code: str, content: bytes | str, line: int, column: str | None) -> None:
     _, problems = read(content.encode() if isinstance(content, str) else content)
     first = problems[0]
@@ -440,10 +444,13 @@ def test_a_suggestion() -> None:
     assert "Did you mean Colour?" in read(b"CUID,colur\n")[1][0].message
 
 
-@pytest.mark.parametrize("content", [text for _, text, _, _ in MISTAKES] + [
+CONTENTS = [text for _, text, _, _ in MISTAKES] + [
     f"{KEY.hex()}\n", f"CUID,{KEY.hex()}\n1,2\n", f"UID;{KEY.hex(':')}\n", f'{{"CUID": "1", "{KEY.hex()}": "2"}}\n',
     f'{{"{KEY.hex()}": ', f"UID\n{KEY.hex()}\n", f"CUID,STATUS,ASSIGNED,KEY\n1,{KEY.hex()},{KEY.hex()},{KEY.hex()}0\n",
-])  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", CONTENTS, ids=map(str, range(len(CONTENTS))))
 def test_no_message_has_a_cell(content: bytes | str) -> None:
     _, problems = read(content.encode() if isinstance(content, str) else content)
     shown = repr(problems).lower()
