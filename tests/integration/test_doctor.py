@@ -453,7 +453,11 @@ SERVER = {
     ],
 )
 def test_properties_of_a_server(check: Callable[..., Any], facts: dict[str, Any], status: str, words: str) -> None:
-    connection = SimpleNamespace(get_server_pid=lambda: 7, get_server_version=lambda: SimpleNamespace(major=17))
+    connection = SimpleNamespace(
+        get_server_pid=lambda: 7,
+        get_server_version=lambda: SimpleNamespace(major=17),
+        get_settings=lambda: SimpleNamespace(server_encoding="UTF8"),
+    )
     found = check(connection, SERVER | facts)
     assert (found.status, words in found.text) == (status, True), found
 

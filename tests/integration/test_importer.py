@@ -516,7 +516,8 @@ async def test_many_counters_are_raised_in_ascending_order(stack: Stack, monkeyp
 async def deriving(stack: Stack, *masters: bytes) -> None:
     """Make the group Red derive the keys of its tags from these masters."""
     c = stack.connection
-    profile, derivation = '{"name": "x"}', '{"scheme": "boltcard", "version": 1}'
+    profile = '{"name": "x", "scheme": "ntag424-aes", "template": "p={picc}&c={mac}"}'
+    derivation = '{"scheme": "boltcard", "version": 1}'
     await c.execute(
         "UPDATE tag_group SET kind = 'authentication', profile = $2, derivation = $3 WHERE group_id = $1",
         stack.group, profile, derivation,
