@@ -40,7 +40,7 @@ class ProcessMeters:
             slots[meters.PROCESS_VIRTUAL], slots[meters.PROCESS_RESIDENT] = virtual, resident
             slots[meters.PROCESS_OPEN_FDS] = _FDS.stat().st_size or len([*_FDS.iterdir()])
         except OSError:
-            pass
+            pass  # out of descriptors, for example: the previous readings stay
 
 
 def _started_ms() -> int:
