@@ -319,9 +319,37 @@ async def test_nobody_waits_for_the_keys_of_what_is_none_to_him(
     monkeypatch.setattr(SdmBackendLegacy, "derive_file_key", held)
     own = asyncio.create_task(ask_by_code(stack, tags[0], owner))
     others = [ask_by_code(stack, tag, api_key) for tag in tags for api_key in (None, stranger)]
-    assert [scan.error for scan in await asyncio.gather(*others)] == ["not_found"] * 4
-    assert not own.done()
-    may_go_on.set()
+    try:
+        assert [scan.error for scan in await asyncio.gather(*others)] == ["not_found"] * 4
+        assert not own.done()
+    finally:
+        may_go_on.set()  # the thread outlives the test
+    assert (await own).authentic
+
+
+async def test_groups_load_while_the_keys_of_a_tag_are_derived(
+    stack: Stack, connection: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round of look-ups waits for its groups, and everybody in the round with it."""
+    deriving, may_go_on, derive = threading.Event(), threading.Event(), SdmBackendLegacy.derive_file_key
+    tag, tag_of_other_group = LEGACY[0], FLEETS["encrypted-sdm-backend-legacy"][0]
+
+    def held(self: SdmBackendLegacy, master: bytes, uid: bytes) -> bytes:
+        deriving.set()
+        assert may_go_on.wait(30)
+        return derive(self, master, uid)
+
+    await connection.execute("UPDATE account SET open = false")
+    owner = ApiKey(1, await edits.account_id_of(connection, "shop"), "shop", frozenset(), "", None)
+    monkeypatch.setattr(SdmBackendLegacy, "derive_file_key", held)
+    own = asyncio.create_task(ask_by_code(stack, tag, owner))
+    await eventually(deriving.is_set)
+    try:
+        other = await ask_by_code(stack, tag_of_other_group)
+        assert other.error == "not_found"
+        assert not own.done()
+    finally:
+        may_go_on.set()
     assert (await own).authentic
 
 

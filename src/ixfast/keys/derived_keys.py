@@ -54,9 +54,9 @@ class DerivedKeys:
 
     @classmethod
     async def make(cls, masters: Sequence[Master] | None) -> DerivedKeys:
-        """Construct without blocking the event loop."""
+        """Construct without blocking the event loop, and without waiting for the keys of tags that are being derived."""
         if _is_slow(masters):
-            return await asyncio.get_running_loop().run_in_executor(_thread(), cls, masters)
+            return await asyncio.get_running_loop().run_in_executor(_thread("group-keys"), cls, masters)
         return cls(masters)
 
     @property
@@ -81,7 +81,7 @@ class DerivedKeys:
         """The same as `file_keys` without blocking the event loop."""
         if not self.slow:
             return self.file_keys(uid)
-        return await asyncio.get_running_loop().run_in_executor(_thread(), self.file_keys, uid)
+        return await asyncio.get_running_loop().run_in_executor(_thread("tag-keys"), self.file_keys, uid)
 
     def __repr__(self) -> str:
         return f"DerivedKeys(complete={self.complete})"
@@ -92,6 +92,10 @@ def _is_slow(masters: Sequence[Master] | None) -> bool:
 
 
 @cache
-def _thread() -> ThreadPoolExecutor:
-    """One thread per worker: more would take CPU time from scans of other tags, and derive the same key several times."""
-    return ThreadPoolExecutor(1, "derivation")
+def _thread(purpose: str) -> ThreadPoolExecutor:
+    """One thread per worker and purpose: more would take CPU time from scans, and derive the same key several times.
+
+    Groups have a thread of their own because a round of look-ups waits for them: behind the keys of tags, it would keep everybody
+    waiting whose tag is in the round, and thereby reveal that those other tags exist.
+    """
+    return ThreadPoolExecutor(1, purpose)
