@@ -18,6 +18,7 @@ AT_ONCE = 1000
 CONNECTIONS = 64
 TAGS = 200
 TAPS = 10  # Of each tag; most are sent more than once.
+ATTEMPTS = 20
 
 
 async def ask_a_thousand_times(server: Served, index: int) -> tuple[int, int, int]:
@@ -75,8 +76,13 @@ async def test_interleaved_taps_are_linearizable(shop: Served, seed: int) -> Non
 
 
 async def test_a_ledger_that_races_is_caught(database: str, server_dir: Path) -> None:
-    """The same two tests, on a server whose ledger reads, compares and then writes."""
+    """The same two tests, on a server whose ledger reads, compares and then writes. On a busy machine, two workers may take
+    turns for a while, so that nothing races."""
     with Served(server_dir, dsn=database, entry=(racing_server.__file__,)) as racing:
         racing.provision(FLEET)
-        assert (await ask_a_thousand_times(racing, 0))[0] > 1
+        for index in range(ATTEMPTS):
+            if (await ask_a_thousand_times(racing, index))[0] > 1:
+                break
+        else:
+            pytest.fail("no tap passed twice")
         assert await play(racing, 1) != []

@@ -33,6 +33,7 @@ from typing import NamedTuple
 
 import pytest
 from support import eventually_sync
+from support.requirements import requires
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -177,6 +178,8 @@ class Reader:
 
     def follow(self, page: str) -> None:
         blocks = [block._replace(text=self._with_ports(block.text)) for block in blocks_of(page)]
+        if any(re.search(r"\bcurl\b", block.text) for block in blocks if not block.is_skipped):
+            requires("curl", package="curl", path=self._environ["PATH"])
         for block, following in zip(blocks, [*blocks[1:], None], strict=True):
             if block.note.startswith("file: "):
                 (self._home / block.note.removeprefix("file: ")).write_text(block.text)
