@@ -12,15 +12,17 @@ from typing import Any
 import asyncpg
 import pytest
 from support import eventually
-from support.ledger_kit import ADVANCED, REFUSED, REPLAYED, LedgerKit, Truth, open_ledger, word
+from support.ledger_kit import ACCOUNT, ADVANCED, REFUSED, REPLAYED, LedgerKit, Truth, open_ledger, word
 
+from ixfast import limits
 from ixfast.domain.decision import Binding
 from ixfast.domain.model import Verdict
 from ixfast.domain.scan import COUNTED_ONLY, KEYED_FROM, Scan
+from ixfast.meters import REFUSALS_DROPPED
 from ixfast.store import partitions
 from ixfast.store.connections import session
 from ixfast.store.connections.session import PINNED
-from ixfast.store.ledger.ledger_database import PostgresLedgerDatabase
+from ixfast.store.ledger.ledger_database import KeyedRefusal, PostgresLedgerDatabase
 from ixfast.store.migrate import migrations
 from ixfast.store.partitions import KEYED_SCAN, SCAN_LOG
 from ixfast.store.queries import load
@@ -57,7 +59,9 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
-async def executed(connection: Any, types: str, statement: str, *arrays: list[int]) -> tuple[int, list[dict[str, Any]]]:
+async def executed(
+    connection: asyncpg.Connection, types: str, statement: str, *arrays: list[Any]
+) -> tuple[int, list[dict[str, Any]]]:
     """How many pages a prepared statement touches, and its plan's nodes; nothing of it stays."""
     given = ", ".join(f"'{{{','.join(map(str, array))}}}'" for array in arrays)
     await connection.execute(f"PREPARE explained {types} AS {statement}")
@@ -88,6 +92,11 @@ async def costs(dsn: str) -> dict[str, int]:
             assert_by_index(plan, "keyed_tap")
             types, bound = "(bigint[], bigint[], int[], bigint[])", (fresh, tags, positions, fresh)
             found["bind_keys"], _ = await executed(connection, types, STATEMENT["bind_keys"], *bound)
+            types = "(bigint[], bigint[], int[], text[], text[], bigint[], bigint[], bigint[], text[])"
+            nothing = ["NULL"] * 20
+            refusals = (fresh, tags, positions, ["f"] * 20, nothing, nothing, fresh, fresh, ["CH"] * 20)
+            found["log_keyed_refusals"], plan = await executed(connection, types, STATEMENT["log_keyed_refusals"], *refusals)
+            assert_by_index(plan, "keyed_tap")
             found["searched"], _ = await executed(connection, "(bigint[])", SEARCHED, fresh)
         for name in ("advance_keyed", "advance_unheld"):
             found[name], plan = await executed(pinned, "(bigint[], int[], bigint[])", STATEMENT[name], tags, positions, fresh)
@@ -110,7 +119,7 @@ async def test_a_look_up_costs_the_same_however_long_the_log_is(database: str, t
     few = await costs(database)
     await fill(truth.connection, MANY)
     many = await costs(database)
-    for name in ("keyed", "bindings", "bind_keys", "advance_keyed", "advance_unheld"):
+    for name in ("keyed", "bindings", "bind_keys", "log_keyed_refusals", "advance_keyed", "advance_unheld"):
         # An index of 500,000 rows is a level deeper than one of 2,000; a page more for each key.
         assert many[name] <= few[name] + 3 * 20, (few, many)
     assert many["searched"] > 20 * few["searched"], "the control"
@@ -275,16 +284,194 @@ async def test_keys_are_bound_in_one_order_by_everybody(database: str, truth: Tr
 # What is logged and remembered.
 
 
-async def test_a_refusal_that_is_sent_again_is_logged_once(database: str, truth: Truth) -> None:
-    async with open_ledger(database) as one, open_ledger(database) as two:
-        for key in (77, 78):
-            await one.word(1, verdict=Verdict.FORGED, scan_id=key, idempotent=True, fingerprint=1)
-        for kit in (one, two, one):
-            for key in (77, 77, 78):
-                kit.refuse(1, COUNTED_ONLY, scan_id=KEYED_FROM | key)
-            kit.refuse(2, 5, Verdict.REPLAYED)
-            kit.refuse(2, 5, Verdict.REPLAYED)
-    assert await truth.log("frx") == [(1, None), (1, None), *[(2, 5)] * 6]
+# Refusals that are sent again: position, verdict, and whether the tag is registered.
+REFUSED_TAPS: dict[str, tuple[int, Verdict, bool]] = {
+    "replayed": (5, Verdict.REPLAYED, True),
+    "repeat": (5, Verdict.REPEAT, True),
+    "forged": (COUNTED_ONLY, Verdict.FORGED, True),
+    "incomplete": (COUNTED_ONLY, Verdict.INCOMPLETE, True),
+    "inactive": (COUNTED_ONLY, Verdict.INACTIVE, True),
+    "unknown": (COUNTED_ONLY, Verdict.UNKNOWN, False),
+}
+
+
+async def refuse(kit: LedgerKit, name: str, key: int | None, fingerprint: int = 1) -> None:
+    """Refuse a tap as the engine does, under an Idempotency-Key unless `key` is None. The visitor is in Switzerland."""
+    position, verdict, registered = REFUSED_TAPS[name]
+    if not registered:
+        kit.refuse(None, position, verdict, key=key, fingerprint=fingerprint)
+        return
+    if key is not None:
+        tap = {"idempotent": True, "fingerprint": fingerprint | KEYED_FROM, "verdict": verdict}
+        assert await kit.word(1, position, key, **tap) == REFUSED
+    kit.refuse(1, position, verdict, key=key, fingerprint=fingerprint, country="CH")
+
+
+async def counted(truth: Truth, registered: bool) -> int:
+    """How many refusals are logged. Those of tags have as many countries."""
+    logged = await truth.connection.fetchval("SELECT count(*) FROM scan_log WHERE verdict NOT IN ('g', 'p')")
+    countries = await truth.connection.fetch("SELECT tag_id, country FROM visitor_country")
+    assert [tuple(row) for row in countries] == [(1, "CH")] * (logged if registered else 0)
+    return int(logged)
+
+
+@pytest.mark.parametrize("name", REFUSED_TAPS)
+async def test_a_refusal_that_is_sent_again_is_logged_once(database: str, truth: Truth, name: str) -> None:
+    """On each worker several times before and after it is written, and after all were restarted."""
+    registered = REFUSED_TAPS[name][2]
+    for _ in range(2):
+        async with open_ledger(database) as one, open_ledger(database) as two:
+            for kit in (one, two, one):
+                for key in (77, 77, 78):
+                    await refuse(kit, name, key)
+            await eventually(lambda: truth.connection.fetchval("SELECT count(*) = 2 FROM keyed_tap WHERE refused"))
+            await refuse(one, name, 78)
+        assert await counted(truth, registered) == 2
+    async with open_ledger(database) as kit:
+        for _ in range(3):
+            await refuse(kit, name, None)
+    assert await counted(truth, registered) == 5
+
+
+async def test_other_taps_of_unknown_tags_under_one_key_are_logged(database: str, truth: Truth) -> None:
+    """Otherwise guesses could hide behind a key."""
+    for _ in range(2):
+        async with open_ledger(database) as kit:
+            for fingerprint in (1, 2, 3, 1, 2):
+                await refuse(kit, "unknown", 77, fingerprint)
+    assert await counted(truth, registered=False) == 3
+    async with open_ledger(database) as kit:  # and the key stays free
+        assert await kit.word(1, 5, 77, idempotent=True, fingerprint=1) == ADVANCED
+        assert await kit.word(1, 6, 77, idempotent=True, fingerprint=2) == CONFLICT
+
+
+@pytest.mark.parametrize("name", ["forged", "unknown"])
+async def test_many_workers_that_log_the_same_refusals_at_once_log_each_once(
+    database: str, truth: Truth, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REFUSAL_SLOW_S", 60.0)  # no write lowers the bound of the queue, however slow the machine is
+    keys = list(range(1, limits.UNKNOWN_ROWS_MAX + 1))
+    async with open_ledger(database) as one, open_ledger(database) as two, open_ledger(database) as three:
+        for kit in (one, two, three):
+            keys.reverse()
+            await asyncio.gather(*(refuse(kit, name, key) for key in keys))
+    assert await counted(truth, REFUSED_TAPS[name][2]) == len(keys)
+    for kit in (one, two, three):
+        assert kit.meters.slots[REFUSALS_DROPPED] == 0
+
+
+async def log_in_opposite_orders(database: str, truth: Truth, statement: str) -> None:
+    """Log three refusals from two sessions, which both have to wait for the second one. Raises what the sessions raise."""
+    holder, one, two = [await asyncpg.connect(database) for _ in range(3)]
+
+    def log(session: asyncpg.Connection, *marks: int) -> Any:
+        rows = [(KEYED_FROM | mark, 0, COUNTED_ONLY, "u", None, ACCOUNT, mark, KEYED_FROM | 1, None) for mark in marks]
+        return session.execute(statement, *map(list, zip(*rows, strict=True)))
+
+    try:
+        transaction = holder.transaction()
+        await transaction.start()
+        await log(holder, 2)
+        async with asyncio.TaskGroup() as group:
+            for number, (session, marks) in enumerate(((one, (1, 2, 3)), (two, (3, 2, 1)))):
+                group.create_task(log(session, *marks))
+
+                async def all_wait(count: int = number + 1) -> bool:
+                    return int(await truth.connection.fetchval(WAITING)) == count
+
+                await eventually(all_wait)
+            await transaction.rollback()
+    finally:
+        for session in (holder, one, two):
+            session.terminate()
+
+
+async def test_marks_are_set_in_one_order_by_everybody(database: str, truth: Truth) -> None:
+    await log_in_opposite_orders(database, truth, STATEMENT["log_keyed_refusals"])
+    assert await counted(truth, registered=False) == 3
+
+
+async def test_control_marks_set_in_the_order_of_arrival_deadlock(database: str, truth: Truth) -> None:
+    unordered = STATEMENT["log_keyed_refusals"].replace(" ORDER BY mark", "")
+    assert unordered != STATEMENT["log_keyed_refusals"]
+    with pytest.raises(ExceptionGroup) as raised:
+        await log_in_opposite_orders(database, truth, unordered)
+    assert raised.group_contains(asyncpg.DeadlockDetectedError)
+
+
+BY_ANOTHER = {
+    "forged": (KEYED_FROM | 77, 1, COUNTED_ONLY, "f", None, None, KEYED_FROM | 77, KEYED_FROM | 1, "CH"),
+    "unknown": (KEYED_FROM | 77, 0, COUNTED_ONLY, "u", None, ACCOUNT, 77 ^ 1, KEYED_FROM | 1, None),
+}
+
+
+@pytest.mark.parametrize("commits", [True, False])
+@pytest.mark.parametrize("name", BY_ANOTHER)
+async def test_a_refusal_that_is_being_logged_elsewhere_is_waited_for(
+    database: str, truth: Truth, name: str, commits: bool
+) -> None:
+    position, verdict, registered = REFUSED_TAPS[name]
+    tag_id = 1 if registered else None
+    other = await asyncpg.connect(database)
+    try:
+        async with open_ledger(database) as kit:
+            if registered:
+                await kit.word(1, verdict=verdict, scan_id=77, idempotent=True, fingerprint=KEYED_FROM | 1)
+            transaction = other.transaction()
+            await transaction.start()
+            await other.execute(STATEMENT["log_keyed_refusals"], *([value] for value in BY_ANOTHER[name]))
+            kit.refuse(tag_id, position, verdict, key=77, fingerprint=1, country="CH")
+            await eventually(lambda: truth.connection.fetchval(WAITING))
+            await (transaction.commit() if commits else transaction.rollback())
+            kit.refuse(tag_id, position, verdict, key=78, fingerprint=1, country="CH")
+            await eventually(lambda: truth.connection.fetchval("SELECT count(*) >= 2 FROM scan_log"))
+        assert await counted(truth, registered) == 2
+    finally:
+        await other.close()
+
+
+async def test_a_refusal_that_was_logged_before_waits_for_no_lock(database: str, truth: Truth) -> None:
+    """Nobody who sends the tap again waits for the log, whose writes may be slow."""
+    other = await asyncpg.connect(database)
+    try:
+        async with open_ledger(database) as kit:
+            await refuse(kit, "forged", 77)
+            await refuse(kit, "unknown", 78)
+            await eventually(lambda: truth.connection.fetchval("SELECT count(*) = 2 FROM keyed_tap WHERE refused"))
+            async with other.transaction():
+                await other.execute("SELECT FROM keyed_tap FOR UPDATE")
+                kit.refuse(1, COUNTED_ONLY, key=77, fingerprint=1)
+                kit.refuse(None, COUNTED_ONLY, Verdict.UNKNOWN, key=78, fingerprint=1)
+                kit.refuse(None, COUNTED_ONLY, Verdict.UNKNOWN, key=79, fingerprint=1)
+                await eventually(lambda: truth.connection.fetchval("SELECT count(*) = 3 FROM scan_log"))
+    finally:
+        await other.close()
+
+
+class Unmarked(PostgresLedgerDatabase):
+    async def log_keyed_refusals(self, rows: Sequence[KeyedRefusal], time_left_s: float) -> None:
+        await self.log_refusals([row[:6] for row in rows], time_left_s)
+        countries = [(row.tag_id, row.verdict, row.country) for row in rows if row.country is not None]
+        if countries:
+            await self.log_countries(countries, time_left_s)
+
+
+@pytest.mark.parametrize("name", REFUSED_TAPS)
+async def test_control_without_marks_it_is_logged_again(database: str, truth: Truth, name: str) -> None:
+    for _ in range(2):
+        async with open_ledger(database, database_kind=Unmarked) as kit:
+            await refuse(kit, name, 77)
+    assert await counted(truth, REFUSED_TAPS[name][2]) == 2
+
+
+async def test_marks_are_forgotten_with_the_keys(database: str, truth: Truth) -> None:
+    for logged in (1, 1, 2):
+        if logged == 2:
+            await truth.execute("UPDATE keyed_tap SET at = at - interval '49 hours'")
+            await partitions.drop_old(truth.connection, 400)
+        async with open_ledger(database) as kit:
+            await refuse(kit, "unknown", 77)
+        assert await counted(truth, registered=False) == logged
 
 
 async def test_keys_are_forgotten_after_two_days(kit: LedgerKit, truth: Truth) -> None:

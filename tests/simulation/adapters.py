@@ -8,7 +8,7 @@ from typing import Any
 
 from ixfast.domain.decision import Binding, CounterState, KeyedScan
 from ixfast.store.catalogue.change_source import ChangeRow, Reading
-from ixfast.store.ledger.ledger_database import Refusal, VisitorCountry
+from ixfast.store.ledger.ledger_database import KeyedRefusal, Refusal, VisitorCountry
 
 from . import catalogue_queries, statements
 from .database import Server
@@ -170,6 +170,9 @@ class LedgerDatabase:
 
     async def log_refusals(self, rows: Sequence[Refusal], time_left_s: float) -> None:
         await self._pool.run(statements.log_refusals(rows), time_left_s)
+
+    async def log_keyed_refusals(self, rows: Sequence[KeyedRefusal], time_left_s: float) -> None:
+        await self._pool.run(statements.log_keyed_refusals(rows), time_left_s)
 
     async def log_countries(self, rows: Sequence[VisitorCountry], time_left_s: float) -> None:
         raise NotImplementedError("no group of the simulation asks for countries")

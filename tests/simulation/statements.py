@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from ixfast.store.ledger.ledger_database import Refusal
+from ixfast.store.ledger.ledger_database import KeyedRefusal, Refusal
 
 from .database import STATEMENT_TIMEOUT_S, Server
 from .network import Statement
@@ -174,19 +174,27 @@ def log_refusals(refusals: Sequence[Refusal]) -> Statement:
     async def run(server: Server) -> None:
         _check_writable(server)
         now, cluster = server.clock(), server.cluster
-        rows: Rows = []
-        marked: set[int] = set()
-        keys = [("bound", scan_id) for scan_id in sorted({refusal[0] for refusal in refusals}) if scan_id >= KEYED_FROM]
+        logged = [LogRow(now, *refusal[:4]) for refusal in refusals]
+        await server.commit([("log", cluster.next_log_key(), row) for row in logged], [], "on")
+
+    return run
+
+
+def log_keyed_refusals(refusals: Sequence[KeyedRefusal]) -> Statement:
+    async def run(server: Server) -> None:
+        _check_writable(server)
+        now, cluster, known = server.clock(), server.cluster, server.state.bound
+        fresh = [each for each in refusals if each.mark not in known or not known[each.mark].refused]
+        keys = [("bound", mark) for mark in sorted(each.mark for each in fresh)]
         await server.wait_free(keys)
         with server.locked(keys):
-            for scan_id, tag_id, position, verdict, _, _ in refusals:
-                if scan_id >= KEYED_FROM:
-                    bound = server.state.bound.get(scan_id)
-                    if bound is None or bound.refused or scan_id in marked:
-                        continue
-                    marked.add(scan_id)
-                    rows.append(("bound", scan_id, bound._replace(refused=True)))
-                rows.append(("log", cluster.next_log_key(), LogRow(now, scan_id, tag_id, position, verdict)))
+            rows: Rows = []
+            for each in fresh:
+                own = BoundRow(each.mark, each.tag_id, each.position, each.fingerprint)
+                bound = server.state.bound.get(each.mark, own)
+                if not bound.refused:
+                    rows.append(("bound", each.mark, bound._replace(refused=True)))
+                    rows.append(("log", cluster.next_log_key(), LogRow(now, *each[:4])))
             await server.commit(rows, [], "on")
 
     return run

@@ -12,7 +12,7 @@ import asyncpg
 
 from ixfast.chips import compile_profile, preset
 from ixfast.domain.model import Verdict
-from ixfast.domain.records import TagRecord
+from ixfast.domain.records import ApiKey, TagRecord
 from ixfast.domain.scan import COUNTED_ONLY, KEYED_FROM, Extras, Outcome, Scan
 from ixfast.meters import Meters
 from ixfast.store.connections import session
@@ -21,6 +21,9 @@ from ixfast.store.ledger.ledger_database import PostgresLedgerDatabase
 from ixfast.testing.memory import MemoryCatalogue
 
 _profile = compile_profile(preset("ixkio-plain"))
+ACCOUNT = 9
+"""The account of the API key with which unknown tags are scanned."""
+
 _scan_ids = itertools.count(0x1CA0_0000_0000_0001)
 
 
@@ -35,6 +38,19 @@ def tag_record(tag_id: int, *, retry_window_s: int = 0) -> TagRecord:
 def word(scan: Scan) -> str:
     """The outcome in one word: `advanced`, `replayed`, `repeated`, or the error with its reason."""
     return f"{scan.error}:{scan.error_detail}" if scan.error is not None else scan.outcome.name.lower()
+
+
+def refused_scan(
+    record: TagRecord | None, position: int, verdict: Verdict, *, key: int | None = None, fingerprint: int = 0
+) -> Scan:
+    """A scan that the engine has refused, with an Idempotency-Key if `key` is a number. Without a record, the tag is unknown."""
+    api_key = ApiKey(1, ACCOUNT, "shop", frozenset(("scan",)), "", None) if record is None else None
+    extras = Extras(idempotent=True, fingerprint=fingerprint | KEYED_FROM) if key is not None else None
+    scan_id = KEYED_FROM | key if key is not None else next(_scan_ids)
+    scan = Scan(lambda _scan: None, b"", -1, None, api_key, scan_id, 0.0, extras)
+    scan.record, scan.position, scan.verdict = record, position, verdict
+    scan.tag_id = record.tag_id if record is not None else 0
+    return scan
 
 
 class LedgerKit:
@@ -83,11 +99,14 @@ class LedgerKit:
     async def word(self, tag_id: int, position: int = COUNTED_ONLY, scan_id: int | None = None, **extras: Any) -> str:
         return word(await self.submit(tag_id, position, scan_id, **extras))
 
-    def refuse(self, tag_id: int, position: int, verdict: Verdict = Verdict.FORGED, *, scan_id: int | None = None) -> None:
-        """Log a refusal, like the engine."""
-        scan = Scan(lambda _scan: None, b"", -1, None, None, scan_id or next(_scan_ids), 0.0)
-        scan.record, scan.tag_id, scan.position, scan.verdict = self.record(tag_id), tag_id, position, verdict
+    def refuse(
+        self, tag_id: int | None, position: int, verdict: Verdict = Verdict.FORGED, *, country: str | None = None, **under: Any
+    ) -> None:
+        """Log a refusal and the country of its visitor, like the engine; see `refused_scan`."""
+        scan = refused_scan(self.record(tag_id) if tag_id is not None else None, position, verdict, **under)
         self.ledger.log_refusal(scan)
+        if country is not None:
+            self.ledger.log_country(scan, country)
 
 
 @contextlib.asynccontextmanager

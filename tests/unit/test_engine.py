@@ -400,6 +400,25 @@ def test_no_country_is_logged_without_a_further_scan_or_for_an_unknown_place(kit
     assert [country for _, _, country in kit.ledger.countries] == ["CH"]
 
 
+@pytest.mark.usefixtures("located")
+def test_the_country_of_a_refusal_that_is_sent_again_is_logged_once(kit: EngineKit) -> None:
+    tag, record = kit.tag(country_statistics=True)
+    kit.tap(tag, 5)
+    keys = itertools.count(KEYED_FROM + 1)
+    for verdict, sent in (
+        (Verdict.REPLAYED, tag.parameters_at(5)),
+        (Verdict.FORGED, {**tag.parameters_at(6), "e": "0" * 16}),
+        (Verdict.INCOMPLETE, {}),
+    ):
+        key = {"scan_id": next(keys), "idempotent": True, "fingerprint": next(keys)}
+        for _ in range(3):
+            again = kit.scan(tag.xuid, parameters=sent, **key, **seen_from("2001:db8::CH"))
+            assert again.verdict is verdict
+        kit.scan(tag.xuid, parameters=sent, **seen_from("2001:db8::FR"))
+        assert list(kit.ledger.countries) == [(record.tag_id, verdict, "CH"), (record.tag_id, verdict, "FR")]
+        kit.ledger.countries.clear()
+
+
 def test_a_country_that_cannot_be_found_out_does_not_delay_the_answer(
     kit: EngineKit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

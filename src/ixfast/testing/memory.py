@@ -175,6 +175,7 @@ class MemoryLedger:
         self.keyed: dict[int, KeyedScan] = {}  # first answers, by scan id
         self.bindings: dict[int, Binding] = {}  # the taps of Idempotency-Keys, by scan id
         self._refused_keys: set[int] = set()  # those under which a refusal was logged
+        self._last_refusal: Scan | None = None  # the last one that was logged
         self.refusals: deque[tuple[int, int, int, str]] = deque(maxlen=LOG_ROWS_MAX)  # the same, and the verdict
         self.countries: deque[tuple[int, str, str]] = deque(maxlen=LOG_ROWS_MAX)  # tag id, verdict, country of the visitor
         self._settled = settled
@@ -241,10 +242,13 @@ class MemoryLedger:
                 if scan.scan_id in self._refused_keys:
                     return
                 self._refused_keys.add(scan.scan_id)
+            self._last_refusal = scan
             self.refusals.append((scan.record.tag_id, scan.scan_id, scan.position, scan.verdict.value))
 
     def log_country(self, scan: Scan, country: str) -> None:
         if scan.record is not None and scan.verdict is not None:
+            if scan.scan_id >= KEYED_FROM and scan.outcome is not Outcome.ADVANCED and scan is not self._last_refusal:
+                return  # a refusal that was sent again under its key
             self.countries.append((scan.record.tag_id, scan.verdict.value, country))
 
     def _counter_of(self, scan: Scan) -> _Counter | None:

@@ -7,10 +7,9 @@ here: a committer has a `LedgerSession` of its own.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ixfast.domain.decision import Binding, CounterState, KeyedScan
-from ixfast.domain.scan import KEYED_FROM
 from ixfast.store.connections.session import LedgerSession, pooled_connection
 from ixfast.store.queries import load
 
@@ -19,6 +18,24 @@ UNKNOWN_TAG = 0  # the tag id of a scan whose tag is not registered
 Refusal = tuple[int, int, int, str, str | None, int | None]
 """Scan id, tag id, position (-1: not known), verdict letter (`store.verdict_letters`), reason; and for an unknown tag, whose id
 is 0, the account of the caller."""
+
+
+class KeyedRefusal(NamedTuple):
+    """A refusal under an Idempotency-Key: the members of `Refusal`, and what makes it the same one when its tap is sent again.
+
+    `mark` identifies the tap under the key. `country` is that of the visitor, two letters, if the tag's group asks for it.
+    """
+
+    scan_id: int
+    tag_id: int
+    position: int
+    verdict: str
+    reason: str | None
+    account_id: int | None
+    mark: int
+    fingerprint: int
+    country: str | None = None
+
 
 VisitorCountry = tuple[int, str, str]
 """Tag id, verdict letter, country (two letters)."""
@@ -38,6 +55,7 @@ class LedgerDatabase(Protocol):
         self, scan_ids: Collection[int], spans: Sequence[tuple[float, float]], time_left_s: float
     ) -> set[tuple[int, int]]: ...
     async def log_refusals(self, rows: Sequence[Refusal], time_left_s: float) -> None: ...
+    async def log_keyed_refusals(self, rows: Sequence[KeyedRefusal], time_left_s: float) -> None: ...
     async def log_countries(self, rows: Sequence[VisitorCountry], time_left_s: float) -> None: ...
 
 
@@ -86,19 +104,18 @@ class PostgresLedgerDatabase:
         return {(row[0], row[1]) for row in await self._fetch("logged", time_left_s, list(scan_ids), earliest, latest)}
 
     async def log_refusals(self, rows: Sequence[Refusal], time_left_s: float) -> None:
-        """Log refusals; those of a tag under an Idempotency-Key only if nothing was logged as refused under it before."""
-        keyed = [row for row in rows if row[0] >= KEYED_FROM and row[1] != UNKNOWN_TAG]
-        others = [row for row in rows if row[0] < KEYED_FROM or row[1] == UNKNOWN_TAG] if keyed else rows
-        for name, each in (("log_refusals", others), ("log_keyed_refusals", keyed)):
-            if each:
-                await self._execute(name, time_left_s, *map(list, zip(*each, strict=True)))
+        await self._execute("log_refusals", time_left_s, rows)
+
+    async def log_keyed_refusals(self, rows: Sequence[KeyedRefusal], time_left_s: float) -> None:
+        """Log those of these refusals, with their countries, whose marks were not logged before. Each mark once."""
+        await self._execute("log_keyed_refusals", time_left_s, rows)
 
     async def log_countries(self, rows: Sequence[VisitorCountry], time_left_s: float) -> None:
-        await self._execute("log_countries", time_left_s, *map(list, zip(*rows, strict=True)))
+        await self._execute("log_countries", time_left_s, rows)
 
-    async def _execute(self, name: str, time_left_s: float, *arguments: Any) -> None:
+    async def _execute(self, name: str, time_left_s: float, rows: Sequence[tuple[Any, ...]]) -> None:
         async with pooled_connection(self._pool, time_left_s) as connection:
-            await connection.execute(self._sql[name], *arguments)
+            await connection.execute(self._sql[name], *map(list, zip(*rows, strict=True)))
 
     async def _fetch(self, name: str, time_left_s: float, *arguments: Any) -> Any:
         async with pooled_connection(self._pool, time_left_s) as connection:

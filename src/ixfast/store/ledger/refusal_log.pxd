@@ -9,6 +9,7 @@ from ixfast.domain.scan cimport Scan
 cdef class RefusalLog:
     cdef object _database, _slots, _loop, _timer, _writer
     cdef list _rows, _countries
+    cdef dict _keyed
     cdef Py_ssize_t _unknown
     cdef double _write_s
 
@@ -17,4 +18,5 @@ cdef class RefusalLog:
     cpdef add_country(self, Scan scan, country)
     cdef Py_ssize_t _rows_max(self)
     cdef _drop(self)
+    cdef _write_soon(self)
     cdef _schedule(self)

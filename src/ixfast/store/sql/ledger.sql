@@ -135,20 +135,29 @@ FROM unnest($2::float8[], $3::float8[]) AS span (earliest, latest),
      ) AS l;
 
 -- name: log_keyed_refusals
--- Log refused scans with an Idempotency-Key, each key once however often it is sent again. Arguments as for log_refusals.
+-- Log refused scans with an Idempotency-Key and the countries of their visitors: each tap under a key once, however often and
+-- wherever it is sent again. $1 to $6 as for log_refusals; $7 marks, each once: the scan id or, for an unknown tag, whose tap is not
+-- bound to the key, a number below 2^62; $8 fingerprints; $9 countries or nulls. Marks are set in ascending order, so that no two
+-- batches deadlock. Those that were set before are only read, so that a tap that is sent again need not wait for this statement.
 WITH refused AS (
-    SELECT DISTINCT ON (scan_id) scan_id, tag_id, position, verdict, reason, account_id
-    FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::bigint[])
-        AS n (scan_id, tag_id, position, verdict, reason, account_id)
-    ORDER BY scan_id
-), held AS MATERIALIZED (
-    SELECT k.scan_id FROM keyed_tap AS k WHERE k.scan_id = ANY ($1::bigint[]) AND NOT k.refused ORDER BY k.scan_id FOR UPDATE
+    SELECT *
+    FROM unnest($1::bigint[], $2::bigint[], $3::int[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[], $9::text[])
+        AS n (scan_id, tag_id, position, verdict, reason, account_id, mark, fingerprint, country)
+    WHERE (SELECT k.refused FROM keyed_tap AS k WHERE k.scan_id = n.mark) IS NOT TRUE
 ), marked AS (
-    UPDATE keyed_tap AS k SET refused = true FROM held WHERE k.scan_id = held.scan_id RETURNING k.scan_id
+    INSERT INTO keyed_tap AS k (scan_id, tag_id, position, fingerprint, refused)
+    SELECT mark, tag_id, position, fingerprint, true FROM refused ORDER BY mark
+    ON CONFLICT (scan_id) DO UPDATE SET refused = true WHERE NOT k.refused
+    RETURNING k.scan_id AS mark
+), located AS (
+    INSERT INTO visitor_country (at, tag_id, verdict, country)
+    SELECT date_trunc('hour', now(), 'UTC'), tag_id, verdict::"char", country
+    FROM refused JOIN marked USING (mark)
+    WHERE country IS NOT NULL
 )
 INSERT INTO scan_log (at, scan_id, tag_id, position, verdict, reason, account_id)
 SELECT now(), scan_id, tag_id, nullif(position, -1), verdict::"char", reason, account_id
-FROM refused JOIN marked USING (scan_id);
+FROM refused JOIN marked USING (mark);
 
 -- name: forget_keys
 -- Forget the oldest bindings beyond their retention, a limited number at a time. $1 the retention in days.

@@ -257,7 +257,9 @@ CREATE INDEX keyed_scan_scan_id ON keyed_scan (scan_id);
 
 -- The tap that each Idempotency-Key is bound to: a row for each key, so that no two taps can be accepted under one. `position` is
 -- -1 for a tap that proves none; `fingerprint` is a hash of the tap as it was sent, 0 if unknown; `refused` says that a refusal
--- under the key is in the log. Written only for scans with a key, and forgotten after two days (store/partitions.py).
+-- under the key is in the log. A tap of an unknown tag is not bound: that its refusal is in the log is said by a row with the tag id 0
+-- and, instead of a scan id, a number below 2^62 that is made of key and tap. Written only for scans with a key, and forgotten after
+-- two days (store/partitions.py).
 CREATE TABLE keyed_tap (
     scan_id bigint PRIMARY KEY,
     at timestamptz NOT NULL DEFAULT now(),
