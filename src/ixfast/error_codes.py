@@ -2,7 +2,7 @@
 
 A code is part of the public API and never changes its meaning. Every code must be documented in docs/reference/scan-api.md, or in
 docs/reference/management-api.md if only the management API uses it. Problems of the lines of a tag file are not error codes;
-they are in `tag_files.problems`.
+they are in `tag_files.problems`. `uid_reversed` is both, since a UID is given in a file, in a request and to a command.
 
 `message` is what a response says when the code alone is known. Where the mistake itself is known (`InputError`), its own
 message is sent instead, and none is repeated here.
@@ -77,6 +77,7 @@ ERROR_CODES: dict[str, ErrorCode] = {
     "invalid_rule": ErrorCode(422, "management"),
     "invalid_response": ErrorCode(422, "management"),
     "invalid_file": ErrorCode(422, "management"),
+    "uid_reversed": ErrorCode(422, "management"),
     "range_too_wide": ErrorCode(422, "management"),
 }  # fmt: skip
 

@@ -195,6 +195,28 @@ def test_a_url_of_any_shape_is_explained(usual: Served, shape: str) -> None:
     assert status_and_result(usual, SHAPES[shape](USUAL[4].tap()), *account)[0] == 0
 
 
+def test_a_reversed_uid_in_a_url_is_recognised(usual: Served) -> None:
+    url = USUAL[6].tap()
+    uid = USUAL[6].uid.hex().upper()
+    backwards = url.replace(uid, bytes.fromhex(uid)[::-1].hex().upper())
+    assert status_and_result(usual, backwards, "--account", USUAL.account) == (
+        7,
+        "tag not found: the URL is a tap, but of no tag of this account. The bytes of the UID are in reverse order: they end "
+        "with 04 instead of beginning with it",
+    )
+    other = url.replace(uid, "05A1B2C3D4E5F6")
+    assert "reverse" not in status_and_result(usual, other, "--account", USUAL.account)[1]
+
+
+def test_a_list_by_a_reversed_uid_is_not_just_empty(usual: Served) -> None:
+    listed = usual.command("tag", "list", USUAL.account, "--uid", "f6e5d4c3b2a104")
+    done = subprocess.run(listed, env=usual.environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and done.stderr == (
+        "Error: uid: The bytes of the UID are in reverse order: they end with 04 instead of beginning with it. Write them in the "
+        "order in which the chip sends them.\n"
+    )
+
+
 def test_a_key_as_a_parameters_name_is_not_shown(usual: Served) -> None:
     key = USUAL[3].file_key.hex()
     for url in (f"https://tag.example/?{key}=1", f"https://tag.example/?{key}", f"https://tag.example/?k={key}"):

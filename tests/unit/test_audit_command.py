@@ -92,6 +92,10 @@ def lines_of(rows: list[str]) -> list[bytes]:
         (["xuid,file_key,profile", f"a,{SECRET},encrypted", f"a,{SECRET},path"], "line 3, xuid: an earlier line"),
         (["xuid,file_key,profile", f"a,{SECRET}"], "line 2: The line has a different number of cells"),
         (["uid,file_key,profile,xuid", *(f"04A1B2C3D4E5F6,{SECRET},encrypted,{x}" for x in "ab")], "line 3, uid: Another"),
+        (
+            ["xuid,uid,file_key,profile", *(f"{x},F6E5D4C3B2A104,{SECRET},encrypted" for x in "ab")],
+            r"line 2, UID: The bytes of the UID are in reverse order: .* allow such UIDs \(--allow-any-uid, .* \(1 more\)",
+        ),
         (["xuid,file_key,profile,version", f"a,{SECRET},encrypted,128"], "line 2, version: must be between 1 and 127"),
         (['{"xuid": "a"', ""], "line 1: The line is not a JSON object"),
         (['{"xuid": "a", "file_key": 7, "profile": "encrypted"}'], "line 1, file_key: The value is not a string"),
@@ -114,6 +118,19 @@ def test_a_wrong_key_file_is_told_without_its_keys(rows: list[str], message: str
         read_keys(lines_of(rows), find_profile)
     assert re.search(message, str(caught.value)), str(caught.value)
     assert SECRET[:12] not in str(caught.value)
+
+
+def test_a_reversed_uid_in_the_key_file_is_read_if_it_is_allowed(tmp_path: Path) -> None:
+    rows = ["uid,file_key,profile", f"F6E5D4C3B2A104,{SECRET},encrypted", f"05E5D4C3B2A1F6,{SECRET},encrypted"]
+    assert len(read_keys(lines_of(rows), find_profile, allow_any_uid=True)) == 2
+    assert len(read_keys(lines_of([rows[0], rows[2]]), find_profile)) == 1
+    keys, taps = tmp_path / "keys.csv", tmp_path / "taps.txt"
+    keys.write_text("\n".join(rows) + "\n")
+    taps.write_text(f"{VirtualTag('encrypted', uid='F6E5D4C3B2A104', file_key=SECRET).tap()}\n")
+    command = ["audit", str(taps), "--keys", str(keys)]
+    refused = CliRunner().invoke(main, command)
+    assert str(refused.exception).startswith("key file, line 2, UID: The bytes of the UID are in reverse order")
+    assert CliRunner().invoke(main, [*command, "--allow-any-uid"]).exit_code == 3  # read; its meta key is not in the file
 
 
 def test_any_number_of_meta_keys_is_read() -> None:

@@ -523,7 +523,9 @@ def test_a_uid_of_no_nxp_chip_is_hardly_one() -> None:
     found = detect(["https://h.example/?a=F6E5D4C3B2A104&c=C49606EE6F334D39"], [key(FILE_KEY)])
     assert "with uid F6E5D4C3B2A104, which does not begin with 04 as UIDs do; is the tag's key among them?" in found.reasons[0]
     found = detect(["https://h.example/?uid=F6E5D4C3B2A104&ctr=000001&cmac=C49606EE6F334D39"], [key(FILE_KEY)])
-    assert found.reasons[0].endswith("; uid does not begin with 04 as UIDs do; are its bytes reversed?")
+    assert found.reasons[0].endswith(
+        "; uid: the bytes of the UID are in reverse order: they end with 04 instead of beginning with it"
+    )
     gs1_link = "https://id.h.example/01/09506000134352?17=270100&p=A2985A66BD202130E5746D91C099A9B5&c=C49606EE6F334D39"
     found = detect([gs1_link], [key(FILE_KEY)])
     assert found.reasons == (

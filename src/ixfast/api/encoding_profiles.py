@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ixfast.api.arguments import check_type, listed, shortened
-from ixfast.api.key_material import KeyInput, key_bytes, uid_of
+from ixfast.api.key_material import KeyInput, key_bytes, registered_uid
 from ixfast.chips import PRESETS, CompiledProfile, compile_profile, named_profiles
 from ixfast.chips.detect import Detection, detect
 from ixfast.domain.model import EncodingProfile, Key
@@ -79,6 +79,7 @@ def detect_profile(
     uids: Iterable[KeyInput] = (),
     derivations: Iterable[Derivation] = (),
     name: str = "detected",
+    allow_any_uid: bool = False,
 ) -> Detection:
     """Find the encoding profile of tapped URLs by trying candidate keys until their MACs are valid.
 
@@ -88,6 +89,7 @@ def detect_profile(
     - `uids`: UIDs, 7 bytes or 14 hex digits each, that the MAC may cover although the URL omits them.
     - `derivations`: key derivation schemes to try before the usual ones, for tags with unusual parameters.
     - `name`: the name of the profile.
+    - `allow_any_uid`: accept `uids` that end with 04 instead of beginning with it, which are refused as reversed otherwise.
 
     The best proposal is the first; `unexplained` are the indexes of the URLs that no proposal verifies, and `reasons` say why.
     Keys are described by their place and check value, never shown. Takes milliseconds to seconds. Raises `InputError` for text
@@ -115,7 +117,7 @@ def detect_profile(
         _numbered(keys, "keys"),
         _numbered(meta_keys, "meta_keys"),
         derivations=(*own, *USUAL_DERIVATIONS),
-        uids=tuple(map(uid_of, listed(uids, "uids"))),
+        uids=tuple(registered_uid(uid, "uids", allow_any_uid=allow_any_uid) for uid in listed(uids, "uids")),
         name=name,
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from ixfast.api.arguments import check_type, shortened
+from ixfast.domain.chip_uids import refuse_reversed_uid
 from ixfast.domain.model import Key
 from ixfast.errors import InputError, quoted
 from ixfast.keys.diversify import DEFAULT_DERIVATIONS, Derivation
@@ -138,12 +139,15 @@ def derivation(scheme: str, **parameters: object) -> Derivation:
     return found
 
 
-def derive_keys(master: KeyInput, uid: KeyInput, derivation: Derivation | str, *, version: int = 1) -> TagKeys:
+def derive_keys(
+    master: KeyInput, uid: KeyInput, derivation: Derivation | str, *, version: int = 1, allow_any_uid: bool = False
+) -> TagKeys:
     """Derive the keys of one tag from a master key.
 
     `master` is 16 bytes or 32 hex digits, `uid` 7 bytes or 14 hex digits, both in the byte order in which they are printed. The
     result has the file key as `file_key` and the meta key, if the scheme derives one, as `meta_key`. Raises `InputError` for
-    other lengths. Sources: AN10922; Bolt Card's deterministic keys; sdm-backend.
+    other lengths, and with the code `uid_reversed` for a UID whose bytes are in reverse order, which ends with 04 instead of
+    beginning with it, unless `allow_any_uid` is true. Sources: AN10922; Bolt Card's deterministic keys; sdm-backend.
 
     >>> import ixfast
     >>> master = "00112233445566778899aabbccddeeff"
@@ -154,7 +158,7 @@ def derive_keys(master: KeyInput, uid: KeyInput, derivation: Derivation | str, *
     check_type(version, int, "version", f"a number between 1 and {KEY_VERSIONS_MAX}")
     masters = keys_of({version: master}, "master")
     scheme = _derivation_of(derivation)
-    uid7 = uid_of(uid)
+    uid7 = registered_uid(uid, allow_any_uid=allow_any_uid)
     (file_key,) = scheme.file_keys(masters, uid7)
     meta = {key.version: key.value for key in scheme.meta_keys(masters)}
     return TagKeys(file={version: file_key.value}, meta=meta or None)
@@ -180,6 +184,14 @@ def key_bytes(given: KeyInput, name: str) -> bytes:
 def uid_of(given: KeyInput) -> bytes:
     """The 7 bytes of a UID."""
     return _bytes_of(given, UID_BYTES, "uid", "uid")
+
+
+def registered_uid(given: KeyInput, field: str = "uid", *, allow_any_uid: bool) -> bytes:
+    """The 7 bytes of a UID that is known from elsewhere than a tap. Raises InputError if its bytes are in reverse order."""
+    uid = uid_of(given)
+    if not allow_any_uid:
+        refuse_reversed_uid(uid, field, "allow_any_uid=True")
+    return uid
 
 
 def _bytes_of(given: KeyInput, length: int, name: str, field: str) -> bytes:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ixfast.api.arguments import check_type, shortened
 from ixfast.api.encoding_profiles import compiled_profile
 from ixfast.api.evidence import Claim, Evidence, TamperState
-from ixfast.api.key_material import KeyInput, TagKeys, key_bytes, uid_of
+from ixfast.api.key_material import KeyInput, TagKeys, key_bytes, registered_uid
 from ixfast.chips import REASONS, CompiledProfile, Message, Missing, Step, explain_message
 from ixfast.chips.tap_text import read_tap
 from ixfast.domain import model
@@ -30,6 +30,7 @@ def verify(
     keys: TagKeys | KeyInput,
     uid: KeyInput | None = None,
     statics: Mapping[str, str] | None = None,
+    allow_any_uid: bool = False,
 ) -> Evidence:
     """Examine what a tapped URL proves, without a server or a database.
 
@@ -45,10 +46,12 @@ def verify(
       does not contain it. If both are known, they must be equal.
     - `statics`: the tag's registered `xuid`, `cuid`, `aid` and `batch`. They are needed if the MAC covers them and the URL omits
       them. If both are known, they must be equal.
+    - `allow_any_uid`: accept a `uid` that ends with 04 instead of beginning with it, which is refused as reversed otherwise.
 
     A forged tap is a result, not an error: `authentic` is false and `reason` says why. Raises `InputError` if the text is not a
     complete tap of this profile (`code` is `invalid_parameter` or `missing_parameter`, `field` names the parameter), and for an
-    invalid profile, key or UID. Sources: NT4H2421Gx section 9.3, AN12196; docs/reference/chips.md has the others.
+    invalid profile, key or UID (`code` is `uid_reversed` if its bytes are in reverse order). Sources: NT4H2421Gx
+    section 9.3, AN12196; docs/reference/chips.md has the others.
 
     >>> import ixfast
     >>> key = "000102030405060708090a0b0c0d0e0f"
@@ -62,7 +65,7 @@ def verify(
     >>> ixfast.verify(url, profile="plain-uid-counter", keys=bytes(16)).reason
     'mac_mismatch'
     """
-    return _examined(url, profile, keys, uid, statics).public()
+    return _examined(url, profile, keys, uid, statics, allow_any_uid=allow_any_uid).public()
 
 
 def explain(
@@ -72,6 +75,7 @@ def explain(
     keys: TagKeys | KeyInput,
     uid: KeyInput | None = None,
     statics: Mapping[str, str] | None = None,
+    allow_any_uid: bool = False,
 ) -> list[Step]:
     """The steps of `verify` for the same arguments, for people who want to see why a tap is authentic or not.
 
@@ -94,7 +98,7 @@ def explain(
     MAC              valid with file key version 1
     result           authentic
     """
-    found = _examined(url, profile, keys, uid, statics)
+    found = _examined(url, profile, keys, uid, statics, allow_any_uid=allow_any_uid)
     return explain_message(
         found.compiled, found.message, uid=found.uid, file_keys=found.file_keys, meta_keys=found.meta_keys, statics=found.statics
     )
@@ -162,10 +166,12 @@ def _examined(
     keys: TagKeys | KeyInput,
     uid: KeyInput | None,
     statics: Mapping[str, str] | None,
+    *,
+    allow_any_uid: bool,
 ) -> _Examination:
     compiled = compiled_profile(profile)
     known = keys if isinstance(keys, TagKeys) else TagKeys(file=key_bytes(keys, "keys"))
-    registered = uid_of(uid) if uid is not None else None
+    registered = registered_uid(uid, allow_any_uid=allow_any_uid) if uid is not None else None
     given = statics if statics is not None else {}
     check_type(given, Mapping, "statics", "a mapping")
     for text in given.values():

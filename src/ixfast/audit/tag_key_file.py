@@ -19,6 +19,7 @@ from typing import Any
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.chips import CompiledProfile, compile_profile
 from ixfast.domain import references
+from ixfast.domain.chip_uids import is_reversed
 from ixfast.domain.model import EncodingProfile, Key
 from ixfast.errors import InputError, ProfileError
 from ixfast.limits import KEY_VERSIONS_MAX
@@ -41,15 +42,20 @@ def read_keys(
     preset: str | None = None,
     ignored: Collection[str] = (),
     unread: list[str] | None = None,
+    allow_any_uid: bool = False,
 ) -> TagCatalogue:
     """Read a key file, in pieces of any size, into a catalogue. `profile_of` finds a profile by its notation.
 
     `default_profile` applies to lines that name none; `preset` and `ignored` are those of an import. The names of columns that
-    are not read are added to `unread`. Raises InputError with the line, the column and what is wrong.
+    are not read are added to `unread`. UIDs whose bytes are in reverse order are refused without `allow_any_uid`. Raises
+    InputError with the line, the column and what is wrong.
     """
     problems, layout = Problems(), _KeyLayout(preset, ignored, [] if unread is None else unread)
     reader = _Reader(profile_of, default_profile)
     for row in read_tags(pieces, layout, problems):
+        if row.uid is not None and not allow_any_uid and is_reversed(row.uid):
+            problems.add(row.line, "UID", "uid_reversed")
+            continue
         try:
             reader.take(row)
         except (InputError, ProfileError) as error:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator
 
 from ixfast.chips.url_fields import Sample
 from ixfast.chips.url_readings import NXP, PICC_CHARS
+from ixfast.domain.chip_uids import REVERSED_UID, is_reversed
 
 _ENCRYPTED, _MAC, _UID, _COUNTER = "an encrypted mirror", "a MAC", "a UID", "a counter"
 _LENGTHS = {_ENCRYPTED: PICC_CHARS, _MAC: (16,), _UID: (14,), _COUNTER: (6,)}
@@ -19,6 +20,7 @@ _NAMES = {"picc": _ENCRYPTED, "mac": _MAC, "uid": _UID, "ctr": _COUNTER, "count"
 _NEAR = 2  # A text without a telling name is a mirror if it is shorter or longer by no more than this.
 _NAMED_MIN = 4  # A text that is shorter is not a mirror that was cut, whatever its name.
 _ZEROS = re.compile(r"(?<![0-9A-Fa-f])0{14,}(?![0-9A-Fa-f])")  # not 6, as a disabled counter is all zeros, too
+_REVERSED = REVERSED_UID[0].lower() + REVERSED_UID[1:].removesuffix(".")
 _HEX_RUN = re.compile(r"[0-9A-Fa-f]+")
 
 
@@ -38,8 +40,8 @@ def wrong_lengths(sample: Sample, explained: Collection[str] = ()) -> list[str]:
         elif named is not None and runs == [field.text]:
             found += _odd(field.label(), field.text, named)
             if named == _UID and len(field.text) in _LENGTHS[_UID] and not field.text.startswith(NXP):
-                reversed_ = "; are its bytes reversed?" if field.text.endswith(NXP) else ""
-                found.append(f"{field.label()} does not begin with {NXP} as UIDs do{reversed_}")
+                fault = f": {_REVERSED}" if is_reversed(bytes.fromhex(field.text)) else f" does not begin with {NXP} as UIDs do"
+                found.append(f"{field.label()}{fault}")
         elif not explained:
             found += [text for run in runs for kind in _kinds(run) for text in _odd(field.label(), run, kind)][:1]
     return found

@@ -55,6 +55,7 @@ def register(main: click.Group) -> None:
         "--preset", type=click.Choice(list(PRESETS)), help="Accept the column names of another program in the key file."
     )
     @click.option("--ignore", "ignored", multiple=True, metavar="COLUMN", help="Ignore this column of the key file; repeatable.")
+    @click.option("--allow-any-uid", is_flag=True, help="Accept UIDs in the key file that end with 04, as reversed ones do.")
     @click.option(
         "--out",
         "--output",
@@ -80,6 +81,7 @@ def register(main: click.Group) -> None:
         profiles: tuple[str, ...],
         preset: str | None,
         ignored: tuple[str, ...],
+        allow_any_uid: bool,
         out: Path | None,
         show: str,
         jobs: int,
@@ -107,7 +109,7 @@ def register(main: click.Group) -> None:
                 catalogue = _from_database(resolve(flags, config), aid)
             else:
                 assert key_file is not None
-                catalogue = _from_file(key_file, profiles, preset, ignored)
+                catalogue = _from_file(key_file, profiles, preset, ignored, allow_any_uid=allow_any_uid)
             target = stack.enter_context(out.open("wb")) if out is not None else sys.stdout.buffer
             pieces = stack.enter_context(_with_progress(pieces, source, size))
             started = time.perf_counter()
@@ -177,7 +179,9 @@ def _after_first(pieces: Iterator[bytes]) -> Iterator[bytes]:
     return chained()
 
 
-def _from_file(path: Path, profiles: tuple[str, ...], preset: str | None, ignored: tuple[str, ...]) -> TagCatalogue:
+def _from_file(
+    path: Path, profiles: tuple[str, ...], preset: str | None, ignored: tuple[str, ...], *, allow_any_uid: bool
+) -> TagCatalogue:
     own: dict[str, EncodingProfile] = {}
     default = None
     for source in profiles:
@@ -198,6 +202,7 @@ def _from_file(path: Path, profiles: tuple[str, ...], preset: str | None, ignore
                 preset=preset,
                 ignored=ignored,
                 unread=unread,
+                allow_any_uid=allow_any_uid,
             )
     except OSError as error:
         raise click.UsageError(f"--keys: {path} cannot be read: {error.strerror}.") from None

@@ -15,7 +15,9 @@ from ixfast.cli.command_group import leave
 from ixfast.cli.exit_codes import ExitCode
 from ixfast.cli.output import json_option, print_json, print_table
 from ixfast.cli.standard_streams import standard_input
+from ixfast.domain.chip_uids import refuse_reversed_uid
 from ixfast.domain.model import Key
+from ixfast.errors import InputError
 from ixfast.keys import check_value
 from ixfast.keys.diversify import USUAL_DERIVATIONS, An10922, Derivation
 from ixfast.limits import UID_BYTES
@@ -47,6 +49,7 @@ def register(main: click.Group) -> None:
     @click.option("--key", "keys", multiple=True, metavar=_SOURCE, help="A file key, meta key or master to try; repeatable.")
     @click.option("--meta-key", "meta_keys", multiple=True, metavar=_SOURCE, help="A key to try as meta key only; repeatable.")
     @click.option("--uid", "uids", multiple=True, metavar="HEX", help="A UID that the MAC may cover although the URL omits it.")
+    @click.option("--allow-any-uid", is_flag=True, help="Accept a --uid that ends with 04, as reversed ones do.")
     @click.option("--an10922", "inputs", multiple=True, metavar="INPUT", help="Also derive with this M, such as {uid}3042f5.")
     @click.option("--name", default="detected", show_default=True, help="Name of the profile.")
     @click.option("--json", "as_json", is_flag=True, help="Print all matching profiles and what they explain.")
@@ -55,6 +58,7 @@ def register(main: click.Group) -> None:
         keys: tuple[str, ...],
         meta_keys: tuple[str, ...],
         uids: tuple[str, ...],
+        allow_any_uid: bool,
         inputs: tuple[str, ...],
         name: str,
         as_json: bool,
@@ -72,7 +76,7 @@ def register(main: click.Group) -> None:
             _keys(keys, "--key"),
             _keys(meta_keys, "--meta-key"),
             derivations=(*_derivations(inputs), *USUAL_DERIVATIONS),
-            uids=[_unhex(uid, UID_BYTES, "--uid") for uid in uids],
+            uids=[_uid(uid, allow_any_uid=allow_any_uid) for uid in uids],
             name=name,
         )
         if as_json:
@@ -144,6 +148,16 @@ def _unhex(text: str, length: int, option: str) -> bytes:
     if len(value) != length:
         raise click.UsageError(f"{option}: must be {2 * length} hex digits.")
     return value
+
+
+def _uid(text: str, *, allow_any_uid: bool) -> bytes:
+    uid = _unhex(text, UID_BYTES, "--uid")
+    try:
+        if not allow_any_uid:
+            refuse_reversed_uid(uid, "--uid", "--allow-any-uid")
+    except InputError as error:
+        raise click.UsageError(f"--uid: {error}") from None
+    return uid
 
 
 def _derivations(inputs: tuple[str, ...]) -> list[Derivation]:

@@ -23,6 +23,7 @@ from ixfast.cli.exit_codes import ExitCode
 from ixfast.cli.options import DATABASE_AND_KEYS, with_settings
 from ixfast.cli.output import cell_text, coloured, json_option, print_json
 from ixfast.domain import references, tap_url
+from ixfast.domain.chip_uids import REVERSED_UID, is_reversed
 from ixfast.domain.protocols import TapProfile
 from ixfast.domain.records import TagRecord
 from ixfast.domain.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK, Extras, Scan
@@ -145,7 +146,10 @@ async def _not_found(catalogue: Catalogue, url: str, aid: str | None) -> _Explan
     read = {profile: _read(profile, url, parameters) for profile in profiles.values()}
     if any(isinstance(message, Message) for message in read.values()):
         claims = await identify(catalogue, aid, Extras(url=url), is_owner=True)
-        return _ended(f"tag not found: {_OF_NO_TAG if claims else _NOT_OPENED}", ExitCode.NO_TAG)
+        reason = _OF_NO_TAG if claims else _NOT_OPENED
+        if any(isinstance(each, Message) and each.uid is not None and is_reversed(each.uid) for each in read.values()):
+            reason += f". {REVERSED_UID}"
+        return _ended(f"tag not found: {reason}", ExitCode.NO_TAG)
     incomplete = [
         (profile.fit(parameters), message, profile) for profile, message in read.items() if isinstance(message, Missing)
     ]
@@ -208,6 +212,7 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> _Explanation:
         "keys": opened_keys(record.file_keys(check_value(record.key) if record.key is not None else b""), record.meta_keys),
         "uid": record.uid,
         "statics": record.statics(),
+        "allow_any_uid": True,  # the UID that the tag was added with
     }
     try:
         steps += explain(url, **known)

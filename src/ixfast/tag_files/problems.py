@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ixfast.domain.chip_uids import REVERSED
 from ixfast.limits import (
     COUNTER_MAX,
     CUSTOMER_ID_CHARS_MAX,
@@ -156,10 +157,7 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
         "Another tag has this CUID, or had it before this file.",
         "Choose another CUID, or first change the other tag's CUID with a separate file.",
     ),
-    "uid_reversed": (
-        "The bytes of the UID are in reverse order: they end with 04 instead of beginning with it.",
-        "Write them in the order in which the chip sends them, or allow such UIDs (--allow-any-uid, allow_any_uid=true).",
-    ),
+    "uid_reversed": REVERSED,
     "uid_not_nxp": (
         "The UID does not begin with 04, as those of all supported chips do.",
         "Read it from the chip again, or allow such UIDs (--allow-any-uid, allow_any_uid=true).",

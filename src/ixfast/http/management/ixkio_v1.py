@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import web
 
+from ixfast.domain.chip_uids import refuse_reversed_uid
 from ixfast.errors import InputError
 from ixfast.http.management import validation
 from ixfast.http.management.call import Call
@@ -38,6 +39,9 @@ async def patch_by_account(call: Call) -> web.Response:
         raise not_found("tag")
     if cuid is not None:
         return await _patch(call, "tag_by_cuid", cuid, by_cuid=True)
+    assert wanted is not None
+    if await call.connection.fetchrow(call.sql["tag_by_uid"], call.account_id, wanted) is None:
+        refuse_reversed_uid(wanted, "ix_u")
     return await _patch(call, "tag_by_uid", wanted, by_cuid=False)
 
 

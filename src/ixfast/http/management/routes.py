@@ -42,6 +42,7 @@ _OF_SCANS = (
 )
 _VERDICTS = {"type": "array", "items": {"type": "string", "enum": list(scan_log.WORDS.values())}, "minItems": 1}
 _FLAG = {"type": "string", "enum": ["true", "false"]}
+_ANY_UID = Parameter("allow_any_uid", _FLAG, "`true`: accept UIDs that do not begin with 04, the code of NXP's chips.")
 _BY = {"type": "string", "enum": list(scan_log.BY), "default": "day"}
 _READ = ("read", "manage")
 _READ_KEYS = ("read", "manage", "keys")
@@ -240,7 +241,7 @@ _TAGS = (
         Parameter("batch", _ID, "Only those of this batch."),
         Parameter("cuid", _TEXT, "The tag with this CUID."),
         Parameter("uid", {"type": "string", "pattern": "^[0-9A-F]{14}$"}, "The tag with this UID."),
-        errors=("invalid_parameter",),
+        errors=("invalid_parameter", "uid_reversed"),
     ),
     _create(
         "/v2/tags",
@@ -254,6 +255,8 @@ _TAGS = (
         *_RULE_ERRORS,
         *_NAME_ERRORS,
         "key_retired",
+        "uid_reversed",
+        query=(_ANY_UID,),
     ),
     _read("/v2/tags/{xuid}", tags.read_tag, "Read a tag.", schemas.Tag),
     _patch(
@@ -266,6 +269,8 @@ _TAGS = (
         *_RULE_ERRORS,
         *_NAME_ERRORS,
         "key_retired",
+        "uid_reversed",
+        query=(_ANY_UID,),
     ),
     _delete("/v2/tags/{xuid}", tags.delete_tag, "Delete a tag.", *_MATCH_ERRORS),
     _read("/v2/tags/{xuid}/counter", tags.read_counter, "Read the counter of a tag's newest accepted tap.", schemas.Counter),
@@ -330,7 +335,7 @@ _FILES = (
             Parameter("preset", {"type": "string", "enum": list(PRESETS)}, "Column names as another program writes them."),
             Parameter("ignore", _TEXT, "Columns to ignore, separated by commas."),
             Parameter("allow_zero_keys", _FLAG, "`true`: accept the all-zero key, which is public."),
-            Parameter("allow_any_uid", _FLAG, "`true`: accept UIDs that do not begin with 04, the code of NXP's chips."),
+            _ANY_UID,
             Parameter(
                 "meta_keys",
                 {"type": "string", "enum": list(META_KEY_OWNERS), "default": META_KEY_OWNERS[0]},

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
+from ixfast.domain.chip_uids import refuse_reversed_uid
 from ixfast.domain.scan import POSITION_COUNTER_BITS, POSITION_COUNTER_MASK
 from ixfast.errors import InputError
 from ixfast.http.management import validation
@@ -68,14 +69,20 @@ async def list_tags(call: Call) -> web.Response:
 
 async def _tag_by(call: Call, cuid: str | None, uid: str | None) -> web.Response:
     if uid is not None:
-        row = await call.connection.fetchrow(call.sql["tag_by_uid"], call.account_id, uid_bytes(uid, "uid"))
+        wanted = uid_bytes(uid, "uid")
+        row = await call.connection.fetchrow(call.sql["tag_by_uid"], call.account_id, wanted)
+        if row is None:
+            refuse_reversed_uid(wanted, "uid")
     else:
         row = await call.connection.fetchrow(call.sql["tag_by_cuid"], call.account_id, cuid)
     return call.page([] if row is None else [tag_of(row)], None)
 
 
 def uid_bytes(text: str, field: str) -> bytes:
-    """A UID of 7 bytes from 14 upper-case hex digits; InputError for `field` otherwise."""
+    """A UID of 7 bytes from 14 upper-case hex digits; InputError for `field` otherwise.
+
+    It names a tag, which may have a UID of any look. If there is no such tag, `refuse_reversed_uid` says more than that.
+    """
     if len(text) != 14 or not set(text) <= set("0123456789ABCDEF"):
         raise InputError("invalid_parameter", "A UID must be 14 upper-case hex digits.", field)
     return bytes.fromhex(text)
@@ -91,10 +98,10 @@ async def create_tag(call: Call) -> web.Response:
         raise unauthorised(["keys"])
     if draft.rules is not None:
         validation.rule_set(draft.rules)
+    uid = _new_uid(call, draft.uid) if draft.uid is not None else None
     group_id, fields = await _lock_group(call, draft.group_id, draft.batch_id)
     validation.values(draft.fields, fields)
     xuid = draft.xuid if draft.xuid is not None else await _new_code(call, draft.xuid_length)
-    uid = bytes.fromhex(draft.uid) if draft.uid is not None else None
     key = validation.key(draft.key) if draft.key is not None else None
     meta_key = validation.key(draft.meta_key, "meta_key") if draft.meta_key is not None else None
     new = NewTag(xuid, uid, key, cuid=draft.cuid, name=draft.name, meta_key=meta_key)
@@ -113,6 +120,14 @@ async def create_tag(call: Call) -> web.Response:
     made = tag_of(await call.row("tag", "tag_by_xuid", xuid))
     await call.note("create", "tag", xuid, None, made, ("tags_added", None, None))
     return created_response(made, f"/v2/tags/{xuid}")
+
+
+def _new_uid(call: Call, text: str) -> bytes:
+    """The UID that a tag is given, which it keeps forever. Raises InputError if its bytes are in reverse order."""
+    uid = bytes.fromhex(text)
+    if not call.flag("allow_any_uid"):
+        refuse_reversed_uid(uid, "uid", "allow_any_uid=true")
+    return uid
 
 
 async def _new_code(call: Call, characters: int) -> str:
@@ -188,6 +203,8 @@ async def patch_tag(call: Call) -> web.Response:
     changes = set_members(patch)
     if patch.uid is not UNSET and before.uid not in (None, patch.uid):
         raise InputError("invalid_parameter", "The UID of a tag cannot be changed; create a new tag for the other chip.", "uid")
+    if patch.uid is not UNSET and before.uid is None:
+        _new_uid(call, patch.uid)
     group_id, batch_id = changes.get("group_id"), changes.get("batch_id", before.batch_id)
     if group_id is not None and "batch_id" not in changes and group_id != before.group_id:
         batch_id = None  # a batch belongs to one group

@@ -272,6 +272,7 @@ ERRORS = {
     "invalid_rule": "the rule set is malformed",
     "invalid_response": "a response text is malformed or too long",
     "invalid_file": "the tag file has invalid lines",
+    "uid_reversed": "the bytes of the UID are in reverse order",
     "range_too_wide": "the range has too many days or scans",
 }
 """Error codes in a few words, for the descriptions of responses."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from ixfast.domain.chip_uids import uid_problem
 from ixfast.domain.scan import position
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, KeySlot, unwrap, wrap
 from ixfast.limits import KEY_VERSIONS_MAX, META_KEYS_MAX
@@ -22,7 +23,6 @@ from ixfast.tag_files.rows import TagRow, check_value
 
 FIRST_VERSION = 1
 _SLOT, _META_SLOT = int(KeySlot.FILE), int(KeySlot.META)
-_NXP = 0x04  # the manufacturer code (ISO/IEC 7816-6) with which the 7-byte UIDs of its chips begin
 
 Stored = Any
 """A row of `find_tags` (store/sql/importing.sql)."""
@@ -269,9 +269,7 @@ def _add(context: Context, result: Plan, row: TagRow, tag_id: int, xuid: str) ->
 
 def _uid_problem(context: Context, uid: bytes) -> str | None:
     """The code of the problem if a tag must not get this UID (7 bytes), which it would keep forever."""
-    if uid[0] == _NXP or context.allow_any_uid:
-        return None
-    return "uid_reversed" if uid[-1] == _NXP else "uid_not_nxp"
+    return None if context.allow_any_uid else uid_problem(uid)
 
 
 def _digits(value: bytes | None) -> str | None:
