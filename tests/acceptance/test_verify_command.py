@@ -195,6 +195,17 @@ def test_a_url_of_any_shape_is_explained(usual: Served, shape: str) -> None:
     assert status_and_result(usual, SHAPES[shape](USUAL[4].tap()), *account)[0] == 0
 
 
+@pytest.mark.parametrize("around", ['"{}"', "<{}>", "({})", "{},", "{}.", "[x]({})", '{}"', "\u201c{}\u201d"])
+def test_what_was_copied_with_a_url_is_left_out_and_that_is_reported(usual: Served, around: str) -> None:
+    tag, account = USUAL[5], ("--account", USUAL.account)
+    status, result = status_and_result(usual, around.format(tag.tap()), *account)
+    assert status == 0 and result.startswith("counter ") and "is new, a scan would pass" in result
+    steps = explained(usual, around.format(tag.tap()), *account)
+    assert next(iter(steps.items())) == ("URL", "read without the quotes, brackets or punctuation around it")
+    assert "URL" not in explained(usual, tag.tap(), *account)
+    assert status_and_result(usual, around.format(tag.forged()), *account)[0] == 3
+
+
 def test_a_reversed_uid_in_a_url_is_recognised(usual: Served) -> None:
     url = USUAL[6].tap()
     uid = USUAL[6].uid.hex().upper()

@@ -146,6 +146,16 @@ def test_too_many_keys(tmp_path: Path) -> None:
     assert "at most 64 keys" in result.output
 
 
+@pytest.mark.parametrize("around", ['"{}"', "<{}>", "{}'", "[x]({})", "{}."])
+def test_a_url_with_quotes_around_it_gives_the_same_profile(around: str) -> None:
+    plain, wrapped = tap(), around.format(tap())
+    result = run(plain, wrapped, "--key", FILE_KEY.hex(), "--key", META_KEY.hex())
+    assert result.stderr.startswith(
+        "URL 2: read without the quotes, brackets or punctuation around it\nbest: verifies the MAC of 2 of 2"
+    )
+    assert printed(result) == printed(run(plain, "--key", FILE_KEY.hex(), "--key", META_KEY.hex()))
+
+
 def test_the_command_is_mounted() -> None:
     from ixfast.cli import main as ixfast
 

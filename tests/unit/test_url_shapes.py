@@ -61,6 +61,12 @@ SHAPES = [
     (f"https://h.example/店?farbe=gr%C3%BCn&{PLAIN}", KnownTag(815, "farbe=grün&uid={uid}&ctr={counter}&cmac={mac}")),
     *((around.format(f"https://h.example/?{PLAIN}"), KnownTag(820 + at, "uid={uid}&ctr={counter}&cmac={mac}"))
       for at, around in enumerate(("{}\n", "{} ", "\r\n\t{}\0", "\ufeff{}\u200b", "{}%0D%0A"))),
+    *((around.format(f"https://h.example/?{PLAIN}"), KnownTag(830 + at, "uid={uid}&ctr={counter}&cmac={mac}"))
+      for at, around in enumerate(('"{}"', '{}"', "<{}>", "({}).", "{},", "[x]({})", "\u201c{}\u201d,", "{}%22"))),
+    ("'https://h.example/A2985A66BD202130E5746D91C099A9B5/C49606EE6F334D39'", KnownTag(840, "/{picc}/{mac}")),
+    ("<https://h.example/t?04A1B2C3D4E5F6x000001xC49606EE6F334D39>.", KnownTag(841, "{uid}x{counter}x{mac}")),
+    (f"(https://h.example/#/t?{ENCRYPTED})", KnownTag(842, "/#/t?picc_data={picc}&cmac={mac}")),
+    (f'"{PLAIN}"', KnownTag(843, "uid={uid}&ctr={counter}&cmac={mac}")),
 ]  # fmt: skip
 by_shape = pytest.mark.parametrize(("url", "fleet"), SHAPES, ids=[str(fleet.seed) for _, fleet in SHAPES])
 

@@ -29,7 +29,7 @@ def judge(catalogue: TagCatalogue, text: str) -> Finding:
     """Judge a tapped URL, its query string, or a query string with the parameter names of `/v1/t`."""
     if len(text) > REQUEST_TARGET_BYTES_MAX:
         return Finding(MALFORMED, problem=f"longer than {REQUEST_TARGET_BYTES_MAX} characters")
-    text = tap_url.trimmed(text)
+    text = tap_url.unwrapped(text)
     code = references.code_in(text)
     try:
         if code is None:

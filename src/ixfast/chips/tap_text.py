@@ -28,7 +28,7 @@ def read_tap(profile: CompiledProfile, text: str) -> Message | Missing:
 def parameters_in(text: str) -> dict[str, str]:
     """The decoded parameters of a URL and its fragment, by name; of two with one name, the first."""
     found: dict[str, str] = {}
-    for place in tap_url.places(tap_url.trimmed(text)):
+    for place in tap_url.places(tap_url.unwrapped(text)):
         for name, value in tap_url.pairs(place.query):
             if value:
                 found.setdefault(unquote_plus(name), unquote_plus(value))
@@ -37,7 +37,7 @@ def parameters_in(text: str) -> dict[str, str]:
 
 def _parameters(text: str) -> dict[str, str]:
     """The query's parameters as `/v1/t` reads them. Raises InputError for duplicates, too many, and invalid UTF-8."""
-    found = tap_url.places(tap_url.trimmed(text))
+    found = tap_url.places(tap_url.unwrapped(text))
     place = next((place for place in found if "=" in place.query), found[0])
     if place.query.count("&") >= PARAMETERS_MAX:
         raise InputError("invalid_parameter", f"The URL has more than {PARAMETERS_MAX} parameters.")

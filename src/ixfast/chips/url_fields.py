@@ -69,7 +69,7 @@ def dissect(url: str) -> Sample:
 
     The fields of the fragment take the place of all others if only it has a text that may be a MAC.
     """
-    text = tap_url.trimmed(url)
+    text = tap_url.unwrapped(url)
     if len(text) > REQUEST_TARGET_BYTES_MAX:
         raise InputError("invalid_parameter", f"the URL is longer than {REQUEST_TARGET_BYTES_MAX} characters", "url")
     if not text.isprintable() or re.search(r"[\s{}]", text):

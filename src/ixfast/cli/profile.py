@@ -15,6 +15,7 @@ from ixfast.cli.command_group import leave
 from ixfast.cli.exit_codes import ExitCode
 from ixfast.cli.output import json_option, print_json, print_table
 from ixfast.cli.standard_streams import standard_input
+from ixfast.domain import tap_url
 from ixfast.domain.chip_uids import refuse_reversed_uid
 from ixfast.domain.model import Key
 from ixfast.errors import InputError
@@ -71,6 +72,9 @@ def register(main: click.Group) -> None:
         """
         if not keys and sys.stdin is not None and sys.stdin.isatty():
             keys = _prompt_keys()
+        for place, url in enumerate(urls, start=1):
+            if tap_url.is_wrapped(url):
+                click.echo(f"URL {place}: {tap_url.WRAPPED}", err=True)
         found = detect(
             urls,
             _keys(keys, "--key"),

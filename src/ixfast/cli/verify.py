@@ -59,7 +59,9 @@ def register(main: click.Group) -> None:
         """
         environment = resolve(flags, config)
         with environment.database() as dsn:
-            explanation = asyncio.run(_explain(environment, dsn, tap_url.trimmed(url), aid))
+            explanation = asyncio.run(_explain(environment, dsn, tap_url.unwrapped(url), aid))
+        if tap_url.is_wrapped(url):
+            explanation.steps.insert(0, Step("URL", tap_url.WRAPPED))
         if as_json:
             passes = explanation.status is ExitCode.OK
             result = _RESULTS[explanation.status]

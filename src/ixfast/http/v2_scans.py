@@ -101,7 +101,7 @@ def _read(body: ScanBody, aid: str | None) -> tuple[bytes | None, dict[str, str]
     """Reference, parameters and verbatim URL of a scan. Raises InputError if members are missing or contradict each other."""
     text = body.url if body.url is not None else body.query
     if text is not None:
-        text = tap_url.trimmed(text)
+        text = tap_url.unwrapped(text)
     named = [name for name in ("xuid", "cuid", "uid") if getattr(body, name) is not None]
     if text is not None:
         if named or (body.url is not None and body.query is not None):
