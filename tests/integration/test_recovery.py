@@ -449,7 +449,11 @@ async def test_unusable_files_and_moments_are_told(failover: Failover, tmp_path:
     other = tmp_path / "other"
     for content, mode, words in (
         ("", 0o600, "is empty"),
-        ("host=db", 0o600, "must contain postgresql://"),
+        (
+            "host=db",
+            0o600,
+            "must contain a URL of the form postgresql://user:password@host:port/database, not a list of keywords",
+        ),
         ("", 0o644, "chmod 600"),
     ):
         other.write_text(content)

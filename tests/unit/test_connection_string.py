@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ixfast.config.dsn_form import dsn_mistake
+from ixfast.config.settings_loader import load as load_settings
 from ixfast.errors import ConfigurationError
 from ixfast.store.connections import connection_string
 from ixfast.store.connections.connect_errors import RefusedConnectionError, UnreachableDatabaseError, explain
@@ -101,9 +103,58 @@ def test_a_special_character_of_the_password_is_no_host_and_no_parameter(passwor
     assert password not in str(caught.value)
 
 
-def test_another_scheme_is_malformed() -> None:
-    with pytest.raises(ConnectionStringError, match="is malformed"):
-        ConnectionString("mysql://h/db")
+# What is given, and the end of the sentence that begins with "`dsn` must be a URL of the form ...".
+NO_URL_OF_POSTGRESQL = [
+    ("mysql://app:p4ss@h/db", ": ixfast needs PostgreSQL, and this is a URL of MySQL"),
+    ("mariadb+pymysql://app:p4ss@h/db", ": ixfast needs PostgreSQL, and this is a URL of MariaDB"),
+    ("sqlite:///srv/p4ss.db", ": ixfast needs PostgreSQL, and this is a URL of SQLite"),
+    ("sqlite:p4ss.db", ": ixfast needs PostgreSQL, and this is a URL of SQLite"),
+    ("http://app:p4ss@h:5432/db", ": ixfast needs PostgreSQL, and this is a URL of HTTP"),
+    ("https://p4ss.supabase.example", ": ixfast needs PostgreSQL, and this is a URL of HTTP"),
+    ("mongodb+srv://app:p4ss@h/db", ": ixfast needs PostgreSQL, and this is a URL of MongoDB"),
+    ("jdbc:mysql://h/db?password=p4ss", ": ixfast needs PostgreSQL, and this is a URL of MySQL"),
+    ("p4ss://app:x@h/db", ": ixfast needs PostgreSQL"),
+    ("jdbc:postgresql://h/db?user=app&password=p4ss", ", without jdbc: in front of it"),
+    ("postgresql+asyncpg://app:p4ss@h/db", ", without the name of a driver before ://"),
+    ("postgres+psycopg2://app:p4ss@h/db", ", without the name of a driver before ://"),
+    ("PostgreSQL://app:p4ss@h/db", ", with postgresql:// in lower-case letters"),
+    ('"postgresql://app:p4ss@h/db"', ", without quotes around it"),
+    ("'postgres://app:p4ss@h/db'", ", without quotes around it"),
+    ("\u201cpostgresql://app:p4ss@h/db\u201d", ", without quotes around it"),
+    ('postgresql://app:p4ss@h/db"', ", without the quote at its end"),
+    ("DATABASE_URL=postgresql://app:p4ss@h/db", ", without the name and the = in front of it"),
+    ("export DATABASE_URL='postgresql://app:p4ss@h/db'", ", without the name and the = in front of it, and without quotes"),
+    ('IXFAST_DSN = "postgresql+asyncpg://app:p4ss@h/db"', ", without the name and the = in front of it, and without quotes"),
+    ("psql 'postgresql://app:p4ss@h/db'", ", without the command psql in front of it, and without quotes"),
+    ("host=h dbname=db password=p4ss", ", not a list of keywords such as host= and dbname="),
+    ("db.p4ss.example:5432/db", ""),
+    ("postgresql:/app:p4ss@h/db", ""),
+    ("p4ss", ""),
+]
+
+
+@pytest.mark.parametrize(("dsn", "words"), NO_URL_OF_POSTGRESQL)
+def test_what_is_no_url_of_postgresql_is_called_what_it_is(dsn: str, words: str) -> None:
+    form = f"`dsn` must be a URL of the form postgresql://user:password@host:port/database{words}"
+    with pytest.raises(ConnectionStringError) as caught:
+        ConnectionString(dsn)
+    assert str(caught.value) == f"{form}."
+    with pytest.raises(ConfigurationError) as loaded:
+        load_settings({"dsn": dsn}, {})
+    assert str(loaded.value) == f"flag --dsn: {form} (the value is a secret and not shown)."
+    assert "p4ss" not in str(caught.value) + str(loaded.value)
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://app:p4'ss@h/db", "postgres://h/db", "postgresql:///db?host=/run/postgresql", "postgresql://app:a=b://c@h/db",
+        "postgresql://app@h/db?options=-c%20a='b'", " postgresql://h/db\n",
+    ],
+)  # fmt: skip
+def test_a_url_of_postgresql_is_none_of_these(dsn: str) -> None:
+    assert dsn_mistake(dsn) is None
+    assert load_settings({"dsn": dsn}, {}).dsn == dsn.strip()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from ixfast.cli.database import resolve
 from ixfast.cli.options import DATABASE, with_settings
 from ixfast.cli.output import json_option, print_json
 from ixfast.cli.progress import running_count
+from ixfast.config.dsn_form import dsn_mistake
 from ixfast.errors import ConfigurationError
 from ixfast.store.admin.recovery import SKIPPED_SHOWN_MAX, Report, recover
 
@@ -55,11 +56,9 @@ def _read_dsn(file: Path) -> str:
         dsn = secret_files.read(file, "--from-dsn-file").decode("utf-8", "replace")
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
-    if not dsn.startswith(("postgresql://", "postgres://")):
-        raise click.UsageError(
-            f"--from-dsn-file: {file} must contain postgresql://USER:PASSWORD@HOST:PORT/DATABASE and nothing else."
-        )
-    return dsn
+    if (form := dsn_mistake(dsn)) is not None:
+        raise click.UsageError(f"--from-dsn-file: {file} must contain {form} (the value is a secret and not shown).")
+    return dsn.strip()
 
 
 def _moment(text: str | None) -> datetime | None:

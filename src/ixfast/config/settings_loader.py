@@ -9,7 +9,6 @@ Invariants:
 """
 
 import difflib
-import re
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -17,11 +16,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from ixfast import secret_files
+from ixfast.config.dsn_form import dsn_mistake
 from ixfast.config.settings import PREFIX, SettingDescription, Settings, describe
 from ixfast.errors import ConfigurationError
 
 _TRUE = ("1", "true", "yes", "on")
-_DRIVER_SCHEME = re.compile(r"(jdbc:)?postgres(ql)?(\+\w+)?://", re.IGNORECASE)
 _FALSE = ("0", "false", "no", "off")
 
 # Environment variables that are not settings. Some are read by the tests and the build. Kubernetes announces a service
@@ -135,10 +134,7 @@ def _convert(setting: SettingDescription, raw: _RawValue) -> object:
         except RuntimeError:
             raise _invalid(raw, setting, "a path without `~`, because the home directory is unknown") from None
     if setting.kind == "text" and isinstance(value, str) and value.strip():
-        if setting.name == "dsn" and not value.startswith(("postgresql://", "postgres://")):
-            form = "a URL of the form postgresql://user:password@host:port/database"
-            if _DRIVER_SCHEME.match(value):
-                form += ", without the name of a driver before ://"
+        if setting.name == "dsn" and (form := dsn_mistake(value)) is not None:
             raise _invalid(raw, setting, form)
         value = value.strip()
         # An IPv6 address may be in brackets, as in a URL.

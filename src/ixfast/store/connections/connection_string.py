@@ -21,6 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from ixfast.config.dsn_form import dsn_mistake
 from ixfast.errors import ConfigurationError
 
 MALFORMED = "The connection string `dsn` is malformed. Percent-encode special characters in the user name and password."
@@ -257,6 +258,9 @@ def _nearest(name: str) -> str | None:
 
 
 def _split(dsn: str) -> SplitResult:
+    mistake = dsn_mistake(dsn)
+    if mistake is not None:
+        raise ConnectionStringError(f"`dsn` must be {mistake}.")
     try:
         parts = urlsplit(dsn)
     except ValueError:  # a bracket without its pair
@@ -266,7 +270,7 @@ def _split(dsn: str) -> SplitResult:
     # A special character of the password ends the part that it is in; the @ before the host is then in another one.
     without_user = ":" in parts.netloc and "@" not in parts.netloc
     spilled = parts.netloc.count("@") > 1 or parts.fragment or (without_user and "@" in parts.path + parts.query)
-    if parts.scheme not in ("postgresql", "postgres") or spilled:
+    if spilled:
         raise ConnectionStringError(MALFORMED)
     return parts
 
