@@ -33,7 +33,9 @@ MEANINGS = {
     ExitCode.FAILED: "The command failed, and a message on standard error gives the reason.",
     ExitCode.USAGE: "An option or argument is wrong.",
     ExitCode.NEGATIVE: "The command worked, and the answer is negative: a tap does not pass, no profile fits, or a check fails.",
-    ExitCode.CONFIGURATION: "A setting, or a file that a setting names, is missing or invalid.",
+    ExitCode.CONFIGURATION: (
+        "A setting, or a file that a setting names, is missing or invalid, or another session keeps a table of the schema locked."
+    ),
     ExitCode.UNAVAILABLE: "The database or a key service cannot be reached.",
     ExitCode.UNREADABLE: "ixfast verify: the URL is malformed, incomplete, or not a tap that the account's profiles read.",
     ExitCode.NO_TAG: "ixfast verify: there is no such tag, or no such account.",

@@ -17,6 +17,7 @@ from ixfast.errors import ConfigurationError
 from ixfast.store import partitions, privileges
 from ixfast.store.migrate import check, connected, migrate
 from ixfast.store.partitions import Change
+from ixfast.store.table_locks import TableLocks
 
 
 def register(main: click.Group) -> None:
@@ -61,7 +62,8 @@ def register(main: click.Group) -> None:
 
 async def _grant(dsn: str, role: str) -> None:
     async with connected(dsn) as connection:
-        await privileges.grant_to(connection, role)
+        locks = TableLocks(dsn, connection, _wait)
+        await locks.patiently(lambda: privileges.grant_to(connection, role), f"granting privileges to {role}")
 
 
 async def _maintain(dsn: str, retention_days: int, changes: list[Change]) -> list[str]:
@@ -69,19 +71,20 @@ async def _maintain(dsn: str, retention_days: int, changes: list[Change]) -> lis
         await check(connection)
         await privileges.require_owner(connection)
         clocks = await partitions.read_clocks(connection)
-        await partitions.make_ahead(connection, clocks, changed=changes.append)
+        locks = TableLocks(dsn, connection, _wait)
+        await partitions.make_ahead(connection, clocks, changed=changes.append, locks=locks)
         if not clocks.agree:
             raise ConfigurationError(
                 "The clocks of this host and of the database differ by more than an hour, so no partition was dropped. Set them "
                 "right (NTP), then run the command again."
             )
-        return await partitions.drop_old(connection, retention_days, clocks)
+        return await partitions.drop_old(connection, retention_days, clocks, locks=locks)
 
 
 def _report(
     as_json: bool, json: dict[str, object], done: Sequence[str], changes: Sequence[Change], further: Sequence[str] = ()
 ) -> None:
-    """Print what was done. The exit status is 1 if a partition could not be created."""
+    """Print what was done. The exit status is 1 if a partition could not be created, 4 if another session locked its table."""
     made = [str(change) for change in changes if change.problem is None]
     problems = [str(change) for change in changes if change.problem is not None]
     if as_json:
@@ -92,7 +95,7 @@ def _report(
     for problem in problems:
         click.echo(f"Error: {problem}", err=True)
     if problems:
-        leave(ExitCode.FAILED)
+        leave(ExitCode.CONFIGURATION if any(change.locked for change in changes) else ExitCode.FAILED)
 
 
 def _wait(line: str) -> None:

@@ -109,14 +109,28 @@ async def _holder(connection: Any, lock: int) -> str:
     row = await connection.fetchrow(_HOLDER, lock)
     if row is None:
         return "another process"
-    details = [f"role {row['usename']}"]
-    if row["application_name"]:
-        details.append(f'application "{row["application_name"]}"')
-    if row["address"]:
-        details.append(f"from {row['address']}")
+    details = []
     if row["state"] == "idle":
         details.append(
             f"idle for {row['seconds']} s: if it is a pooler's connection that kept the lock, end it with "
             f"SELECT pg_terminate_backend({row['pid']})"
         )
-    return f"PostgreSQL process {row['pid']} ({', '.join(details)})"
+    return described(row, *details)
+
+
+def described(row: Any, *details: str) -> str:
+    """A session for a message: a row with columns of pg_stat_activity, as far as this role may see them, or None."""
+    if row is None:
+        return "another session"
+    if row["pid"] == 0:
+        return "a prepared transaction (see pg_prepared_xacts)"
+    known = dict(row)
+    shown = [f"role {known['usename']}" if known["usename"] else known.get("backend_type") or "of another role"]
+    if known["application_name"]:
+        shown.append(f'application "{known["application_name"]}"')
+    if known["address"]:
+        shown.append(f"from {known['address']}")
+    if known.get("since"):
+        idle = ", now idle" if str(known["state"]).startswith("idle") else ""
+        shown.append(f"in a transaction since {known['since']} UTC{idle}")
+    return f"PostgreSQL process {known['pid']} ({', '.join([*shown, *details])})"

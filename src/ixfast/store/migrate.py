@@ -24,6 +24,7 @@ from ixfast.store.connections.connect_errors import explained
 from ixfast.store.connections.connection_string import ConnectionString
 from ixfast.store.connections.session import check_version, require_session
 from ixfast.store.queries import load, sql_folder
+from ixfast.store.table_locks import TableLocks
 
 log = logging.getLogger("ixfast.migrate")
 
@@ -84,20 +85,18 @@ async def migrate(
 
     Raises `SchemaMismatchError` if an applied file differs from ours, the database is ahead of this release, or another program
     has objects of the same names in it, `UnsupportedServerError` if its PostgreSQL is too old, `MigrationError` if the server
-    refuses a statement, `DatabaseLockedError` if another process does not finish, and what `connected` raises.
+    refuses a statement, `DatabaseLockedError` or `TableLockedError` if another session does not finish, and what `connected`
+    raises.
     """
     async with connected(dsn) as connection:
         check_version(connection)
         applied: list[str] = []
+        locks = TableLocks(dsn, connection, waiting)
         try:
-            while await _next(connection, post) is not None:
-                async with advisory_locks.held_by_transaction(connection, advisory_locks.MIGRATION, waiting):
-                    migration = await _next(connection, post)  # another process may have applied one meanwhile
-                    if migration is not None:
-                        await _apply(connection, migration)
-                        log.info("applied migration %s", migration.name)
-                        applied.append(migration.name)
-            await partitions.make_ahead(connection, changed=changed)
+            while (migration := await locks.patiently(lambda: _next(connection, post), "reading the schema")) is not None:
+                done = await locks.patiently(lambda: _apply_next(connection, post, waiting), f"the migration {migration.name}")
+                applied += [done] if done is not None else []
+            await partitions.make_ahead(connection, changed=changed, locks=locks)
         except asyncpg.PostgresError as error:
             raise await _refusal(connection, error, post) from None
         return applied
@@ -107,6 +106,18 @@ async def _next(connection: Any, post: bool) -> Migration | None:
     """The next migration to apply. Those of the phase `post` hold up all that follow them."""
     migration = next(iter(await pending(connection)), None)
     return None if migration is None or (migration.phase == "post" and not post) else migration
+
+
+async def _apply_next(connection: Any, post: bool, waiting: advisory_locks.Notice) -> str | None:
+    """Apply the next migration in one transaction. None if another process has applied it meanwhile."""
+    async with advisory_locks.held_by_transaction(connection, advisory_locks.MIGRATION, waiting):
+        migration = await _next(connection, post)
+        if migration is not None:
+            await _apply(connection, migration)
+    if migration is None:
+        return None
+    log.info("applied migration %s", migration.name)
+    return migration.name
 
 
 async def _apply(connection: Any, migration: Migration) -> None:
@@ -136,7 +147,7 @@ async def _refusal(connection: Any, error: asyncpg.PostgresError, post: bool) ->
         reason = "it is read-only: turn default_transaction_read_only off for this role and database"
     elif isinstance(error, asyncpg.InsufficientResourcesError):
         reason = f"it has no space, memory or connections left ({_text(error)}); free some and run the command again"
-    elif isinstance(error, (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)):
+    elif isinstance(error, asyncpg.QueryCanceledError):
         reason = f"{_text(error)}; run the command again when it is less busy"
     else:
         reason = f"{_text(error)} ({error.sqlstate})"

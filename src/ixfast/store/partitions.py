@@ -14,6 +14,7 @@ Only the owner of the tables can do any of this. A server whose role owns nothin
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ import asyncpg
 
 from ixfast.store import advisory_locks
 from ixfast.store.queries import load
+from ixfast.store.table_locks import TableLockedError, TableLocks
 
 log = logging.getLogger("ixfast.partitions")
 
@@ -54,6 +56,7 @@ WHERE to_regclass(wanted.table) IS NOT NULL
       WHERE NOT a.pending AND (a.begins IS NULL OR a.begins <= now()) AND (a.ends IS NULL OR now() < a.ends)
   )
 """  # noqa: S608  (built from constants)
+_DETACHMENT = "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass($1) AND inhparent = to_regclass($2)"
 # The constraint of this name, and others with the same expression.
 _EQUAL_CONSTRAINTS = """
 SELECT quote_ident(c.conname) AS name, c.convalidated
@@ -124,12 +127,13 @@ class Range(NamedTuple):
 
 class Change(NamedTuple):
     """An action on a partition: `done` is "created" or "attached". With a `problem` it failed, or is the owner's to do unless
-    it is `ours`."""
+    it is `ours`. `locked`: another session held the lock of a table for too long."""
 
     name: str
     done: str
     problem: str | None = None
     ours: bool = True
+    locked: bool = False
 
     def __str__(self) -> str:
         if self.problem is None:
@@ -158,13 +162,17 @@ def log_change(change: Change) -> None:
 
 
 async def make_ahead(
-    connection: Any, clocks: Clocks | None = None, *, changed: Callable[[Change], None] = log_change
+    connection: Any,
+    clocks: Clocks | None = None,
+    *,
+    changed: Callable[[Change], None] = log_change,
+    locks: TableLocks | None = None,
 ) -> list[Change]:
     """Create the current and future partitions of every table, and attach those that are detached.
 
     Returns all changes and calls `changed` for each. A failure for one partition does not affect the others. If the role does
     not own the tables, the changes are those that its owner should have made by now, as failures. The connection must not be in
-    a transaction.
+    a transaction. With `locks` this waits for tables that are locked; without, the session's `lock_timeout` applies.
     """
     clocks = clocks or await read_clocks(connection)
     wanted = [(each, start) for each in TABLES for start in await _lacking(connection, each, clocks)]
@@ -179,7 +187,7 @@ async def make_ahead(
         return changes
     async with advisory_locks.held_by_session(connection, advisory_locks.PARTITIONS):
         for each, start in wanted:
-            made = await _ensure(connection, each, start)
+            made = await _ensure_patiently(connection, each, start, locks)
             if made is not None:
                 changed(made)
                 changes.append(made)
@@ -206,7 +214,9 @@ def _overdue(each: Partitioned, wanted: list[tuple[Partitioned, dt.date]], clock
     return Change(each.name(starts[0]), "created", problem, ours=False)
 
 
-async def drop_old(connection: Any, retention_days: int, clocks: Clocks | None = None) -> list[str]:
+async def drop_old(
+    connection: Any, retention_days: int, clocks: Clocks | None = None, *, locks: TableLocks | None = None
+) -> list[str]:
     """Detach and drop the partitions that are beyond their retention by both clocks, and return their names. Forget the
     Idempotency-Keys that are.
 
@@ -230,16 +240,25 @@ async def drop_old(connection: Any, retention_days: int, clocks: Clocks | None =
             for _, row in await _expired(connection, retention_days, min(clocks) - _OVERDUE):
                 log.warning("partition %s is beyond its retention: run `ixfast maintain` as %s", row["name"], role["owner"])
             return dropped
-        for each, row in await _expired(connection, retention_days, min(clocks)):
-            # An interrupted concurrent detachment can only be finalized.
-            mode = "FINALIZE" if row["pending"] else "CONCURRENTLY"
-            await connection.execute(f"ALTER TABLE {each.table} DETACH PARTITION {row['name']} {mode}")
-            await connection.execute(f"DROP TABLE {row['name']}")
+        find = functools.partial(_expired, connection, retention_days, min(clocks))
+        for each, row in await (find() if locks is None else locks.patiently(find, "reading the bounds of partitions")):
+            drop = functools.partial(_drop, connection, each, row["name"])
+            await (drop() if locks is None else locks.patiently(drop, f"the removal of partition {row['name']}", whole=False))
             log.info("dropped partition %s", row["name"])
             dropped.append(row["name"])
     finally:
         await connection.execute("SELECT pg_advisory_unlock($1)", advisory_locks.PARTITIONS)
     return dropped
+
+
+async def _drop(connection: Any, each: Partitioned, name: str) -> None:
+    """Drop a partition, also one whose detachment was interrupted."""
+    pending = await connection.fetchval(_DETACHMENT, name, each.table)
+    if pending is not None:  # else it is detached
+        # An interrupted concurrent detachment can only be finalized.
+        mode = "FINALIZE" if pending else "CONCURRENTLY"
+        await connection.execute(f"ALTER TABLE {each.table} DETACH PARTITION {name} {mode}")
+    await connection.execute(f"DROP TABLE {name}")
 
 
 async def _expired(connection: Any, retention_days: int, now: dt.datetime) -> list[tuple[Partitioned, Any]]:
@@ -275,15 +294,26 @@ async def ranges(connection: Any, table: Partitioned) -> list[Range]:
     return [Range(row["name"], row["begins"], row["ends"]) for row in rows if not row["pending"]]
 
 
-async def _ensure(connection: Any, each: Partitioned, start: dt.date) -> Change | None:
-    """Create or attach the partition that begins on day `start`. None if it exists and is attached."""
+async def _ensure_patiently(connection: Any, each: Partitioned, start: dt.date, locks: TableLocks | None) -> Change | None:
+    if locks is None:
+        return await _ensure(connection, each, start)
     name = each.name(start)
     exists = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name)
-    pending = await connection.fetchval(
-        "SELECT inhdetachpending FROM pg_inherits WHERE inhrelid = to_regclass($1) AND inhparent = to_regclass($2)",
-        name,
-        each.table,
-    )
+    try:
+        make = functools.partial(_ensure, connection, each, start, patient=True)
+        return await locks.patiently(make, f"the {'attachment' if exists else 'creation'} of partition {name}", whole=not exists)
+    except TableLockedError as error:
+        return Change(name, "attached" if exists else "created", str(error).rstrip("."), locked=True)
+
+
+async def _ensure(connection: Any, each: Partitioned, start: dt.date, *, patient: bool = False) -> Change | None:
+    """Create or attach the partition that begins on day `start`. None if it exists and is attached.
+
+    With `patient`, LockNotAvailableError is raised, so that the caller can try again.
+    """
+    name = each.name(start)
+    exists = await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", name)
+    pending = await connection.fetchval(_DETACHMENT, name, each.table)
     if exists and pending is False:
         return None
     done = "attached" if exists else "created"
@@ -297,6 +327,8 @@ async def _ensure(connection: Any, each: Partitioned, start: dt.date) -> Change 
     except asyncpg.CheckViolationError:
         return Change(name, done, "it contains rows outside its bounds; move them elsewhere")
     except asyncpg.PostgresError as error:
+        if patient and isinstance(error, asyncpg.LockNotAvailableError):
+            raise
         return Change(name, done, f"{error} ({error.sqlstate})")
     return Change(name, done)
 
