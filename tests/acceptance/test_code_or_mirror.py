@@ -92,7 +92,7 @@ async def test_a_mirror_in_x_is_a_tap(fleets: Served, fleet: VirtualFleet, way: 
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_code_is_a_code_however_long(fleets: Served, way: str) -> None:
-    """Whichever account `a` names, because a code does not need one; and the rest of the tap does not excuse an unknown code."""
+    """With a key, whichever account `a` names; and the rest of the tap does not excuse an unknown code."""
     tag, key = CODED[0], {"X-API-Key": fleets.cli("api-key", "create", CODED.account).strip()}
     counter = 1 + 2 * list(WAYS).index(way)
     async with await Connection.open(fleets.port) as connection:
@@ -104,7 +104,8 @@ async def test_a_code_is_a_code_however_long(fleets: Served, way: str) -> None:
         code = LONG_CODES[CODED.account]
         assert await ask(CODED.account, counter, NOBODYS) == "not_found"
         assert await ask(CODED.account, counter, code) == "Pass"
-        assert await ask("another", counter + 1, code) == "Pass"
+        if way != "v2":  # where `account` has no other meaning
+            assert await ask("another", counter + 1, code) == "Pass"
 
 
 @pytest.mark.parametrize("way", WAYS)

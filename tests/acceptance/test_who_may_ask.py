@@ -130,6 +130,8 @@ def questions(fleet: VirtualFleet, index: int) -> dict[str, Question]:
         "parameters": {"parameters": parameters, "account": aid},
         "bad mirror": {"url": "https://tag.example/?picc_data=zz&enc=zz&cmac=zz&e=0", "account": aid},
     }
+    # A key says by itself which account is meant; another one in the body is an error.
+    bodies |= {f"{name} without account": {**body, "account": ""} for name, body in bodies.items()}
     for path in ("/v2/scans", "/v2/scans?peek=true"):
         asked |= {f"{path} {name}": Question(path, body) for name, body in bodies.items()}
     asked["/v2/scans/batch"] = Question("/v2/scans/batch", {"scans": list(bodies.values())})

@@ -24,6 +24,7 @@ from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
 from ixfast.meters import Meters
 from ixfast.pipeline.engine import Engine
 from ixfast.store.admin import edits
+from ixfast.store.catalogue import catalogue as catalogue_module
 from ixfast.store.catalogue.catalogue import Catalogue
 from ixfast.store.connections import session
 from ixfast.testing.provision import provision
@@ -83,10 +84,14 @@ class Stack:
         self.own_key = ApiKey(1, own_id, OWN.account, frozenset(("scan",)), "", None)
         self.foreign_key = ApiKey(2, foreign_id, FOREIGN.account, frozenset(("scan",)), "", None)
 
-    async def ask(self, code: str, api_key: ApiKey | None, counter: int = 1, mac: bytes = bytes(8)) -> Scan:
+    async def ask(
+        self, code: str, api_key: ApiKey | None, counter: int = 1, mac: bytes = bytes(8), *, aid: str | None = None
+    ) -> Scan:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Scan] = loop.create_future()
-        self.engine.submit(Scan(answer.set_result, code.encode(), counter, mac, api_key, 1, loop.time()))
+        scan = Scan(answer.set_result, code.encode(), counter, mac, api_key, 1, loop.time())
+        scan.aid = aid
+        self.engine.submit(scan)
         return await answer
 
     async def work_of(self, code: str, mac: bytes = bytes(8)) -> Any:
@@ -199,6 +204,50 @@ async def test_the_owner_finds_what_another_was_told_does_not_exist(pool: Any, c
     scans = await asyncio.gather(*(stack.ask(other, key) for key in (stack.own_key, stack.foreign_key, None, stack.own_key)))
     assert [scan.verdict for scan in scans] == [Verdict.UNKNOWN, Verdict.FORGED, Verdict.UNKNOWN, Verdict.UNKNOWN]
     assert (await stack.ask(other, stack.foreign_key)).verdict is Verdict.FORGED
+
+
+async def test_an_open_accounts_tag_where_another_account_is_named(pool: Any, connection: asyncpg.Connection) -> None:
+    await connection.execute("UPDATE account SET open = true")
+    await assert_absent_where_another_account_is_named(await stack_of(pool, connection))
+
+
+async def test_control_an_absence_remembered_for_everyone_is_caught(
+    pool: Any, connection: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await connection.execute("UPDATE account SET open = true")
+    monkeypatch.setattr(catalogue_module, "_absent_key", lambda _scan, ref: ref)
+    with pytest.raises(AssertionError):
+        await assert_absent_where_another_account_is_named(await stack_of(pool, connection))
+
+
+async def assert_absent_where_another_account_is_named(stack: Stack) -> None:
+    """It does not exist for that scan, in use or not, and is as ever for all others."""
+    await stack.use(IN_USE)
+    for code in (FOREIGN.xuid(IN_USE), FOREIGN.xuid(IDLE)):
+        stack.pool.asked = []
+        for _ in "first", "again":
+            scan = await stack.ask(code, None, aid=OWN.account)
+            assert (scan.verdict, scan.error, scan.record) == (Verdict.UNKNOWN, "not_found", None)
+        (name,) = stack.pool.asked[:1]
+        assert name.isalnum() is (code == FOREIGN.xuid(IDLE))  # what is cached is looked up under a name that no row has
+        stack.catalogue._tags.clear()  # so that the others cannot find it there
+        for aid in (None, FOREIGN.account):
+            assert (await stack.ask(code, None, aid=aid)).verdict is Verdict.FORGED
+    scans = await asyncio.gather(*(stack.ask(FOREIGN.xuid(3), None, aid=aid) for aid in (OWN.account, None, FOREIGN.account)))
+    assert [scan.verdict for scan in scans] == [Verdict.UNKNOWN, Verdict.FORGED, Verdict.FORGED]
+
+
+async def test_naming_the_account_costs_no_query(pool: Any, connection: asyncpg.Connection) -> None:
+    await connection.execute("UPDATE account SET open = true")
+    work = []
+    for aid in (None, FOREIGN.account):
+        stack = await stack_of(pool, connection)
+        await stack.ask(FOREIGN.xuid(0), None)
+        stack.pool.statements = []
+        for code in (FOREIGN.xuid(0), FOREIGN.xuid(1)):
+            assert (await stack.ask(code, None, aid=aid)).verdict is Verdict.FORGED
+        work.append(stack.pool.statements)
+    assert work[0] == work[1]
 
 
 SPOIL = {

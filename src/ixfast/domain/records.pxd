@@ -42,7 +42,7 @@ cdef class TagRecord:
     cdef public object cuid, name, keys, originality
     cdef public TagOverrides overrides
 
-    cpdef bint is_for(self, ApiKey api_key)
+    cpdef bint is_for(self, ApiKey api_key, aid=*)
 
     @cython.locals(group=Group, account=Account)
     cpdef inactive_level(self)

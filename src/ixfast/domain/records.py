@@ -206,10 +206,15 @@ class TagRecord:
         self.key_version = keys[0].version if keys else 0
         self.keys = keys if len(keys) != 1 else None
 
-    def is_for(self, api_key: ApiKey | None) -> bool:
-        """Whether a caller with this API key, or without one (None), may scan the tag. For all others it does not exist."""
+    def is_for(self, api_key: ApiKey | None, aid: str | None = None) -> bool:
+        """Whether a caller with this API key, or without one (None), may scan the tag. For all others it does not exist.
+
+        `aid` is the account to which a caller without a key confines the scan, if any.
+        """
         account = self.group.account
-        return account.open if api_key is None else api_key.account_id == account.account_id
+        if api_key is not None:
+            return api_key.account_id == account.account_id
+        return account.open and (aid is None or aid == account.aid)
 
     @property
     def awaits_keys(self) -> bool:

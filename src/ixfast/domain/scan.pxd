@@ -8,4 +8,4 @@ cdef class Scan:
     cdef public int rule, held_rounds, route
     cdef public double arrived
     cdef public bint authentic, unresolved, answered
-    cdef public object api_key, extras, trace, record, reason, outcome, verdict, error, error_detail, error_field
+    cdef public object api_key, aid, extras, trace, record, reason, outcome, verdict, error, error_detail, error_field

@@ -103,7 +103,7 @@ class Scan:
     """One scan; the module docstring says which step sets which attributes."""
 
     __slots__ = (
-        "answered", "api_key", "arrived", "authentic", "counter", "error", "error_detail", "error_field", "extras",
+        "aid", "answered", "api_key", "arrived", "authentic", "counter", "error", "error_detail", "error_field", "extras",
         "held_rounds", "mac", "outcome", "position", "previous_position", "reason", "record", "ref", "reply", "route", "rule",
         "scan_count", "scan_id", "tag_id", "trace", "unresolved", "verdict",
     )  # fmt: skip
@@ -124,6 +124,7 @@ class Scan:
         self.counter = counter  # mirrored in the clear; -1: absent
         self.mac = mac  # SDMMAC, 8 bytes
         self.api_key = api_key
+        self.aid: str | None = None  # the account to which a caller without an API key confines the scan
         self.scan_id = scan_id  # unique and below KEYED_FROM, or derived from an Idempotency-Key; resolves a lost reply
         self.arrived = arrived  # event loop time in seconds
         self.route = -1  # index in `meters.ROUTES`; -1: the duration is not measured

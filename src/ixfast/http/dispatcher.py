@@ -28,6 +28,7 @@ from ixfast.store.catalogue.catalogue import Catalogue
 from ixfast.trace import PARSE, Trace
 
 _SCAN_ID_BITS = 62  # below KEYED_FROM
+_V1_ROUTE = meters.ROUTES.index("/v1/t")
 
 
 class ScanDispatcher:
@@ -76,6 +77,8 @@ class ScanDispatcher:
         scan.route = 0
         if digest is None and query.token is not None:
             digest = token_sha256(query.token)
+        if digest is None:
+            scan.aid = query.aid
         if self.limiter is not None and not self._admits(address, digest):
             self.engine.fail(scan, "rate_limited")
         elif query.ref is None:
@@ -170,7 +173,7 @@ class ScanDispatcher:
         try:
             for ref in await self._candidates(scan, aid):
                 scan.ref = ref
-                if await self._exists(ref, scan.api_key):
+                if await self._exists(ref, scan):
                     break
         except InputError as error:
             if not scan.ref:
@@ -199,6 +202,9 @@ class ScanDispatcher:
         """The references that the account's profiles read from a tap, other than the one that the caller sent."""
         extras = scan.extras
         assert extras is not None
+        if await self._names_nobody(scan):
+            scan.aid = None  # not an account, but a parameter of the tap's own
+            return []
         if aid is None:
             assert extras.url is not None
             aid = await account_in_path(self.catalogue, extras.url)
@@ -206,20 +212,27 @@ class ScanDispatcher:
                 return []
         return await identify(self.catalogue, aid, extras, is_owner=scan.api_key is not None, sent=scan.ref)
 
-    async def _exists(self, ref: bytes, api_key: ApiKey | None) -> bool:
-        """Whether this caller has such a tag. Another account's tag is looked up like one that does not exist, so that not even
-        the work done reveals it."""
+    async def _names_nobody(self, scan: Scan) -> bool:
+        """Whether the `a` of `/v1/t` beside a tag code is not the id of an account that this caller can know."""
+        if scan.route != _V1_ROUTE or scan.aid is None or not scan.ref or references.kind(scan.ref) != references.XUID:
+            return False
+        return await self.catalogue.account(scan.aid, is_owner=False) is None
+
+    async def _exists(self, ref: bytes, scan: Scan) -> bool:
+        """Whether this scan's caller has such a tag. Another account's tag is looked up like one that does not exist, so that not
+        even the work done reveals it."""
         record = self.catalogue.find(ref)
-        if record is None or not record.is_for(api_key):
-            probe, record = await self._fetched(ref, api_key)
+        if record is None or not record.is_for(scan.api_key, scan.aid):
+            probe, record = await self._fetched(ref, scan.api_key, scan.aid)
             if probe.error is not None:
                 return True  # unknown; the scan itself will fail with the same error
-        return record is not None and record.is_for(api_key)
+        return record is not None and record.is_for(scan.api_key, scan.aid)
 
-    async def _fetched(self, ref: bytes, api_key: ApiKey | None = None) -> tuple[Scan, Any]:
+    async def _fetched(self, ref: bytes, api_key: ApiKey | None = None, aid: str | None = None) -> tuple[Scan, Any]:
         """What the catalogue has under a reference, with the probe scan that carries the error if the look-up failed."""
         future: asyncio.Future[tuple[Scan, Any]] = self.loop.create_future()
         probe = Scan(lambda _scan: None, ref, -1, None, api_key, 0, self.loop.time())
+        probe.aid = aid
         self.catalogue.fetch(probe, ref, lambda scan, found: _resolve(future, (scan, found)))
         return await future
 

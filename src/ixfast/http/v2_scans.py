@@ -68,7 +68,8 @@ async def run(
     Raises InputError for a malformed tap, UnavailableError if the account that its URL names cannot be looked up.
     """
     api_key = caller.api_key
-    aid = api_key.aid if api_key is not None else body.account
+    aid = _account(body, api_key)
+    named_aid = aid if api_key is None else None
     ref, parameters, url = _read(body, aid)
     if aid is None and url is not None:
         aid = references.aid_in(url)
@@ -88,13 +89,36 @@ async def run(
 
     def start(reply: Callable[[Scan], None]) -> None:
         scan = Scan(reply, ref or b"", -1, None, api_key, scan_id, dispatcher.moment(), extras)
-        scan.route = route
+        scan.route, scan.aid = route, named_aid
         if ref is not None:
             dispatcher.engine.submit(scan)
         else:
             dispatcher.spawn(dispatcher.identify(scan, aid))
 
     return await dispatcher.ask(start)
+
+
+def _account(body: ScanBody, api_key: ApiKey | None) -> str | None:
+    """The account (AID) to which the scan is confined: that of the API key, else the one that the body names, if any.
+
+    Raises InputError if they differ or `account` is malformed. The response does not depend on whether that account exists.
+    """
+    named = body.account or None
+    if named is not None and not references.AID.fullmatch(named):
+        raise InputError(
+            "invalid_parameter",
+            f"account must be 1 to {limits.ACCOUNT_ID_CHARS_MAX} letters, digits, hyphens and underscores.",
+            "account",
+        )
+    if api_key is None:
+        return named
+    if named is not None and named != api_key.aid:
+        raise InputError(
+            "invalid_parameter",
+            "account is not the account of the API key: leave it out, or send a key of that account.",
+            "account",
+        )
+    return api_key.aid
 
 
 def _read(body: ScanBody, aid: str | None) -> tuple[bytes | None, dict[str, str] | None, str | None]:

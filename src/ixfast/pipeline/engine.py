@@ -147,14 +147,14 @@ class Engine:
         record = self._find(scan.ref)
         # A tag of another account is looked up like one that does not exist. If it were refused at once because it is cached, the
         # response time would reveal to every caller that the tag exists and is in use.
-        if record is None or not record.is_for(scan.api_key):
+        if record is None or not record.is_for(scan.api_key, scan.aid):
             self._catalogue.fetch(scan, scan.ref, self._found)
         else:
             self._admit(scan, record)
 
     def _found(self, scan: Scan, record: TagRecord | None) -> None:
         # Another account's tag is treated like one that does not exist, here too.
-        absent = scan.error is None and (record is None or not record.is_for(scan.api_key))
+        absent = scan.error is None and (record is None or not record.is_for(scan.api_key, scan.aid))
         if not absent or not (self._reads_again(scan) or (record is None and self._enrols(scan))):
             self.found(scan, record)
 
@@ -164,7 +164,7 @@ class Engine:
             self._answer(scan)
         # For a caller without a token, a tag of a closed account does not exist, as for a caller of another account. Any other
         # refusal would reveal which codes exist to callers who leave out their token.
-        elif record is None or not record.is_for(scan.api_key):
+        elif record is None or not record.is_for(scan.api_key, scan.aid):
             self.unknown(scan)
         else:
             self._admit(scan, record)

@@ -168,7 +168,7 @@ MEMBERS = {
     "FlatError.parameter": "Name of the parameter that is wrong.",
     "ScanBody.url": "The tapped URL, verbatim.",
     "ScanBody.query": "The query string of the tapped URL, verbatim.",
-    "ScanBody.account": "Account id of the tag, for open accounts without an API key.",
+    "ScanBody.account": "Account id, for open accounts without an API key. Tags of other accounts are then not found.",
     "ScanBody.counter": "Tap counter: a number, or 6 hex digits.",
     "ScanBody.code": "MAC of the tap: 16 hex digits.",
     "ScanBody.tamper": "Tamper status, as the chip mirrors it.",

@@ -168,7 +168,7 @@ class Catalogue:
         Finding the row and filtering it out takes PostgreSQL 5 us longer than finding none, which callers could measure.
         """
         record = self._tags.peek(code)
-        if record is None or any(record.is_for(scan.api_key) for scan, _ in waiters):
+        if record is None or any(record.is_for(scan.api_key, scan.aid) for scan, _ in waiters):
             return code
         return b"\x01" + code[1:]
 
@@ -191,7 +191,7 @@ class Catalogue:
             if isinstance(record, ApiKey):
                 continue
             for scan, _ in waiters:
-                if record is None or not record.is_for(scan.api_key):
+                if record is None or not record.is_for(scan.api_key, scan.aid):
                     self._absent.put(_absent_key(scan, ref), until)
 
     async def _derive_keys(self, record: TagRecord, revision: int) -> str | None:
@@ -345,8 +345,12 @@ class Catalogue:
 
 
 def _absent_key(scan: Scan, ref: bytes) -> bytes:
-    """The key under which the absence of a reference is remembered: within an account, if the caller has a token."""
-    return ref if scan.api_key is None else b"\0%d\0%b" % (scan.api_key.account_id, ref)
+    """The key under which the absence of a reference is remembered: within an account, if the caller has a token or names one."""
+    if scan.api_key is not None:
+        return b"\0%d\0%b" % (scan.api_key.account_id, ref)
+    if scan.aid is None or references.kind(ref) != references.XUID:  # other kinds of references have the account in them
+        return ref
+    return b"\0a%b\0%b" % (scan.aid.encode(), ref)
 
 
 def _aliases_of(record: TagRecord) -> tuple[bytes, ...]:

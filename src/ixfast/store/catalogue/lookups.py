@@ -46,7 +46,7 @@ class Failure(NamedTuple):
     tag: Unusable | None = None
 
     def concerns(self, scan: Scan) -> bool:
-        return self.tag is None or self.tag.is_for(scan.api_key)
+        return self.tag is None or self.tag.is_for(scan.api_key, scan.aid)
 
 
 class RoundResult(NamedTuple):
@@ -177,8 +177,8 @@ class LookupRounds:
             record = result.records.get(ref)
             if isinstance(record, TagRecord) and record.awaits_keys:
                 # Callers for whom the tag does not exist must not wait for its keys.
-                self._answer([waiter for waiter in waiters if not record.is_for(waiter[0].api_key)], None, None)
-                own = [waiter for waiter in waiters if record.is_for(waiter[0].api_key)]
+                self._answer([waiter for waiter in waiters if not record.is_for(waiter[0].api_key, waiter[0].aid)], None, None)
+                own = [waiter for waiter in waiters if record.is_for(waiter[0].api_key, waiter[0].aid)]
                 if own:
                     without_keys.setdefault(record.xuid, (record, []))[1].extend(own)
             else:

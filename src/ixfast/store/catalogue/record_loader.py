@@ -46,10 +46,13 @@ class Unusable(NamedTuple):
     error: Exception
     account_id: int
     is_closed: bool
+    aid: str | None = None  # None if its account has never been read
 
-    def is_for(self, api_key: ApiKey | None) -> bool:
+    def is_for(self, api_key: ApiKey | None, aid: str | None = None) -> bool:
         """As `TagRecord.is_for`. For everyone else the tag does not exist, so its failure must not be visible either."""
-        return not self.is_closed if api_key is None else api_key.account_id == self.account_id
+        if api_key is not None:
+            return api_key.account_id == self.account_id
+        return not self.is_closed and (aid is None or self.aid is None or aid == self.aid)
 
 
 class Loader:
@@ -69,7 +72,9 @@ class Loader:
         self.accounts: dict[int, Account] = {}
         self.groups: dict[int, Group] = {}
         self.batches: dict[int, Batch] = {}
-        self._closed: set[int] = set()  # accounts, including those that are not kept because they are lacking
+        # Of accounts, including those that are not kept because they are lacking.
+        self._closed: set[int] = set()
+        self._aids: dict[int, str] = {}
         self.lacking: set[int] = set()
         self.lacking_groups: set[int] = set()
         self.lacking_batches: set[int] = set()
@@ -101,7 +106,7 @@ class Loader:
                 derived += found[code].group.derived is not None
             except Exception as error:  # one bad record must not affect the others
                 account_id = tag_rows[0]["account_id"]
-                failed[code] = Unusable(error, account_id, account_id in self._closed)
+                failed[code] = Unusable(error, account_id, account_id in self._closed, self._aids.get(account_id))
             if derived >= _DERIVED_WITHOUT_PAUSE:
                 derived = 0
                 await asyncio.sleep(0)
@@ -302,6 +307,7 @@ class Loader:
             await self._keks.look_for({r["kek_id"] for r in key_rows})
         for row in rows:
             (self._closed.discard if row["open"] else self._closed.add)(row["account_id"])
+            self._aids[row["account_id"]] = row["aid"]
             meta_keys = self._meta_keys([r for r in key_rows if r["account_id"] == row["account_id"]], row["account_id"])
             if meta_keys is None:
                 continue
