@@ -386,6 +386,9 @@ def test_texts_of_the_owners_in_a_path() -> None:
     assert (proposal.profile.template, len(proposal.verified)) == ("/{picc}/{mac}/verify", 3)
 
 
+GLUED = compile_profile(EncodingProfile(name="mine", scheme="ntag424-aes", template="d={uid}{counter}{mac}"))
+
+
 def path_profile(template: str, window: str = "") -> CompiledProfile:
     return compile_profile(EncodingProfile(name="mine", scheme="ntag424-aes", template=template, window=window))
 
@@ -510,9 +513,14 @@ def test_the_documented_reasons_are_those_that_are_given() -> None:
         f"https://h.example/?picc_data={'A2' * 15}&cmac=C49606EE6F334D39",
         f"https://h.example/?picc_data={'0' * 32}&cmac={'0' * 16}",
         "https://h.example/?uid=F6E5D4C3B2A104&ctr=000001&cmac=C49606EE6F334D39",
+        "https://h.example/?d=ABCDEF04A1B2C3D4E5F6000001C49606EE6F334D39ABCDEF",
     ]
     several = [key(FILE_KEY), key(bytes(15) + b"1")]
     given = [detect([url], keys, derivations=USUAL_DERIVATIONS).reasons[0] for url in urls for keys in (several[:1], several)]
+    both = [f"https://h.example/?d={tag.uid[6]:06x}{tag.tap().partition('=')[2]}{tag.uid[6]:08x}" for tag in tags_of(GLUED)]
+    given += detect(both, several).reasons
+    given += detect([f"{tags_of(path_profile('d={picc}{mac}'))[0].tap()}A"], GS1_KEYS).reasons
+    given = [text.removeprefix("3 x ") for text in given]
     for row in rows:
         for reason in re.findall("`([^`]+)`", row):
             pattern = ".+".join(map(re.escape, reason.split("…")))

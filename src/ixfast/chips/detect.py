@@ -17,15 +17,16 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from ixfast import cmac
-from ixfast.chips.detect_notes import names_tag, several_meta_keys, tamper_offset, unused_path_text
+from ixfast.chips.detect_notes import names_tag, several_meta_keys, tamper_offset, text_of_one_tag, unused_path_text
+from ixfast.chips.detect_reasons import Tried, suits, why_not, without_encoding
+from ixfast.chips.glued_texts import Alone, merged
 from ixfast.chips.message import Message
 from ixfast.chips.mirror_lengths import not_filled_in, wrong_lengths
 from ixfast.chips.profile import CompiledProfile, compile_profile
 from ixfast.chips.reasons import REASONS
 from ixfast.chips.registry import find_scheme, scheme_names
 from ixfast.chips.scheme import Scheme
-from ixfast.chips.template import STATICS
-from ixfast.chips.url_fields import Encoding, Sample, dissect, encodings
+from ixfast.chips.url_fields import Encoding, Sample, dissect, encodings, glued_encodings, named_encodings
 from ixfast.chips.url_readings import NXP
 from ixfast.chips.window_candidates import mac_windows
 from ixfast.domain.model import EncodingProfile, Evidence, Key
@@ -34,6 +35,9 @@ from ixfast.errors import InputError, ProfileError
 SAMPLES_MAX = 64  # Two taps of three tags are enough.
 KEYS_MAX = 64  # Each is tried as it is, as a meta key, and as the master of every derivation.
 PROPOSALS_MAX = 8
+# The search for texts beside mirrors ends after this many samples without a result, and derives keys for this many UIDs of each.
+GLUED_ATTEMPTS_MAX = 4
+GLUED_UIDS_MAX = 4
 
 _ZERO = bytes(16)
 _NXP = bytes.fromhex(NXP)
@@ -145,57 +149,121 @@ class _Detector:
         )
         self._count = len({key.value for key in (*file_keys, *meta_keys)} - {_ZERO})
         self._schemes = _distinct_schemes()
+        derives = any(source.derivation is not None for source in self._sources)
+        self._tried = Tried(len({source.key.value for source in self._sources}), self._count, derives, self._meta, self._schemes)
+        self._tags: dict[EncodingProfile, int] = {}  # how many different ones a profile verifies
         self._proposals: list[Proposal] = []
         self._seen: set[tuple[object, ...]] = set()
-        self._why: Counter[str] = Counter()
+        self._opened: dict[str, bool] = {}
         self._held = False
 
     def detect(self) -> Detection:
         # Verbatim samples first: static texts of a lower-cased one have lost their case.
         order = sorted(range(len(self._samples)), key=lambda i: self._samples[i].url == self._samples[i].url.lower())
+        why: dict[int, str] = {}
         for index in order:
-            if not any(index in proposal.verified for proposal in self._proposals):
-                self._explain(self._samples[index])
-        explained = {index for proposal in self._proposals for index in proposal.verified}
+            if not self._is_explained(index):
+                why[index] = self._explain(self._samples[index]) or ""
+        self._explain_glued([index for index in order if not self._is_explained(index)], why)
+        unexplained = tuple(index for index in range(len(self._samples)) if not self._is_explained(index))
+        reasons = Counter(why[index] for index in order if index in unexplained)
         return Detection(
             proposals=tuple(sorted(self._proposals, key=lambda proposal: -len(proposal.verified))[:PROPOSALS_MAX]),
-            unexplained=tuple(index for index in range(len(self._samples)) if index not in explained),
-            reasons=tuple(f"{count} x {text}" if count > 1 else text for text, count in self._why.most_common()),
+            unexplained=unexplained,
+            reasons=tuple(f"{count} x {text}" if count > 1 else text for text, count in reasons.most_common()),
         )
 
-    def _explain(self, sample: Sample) -> None:
+    def _is_explained(self, index: int) -> bool:
+        return any(index in proposal.verified for proposal in self._proposals)
+
+    def _explain_glued(self, indexes: Sequence[int], why: dict[int, str]) -> None:
+        """Explain samples whose mirrors have texts of the owner's directly beside them: each alone, then those of one layout."""
+        layouts: dict[object, dict[int, Alone]] = {}
+        attempts = GLUED_ATTEMPTS_MAX
+        for index in indexes:
+            sample = self._samples[index]
+            if attempts == 0:
+                break
+            hit = next(self._hits(glued_encodings(sample, self._opens), GLUED_UIDS_MAX), None)
+            if hit is None:
+                attempts -= 1
+                continue
+            self._prefer(hit.source)
+            alone = Alone(hit.uid, tuple(field.text for field in sample.fields), hit.encoding.parts)
+            layouts.setdefault((sample.shape, hit.scheme.name, alone.layout), {})[index] = alone
+        for samples in layouts.values():
+            first = self._samples[next(iter(samples))]
+            parts = merged(list(samples.values()), [field.label() for field in first.fields], wrong_lengths(first))
+            problem = parts if isinstance(parts, str) else self._confirm(list(named_encodings(first, parts[0])), parts[1])
+            if problem is not None:
+                why.update(dict.fromkeys(samples, problem))
+
+    def _confirm(self, candidates: list[Encoding], notes: Sequence[str]) -> str | None:
+        """Propose a profile for encodings that samples have shown. Returns the problem if there is one."""
+        problem: str | None = "the MAC matches, but the encoding cannot be expressed as a profile"
+        for hit in self._hits(candidates):
+            proposal, reason = self._propose(hit)
+            if proposal is not None:
+                self._proposals.append(msgspec.structs.replace(proposal, notes=(*proposal.notes, *notes)))
+                return None
+            problem = reason or problem
+        return problem
+
+    def _opens(self, text: str) -> bool:
+        """Whether one of the keys reads a text as an encrypted mirror with a UID of NXP's."""
+        if text not in self._opened:
+            picc = bytes.fromhex(text)
+            readings = (
+                scheme.read_picc(key, picc)
+                for scheme in self._schemes
+                if 2 * len(picc) == scheme.picc_chars
+                for key, _ in self._meta
+            )
+            self._opened[text] = any(reading is not None and (reading.uid or b"")[:1] == _NXP for reading in readings)
+        return self._opened[text]
+
+    def _prefer(self, source: _Source) -> None:
+        """Try the same source first for the next sample: the tags of a fleet usually share it."""
+        self._sources.remove(source)
+        self._sources.insert(0, source)
+
+    def _explain(self, sample: Sample) -> str | None:
+        """Propose a profile for a sample, or return why there is none."""
         alike = [other for other in self._samples if other.shape == sample.shape]
         candidates = encodings(sample, alike)
         if not candidates:
             wrong = not_filled_in(sample) or wrong_lengths(sample)
-            self._why["; ".join(wrong) or _without_encoding(sample)] += 1
-            return
+            return "; ".join(wrong) or without_encoding(sample)
         reason = "the MAC matches, but the encoding cannot be expressed as a profile"
         chosen: tuple[Proposal, _Source] | None = None
         for hit in self._hits(candidates):
             proposal, problem = self._propose(hit)
             if proposal is not None and (chosen is None or len(proposal.verified) >= len(chosen[0].verified)):
                 chosen = proposal, hit.source
-                if len(proposal.meta_keys) < 2 or names_tag(proposal.profile):
-                    break  # otherwise, a template that names the tag is better: it finds the tag's own meta key
+                # A template that names the tag is better for tags with meta keys of their own, and one without a constant if the
+                # samples do not show that it is the same for several tags.
+                one_tag = hit.encoding.assumes_constant and self._tags[proposal.profile] < 2
+                if not one_tag and (len(proposal.meta_keys) < 2 or names_tag(proposal.profile)):
+                    break
             reason = problem or reason
         if chosen is not None:
             proposal, source = chosen
             self._proposals.append(proposal)
-            # Try the same source first for the next sample: the tags of a fleet usually share it.
-            self._sources.remove(source)
-            self._sources.insert(0, source)
-            return
-        self._why[reason if self._held else self._why_not(sample, candidates)] += 1
+            self._prefer(source)
+            return None
+        return reason if self._held else why_not(sample, candidates, self._tried)
 
-    def _hits(self, candidates: list[Encoding]) -> Iterator[_Hit]:
-        """Every candidate whose MAC verifies under some key and window."""
+    def _hits(self, candidates: list[Encoding], uids_max: int = -1) -> Iterator[_Hit]:
+        """Every candidate whose MAC verifies under some key and window.
+
+        Keys are derived for the first `uids_max` UIDs, or for all if it is negative.
+        """
         self._held = False
         attempts = [
             (scheme, encoding, identity, windows)
             for encoding in candidates
             for scheme in self._schemes
-            if _suits(scheme, encoding)
+            if suits(scheme, encoding)
             for windows in [mac_windows(encoding, scheme)]
             for identity in self._identities(scheme, encoding)
         ]
@@ -203,6 +271,8 @@ class _Detector:
             keys: dict[bytes, bytes | None] = {}
             for scheme, encoding, (uid, counter, is_sent, known_uid), windows in attempts:
                 if known_uid not in keys:
+                    if len(keys) == uids_max and source.derivation is not None:
+                        continue
                     keys[known_uid] = source.file_key(known_uid)
                 key = keys[known_uid]
                 if key is None:
@@ -315,52 +385,18 @@ class _Detector:
         if any(source.key.value == _ZERO and source.derivation is None for _, source, _ in verified.values()):
             notes.append("the tags have their factory keys, which are public")
         derived = "" if hit.source.derivation is None else f", derived by {hit.source.derivation!r}"
+        profile = msgspec.structs.replace(profile, tamper_offset=offset)
+        self._tags[profile] = len({evidence.uid for evidence, _, _ in verified.values()})
+        if self._tags[profile] == 1 and (note := text_of_one_tag(profile)) is not None:
+            notes.append(note)
         return Proposal(
-            profile=msgspec.structs.replace(profile, tamper_offset=offset),
+            profile=profile,
             verified=tuple(verified),
             file_keys=tuple(dict.fromkeys(f"{source.label}{derived}" for _, source, _ in verified.values())),
             meta_keys=meta_keys,
             derivation=hit.source.derivation,
             notes=tuple(notes),
         )
-
-    def _why_not(self, sample: Sample, candidates: list[Encoding]) -> str:
-        """The most helpful reason for a sample whose MAC could not be verified."""
-        if zeros := not_filled_in(sample):
-            return "; ".join(zeros)
-        likely = [encoding for encoding in candidates if encoding.likely]
-        explained = {label for encoding in likely for slot, label in encoding.fields.items() if slot not in STATICS}
-        wrong = wrong_lengths(sample, explained)
-        by_name = sorted(likely or candidates, key=lambda each: "picc" not in each.fields.get("picc", "").lower())
-        reasons = [self._no_match(by_name)] if likely or not wrong else []
-        return "; ".join([*reasons, *wrong])
-
-    def _no_match(self, candidates: list[Encoding]) -> str:
-        count = len({source.key.value for source in self._sources})
-        how = "as they are or derived" if any(source.derivation is not None for source in self._sources) else "as they are"
-        keys = f"any of the {count} keys, {how}, over any window"
-        reasons = []
-        for encoding in candidates:
-            mac = f"the MAC in {encoding.fields['mac']} does not match under {keys}"
-            if not encoding.encrypted:
-                mirrored = " and ".join(f"{slot} {encoding.texts[slot]}" for slot in ("uid", "counter") if slot in encoding.slots)
-                odd = "" if encoding.likely else f", which does not begin with {NXP} as UIDs do"
-                reasons.append(f"{mac}, with {mirrored}{odd}; is the tag's key among them?")
-                continue
-            for scheme, label in ((scheme, key) for scheme in self._schemes if _suits(scheme, encoding) for key in self._meta):
-                picc = scheme.read_picc(label[0], bytes.fromhex(encoding.texts["picc"]))
-                if picc is not None and picc.uid is not None and picc.uid[:1] == _NXP:  # unlikely under a wrong key
-                    counter = "no counter" if picc.counter is None else f"counter {picc.counter}"
-                    read = f"{encoding.fields['picc']} is decrypted by {label[1]}: UID {picc.uid.hex().upper()}, {counter}"
-                    return f"{read}; but {mac}; is the tag's key among them?"
-            mirror = f"{encoding.fields['picc']} is an encrypted mirror"
-            if not self._count:
-                reasons.append(f"{mirror} that the factory key does not decrypt; pass the tag's keys")
-                continue
-            own = "neither your key nor" if self._count == 1 else f"none of your {self._count} keys, nor"
-            end = "the factory key decrypts" if self._count == 1 else "the factory key, decrypts"
-            reasons.append(f"{mirror} that {own} {end}, as they are or derived")
-        return reasons[0]
 
 
 def _distinct(keys: Sequence[tuple[bytes, str]]) -> list[tuple[bytes, str]]:
@@ -383,17 +419,3 @@ def _distinct_schemes() -> list[Scheme]:
     for scheme in map(find_scheme, scheme_names()):
         found.setdefault((type(scheme), scheme.picc_chars, scheme.mirrors, scheme.signed_fields), scheme)
     return list(found.values())
-
-
-def _suits(scheme: Scheme, encoding: Encoding) -> bool:
-    slots = encoding.slots
-    if not scheme.mirrors.issuperset(name for name in slots if name not in STATICS):
-        return False
-    if scheme.signed_fields is not None:
-        return {"uid", "counter", *scheme.signed_fields} <= slots.keys()
-    return "picc" not in slots or slots["picc"].chars == scheme.picc_chars
-
-
-def _without_encoding(sample: Sample) -> str:
-    widths = ", ".join(f"{field.label()} ({len(field.text)} characters)" for field in sample.fields) or "no parameters"
-    return f"no field can be a MAC (16 hex digits) together with a mirror; the URL has: {widths}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ixfast.chips.tamper import STATES
+from ixfast.chips.template import STATICS
 from ixfast.domain.model import EncodingProfile
 from ixfast.limits import META_KEYS_MAX
 
@@ -19,6 +21,19 @@ def several_meta_keys(profile: EncodingProfile) -> str:
     if names_tag(profile):
         return "the tags have different meta keys: import each with its tag, whose taps name it"
     return f"the tags have different meta keys, of which an account can have {META_KEYS_MAX}: more need the tag's name in the URL"
+
+
+def text_of_one_tag(profile: EncodingProfile) -> str | None:
+    """The note for taps of a single tag with a text that shares a parameter with mirrors, which may be the same on all tags."""
+    for piece in re.split("[/?&]", profile.template):
+        static = next((name for name in STATICS if f"{{{name}}}" in piece), None)
+        if static is not None and piece.count("{") > 1:
+            name = piece.partition("=")[0] if "=" in piece else "the path"
+            return (
+                f"the text for {{{static}}} in {name} may be a constant, which taps of one tag do not show: pass taps of three"
+                " different tags"
+            )
+    return None
 
 
 def unused_path_text(profile: EncodingProfile, urls: Sequence[str]) -> str | None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from ixfast.chips.glued_texts import glued_readings
 from ixfast.chips.template import STATICS, Part, Slot
 from ixfast.chips.url_readings import NXP, Own, Reading, ReadPart, is_likely, mirror_readings
 from ixfast.domain import tap_url
@@ -19,8 +20,13 @@ from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
 
 ENCODINGS_MAX = 256  # Per URL; a real one has fewer than 20.
+# Of the searches for combinations with text beside a mirror, and the steps of each, which take 10 ms.
+_SEARCHES_MAX = 32
+_STEPS_MAX = 64 * ENCODINGS_MAX
 
 _HIDDEN = "hidden counter"  # beside the names of mirrors
+_IDENTIFYING = frozenset(("uid", "picc"))
+_PLAIN = frozenset(("uid", "counter", "tt"))  # which no chip mirrors beside an encrypted mirror
 _MAC = re.compile(r"[0-9A-Fa-f]{16}")
 _SEGMENT = re.compile(r"[^/]+")
 _STATIC_NAMES = {"x": "xuid", "xuid": "xuid", "cuid": "cuid", "aid": "aid"}
@@ -44,6 +50,11 @@ class Sample(NamedTuple):
     fields: tuple[Field, ...]
 
     @property
+    def tap(self) -> tuple[str, ...]:
+        """What differs between any two taps, whatever else the URLs have: the fields that may have a MAC."""
+        return tuple(field.text.lower() for field in self.fields if _MAC.search(field.text))
+
+    @property
     def shape(self) -> tuple[str | None, ...]:
         return tuple(None if field.name is None else field.name.lower() for field in self.fields)
 
@@ -58,6 +69,8 @@ class Encoding(NamedTuple):
     fields: dict[str, str]  # by slot: the label of its field
     likely: bool  # whether its UID begins as one of NXP's, if it is not encrypted
     misfits: int  # how many other samples of the shape cannot have this encoding
+    assumes_constant: bool = False  # whether it takes for a constant what one tag may have alone
+    parts: tuple[tuple[ReadPart, ...], ...] = ()  # of each field, before the owner's texts have names
 
     @property
     def encrypted(self) -> bool:
@@ -113,7 +126,7 @@ def encodings(sample: Sample, alike: Sequence[Sample]) -> list[Encoding]:
 
     `alike` are the samples of the same shape, including `sample`; text that does not change among them may be a constant.
     """
-    others = [other for other in alike if other.url.lower() != sample.url.lower()]
+    others = [other for other in alike if other.tap != sample.tap]
     choices = []
     for place, field in enumerate(sample.fields):
         texts = [other.fields[place].text for other in others]
@@ -122,12 +135,49 @@ def encodings(sample: Sample, alike: Sequence[Sample]) -> list[Encoding]:
         own = _own_reading(field, constant=constant and (bool(others) or not mirrors))
         choices.append(sorted([*mirrors, own], key=lambda reading: not is_likely(field.text, reading.parts)))
     found: dict[tuple[str, tuple[Part | None, ...]], Encoding] = {}
-    for combination in _combinations(choices):
+    for combination in itertools.islice(_combinations(choices), ENCODINGS_MAX):
         misfits = len(frozenset().union(*(reading.misfits for reading in combination)))
-        for named in _namings(sample, [reading.parts for reading in combination]):
-            encoding = _encoding(sample, named, misfits)
-            found.setdefault((encoding.template, encoding.before_mac), encoding)
+        assumes = any(reading.assumes_constant for reading in combination)
+        for encoding in named_encodings(sample, [reading.parts for reading in combination], misfits):
+            found.setdefault((encoding.template, encoding.before_mac), encoding._replace(assumes_constant=assumes))
     return sorted(found.values(), key=_rank)[:ENCODINGS_MAX]
+
+
+def glued_encodings(sample: Sample, opens: Callable[[str], bool]) -> list[Encoding]:
+    """The encodings of `sample` alone with texts of the owner's directly beside mirrors, the most likely first."""
+    glued = [glued_readings(field.text, opens) for field in sample.fields]
+    choices = [
+        [*mirror_readings(field.text, ()), *readings, Reading((field.text,) if field.text else ())]
+        for field, readings in zip(sample.fields, glued, strict=True)
+    ]
+    wanted = (each for each in _glued_combinations(choices) if any(map(list.__contains__, glued, each)))
+    found: dict[tuple[Reading, ...], list[Encoding]] = {}
+    for combination in itertools.islice(wanted, 2 * ENCODINGS_MAX):
+        if combination not in found and len(found) < ENCODINGS_MAX:
+            found[combination] = list(itertools.islice(named_encodings(sample, [reading.parts for reading in combination]), 1))
+    return sorted(itertools.chain.from_iterable(found.values()), key=_rank)
+
+
+def _glued_combinations(choices: list[list[Reading]]) -> Iterator[tuple[Reading, ...]]:
+    """Combinations with a UID or an encrypted mirror, which only few texts can be, and then the others."""
+    named = (
+        (place, reading)
+        for place, readings in enumerate(choices)
+        for reading in readings
+        if not _IDENTIFYING.isdisjoint(reading.mirrors)
+    )
+    for place, reading in itertools.islice(named, _SEARCHES_MAX):
+        others = choices
+        if "picc" in reading.mirrors:
+            others = [[each for each in other if _PLAIN.isdisjoint(each.mirrors)] for other in choices]
+        yield from _combinations([*others[:place], [reading], *others[place + 1 :]], _STEPS_MAX)
+    yield from _combinations(choices, _STEPS_MAX)
+
+
+def named_encodings(sample: Sample, parts: Sequence[tuple[ReadPart, ...]], misfits: int = 0) -> Iterator[Encoding]:
+    """The encodings for the parts of each field: one for each way to name the owner's texts."""
+    for named in _namings(sample, parts):
+        yield _encoding(sample, named, misfits)._replace(parts=tuple(parts))
 
 
 def _rank(encoding: Encoding) -> tuple[bool, int, bool, int, int, int]:
@@ -144,21 +194,25 @@ def _own_reading(field: Field, *, constant: bool) -> Reading:
     return Reading((field.text,) if field.text else ())
 
 
-def _combinations(choices: list[list[Reading]]) -> Iterator[tuple[Reading, ...]]:
-    """Products of the fields' readings in which no mirror occurs twice, at most `ENCODINGS_MAX`."""
+def _combinations(choices: list[list[Reading]], steps: int = -1) -> Iterator[tuple[Reading, ...]]:
+    """Products of the fields' readings in which no mirror occurs twice. `steps` limits the search, unless it is negative."""
 
     def extend(place: int, used: frozenset[str]) -> Iterator[tuple[Reading, ...]]:
+        nonlocal steps
         if place == len(choices):
             if _is_whole(used - {_HIDDEN}) and {_HIDDEN} != used & {_HIDDEN, "counter", "picc"}:
                 yield ()
             return
         for reading in choices[place]:
+            if steps == 0:
+                return
+            steps -= 1
             if used.isdisjoint(reading.mirrors):
                 hidden = {_HIDDEN} if reading.hides_counter else set()
                 for rest in extend(place + 1, used.union(reading.mirrors, hidden)):
                     yield (reading, *rest)
 
-    return itertools.islice(extend(0, frozenset()), ENCODINGS_MAX)
+    return extend(0, frozenset())
 
 
 def _is_whole(mirrors: frozenset[str]) -> bool:
@@ -193,7 +247,7 @@ def _namings(sample: Sample, combination: Sequence[tuple[ReadPart, ...]]) -> Ite
             else:
                 free.append(place)
         in_path = in_path or (sample.fields[place].name is None and any(isinstance(part, Slot) for part in parts))
-    spare = len(STATICS) - len(names)
+    spare = len(STATICS) - sum(isinstance(part, Own) for place in names for part in combination[place])
     if spare < 0:
         return
     mac = next(place for place, parts in enumerate(combination) if any(isinstance(p, Slot) and p.name == "mac" for p in parts))
@@ -208,10 +262,17 @@ def _named(combination: Sequence[tuple[ReadPart, ...]], names: dict[int, str]) -
     named: list[tuple[Part | None, ...]] = []
     for place, parts in enumerate(combination):
         name = names.get(place)
-        if name == "":
-            name = unused.pop(0)
-        named.append(tuple(_slot(part, name) if isinstance(part, Own) else part for part in parts))
+        named.append(
+            tuple(_slot(part, _take(unused, part) if name == "" else name) if isinstance(part, Own) else part for part in parts)
+        )
     return named
+
+
+def _take(unused: list[str], own: Own) -> str:
+    """Take the first name whose texts can be that long."""
+    name = next((name for name in unused if STATICS[name] >= own.chars), unused[0])
+    unused.remove(name)
+    return name
 
 
 def _slot(own: Own, name: str | None) -> Slot | None:

@@ -30,7 +30,7 @@ _TAMPER = re.compile(rf"{PAIR_PATTERN}(?![0-9A-Za-wyz])", re.IGNORECASE)
 _TT = re.compile(TT_PATTERN, re.IGNORECASE)
 _AFTER_LITERAL = re.compile(r"(?:^|[^0-9A-Za-z]|[xX])$")
 # The order of mirrors within one run of hex digits: the chip's own, which every published bulk format follows.
-_ORDER = {name: place for place, name in enumerate(("uid", "counter", "picc", "enc", "tamper", "tt", "mac"))}
+ORDER = {name: place for place, name in enumerate(("uid", "counter", "picc", "enc", "tamper", "tt", "mac"))}
 _CHANGING = frozenset(("picc", "enc", "mac"))  # differ between any two taps, whereas a disabled counter never changes
 
 
@@ -46,12 +46,14 @@ ReadPart = str | Slot | Own
 class Reading(NamedTuple):
     """A division of a field's text. `misfits` are the other samples, by index, whose text cannot be divided in the same way.
 
-    `hides_counter` is whether it takes for text of the owner's what looks like the counter beside a UID.
+    `hides_counter` is whether it takes for text of the owner's what looks like the counter beside a UID, and `assumes_constant`
+    whether it takes for a constant what is the same in taps that may be of one tag.
     """
 
     parts: tuple[ReadPart, ...]
     misfits: frozenset[int] = frozenset()
     hides_counter: bool = False
+    assumes_constant: bool = False
 
     @property
     def mirrors(self) -> list[str]:
@@ -63,9 +65,7 @@ def mirror_readings(text: str, others: Sequence[str]) -> list[Reading]:
     divisions = (parts for parts in _walk(text, 0, ()) if _is_credible(text, parts))
     found: dict[Reading, None] = {}
     for parts in itertools.islice(divisions, READINGS_MAX):
-        reading = _compared(text, parts, others)
-        if reading is not None:
-            found[reading] = None
+        found.update(dict.fromkeys(_compared(text, parts, others)))
     return sorted(found, key=lambda reading: not is_likely(text, reading.parts))
 
 
@@ -86,14 +86,18 @@ def is_likely(text: str, parts: Sequence[ReadPart]) -> bool:
     return True
 
 
-def _compared(text: str, parts: tuple[ReadPart, ...], others: Sequence[str]) -> Reading | None:
-    """The reading of a division beside other samples; None if they show that it is none of a chip's."""
+def _compared(text: str, parts: tuple[ReadPart, ...], others: Sequence[str]) -> list[Reading]:
+    """The readings of a division beside other samples; none if they show that it is none of a chip's.
+
+    A text that is the same in all of them is a constant if they are taps of several tags. If no UID shows that, it may be either.
+    """
     pattern = re.compile("".join(map(_pattern, parts)), re.IGNORECASE | re.DOTALL)
     matches = [pattern.fullmatch(other) for other in others]
     misfits = frozenset(index for index, match in enumerate(matches) if match is None)
     found = [match for match in matches if match is not None]
-    result: list[ReadPart] = []
-    has_uid = any(isinstance(part, Slot) and part.name == "uid" for part in parts)
+    constant: list[ReadPart] = []
+    uid_group = next((group for group, part in enumerate(parts, 1) if isinstance(part, Slot) and part.name == "uid"), None)
+    uids = {match[uid_group].lower() for match in found} if uid_group is not None else set()
     hides_counter = False
     at = 0
     for group, part in enumerate(parts, start=1):
@@ -102,10 +106,16 @@ def _compared(text: str, parts: tuple[ReadPart, ...], others: Sequence[str]) -> 
         at += chars
         same = bool(found) and all(match[group].lower() == own.lower() for match in found)
         if same and isinstance(part, Slot) and part.name in _CHANGING:
-            return None
-        result.append(own if same and isinstance(part, Own) else part)
-        hides_counter = hides_counter or (has_uid and isinstance(part, Own) and _COUNTER.match(own) is not None)
-    return Reading(_joined(result), misfits, hides_counter)
+            return []
+        if uid_group == group:
+            uids.add(own.lower())
+        constant.append(own if same and isinstance(part, Own) else part)
+        hides_counter = hides_counter or (uid_group is not None and isinstance(part, Own) and _COUNTER.match(own) is not None)
+    own_text = Reading(joined(parts), misfits, hides_counter)
+    if tuple(constant) == parts or len(uids) == 1:
+        return [own_text]
+    as_constant = Reading(joined(constant), misfits, hides_counter, assumes_constant=not uids)
+    return [as_constant] if uids else [as_constant, own_text]
 
 
 def _pattern(part: ReadPart) -> str:
@@ -116,15 +126,15 @@ def _pattern(part: ReadPart) -> str:
     return f"([0-9A-Z]{{{part.chars}}})" if part.name in ("tamper", "tt") else f"([0-9A-F]{{{part.chars}}})"
 
 
-def _joined(parts: Sequence[ReadPart]) -> tuple[ReadPart, ...]:
+def joined(parts: Sequence[ReadPart]) -> tuple[ReadPart, ...]:
     """The same parts, with literals beside each other as one."""
-    joined: list[ReadPart] = []
+    result: list[ReadPart] = []
     for part in parts:
-        if isinstance(part, str) and joined and isinstance(joined[-1], str):
-            joined[-1] += part
+        if isinstance(part, str) and result and isinstance(result[-1], str):
+            result[-1] += part
         else:
-            joined.append(part)
-    return tuple(joined)
+            result.append(part)
+    return tuple(result)
 
 
 def _walk(text: str, at: int, done: tuple[ReadPart, ...]) -> Iterator[tuple[ReadPart, ...]]:
@@ -134,9 +144,9 @@ def _walk(text: str, at: int, done: tuple[ReadPart, ...]) -> Iterator[tuple[Read
         return
     used = {part.name for part in done if isinstance(part, Slot)}
     before = done[-1] if done else None
-    least = _ORDER[before.name] if isinstance(before, Slot) else -1
-    for slot in _slots_at(text, at, after=before if isinstance(before, str) else ""):
-        if slot.name not in used and _ORDER[slot.name] > least:
+    least = ORDER[before.name] if isinstance(before, Slot) else -1
+    for slot in slots_at(text, at, after=before if isinstance(before, str) else ""):
+        if slot.name not in used and ORDER[slot.name] > least:
             yield from _walk(text, at + slot.chars, (*done, slot))
     literal = None if isinstance(before, str) else _LITERAL.match(text, at)
     if literal:
@@ -166,7 +176,7 @@ def _own_ends(text: str, at: int, before: ReadPart | None) -> Iterator[int]:
         yield len(text)
 
 
-def _slots_at(text: str, at: int, after: str) -> Iterator[Slot]:
+def slots_at(text: str, at: int, after: str) -> Iterator[Slot]:
     """The mirrors that could begin at `at`; `after` is the literal text just before, or ""."""
     if _AFTER_LITERAL.search(after):
         if _TT.match(text, at):

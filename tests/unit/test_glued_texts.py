@@ -1,0 +1,225 @@
+"""Texts of the owner's directly beside mirrors: the template is right for tags that were no sample, or the problem is named."""
+
+import itertools
+from typing import NamedTuple
+
+import pytest
+
+from ixfast.chips import Message, compile_profile
+from ixfast.chips import detect as detect_module
+from ixfast.chips.detect import Detection, detect
+from ixfast.chips.glued_texts import GLUED_CHARS_MAX, GLUED_READINGS_MAX, glued_readings
+from ixfast.chips.url_fields import ENCODINGS_MAX, dissect, glued_encodings
+from ixfast.domain.model import EncodingProfile, Key
+from ixfast.keys import check_value
+from ixfast.keys.diversify import USUAL_DERIVATIONS, BoltCard
+from ixfast.testing.virtual_tags import VirtualTag
+
+FILE_KEY, META_KEY = bytes(range(16)), bytes(range(16, 32))
+UIDS = tuple(bytes.fromhex(f"04782e21801d{last:02x}") for last in (0x80, 0x81, 0x82, 0x83))
+UNSEEN = UIDS[-1]
+SERIALS = ("4F9E8D7C6B5A49382716F5E4D3C2B1A04F9E8D7C", "0123456789ABCDEF0123456789ABCDEF01234567",
+           "A0B1C2D3E4F5061728394A5B6C7D8E9FA0B1C2D3", "7C04AB12CD34EF56043ED6E94B04F3B17C04AB12")  # fmt: skip
+LOT = "C0FFEE04A1B2C3D4E5F6000001F00DBABE123456"  # with what looks like a UID and a counter
+ASK = "pass taps of three different tags"
+
+
+class Layout(NamedTuple):
+    template: str
+    scheme: str = "ntag424-aes"
+    window: str = ""
+
+
+LAYOUTS = {
+    "plain": Layout("d={uid}{counter}{mac}"),
+    "joined": Layout("d={uid}x{counter}x{mac}"),
+    "encrypted": Layout("d={picc}{mac}"),
+    "encrypted, joined": Layout("d={picc}-{mac}"),
+    "with file data": Layout("d={picc}{enc:32}{mac}", window="{enc:32}"),
+    "plain with file data": Layout("d={uid}{counter}{enc:32}{mac}", window="{enc:32}"),
+    "LRP": Layout("d={picc}{mac}", "ntag424-lrp"),
+    "plain LRP": Layout("d={uid}{counter}{mac}", "ntag424-lrp"),
+    "tamper": Layout("d={uid}x{counter}x{tt}x{mac}", "ntag22x-sd"),
+    "window": Layout("d={uid}{counter}{mac}", window="{uid}{counter}"),
+    "counter only": Layout("d={counter}{mac}"),
+    "mirror in front": Layout("d={picc}&c={mac}"),
+    "MAC in front": Layout("c={mac}&d={picc}"),
+    "three parameters": Layout("u={uid}&n={counter}&c={mac}"),
+    "path": Layout("/{uid}{counter}{mac}"),
+    "encrypted path": Layout("/{picc}{mac}"),
+}
+
+
+def key(value: bytes) -> Key:
+    return Key(1, value, check_value(value))
+
+
+KEYS = [key(bytes(15) + b"\1"), key(FILE_KEY), key(META_KEY)]
+
+
+def tag_of(layout: Layout, uid: bytes) -> VirtualTag:
+    profile = EncodingProfile(name="mine", scheme=layout.scheme, template=layout.template, window=layout.window)
+    return VirtualTag(profile, uid=uid, file_key=FILE_KEY, meta_key=META_KEY)
+
+
+def beside(tail: str, front: str, behind: str) -> str:
+    """A tap, or a template, with texts around the mirrors of its first parameter or of the path."""
+    at = tail.index("=") + 1 if "=" in tail else tail.rindex("/") + 1
+    end = tail.index("&") if "&" in tail else len(tail)
+    return f"{tail[:at]}{front}{tail[at:end]}{behind}{tail[end:]}"
+
+
+def taps(layout: Layout, texts: dict[bytes, tuple[str, str]], times: int = 1) -> list[str]:
+    return [
+        beside(tag.tap(), *texts[uid]) for uid in texts for tag in [tag_of(layout, uid)] for _ in range(times)
+    ]  # fmt: skip
+
+
+def is_right(found: Detection, url: str, uid: bytes) -> bool:
+    """Whether the best profile also holds for a tag that was no sample."""
+    profile = compile_profile(found.proposals[0].profile)
+    message = profile.read_url(url)
+    if not isinstance(message, Message):
+        return False
+    return profile.examine(message, uid=uid, file_keys=(key(FILE_KEY),), meta_keys=(key(META_KEY),)).authentic
+
+
+SIDES = {
+    "serial in front": lambda serial, _lot: (serial, ""),
+    "serial behind": lambda serial, _lot: ("", serial),
+    "serial in front, lot behind": lambda serial, lot: (serial, lot),
+    "lot in front, serial behind": lambda serial, lot: (lot, serial),
+    "lot in front": lambda _serial, lot: (lot, ""),
+    "lot behind": lambda _serial, lot: ("", lot),
+}
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_hex_texts_beside_mirrors(name: str, side: str) -> None:
+    layout = LAYOUTS[name]
+    place = list(LAYOUTS).index(name) + list(SIDES).index(side)
+    chars, change = (6, 14, 16, 32)[place % 4], (str, str.lower)[place // 4 % 2]
+    if name == "counter only" and "serial" not in side:
+        pytest.skip("such taps name no tag")
+    texts = {uid: SIDES[side](serial[:chars], LOT[:chars]) for uid, serial in zip(UIDS, SERIALS, strict=True)}
+    unseen = taps(layout, {UNSEEN: texts.pop(UNSEEN)})[0]
+    samples = taps(layout, texts, 2)
+    samples[1::2] = [url.replace("tag.example", "other.example") for url in samples[1::2]]
+    found = detect([change(url) for url in samples], KEYS)
+    expected = beside(layout.template, *SIDES[side]("{xuid}", change(LOT[:chars])))
+    assert [proposal.profile.template for proposal in found.proposals] == [expected], found.reasons
+    assert (found.unexplained, found.proposals[0].profile.window) == ((), layout.window)
+    assert is_right(found, change(unseen), UNSEEN)
+    if "lot in front" in side:
+        assert any("is the same for all of these tags: taken for a constant" in note for note in found.proposals[0].notes)
+
+
+@pytest.mark.parametrize("chars", [1, 5, 7, 20, 40])
+@pytest.mark.parametrize("name", ["plain", "encrypted", "LRP", "MAC in front", "path"])
+def test_texts_of_any_length(name: str, chars: int) -> None:
+    texts = {uid: (serial[:chars], "") for uid, serial in zip(UIDS, SERIALS, strict=True)}
+    unseen = taps(LAYOUTS[name], {UNSEEN: texts.pop(UNSEEN)})[0]
+    found = detect(taps(LAYOUTS[name], texts), KEYS)
+    assert found.proposals[0].profile.template == beside(LAYOUTS[name].template, "{xuid}", "")
+    assert is_right(found, unseen, UNSEEN)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("name", ["plain", "encrypted", "encrypted, joined", "LRP", "path"])
+def test_taps_of_one_tag_do_not_show_what_is_constant(name: str, times: int) -> None:
+    for side in (("{xuid}", ""), ("", "{xuid}")):
+        texts = {UIDS[0]: (side[0].replace("{xuid}", LOT[:8]), side[1].replace("{xuid}", LOT[:8]))}
+        found = detect(taps(LAYOUTS[name], texts, times), KEYS)
+        assert found.proposals[0].profile.template == beside(LAYOUTS[name].template, *side)
+        assert any(ASK in note for note in found.proposals[0].notes)
+    both = detect(taps(LAYOUTS[name], {UIDS[0]: (SERIALS[0][:8], LOT[:8])}, times), KEYS)
+    assert both.proposals == () and ASK in both.reasons[0]
+    assert "only one of which may differ between tags" in both.reasons[0]
+
+
+def test_texts_that_differ_on_both_sides_have_no_template() -> None:
+    for name in ("plain", "encrypted", "path"):
+        texts = {uid: (serial[:8], serial[8:16]) for uid, serial in zip(UIDS, SERIALS, strict=True)}
+        found = detect(taps(LAYOUTS[name], texts), KEYS)
+        assert found.proposals == () and len(found.unexplained) == 4
+        assert "differ between tags both in front of the mirrors and behind them" in found.reasons[0]
+
+
+@pytest.mark.parametrize("side", [("7", ""), ("", "7"), ("", "ABC")])
+def test_few_characters_may_be_a_mistake_or_the_same_by_chance(side: tuple[str, str]) -> None:
+    for tags in (1, 2):
+        found = detect(taps(LAYOUTS["encrypted"], dict.fromkeys(UIDS[:tags], side), 2), KEYS)
+        assert found.proposals == () and ASK in found.reasons[0]
+    found = detect(taps(LAYOUTS["encrypted"], dict.fromkeys(UIDS[:3], side)), KEYS)
+    assert found.proposals[0].profile.template == beside("d={picc}{mac}", *side)
+
+
+@pytest.mark.parametrize(
+    "shape", ["https://{host}/#/t?{query}", "tagapp://{query}", "https://{host}/any/path?lang=de&{query}", "{query}&v=2"]
+)
+def test_in_every_shape_of_url(shape: str) -> None:
+    texts = {uid: (serial[:14], "") for uid, serial in zip(UIDS, SERIALS, strict=True)}
+    urls = [
+        shape.format(host=f"h{place}.example", query=url.partition("?")[2])
+        for place, url in enumerate(taps(LAYOUTS["plain"], texts))
+    ]
+    assert detect(urls, KEYS).proposals[0].profile.template == "d={xuid}{uid}{counter}{mac}"
+
+
+def test_with_derived_keys() -> None:
+    derivation, master = BoltCard(), bytes(range(32, 48))
+    meta_key = derivation.derive_meta_key(master)
+    urls = []
+    for uid, serial in zip(UIDS, SERIALS, strict=True):
+        tag = VirtualTag(
+            EncodingProfile(name="mine", scheme="ntag424-aes", template="d={picc}{mac}"),
+            uid=uid, file_key=derivation.derive_file_key(master, uid), meta_key=meta_key or b"",
+        )  # fmt: skip
+        urls.append(beside(tag.tap(), "", serial[:16]))
+    proposal = detect(urls, [key(master)], derivations=USUAL_DERIVATIONS).proposals[0]
+    assert (proposal.profile.template, proposal.derivation) == ("d={picc}{mac}{xuid}", derivation)
+
+
+def test_forged_taps_are_not_explained() -> None:
+    for name in ("plain", "encrypted", "MAC in front"):
+        texts = {uid: (serial[:8], "") for uid, serial in zip(UIDS, SERIALS, strict=True)}
+        urls = [beside(tag_of(LAYOUTS[name], uid).forged("wrong_key"), *texts[uid]) for uid in UIDS]
+        assert detect(urls, KEYS).proposals == ()
+
+
+@pytest.mark.parametrize("layout", ["d={uid}{counter}{mac}", "d={picc}{mac}", "picc_data={picc}&cmac={mac}"])
+def test_the_same_tap_given_more_than_once(layout: str) -> None:
+    """Under other hosts, in other letters, and with different parameters beside it."""
+    tags = [tag_of(Layout(layout), uid) for uid in UIDS[:2]]
+    queries = [tag.tap().partition("?")[2] for tag in tags]
+    for query, more in itertools.product(queries, ([], queries[1:])):
+        urls = [f"https://{host}/t?{each}" for host in ("a.example", "b.example") for each in (query, *more)]
+        for samples in (urls, [*urls, f"https://c.example/t?{query}".lower()], [f"{url}&v={n}" for n, url in enumerate(urls)]):
+            found = detect(samples, KEYS)
+            assert [each.profile.template for each in found.proposals] == [layout], found.reasons
+            assert found.unexplained == ()
+
+
+def test_the_work_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+
+    def counted(sample: object, opens: object) -> list[object]:
+        tried.append(1)
+        return []
+
+    for text in ("04" * (GLUED_CHARS_MAX // 2), SERIALS[0] * 8, LOT * 8):
+        assert len(glued_readings(text, lambda _: True)) <= GLUED_READINGS_MAX
+        many = "&".join(f"p{i}={text[:60]}" for i in range(20))
+        assert len(glued_encodings(dissect(f"https://tag.example/t?{many}"), lambda _: True)) <= ENCODINGS_MAX
+    assert glued_readings("04" * GLUED_CHARS_MAX, lambda _: True) == []
+    monkeypatch.setattr(detect_module, "glued_encodings", counted)
+    detect([f"https://tag.example/t?d={n:020}{LOT}" for n in range(64)], KEYS)
+    assert len(tried) == detect_module.GLUED_ATTEMPTS_MAX
+
+
+def test_control_without_the_comparison_a_lot_is_taken_for_a_serial(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = dict.fromkeys(UIDS, (LOT[:8], ""))
+    monkeypatch.setattr(detect_module, "merged", lambda samples, _labels, _wrong: (samples[0].parts, []))
+    found = detect(taps(LAYOUTS["plain"], texts), KEYS)
+    assert found.proposals[0].profile.template == "d={xuid}{uid}{counter}{mac}"
