@@ -513,6 +513,7 @@ def test_the_documented_reasons_are_those_that_are_given() -> None:
         f"https://h.example/?picc_data={'A2' * 15}&cmac=C49606EE6F334D39",
         f"https://h.example/?picc_data={'0' * 32}&cmac={'0' * 16}",
         "https://h.example/?uid=F6E5D4C3B2A104&ctr=000001&cmac=C49606EE6F334D39",
+        "https://h.example/?d=ABCDEF04A1B2C3D4E5F6000001C49606EE6F334D38ABCDEFABCDEF",
         "https://h.example/?d=ABCDEF04A1B2C3D4E5F6000001C49606EE6F334D39ABCDEF",
     ]
     several = [key(FILE_KEY), key(bytes(15) + b"1")]

@@ -167,6 +167,35 @@ def test_in_every_shape_of_url(shape: str) -> None:
     assert detect(urls, KEYS).proposals[0].profile.template == "d={xuid}{uid}{counter}{mac}"
 
 
+def test_in_a_text_without_a_name() -> None:
+    texts = {uid: (serial[:8], "") for uid, serial in zip(UIDS, SERIALS, strict=True)}
+    urls = [url.replace("?d=", "?") for url in taps(LAYOUTS["plain"], texts)]
+    assert detect(urls, KEYS).proposals[0].profile.template == "{xuid}{uid}{counter}{mac}"
+
+
+def test_beside_both_mirrors() -> None:
+    urls = []
+    for uid, serial in zip(UIDS, SERIALS, strict=True):
+        front, behind = tag_of(LAYOUTS["mirror in front"], uid).tap().split("&c=")
+        urls.append(f"{beside(front, serial[:6], '')}&c={behind}{serial[6:20]}")
+    assert detect(urls, KEYS).proposals[0].profile.template == "d={xuid}{picc}&c={mac}{cuid}"
+
+
+@pytest.mark.parametrize("chars", [16, 32])
+def test_one_tap_beside_the_text_of_a_session(chars: int) -> None:
+    query = tag_of(LAYOUTS["plain"], UIDS[0]).tap().partition("?")[2]
+    urls = [f"https://tag.example/t?s={serial[:chars]}&{query}" for serial in SERIALS]
+    found = detect(urls, KEYS)
+    assert (found.proposals[0].profile.template, found.unexplained) == ("d={uid}{counter}{mac}", ())
+
+
+def test_a_missing_key_is_named() -> None:
+    tag = VirtualTag(tag_of(LAYOUTS["plain"], UIDS[0]).profile, uid=UIDS[0], file_key=bytes(15) + b"\2")
+    found = detect([beside(tag.tap(), LOT[:16], "")], KEYS)
+    (reason,) = found.reasons
+    assert reason.startswith("d may have a MAC beside a text of your own, but none there matches under any of the 4 keys;")
+
+
 def test_with_derived_keys() -> None:
     derivation, master = BoltCard(), bytes(range(32, 48))
     meta_key = derivation.derive_meta_key(master)

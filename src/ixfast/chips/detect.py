@@ -18,7 +18,7 @@ import msgspec
 
 from ixfast import cmac
 from ixfast.chips.detect_notes import names_tag, several_meta_keys, tamper_offset, text_of_one_tag, unused_path_text
-from ixfast.chips.detect_reasons import Tried, suits, why_not, without_encoding
+from ixfast.chips.detect_reasons import Tried, no_match_beside, suits, why_not, without_encoding
 from ixfast.chips.glued_texts import Alone, merged
 from ixfast.chips.message import Message
 from ixfast.chips.mirror_lengths import not_filled_in, wrong_lengths
@@ -184,9 +184,12 @@ class _Detector:
             sample = self._samples[index]
             if attempts == 0:
                 break
-            hit = next(self._hits(glued_encodings(sample, self._opens), GLUED_UIDS_MAX), None)
+            candidates = glued_encodings(sample, self._opens)
+            hit = next(self._hits(candidates, GLUED_UIDS_MAX), None)
             if hit is None:
                 attempts -= 1
+                if candidates and why[index] == without_encoding(sample):
+                    why[index] = no_match_beside(candidates[0], self._tried)
                 continue
             self._prefer(hit.source)
             alone = Alone(hit.uid, tuple(field.text for field in sample.fields), hit.encoding.parts)
@@ -230,7 +233,8 @@ class _Detector:
     def _explain(self, sample: Sample) -> str | None:
         """Propose a profile for a sample, or return why there is none."""
         alike = [other for other in self._samples if other.shape == sample.shape]
-        candidates = encodings(sample, alike)
+        # One tap beside texts that change, such as a session's, looks like a constant beside mirrors.
+        candidates = encodings(sample, alike) or encodings(sample, [sample])
         if not candidates:
             wrong = not_filled_in(sample) or wrong_lengths(sample)
             return "; ".join(wrong) or without_encoding(sample)

@@ -60,6 +60,14 @@ def _no_match(candidates: list[Encoding], tried: Tried) -> str:
     return reasons[0]
 
 
+def no_match_beside(encoding: Encoding, tried: Tried) -> str:
+    """The reason for a sample that can have mirrors only beside texts of the owner's."""
+    return (
+        f"{encoding.fields['mac']} may have a MAC beside a text of your own, but none there matches under any of the"
+        f" {tried.file_keys} keys; is the tag's key among them?"
+    )
+
+
 def suits(scheme: Scheme, encoding: Encoding) -> bool:
     """Whether chips of the scheme can have written an encoding."""
     slots = encoding.slots

@@ -109,7 +109,7 @@ def _fields(place: tap_url.Place) -> tuple[Field, ...]:
         name, equals, value = parameter.partition("=")
         if name and equals:
             found.append(Field(name, value, at + len(name) + 1))
-        elif name and mirror_readings(name, ()):
+        elif name and (_MAC.search(name) or mirror_readings(name, ())):
             found.append(Field("", name, at))
         at += len(parameter) + 1
     return tuple(found)
