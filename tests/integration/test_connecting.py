@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from support import administer, in_own_loop
 from support.replication import Replicated, Server, replicated
+from support.requirements import skip_without
 
 from ixfast.errors import ConfigurationError
 from ixfast.store import migrate
@@ -65,6 +67,11 @@ def write_certificates(folder: Path) -> None:
     (folder / "server.key").write_bytes(keys["server"].private_bytes(encoding, form, serialization.NoEncryption()))
 
 
+def offers_tls(server: Server) -> bool:
+    """The server of the wheel is built without OpenSSL."""
+    return re.search("with-(open)?ssl", server.fetchval("SELECT setting FROM pg_config WHERE name = 'CONFIGURE'")) is not None
+
+
 @pytest.fixture(scope="module")
 def servers(open_scratch: Path) -> Iterator[Replicated]:
     home = open_scratch / secrets.token_hex(4)
@@ -78,8 +85,9 @@ def servers(open_scratch: Path) -> Iterator[Replicated]:
         key.chmod(0o600)
         if os.geteuid() == 0:
             shutil.chown(key, server.data.stat().st_uid)
-        server.stop()
-        server.start(ssl="on", ssl_cert_file=str(home / "server.pem"), ssl_key_file=str(key))
+        if offers_tls(server):
+            server.stop()
+            server.start(ssl="on", ssl_cert_file=str(home / "server.pem"), ssl_key_file=str(key))
         yield alone
     shutil.rmtree(home, ignore_errors=True)
 
@@ -90,6 +98,8 @@ def server(servers: Replicated) -> Server:
 
 
 def through_tls(server: Server, query: str) -> str:
+    if not offers_tls(server):
+        skip_without("a PostgreSQL server with TLS", package="postgresql")
     return f"{server.dsn.partition('?')[0]}?{query.format(server.home.parent)}"
 
 
