@@ -156,6 +156,10 @@ def http_contenders(*, flask_python: str | None = None) -> dict[str, Contender]:
             _peer("benchmarks.peers.aiohttp_constant"), None,
         ),
         Contender(
+            "uvloop_constant", "bare uvloop protocol, constant response, no database", None, CONSTANT_ANSWER, 240_000,
+            _peer("benchmarks.peers.uvloop_constant"), None,
+        ),
+        Contender(
             "aiohttp_asyncpg", "aiohttp + asyncpg, one guarded UPDATE per scan", PEER_DATABASE, SCAN_ANSWERS, 30_000,
             _peer("benchmarks.peers.aiohttp_asyncpg"), database_audit.of_peer,
         ),

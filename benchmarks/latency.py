@@ -45,7 +45,13 @@ def points(test: LoadTest, size: Size) -> Iterator[dict[str, Any]]:
     test.load.touch_each_tag()
     for fraction in size.fractions:
         rate = fraction * size.capacity
+        before, cpu = test.running.observe(), test.cpu_s()
         result = test.open(rate, size.point_s, poisson=size.poisson)
+        server_us, postgres_us = ((b - a) * 1e6 / max(1, result.sent) for a, b in zip(cpu, test.cpu_s(), strict=True))
+        after = test.running.observe()
+        batches, scanned = (
+            after.get(name, 0) - before.get(name, 0) for name in ("ixfast_ledger_batches_total", "ixfast_ledger_rows_total")
+        )
         yield {
             "fraction": fraction,
             "rate_per_s": rate,
@@ -54,6 +60,9 @@ def points(test: LoadTest, size: Size) -> Iterator[dict[str, Any]]:
             "not_sent": result.not_sent,
             "not_answered": result.not_answered,
             "flaws": result.flaws(),
+            "server_cpu_us": server_us,
+            "postgres_cpu_us": postgres_us,
+            "rows_a_statement": scanned / batches if batches else 0.0,
             "latency": histogram.summary(result.latency),
             "lateness": histogram.summary(result.lateness),
             "histogram": histogram.encode_histogram(result.latency),
@@ -63,12 +72,14 @@ def points(test: LoadTest, size: Size) -> Iterator[dict[str, Any]]:
 def table(points: Sequence[Mapping[str, Any]]) -> str:
     columns = (
         "of capacity", "due/s", "answered/s", "p50 ms", "p99 ms", "p99.9 ms", "max ms", "never sent", "sent late, p99 ms",
+        "CPU µs: server", "PostgreSQL", "scans a statement",
     )  # fmt: skip
     rows = []
     for point in points:
         latencies = [ms(point["latency"].get(name, 0)) for name in ("p50_us", "p99_us", "p99.9_us", "max_us")]
         rates = f"{point['fraction']:.0%}", f"{point['rate_per_s']:,.0f}", f"{point['answered_per_s']:,.0f}"
-        rows.append([*rates, *latencies, f"{point['not_sent']:,}", ms(point["lateness"].get("p99_us", 0))])
+        costs = [f"{point.get(name, 0.0):.1f}" for name in ("server_cpu_us", "postgres_cpu_us", "rows_a_statement")]
+        rows.append([*rates, *latencies, f"{point['not_sent']:,}", ms(point["lateness"].get("p99_us", 0)), *costs])
     return markdown(columns, rows, text_columns=0)
 
 
