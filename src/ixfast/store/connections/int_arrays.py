@@ -1,0 +1,53 @@
+"""PostgreSQL's binary form of integer arrays, for the arguments of the ledger's statements.
+
+asyncpg checks every element of an array against an abstract class and encodes it by a call of its own, which takes 145 ns, three
+times for each scan. Packed all at once, an element takes 50 ns.
+Source: PostgreSQL's `array_send` (src/backend/utils/adt/arrayfuncs.c); all numbers are big-endian.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from struct import Struct
+from typing import Any
+
+_BIGINT_OID, _BIGINT_ARRAY_OID = 20, 1016
+_INT_OID, _INT_ARRAY_OID = 23, 1007
+
+
+def bigint_array(values: Sequence[int]) -> bytes:
+    """`values` as a bigint[]. Raises struct.error for a value outside of 64 bits."""
+    return _packed("iq", _BIGINT_OID, 8, values)
+
+
+def int_array(values: Sequence[int]) -> bytes:
+    """`values` as an int[]. Raises struct.error for a value outside of 32 bits."""
+    return _packed("ii", _INT_OID, 4, values)
+
+
+def _packed(element: str, oid: int, width: int, values: Sequence[int]) -> bytes:
+    """One dimension, no NULLs, the type of the elements, their number and the first index; then each element after its length."""
+    count = len(values)
+    elements = [width] * (2 * count)
+    elements[1::2] = values
+    return _layout(element, count).pack(1, 0, oid, count, 1, *elements)
+
+
+@lru_cache(2 * 1024)
+def _layout(element: str, count: int) -> Struct:
+    return Struct(">5i" + element * count)
+
+
+def pass_through(connection: Any) -> bool:
+    """Make an asyncpg connection take arguments of these two types in the form above.
+
+    asyncpg's public method allows this for other types only. Returns False if this release of asyncpg works differently.
+    """
+    try:
+        settings = connection._protocol.get_settings()
+        for oid, name in ((_BIGINT_ARRAY_OID, "int8[]"), (_INT_ARRAY_OID, "int4[]")):
+            settings.add_python_codec(oid, name, "pg_catalog", [], "scalar", bytes, bytes, "binary")
+    except (AttributeError, TypeError):
+        return False
+    return True
