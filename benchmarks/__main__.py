@@ -17,6 +17,7 @@ BENCHMARKS = {
     "soak": ("benchmarks.soak", "20 minutes at 70 % of capacity: drift of latency, memory, tables and indexes"),
     "scale": ("benchmarks.scale.sizes", "10,000 to 10,000,000 registered tags: warm, cold, start, memory, import"),
     "ledger": ("benchmarks.ledger.sweep", "the SQL alone, by tags per statement"),
+    "hand_over": ("benchmarks.ledger.hand_over", "would one commit stream a host pay?"),
     "stages": ("benchmarks.stages", "cost of each stage of a scan, as measured by the workers"),
     "knobs": ("benchmarks.setting_variants", "effect of each setting"),
     "generator": ("benchmarks.load.check", "cost and accuracy of the load generator itself"),

@@ -41,7 +41,7 @@ from benchmarks import (  # noqa: E402
 )
 from benchmarks.contenders import http_contenders, stage_sums  # noqa: E402
 from benchmarks.experiment import Experiment  # noqa: E402
-from benchmarks.ledger import sweep  # noqa: E402
+from benchmarks.ledger import hand_over, sweep  # noqa: E402
 from benchmarks.load import check, drive  # noqa: E402
 from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS, Load  # noqa: E402
 from benchmarks.load.stream import Sink, StreamConnection  # noqa: E402
@@ -224,6 +224,12 @@ class TestExperiments:
             found = record["sizes"]["1500"]
             assert {"start_s", "cold_passes_per_s", "warm_passes_per_s", "cached_tag_bytes"} <= found.keys()
         assert "1,500" in sizes.table(second)
+
+    def test_handing_scans_over(self, tmp_path: Path) -> None:
+        assert hand_over.main(["--smoke", "--rows", "4", "--repetitions", "1", "--results", str(tmp_path)]) == 0
+        (record,) = environment.newest(hand_over.HISTORY, tmp_path)
+        assert [point["rows"] for point in record["points"]] == [4, 8]
+        assert "\n| 4 |" in hand_over.table(record)
 
     def test_ledger_and_knobs(self, tmp_path: Path) -> None:
         assert sweep.main(["--smoke", "--results", str(tmp_path)]) == 0
