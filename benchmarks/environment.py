@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import build
+from benchmarks import build, disturbance
 from benchmarks.load.traffic import Traffic
 from benchmarks.processes import ROOT
 from ixfast.versions import versions
@@ -101,9 +101,21 @@ def history(file: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def newest(file: str, folder: Path, commit: str | None = None) -> list[dict[str, Any]]:
-    """The records of the last session of a history file; with `commit`, of the last one at that commit."""
-    records = [record for record in history(file, folder) if commit is None or record["environment"]["commit"] == commit]
+    """The records of the last session of a history file; with `commit`, of the last one at that commit. Those of a disturbed
+    machine do not count (`disturbance.py`)."""
+    records = [record for record in _at(commit, history(file, folder)) if disturbance.counts(record)]
     return [record for record in records if record["session"] == records[-1]["session"]]
+
+
+def newer_unfit(file: str, folder: Path, commit: str | None = None) -> str | None:
+    """The time of the last session if no record of it counts, because the machine was disturbed; otherwise None."""
+    records = _at(commit, history(file, folder))
+    last = [record for record in records if record["session"] == records[-1]["session"]]
+    return str(last[-1]["environment"]["at"]) if last and not any(map(disturbance.counts, last)) else None
+
+
+def _at(commit: str | None, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [record for record in records if commit is None or record["environment"]["commit"] == commit]
 
 
 def as_markdown(described: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks import environment, plots
+from benchmarks import disturbance, environment, plots
 from benchmarks.load.traffic import Mix, Traffic
 from benchmarks.testbed import Testbed
 
@@ -68,6 +68,7 @@ class Experiment:
         self._flags = tuple(flags or ())
         self._history = history
         self._begun = time.monotonic()
+        self.watch = disturbance.watch(self.given)
 
     @property
     def folder(self) -> Path:
@@ -94,11 +95,18 @@ class Experiment:
         print(f"  {time.monotonic() - self._begun:>6.0f} s  {text}", file=sys.stderr, flush=True)
 
     def begin(self, testbed: Testbed, **more: Any) -> dict[str, Any]:
-        """A record with the environment. Nothing is written yet."""
+        """A record with the environment. Nothing is written yet. The machine is watched from now on."""
         described = environment.describe(
             load_before=environment.load_average(), postgres=testbed.settings(), traffic=environment.plain(testbed.traffic)
         )
+        self.watch.restart()
         return {"session": self.session, "environment": described, **more}
+
+    def lap(self, name: str) -> None:
+        """A part of the run has ended, which has to be undisturbed by itself."""
+        found = self.watch.lap(name)
+        if found.reasons:
+            self.progress(f"{name}: disturbed, {found}")
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -116,8 +124,16 @@ class Experiment:
         with (self.folder / f"{self.name}-{self.session}.jsonl").open("a") as file:
             file.write(json.dumps(part, default=str) + "\n")
 
+    def show(self, text: str) -> None:
+        """Print the figures, unless the run is unfit."""
+        if self.watch.unfit:
+            text = "The figures are not shown, because the machine was disturbed; the history keeps them."
+        print(text)
+
     def draw(self, name: str, figure: Any) -> None:
-        """Write a plot to the folder of the history."""
+        """Write a plot to the folder of the history, unless the run is unfit."""
+        if self.watch.unfit:
+            return
         plots.write(figure, self.folder / f"{self.name}-{self.session}-{name}.svg")
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -127,18 +143,21 @@ class Experiment:
     def end(self, record: dict[str, Any], flaws: Sequence[str] = ()) -> int:
         """Write the record and print whether it is valid. Returns the exit status."""
         flaws = [*self.flaws, *flaws]
-        self.append(record | {"flaws": flaws, "interrupted": self.interrupted, "spent_s": time.monotonic() - self._begun})
+        spent_s = time.monotonic() - self._begun
+        disturbed = {"disturbance": self.watch.record()}
+        self.append(record | disturbed | {"flaws": flaws, "interrupted": self.interrupted, "spent_s": spent_s})
         return self.conclude(record["environment"], flaws)
 
-    @staticmethod
-    def conclude(described: Mapping[str, Any], flaws: Sequence[str]) -> int:
+    def conclude(self, described: Mapping[str, Any], flaws: Sequence[str]) -> int:
+        """Print whether the run is valid and how disturbed the machine was. Returns the exit status."""
         print("\nEvery answer was the expected one, the audit clean." if not flaws else f"\nNOT GOOD: {'; '.join(flaws)}")
-        print(f"\n{environment.as_markdown(described)}")
-        return 1 if flaws else 0
+        print(f"\n{self.watch.summary()}\n\n{environment.as_markdown(described)}")
+        return self.watch.status(not flaws)
 
 
 def add_common_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of every command that writes a history."""
+    disturbance.add_flag(parser)
     parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works")
     parser.add_argument("--results", type=Path, help="folder of the history and the plots (default: benchmarks/results)")
 

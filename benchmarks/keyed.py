@@ -145,6 +145,7 @@ async def _measure(testbed: Testbed, port: int, size: Size, pids: list[int], exp
                 "server_cpu_us": (cpu_s(pids) - before[0]) * 1e6 / count,
                 "postgres_cpu_us": (cpu_s(testbed.postgres_pids) - before[1]) * 1e6 / count,
             }  # fmt: skip
+            experiment.lap(f"{variant} {repetition}")
             experiment.progress(f"{variant:<26} {rate:>8,.0f} answers/s")
             points.append(point)
     wrong: Counter[str] = Counter()
@@ -178,5 +179,5 @@ def main(arguments: list[str] | None = None) -> int:
             *points, last = uvloop.run(_measure(testbed, port, size, pids, experiment))
             running.processes.check()
         record["points"] = points
-    print(table(points))
+    experiment.show(table(points))
     return experiment.end(record, [f"{count} times {response}" for response, count in last["wrong"].items()])

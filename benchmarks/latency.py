@@ -121,14 +121,16 @@ def main(arguments: list[str] | None = None) -> int:
                 size = replace(size, capacity=scans.measured_capacity(testbed, contender, size))
             record["capacity"] = size.capacity
             with load_test(testbed, contender, size) as test:
+                experiment.lap("set-up")
                 for point in points(test, size):
                     record["points"].append(point)
+                    experiment.lap(f"{point['fraction']:.0%}")
                     state = f"{point['latency']} {'; '.join(point['flaws'])}"
                     experiment.progress(f"{point['fraction']:>5.0%} {point['rate_per_s']:>9,.0f}/s {state}")
             record["audit"] = test.audit._asdict()
     if record["points"]:
         experiment.draw(f"{contender.name}-percentiles", percentile_plot(record))
         experiment.draw(f"{contender.name}-rates", rate_plot(record))
-        print(f"{contender.title}: capacity {size.capacity:,.0f} requests/s\n\n{table(record['points'])}")
+        experiment.show(f"{contender.title}: capacity {size.capacity:,.0f} requests/s\n\n{table(record['points'])}")
     flaws = [f"{point['fraction']:.0%}: {flaw}" for point in record["points"] for flaw in point["flaws"]]
     return experiment.end(record, [*flaws, *record.get("audit", {}).get("problems", ["it was interrupted before the audit"])])

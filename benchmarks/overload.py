@@ -252,13 +252,15 @@ def main(arguments: list[str] | None = None) -> int:
                 size = replace(size, capacity=capacity)
             record["capacity"] = size.capacity
             with load_test(testbed, contender, size) as test:
-                for point in points(test, size, constraint):
+                experiment.lap("set-up")
+                for number, point in enumerate(points(test, size, constraint), start=1):
                     record["points"].append(point)
+                    experiment.lap(f"rate {number}, {point['fraction']:.0%}")
                     experiment.progress(f"{point['fraction']:>5.0%} {_summary(point)}")
                 experiment.progress("the audit")
             record["audit"] = test.audit._asdict()
     if record["points"]:
         experiment.draw("timeline", timeline_plot(record))
         experiment.draw("goodput", goodput_plot(record))
-        print(table(record))
+        experiment.show(table(record))
     return experiment.end(record, flaws(record))

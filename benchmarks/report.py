@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environment, figures, latency, overload, plots, scans, setting_variants, soak, stages
+from benchmarks import disturbance, environment, figures, latency, overload, plots, scans, setting_variants, soak, stages
 from benchmarks.figures import MICRO, SCALE
 from benchmarks.ledger import sweep
 from benchmarks.scale import sizes
@@ -65,8 +65,13 @@ def tables_of(folder: Path, commit: str | None = None) -> dict[str, str]:
     for name, (_, history, table) in SECTIONS.items():
         records = environment.newest(history, folder, commit)
         if records:
-            found[name] = f"{table(records)}\n\n{_origin(records[-1])}"
+            found[name] = f"{table(records)}\n\n{_origin(records[-1])}{_newer_unfit(history, folder, commit)}"
     return found
+
+
+def _newer_unfit(history: str, folder: Path, commit: str | None) -> str:
+    at = environment.newer_unfit(history, folder, commit)
+    return f" A newer run, of {at}, does not count: the machine was disturbed." if at else ""
 
 
 def _commits(folder: Path, commit: str | None) -> str:
@@ -83,11 +88,13 @@ def _commits(folder: Path, commit: str | None) -> str:
 def _origin(record: dict[str, Any]) -> str:
     made = record["environment"]
     load = ", ".join(f"{value:.2f}" for value in made.get("load_before", []))
+    disturbed = disturbance.shown(record)
     flawed = f" **Not good: {'; '.join(record['flaws'])}**" if record.get("flaws") else ""
     cut = " It was interrupted." if record.get("interrupted") else ""
     return (
         f"{made['at']}, commit {made['commit']}, {made['cpus']} x {made['cpu']}, {made['kernel']}, {made['python']}, "
-        f"core {made['core']}, generator {made.get('generator', 'plain')}, load before {load or 'unknown'}.{cut}{flawed}"
+        f"core {made['core']}, generator {made.get('generator', 'plain')}, load before {load or 'unknown'}."
+        f"{disturbed}{cut}{flawed}"
     )
 
 

@@ -3,7 +3,8 @@
 In order: the native cores and single steps, scans compared with the peers (three repetitions), the SQL alone at the batch sizes
 that were seen, latency from 10 % to 110 % of the capacity, cost by stage, report. `--full` adds overload, scale and soak, which
 take another hour; `--only` and `--without` select parts. Each part is a process of its own, writes its results when it ends,
-and can be run alone; if one fails, the others still run.
+and can be run alone; if one fails, the others still run. A part that ran on a disturbed machine is unfit: its figures do not
+count (`disturbance.py`), and the exit status is 3 if nothing else failed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import environment, report
+from benchmarks import disturbance, environment, report
 from benchmarks.processes import ROOT, child_environment, python
 
 
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=names, help="only these parts")
     parser.add_argument("--without", nargs="+", choices=names, default=[], help="all parts except these")
     parser.add_argument("--results", type=Path, help="folder of the history (default: benchmarks/results)")
+    disturbance.add_flag(parser)
     given = parser.parse_args(arguments)
     parts = chosen(given)
     for part in parts:
@@ -62,16 +64,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flush=True,
     )
     folder = ["--results", str(environment.folder(given))]
-    failed, begun = [], time.monotonic()
+    accept = ["--accept-disturbed"] if given.accept_disturbed else []
+    failed: list[str] = []
+    unfit: list[str] = []
+    begun = time.monotonic()
     for part in parts:
         minutes = (time.monotonic() - begun) / 60
         print(f"\n=== {part.name}, after {minutes:.1f} minutes", file=sys.stderr, flush=True)
         extra = ("--smoke", *(word for word in part.arguments if word == "--cores")) if given.smoke else part.arguments
-        command = python("benchmarks", part.name, *extra, *folder)
-        if subprocess.run(command, cwd=ROOT, env=child_environment()).returncode:
-            failed.append(part.name)
+        command = python("benchmarks", part.name, *extra, *accept, *folder)
+        status = subprocess.run(command, cwd=ROOT, env=child_environment()).returncode
+        if status:
+            (unfit if status == disturbance.UNFIT else failed).append(part.name)
     print(f"\n=== report, after {(time.monotonic() - begun) / 60:.1f} minutes\n", file=sys.stderr, flush=True)
     report.main(folder)
     if failed:
         print(f"\nNOT GOOD: {', '.join(failed)}; see their messages above", file=sys.stderr)
-    return 1 if failed else 0
+    if unfit:
+        print(
+            f"\nUNFIT: {', '.join(unfit)}; the machine was disturbed, see above. Repeat them with --only {' '.join(unfit)}",
+            file=sys.stderr,
+        )
+    return 1 if failed else disturbance.UNFIT if unfit else 0

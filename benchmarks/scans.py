@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any, NamedTuple
 
-from benchmarks import database_audit, plots
+from benchmarks import database_audit, disturbance, plots
 from benchmarks.contenders import Contender, Running, flask_is_absent, http_contenders
 from benchmarks.experiment import BenchmarkError, Experiment, add_mix_flag
 from benchmarks.experiment import Size as CommonSize
@@ -72,6 +72,7 @@ class Run:
     flaws: list[str] = field(default_factory=list)
     audit: dict[str, Any] = field(default_factory=dict)
     observed: dict[str, float] = field(default_factory=dict)
+    disturbance: dict[str, Any] = field(default_factory=dict)  # of the machine (`disturbance.py`)
     histogram: str = ""  # of a closed loop: it shows the queue in front of the server, not the server's latency
 
     @property
@@ -81,12 +82,12 @@ class Run:
 
     @property
     def problems(self) -> list[str]:
-        """Why the run does not count."""
+        """What was wrong in the run, which therefore does not count."""
         return [*self.flaws, *self.audit.get("problems", [])]
 
     @property
     def good(self) -> bool:
-        return not self.problems
+        return not self.problems and disturbance.counts({"disturbance": self.disturbance})
 
 
 def as_run(record: Mapping[str, Any]) -> Run:
@@ -121,7 +122,7 @@ def measure(testbed: Testbed, contender: Contender, size: Size, repetition: int,
         [*(f"while warming: {flaw}" for flaw in warm.flaws()), *result.flaws()],
         test.audit._asdict(),
         {name: after[name] - before[name] for name in after},
-        histogram.encode_histogram(result.latency),
+        histogram=histogram.encode_histogram(result.latency),
     )
 
 
@@ -178,7 +179,8 @@ def attempt(name: str, repetition: int, work: Callable[[], Run]) -> Run:
 
 
 def _summary(run: Run) -> str:
-    state = "ok" if run.good else f"NOT GOOD: {'; '.join(run.problems)}"
+    unfit = f"UNFIT: {'; '.join(run.disturbance.get('unfit', []))}"
+    state = "ok" if run.good else f"NOT GOOD: {'; '.join(run.problems)}" if run.problems else unfit
     rates = f"{run.requests_per_s:>9,.0f} requests/s {run.passes_per_s:>9,.0f} passes/s"
     return f"{run.repetition}  {run.contender:<17} {rates}  {state}"
 
@@ -285,6 +287,8 @@ def main(arguments: list[str] | None = None) -> int:
         runs = []
         chosen = [contenders[name] for name in wanted if name in contenders]
         for run in run_all(testbed, chosen, size, with_ledger=LEDGER in wanted):
+            found = experiment.watch.lap(f"{run.contender} {run.repetition}")
+            run.disturbance = disturbance.as_record(found, found.reasons, accepted=experiment.watch.accepted)
             runs.append(run)
             experiment.progress(_summary(run))
             experiment.append({**begun, **asdict(run)})

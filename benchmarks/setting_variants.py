@@ -101,9 +101,10 @@ def main(arguments: list[str] | None = None) -> int:
         with experiment.interruptible():
             for point in _points(testbeds, variants, size):
                 record["points"].append(point)
+                experiment.lap(f"{point['knob']} {point['repetition']}")
                 experiment.keep(point)
                 experiment.progress(f"{point['knob']}: {point['passes_per_s']:,.0f} passes/s {'; '.join(point['flaws'])}")
-    print(table(record))
+    experiment.show(table(record))
     return experiment.end(record, [f"{p['knob']}: {'; '.join(p['flaws'])}" for p in record["points"] if p["flaws"]])
 
 

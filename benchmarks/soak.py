@@ -262,5 +262,5 @@ def main(arguments: list[str] | None = None) -> int:
     if len(record["samples"]) > 1:
         experiment.draw("latency", latency_plot(record))
         experiment.draw("memory", memory_plot(record))
-        print(table(record))
+        experiment.show(table(record))
     return experiment.end(record, flaws(record))

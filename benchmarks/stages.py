@@ -93,5 +93,5 @@ def main(arguments: list[str] | None = None) -> int:
             record |= {"capacity": size.capacity, **measure(testbed, traced, size)}
     if record["stages"]:
         experiment.draw("stages", plot(record))
-        print(table(record))
+        experiment.show(table(record))
     return experiment.end(record, record["flaws"])

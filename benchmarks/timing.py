@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 import asyncpg
 import orjson
 
-from benchmarks import environment
+from benchmarks import disturbance, environment
 from benchmarks.contenders import ixfast_with
 from benchmarks.load.traffic import Traffic
 from benchmarks.testbed import Testbed
@@ -220,7 +220,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--control-pairs", type=int, default=CONTROL_PAIRS, help="of the control; 0 skips it")
     parser.add_argument("--seed", type=int, default=20_240)
     parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works; t is not evaluated")
+    disturbance.add_flag(parser)
     asked = parser.parse_args(arguments)
+    watch = disturbance.watch(asked)
     pairs, control_pairs = (SMOKE_PAIRS, SMOKE_PAIRS) if asked.smoke else (asked.pairs, asked.control_pairs)
     fleet = VirtualFleet(asked.seed, 2 * min(CODES_MAX, max(pairs, control_pairs)), account="other")
     about: dict[str, Any] = environment.describe()
@@ -235,8 +237,9 @@ def main(arguments: list[str] | None = None) -> int:
         if control_pairs:
             print(f"\n== the control, {control_pairs:,} of each kind")
             caught = run(testbed, accounts, fleet, "benchmarks.early_server", control_pairs, asked.seed)[0] >= THRESHOLD
+    print(f"\n{watch.summary()}")
     if asked.smoke:
         return 0 if same else 1
     print(f"\n{'no difference found' if same and worst < THRESHOLD else 'THE KINDS CAN BE DISTINGUISHED'}")
     print(f"control: {'not run' if not control_pairs else 'detected' if caught else 'NOT DETECTED'}")
-    return 0 if same and worst < THRESHOLD and caught else 1
+    return watch.status(same and worst < THRESHOLD and caught)

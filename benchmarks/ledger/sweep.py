@@ -19,7 +19,6 @@ from typing import Any
 
 from benchmarks import environment, scans
 from benchmarks.experiment import Experiment
-from benchmarks.load.traffic import Traffic
 from benchmarks.testbed import Testbed
 
 HISTORY = "ledger.jsonl"
@@ -69,18 +68,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes = sorted({*(given.rows or ((16,) if given.smoke else ROWS)), *([seen] if seen else [])})
     wanted = [*((rows, False) for rows in sizes), (_UNSAFE_ROWS if _UNSAFE_ROWS in sizes else sizes[0], True)]
     experiment.plan("stage 20 s", f"{len(wanted)} sizes x {size.repetitions} runs of {size.measure_s:g} s, 10 s in all each")
-    with Testbed(Traffic(given.seed, size.tags, size.connections), aged=not given.smoke) as testbed:
+    with experiment.testbed(size) as testbed:
         record = experiment.begin(testbed, points=[], rows_seen=seen)
         with experiment.interruptible():
             for repetition in range(1, size.repetitions + 1):
                 for rows, unsafe in wanted:
                     point = measure(testbed, size, rows, repetition, unsafe=unsafe)
                     record["points"].append(point)
+                    experiment.lap(f"{rows} {'unsafe ' if unsafe else ''}{repetition}")
                     word = " (unsafe)" if unsafe else ""
                     experiment.progress(
                         f"{rows} tags per statement{word}: {point['rows_per_s']:,.0f} rows/s {'; '.join(point['flaws'])}"
                     )
-    print(table(record))
+    experiment.show(table(record))
     return experiment.end(record, [flaw for point in record["points"] for flaw in point["flaws"]])
 
 

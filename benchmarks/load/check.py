@@ -23,6 +23,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from benchmarks import disturbance
 from benchmarks.load import histogram
 from benchmarks.load.drive import CONSTANT_ANSWER, Load, Result
 from benchmarks.load.traffic import Traffic
@@ -148,7 +149,9 @@ def rows(size: Size, *, with_wrk: bool) -> Iterator[Row]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks generator", description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a size that only shows that it works")
-    size = SMOKE if parser.parse_args(arguments).smoke else Size()
+    disturbance.add_flag(parser)
+    given = parser.parse_args(arguments)
+    size, watch = SMOKE if given.smoke else Size(), disturbance.watch(given)
     has_wrk = shutil.which("wrk") is not None
     print(f"{size.connections} connections, {size.measure_s:g} s each, seed {_SEED}\n")
     print("| server | generator | requests/s | p50 µs | p99 µs | generator's CPU µs per request | server counted the same |")
@@ -166,4 +169,5 @@ def main(arguments: list[str] | None = None) -> int:
     )
     if not has_wrk:
         print(WRK_IS_ABSENT)
-    return 0 if accurate and slow >= _STALL_MS // 4 else 1
+    print(f"\n{watch.summary()}")
+    return watch.status(accurate and slow >= _STALL_MS // 4)

@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environment
+from benchmarks import disturbance, environment
 from benchmarks.experiment import add_common_flags, session
 from benchmarks.micro import cache, engine, query, responses, rules
 from benchmarks.micro.step_timer import SEED, SMOKE, Size, report
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_common_flags(parser)
     given = parser.parse_args(arguments)
     size = SMOKE if given.smoke else Size()
-    load = environment.load_average()
+    load, watch = environment.load_average(), disturbance.watch(given)
     cores = {name: _core(name, smoke=given.smoke) if given.cores else [] for name in ("core", "lrp")}
     print(
         f"{environment.processor()}, Python {platform.python_version()}, {size.inputs} inputs, {size.rounds} rounds, seed {SEED}"
@@ -41,9 +41,10 @@ def main(arguments: list[str] | None = None) -> int:
         title = MODULES[name].TITLE
         steps += [{"title": title, **timing._asdict()} for timing in report(title, MODULES[name].STEPS, size)]
     described = environment.describe(load_before=load)
-    record = {"session": session(), **cores, "steps": steps, "environment": described}
+    record = {"session": session(), **cores, "steps": steps, "environment": described, "disturbance": watch.record()}
     environment.remember(HISTORY, record, environment.folder(given))
-    return 0
+    print(f"\n{watch.summary()}")
+    return watch.status(good=True)
 
 
 def _core(name: str, *, smoke: bool) -> list[dict[str, Any]]:

@@ -304,5 +304,5 @@ def main(arguments: list[str] | None = None) -> int:
                 experiment.keep({"tags": tags, "name": name, "value": value, "flaws": wrong})
                 shown = f"{value:,.2f}" if isinstance(value, float) else value
                 experiment.progress(f"{tags:>10,} tags  {name} {shown} {'; '.join(wrong)}")
-    print(table(record))
+    experiment.show(table(record))
     return experiment.end(record, [*flaws, *(["it was interrupted"] if experiment.interrupted else [])])

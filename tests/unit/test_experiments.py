@@ -240,7 +240,7 @@ class TestExperiments:
         assert "| 2 committers | 1 |" in setting_variants.table(record)
 
     def test_an_interruption_keeps_what_was_found(self, tmp_path: Path) -> None:
-        experiment = Experiment(argparse.ArgumentParser(), "trial.jsonl", ["--results", str(tmp_path)])
+        experiment = Experiment(argparse.ArgumentParser(), "trial.jsonl", ["--accept-disturbed", "--results", str(tmp_path)])
         record: dict[str, Any] = {"session": experiment.session, "environment": {}, "samples": []}
         with experiment.interruptible():
             record["samples"].append(1)
