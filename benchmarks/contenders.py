@@ -113,6 +113,7 @@ def _observe(base: str) -> dict[str, float]:
         "ixfast_ledger_batches_total", "ixfast_ledger_rows_total", "ixfast_ledger_statement_seconds_sum",
         "ixfast_catalogue_misses_total", "ixfast_handed_over_connections_total", "ixfast_hot_requests_total",
         "ixfast_ledger_held_total", "ixfast_refusal_log_dropped_total", "ixfast_connections", "ixfast_catalogue_cached_tags",
+        "ixfast_catalogue_queries_total",
     )  # fmt: skip
     return {name: found.get(name, 0.0) for name in shown}
 

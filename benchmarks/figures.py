@@ -6,6 +6,7 @@ depend on the machine, ratios much less; the first row has the rate of aiohttp a
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from benchmarks.micro import rules
 AIOHTTP_WHERE_THEY_WERE_SET = 56_000  # Requests/s of its constant answer on the machine for which the rates were set.
 MICRO = "micro.jsonl"
 SCALE = "scale.jsonl"
+RESTART = "restart.jsonl"
 
 
 class Figure(NamedTuple):
@@ -51,6 +53,8 @@ class Figure(NamedTuple):
 
 
 def _number(value: float) -> str:
+    if math.isinf(value):
+        return "never"
     size = abs(value)
     return f"{value:,.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.3g}"
 
@@ -76,7 +80,15 @@ class Results:
 def all_figures(folder: Path, commit: str | None = None) -> list[Figure]:
     """Every figure, in the order of the table."""
     results = Results(folder, commit)
-    return [*_rates(results), *_latency(results), *_core(results), *_scale(results), *_overload(results), *_soak(results)]
+    return [
+        *_rates(results),
+        *_latency(results),
+        *_core(results),
+        *_scale(results),
+        *_restart(results),
+        *_overload(results),
+        *_soak(results),
+    ]
 
 
 def _rates(results: Results) -> Iterable[Figure]:
@@ -145,6 +157,12 @@ def _scale(results: Results) -> Iterable[Figure]:
     yield Figure("import", "tags/s", 70_000, 100_000, True, record.get("import_tags_per_s", []))
     start = of(1_000_000, "start_s")
     yield Figure("start to first answered scan, 1,000,000 tags", "s", 0.6, 0.4, False, start)
+
+
+def _restart(results: Results) -> Iterable[Figure]:
+    record = results.record(RESTART)
+    values = [] if record is None else [math.inf if record["normal_after_s"] is None else record["normal_after_s"]]
+    yield Figure("until p99 is normal after a restart, 1,000,000 active tags", "s", None, None, False, values)
 
 
 def _overload(results: Results) -> Iterable[Figure]:

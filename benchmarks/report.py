@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import disturbance, environment, figures, latency, overload, plots, scans, setting_variants, soak, stages
-from benchmarks.figures import MICRO, SCALE
+from benchmarks import disturbance, environment, figures, latency, overload, plots, restart, scans, setting_variants, soak, stages
+from benchmarks.figures import MICRO, RESTART, SCALE
 from benchmarks.ledger import sweep
 from benchmarks.scale import sizes
 from benchmarks.tables import markdown
@@ -52,6 +52,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Records], str]]] = {
     "stages": ("Cost by stage", stages.HISTORY, _last(stages.table)),
     "ledger": ("The SQL alone", sweep.HISTORY, _last(sweep.table)),
     "overload": ("Past the capacity", overload.HISTORY, _last(overload.table)),
+    "restart": ("After a restart", RESTART, _last(restart.table)),
     "soak": ("Over time", soak.HISTORY, _last(soak.table)),
     "scale": ("By registered tags", SCALE, _last(sizes.table)),
     "knobs": ("Settings", setting_variants.HISTORY, _last(setting_variants.table)),
@@ -119,6 +120,7 @@ PLOTS: dict[str, tuple[str, Callable[[Records], Any]]] = {
     "contenders": (scans.HISTORY, scans.plot),
     "latency": (latency.HISTORY, _last(latency.rate_plot)),
     "overload": (overload.HISTORY, _last(overload.goodput_plot)),
+    "restart": (RESTART, _last(restart.latency_plot)),
     "stages": (stages.HISTORY, _last(stages.plot)),
 }
 

@@ -30,7 +30,7 @@ from benchmarks.testbed import Testbed
 
 HISTORY = "soak.jsonl"
 _MILLION = 1_000_000
-_CAPACITY_SETTLE_S = 3
+CAPACITY_SETTLE_S = 3
 _HOT_AT_LEAST = 0.995
 # Unknown references that a worker remembers. The default of 100,000 would be reached only after 10 million scans, and filling it
 # would look like a memory leak.
@@ -56,7 +56,7 @@ class Size(CommonSize):
     capacity_s: int = 12
 
 
-SMOKE = Size(tags=200, connections=8, minutes=0.05, rate_fraction=0.05, interval_s=1.0, capacity_s=_CAPACITY_SETTLE_S + 1)
+SMOKE = Size(tags=200, connections=8, minutes=0.05, rate_fraction=0.05, interval_s=1.0, capacity_s=CAPACITY_SETTLE_S + 1)
 
 
 def samples(test: LoadTest, size: Size) -> Iterator[dict[str, Any]]:
@@ -85,7 +85,12 @@ def measured_capacity(testbed: Testbed, contender: Contender, size: Size) -> flo
     problems = [*([f"{wrong} answers wrong"] if wrong else []), *test.audit.problems]
     if problems:
         raise BenchmarkError(f"the capacity could not be measured: {'; '.join(problems)}")
-    counted = found[_CAPACITY_SETTLE_S:]
+    return served_per_s(found)
+
+
+def served_per_s(found: Sequence[Interval]) -> float:
+    """Answered requests per second of a stream at more than the capacity, without its first seconds."""
+    counted = found[CAPACITY_SETTLE_S:]
     return sum(interval.served for interval in counted) / sum(interval.seconds for interval in counted)
 
 

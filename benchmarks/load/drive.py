@@ -120,6 +120,10 @@ class Load:
         """Open all connections; returns how many there are."""
         return sum(self._command("connect"))
 
+    def disconnect(self) -> None:
+        """Close all connections between two phases. What was sent and acknowledged is remembered, and `connect` opens others."""
+        self._command("disconnect")
+
     def touch_each_tag(self, timeout_s: float = 30.0) -> Result:
         """Tap every tag once, genuinely, so that no cache is cold and every database page has been read.
 

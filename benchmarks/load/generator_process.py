@@ -96,6 +96,15 @@ class GeneratorProcess:
         self._loop.run_until_complete(work())
         return len(self._transports)
 
+    def disconnect(self) -> int:
+        """Close all connections; returns how many there were. Nothing is in flight between two phases."""
+        closed = len(self._transports)
+        for transport in self._transports:
+            transport.abort()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._transports.clear()
+        return closed
+
     def run_out(self, timeout_s: float) -> Result:
         """Send everything that is prepared, in a closed loop, and wait for the responses."""
         return self._loop.run_until_complete(self._closed(time.monotonic_ns(), None, timeout_s))
@@ -280,9 +289,7 @@ class GeneratorProcess:
 
     def finish(self) -> dict[int, tuple[int, int, int]]:
         """Close the connections; returns what the database must hold, by tag (see `Plan.accepted`)."""
-        for transport in self._transports:
-            transport.abort()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        self.disconnect()
         self._loop.close()
         held: dict[int, tuple[int, int, int]] = {}
         for plan in self._plans:

@@ -33,6 +33,7 @@ from benchmarks import (  # noqa: E402
     overload,
     plots,
     report,
+    restart,
     run,
     scans,
     setting_variants,
@@ -40,7 +41,7 @@ from benchmarks import (  # noqa: E402
     stages,
 )
 from benchmarks.contenders import http_contenders, stage_sums  # noqa: E402
-from benchmarks.experiment import Experiment  # noqa: E402
+from benchmarks.experiment import BenchmarkError, Experiment  # noqa: E402
 from benchmarks.ledger import hand_over, sweep  # noqa: E402
 from benchmarks.load import check, drive  # noqa: E402
 from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS, Load  # noqa: E402
@@ -188,6 +189,23 @@ class TestExperiments:
         assert overload.table(record).count("\n") >= 4
         assert list(tmp_path.glob("overload-*-timeline.svg"))
 
+    def test_restart(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for attempt in range(3):  # on a busy machine the warm server may be late, but never wrong
+            folder = tmp_path / str(attempt)
+            status = restart.main(["--smoke", "--results", str(folder)])
+            (record,) = environment.newest(figures.RESTART, folder)
+            if status == 0:
+                break
+            assert all("so its p99 is that of a queue" in flaw or "interrupted" in flaw for flaw in record["flaws"])
+        assert status == 0 and "the audit clean" in capsys.readouterr().out
+        cached = [each["cached"] for each in record["seconds"]]
+        # The first server knew all tags; the second began with none and fetched those that were tapped.
+        assert record["cached_when_warm"] == restart.SMOKE.tags
+        assert 0 < cached[0] <= cached[-1] < restart.SMOKE.tags and record["seconds"][0]["rounds"] > 0
+        assert record["audit"]["passes_in_database"] >= record["audit"]["passes_acknowledged"] > restart.SMOKE.tags
+        assert "| 3 |" in restart.table(record) and len(list(folder.glob("restart-*.svg"))) == 2
+        assert "restart" in report.tables_of(folder)
+
     def test_soak_keeps_every_sample(self, tmp_path: Path) -> None:
         for attempt in range(3):  # on a busy machine a run may be late, but never wrong
             status = soak.main(["--smoke", "--results", str(tmp_path / str(attempt))])
@@ -252,6 +270,38 @@ class TestExperiments:
     def test_smoke_results_stay_out_of_the_history(self) -> None:
         folders = [environment.folder(argparse.Namespace(results=None, smoke=smoke)) for smoke in (False, True)]
         assert folders == [environment.RESULTS, environment.RESULTS / "smoke"]
+
+
+def seconds_of(*p99_ms: float, **more: Any) -> list[dict[str, Any]]:
+    usual = {"seconds": 1.0, "due": 100, "served": 100, "refused": {}, "gave_up": 0}
+    return [{**usual, "latency": {"p99_us": 1000 * each}, **more} for each in p99_ms]
+
+
+class TestRestart:
+    def test_p99_is_normal_from_the_first_of_several_normal_seconds(self) -> None:
+        assert restart.normal_after_s(seconds_of(9, 9, 3, 9, 3, 2, 3, 9), 2000, 3) == 4.0
+        assert restart.normal_after_s(seconds_of(3, 3), 2000, 2) == 0.0
+        assert restart.normal_after_s(seconds_of(9, 3, 3.1, 3), 2000, 2) is None
+        assert restart.normal_after_s(seconds_of(9, 3), 2000, 2) is None
+
+    def test_a_second_with_refusals_is_not_normal(self) -> None:
+        for more in ({"refused": {"overloaded": 1}}, {"gave_up": 1}, {"latency": {}}):
+            seconds = [*seconds_of(1), *seconds_of(1, **more), *seconds_of(1, 1)]
+            assert restart.normal_after_s(seconds, 2000, 2) == 2.0
+
+    def test_a_warm_server_that_cannot_carry_the_rate_is_not_a_reference(self) -> None:
+        assert restart.reference_us(seconds_of(1, 2, 9)) == 2000
+        for more in ({"gave_up": 3}, {"refused": {"overloaded": 3}}, {"latency": {}}):
+            with pytest.raises(BenchmarkError, match="lower --rate-fraction"):
+                restart.reference_us(seconds_of(1, 2, **more))
+
+    def test_the_figure_says_never(self, tmp_path: Path) -> None:
+        name = "until p99 is normal after a restart, 1,000,000 active tags"
+        for session, value, shown in (("1", 12.0, "12.0 s"), ("2", None, "never s")):
+            record = {"session": session, "environment": {}, "normal_after_s": value}
+            environment.remember(figures.RESTART, record, tmp_path)
+            rows = {each.name: each.row() for each in figures.all_figures(tmp_path)}
+            assert rows[name].startswith(f"| {name} | {shown} |")
 
 
 class TestFullContender:
