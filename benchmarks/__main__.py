@@ -14,6 +14,7 @@ BENCHMARKS = {
     "scans": ("benchmarks.scans", "durable scans per second through HTTP, compared with the peers"),
     "latency": ("benchmarks.latency", "latency at fixed arrival rates, 10 % to 110 % of capacity"),
     "overload": ("benchmarks.overload", "50, 150 and 300 % of capacity: goodput, 503s, latency"),
+    "hosts": ("benchmarks.hosts", "1, 2 and 4 workers and two hosts on one database: cost, wait events, a model"),
     "restart": ("benchmarks.restart", "empty caches under full load: seconds until p99 is normal again"),
     "soak": ("benchmarks.soak", "20 minutes at 70 % of capacity: drift of latency, memory, tables and indexes"),
     "scale": ("benchmarks.scale.sizes", "10,000 to 10,000,000 registered tags: warm, cold, start, memory, import"),

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import environment, latency, overload, scans, soak
+from benchmarks import environment, hosts, latency, overload, scans, soak
 from benchmarks.micro import rules
 
 AIOHTTP_WHERE_THEY_WERE_SET = 56_000  # Requests/s of its constant answer on the machine for which the rates were set.
@@ -85,6 +85,7 @@ def all_figures(folder: Path, commit: str | None = None) -> list[Figure]:
         *_latency(results),
         *_core(results),
         *_scale(results),
+        *_hosts(results),
         *_restart(results),
         *_overload(results),
         *_soak(results),
@@ -157,6 +158,12 @@ def _scale(results: Results) -> Iterable[Figure]:
     yield Figure("import", "tags/s", 70_000, 100_000, True, record.get("import_tags_per_s", []))
     start = of(1_000_000, "start_s")
     yield Figure("start to first answered scan, 1,000,000 tags", "s", 0.6, 0.4, False, start)
+
+
+def _hosts(results: Results) -> Iterable[Figure]:
+    record = results.record(hosts.HISTORY)
+    values = [] if record is None else hosts.ratios(record["points"])
+    yield Figure("cost of a scan, two hosts' worth of workers on one database ÷ one host's", "", 1.1, 1.0, False, values)
 
 
 def _restart(results: Results) -> Iterable[Figure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,6 +143,24 @@ def cpu_s(pids: list[int]) -> float:
 def descendants(pids: Sequence[int]) -> list[int]:
     """All living descendants of the processes."""
     return _family(pids, _process_tree()[1])[len(pids) :]
+
+
+@contextlib.contextmanager
+def pinned(pids: Sequence[int], cores: Set[int]) -> Iterator[None]:
+    """The processes, their descendants and all their threads on these cores only; what they start meanwhile inherits that."""
+    before: dict[int, set[int]] = {}
+    try:
+        for pid in (*pids, *descendants(pids)):
+            with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+                for thread in [int(entry.name) for entry in (Path("/proc") / str(pid) / "task").iterdir()]:
+                    with contextlib.suppress(ProcessLookupError):
+                        before[thread] = os.sched_getaffinity(thread)
+                        os.sched_setaffinity(thread, cores)
+        yield
+    finally:
+        for thread, own in before.items():
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, own)
 
 
 def _family(pids: Sequence[int], parents: Mapping[int, list[int]]) -> list[int]:

@@ -13,7 +13,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import disturbance, environment, figures, latency, overload, plots, restart, scans, setting_variants, soak, stages
+from benchmarks import (
+    disturbance,
+    environment,
+    figures,
+    hosts,
+    latency,
+    overload,
+    plots,
+    restart,
+    scans,
+    setting_variants,
+    soak,
+    stages,
+)
 from benchmarks.figures import MICRO, RESTART, SCALE
 from benchmarks.ledger import sweep
 from benchmarks.scale import sizes
@@ -52,6 +65,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[Records], str]]] = {
     "stages": ("Cost by stage", stages.HISTORY, _last(stages.table)),
     "ledger": ("The SQL alone", sweep.HISTORY, _last(sweep.table)),
     "overload": ("Past the capacity", overload.HISTORY, _last(overload.table)),
+    "hosts": ("Workers and hosts", hosts.HISTORY, _last(hosts.table)),
     "restart": ("After a restart", RESTART, _last(restart.table)),
     "soak": ("Over time", soak.HISTORY, _last(soak.table)),
     "scale": ("By registered tags", SCALE, _last(sizes.table)),
@@ -120,6 +134,7 @@ PLOTS: dict[str, tuple[str, Callable[[Records], Any]]] = {
     "contenders": (scans.HISTORY, scans.plot),
     "latency": (latency.HISTORY, _last(latency.rate_plot)),
     "overload": (overload.HISTORY, _last(overload.goodput_plot)),
+    "hosts": (hosts.HISTORY, _last(hosts.cost_plot)),
     "restart": (RESTART, _last(restart.latency_plot)),
     "stages": (stages.HISTORY, _last(stages.plot)),
 }

@@ -1,8 +1,8 @@
 """The standard set of benchmarks, in about a quarter of an hour, and a report. `make bench`, `ixfast bench`
 
 In order: the native cores and single steps, scans compared with the peers (three repetitions), the SQL alone at the batch sizes
-that were seen, latency from 10 % to 110 % of the capacity, cost by stage, report. `--full` adds overload, restart, scale and
-soak, which take more than another hour; `--only` and `--without` select parts. Each part is a process of its own, writes its
+that were seen, latency from 10 % to 110 % of the capacity, cost by stage, report. `--full` adds overload, hosts, restart, scale
+and soak, which take more than another hour; `--only` and `--without` select parts. Each part is a process of its own, writes its
 results when it ends, and can be run alone; if one fails, the others still run. A part that ran on a disturbed machine is unfit:
 its figures do not count (`disturbance.py`), and the exit status is 3 if nothing else failed.
 """
@@ -35,6 +35,7 @@ PARTS = (
     Part("latency", (), 3),
     Part("stages", (), 1),
     Part("overload", (), 5, full=True),
+    Part("hosts", ("--repetitions", "3"), 8, full=True),
     Part("restart", (), 7, full=True),
     Part("scale", (), 20, full=True),
     Part("soak", (), 25, full=True),
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks run", description=__doc__.splitlines()[0])
     names = [part.name for part in PARTS]
     parser.add_argument("--smoke", action="store_true", help="sizes that only show that everything works")
-    parser.add_argument("--full", action="store_true", help="add overload, restart, scale and soak")
+    parser.add_argument("--full", action="store_true", help="add overload, hosts, restart, scale and soak")
     parser.add_argument("--only", nargs="+", choices=names, help="only these parts")
     parser.add_argument("--without", nargs="+", choices=names, default=[], help="all parts except these")
     parser.add_argument("--results", type=Path, help="folder of the history (default: benchmarks/results)")

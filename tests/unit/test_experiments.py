@@ -484,6 +484,12 @@ class TestReport:
 
     def test_parts_of_the_one_run(self) -> None:
         assert {part.name for part in run.PARTS} <= front_page.BENCHMARKS.keys()
+        given = argparse.Namespace(only=None, without=[], full=True)
+        assert {"hosts", "restart"} <= {part.name for part in run.chosen(given)}
+        assert not {part.name for part in run.chosen(argparse.Namespace(only=None, without=[], full=False))} & {
+            "hosts",
+            "restart",
+        }
         assert run.main(["--only", "micro", "--without", "micro", "--smoke"]) == 0
 
     def test_bars_are_medians_with_their_range(self) -> None:
