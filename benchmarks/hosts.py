@@ -1,9 +1,10 @@
 """Workers and hosts on one database: what does a scan cost, and what does PostgreSQL wait for? `python -m benchmarks hosts`
 
 A closed loop over 256 connections per host against, in turn: one worker; two; four on one host; two hosts' worth of workers
-(two `ixfast serve` of two workers each, with tags and connections of their own) on one database; and two workers with nothing
-pinned. In the first four the generator has the last core for itself and everything else has the others, where the machine has
-two cores or more. Layouts alternate, and repetitions show how far they vary.
+(two `ixfast serve` of two workers each, with tags and connections of their own) on one database; the same while management
+changes 50 tags per second there; and two workers with nothing pinned. In all but the last, the generator has the last core for
+itself and everything else has the others, where the machine has two cores or more. Layouts alternate, and repetitions show how
+far they vary.
 
 Each run has the processor time of a scan in workers, PostgreSQL and generator, and samples of pg_stat_activity every 20 ms
 (`wait_events.py`). A model of the cost (`cost_model.py`) is fitted to the first two layouts and predicts the others; the error
@@ -13,29 +14,37 @@ is printed, as is what the model says of more cores. Every response is checked a
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
+import itertools
 import os
 import statistics
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, TypeVar
 
+import asyncpg
+
 from benchmarks import database_audit, plots, scans, wait_events
+from benchmarks.background import in_background
 from benchmarks.contenders import Running, http_contenders
 from benchmarks.cost_model import Model, Prediction, fit
 from benchmarks.experiment import Experiment
 from benchmarks.load.drive import Load, LoadError, Result
-from benchmarks.load.traffic import Traffic
+from benchmarks.load.traffic import Traffic, fleet_of
 from benchmarks.processes import ContenderError, cpu_s, pinned
 from benchmarks.tables import markdown, spread
 from benchmarks.testbed import IXFAST_DATABASE, Testbed
 from ixfast.embedded import free_port
+from ixfast.store.admin import edits
 
 HISTORY = "hosts.jsonl"
 _BATCHES, _ROWS = "ixfast_ledger_batches_total", "ixfast_ledger_rows_total"
 _DOUBLINGS_MAX = 4
+_EDITORS = 2
 _CORES = (2, 4, 8, 16, 32)
 _SCANS = (64, 256)
 T = TypeVar("T")
@@ -47,6 +56,7 @@ class Layout(NamedTuple):
     workers: int  # of each host
     pinned: bool
     fitted: bool  # whether the model is fitted to it; it predicts the others
+    changes_per_s: int = 0  # by management, from two connections
 
 
 ONE_HOST, TWO_HOSTS = "2 workers", "2 hosts of 2 workers"
@@ -55,6 +65,7 @@ LAYOUTS = (
     Layout(ONE_HOST, 1, 2, pinned=True, fitted=True),
     Layout("4 workers", 1, 4, pinned=True, fitted=False),
     Layout(TWO_HOSTS, 2, 2, pinned=True, fitted=False),
+    Layout(f"{TWO_HOSTS}, 50 changes/s", 2, 2, pinned=True, fitted=False, changes_per_s=50),
     Layout("2 workers, nothing pinned", 1, 2, pinned=False, fitted=False),
 )
 
@@ -111,11 +122,38 @@ def closed(
     return results
 
 
+@contextlib.contextmanager
+def changing(testbed: Testbed, dsn: str, changes_per_s: int) -> Iterator[None]:
+    """Management changes tags, from two connections: each change takes the row of the catalogue's generation and notifies all
+    workers, which read the tag again. Nothing about the tags differs afterwards."""
+    fleet = fleet_of(testbed.traffic)
+
+    async def change(over: threading.Event, first: int) -> None:
+        connection = await asyncpg.connect(dsn)
+        try:
+            for index in itertools.cycle(range(first, len(fleet), _EDITORS)):
+                if over.is_set():
+                    return
+                tag = await connection.fetchval("SELECT tag_id FROM tag WHERE xuid = $1", fleet.xuid(index))
+                async with connection.transaction():
+                    await edits.changed(connection, ("tag", tag, fleet.xuid(index)))
+                await asyncio.sleep(_EDITORS / changes_per_s)
+        finally:
+            await connection.close()
+
+    async def work(over: threading.Event) -> None:
+        await asyncio.gather(*(change(over, first) for first in range(_EDITORS)))
+
+    with in_background(work) if changes_per_s else contextlib.nullcontext():
+        yield
+
+
 class Meter:
     """Processor time, statements and wait events of the last block that it measured."""
 
-    def __init__(self, testbed: Testbed, dsn: str, running: Sequence[Running]) -> None:
+    def __init__(self, testbed: Testbed, dsn: str, running: Sequence[Running], changes_per_s: int) -> None:
         self._testbed = testbed
+        self._changes_per_s = changes_per_s
         self._dsn = dsn
         self._running = running
         self.waits: Counter[str] = Counter()
@@ -133,7 +171,8 @@ class Meter:
     @contextlib.contextmanager
     def measured(self) -> Iterator[None]:
         before = self._read()
-        with wait_events.sampled(self._dsn) as self.waits:
+        editors = changing(self._testbed, self._dsn, self._changes_per_s)
+        with wait_events.sampled(self._dsn) as self.waits, editors:
             yield
         self.spent = tuple(b - a for a, b in zip(before, self._read(), strict=True))
 
@@ -156,7 +195,7 @@ def measure(testbed: Testbed, layout: Layout, size: Size) -> dict[str, Any]:
                 servers = [pid for each in running for pid in each.processes.pids]
                 stack.enter_context(pinned([*servers, *testbed.postgres_pids], where.server))
                 stack.enter_context(pinned([pid for load in loads for pid in load.pids], where.generator))
-            meter = Meter(testbed, dsn, running)
+            meter = Meter(testbed, dsn, running, layout.changes_per_s)
             results = closed(loads, contender.usual_requests_per_s, size, meter.measured)
             flaws += [flaw for each in results for flaw in each.flaws()]
             for load in loads:

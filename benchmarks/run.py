@@ -35,7 +35,7 @@ PARTS = (
     Part("latency", (), 3),
     Part("stages", (), 1),
     Part("overload", (), 5, full=True),
-    Part("hosts", ("--repetitions", "3"), 8, full=True),
+    Part("hosts", ("--repetitions", "3"), 10, full=True),
     Part("restart", (), 7, full=True),
     Part("scale", (), 20, full=True),
     Part("soak", (), 25, full=True),

@@ -14,9 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import asyncpg
 
+from benchmarks.background import in_background
 from benchmarks.tables import markdown
 
-IDLE = "idle"
+IDLE, SAMPLES = "idle", "samples"
+"""In the counted events: connections between two statements, and the number of samples."""
+
 _INTERVAL_S = 0.02
 _SQL = """
     SELECT CASE WHEN state = 'idle' THEN $1 ELSE coalesce(wait_event_type || ':' || wait_event, '') END AS event, count(*)
@@ -35,7 +38,8 @@ CAUSES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("client read, within a statement", ("client:clientread",)),
     ("client write", ("client:clientwrite",)),
 )
-"""Causes, each with the beginnings of its wait events in lower case; the first that matches counts."""
+"""Causes, each with the beginnings of its wait events in lower case; the first that matches counts. A commit that notifies waits
+for others that do in `Lock:object`."""
 
 RUNNING, OTHER = "running or ready to run", "anything else"
 ORDER = (RUNNING, *(name for name, _ in CAUSES), OTHER)
@@ -57,9 +61,6 @@ def shares(counted: Mapping[str, int]) -> dict[str, float]:
             causes[cause_of(event)] += count
     total = sum(causes.values())
     return {name: causes[name] / total for name in ORDER if causes[name]}
-
-
-SAMPLES = "samples"
 
 
 def busy(counted: Mapping[str, int]) -> float:
@@ -87,9 +88,8 @@ def sampled(dsn: str) -> Iterator[Counter[str]]:
     """Samples of the block: how often each wait event was seen, `IDLE` for idle connections, and the number of `SAMPLES`. The
     counter is complete behind the block. An error of the sampler is raised there."""
     counted: Counter[str] = Counter()
-    over, errors = threading.Event(), []
 
-    async def sample() -> None:
+    async def sample(over: threading.Event) -> None:
         connection = await asyncpg.connect(dsn)
         try:
             statement = await connection.prepare(_SQL)
@@ -103,18 +103,5 @@ def sampled(dsn: str) -> Iterator[Counter[str]]:
         finally:
             await connection.close()
 
-    def work() -> None:
-        try:
-            asyncio.run(sample())
-        except Exception as error:  # raised again by the thread that waits for this one
-            errors.append(error)
-
-    thread = threading.Thread(target=work, name="wait events")
-    thread.start()
-    try:
+    with in_background(sample):
         yield counted
-    finally:
-        over.set()
-        thread.join()
-    if errors:
-        raise errors[0]

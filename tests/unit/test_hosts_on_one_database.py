@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from support import eventually
+from support import eventually, eventually_sync
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -151,6 +151,20 @@ class TestWaitEvents:
     def test_an_error_of_the_sampler_is_raised(self) -> None:
         with pytest.raises(OSError), wait_events.sampled("postgresql://x@127.0.0.1:1/x"):
             pass
+
+
+def test_changes_of_management_reach_the_database() -> None:
+    newest = "SELECT generation FROM catalogue_generation"
+    with Testbed(Traffic(3, 4, 1)) as testbed, testbed.database(IXFAST_DATABASE) as dsn:
+
+        def generation() -> int:
+            return int(testbed.run(dsn, lambda connection: connection.fetchval(newest)))
+
+        before = generation()
+        with hosts.changing(testbed, dsn, 0):
+            assert generation() == before
+        with hosts.changing(testbed, dsn, 1000):
+            eventually_sync(lambda: generation() > before + 4, 60)
 
 
 async def _wait_for_a_row(dsn: str, seen: Callable[[], bool]) -> None:
