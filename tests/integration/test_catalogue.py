@@ -167,7 +167,7 @@ async def test_misses_of_one_moment_are_one_query(stack: Stack) -> None:
     assert stack.count(meters.CATALOGUE_MISSES) == TAGS * 10
     assert stack.count(meters.CATALOGUE_TAGS) == TAGS
     record = stack.catalogue.find(REFS[3])
-    assert record is not None and (record.uid, record.key) == (FLEET.uid(3), FLEET.file_key(3))
+    assert record is not None and (record.uid, record.single_key()) == (FLEET.uid(3), FLEET.file_key(3))
     assert record.group is stack.catalogue.find(REFS[4]).group  # type: ignore[union-attr]
     assert record.inactive_level() is None
 

@@ -165,7 +165,7 @@ def test_bad_form_names_the_parameter(kit: EngineKit) -> None:
 def test_what_the_operator_must_supply_is_no_verdict(kit: EngineKit, profile: str, keys: bool, reason: str) -> None:
     tag, record = kit.tag(profile)
     if not keys:
-        record.key, record.key_version = None, 0
+        record.take_keys(())
     record.group.account.meta_keys = ()
     assert result_of(kit.scan(tag.xuid, url=tag.tap())) == (None, "unavailable", reason)
 
@@ -175,7 +175,7 @@ def test_a_newer_key_version_beats_every_older_counter(kit: EngineKit) -> None:
     assert result_of(kit.tap(tag, 0xFFFFFF)) == GENUINE
     renewed = VirtualTag(tag.profile, xuid=tag.xuid, uid=tag.uid, file_key=bytes(15) + b"\1")
     both = (Key(2, renewed.file_key, b"abc"), *tag.file_keys())
-    record.key, record.keys = None, both
+    record.take_keys(both)
     assert result_of(kit.tap(renewed, 1)) == GENUINE
     assert result_of(kit.tap(tag, 0xFFFFFF)) == REPLAYED
     assert result_of(kit.tap(renewed, 2)) == GENUINE

@@ -211,7 +211,7 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> _Explanation:
     assert isinstance(profile, CompiledProfile)
     known: dict[str, Any] = {
         "profile": profile.profile,
-        "keys": opened_keys(record.file_keys(check_value(record.key) if record.key is not None else b""), record.meta_keys),
+        "keys": opened_keys(record.file_keys(check_value(record.single_key()) if record.has_key else b""), record.meta_keys),
         "uid": record.uid,
         "statics": record.statics(),
         "allow_any_uid": True,  # the UID that the tag was added with

@@ -2,6 +2,9 @@
 
 cimport cython
 
+cdef extern from *:
+    ctypedef bint flag "unsigned char"  # a bool in one byte
+
 
 cdef class SharedRecord:
     pass
@@ -32,16 +35,22 @@ cdef class TagOverrides:
     cdef public object response_set, fields, created_at, assigned_at, meta_keys
 
 
+# 144 bytes with the collector's header. The allocator counts in steps of 16, so any other field costs 16 bytes a tag.
 cdef class TagRecord:
-    cdef public long long tag_id
+    cdef public long long tag_id, floor
     cdef public Group group
     cdef public Batch batch
-    cdef public bytes xuid, uid, key
-    cdef public long key_version, floor
-    cdef public bint active, assigned
-    cdef public object cuid, name, keys, originality
+    cdef public bytes xuid
+    cdef public object cuid, name, keys
     cdef public TagOverrides overrides
+    cdef unsigned char _key[16]
+    cdef unsigned char _uid[7]
+    cdef unsigned char _originality
+    cdef public int key_version
+    cdef public flag active, assigned, has_key, has_uid
 
+    cpdef bytes single_key(self)
+    cpdef bytes registered_uid(self)
     cpdef bint is_for(self, ApiKey api_key, aid=*)
 
     @cython.locals(group=Group, account=Account)

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
-from ixfast.domain.model import Key
+from ixfast.domain.model import ORIGINALITY_WORDS, Key, OriginalityWord
 from ixfast.domain.protocols import KeySource, ScanResponses, TapProfile
 
 _NO_FIELDS: Mapping[str, str] = MappingProxyType({})
+_ORIGINALITIES: tuple[OriginalityWord | None, ...] = (None, *ORIGINALITY_WORDS)
 
 
 class SharedRecord:
@@ -162,11 +164,15 @@ class TagOverrides:
 
 
 class TagRecord:
-    """A tag. `floor` is a position known to be durable: a tap that is not above it is a replay, without another read."""
+    """A tag. `floor` is a position known to be durable: a tap that is not above it is a replay, without another read.
+
+    A worker caches a million of these, so the compiled form holds the bytes of UID and key in the record itself: as objects of
+    their own they take 112 bytes, and a scan has to fetch each of them from memory.
+    """
 
     __slots__ = (
-        "active", "assigned", "batch", "cuid", "floor", "group", "key", "key_version", "keys", "name", "originality",
-        "overrides", "tag_id", "uid", "xuid",
+        "_key", "_originality", "_uid", "active", "assigned", "batch", "cuid", "floor", "group", "has_key", "has_uid",
+        "key_version", "keys", "name", "overrides", "tag_id", "xuid",
     )  # fmt: skip
 
     def __init__(
@@ -183,28 +189,50 @@ class TagRecord:
         assigned: bool,
         keys: tuple[Key, ...],
         overrides: TagOverrides | None = None,
-        originality: str | None = None,
+        originality: OriginalityWord | None = None,
     ) -> None:
         self.tag_id = tag_id
         self.xuid = xuid
         self.group = group
         self.batch = batch
         self.cuid = cuid
-        self.uid = uid
+        self.has_uid = uid is not None
+        if uid is not None:
+            self._uid = uid  # UID_BYTES
         self.name = name
         self.active = active
         self.assigned = assigned
         self.overrides = overrides
-        self.originality = originality  # result of the chip's signature, one of ORIGINALITY_WORDS; None: not registered
+        self._originality = _ORIGINALITIES.index(originality)
         self.floor = 0
         self.take_keys(keys)
 
     def take_keys(self, keys: tuple[Key, ...]) -> None:
         """Set the live file keys, newest first."""
         # Nearly every tag has exactly one live key. It is unpacked for the hot path, and `keys` is None.
-        self.key: bytes | None = keys[0].value if len(keys) == 1 else None
+        self.has_key = len(keys) == 1
+        if len(keys) == 1:
+            self._key = keys[0].value
         self.key_version = keys[0].version if keys else 0
         self.keys = keys if len(keys) != 1 else None
+
+    def single_key(self) -> bytes:
+        """The only live file key, 16 bytes. Only for a tag that `has_key`."""
+        return self._key[:16]
+
+    def registered_uid(self) -> bytes:
+        """The chip's UID, 7 bytes. Only for a tag that `has_uid`."""
+        return self._uid[:7]
+
+    @property
+    def uid(self) -> bytes | None:
+        """The chip's UID, 7 bytes; None if it is not registered."""
+        return self.registered_uid() if self.has_uid else None
+
+    @property
+    def originality(self) -> OriginalityWord | None:
+        """The result of the chip's signature; None if it is not registered."""
+        return _ORIGINALITIES[self._originality]
 
     def is_for(self, api_key: ApiKey | None, aid: str | None = None) -> bool:
         """Whether a caller with this API key, or without one (None), may scan the tag. For all others it does not exist.
@@ -233,7 +261,7 @@ class TagRecord:
         """The live file keys, newest first. A single key is wrapped in a new `Key` with `check_value`, 3 bytes."""
         if self.keys is not None:
             return self.keys
-        return (Key(self.key_version, self.key, check_value),) if self.key is not None else ()
+        return (Key(self.key_version, self.single_key(), check_value),)
 
     @property
     def meta_keys(self) -> tuple[Key, ...]:
@@ -300,6 +328,9 @@ class TagRecord:
 
     def __repr__(self) -> str:
         return f"TagRecord(tag_id={self.tag_id}, xuid={self.xuid.decode()})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("A tag's record cannot be pickled: its keys would leave the process.")
 
 
 class ApiKey:

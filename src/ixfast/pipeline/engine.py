@@ -203,12 +203,11 @@ class Engine:
         if profile is None:
             self._settle(scan, record)
             return
-        key, uid = record.key, record.uid
         verify = profile.verify_plain  # None unless both mirror and window of the profile are plain
         extras = scan.extras
         is_bare = extras is None or (extras.parameters is None and extras.url is None)
-        if is_bare and verify and key and uid and scan.mac and scan.counter > 0:
-            if not verify(key, uid, scan.counter, scan.mac):
+        if is_bare and verify and record.has_key and record.has_uid and scan.mac and scan.counter > 0:
+            if not verify(record.single_key(), record.registered_uid(), scan.counter, scan.mac):
                 self._refuse(scan, _FORGED, "mac_mismatch")
             else:
                 scan.position = record.key_version << POSITION_COUNTER_BITS | scan.counter
