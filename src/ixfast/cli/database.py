@@ -27,7 +27,6 @@ from ixfast.embedded import DatabaseInUseError, EmbeddedPostgres, EmbeddedPostgr
 from ixfast.errors import ConfigurationError
 from ixfast.keys import KeyEncryptionKeys, check_file
 from ixfast.keys.key_file import KeyFile
-from ixfast.rules import visitors
 from ixfast.store import key_holders, migrate, queries
 
 T = TypeVar("T")
@@ -130,6 +129,10 @@ class CommandEnvironment:
 
     def check_addresses(self) -> None:
         """Raise ConfigurationError if the file of addresses is unusable."""
+        if self.settings.addresses_file is None:
+            return
+        from ixfast.rules import visitors  # here because it loads the compiler of rules, too
+
         reason = visitors.open_addresses(self.settings.addresses_file)
         visitors.open_addresses(None)
         if reason is not None:

@@ -8,13 +8,14 @@ import logging
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
 
-from ixfast.cli import tap
 from ixfast.cli.command_group import Command
 from ixfast.cli.database import CommandEnvironment, ServerAddresses, connected, resolve
 from ixfast.cli.options import ALL, with_settings
@@ -35,20 +36,22 @@ def register(main: click.Group) -> None:
     @with_settings(*ALL)
     def serve(demo: bool, config: Path | None, **flags: object) -> None:
         """Serve scans. Without --dsn this starts a private PostgreSQL in the data directory."""
-        # Imported here because it imports all of HTTP, which takes half a second that `--help` need not spend.
+        # Imported here because `--help` need not load it.
         from ixfast.process import tls
-        from ixfast.process.supervisor import Supervisor, refuse_taken_ports
+        from ixfast.process.supervisor import Supervisor
 
         discard_closed_output()
         environment = resolve(flags, config)
         settings = environment.settings
         if demo:
-            environment.require_own_files(tap.COUNTERS, "--data-dir")
+            environment.require_own_files(_demo_commands().COUNTERS, "--data-dir")
         logs.configure(settings, "supervisor")
         environment.check_addresses()
         tls.check(settings)
-        refuse_taken_ports(settings)  # before a database or a key file is created
         with contextlib.ExitStack() as stack:
+            # Before a database or a key file is created, because a port may be taken; and so that the workers load meanwhile.
+            announce = _banner(environment, demo=demo)
+            supervisor = stack.enter_context(Supervisor(settings, environment.kek_file, announce=announce))
             postgres = None
             dsn = settings.dsn
             if dsn is None:
@@ -62,8 +65,12 @@ def register(main: click.Group) -> None:
                 stack.callback(environment.withdraw)
             environment.check_key_file()
             _prepare(environment, dsn, demo=demo)
-            announce = _banner(environment, demo=demo)
-            Supervisor(settings, dsn, environment.kek_file, postgres=postgres, announce=announce).run()
+            supervisor.run(dsn, postgres)
+
+
+def _demo_commands() -> ModuleType:
+    """Imported only for the demo: it loads simulated tags of every encoding."""
+    return import_module("ixfast.cli.tap")
 
 
 def _connections(settings: Settings) -> int:
@@ -79,7 +86,7 @@ def _prepare(environment: CommandEnvironment, dsn: str, *, demo: bool) -> None:
             if warning is not None:
                 log.error("%s Scans of tags whose keys are sealed under it get 503 until then.", warning)
             if demo:
-                await tap.ensure_demo(connection, await environment.keys(connection))
+                await _demo_commands().ensure_demo(connection, await environment.keys(connection))
 
     asyncio.run(work())
 
@@ -101,7 +108,7 @@ def _banner(environment: CommandEnvironment, *, demo: bool) -> Callable[[int, in
             say(f"The slow pure-Python core is in use: {running['core_reason']}.")
         if demo:
             say("A tap of a simulated tag, which passes once; run it twice:")
-            say(f"  {tap.curl_line(environment, addresses.scans)}")
+            say(f"  {_demo_commands().curl_line(environment, addresses.scans)}")
 
     return announce
 

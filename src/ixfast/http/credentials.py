@@ -5,7 +5,10 @@ The front door and the aiohttp routes both read them here. Whether a token is va
 
 from __future__ import annotations
 
-from aiohttp import web
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the front door serves before aiohttp is loaded
+    from aiohttp import web
 
 _TOKEN_FIELDS = (b"x-api-key", b"ixkio-r", b"authorization")
 

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 from ixfast import meters
 from ixfast.config.addresses import authority
@@ -28,7 +29,7 @@ from ixfast.embedded import EmbeddedPostgres
 from ixfast.errors import ConfigurationError
 from ixfast.http.rate_limits import make_memory
 from ixfast.process import logs
-from ixfast.process.worker import WorkerConfig
+from ixfast.process.worker_config import WorkerConfig
 
 log = logging.getLogger("ixfast.supervisor")
 
@@ -50,6 +51,7 @@ class Slot:
         self.public: socket.socket | None = None
         self.private: socket.socket | None = None
         self.process: subprocess.Popen[bytes] | None = None
+        self.config_pipe = -1  # the worker waits at its other end; -1: it has its configuration, or does not run
         self.started_at = 0.0
         self.early_exits = 0
         self.restart_at = 0.0
@@ -63,22 +65,17 @@ class Slot:
 
 
 class Supervisor:
-    """`run` serves until a signal ends it. `announce(port, private_port)` is called once, when all workers are ready or
-    `_STARTUP_S` have passed."""
+    """A context manager that starts the workers, which load their modules and then wait for `run`, and stops them at its end.
 
-    def __init__(
-        self,
-        settings: Settings,
-        dsn: str,
-        kek_file: Path,
-        *,
-        postgres: EmbeddedPostgres | None = None,
-        announce: Callable[[int, int], None] | None = None,
-    ) -> None:
+    In the meantime the caller can prepare the database. `run` serves until a signal ends it. `announce(port, private_port)` is
+    called once, when all workers are ready or `_STARTUP_S` have passed.
+    """
+
+    def __init__(self, settings: Settings, kek_file: Path, *, announce: Callable[[int, int], None] | None = None) -> None:
         self._settings = settings
-        self._dsn = dsn
+        self._dsn = ""
         self._kek_file = kek_file
-        self._postgres = postgres
+        self._postgres: EmbeddedPostgres | None = None
         self._announce = announce
         self._count = settings.worker_count
         self._id = secrets.token_hex(16)
@@ -93,16 +90,32 @@ class Supervisor:
         self._meters = [meters.Meters(self._memory, index) for index in range(self._count)]
         self._rates = make_memory()
 
-    def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. On SIGHUP the workers reload their files."""
+    def __enter__(self) -> Self:
+        """Start the workers. Raises ConfigurationError if a port is taken."""
+        refuse_taken_ports(self._settings)
+        try:
+            for slot in self._slots:
+                self._open_sockets(slot)
+                self._spawn(slot)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._drain_workers()
+        os.close(self._shared)
+        os.close(self._rates)
+
+    def run(self, dsn: str, postgres: EmbeddedPostgres | None = None) -> None:
+        """Serve from this database until SIGTERM or SIGINT. On SIGHUP the workers reload their files."""
+        self._dsn, self._postgres = dsn, postgres
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(self, "_stopping", True))
         signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reload_requested", True))
         try:
-            refuse_taken_ports(self._settings)
             for slot in self._slots:
-                self._open_sockets(slot)
-                self._spawn(slot)
+                self._configure(slot)
             self._await_ready()
             while not self._stopping:
                 self._supervise()
@@ -119,8 +132,26 @@ class Supervisor:
         self._private_port = slot.private.getsockname()[1]
 
     def _spawn(self, slot: Slot) -> None:
+        """Start a worker, which loads its modules and waits for `_configure`."""
         if slot.public is None or slot.private is None:
             self._open_sockets(slot)
+        assert slot.public is not None and slot.private is not None
+        descriptor, slot.config_pipe = os.pipe()
+        # Ctrl-C reaches the whole process group, but only the supervisor acts on it: a worker inherits the mask.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            slot.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                [sys.executable, *_WORKER, str(descriptor), str(os.getpid())],
+                pass_fds=(descriptor, self._shared, self._rates, slot.public.fileno(), slot.private.fileno()),
+                stdin=subprocess.DEVNULL,
+                env={name: value for name, value in os.environ.items() if name != _SECRET},
+            )
+        finally:
+            os.close(descriptor)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _configure(self, slot: Slot) -> None:
+        """Send a worker its configuration, with which it starts to serve."""
         assert slot.public is not None and slot.private is not None
         config = WorkerConfig(
             settings=self._settings,
@@ -134,18 +165,10 @@ class Supervisor:
             meters=self._shared,
             rates=self._rates,
         )
-        descriptor = os.memfd_create("ixfast-worker-config", 0)
-        try:
-            os.write(descriptor, config.encode())
-            slot.started_at = time.monotonic()
-            slot.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                [sys.executable, *_WORKER, str(descriptor), str(os.getpid())],
-                pass_fds=(descriptor, self._shared, self._rates, config.public, config.private),
-                stdin=subprocess.DEVNULL,
-                env={name: value for name, value in os.environ.items() if name != _SECRET},
-            )
-        finally:
-            os.close(descriptor)
+        slot.started_at = time.monotonic()
+        with contextlib.suppress(BrokenPipeError), os.fdopen(slot.config_pipe, "wb") as pipe:  # it died: it will be restarted
+            slot.config_pipe = -1
+            pipe.write(config.encode())
 
     def _await_ready(self) -> None:
         until = time.monotonic() + _STARTUP_S
@@ -172,6 +195,7 @@ class Supervisor:
             if slot.process is None:
                 if now >= slot.restart_at:
                     self._spawn(slot)
+                    self._configure(slot)
             elif (status := slot.process.poll()) is not None:
                 self._schedule_restart(slot, status, now)
             elif self._is_hung(slot, now):
@@ -233,6 +257,9 @@ class Supervisor:
             process.terminate()
         for slot in self._slots:
             slot.close_sockets()  # the workers hold them too, and close them once drained
+            if slot.config_pipe >= 0:
+                os.close(slot.config_pipe)
+                slot.config_pipe = -1
         settings = self._settings
         until = time.monotonic() + (settings.drain_delay_ms + settings.drain_timeout_ms) / 1000 + _EXIT_GRACE_S
         for process in running:
@@ -242,8 +269,8 @@ class Supervisor:
                 log.error("worker with pid %d did not exit in time: killing it", process.pid, extra={"about": process.pid})
                 process.kill()
                 process.wait()
-        os.close(self._shared)
-        os.close(self._rates)
+        for slot in self._slots:
+            slot.process = None
 
 
 def refuse_taken_ports(settings: Settings) -> None:

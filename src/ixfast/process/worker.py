@@ -17,21 +17,19 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-import msgspec
 import uvloop
 
 from ixfast import limits, meters
-from ixfast.config.settings import Settings
 from ixfast.errors import ConfigurationError
 from ixfast.http.dispatcher import ScanDispatcher
 from ixfast.http.front_door import FrontDoor
-from ixfast.http.private_app import make_private_app
+from ixfast.http.late_handlers import LateHandlers
 from ixfast.http.rate_limits import MEMORY_BYTES, Limiter
-from ixfast.http.request_handler import handlers
-from ixfast.http.scan_app import make_scan_app
 from ixfast.http.server_state import ServerState
 from ixfast.keys import KeyReloader
 from ixfast.pipeline.engine import Engine
@@ -39,6 +37,7 @@ from ixfast.pipeline.enrolment import Enrolment
 from ixfast.process import hardening, logs
 from ixfast.process.process_meters import ProcessMeters
 from ixfast.process.tls import Certificate
+from ixfast.process.worker_config import WorkerConfig
 from ixfast.rules import visitors
 from ixfast.store import partitions
 from ixfast.store.admin.enrolled_tags import TagRegister
@@ -64,29 +63,6 @@ _UPKEEP_S = 3600.0
 _UPKEEP_RETRY_S = 30.0
 _DRAIN_IDLE_S = 0.5  # While draining, a connection is closed after this long without a request.
 _PR_SET_PDEATHSIG = 1
-
-
-class WorkerConfig(msgspec.Struct):
-    """What the supervisor passes to a worker, as JSON in a memory file. `public` and `private` are the descriptors of listening
-    sockets, `meters` and `rates` those of shared memory, `server` a random name that all workers of a supervisor share."""
-
-    settings: Settings
-    dsn: str
-    kek_file: str
-    worker: int
-    workers: int
-    server: str
-    public: int
-    private: int
-    meters: int
-    rates: int
-
-    def encode(self) -> bytes:
-        return msgspec.json.encode(self, enc_hook=str)  # paths are the only values without a JSON type
-
-    @classmethod
-    def decode(cls, encoded: bytes) -> WorkerConfig:
-        return msgspec.json.decode(encoded, type=cls, dec_hook=lambda kind, value: kind(value))
 
 
 class Worker:
@@ -173,7 +149,8 @@ class Worker:
             trust_forwarded_for=settings.trust_forwarded_for,
         )
         await self._await_catalogue()
-        await self._open_sockets()
+        await self._open_public()
+        await self._open_private()
         tasks = (self._beat(), self._maintain_partitions(), self.fitness.run(), self._announcer.run())
         self._tasks = [self._loop.create_task(work) for work in tasks]
 
@@ -200,34 +177,44 @@ class Worker:
             async with asyncio.timeout(_CATALOGUE_WAIT_S):
                 await self._follower.usable.wait()
 
-    async def _open_sockets(self) -> None:
-        settings, config = self._settings, self._config
-        private_app = make_private_app(self.meters, self.readiness, self._pool, self.key_reloader.keys, self._clock.is_past)
-        self._private, make_private = await handlers(private_app, settings.idle_timeout_s)
-        self.server_state = ServerState(
+    async def _open_public(self) -> None:
+        """Serve hot requests. All others wait until `_open_private` has loaded what serves them."""
+        settings = self._settings
+        self.server_state = server_state = ServerState(
             self.dispatcher,
             connections_max=settings.max_connections,
             idle_timeout_s=settings.idle_timeout_s,
             trace_every=settings.trace_every,
             deadline_s=settings.deadline_ms / 1000,
         )
-        self._scans, make_handler = await handlers(make_scan_app(self.server_state), settings.idle_timeout_s)
-        server_state = self.server_state
-        for factory, descriptor, certificate in (
-            (lambda: cast(asyncio.Protocol, FrontDoor(server_state, make_handler)), config.public, Certificate.public(settings)),
-            (make_private, config.private, Certificate.private(settings)),
-        ):
-            listener = socket.socket(fileno=descriptor)
-            server = await self._loop.create_server(
-                factory,
-                sock=listener,
-                backlog=_BACKLOG,
-                ssl=certificate.context if certificate is not None else None,
-                ssl_handshake_timeout=limits.REQUEST_HEAD_S if certificate is not None else None,
-            )
-            self._servers.append(server)
-            if certificate is not None:
-                self._certificates.append(certificate)
+        self._late = late = LateHandlers()
+        await self._listen(
+            lambda: cast(asyncio.Protocol, FrontDoor(server_state, late.make)), self._config.public, Certificate.public(settings)
+        )
+
+    async def _open_private(self) -> None:
+        """Load the applications on aiohttp, which takes longer than all else before the first scan, and serve everything."""
+        idle_timeout_s = self._settings.idle_timeout_s
+        # In a thread, so that scans are answered in the meantime.
+        apps = await asyncio.to_thread(import_module, "ixfast.process.worker_apps")
+        self._scans, make_handler = await apps.scan_handlers(self.server_state, idle_timeout_s)
+        self._private, make_private = await apps.private_handlers(
+            self.meters, self.readiness, self._pool, self.key_reloader.keys, self._clock.is_past, idle_timeout_s
+        )
+        self._late.open(make_handler)
+        await self._listen(make_private, self._config.private, Certificate.private(self._settings))
+
+    async def _listen(self, factory: Callable[[], asyncio.Protocol], descriptor: int, certificate: Certificate | None) -> None:
+        server = await self._loop.create_server(
+            factory,
+            sock=socket.socket(fileno=descriptor),
+            backlog=_BACKLOG,
+            ssl=certificate.context if certificate is not None else None,
+            ssl_handshake_timeout=limits.REQUEST_HEAD_S if certificate is not None else None,
+        )
+        self._servers.append(server)
+        if certificate is not None:
+            self._certificates.append(certificate)
 
     async def readiness(self) -> dict[str, str]:
         """The parts that are not ready with the reason for each; empty if the worker is ready. Queries the database."""
@@ -352,7 +339,6 @@ async def _main(config: WorkerConfig) -> None:
     worker = Worker(config)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.begin_drain)
-    loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C reaches the whole process group; the supervisor sends SIGTERM
     await worker.start()
     loop.add_signal_handler(signal.SIGHUP, worker.reload)
     await worker.run()
@@ -361,15 +347,18 @@ async def _main(config: WorkerConfig) -> None:
 def main() -> None:
     """`python -m ixfast.process.worker DESCRIPTOR PARENT`, which the supervisor runs.
 
-    DESCRIPTOR is the memory file with the `WorkerConfig`, PARENT the supervisor's process id.
+    DESCRIPTOR is a pipe that delivers the `WorkerConfig`, PARENT the supervisor's process id. The pipe ends without one if the
+    server cannot start.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the files are loaded
     hardening.forbid_core_dumps()
     descriptor, parent = int(sys.argv[1]), int(sys.argv[2])
     _exit_with(parent)
-    with os.fdopen(descriptor, "rb") as file:
-        file.seek(0)
-        config = WorkerConfig.decode(file.read())
+    with os.fdopen(descriptor, "rb") as pipe:
+        encoded = pipe.read()
+    if not encoded:
+        return
+    config = WorkerConfig.decode(encoded)
     logs.configure(config.settings, f"worker {config.worker}")
     try:
         uvloop.run(_main(config))
