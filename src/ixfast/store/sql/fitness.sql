@@ -10,8 +10,8 @@ INSERT INTO keyed_scan (at, scan_id, tag_id, position, previous_position, scan_c
 TRUNCATE room_probe;
 
 -- name: fill_disk_probe
--- Writes 64 kB.
-INSERT INTO room_probe SELECT repeat('x', 2000) FROM generate_series(1, 32);
+-- Allocates 64 kB, a page for each row.
+INSERT INTO room_probe SELECT repeat('x', 700) FROM generate_series(1, 8);
 
 -- name: envelopes
 -- A few of the oldest and newest envelopes of live versions of each kind; what is retired is never opened. $1 number of each.

@@ -279,8 +279,9 @@ CREATE TABLE database_state (
 );
 INSERT INTO database_state DEFAULT VALUES;
 
--- Written to and rolled back to detect a full disk (store/connections/fitness.py). Always empty.
-CREATE UNLOGGED TABLE room_probe (filler text NOT NULL);
+-- Written to and rolled back to detect a full disk (store/connections/fitness.py). Always empty. Not UNLOGGED: if the server crashes
+-- right after the rollback, it could not start ("could not create file: File exists"). One row to a page keeps the log short.
+CREATE TABLE room_probe (filler text NOT NULL) WITH (fillfactor = 10);
 
 -- The number of the last change. Generations are in commit order, because the row stays locked until the transaction commits.
 CREATE TABLE catalogue_generation (
