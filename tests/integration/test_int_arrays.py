@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 import asyncpg
@@ -12,6 +11,7 @@ from ixfast.domain.scan import KEYED_FROM, position
 from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys
 from ixfast.store.connections import int_arrays
 from ixfast.store.connections.session import LedgerSession
+from ixfast.store.db_errors import DbErrorKind, db_error_kind
 from ixfast.testing.provision import provision
 from ixfast.testing.virtual_tags import VirtualFleet
 
@@ -26,34 +26,36 @@ FLEET = VirtualFleet(83, 3, account="shop")
 @pytest.mark.parametrize("kind", ["bigint", "int"])
 async def test_postgresql_reads_them(database: str, kind: str, values: Sequence[int]) -> None:
     connection = await asyncpg.connect(database)
-    assert int_arrays.pass_through(connection)
-    encode = {"bigint": int_arrays.bigint_array, "int": int_arrays.int_array}[kind]
-    read = await connection.fetchval(f"SELECT array_to_string($1::{kind}[], ' ')", encode(values))
+    assert int_arrays.encode_at_once(connection)
+    read = await connection.fetchval(f"SELECT array_to_string($1::{kind}[], ' ')", values)
     assert [int(word) for word in read.split()] == values
     await connection.close()
 
 
-def test_values_that_do_not_fit_are_refused() -> None:
-    for encode, bits in ((int_arrays.bigint_array, 63), (int_arrays.int_array, 31)):
-        for value in (1 << bits, -(1 << bits) - 1):
-            with pytest.raises(struct.error):
-                encode([value])
+@pytest.mark.parametrize(("kind", "bits"), [("bigint", 63), ("int", 31)])
+async def test_values_that_do_not_fit_are_bad_values(database: str, kind: str, bits: int) -> None:
+    connection = await asyncpg.connect(database)
+    assert int_arrays.encode_at_once(connection)
+    for value in (1 << bits, -(1 << bits) - 1):
+        with pytest.raises(asyncpg.DataError) as caught:
+            await connection.fetchval(f"SELECT $1::{kind}[]", [value])
+        assert db_error_kind(caught.value) is DbErrorKind.BAD_VALUE
+    await connection.close()
 
 
 def test_an_asyncpg_that_works_differently_is_noticed() -> None:
-    assert not int_arrays.pass_through(object())
+    assert not int_arrays.encode_at_once(object())
 
 
-@pytest.mark.parametrize("packed", [True, False])
-async def test_the_ledger_advances_with_both_forms(database: str, packed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_the_ledger_advances_with_both_encoders(database: str, at_once: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     connection = await asyncpg.connect(database)
     await provision(connection, KeyEncryptionKeys([KeyEncryptionKey(bytes(range(32)))]), [FLEET])
     ids = [row["tag_id"] for row in await connection.fetch("SELECT tag_id FROM tag ORDER BY tag_id")]
-    if not packed:
-        monkeypatch.setattr(int_arrays, "pass_through", lambda _connection: False)
+    if not at_once:
+        monkeypatch.setattr(int_arrays, "encode_at_once", lambda _connection: False)
     session = await LedgerSession.open(database)
     try:
-        assert session._packed is packed
         rows = await session.advance(ids, [position(1, 5), position(1, 6), -1], [7, 8, 9])
         assert [tuple(row) for row in rows] == [(tag_id, 0, 1) for tag_id in ids]
         rows = await session.advance_keyed(ids[:2], [position(1, 5), position(1, 7)], [KEYED_FROM, KEYED_FROM + 1])

@@ -39,15 +39,16 @@ def _layout(element: str, count: int) -> Struct:
     return Struct(">5i" + element * count)
 
 
-def pass_through(connection: Any) -> bool:
-    """Make an asyncpg connection take arguments of these two types in the form above.
+def encode_at_once(connection: Any) -> bool:
+    """Make an asyncpg connection encode arguments of these two types with the functions above; it returns such arrays as bytes.
 
-    asyncpg's public method allows this for other types only. Returns False if this release of asyncpg works differently.
+    asyncpg's public method allows this for other types only. Returns False if this release of asyncpg works differently, which
+    costs time and nothing else.
     """
     try:
         settings = connection._protocol.get_settings()
-        for oid, name in ((_BIGINT_ARRAY_OID, "int8[]"), (_INT_ARRAY_OID, "int4[]")):
-            settings.add_python_codec(oid, name, "pg_catalog", [], "scalar", bytes, bytes, "binary")
+        for oid, name, encode in ((_BIGINT_ARRAY_OID, "int8[]", bigint_array), (_INT_ARRAY_OID, "int4[]", int_array)):
+            settings.add_python_codec(oid, name, "pg_catalog", [], "scalar", encode, bytes, "binary")
     except (AttributeError, TypeError):
         return False
     return True

@@ -282,13 +282,10 @@ class LedgerSession:
     Tag ids are passed in ascending order, each once; positions and scan ids belong to them by their index.
     """
 
-    __slots__ = ("_advance", "_advance_keyed", "_advance_unheld", "_packed", "connection", "history")
+    __slots__ = ("_advance", "_advance_keyed", "_advance_unheld", "connection", "history")
 
-    def __init__(
-        self, connection: Any, history: str, advance: Any, advance_keyed: Any, advance_unheld: Any, *, packed: bool
-    ) -> None:
+    def __init__(self, connection: Any, history: str, advance: Any, advance_keyed: Any, advance_unheld: Any) -> None:
         self.connection = connection
-        self._packed = packed  # arguments are passed in PostgreSQL's binary form
         self.history = history
         self._advance = advance
         self._advance_keyed = advance_keyed
@@ -306,14 +303,14 @@ class LedgerSession:
 
     @classmethod
     async def _prepared(cls, connection: Any) -> LedgerSession:
-        packed = int_arrays.pass_through(connection)  # before the statements are prepared
+        int_arrays.encode_at_once(connection)  # before the statements are prepared
         # With a name: asyncpg, its statement cache off, has an unnamed statement parsed and planned at every execution, which
         # takes a third of the statement's time.
         names = ("advance", "advance_keyed", "advance_unheld")
         prepared = [await connection.prepare(load("ledger")[name], name=name) for name in names]
         # Last, because preparing leaves the server in a transaction, with locks on the tables, until it executes something.
         history = await connection.fetchval(load("session")["history"])
-        return cls(connection, history, *prepared, packed=packed)
+        return cls(connection, history, *prepared)
 
     @property
     def closed(self) -> bool:
@@ -321,23 +318,18 @@ class LedgerSession:
 
     async def advance(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Any:
         """Advance a batch; returns rows (tag_id, previous_position, scan_count) of the tags that advanced."""
-        return await self._advance.fetch(*self._arguments(tag_ids, positions, scan_ids))
+        return await self._advance.fetch(tag_ids, positions, scan_ids)
 
     async def advance_keyed(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Any:
         """Advance a batch that has scans with an Idempotency-Key; a scan whose key was used before does not advance."""
-        return await self._advance_keyed.fetch(*self._arguments(tag_ids, positions, scan_ids))
+        return await self._advance_keyed.fetch(tag_ids, positions, scan_ids)
 
     async def advance_unheld(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Any:
         """Advance a batch without waiting for locks; returns rows (tag_id, previous_position, scan_count, advances).
 
         Tags whose counters another transaction has locked are missing from them.
         """
-        return await self._advance_unheld.fetch(*self._arguments(tag_ids, positions, scan_ids))
-
-    def _arguments(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> tuple[Any, Any, Any]:
-        if not self._packed:
-            return tag_ids, positions, scan_ids
-        return int_arrays.bigint_array(tag_ids), int_arrays.int_array(positions), int_arrays.bigint_array(scan_ids)
+        return await self._advance_unheld.fetch(tag_ids, positions, scan_ids)
 
     def terminate(self) -> None:
         self.connection.terminate()
