@@ -226,7 +226,7 @@ class TestExperiments:
         assert last["hot_updates"] <= last["updates"] and last["counter_table"] > 0
         assert len(last["worker_rss"]) == soak.SMOKE.workers and min(last["worker_rss"]) > 1 << 20
         assert last["http_connections"] == soak.SMOKE.connections
-        assert last["passes"] == record["audit"]["passes_in_database"]
+        assert 0 < last["passes"] <= record["audit"]["passes_in_database"]  # on a busy machine, some pass after the last sample
         for drawn in results.glob("soak-*.svg"):
             assert ElementTree.fromstring(drawn.read_text()).tag.endswith("svg")
 

