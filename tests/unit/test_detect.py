@@ -543,6 +543,34 @@ def test_a_uid_of_no_nxp_chip_is_hardly_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("tail", "where"),
+    [
+        ("t?uid={U}&ctr=000001&cmac={M}", "uid"),
+        ("t?u={U}&n=000001&c={M}", "u"),
+        ("t?u={U}&n=000001&e={M}", "u"),
+        ("t?m={U}x000001x{M}", "m"),
+        ("t?m={U}x000001x{M}xLOT1", "m"),
+        ("t?d={U}000001{M}", "d"),
+        ("{U}/000001/{M}", "a path segment"),
+        ("01/09506000134352?u={U}&n=000001&c={M}", "u"),
+    ],
+)
+def test_a_reversed_uid_is_named_wherever_it_is(tail: str, where: str) -> None:
+    url = f"https://h.example/{tail}".replace("{M}", "C49606EE6F334D39")
+    fault = f"{where}: the bytes of the UID are in reverse order: they end with 04 instead of beginning with it"
+    for keys in ([], [key(FILE_KEY)]):
+        assert detect([url.replace("{U}", "F6E5D4C3B2A104")], keys).reasons[0].split("; ").count(fault) == 1
+        for uid in ("04E5D4C3B2A104", "F6E5D4C3B2A105"):
+            assert "reverse order" not in detect([url.replace("{U}", uid)], keys).reasons[0]
+
+
+def test_a_gtin_beside_mirrors_is_no_reversed_uid() -> None:
+    for query in ("u=04A1B2C3D4E5F6&n=000001&c=C49606EE6F334D38", "p=A2985A66BD202130E5746D91C099A9B5&c=C49606EE6F334D39"):
+        found = detect([f"https://h.example/01/09506000134304?{query}"], [key(FILE_KEY)])
+        assert "reverse order" not in found.reasons[0]
+
+
+@pytest.mark.parametrize(
     ("path", "noted"),
     [("api/v1/scan/q8w3sbc0", True), ("k/0a1b2c3d4e5f", True), ("api/v1/scan", False), ("shop", False)],
 )

@@ -8,7 +8,7 @@ import pytest
 from ixfast.chips import Message, compile_profile
 from ixfast.chips import detect as detect_module
 from ixfast.chips.detect import Detection, detect
-from ixfast.chips.glued_texts import GLUED_CHARS_MAX, GLUED_READINGS_MAX, glued_readings
+from ixfast.chips.glued_texts import GLUED_CHARS_MAX, GLUED_READINGS_MAX, Alone, glued_readings
 from ixfast.chips.url_fields import ENCODINGS_MAX, dissect, glued_encodings
 from ixfast.domain.model import EncodingProfile, Key
 from ixfast.keys import check_value
@@ -113,6 +113,129 @@ def test_hex_texts_beside_mirrors(name: str, side: str) -> None:
     assert is_right(found, change(unseen), UNSEEN)
     if "lot in front" in side:
         assert any("is the same for all of these tags: taken for a constant" in note for note in found.proposals[0].notes)
+
+
+WORDS = {  # the texts of four tags, and what joins all of them to the mirrors behind them
+    "lots": (("lot-1390", "lot-7836", "lot-1111", "lot-2222"), ""),
+    "serials": (("S12345", "S12346", "S99999", "S00001"), ""),
+    "groups": (("AB-12", "AB-34", "AC-99", "ZZ-01"), ""),
+    "suffixes": (("1390-l", "7836-l", "1111-z", "2222-q"), ""),
+    "a letter at the end": (("1390l", "7836l", "1111z", "2222q"), ""),
+    "words": (("red", "green", "blue", "pink"), ""),
+    "hex or not": (("K7B2F", "09AAF1", "ZX", "0x12"), ""),
+    "joined in different ways": (("12-", "34_", "5K-", "lot."), ""),
+    "joined in front": (("lot-", "K-", "12-", "A-"), "-"),
+    "GTINs": (("09506000134352", "04006381333931", "09506000134376", "04006381333948"), ""),
+}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("in_front", [True, False], ids=["in front", "behind"])
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_words_beside_mirrors(name: str, words: str, in_front: bool, times: int) -> None:
+    layout, (texts, joiner) = LAYOUTS[name], WORDS[words]
+    sides = {uid: (text, "") if in_front else ("", text) for uid, text in zip(UIDS, texts, strict=True)}
+    unseen = taps(layout, {UNSEEN: sides.pop(UNSEEN)})[0]
+    found = detect(taps(layout, sides, times), KEYS)
+    expected = beside(layout.template, f"{{xuid}}{joiner}", "") if in_front else beside(layout.template, "", "{xuid}")
+    assert [proposal.profile.template for proposal in found.proposals] == [expected], found.reasons
+    assert (found.unexplained, found.proposals[0].profile.window) == ((), layout.window)
+    assert is_right(found, unseen, UNSEEN)
+
+
+@pytest.mark.parametrize("words", ["lots", "serials", "suffixes"])
+def test_words_beside_mirrors_in_a_text_without_a_name(words: str) -> None:
+    urls = [url.replace("?d=", "?") for url in taps(LAYOUTS["encrypted"], {
+        uid: ("", text) for uid, text in zip(UIDS, WORDS[words][0], strict=True)
+    })]  # fmt: skip
+    assert [each.profile.template for each in detect(urls, KEYS).proposals] == ["{picc}{mac}{xuid}"]
+
+
+@pytest.mark.parametrize("name", ["plain", "encrypted", "mirror in front", "path"])
+def test_words_that_differ_on_both_sides_have_no_template(name: str) -> None:
+    sides = {uid: (f"K{place}-", f"lot-{place}") for place, uid in enumerate(UIDS)}
+    found = detect(taps(LAYOUTS[name], sides), KEYS)
+    assert found.proposals == () and "differ between tags both in front of the mirrors and behind them" in found.reasons[0]
+
+
+@pytest.mark.parametrize("name", ["plain", "encrypted", "path"])
+def test_two_lots_of_several_tags_each(name: str) -> None:
+    sides = {uid: ("", f"lot-{place // 2}") for place, uid in enumerate(UIDS)}
+    assert [each.profile.template for each in detect(taps(LAYOUTS[name], sides), KEYS).proposals] == [
+        beside(LAYOUTS[name].template, "", "{xuid}")
+    ]
+
+
+def test_words_of_one_fleet_beside_the_taps_of_another() -> None:
+    mine = taps(LAYOUTS["encrypted"], {uid: ("", f"lot-{place}") for place, uid in enumerate(UIDS[:3])})
+    other = taps(LAYOUTS["plain"], {UNSEEN: ("", "v2")})
+    found = detect([*other, *mine], KEYS)
+    assert [each.profile.template for each in found.proposals] == ["d={picc}{mac}{xuid}", "d={uid}{counter}{mac}{xuid}"]
+    assert [each.verified for each in found.proposals] == [(1, 2, 3), (0,)]
+    assert any(ASK in note for note in found.proposals[1].notes) and not found.proposals[0].notes
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "where"),
+    [
+        ("encrypted", ("", "lot-1390"), "d"),
+        ("plain", ("1390-l", ""), "d"),
+        ("mirror in front", ("", "S12345"), "d"),
+        ("encrypted path", ("", "lot-1390"), "the path"),
+    ],
+)
+def test_a_constant_that_only_one_tag_shows_has_a_note(name: str, sides: tuple[str, str], where: str) -> None:
+    for times in (1, 2):
+        (proposal,) = detect(taps(LAYOUTS[name], {UIDS[0]: sides}, times), KEYS).proposals
+        assert any(note.endswith(ASK) and f" in {where} may " in note for note in proposal.notes), proposal
+    same = detect(taps(LAYOUTS[name], dict.fromkeys(UIDS, sides)), KEYS).proposals[0]
+    assert same.profile.template == beside(LAYOUTS[name].template, *sides)
+    assert not any(ASK in note for note in same.notes)
+
+
+def test_a_constant_field_that_only_one_tag_shows_has_a_note() -> None:
+    url = tag_of(LAYOUTS["mirror in front"], UIDS[0]).tap().replace("&c=", "&lang=en&c=")
+    assert detect([url], KEYS).proposals[0].notes == (
+        f"the constant text in lang may differ between tags, which taps of one tag do not show: {ASK}",
+    )
+    url = url.replace("?d=", "?").replace("&lang=en", "lot-1&lang=")
+    assert detect([url], KEYS).proposals[0].notes[0].startswith("the constant text in the text without a name may differ")
+
+
+GTINS = {
+    "GTIN": "/01/09506000134352",
+    "GTIN that begins as a UID": "/01/04006381333931",
+    "GTINs, lots and serials": "/01/0400638133393{tag}/10/LOT{tag}/21/S{tag}",
+    "serials in hex": "/01/09506000134352/21/4F9E8D7C6B5A{tag}",
+    "GTIN in the query": "/t?gtin=09506000134352&17=270101&10=ABCDEF&",
+    "GTIN that ends as a UID begins": "/01/09506000134304",
+}
+BESIDE_GTINS = {
+    "encrypted": Layout("m={picc}&c={mac}"),
+    "in one parameter": Layout("m={picc}{mac}"),
+    "LRP": Layout("m={picc}&c={mac}", "ntag424-lrp"),
+    "file data": Layout("m={picc}&e={enc:32}&c={mac}", window="{enc:32}&c="),
+    "plain": Layout("d={uid}{counter}{mac}"),
+    "three parameters": Layout("u={uid}&n={counter}&c={mac}"),
+}
+
+
+@pytest.mark.parametrize("in_front", [True, False], ids=["in front", "behind"])
+@pytest.mark.parametrize("name", BESIDE_GTINS)
+@pytest.mark.parametrize("gtin", GTINS)
+def test_hex_texts_beside_mirrors_with_a_gtin(gtin: str, name: str, in_front: bool) -> None:
+    layout = BESIDE_GTINS[name]
+    chars = (6, 8, 14, 20)[(list(GTINS).index(gtin) + list(BESIDE_GTINS).index(name)) % 4]
+    sides = {uid: (text[:chars], "") if in_front else ("", text[:chars]) for uid, text in zip(UIDS, SERIALS, strict=True)}
+    urls = []
+    for tag, url in enumerate(taps(layout, sides)):
+        path = GTINS[gtin].format(tag=tag)
+        urls.append(f"https://h.example{path}{'' if '?' in path else '?'}{url.partition('?')[2]}")
+    found = detect(urls[:3], KEYS)
+    expected = beside(layout.template, "{xuid}", "") if in_front else beside(layout.template, "", "{xuid}")
+    assert [proposal.profile.template for proposal in found.proposals] == [expected], found.reasons
+    assert is_right(found, urls[3], UNSEEN)
 
 
 @pytest.mark.parametrize("chars", [1, 5, 7, 20, 40])
@@ -252,3 +375,9 @@ def test_control_without_the_comparison_a_lot_is_taken_for_a_serial(monkeypatch:
     monkeypatch.setattr(detect_module, "merged", lambda samples, _labels, _wrong: (samples[0].parts, []))
     found = detect(taps(LAYOUTS["plain"], texts), KEYS)
     assert found.proposals[0].profile.template == "d={xuid}{uid}{counter}{mac}"
+
+
+def test_control_without_the_comparison_a_lot_is_taken_for_a_constant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Alone, "has_own_text", False)
+    found = detect(taps(LAYOUTS["encrypted"], {uid: ("", f"lot-{place}") for place, uid in enumerate(UIDS)}), KEYS)
+    assert found.proposals[0].profile.template == "d={picc}{mac}lot-0"

@@ -155,6 +155,7 @@ class _Detector:
         self._proposals: list[Proposal] = []
         self._seen: set[tuple[object, ...]] = set()
         self._opened: dict[str, bool] = {}
+        self._alone: dict[int, tuple[str, Alone]] = {}  # what samples prove by themselves, with the name of the scheme
         self._held = False
 
     def detect(self) -> Detection:
@@ -163,7 +164,7 @@ class _Detector:
         why: dict[int, str] = {}
         for index in order:
             if not self._is_explained(index):
-                why[index] = self._explain(self._samples[index]) or ""
+                why[index] = self._explain(index) or ""
         self._explain_glued([index for index in order if not self._is_explained(index)], why)
         unexplained = tuple(index for index in range(len(self._samples)) if not self._is_explained(index))
         reasons = Counter(why[index] for index in order if index in unexplained)
@@ -178,12 +179,13 @@ class _Detector:
 
     def _explain_glued(self, indexes: Sequence[int], why: dict[int, str]) -> None:
         """Explain samples whose mirrors have texts of the owner's directly beside them: each alone, then those of one layout."""
-        layouts: dict[object, dict[int, Alone]] = {}
         attempts = GLUED_ATTEMPTS_MAX
         for index in indexes:
             sample = self._samples[index]
             if attempts == 0:
                 break
+            if index in self._alone:
+                continue
             candidates = glued_encodings(sample, self._opens)
             hit = next(self._hits(candidates, GLUED_UIDS_MAX), None)
             if hit is None:
@@ -192,14 +194,24 @@ class _Detector:
                     why[index] = no_match_beside(candidates[0], self._tried)
                 continue
             self._prefer(hit.source)
-            alone = Alone(hit.uid, tuple(field.text for field in sample.fields), hit.encoding.parts)
-            layouts.setdefault((sample.shape, hit.scheme.name, alone.layout), {})[index] = alone
-        for samples in layouts.values():
-            first = self._samples[next(iter(samples))]
-            parts = merged(list(samples.values()), [field.label() for field in first.fields], wrong_lengths(first))
+            self._alone[index] = _alone(sample, hit)
+        layouts: dict[object, list[int]] = {}
+        for index, (scheme, alone) in self._alone.items():
+            layouts.setdefault((self._samples[index].shape, scheme, alone.layout), []).append(index)
+        for alike in layouts.values():
+            self._explain_layout(alike, why)
+
+    def _explain_layout(self, indexes: list[int], why: dict[int, str]) -> None:
+        """Explain samples of one layout: by one profile, or by more of them if their windows or derivations differ."""
+        while indexes:
+            first = self._samples[indexes[0]]
+            labels = [field.label() for field in first.fields]
+            parts = merged([self._alone[index][1] for index in indexes], labels, wrong_lengths(first))
             problem = parts if isinstance(parts, str) else self._confirm(list(named_encodings(first, parts[0])), parts[1])
             if problem is not None:
-                why.update(dict.fromkeys(samples, problem))
+                why.update(dict.fromkeys(indexes, problem))
+                return
+            indexes = [index for index in indexes[1:] if not self._is_explained(index)]
 
     def _confirm(self, candidates: list[Encoding], notes: Sequence[str]) -> str | None:
         """Propose a profile for encodings that samples have shown. Returns the problem if there is one."""
@@ -230,8 +242,9 @@ class _Detector:
         self._sources.remove(source)
         self._sources.insert(0, source)
 
-    def _explain(self, sample: Sample) -> str | None:
-        """Propose a profile for a sample, or return why there is none."""
+    def _explain(self, index: int) -> str | None:
+        """Propose a profile for a sample, or return why there is none. None, too, if other samples must be read first."""
+        sample = self._samples[index]
         alike = [other for other in self._samples if other.shape == sample.shape]
         # One tap beside texts that change, such as a session's, looks like a constant beside mirrors.
         candidates = encodings(sample, alike) or encodings(sample, [sample])
@@ -241,6 +254,11 @@ class _Detector:
         reason = "the MAC matches, but the encoding cannot be expressed as a profile"
         chosen: tuple[Proposal, _Source] | None = None
         for hit in self._hits(candidates):
+            alone = _alone(sample, hit)
+            if hit.encoding.misfits and alone[1].has_own_text:
+                self._alone[index] = alone  # its text beside the mirrors is not that of all samples
+                self._prefer(hit.source)
+                return None
             proposal, problem = self._propose(hit)
             if proposal is not None and (chosen is None or len(proposal.verified) >= len(chosen[0].verified)):
                 chosen = proposal, hit.source
@@ -390,8 +408,9 @@ class _Detector:
             notes.append("the tags have their factory keys, which are public")
         derived = "" if hit.source.derivation is None else f", derived by {hit.source.derivation!r}"
         profile = msgspec.structs.replace(profile, tamper_offset=offset)
-        self._tags[profile] = len({evidence.uid for evidence, _, _ in verified.values()})
-        if self._tags[profile] == 1 and (note := text_of_one_tag(profile)) is not None:
+        uids = {evidence.uid for evidence, _, _ in verified.values()}
+        self._tags[profile] = len(uids)
+        if len(uids) == 1 and (None not in uids or len(verified) == 1) and (note := text_of_one_tag(profile)) is not None:
             notes.append(note)
         return Proposal(
             profile=profile,
@@ -401,6 +420,10 @@ class _Detector:
             derivation=hit.source.derivation,
             notes=tuple(notes),
         )
+
+
+def _alone(sample: Sample, hit: _Hit) -> tuple[str, Alone]:
+    return hit.scheme.name, Alone(hit.uid, tuple(field.text for field in sample.fields), hit.encoding.parts)
 
 
 def _distinct(keys: Sequence[tuple[bytes, str]]) -> list[tuple[bytes, str]]:

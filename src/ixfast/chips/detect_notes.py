@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ixfast.chips.tamper import STATES
 from ixfast.chips.template import STATICS
+from ixfast.chips.url_readings import JOINER
 from ixfast.domain.model import EncodingProfile
 from ixfast.limits import META_KEYS_MAX
 
 _CODE_CHARS_MIN = 6
+_PLACEHOLDER = re.compile(r"\{[^}]*\}")
+_ONE_TAG = "which taps of one tag do not show: pass taps of three different tags"
 
 
 def names_tag(profile: EncodingProfile) -> bool:
@@ -24,16 +27,24 @@ def several_meta_keys(profile: EncodingProfile) -> str:
 
 
 def text_of_one_tag(profile: EncodingProfile) -> str | None:
-    """The note for taps of a single tag with a text that shares a parameter with mirrors, which may be the same on all tags."""
-    for piece in re.split("[/?&]", profile.template):
-        static = next((name for name in STATICS if f"{{{name}}}" in piece), None)
-        if static is not None and piece.count("{") > 1:
-            name = piece.partition("=")[0] if "=" in piece else "the path"
-            return (
-                f"the text for {{{static}}} in {name} may be a constant, which taps of one tag do not show: pass taps of three"
-                " different tags"
-            )
+    """The note for taps of a single tag with a text beside mirrors, or in a field between them: is it the same on all tags?"""
+    for name, text in _pieces(profile.template):
+        static = next((name for name in STATICS if f"{{{name}}}" in text), None)
+        if static is not None and text.count("{") > 1:
+            return f"the text for {{{static}}} in {name} may be a constant, {_ONE_TAG}"
+    for name, text in _pieces(profile.template):
+        if any(not JOINER.fullmatch(literal) for literal in _PLACEHOLDER.split(text) if literal):
+            return f"the constant text in {name} may differ between tags, {_ONE_TAG}"
     return None
+
+
+def _pieces(template: str) -> Iterator[tuple[str, str]]:
+    """The path segments and parameters of a template, each with what to call it."""
+    path, _, query = template.partition("?") if template.startswith("/") else ("", "", template)
+    yield from (("the path", segment) for segment in path.split("/") if segment)
+    for parameter in query.split("&"):
+        name, equals, text = parameter.partition("=")
+        yield (name, text) if equals else ("the text without a name", parameter)
 
 
 def unused_path_text(profile: EncodingProfile, urls: Sequence[str]) -> str | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ixfast.chips.mirror_lengths import not_filled_in, wrong_lengths
+from ixfast.chips.mirror_lengths import REVERSED, not_filled_in, wrong_lengths
 from ixfast.chips.scheme import Scheme
 from ixfast.chips.template import STATICS
 from ixfast.chips.url_fields import Encoding, Sample
 from ixfast.chips.url_readings import NXP
+from ixfast.domain.chip_uids import is_reversed
 
 
 class Tried(NamedTuple):
@@ -27,10 +28,21 @@ def why_not(sample: Sample, candidates: list[Encoding], tried: Tried) -> str:
         return "; ".join(zeros)
     likely = [encoding for encoding in candidates if encoding.likely]
     explained = {label for encoding in likely for slot, label in encoding.fields.items() if slot not in STATICS}
+    explained_slots = {slot for encoding in likely for slot in encoding.slots}
     wrong = wrong_lengths(sample, explained)
     by_name = sorted(likely or candidates, key=lambda each: "picc" not in each.fields.get("picc", "").lower())
     reasons = [_no_match(by_name, tried)] if likely or not wrong else []
+    if not {"uid", "picc"} & explained_slots and (turned := _reversed_uid(candidates)) is not None and turned not in wrong:
+        wrong = [*wrong, turned]
     return "; ".join([*reasons, *wrong])
+
+
+def _reversed_uid(candidates: list[Encoding]) -> str | None:
+    """What to say of the first text in place of a UID whose bytes are in reverse order, if there is one."""
+    for encoding in candidates:
+        if "uid" in encoding.texts and is_reversed(bytes.fromhex(encoding.texts["uid"])):
+            return f"{encoding.fields['uid']}: {REVERSED}"
+    return None
 
 
 def _no_match(candidates: list[Encoding], tried: Tried) -> str:

@@ -20,7 +20,7 @@ _NAMES = {"picc": _ENCRYPTED, "mac": _MAC, "uid": _UID, "ctr": _COUNTER, "count"
 _NEAR = 2  # A text without a telling name is a mirror if it is shorter or longer by no more than this.
 _NAMED_MIN = 4  # A text that is shorter is not a mirror that was cut, whatever its name.
 _ZEROS = re.compile(r"(?<![0-9A-Fa-f])0{14,}(?![0-9A-Fa-f])")  # not 6, as a disabled counter is all zeros, too
-_REVERSED = REVERSED_UID[0].lower() + REVERSED_UID[1:].removesuffix(".")
+REVERSED = REVERSED_UID[0].lower() + REVERSED_UID[1:].removesuffix(".")
 _HEX_RUN = re.compile(r"[0-9A-Fa-f]+")
 
 
@@ -40,7 +40,7 @@ def wrong_lengths(sample: Sample, explained: Collection[str] = ()) -> list[str]:
         elif named is not None and runs == [field.text]:
             found += _odd(field.label(), field.text, named)
             if named == _UID and len(field.text) in _LENGTHS[_UID] and not field.text.startswith(NXP):
-                fault = f": {_REVERSED}" if is_reversed(bytes.fromhex(field.text)) else f" does not begin with {NXP} as UIDs do"
+                fault = f": {REVERSED}" if is_reversed(bytes.fromhex(field.text)) else f" does not begin with {NXP} as UIDs do"
                 found.append(f"{field.label()}{fault}")
         elif not explained:
             found += [text for run in runs for kind in _kinds(run) for text in _odd(field.label(), run, kind)][:1]

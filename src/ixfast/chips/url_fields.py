@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ixfast.chips.glued_texts import glued_readings
 from ixfast.chips.template import STATICS, Part, Slot
-from ixfast.chips.url_readings import NXP, Own, Reading, ReadPart, is_likely, mirror_readings
+from ixfast.chips.url_readings import NXP, STATIC_NAMES, Own, Reading, ReadPart, is_likely, mirror_readings
 from ixfast.domain import tap_url
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
@@ -29,7 +29,6 @@ _IDENTIFYING = frozenset(("uid", "picc"))
 _PLAIN = frozenset(("uid", "counter", "tt"))  # which no chip mirrors beside an encrypted mirror
 _MAC = re.compile(r"[0-9A-Fa-f]{16}")
 _SEGMENT = re.compile(r"[^/]+")
-_STATIC_NAMES = {"x": "xuid", "xuid": "xuid", "cuid": "cuid", "aid": "aid"}
 
 
 class Field(NamedTuple):
@@ -144,34 +143,79 @@ def encodings(sample: Sample, alike: Sequence[Sample]) -> list[Encoding]:
 
 
 def glued_encodings(sample: Sample, opens: Callable[[str], bool]) -> list[Encoding]:
-    """The encodings of `sample` alone with texts of the owner's directly beside mirrors, the most likely first."""
+    """The encodings of `sample` alone with texts of the owner's directly beside mirrors, the most likely first.
+
+    Only what begins as one of NXP's is a UID here, and only what one of the keys `opens` an encrypted mirror.
+    """
     glued = [glued_readings(field.text, opens) for field in sample.fields]
-    choices = [
-        [*mirror_readings(field.text, ()), *readings, Reading((field.text,) if field.text else ())]
-        for field, readings in zip(sample.fields, glued, strict=True)
+    others = [
+        [*(each for each in mirror_readings(field.text, ()) if _is_sure(field.text, each, opens)), _constant(field.text)]
+        for field in sample.fields
     ]
-    wanted = (each for each in _glued_combinations(choices) if any(map(list.__contains__, glued, each)))
     found: dict[tuple[Reading, ...], list[Encoding]] = {}
-    for combination in itertools.islice(wanted, 2 * ENCODINGS_MAX):
+    for combination in itertools.islice(_glued_combinations(others, glued), 2 * ENCODINGS_MAX):
         if combination not in found and len(found) < ENCODINGS_MAX:
             found[combination] = list(itertools.islice(named_encodings(sample, [reading.parts for reading in combination]), 1))
     return sorted(itertools.chain.from_iterable(found.values()), key=_rank)
 
 
-def _glued_combinations(choices: list[list[Reading]]) -> Iterator[tuple[Reading, ...]]:
-    """Combinations with a UID or an encrypted mirror, which only few texts can be, and then the others."""
-    named = (
-        (place, reading)
-        for place, readings in enumerate(choices)
-        for reading in readings
+def _is_sure(text: str, reading: Reading, opens: Callable[[str], bool]) -> bool:
+    at = 0
+    for part in reading.parts:
+        chars = len(part) if isinstance(part, str) else part.chars
+        if isinstance(part, Slot) and part.name == "picc" and not opens(text[at : at + chars]):
+            return False
+        at += chars
+    return is_likely(text, reading.parts)
+
+
+def _constant(text: str) -> Reading:
+    return Reading((text,) if text else ())
+
+
+def _glued_combinations(others: list[list[Reading]], glued: list[list[Reading]]) -> Iterator[tuple[Reading, ...]]:
+    """Combinations with a reading of `glued`: those with a UID or an encrypted mirror, which only few texts can be, come first.
+
+    They take turns, because a text such as a GTIN may look like a UID.
+    """
+    named = [
+        ("picc" not in reading.mirrors, turn, place, reading)
+        for place, readings in enumerate(zip(others, glued, strict=True))
+        for turn, reading in enumerate(itertools.chain(*readings))
         if not _IDENTIFYING.isdisjoint(reading.mirrors)
-    )
-    for place, reading in itertools.islice(named, _SEARCHES_MAX):
-        others = choices
-        if "picc" in reading.mirrors:
-            others = [[each for each in other if _PLAIN.isdisjoint(each.mirrors)] for other in choices]
-        yield from _combinations([*others[:place], [reading], *others[place + 1 :]], _STEPS_MAX)
-    yield from _combinations(choices, _STEPS_MAX)
+    ]
+    named = sorted(named, key=lambda each: each[:3])[:_SEARCHES_MAX]
+    for _, group in itertools.groupby(named, key=lambda each: each[0]):
+        searches = [_search(others, glued, place, reading) for _, _, place, reading in group]
+        for row in itertools.zip_longest(*searches):
+            yield from (combination for combination in row if combination is not None)
+    yield from _with_glued(others, glued, range(len(others)))
+
+
+def _search(
+    others: list[list[Reading]], glued: list[list[Reading]], place: int, reading: Reading
+) -> Iterator[tuple[Reading, ...]]:
+    """Combinations with one reading of one field."""
+    if "picc" in reading.mirrors:
+        others, glued = (
+            [[each for each in some if _PLAIN.isdisjoint(each.mirrors)] for some in all_] for all_ in (others, glued)
+        )
+    others = [*others[:place], [reading], *others[place + 1 :]]
+    if reading in glued[place]:
+        yield from _combinations(others, _STEPS_MAX // 2)
+        glued = [*glued[:place], [reading], *glued[place + 1 :]]
+    else:
+        glued = [*glued[:place], [], *glued[place + 1 :]]
+    yield from _with_glued(others, glued, [each for each in range(len(others)) if each != place])
+
+
+def _with_glued(others: list[list[Reading]], glued: list[list[Reading]], places: Sequence[int]) -> Iterator[tuple[Reading, ...]]:
+    """Combinations with a reading of `glued` in just one of some fields, and then in any of the fields."""
+    for place in places:
+        if glued[place]:
+            yield from _combinations([*others[:place], glued[place], *others[place + 1 :]], _STEPS_MAX // 2 // len(places))
+    both = [some if some == more else [*some, *more] for some, more in zip(others, glued, strict=True)]
+    yield from (each for each in _combinations(both, _STEPS_MAX // 2) if any(map(list.__contains__, glued, each)))
 
 
 def named_encodings(sample: Sample, parts: Sequence[tuple[ReadPart, ...]], misfits: int = 0) -> Iterator[Encoding]:
@@ -189,9 +233,9 @@ def _rank(encoding: Encoding) -> tuple[bool, int, bool, int, int, int]:
 
 def _own_reading(field: Field, *, constant: bool) -> Reading:
     """The reading of a field as text that the chip does not change: a constant, or text that differs between tags."""
-    if field.text and ((field.name or "").lower() in _STATIC_NAMES or not constant):
+    if field.text and ((field.name or "").lower() in STATIC_NAMES or not constant):
         return Reading((Own(len(field.text)),))
-    return Reading((field.text,) if field.text else ())
+    return _constant(field.text)
 
 
 def _combinations(choices: list[list[Reading]], steps: int = -1) -> Iterator[tuple[Reading, ...]]:
@@ -239,7 +283,7 @@ def _namings(sample: Sample, combination: Sequence[tuple[ReadPart, ...]]) -> Ite
     for place, parts in enumerate(combination):
         if any(isinstance(part, Own) for part in parts):
             field = sample.fields[place]
-            own_name = _STATIC_NAMES.get((field.name or "").lower()) if len(parts) == 1 else None
+            own_name = STATIC_NAMES.get((field.name or "").lower()) if len(parts) == 1 else None
             if own_name is not None and own_name not in names.values():
                 names[place] = own_name
             elif len(parts) > 1 or (in_path and field.name is None):

@@ -17,13 +17,15 @@ from ixfast.limits import FILE_DATA_BYTES_MAX
 
 PICC_CHARS = (32, 48)  # AES and LRP
 READINGS_MAX = 48  # Per field; what a chip writes has fewer than 20.
+# Parameters that have a text of the owner's, whether or not it differs between samples.
+STATIC_NAMES = {"x": "xuid", "xuid": "xuid", "cuid": "cuid", "aid": "aid"}
 NXP = "04"  # the first byte of every UID of NXP's chips
 
 _ENC_STEP = 32
-_HEX = re.compile(r"[0-9A-Fa-f]+")
+HEX = re.compile(r"[0-9A-Fa-f]+")
 # Text that joins mirrors: letters other than hex digits, punctuation, and runs of hex digits too short for any mirror.
 _LITERAL = re.compile(r"(?:[^0-9A-Fa-f]|(?<![0-9A-Fa-f])[0-9A-Fa-f]{1,5}(?![0-9A-Fa-f]))+")
-_DELIMITER = re.compile(r"[xX]|[^0-9A-Za-z]+")
+JOINER = re.compile(r"[xX]|[^0-9A-Za-z]+")
 _OWN_TEXT = re.compile(r"[0-9A-WYZa-wyz]+")
 _COUNTER = re.compile(r"[0-9A-Fa-f]{6}(?![0-9A-Fa-f])")
 _TAMPER = re.compile(rf"{PAIR_PATTERN}(?![0-9A-Za-wyz])", re.IGNORECASE)
@@ -150,7 +152,7 @@ def _walk(text: str, at: int, done: tuple[ReadPart, ...]) -> Iterator[tuple[Read
             yield from _walk(text, at + slot.chars, (*done, slot))
     literal = None if isinstance(before, str) else _LITERAL.match(text, at)
     if literal:
-        delimiter = _DELIMITER.match(text, at)
+        delimiter = JOINER.match(text, at)
         for end in range(literal.end(), at, -1):
             if end == literal.end() or (delimiter and end == delimiter.end()) or _TT.match(text, end) or _TAMPER.match(text, end):
                 yield from _walk(text, end, (*done, text[at:end]))
@@ -161,13 +163,13 @@ def _walk(text: str, at: int, done: tuple[ReadPart, ...]) -> Iterator[tuple[Read
 
 def _own_ends(text: str, at: int, before: ReadPart | None) -> Iterator[int]:
     """Where text of the owner's that begins at `at` can end: at the next delimiter, or with the field."""
-    if _DELIMITER.match(text, at):
+    if JOINER.match(text, at):
         return
     if isinstance(before, Slot):
         if before.name == "mac":
             yield len(text)
         return
-    if isinstance(before, str) and not _DELIMITER.match(before[-1]):
+    if isinstance(before, str) and not JOINER.match(before[-1]):
         return
     run = _OWN_TEXT.match(text, at)
     if run and run.end() < len(text):
@@ -183,7 +185,7 @@ def slots_at(text: str, at: int, after: str) -> Iterator[Slot]:
             yield Slot("tt", TT_CHARS)
         if _TAMPER.match(text, at):
             yield Slot("tamper", MIRROR_CHARS["tamper"])
-    run = _HEX.match(text, at)
+    run = HEX.match(text, at)
     if not run:
         return
     length = run.end() - at
