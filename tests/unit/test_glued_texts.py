@@ -319,6 +319,15 @@ def test_a_missing_key_is_named() -> None:
     assert reason.startswith("d may have a MAC beside a text of your own, but none there matches under any of the 4 keys;")
 
 
+@pytest.mark.parametrize("gtin", ["09506000134352", "04006381333931"])
+@pytest.mark.parametrize("name", ["encrypted", "in one parameter", "LRP"])
+def test_a_missing_key_is_named_although_a_gtin_looks_like_a_uid(name: str, gtin: str) -> None:
+    tag = VirtualTag(tag_of(BESIDE_GTINS[name], UIDS[0]).profile, uid=UIDS[0], file_key=bytes(15) + b"\2", meta_key=META_KEY)
+    query = beside(tag.tap(), SERIALS[0][:6], "").partition("?")[2]
+    (reason,) = detect([f"https://h.example/01/{gtin}?{query}"], KEYS).reasons
+    assert reason.startswith("m is decrypted by key 3 (3e451e): UID 04782E21801D80, counter 1; but the MAC in "), reason
+
+
 def test_with_derived_keys() -> None:
     derivation, master = BoltCard(), bytes(range(32, 48))
     meta_key = derivation.derive_meta_key(master)

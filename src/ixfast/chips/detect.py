@@ -18,7 +18,7 @@ import msgspec
 
 from ixfast import cmac
 from ixfast.chips.detect_notes import names_tag, several_meta_keys, tamper_offset, text_of_one_tag, unused_path_text
-from ixfast.chips.detect_reasons import Tried, no_match_beside, suits, why_not, without_encoding
+from ixfast.chips.detect_reasons import Tried, suits, why_not, why_not_beside, without_encoding
 from ixfast.chips.glued_texts import Alone, merged
 from ixfast.chips.message import Message
 from ixfast.chips.mirror_lengths import not_filled_in, wrong_lengths
@@ -190,8 +190,7 @@ class _Detector:
             hit = next(self._hits(candidates, GLUED_UIDS_MAX), None)
             if hit is None:
                 attempts -= 1
-                if candidates and why[index] == without_encoding(sample):
-                    why[index] = no_match_beside(candidates[0], self._tried)
+                why[index] = why_not_beside(sample, candidates, self._tried, why[index])
                 continue
             self._prefer(hit.source)
             self._alone[index] = _alone(sample, hit)

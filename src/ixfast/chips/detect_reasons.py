@@ -72,12 +72,21 @@ def _no_match(candidates: list[Encoding], tried: Tried) -> str:
     return reasons[0]
 
 
-def no_match_beside(encoding: Encoding, tried: Tried) -> str:
-    """The reason for a sample that can have mirrors only beside texts of the owner's."""
-    return (
-        f"{encoding.fields['mac']} may have a MAC beside a text of your own, but none there matches under any of the"
-        f" {tried.file_keys} keys; is the tag's key among them?"
-    )
+def why_not_beside(sample: Sample, candidates: list[Encoding], tried: Tried, without: str) -> str:
+    """The reason for a sample that none of the encodings with texts beside mirrors explains.
+
+    `without` is the reason without such texts. It is better, unless it took a text of the owner's for a mirror although one of
+    the keys decrypts another.
+    """
+    if not candidates:
+        return without
+    if without == without_encoding(sample):
+        return (
+            f"{candidates[0].fields['mac']} may have a MAC beside a text of your own, but none there matches under any of the"
+            f" {tried.file_keys} keys; is the tag's key among them?"
+        )
+    encrypted = [encoding for encoding in candidates if encoding.encrypted]
+    return _no_match(encrypted, tried) if encrypted and not wrong_lengths(sample) else without
 
 
 def suits(scheme: Scheme, encoding: Encoding) -> bool:
