@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ixfast.domain import references
-from ixfast.domain.tap_url import is_wrapped, mistake, pairs, places, trimmed, unwrapped
+from ixfast.domain.tap_url import mistake, pairs, places, trimmed
 
 TAP = "uid=04A1B2C3D4E5F6&ctr=000001&cmac=C49606EE6F334D39"
 
@@ -63,56 +63,6 @@ def test_offsets_point_at_what_they_belong_to(text: str) -> None:
 )
 def test_what_readers_add_at_the_ends_is_not_part_of_a_tap(around: str) -> None:
     assert trimmed(around.format(TAP)) == TAP
-
-
-WRAPPED = (
-    '"@"', "'@'", "`@`", "<@>", "(@)", "[@]", "{@}", "**@**", r"\"@\"", "\u201c@\u201d", "\u201e@\u201c", "\u2018@\u2019",
-    "\xab@\xbb", "@,", "@.", "@;", "@:", "@!", "@?", "@\u2026", "@...", '@"', "@'", "@>", "@)", "@]", "@\u201d,",
-    '"@', "<@", "(@", '"@",', '"@".', '"@."', '("@").', "<@>,", " <@> \n", "<URL:@>", "<@|the tap>",
-    "[x](@)", "[@](@)", "![x](@)", "[x](<@>)", '[x](@ "a title")', "[x](@).", "* @", "@%22", "@%3E", "@%E2%80%9D",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("around", WRAPPED)
-@pytest.mark.parametrize(
-    "url",
-    [f"https://h.example/t?{TAP}", "https://h.example/q8w3sbcz", "tagapp://04A1B2C3D4E5F6x000001x08E3FB77C36CF2FB"],
-)
-def test_what_people_copy_with_a_url_is_not_part_of_a_tap(around: str, url: str) -> None:
-    text = around.replace("@", url)
-    assert unwrapped(text) == url
-    assert is_wrapped(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        f"https://h.example/t?{TAP}",
-        f"https://h.example/t?{TAP}&maker=Acme Inc.",
-        f"https://h.example/t?{TAP}&maker=Acme (Zug)",
-        f"https://h.example/t?{TAP}&c=SH-1001.",
-        f"?c=(a)&{TAP}",
-        f"[::1]:8080/t?{TAP}",
-        f"http://[::1]:8080/t?{TAP}",
-        f"https://h.example/t?maker='Acme'&{TAP}",
-        f"https://h.example/t?{TAP}&n=%2B",
-        "",
-        "ü",
-    ],
-)
-def test_what_a_template_may_have_is_kept(text: str) -> None:
-    assert unwrapped(text) == text
-    assert not is_wrapped(f" {text}\n")
-
-
-@given(st.text("\"'<>()[]{}*\\,.;:!?%2A]( ", max_size=40))
-def test_only_the_ends_are_taken_away(text: str) -> None:
-    assert unwrapped(text) in text
-
-
-def test_a_long_text_of_brackets_is_left_alone() -> None:
-    assert unwrapped("(" * 1_000_000) == "(" * 1_000_000
-    assert len(unwrapped("[](" * 2_000 + ")" * 2_000)) <= 8_000
 
 
 @pytest.mark.parametrize("text", [TAP, f"{TAP}&a=%20b", f"{TAP}%2", "a b", "", "ü"])

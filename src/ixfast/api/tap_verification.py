@@ -6,8 +6,10 @@ answer: `Evidence.position` is what the caller compares.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 from ixfast.api.arguments import check_type, shortened
@@ -15,9 +17,10 @@ from ixfast.api.encoding_profiles import compiled_profile
 from ixfast.api.evidence import Claim, Evidence, TamperState
 from ixfast.api.key_material import KeyInput, TagKeys, key_bytes, registered_uid
 from ixfast.chips import REASONS, CompiledProfile, Message, Missing, Step, explain_message
-from ixfast.chips.tap_text import read_tap
+from ixfast.chips.tap_text import first_complete, read_tap
 from ixfast.domain import model
 from ixfast.domain.model import TAMPER_WORDS, EncodingProfile, Key
+from ixfast.domain.tap_readings import readings
 from ixfast.errors import InputError
 
 _RANKS = {reason: rank for rank, reason in enumerate(REASONS)}
@@ -110,7 +113,8 @@ def identify(url: str, *, profile: EncodingProfile | str, keys: TagKeys | None =
     For a plain mirror the result has one claim and needs no keys. For an encrypted mirror it has one claim for each meta key in
     `keys` that reads the mirror: none if no key does, and seldom more than one, because a wrong key reads something about once in
     85 times. Look up each. If no key reads the mirror, but the URL names the tag or its batch, there is one claim with these
-    texts alone: look up the meta key by them. Nothing is verified here. Raises `InputError` if the text is not a complete tap of
+    texts alone: look up the meta key by them. If the URL has punctuation at its end, or quotes or brackets around it, the claims
+    of the URL without them follow. Nothing is verified here. Raises `InputError` if the text is not a complete tap of
     this profile.
 
     >>> import ixfast
@@ -123,13 +127,23 @@ def identify(url: str, *, profile: EncodingProfile | str, keys: TagKeys | None =
     """
     check_type(keys, TagKeys | None, "keys", "TagKeys")
     compiled = compiled_profile(profile)
+    meta_keys = keys.meta_keys if keys is not None else ()
     message = _read(compiled, url)
+    others = []
+    for reading in readings(url):
+        with contextlib.suppress(InputError):  # not complete in this reading
+            others.append(_read_one(compiled, reading))
+    messages = dict.fromkeys((message, *others))
+    return tuple(dict.fromkeys(claim for message in messages for claim in _claims(compiled, message, meta_keys)))
+
+
+def _claims(compiled: CompiledProfile, message: Message, meta_keys: tuple[Key, ...]) -> list[Claim]:
     if not compiled.encrypted:
-        return (_claim(message, message.uid, message.counter),)
-    readings = compiled.candidates(message, keys.meta_keys if keys is not None else ())
-    if not readings and (message.xuid or message.cuid or message.batch):
-        return (_claim(message, None, None),)
-    return tuple(dict.fromkeys(_claim(message, picc.uid, picc.counter) for picc, _ in readings))
+        return [_claim(message, message.uid, message.counter)]
+    mirrors = compiled.candidates(message, meta_keys)
+    if not mirrors and (message.xuid or message.cuid or message.batch):
+        return [_claim(message, None, None)]
+    return [_claim(message, picc.uid, picc.counter) for picc, _ in mirrors]
 
 
 class _Examination(NamedTuple):
@@ -210,8 +224,12 @@ def _claim(message: Message, uid: bytes | None, counter: int | None) -> Claim:
 def _read(compiled: CompiledProfile, url: str) -> Message:
     if not isinstance(url, str):
         raise InputError("invalid_parameter", "url must be text.", "url")
+    return first_complete(partial(_read_one, compiled), readings(url))  # type: ignore[no-any-return]
+
+
+def _read_one(compiled: CompiledProfile, text: str) -> Message:
     try:
-        message = read_tap(compiled, url)
+        message = read_tap(compiled, text)
     except InputError as error:
         problem = re.sub(r"^(The|A) ", lambda found: found[0].lower(), str(error))
         raise InputError(error.code, shortened(f"Malformed tap: {problem}"), error.field) from None

@@ -19,8 +19,9 @@ from ixfast.audit.findings import (
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.chips import CompiledProfile, Message, Missing
 from ixfast.chips.tap_text import read_tap
-from ixfast.domain import references, tap_url
+from ixfast.domain import references
 from ixfast.domain.scan import position
+from ixfast.domain.tap_readings import readings
 from ixfast.errors import InputError
 from ixfast.limits import REQUEST_TARGET_BYTES_MAX
 
@@ -29,7 +30,19 @@ def judge(catalogue: TagCatalogue, text: str) -> Finding:
     """Judge a tapped URL, its query string, or a query string with the parameter names of `/v1/t`."""
     if len(text) > REQUEST_TARGET_BYTES_MAX:
         return Finding(MALFORMED, problem=f"longer than {REQUEST_TARGET_BYTES_MAX} characters")
-    text = tap_url.unwrapped(text)
+    given: Finding | None = None
+    for reading in readings(text):
+        finding = _judge(catalogue, reading)
+        if finding.code not in (UNKNOWN, MALFORMED, INCOMPLETE):
+            return finding
+        given = given or finding
+        if given.code != UNKNOWN:
+            given = finding
+    assert given is not None
+    return given
+
+
+def _judge(catalogue: TagCatalogue, text: str) -> Finding:
     code = references.code_in(text)
     try:
         if code is None:

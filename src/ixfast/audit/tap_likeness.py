@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable
 from ixfast.chips import CompiledProfile
 from ixfast.domain import tap_url
 from ixfast.domain.references import CODE_NAMES
+from ixfast.domain.tap_readings import readings
 from ixfast.errors import InputError
 
 _TELLING = frozenset(("mac", "picc", "enc", "uid"))  # n=2 and t=1 are in many requests
@@ -43,12 +44,13 @@ class TapLikeness:
     def _has_form(self, text: str) -> bool:
         """Whether a path, or a query without names, is like that of a tap."""
         for profile in self._by_form:
-            try:
-                if profile.read_url(text) is not None:
-                    return True
-            except InputError as error:
-                if error.field != "url":
-                    return True
+            for reading in readings(text):
+                try:
+                    if profile.read_url(reading) is not None:
+                        return True
+                except InputError as error:
+                    if error.field != "url":
+                        return True
         return False
 
 

@@ -16,7 +16,7 @@ from ixfast.audit.tap_format import TapFormat, is_comment
 from ixfast.audit.tap_names import CLOCK, LINE, QUERY, TIME, URL
 from ixfast.audit.tap_objects import NO_TAP, NOT_PARAMETERS, Rows, joined, needs_no_quotes, query_of, read_objects, unwrapped
 
-_AROUND = " \t\r\"'<>,;"  # what lists of URLs have around them; no tap begins or ends so
+_BEFORE = " \t\r\"'<>,;"  # what lists of URLs have before them; no tap begins so, but it may end with a text of the owner's
 
 
 def read_rows(chunk: bytes, form: TapFormat) -> Rows:
@@ -31,7 +31,7 @@ def read_rows(chunk: bytes, form: TapFormat) -> Rows:
     lines = text.split("\n")
     if form.kind == "log":
         return _read_log(lines)
-    return Rows([None if is_comment(line) else line.strip(_AROUND) or None for line in lines], [None] * len(lines), {})
+    return Rows([None if is_comment(line) else line.lstrip(_BEFORE).rstrip() or None for line in lines], [None] * len(lines), {})
 
 
 def _read_log(lines: list[str]) -> Rows:

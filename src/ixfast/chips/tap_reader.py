@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from ixfast.chips.message import Message, Missing
 from ixfast.chips.template import STATICS, Piece, Template, mirror_piece
-from ixfast.domain.tap_url import Place, pairs, places, unwrapped
+from ixfast.domain.tap_url import Place, pairs, places, trimmed
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
 
@@ -68,7 +68,7 @@ class Reader:
         Raises InputError `invalid_parameter` for a mirror that is malformed or given twice (`field` has its name), and for text
         that is too long (`field` is `url`).
         """
-        text = unwrapped(url)
+        text = trimmed(url)
         if len(text) > REQUEST_TARGET_BYTES_MAX:
             raise InputError("invalid_parameter", f"The URL is longer than {REQUEST_TARGET_BYTES_MAX} characters.", "url")
         incomplete = None

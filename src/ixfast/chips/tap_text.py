@@ -6,6 +6,8 @@ here.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
 from urllib.parse import unquote_plus
 
 from ixfast.chips.message import Message, Missing
@@ -13,6 +15,25 @@ from ixfast.chips.profile import CompiledProfile
 from ixfast.domain import tap_url
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX
+
+
+def first_complete(read: Callable[[Any], Any], readings: Iterable[Any]) -> Any:
+    """What `read` makes of the first of the readings that is a complete tap, else of the last one, whose InputError is raised.
+
+    For taps of a known tag: `tap_readings` has the readings.
+    """
+    message, problem = None, None
+    for reading in readings:
+        try:
+            message, problem = read(reading), None
+        except InputError as error:
+            problem = error
+            continue
+        if message is not None and not isinstance(message, Missing):
+            return message
+    if problem is not None:
+        raise problem
+    return message
 
 
 def read_tap(profile: CompiledProfile, text: str) -> Message | Missing:
@@ -28,7 +49,7 @@ def read_tap(profile: CompiledProfile, text: str) -> Message | Missing:
 def parameters_in(text: str) -> dict[str, str]:
     """The decoded parameters of a URL and its fragment, by name; of two with one name, the first."""
     found: dict[str, str] = {}
-    for place in tap_url.places(tap_url.unwrapped(text)):
+    for place in tap_url.places(tap_url.trimmed(text)):
         for name, value in tap_url.pairs(place.query):
             if value:
                 found.setdefault(unquote_plus(name), unquote_plus(value))
@@ -37,7 +58,7 @@ def parameters_in(text: str) -> dict[str, str]:
 
 def _parameters(text: str) -> dict[str, str]:
     """The query's parameters as `/v1/t` reads them. Raises InputError for duplicates, too many, and invalid UTF-8."""
-    found = tap_url.places(tap_url.unwrapped(text))
+    found = tap_url.places(tap_url.trimmed(text))
     place = next((place for place in found if "=" in place.query), found[0])
     if place.query.count("&") >= PARAMETERS_MAX:
         raise InputError("invalid_parameter", f"The URL has more than {PARAMETERS_MAX} parameters.")

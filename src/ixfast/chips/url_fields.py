@@ -15,7 +15,8 @@ from typing import NamedTuple
 from ixfast.chips.glued_texts import glued_readings
 from ixfast.chips.template import STATICS, Part, Slot
 from ixfast.chips.url_readings import NXP, STATIC_NAMES, Own, Reading, ReadPart, is_likely, mirror_readings
-from ixfast.domain import tap_url
+from ixfast.domain import references, tap_url
+from ixfast.domain.tap_readings import readings
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
 
@@ -28,6 +29,7 @@ _HIDDEN = "hidden counter"  # beside the names of mirrors
 _IDENTIFYING = frozenset(("uid", "picc"))
 _PLAIN = frozenset(("uid", "counter", "tt"))  # which no chip mirrors beside an encrypted mirror
 _MAC = re.compile(r"[0-9A-Fa-f]{16}")
+_MIRROR_AT_END = re.compile(r"[0-9A-Fa-f]{14}\Z")  # not the counter alone, which a text of the owner's may look like
 _SEGMENT = re.compile(r"[^/]+")
 
 
@@ -81,7 +83,7 @@ def dissect(url: str) -> Sample:
 
     The fields of the fragment take the place of all others if only it has a text that may be a MAC.
     """
-    text = tap_url.unwrapped(url)
+    text = _own_text(url)
     if len(text) > REQUEST_TARGET_BYTES_MAX:
         raise InputError("invalid_parameter", f"the URL is longer than {REQUEST_TARGET_BYTES_MAX} characters", "url")
     if not text.isprintable() or re.search(r"[\s{}]", text):
@@ -96,6 +98,21 @@ def dissect(url: str) -> Sample:
     if fields is None and mistake is not None:
         raise InputError("invalid_parameter", mistake.removesuffix("."), "url")
     return Sample(text, fields or found[0])
+
+
+def is_wrapped(url: str) -> bool:
+    """Whether `dissect` leaves out quotes, brackets or punctuation around a URL."""
+    return _own_text(url) != tap_url.trimmed(url)
+
+
+def _own_text(url: str) -> str:
+    """The URL without what is around it. No tag is known that could show whether punctuation at the end belongs to a text of the
+    owner's: only that behind a mirror or a tag code does not."""
+    found = tap_url.trimmed(url)
+    for text in readings(url):
+        if not found.startswith(text) or _MIRROR_AT_END.search(text) or references.code_in(text) != references.code_in(found):
+            found = text
+    return found
 
 
 def _fields(place: tap_url.Place) -> tuple[Field, ...]:

@@ -11,13 +11,14 @@ import msgspec
 
 from ixfast.chips import PRESETS
 from ixfast.chips.detect import KEYS_MAX, Detection, detect
+from ixfast.chips.url_fields import is_wrapped
 from ixfast.cli.command_group import leave
 from ixfast.cli.exit_codes import ExitCode
 from ixfast.cli.output import json_option, print_json, print_table
 from ixfast.cli.standard_streams import standard_input
-from ixfast.domain import tap_url
 from ixfast.domain.chip_uids import refuse_reversed_uid
 from ixfast.domain.model import Key
+from ixfast.domain.tap_readings import WRAPPED
 from ixfast.errors import InputError
 from ixfast.keys import check_value
 from ixfast.keys.diversify import USUAL_DERIVATIONS, An10922, Derivation
@@ -73,8 +74,8 @@ def register(main: click.Group) -> None:
         if not keys and sys.stdin is not None and sys.stdin.isatty():
             keys = _prompt_keys()
         for place, url in enumerate(urls, start=1):
-            if tap_url.is_wrapped(url):
-                click.echo(f"URL {place}: {tap_url.WRAPPED}", err=True)
+            if is_wrapped(url):
+                click.echo(f"URL {place}: {WRAPPED}", err=True)
         found = detect(
             urls,
             _keys(keys, "--key"),

@@ -16,13 +16,13 @@ from ixfast.api.key_material import opened_keys
 from ixfast.api.tap_verification import explain
 from ixfast.api.tap_verification import verify as verify_tap
 from ixfast.chips import CompiledProfile, Message, Missing, Step
-from ixfast.chips.tap_text import parameters_in
+from ixfast.chips.tap_text import parameters_in, read_tap
 from ixfast.cli.command_group import leave
 from ixfast.cli.database import CommandEnvironment, resolve
 from ixfast.cli.exit_codes import ExitCode
 from ixfast.cli.options import DATABASE_AND_KEYS, with_settings
 from ixfast.cli.output import cell_text, coloured, json_option, print_json
-from ixfast.domain import references, tap_url
+from ixfast.domain import references, tap_readings, tap_url
 from ixfast.domain.chip_uids import REVERSED_UID, is_reversed
 from ixfast.domain.protocols import TapProfile
 from ixfast.domain.records import TagRecord
@@ -59,9 +59,7 @@ def register(main: click.Group) -> None:
         """
         environment = resolve(flags, config)
         with environment.database() as dsn:
-            explanation = asyncio.run(_explain(environment, dsn, tap_url.unwrapped(url), aid))
-        if tap_url.is_wrapped(url):
-            explanation.steps.insert(0, Step("URL", tap_url.WRAPPED))
+            explanation = asyncio.run(_explain(environment, dsn, url, aid))
         if as_json:
             passes = explanation.status is ExitCode.OK
             result = _RESULTS[explanation.status]
@@ -97,24 +95,41 @@ async def _explain(environment: CommandEnvironment, dsn: str, url: str, aid: str
     pool = await session.make_pool(dsn, 1)
     try:
         catalogue = Catalogue(pool, await environment.keys(pool), meters.Meters(), tags_max=100, absent_max=100, deadline_s=10.0)
-        code = references.code_in(url)
-        aid = aid or references.aid_in(url) or await account_in_path(catalogue, url)
-        if aid is None and code is None:
-            mistake = tap_url.mistake(url)
-            if mistake is not None:
-                return _ended(mistake, ExitCode.UNREADABLE)
+        kept: _Explanation | None = None
+        given = tap_url.trimmed(url)
+        for text in tap_readings.readings(url):
+            explanation = await _explain_reading(pool, catalogue, text, aid)
+            if explanation is None:
+                continue
+            if text != given:
+                explanation.steps.insert(0, Step("URL", tap_readings.WRAPPED))
+            if explanation.status not in (ExitCode.UNREADABLE, ExitCode.NO_TAG):
+                return explanation
+            if kept is None or kept.status is not ExitCode.NO_TAG:
+                kept = explanation
+        if kept is None:
             raise click.UsageError("The URL has no tag code; add --account AID.")
-        try:
-            record = await _find(catalogue, url, code, aid)
-        except InputError as error:
-            if error.code not in ("invalid_parameter", "missing_parameter"):
-                raise
-            return _ended(f"malformed: {error}", ExitCode.UNREADABLE)
-        if record is None:
-            return await _not_found(catalogue, url, aid)
-        return await _steps(pool, record, url)
+        return kept
     finally:
         await pool.close()
+
+
+async def _explain_reading(pool: Any, catalogue: Catalogue, url: str, aid: str | None) -> _Explanation | None:
+    """Explain one of the readings of the URL; None if it names neither a tag nor an account."""
+    code = references.code_in(url)
+    aid = aid or references.aid_in(url) or await account_in_path(catalogue, url)
+    if aid is None and code is None:
+        mistake = tap_url.mistake(url)
+        return _ended(mistake, ExitCode.UNREADABLE) if mistake is not None else None
+    try:
+        record = await _find(catalogue, url, code, aid)
+    except InputError as error:
+        if error.code not in ("invalid_parameter", "missing_parameter"):
+            raise
+        return _ended(f"malformed: {error}", ExitCode.UNREADABLE)
+    if record is None:
+        return await _not_found(catalogue, url, aid)
+    return await _steps(pool, record, url)
 
 
 async def _find(catalogue: Catalogue, url: str, code: str | None, aid: str | None) -> TagRecord | None:
@@ -217,6 +232,7 @@ async def _steps(pool: Any, record: TagRecord, url: str) -> _Explanation:
         "allow_any_uid": True,  # the UID that the tag was added with
     }
     try:
+        read_tap(profile, url)  # `explain` would go on to the readings that follow this one
         steps += explain(url, **known)
     except InputError as error:
         return _ended(tap_url.mistake(url) or str(error), ExitCode.UNREADABLE, *steps)

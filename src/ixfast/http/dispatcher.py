@@ -23,7 +23,7 @@ from ixfast.http.rate_limits import Limiter
 from ixfast.http.v1_query import V1Query
 from ixfast.keys import KeyUnavailableError
 from ixfast.pipeline.engine import Engine
-from ixfast.pipeline.identify import account_in_path, identify
+from ixfast.pipeline.identify import account_in_path, identify, readings
 from ixfast.store.catalogue.catalogue import Catalogue
 from ixfast.trace import PARSE, Trace
 
@@ -167,17 +167,8 @@ class ScanDispatcher:
         If they read none, it goes on under the reference that the caller sent, and without one ends with `problem` or as unknown.
         Without `aid`, the path of the URL has to name the account.
         """
-        extras = scan.extras
-        assert extras is not None
-        extras.named = True
         try:
-            for ref in await self._candidates(scan, aid):
-                scan.ref = ref
-                if await self._exists(ref, scan):
-                    break
-        except InputError as error:
-            if not scan.ref:
-                problem = error
+            problem = await self._name(scan, aid, problem)
         except KeyUnavailableError:
             self.engine.fail(scan, "unavailable", "key_unavailable")
             return
@@ -198,19 +189,50 @@ class ScanDispatcher:
         except Exception:  # whatever the database raises
             raise UnavailableError("unavailable", "lookup_failed") from None
 
-    async def _candidates(self, scan: Scan, aid: str | None) -> list[bytes]:
-        """The references that the account's profiles read from a tap, other than the one that the caller sent."""
+    async def _name(self, scan: Scan, aid: str | None, problem: InputError | None) -> InputError | None:
+        """Set the scan's reference, if its tap names a tag; returns what is wrong with the tap if it names none.
+
+        The tap is read as it was sent. Its other readings (`tap_readings`) follow only if no tag is found by it.
+        """
         extras = scan.extras
         assert extras is not None
+        extras.named = True
         if await self._names_nobody(scan):
             scan.aid = None  # not an account, but a parameter of the tap's own
-            return []
+            return problem
+        sent, given = scan.ref, (extras.url, extras.parameters)
+        absent: tuple[bytes, tuple[Any, Any]] | None = None  # the last reference of the first reading that has any
+        for reading in readings(extras):
+            extras.url, extras.parameters = reading
+            try:
+                refs = await self._candidates(scan, aid, sent, is_given=reading == given)
+            except InputError as error:
+                problem = problem if sent else error
+                continue
+            for ref in refs:
+                if await self._exists(ref, scan):
+                    scan.ref = ref
+                    return None
+            if refs and absent is None:
+                absent = refs[-1], reading
+        scan.ref, (extras.url, extras.parameters) = absent or (sent, given)
+        return problem
+
+    async def _candidates(self, scan: Scan, aid: str | None, sent: bytes, *, is_given: bool) -> list[bytes]:
+        """The references under which a reading of a tap may name its tag, other than the one that the caller sent."""
+        extras = scan.extras
+        assert extras is not None
+        refs = []
+        if not is_given and extras.url is not None:
+            code = references.code_in(extras.url)
+            if code is not None and code.encode() != sent:
+                refs, sent = [code.encode()], code.encode()
         if aid is None:
             assert extras.url is not None
             aid = await account_in_path(self.catalogue, extras.url)
             if aid is None:
-                return []
-        return await identify(self.catalogue, aid, extras, is_owner=scan.api_key is not None, sent=scan.ref)
+                return refs
+        return refs + await identify(self.catalogue, aid, extras, is_owner=scan.api_key is not None, sent=sent)
 
     async def _names_nobody(self, scan: Scan) -> bool:
         """Whether the `a` of `/v1/t` beside a tag code is not the id of an account that this caller can know."""

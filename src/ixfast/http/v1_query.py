@@ -194,6 +194,7 @@ class _Reading:
         if (
             self.problem is None
             and named_once
+            and next(reversed(parameters.values()))[-1].isalnum()  # else the order counts, see `parameter_readings`
             and names <= _HOT
             and (has_mac or "e" not in names)
             and (token or "r" not in names)

@@ -17,6 +17,7 @@ from ixfast import limits
 from ixfast.domain import references, tap_url
 from ixfast.domain.records import ApiKey
 from ixfast.domain.scan import KEYED_FROM, Extras, Scan, Visitor
+from ixfast.domain.tap_readings import readings
 from ixfast.errors import InputError
 from ixfast.http.dispatcher import ScanDispatcher
 
@@ -72,9 +73,7 @@ async def run(
     named_aid = aid if api_key is None else None
     ref, parameters, url = _read(body, aid)
     if aid is None and url is not None:
-        aid = references.aid_in(url)
-        if aid is None and ref is None:
-            aid = await dispatcher.account_in_path(url)
+        aid = await _account_of_url(dispatcher, url, has_code=ref is not None)
     visitor = Visitor(body.visitor.ip, body.visitor.user_agent) if body.visitor is not None else None
     extras = Extras(
         parameters, url, peek=peek, wants_state=not peek, visitor=visitor, aid=aid, named=url is None and ref is not None
@@ -84,7 +83,7 @@ async def run(
     else:
         scan_id = _derived_id(caller, idempotency_key)
         extras.idempotent, extras.fingerprint = True, _fingerprint(body)
-    if ref is None and aid is None:
+    if ref is None and aid is None and not _is_code_in(url):
         raise InputError("missing_parameter", "Name the account: send account or an API key, or name the tag by xuid.", "account")
 
     def start(reply: Callable[[Scan], None]) -> None:
@@ -121,11 +120,27 @@ def _account(body: ScanBody, api_key: ApiKey | None) -> str | None:
     return api_key.aid
 
 
+async def _account_of_url(dispatcher: ScanDispatcher, url: str, *, has_code: bool) -> str | None:
+    """The account (AID) that a URL names. Its path is only searched if it has no tag code."""
+    for text in readings(url):
+        aid = references.aid_in(text)
+        if aid is None and not has_code:
+            aid = await dispatcher.account_in_path(text)
+        if aid is not None:
+            return aid
+    return None
+
+
+def _is_code_in(url: str | None) -> bool:
+    """Whether any reading of a URL has a tag code."""
+    return url is not None and any(references.code_in(text) is not None for text in readings(url))
+
+
 def _read(body: ScanBody, aid: str | None) -> tuple[bytes | None, dict[str, str] | None, str | None]:
     """Reference, parameters and verbatim URL of a scan. Raises InputError if members are missing or contradict each other."""
     text = body.url if body.url is not None else body.query
     if text is not None:
-        text = tap_url.unwrapped(text)
+        text = tap_url.trimmed(text)
     named = [name for name in ("xuid", "cuid", "uid") if getattr(body, name) is not None]
     if text is not None:
         if named or (body.url is not None and body.query is not None):

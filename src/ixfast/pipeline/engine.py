@@ -17,10 +17,12 @@ from typing import Any, Protocol
 
 from ixfast import meters
 from ixfast.chips import UNDECIDED_REASONS, Missing
+from ixfast.chips.tap_text import first_complete
 from ixfast.domain import references
 from ixfast.domain.model import Evidence, Verdict
 from ixfast.domain.records import ApiKey, TagRecord
 from ixfast.domain.scan import COUNTED_ONLY, POSITION_COUNTER_BITS, Extras, Outcome, Scan, parameters_of
+from ixfast.domain.tap_readings import parameter_readings, readings
 from ixfast.errors import InputError
 from ixfast.rules import visitors
 from ixfast.trace import CORE, LOOKUP, RULES, STATEMENT
@@ -235,9 +237,9 @@ class Engine:
         extras = scan.extras
         try:
             if extras is not None and extras.url is not None:
-                message = profile.read_url(extras.url)
+                message = first_complete(profile.read_url, readings(extras.url))
             else:
-                message = profile.read_parameters(parameters_of(scan))
+                message = first_complete(profile.read_parameters, parameter_readings(parameters_of(scan)))
         except InputError as error:
             self.refuse_input(scan, error)
             return None

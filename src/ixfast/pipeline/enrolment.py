@@ -16,10 +16,12 @@ from typing import Any, Protocol
 
 from ixfast import limits
 from ixfast.chips import Message
+from ixfast.chips.tap_text import first_complete
 from ixfast.domain import references
 from ixfast.domain.protocols import TapProfile
 from ixfast.domain.records import Account, Group
 from ixfast.domain.scan import Scan, parameters_of
+from ixfast.domain.tap_readings import parameter_readings, readings
 from ixfast.errors import InputError, UnavailableError
 from ixfast.keys import KeyUnavailableError
 from ixfast.pipeline.engine import Engine
@@ -145,7 +147,10 @@ class Enrolment:
 def _read(profile: TapProfile, scan: Scan) -> Message | None:
     url = scan.extras.url if scan.extras is not None else None
     try:
-        message = profile.read_url(url) if url is not None else profile.read_parameters(parameters_of(scan))
+        if url is not None:
+            message = first_complete(profile.read_url, readings(url))
+        else:
+            message = first_complete(profile.read_parameters, parameter_readings(parameters_of(scan)))
     except InputError:  # malformed under this group's profile
         return None
     return message if isinstance(message, Message) else None

@@ -7,13 +7,13 @@ The result is a claim, sufficient to look up a tag; the engine then examines the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from ixfast import limits
 from ixfast.chips import Message, Missing
 from ixfast.chips.tap_text import parameters_in
-from ixfast.domain import references, tap_url
+from ixfast.domain import references, tap_readings, tap_url
 from ixfast.domain.model import EncodingProfile, Key
 from ixfast.domain.protocols import TapProfile
 from ixfast.domain.records import Account, Group
@@ -81,6 +81,16 @@ def _complain(complaints: list[tuple[TapProfile, InputError]], extras: Extras) -
         parameters = parameters_in(extras.url) if extras.url is not None else extras.parameters or {}
         _, error = max(complaints, key=lambda each: (*each[0].fit(parameters), each[1].code != "missing_parameter"))
         raise error
+
+
+def readings(extras: Extras) -> Iterator[tuple[str | None, Mapping[str, str] | None]]:
+    """What the URL, or else the parameters, of a scan may stand for, in the order in which the tag is looked for."""
+    if extras.url is not None:
+        for url in tap_readings.readings(extras.url):
+            yield url, extras.parameters
+    else:
+        for parameters in tap_readings.parameter_readings(extras.parameters or {}):
+            yield None, parameters
 
 
 async def account_in_path(accounts: Accounts, url: str) -> str | None:
