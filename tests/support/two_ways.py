@@ -95,7 +95,11 @@ class World:
             group = catalogue.add_group(fleet.account, compile_profile(fleet.profile.profile))
             catalogue.groups.append(group)
             for index, tag in enumerate(fleet):
-                ledger.add(catalogue.add_tag(group, tag.xuid, uid=tag.uid, cuid=f"{fleet.seed}-{index}", keys=tag.file_keys()))
+                ledger.add(
+                    catalogue.add_tag(
+                        group, tag.xuid, uid=tag.uid, cuid=tag.cuid or f"{fleet.seed}-{index}", keys=tag.file_keys()
+                    )
+                )
         catalogue.add_api_key("closed-account", references.token_sha256(TOKEN))
         self.dispatcher = ScanDispatcher(engine, catalogue, self.meters, asyncio.get_running_loop())  # type: ignore[arg-type]
         self.server_state = ServerState(self.dispatcher, connections_max=1000, idle_timeout_s=75)
