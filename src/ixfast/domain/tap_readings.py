@@ -22,9 +22,6 @@ _ENCLOSED = {
 }  # fmt: skip
 _FOLLOWING = ",.;:!?&…\u3001\u3002\uff0c\uff0e\uff1b\uff1a\uff01\uff1f" + "".join(_ENCLOSED.values())
 _ESCAPED_FOLLOWING = re.compile(r"%(?:22|27|29|2[Cc]|3[Ee]|5[Dd]|7[Dd]|E2%80%9[9D]|C2%BB)\Z")
-# A mirror, a tag code or the like. Behind a text such as "Acme Inc." punctuation is a part of it.
-_CODE_AT_END = re.compile(r"(?=[A-Za-z]*[0-9])[0-9A-Za-z]{6,16}\Z")
-_CODE_CHARS = 16
 # A label before a URL in a page or a list: `href="`, `url=`, `URL: `.
 _LABEL = re.compile(r"(?:<?a\s[^>]*?)?(?:href|src|link|url|uri)\s*[=:]\s*([\"'<]?)(?=[A-Za-z][A-Za-z0-9+.-]*://)", re.IGNORECASE)
 _LABELS = tuple(each for name in ("href", "src", "link", "url", "uri") for each in (name, name.title(), name.upper()))
@@ -77,13 +74,7 @@ def _without_outermost(text: str) -> str:
             return inner.partition("][")[0].partition("|")[0]
         return inner.partition("|")[0].removeprefix("URL:") if first == "<" else inner  # Slack's links; RFC 3986, appendix C
     shorter = text[:-1] if last in _FOLLOWING else _ESCAPED_FOLLOWING.sub("", text)
-    if shorter != text and (first in _ENCLOSED or _ends_with_code(shorter)):
+    if shorter != text:
         return shorter
     is_address = first == "[" and "]" in text  # of IPv6, without a scheme
     return text[1:] if first in _ENCLOSED and not is_address else text
-
-
-def _ends_with_code(text: str) -> bool:
-    """Whether a code is at the end, not counting punctuation behind it."""
-    text = _ESCAPED_FOLLOWING.sub("", text.rstrip(_FOLLOWING))
-    return _CODE_AT_END.search(text[-_CODE_CHARS:]) is not None
