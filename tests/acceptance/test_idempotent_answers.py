@@ -223,6 +223,30 @@ async def test_each_scan_of_a_batch_has_a_key_of_its_own(server: Served) -> None
         assert after["first_answer"] and after | {"first_answer": None} == before
 
 
+async def test_a_conflict_is_neither_logged_nor_counted_as_a_verdict(server: Served) -> None:
+    """Whatever belongs to the key, a pass or a refusal, alone or in a batch in another order."""
+    first, second, last = (next(_indices) for _ in range(3))
+    genuine, refused = body(OPEN, first, 1), forged(body(OPEN, second, 1))
+    assert code(await scan(server, genuine, "kept by a pass")) == GENUINE
+    assert code(await scan(server, refused, "kept by a refusal")) == (200, "forged")
+    for key in ("kept by a pass", "kept by a refusal"):
+        for tap in (forged(body(OPEN, first, 2)), body(OPEN, second, 2)):
+            assert code(await scan(server, tap, key)) == CONFLICT
+    batch = [forged(body(OPEN, first, 3)), forged(body(OPEN, second, 3))]
+    async with await Connection.open(server.port) as connection:
+        for scans, said in ((batch, "forged"), (batch[::-1], "idempotency_conflict")):
+            answer = await connection.post("/v2/scans/batch", {"scans": scans}, {"Idempotency-Key": "reordered"})
+            assert [each.get("verdict") or each["error"]["code"] for each in answer.json["scans"]] == [said] * 2
+    assert code(await scan(server, forged(body(OPEN, last, 1)))) == (200, "forged")  # logged last
+    rows = "SELECT verdict::text FROM scan_log JOIN tag USING (tag_id) WHERE xuid = ANY($1::text[])"
+
+    def verdicts(*indices: int) -> list[str]:
+        return sorted(row[0] for row in server.fetch(rows, [OPEN.xuid(index) for index in indices]))
+
+    await eventually(lambda: asyncio.to_thread(lambda: verdicts(last) == ["f"] and len(verdicts(first, second)) >= 4), 20)
+    assert verdicts(first, second) == ["f", "f", "f", "g"]
+
+
 # A flood of used taps with fresh keys.
 
 

@@ -88,7 +88,7 @@ def engine_reasons() -> set[str]:
         and isinstance(call.args[2], ast.Constant)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and node.value.value is not None:
             given.update(node.value.value for target in node.targets if getattr(target, "attr", "") == "reason")
     return {str(each) for each in given}
 

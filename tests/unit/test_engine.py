@@ -419,6 +419,27 @@ def test_the_country_of_a_refusal_that_is_sent_again_is_logged_once(kit: EngineK
         kit.ledger.countries.clear()
 
 
+@pytest.mark.usefixtures("located")
+@pytest.mark.parametrize("failure", [None, "database_unreachable"])
+@pytest.mark.parametrize("refusal", ["forged", "incomplete", "inactive", "replayed"])
+def test_a_refused_tap_whose_key_is_not_bound_to_it_gets_no_verdict(kit: EngineKit, refusal: str, failure: str | None) -> None:
+    tag, _ = kit.tag()
+    other, record = kit.tag(country_statistics=True)
+    kit.tap(other, 3)
+    key = KEYED_FROM | 77
+    assert result_of(kit.tap(tag, 5, scan_id=key, idempotent=True)) == GENUINE
+    kit.ledger.failure = failure
+    record.active = refusal != "inactive"
+    sent = other.parameters_at(3) | {"e": {"forged": "0" * 16, "incomplete": ""}.get(refusal, other.parameters_at(3)["e"])}
+    counted = [kit.count(slot) for slot in meters.SCANS.values()]
+    refused = kit.scan(other.xuid, parameters=sent, scan_id=key, idempotent=True, **seen_from("2001:db8::CH"))
+    code = "idempotency_conflict" if failure is None else "unavailable"
+    assert result_of(refused) == (None, code, failure)
+    assert not kit.ledger.refusals and not kit.ledger.countries
+    assert [kit.count(slot) for slot in meters.SCANS.values()] == counted
+    assert kit.count(meters.SCAN_ERRORS[code]) == 1
+
+
 def test_a_country_that_cannot_be_found_out_does_not_delay_the_answer(
     kit: EngineKit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

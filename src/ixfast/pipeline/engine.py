@@ -285,6 +285,8 @@ class Engine:
 
     def _conclude(self, scan: Scan) -> None:
         if scan.error is not None:
+            scan.verdict = None  # that of a refusal whose key could not be bound, which is therefore undecided
+            scan.reason = None
             self._answer(scan)
             return
         outcome = scan.outcome
