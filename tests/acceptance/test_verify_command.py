@@ -10,7 +10,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
-from support.served import Served, once
+from support.served import Connection, Served, once
 
 from ixfast.testing import VirtualFleet, VirtualTag
 
@@ -126,11 +126,15 @@ CHANGES: dict[str, tuple[Callable[[str], str], str]] = {
     "a parameter twice": (lambda url: f"{url}&cmac=0000000000000000", "malformed: cmac appears twice"),
     "a parameter less": (
         lambda url: without_pair(url, "ctr"),
-        "incomplete: the profile plain-uid-counter also needs ctr",
+        "Incomplete tap: the profile plain-uid-counter also needs ctr",
     ),
     "two parameters less": (
         lambda url: without_pair(without_pair(url, "ctr"), "cmac"),
-        "incomplete: the profile plain-uid-counter also needs ctr and cmac",
+        "Incomplete tap: the profile plain-uid-counter also needs ctr, cmac",
+    ),
+    "no UID": (
+        lambda url: re.sub(r"uid=\w+&", "", url),
+        "incomplete: the URL names no tag: the profile plain-uid-counter also needs uid",
     ),
     "HTML": (lambda url: url.replace("&", "&amp;"), "malformed: The URL is escaped: replace each &amp; (or \\u0026) with &"),
     "HTML by numbers": (
@@ -243,3 +247,40 @@ def test_no_key_and_no_expected_code_is_shown(provisioned: Served, tag: VirtualT
     assert "authentic" in output and "mac_mismatch" in output
     expected = tag.tap_at(2)[-16:].lower()
     assert not any(secret in output for secret in (tag.file_key.hex(), tag.meta_key.hex(), expected))
+
+
+MIXED = VirtualFleet(19, 2, "plain-uid-counter", account="verify-mixed")
+ONE_FIELD = {"name": "one-field", "scheme": "ntag424-aes", "template": "uid={uid}x{counter}x{mac}"}
+
+
+@pytest.fixture(scope="module")
+def mixed(usual: Served, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """With a second account, whose other group has a profile that uses the name `uid` for the whole tap."""
+    usual.provision(MIXED)
+    profile = tmp_path_factory.mktemp("profile") / "one-field.json"
+    profile.write_text(json.dumps(ONE_FIELD))
+    usual.cli("folder", "create", MIXED.account, "Other")
+    usual.cli("group", "create", MIXED.account, "Other", "--folder", "Other", "--profile", f"@{profile}")
+    return usual
+
+
+@pytest.mark.parametrize("lost", ["ctr", "cmac", "ctr cmac"])
+@pytest.mark.parametrize("fleet", [USUAL, MIXED], ids=["alone", "mixed"])
+def test_every_endpoint_calls_a_known_tag_without_a_mirror_incomplete(mixed: Served, fleet: VirtualFleet, lost: str) -> None:
+    url = fleet[1].tap()
+    for name in lost.split():
+        url = without_pair(url, name)
+    query = url.partition("?")[2]
+
+    async def scanned() -> None:
+        async with await Connection.open(mixed.port) as connection:
+            for body in ({"url": url}, {"query": query}):
+                answer = await connection.post("/v2/scans", body | {"account": fleet.account})
+                assert answer.status == 200, answer
+                assert (answer.json["verdict"], answer.json["reason"]) == ("incomplete", "missing_parameter")
+            v1 = await connection.get(f"/v1/t?{query}&a={fleet.account}")
+            assert (v1.status, v1.json["xuid"], v1.passed) == (200, fleet.xuid(1), False)
+
+    asyncio.run(scanned())
+    status, result = status_and_result(mixed, url, "--account", fleet.account)
+    assert (status, result) == (6, f"Incomplete tap: the profile plain-uid-counter also needs {', '.join(lost.split())}")

@@ -30,6 +30,17 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Missing(msgspec.Struct, frozen=True):
-    """Required parameters of the profile are absent; `names` lists them in the profile's order."""
+    """Required parameters of the profile are absent; `names` lists them in the profile's order.
+
+    The other fields are those parts of the tap that lead to its tag, as in a `Message`.
+    """
 
     names: tuple[str, ...]
+    uid: bytes | None = None
+    picc: bytes | None = None
+    xuid: str | None = None
+    cuid: str | None = None
+    batch: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Missing({self.names})"

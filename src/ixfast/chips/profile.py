@@ -148,16 +148,17 @@ class CompiledProfile:
             session_uid = known
         return self._judge(message, session_uid, message.counter, file_keys, statics)
 
-    def find_uid(self, message: Message, meta_keys: tuple[Key, ...]) -> list[tuple[bytes, int | None, Key]]:
+    def find_uid(self, message: Message | Missing, meta_keys: tuple[Key, ...]) -> list[tuple[bytes, int | None, Key]]:
         """The possible origins of an encrypted mirror: UID (7 bytes), counter and meta key for every key that reads it.
 
-        These are claims, not evidence: a wrong meta key reads something about once in 85 times, so look up and `examine` each.
+        An incomplete tap may have the mirror as well. These are claims, not evidence: a wrong meta key reads something about once
+        in 85 times, so look up and `examine` each.
         """
         if message.picc is None:
             return []
         return [(picc.uid, picc.counter, key) for picc, key in self.candidates(message, meta_keys) if picc.uid is not None]
 
-    def candidates(self, message: Message, meta_keys: tuple[Key, ...]) -> list[tuple[PiccData, Key]]:
+    def candidates(self, message: Message | Missing, meta_keys: tuple[Key, ...]) -> list[tuple[PiccData, Key]]:
         """Every reading of an encrypted mirror that is possible under this profile, with its meta key."""
         if len(meta_keys) > META_KEYS_TRIED_MAX:
             raise ValueError(f"more than {META_KEYS_TRIED_MAX} meta keys")

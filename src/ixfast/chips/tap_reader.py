@@ -104,7 +104,7 @@ class Reader:
         for piece in self._query:
             if piece.name in values:
                 _read(piece, values[piece.name], found)
-        if not any(slot in found for slot in self._required):
+        if "uid" not in found and not any(slot in found for slot in self._required):
             return None
         return self._message(found)
 
@@ -149,16 +149,17 @@ class Reader:
 
     def _message(self, found: dict[str, str]) -> Message | Missing:
         missing = [self._names[slot] for slot in self._required if slot not in found]
-        if missing:
-            return Missing(tuple(dict.fromkeys(missing)))
         get = found.get
-        uid, counter, picc, enc = get("uid"), get("counter"), get("picc"), get("enc")
-        tamper, tt = get("tamper"), get("tt")
+        counter, enc, tamper, tt = get("counter"), get("enc"), get("tamper"), get("tt")
+        uid = bytes.fromhex(found["uid"]) if "uid" in found else None
+        picc = bytes.fromhex(found["picc"]) if "picc" in found else None
+        if missing:
+            return Missing(tuple(dict.fromkeys(missing)), uid, picc, get("xuid"), get("cuid"), get("batch"))
         return Message(
             mac=bytes.fromhex(found["mac"]),
-            uid=None if uid is None else bytes.fromhex(uid),
+            uid=uid,
             counter=None if counter is None else int(counter, 16),
-            picc=None if picc is None else bytes.fromhex(picc),
+            picc=picc,
             enc=None if enc is None else bytes.fromhex(enc),
             tamper=None if tamper is None else tamper.upper(),
             tt=None if tt is None else tt.upper(),

@@ -163,6 +163,9 @@ async def _not_found(catalogue: Catalogue, url: str, aid: str | None) -> _Explan
     read = {profile: _read(profile, url, parameters) for profile in profiles.values()}
     if any(isinstance(message, Message) for message in read.values()):
         claims = await identify(catalogue, aid, Extras(url=url), is_owner=True)
+        whole = [profile for profile, message in read.items() if isinstance(message, Message)]
+        if not claims and not any(profile.encrypted for profile in whole):
+            return _ended(_nameless(whole), ExitCode.UNREADABLE)
         reason = _OF_NO_TAG if claims else _NOT_OPENED
         if any(isinstance(each, Message) and each.uid is not None and is_reversed(each.uid) for each in read.values()):
             reason += f". {REVERSED_UID}"
@@ -179,6 +182,16 @@ async def _not_found(catalogue: Catalogue, url: str, aid: str | None) -> _Explan
         f"no profile of the account reads this URL: it has {_parameters_shown(parameters)}; the account's {are} {templates}",
         ExitCode.UNREADABLE,
     )
+
+
+def _nameless(profiles: list[TapProfile]) -> str:
+    """What is wrong with a complete tap that names no tag, read by these profiles without an encrypted mirror."""
+    for profile in profiles:
+        for slot in ("uid", "xuid", "cuid"):
+            if slot in profile.template.slots:
+                own = next((piece.name for piece in profile.template.query if slot in piece.slots), None)
+                return f"incomplete: the URL names no tag: the profile {profile.name} also needs {own or slot}"
+    return f"the URL names no tag, and neither does the profile {profiles[0].name}: add the tag code as x"
 
 
 def _read(profile: TapProfile, url: str, parameters: dict[str, str]) -> Any:

@@ -36,14 +36,15 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
 
     `sent` is the reference that the caller sent and that names no tag, if any. If a profile reads it as a tag code as well, the
     rest of the tap does not excuse that, and the result is empty. `is_owner` means that the caller has an API key of the account.
-    To other callers a closed account has no tags, and no error reveals its profiles. Raises InputError if the tap resembles a
-    profile of the account but is well-formed under none.
+    To other callers a closed account has no tags, and no error reveals its profiles. An incomplete tap leads to its tag as well.
+    Raises InputError if the tap resembles a profile of the account but neither leads to a tag nor is well-formed under any.
     """
     known = await accounts.account(aid, is_owner=is_owner)
     if known is None:
         return []
     account, groups = known
     found: dict[bytes, None] = {}
+    incomplete: dict[bytes, None] = {}
     complaints: list[tuple[TapProfile, InputError]] = []
     well_formed = False
     for profile, meta_keys in _distinct_profiles(groups):
@@ -52,15 +53,20 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
         except InputError as problem:
             complaints.append((profile, problem))
             continue
+        if message is None:
+            continue
+        if message.batch is not None and profile.encrypted:
+            meta_keys = await accounts.batch_meta_keys(account.account_id, message.batch) + meta_keys
+        claims = dict.fromkeys(_claims(profile, message, aid, meta_keys))
         if isinstance(message, Message):
             well_formed = True
-            if message.batch is not None and profile.encrypted:
-                meta_keys = await accounts.batch_meta_keys(account.account_id, message.batch) + meta_keys
-            found.update(dict.fromkeys(_claims(profile, message, aid, meta_keys)))
-        elif isinstance(message, Missing):
+            found.update(claims)
+        else:
+            incomplete.update(claims)
             complaints.append((profile, lacking(message)))
     if not well_formed:
-        _complain(complaints, extras)
+        _complain(complaints, extras, leads_to_tag=bool(incomplete))
+    found |= incomplete
     if sent in found and references.kind(sent) == references.XUID:
         return []
     found.pop(sent, None)
@@ -72,15 +78,19 @@ def lacking(missing: Missing) -> InputError:
     return InputError("missing_parameter", f"The tap lacks {' and '.join(missing.names)}.", missing.names[0])
 
 
-def _complain(complaints: list[tuple[TapProfile, InputError]], extras: Extras) -> None:
-    """Raise what is wrong with the whole URL, or the complaint of the profile that fits the tap best, if it resembles one."""
+def _complain(complaints: list[tuple[TapProfile, InputError]], extras: Extras, *, leads_to_tag: bool) -> None:
+    """Raise what is wrong with the whole URL or, unless the tap leads to a tag, the complaint of the profile that fits it best.
+
+    A tap that is only incomplete under that profile is unknown, whatever is wrong with it under the others.
+    """
     mistake = tap_url.mistake(extras.url) if extras.url is not None else None
     if mistake is not None:
         raise InputError("invalid_parameter", mistake, "url")
-    if any(error.code != "missing_parameter" for _, error in complaints):
+    if complaints and not leads_to_tag:
         parameters = parameters_in(extras.url) if extras.url is not None else extras.parameters or {}
         _, error = max(complaints, key=lambda each: (*each[0].fit(parameters), each[1].code != "missing_parameter"))
-        raise error
+        if error.code != "missing_parameter":
+            raise error
 
 
 def readings(extras: Extras) -> Iterator[tuple[str | None, Mapping[str, str] | None]]:
@@ -142,7 +152,7 @@ def _read(profile: TapProfile, extras: Extras) -> Message | Missing | None:
     return read
 
 
-def _claims(profile: TapProfile, message: Message, aid: str, meta_keys: tuple[Key, ...]) -> list[bytes]:
+def _claims(profile: TapProfile, message: Message | Missing, aid: str, meta_keys: tuple[Key, ...]) -> list[bytes]:
     """The references that a tap claims: tag code, customer id, mirrored UID, decrypted UIDs."""
     claims = []
     if message.xuid is not None:
