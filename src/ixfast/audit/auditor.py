@@ -162,7 +162,7 @@ class Audit:
         first = next(source, b"")
         if not first:
             return
-        self.format = form = detect_format(first, self.catalogue.likeness.parameters)
+        self.format = form = detect_format(first, self.catalogue.likeness.parameters, self.catalogue.likeness.has_form)
         if self._jobs == 1:
             auditor = Auditor(self.catalogue)
             yield auditor.judge_chunk(first, form, first=form.before)

@@ -40,7 +40,8 @@ _CODE_OF_VALID = bytes((EMPTY, GENUINE)) + bytes(254)
 
 
 class Finding(NamedTuple):
-    """The finding about one line. `problem` describes what is wrong with a malformed line, without quoting it."""
+    """The finding about one line. `problem` describes what is wrong with a malformed line, or why another one may be refused,
+    without quoting it."""
 
     code: int
     tag: int = NO_TAG

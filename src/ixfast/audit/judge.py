@@ -19,7 +19,7 @@ from ixfast.audit.findings import (
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.chips import CompiledProfile, Message, Missing
 from ixfast.chips.tap_text import read_tap
-from ixfast.domain import references
+from ixfast.domain import chip_uids, references, tap_url
 from ixfast.domain.scan import position
 from ixfast.domain.tap_readings import readings
 from ixfast.errors import InputError
@@ -57,14 +57,15 @@ def _judge(catalogue: TagCatalogue, text: str) -> Finding:
     except InputError as error:
         return Finding(MALFORMED, problem=_problem(error))
     if not isinstance(message, Message):
-        return Finding(INCOMPLETE, tag)
+        return Finding(INCOMPLETE, tag, problem=_mistake(text))
     return _examine(catalogue, tag, profile, message)
 
 
 def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
     """Judge a tap without a tag code, whose tag is found by each profile in turn."""
     error: InputError | None = None
-    readable = False
+    readable = well_formed = is_reversed = False
+    incomplete: int | None = None
     for profile in catalogue.profiles:
         if profile is None:
             continue
@@ -74,10 +75,12 @@ def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
             error = error or problem
             continue
         readable = True
-        if isinstance(message, Missing):
-            continue
         tag = catalogue.find(profile, message)
-        if tag is None:
+        if isinstance(message, Missing):
+            incomplete = tag if incomplete is None else incomplete
+        well_formed = well_formed or isinstance(message, Message)
+        is_reversed = is_reversed or (message.uid is not None and chip_uids.is_reversed(message.uid))
+        if tag is None or isinstance(message, Missing):
             continue
         own_profile = catalogue.profile(tag)
         if own_profile is None:
@@ -88,12 +91,23 @@ def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
                 return Finding(INCOMPLETE, tag)
             message = own_message
         return _examine(catalogue, tag, own_profile, message)
+    mistake = None if well_formed else _mistake(text)
+    if mistake is not None:
+        return Finding(MALFORMED, problem=mistake)
+    if incomplete is not None:
+        return Finding(PLAIN if catalogue.profile(incomplete) is None else INCOMPLETE, incomplete)
     if error is not None and not readable:
         return Finding(MALFORMED, problem=_problem(error))
     if not catalogue.likeness.may_be_tap(text):
         own = catalogue.likeness.shown
         return Finding(MALFORMED, problem=f"no tap: it has none of the parameters {own}" if own else "no tap")
-    return Finding(UNKNOWN)
+    return Finding(UNKNOWN, problem=chip_uids.REVERSED_UID.removesuffix(".") if is_reversed else None)
+
+
+def _mistake(text: str) -> str | None:
+    """What is wrong with the text as a whole, in the words that scans have for it."""
+    mistake = tap_url.mistake(text)
+    return mistake.removesuffix(".") if mistake is not None else None
 
 
 def _examine(catalogue: TagCatalogue, tag: int, profile: CompiledProfile, message: Message) -> Finding:

@@ -21,6 +21,8 @@ class Summary:
         """Lines of a log that contain another request."""
         self.first_problem: tuple[int, str] | None = None
         """Line number of the first malformed tap, and what is wrong with it."""
+        self._hints: Counter[str] = Counter()
+        """What else is odd about taps that could be read, with their number."""
         self._unread = 0
         self._has_times = False
 
@@ -30,9 +32,12 @@ class Summary:
         self.taps += Counter({code: codes.count(code) for code in range(len(OUTCOMES)) if code in codes})
         self.without_tap += codes.count(NO_TAP)
         self._unread += findings.unread
-        if self.first_problem is None and findings.problems:
-            row = min(findings.problems)
+        malformed = [row for row in findings.problems if codes[row] == MALFORMED]
+        if self.first_problem is None and malformed:
+            row = min(malformed)
             self.first_problem = first_line + row, findings.problems[row]
+        if len(malformed) < len(findings.problems):
+            self._hints.update(problem for row, problem in findings.problems.items() if codes[row] != MALFORMED)
         self._has_times = self._has_times or any(findings.times)
 
     @property
@@ -67,6 +72,7 @@ class Summary:
         found = []
         if self.first_problem is not None:
             found.append(f"{counted(self.taps[MALFORMED])} could not be read; {self.where()}")
+        found += [f"{counted(count)} with a tap that is not genuine: {hint}" for hint, count in self._hints.items()]
         if self.without_tap:
             found.append(f"the log has {counted(self.without_tap)} without a tap")
         if self.taps[UNKNOWN] and self.taps[UNKNOWN] == self.taps.total() - self.taps[MALFORMED]:

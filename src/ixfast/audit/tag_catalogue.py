@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable
 
 from ixfast.audit.tap_likeness import TapLikeness
-from ixfast.chips import CompiledProfile, Message
+from ixfast.chips import CompiledProfile, Message, Missing
 from ixfast.domain.model import Key
 from ixfast.errors import InputError
 from ixfast.limits import META_KEYS_MAX, META_KEYS_TRIED_MAX
@@ -142,7 +142,7 @@ class TagCatalogue:
             self._likeness = TapLikeness(self.profiles)
         return self._likeness
 
-    def find(self, profile: CompiledProfile, message: Message) -> int | None:
+    def find(self, profile: CompiledProfile, message: Message | Missing) -> int | None:
         """Find the tag of a tap read with this profile, by a static text, its UID, or the UID decrypted from its mirror."""
         index = None
         if message.xuid is not None:
@@ -158,14 +158,14 @@ class TagCatalogue:
                 index = self._by_own_key(profile, message)
         return index
 
-    def _by_mirror(self, profile: CompiledProfile, message: Message, meta_keys: tuple[Key, ...]) -> int | None:
+    def _by_mirror(self, profile: CompiledProfile, message: Message | Missing, meta_keys: tuple[Key, ...]) -> int | None:
         for start in range(0, len(meta_keys), META_KEYS_TRIED_MAX):
             for uid, _, _ in profile.find_uid(message, meta_keys[start : start + META_KEYS_TRIED_MAX]):
                 if uid in self.by_uid:
                     return self.by_uid[uid]
         return None
 
-    def _by_own_key(self, profile: CompiledProfile, message: Message) -> int | None:
+    def _by_own_key(self, profile: CompiledProfile, message: Message | Missing) -> int | None:
         """The tag whose own meta key reads its UID from the mirror. A server could not search like this for every tap."""
         if len(self._own_meta_keys) <= _OWN_KEYS_SEARCHED_MAX:
             for index, keys in self._own_meta_keys.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ixfast.audit.log_lines import REQUEST, read_log_line
@@ -71,8 +71,11 @@ def is_comment(line: str) -> bool:
     return _COMMENT.match(line) is not None
 
 
-def detect_format(chunk: bytes, parameters: Collection[str] = ()) -> TapFormat:
-    """Detect the format of a file from its first chunk. `parameters` are those of the tags' profiles, in lower case.
+def detect_format(
+    chunk: bytes, parameters: Collection[str] = (), is_tap: Callable[[str], bool] = lambda _text: False
+) -> TapFormat:
+    """Detect the format of a file from its first chunk. `parameters` are those of the tags' profiles, in lower case; `is_tap`
+    returns whether a text without parameters has the form of one of their taps.
 
     Raises InputError if no column could contain a tap.
     """
@@ -91,7 +94,7 @@ def detect_format(chunk: bytes, parameters: Collection[str] = ()) -> TapFormat:
         return TapFormat("log", before=before, is_log=True)
     separator = separator or max(SEPARATORS, key=first.count)
     rows = _cells(lines[before:], separator)
-    if rows and _is_header(rows[0]):
+    if rows and _is_header(rows[0]) and not any(map(is_tap, filter(None, rows[0]))):
         return _named(rows[0], separator, before + 1, rows[1:], parameters)
     if rows and (unnamed := _unnamed(rows[0], separator, before)) is not None:
         return unnamed
@@ -131,7 +134,7 @@ def _cells(lines: Iterable[str], separator: str) -> list[list[str]]:
 def _is_header(cells: Sequence[str]) -> bool:
     """Whether a first line names columns: nearly every tap has one of these characters, and no name of a column does."""
     text = "\n".join(cells)
-    if any(mark in text for mark in ("=", "?", "://")):
+    if any(mark in text for mark in ("=", "?", "://")) or "%3d" in text.lower():
         return False
     return "/" not in text or any(folded(cell) in _KNOWN for cell in cells)
 

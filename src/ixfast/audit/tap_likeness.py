@@ -35,13 +35,13 @@ class TapLikeness:
 
     def may_be_tap(self, text: str) -> bool:
         """Whether a URL or query has any parameter of a tap, or the form of one without any."""
-        return _has_any(text, self.parameters) or self._has_form(text)
+        return _has_any(text, self.parameters) or self.has_form(text)
 
     def may_be_tap_of_log(self, text: str) -> bool:
         """Whether the target of a request has a parameter that identifies or authenticates a tag, or the form of one without."""
-        return _has_any(text, self._telling) or self._has_form(text)
+        return _has_any(text, self._telling) or self.has_form(text)
 
-    def _has_form(self, text: str) -> bool:
+    def has_form(self, text: str) -> bool:
         """Whether a path, or a query without names, is like that of a tap."""
         for profile in self._by_form:
             for reading in readings(text):
