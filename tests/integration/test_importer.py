@@ -577,6 +577,44 @@ async def test_a_profile_may_be_named_as_the_group_or_as_a_preset(stack: Stack) 
     assert (await stack.taken(csv_of("XUID,profile", ["b1,encrypted"]), ignored=["profile"])).unchanged == 1
 
 
+async def test_a_profile_is_that_of_the_group_that_the_tag_is_in(stack: Stack) -> None:
+    for group, name in (("Red", "encrypted"), ("Green", "plain-uid-counter")):
+        profile = msgspec.json.encode(find_profile(name)).decode()
+        await stack.connection.execute(
+            "UPDATE tag_group SET kind = 'authentication', profile = $2 WHERE name = $1", group, profile
+        )
+    await stack.taken(csv_of("XUID,PROFILE", ["r1,encrypted"]))
+    await stack.taken(csv_of("XUID,PROFILE", ["g1,plain-uid-counter"]), group="Green")
+    for group in ("Red", "Green"):
+        both = csv_of("XUID,PROFILE,TAGNAME", ["r1,encrypted,a", "g1,plain-uid-counter,b"])
+        assert (await stack.taken(both, group=group)).lines == 2
+        swapped = csv_of("XUID,PROFILE", ["r1,plain-uid-counter", "g1,encrypted"])
+        await stack.refused(swapped, *((line, "PROFILE", "other_profile") for line in (2, 3)), group=group)
+    await stack.refused(csv_of("XUID,PROFILE", ["new1,plain-uid-counter"]), (2, "PROFILE", "other_profile"))
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_tags_that_stay_in_another_group_or_batch_are_warned_about(stack: Stack, dry_run: bool) -> None:
+    await stack.taken(csv_of("XUID", ["r1", "r2", "r3"]), batch="A")
+    await stack.taken(csv_of("XUID", ["g1"]), group="Green")
+    before = [(await stack.tag(xuid))["batch_id"] for xuid in ("r1", "g1")]
+    every = csv_of("XUID,TAGNAME", ["r1,", "r2,x", "r3,", "g1,", "new1,"])
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"group": "Green"}, "3 tags are in another group than the one named, and stay there"),
+        ({"batch": "B"}, "4 tags are in another group or batch than the one named, and stay there"),
+        ({"batch": "A"}, "1 tag is in another group or batch than the one named, and stays there"),
+    ]
+    for options, expected in cases:
+        report = await stack.take(every, dry_run=True, **options)
+        (warning,) = report.warnings
+        assert not report.problems and warning.startswith(f"{expected}: an import moves no tags. Move ")
+        assert warning.endswith(" with PATCH /v2/tags/{xuid}, with the members group_id and batch_id.")
+    assert (await stack.take(csv_of("XUID", ["r1", "r2"]), dry_run=dry_run)).warnings == []  # no batch is named
+    assert (await stack.take(csv_of("XUID", ["r1"]), dry_run=dry_run, batch="A")).warnings == []
+    assert len((await stack.take(csv_of("XUID", ["r1"]), dry_run=dry_run, group="Green")).warnings) == 1
+    assert [(await stack.tag(xuid))["batch_id"] for xuid in ("r1", "g1")] == before
+
+
 async def test_any_uid_if_allowed(stack: Stack) -> None:
     content = csv_of("XUID,UID", ["b1,F6E5D4C3B2A104", "b2,05A1B2C3D4E5F6", f"b3,04{'00' * 5}04"])
     assert (await stack.taken(content, allow_any_uid=True)).added == 3
@@ -1075,6 +1113,12 @@ async def test_command(stack: Stack, command_line: CommandLine) -> None:
     assert [json.loads(line)["outcome"] for line in report.read_text().splitlines()] == ["added", "added"]
     done = await in_thread(command_line, *command)
     assert done.output.endswith("no changes: the tags are already up to date\n")
+    done = await in_thread(command_line, *command[:4], "--group", "Green")
+    assert done.output.splitlines()[1:] == [
+        "Warning: 2 tags are in another group than the one named, and stay there: an import moves no tags. Move each with "
+        "PATCH /v2/tags/{xuid}, with the members group_id and batch_id.",
+        "no changes",
+    ]
     path.write_text(f"UID,KEY\n04,\n{uid(3)},12\n")
     done = await in_thread(command_line, *command)
     assert done.exit_code == 1

@@ -292,7 +292,7 @@ def _print_report(report: Report, batch: str | None, *, as_json: bool) -> None:
     if report.dry_run:
         click.echo("dry run: nothing was imported")
     elif not report.added and not report.changed:
-        click.echo("no changes: the tags are already up to date")
+        click.echo("no changes" if report.warnings else "no changes: the tags are already up to date")
 
 
 def _members(report: Report) -> dict[str, Any]:

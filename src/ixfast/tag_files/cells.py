@@ -161,10 +161,12 @@ def scan_count(text: str) -> int:
     return int(digits)
 
 
-def one_of(accepted: Callable[[], Collection[str]], code: str, text: str) -> None:
-    """Check a text that says what the line is for; `code` is that of the problem if it is for something else."""
-    if text.strip() not in accepted():
+def one_of(accepted: Callable[[], Collection[str]], code: str, text: str) -> str:
+    """Strip and check a text that says what the line is for; `code` is that of the problem if it is for something else."""
+    text = text.strip()
+    if text not in accepted():
         raise CellError(code)
+    return text
 
 
 def _hex(text: str, length: int) -> bytes:

@@ -55,7 +55,8 @@ CONVERTERS: Mapping[str, Callable[[str], Any]] = {
 }
 SLOTS = tuple(CONVERTERS)
 NUMBER_SLOTS = frozenset((SLOTS.index("LAST_COUNTER"), SLOTS.index("SCAN_COUNT")))
-_CHECKED_SLOT = _FIELD_SLOT = len(SLOTS)  # the value is not part of a row, or has another place in it
+_FIELD_SLOT = len(SLOTS)  # the value is not part of a row, or has another place in it
+_CHECKED_SLOTS = {"PROFILE": len(SLOTS) + 1, "AID": len(SLOTS)}
 _CHECKED = {"PROFILE": "other_profile", "AID": "other_account"}
 _IDENTITIES = frozenset(("XUID", "UID", "CUID"))
 _KEYS = frozenset(("KEY", "META_KEY"))
@@ -115,7 +116,7 @@ PRESETS: Mapping[str, Preset] = {
 class Cell(NamedTuple):
     """One column: its position in a record, its name in the file, the slot of its value in a row, and its converter.
 
-    An extended field has the slot `len(SLOTS)` and its name in `field`. A column that is only checked has that slot, too.
+    An extended field has the slot `len(SLOTS)` and its name in `field`. Columns that are only checked have that or the next.
     """
 
     position: int
@@ -128,8 +129,8 @@ class Cell(NamedTuple):
 class Layout:
     """The accepted column names of one file. `fields` are the extended fields of the folder, `ignored` names to skip.
 
-    `accepted` return the texts that the columns PROFILE and AID may have, where they are not fields: those of the group and the
-    account that the file is imported into.
+    `accepted` return the texts that the columns PROFILE and AID may have, where they are not fields: those of the
+    account's groups, and the account that the file is imported into.
     """
 
     def __init__(
@@ -183,7 +184,7 @@ class Layout:
                 continue
             taken[target] = name.strip()
             if meaning is not None:
-                slot = SLOTS.index(meaning) if meaning in CONVERTERS else _CHECKED_SLOT
+                slot = SLOTS.index(meaning) if meaning in CONVERTERS else _CHECKED_SLOTS[meaning]
                 found.append(Cell(index, name.strip(), slot, self._converters[meaning]))
             else:
                 found.append(Cell(index, name.strip(), _FIELD_SLOT, cells.field, field))

@@ -5,7 +5,7 @@ cimport cython
 
 cdef class TagRow:
     cdef public object line, xuid, uid, cuid, name, response, active, assigned, key, meta_key, check_value
-    cdef public object last_counter, scan_count, fields
+    cdef public object last_counter, scan_count, fields, profile
 
 
 cpdef bytes check_value(bytes key16)

@@ -37,6 +37,7 @@ class TagRow:
         "line",
         "meta_key",
         "name",
+        "profile",
         "response",
         "scan_count",
         "uid",
@@ -59,6 +60,7 @@ class TagRow:
         last_counter: int | None,
         scan_count: int | None,
         fields: Mapping[str, str],
+        profile: str | None = None,
     ) -> None:
         self.line = line
         self.xuid = xuid
@@ -74,6 +76,7 @@ class TagRow:
         self.last_counter = last_counter
         self.scan_count = scan_count
         self.fields = fields
+        self.profile = profile  # what the line says about the encoding profile of the tag's group
 
     def __repr__(self) -> str:
         return f"TagRow(line={self.line}, xuid={self.xuid!r})"
@@ -89,7 +92,7 @@ def check_value(key16: bytes) -> bytes:
 
 def read_row(line: int, texts: Sequence[str], cells: Sequence[Cell], problems: Problems) -> TagRow | None:
     """Convert the cells of a record. None for a blank record, and for an invalid one, whose problems are added to `problems`."""
-    values: list[Any] = [None] * (len(SLOTS) + 1)
+    values: list[Any] = [None] * (len(SLOTS) + 2)
     fields: dict[str, str] | None = None
     blank = valid = True
     for position, name, slot, convert, field in cells:
@@ -109,7 +112,7 @@ def read_row(line: int, texts: Sequence[str], cells: Sequence[Cell], problems: P
             fields = {**(fields or {}), field: value}
     if blank or not valid:
         return None
-    xuid, uid, cuid, tag_name, response, active, assigned, key, meta_key, check, last_counter, scan_count, _ = values
+    xuid, uid, cuid, tag_name, response, active, assigned, key, meta_key, check, last_counter, scan_count, _, profile = values
     if xuid is None and uid is None and cuid is None:
         problems.add(line, None, "no_identity")
         return None
@@ -122,5 +125,5 @@ def read_row(line: int, texts: Sequence[str], cells: Sequence[Cell], problems: P
         check = None
     return TagRow(
         line, xuid, uid, cuid, tag_name, response, active, assigned, key, meta_key, check, last_counter, scan_count,
-        fields or NO_CHANGE,
+        fields or NO_CHANGE, profile,
     )  # fmt: skip

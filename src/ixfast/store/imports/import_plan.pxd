@@ -10,6 +10,7 @@ cdef class Plan:
     cdef public list tags, keys, changes, lines, rekeyed, counters, raised, meta_keys, meta_rekeyed
     cdef public dict touched, copies
     cdef public bytes staged_lines
+    cdef public Py_ssize_t elsewhere
 
 
 @cython.locals(row=TagRow)

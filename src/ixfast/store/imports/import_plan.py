@@ -96,6 +96,8 @@ class Context(NamedTuple):
     """Versions of the live masters of the account's groups that derive keys, by group."""
     masters: Mapping[int, Mapping[bytes, int]]
     """Versions of the masters by identity, for each of the account's groups that derives keys."""
+    profile_names: Mapping[int, Collection[str]]
+    """How a file may name the profile of each of the account's groups."""
     allow_any_uid: bool
     keks: KeyEncryptionKeys
     now: dt.datetime
@@ -143,6 +145,8 @@ class Plan:
         decided here."""
         self.meta_rekeyed: list[int] = []
         """Ids of the stored tags among them."""
+        self.elsewhere = 0
+        """How many of the stored tags are in another group, or another batch, than the one that the import names."""
 
     @property
     def locked(self) -> list[int]:
@@ -164,6 +168,10 @@ def plan(
     result = Plan(context.keks.current)
     fresh_ids, fresh_codes = iter(fresh[0]), iter(fresh[1])
     for row, stored in matches:
+        group_id = context.group_id if stored is None else stored["group_id"]
+        if row.profile is not None and row.profile not in context.profile_names[group_id]:
+            problems.add(row.line, "PROFILE", "other_profile")
+            continue
         if stored is None:
             tag_id = next(fresh_ids)
             if row.key is not None and context.group_id in context.masters:
@@ -181,6 +189,7 @@ def plan(
             own = (stored_keys.file.get(stored["tag_id"], ()), stored_keys.meta.get(stored["tag_id"], ()))
             before = counters.get(stored["tag_id"], (0, 0))
             _change(context, result, row, stored, own, before, deleted, problems)
+            result.elsewhere += group_id != context.group_id or context.batch_id not in (None, stored["batch_id"])
     result.staged_lines = orjson.dumps(result.lines)
     owners = tuple(zip(OWNERS.values(), (context.account_id, context.group_id, context.batch_id), strict=True))
     for table, same, columns, rows in (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -64,15 +64,17 @@ async def prepare(
         raise InputError("not_found", "The account has no such group.", "group")
     batch_id, batch_created = await _find_or_create_batch(connection, group_id, batch)
     definitions = msgspec.json.decode(group["fields"], type=list[FieldDefinition])
+    groups = await connection.fetch(sql["groups"], account_id)
+    profile_names = {row["group_id"]: _notations(row["profile"]) for row in groups}
+    accepted = frozenset().union(*profile_names.values())
     layout = Layout(
         preset=options.preset,
         ignored=options.ignored,
         fields=[each.name for each in definitions],
-        accepted={"PROFILE": partial(_notations, group["profile"]), "AID": lambda: (group["aid"],)},
+        accepted={"PROFILE": lambda: accepted, "AID": lambda: (group["aid"],)},
         allow_keys=options.allow_keys,
         allow_zero_keys=options.allow_zero_keys,
     )
-    groups = await connection.fetch(sql["groups"], account_id)
     siblings = frozenset(row["group_id"] for row in groups if row["folder_id"] == group["folder_id"])
     live_masters = {row["group_id"]: row["live_masters"] for row in groups if row["derives"]}
     masters = await read_masters(connection, account_id)
@@ -82,7 +84,19 @@ async def prepare(
     profile = msgspec.json.decode(group["profile"], type=EncodingProfile) if group["profile"] is not None else None
     named = batch_id is not None and "{batch}" in group["template"]
     return (
-        Context(account_id, group_id, batch_id, named, siblings, live_masters, masters, options.allow_any_uid, keks, now),
+        Context(
+            account_id,
+            group_id,
+            batch_id,
+            named,
+            siblings,
+            live_masters,
+            masters,
+            profile_names,
+            options.allow_any_uid,
+            keks,
+            now,
+        ),
         layout,
         batch_created,
         profile,
@@ -91,7 +105,7 @@ async def prepare(
 
 @cache
 def _notations(profile: str | None) -> frozenset[str]:
-    """How key files may name the group's profile: by its own name, or as the preset that is the same."""
+    """How files may name a group's profile: by its own name, or as the preset that is the same."""
     if profile is None:
         return frozenset()
     own = msgspec.json.decode(profile, type=EncodingProfile)

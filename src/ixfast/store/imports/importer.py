@@ -45,7 +45,7 @@ from ixfast.store.imports.import_plan import (
 from ixfast.store.imports.import_setup import Options, prepare
 from ixfast.store.imports.line_matcher import Matcher
 from ixfast.store.imports.meta_key_owners import MetaKeys
-from ixfast.store.imports.profile_warnings import profile_warnings
+from ixfast.store.imports.profile_warnings import place_warnings, profile_warnings
 from ixfast.store.imports.seen_tags import SeenNames
 from ixfast.store.imports.stored_keys import deleted_before, keys_of, read_masters
 from ixfast.store.queries import load
@@ -167,6 +167,7 @@ class _Import:
         )
         self._new_counters = CounterColumns()
         self._raised_counters = CounterColumns()  # of stored tags
+        self._elsewhere = 0
         self._touched: dict[int, str] | None = {}  # None: too many to list
         self._blocks = 0  # number of blocks written
         self._storing: asyncio.Task[None] | None = None
@@ -326,6 +327,7 @@ class _Import:
             self._touched |= block_plan.touched
             if len(self._touched) > _TAGS_NOTED_MAX:
                 self._touched = None
+        self._elsewhere += block_plan.elsewhere
         report.added += len(block_plan.tags)
         report.changed += len(block_plan.touched)
         report.unchanged += len(block_plan.lines) - len(block_plan.tags) - len(block_plan.touched)
@@ -368,7 +370,7 @@ class _Import:
         report.meta_keys_added, report.batch_meta_keys_added, report.tag_meta_keys_added = (
             added["account"], added["batch"], added["tag"],
         )  # fmt: skip
-        report.warnings = profile_warnings(profile, added)
+        report.warnings = [*profile_warnings(profile, added), *place_warnings(self._elsewhere, batch=self._context.batch_id)]
         if on_lines is not None:
             await self._report_lines(on_lines)
         changes: list[tuple[str, int | None, str | None]] = []

@@ -1,4 +1,4 @@
-"""Warns about an import whose meta keys the taps of its group cannot lead to.
+"""Warns about an import of tags that stay in another group, and of meta keys that the taps of its group cannot lead to.
 
 A meta key of a tag is tried only on taps that name the tag, and one of a batch only on taps that name the batch or the tag. If
 the group's encoding profile names neither, the import succeeds and every tap of its tags is unknown.
@@ -32,6 +32,17 @@ def profile_warnings(profile: EncodingProfile | None, added: Mapping[str, int]) 
                 f"{named_template(profile)}, and write such URLs to the tags."
             ]
     return []
+
+
+def place_warnings(tags: int, *, batch: int | None) -> list[str]:
+    """That an import does not move the tags, of which there are so many in another group, or in another batch if one is named."""
+    if not tags:
+        return []
+    place, are = "another group" if batch is None else "another group or batch", "1 tag is" if tags == 1 else f"{tags:,} tags are"
+    return [
+        f"{are} in {place} than the one named, and {'stays' if tags == 1 else 'stay'} there: an import moves no tags. Move "
+        f"{'it' if tags == 1 else 'each'} with PATCH /v2/tags/{{xuid}}, with the members group_id and batch_id."
+    ]
 
 
 def named_template(profile: EncodingProfile) -> str:

@@ -89,7 +89,7 @@ WITH found AS MATERIALIZED (
     FROM unnest($4::text[]) AS n (cuid),
          LATERAL (SELECT tag_id FROM tag WHERE cuid = n.cuid AND cuid IS NOT NULL AND account_id + 0 = $1 OFFSET 0) AS t
 )
-SELECT t.tag_id, t.account_id, t.group_id, t.xuid, t.uid, t.cuid, t.name, t.active, t.assigned_at, t.rule_set, t.fields
+SELECT t.tag_id, t.account_id, t.group_id, t.batch_id, t.xuid, t.uid, t.cuid, t.name, t.active, t.assigned_at, t.rule_set, t.fields
 FROM found AS f, LATERAL (SELECT * FROM tag WHERE tag_id = f.tag_id OFFSET 0) AS t;
 
 -- name: stored_names
@@ -100,8 +100,8 @@ SELECT count(*) AS tags, max(tag_id) AS last, coalesce(array_agg(uid) FILTER (WH
 FROM (SELECT tag_id, uid, cuid FROM tag WHERE account_id = $1 AND tag_id > $2 ORDER BY tag_id LIMIT $3) AS t;
 
 -- name: groups
--- All groups of an account, with the versions of their live masters. $1 account.
-SELECT g.group_id, g.folder_id, g.derivation IS NOT NULL AS derives,
+-- All groups of an account, with their profiles and the versions of their live masters. $1 account.
+SELECT g.group_id, g.folder_id, g.profile, g.derivation IS NOT NULL AS derives,
        ARRAY (SELECT k.version FROM group_key AS k WHERE k.group_id = g.group_id AND k.live) AS live_masters
 FROM tag_group AS g
 JOIN folder AS f ON f.folder_id = g.folder_id
