@@ -87,7 +87,7 @@ def test_what_is_set_in_the_session_is_sent_to_the_server() -> None:
         ("keepalives_idle=30s", "keepalives_idle must be a whole number."),
         ("ssl_min_protocol_version=SSLv3", "ssl_min_protocol_version must be TLSv1, TLSv1.1, TLSv1.2 or TLSv1.3."),
         ("sslmode=require,verify-ca", "sslmode must be"),
-        ("sslmode", "is malformed"),
+        ("sslmode", "the parameter sslmode has no value"),
     ],
 )
 def test_what_cannot_be_obeyed_is_named(query: str, words: str) -> None:
@@ -101,6 +101,27 @@ def test_a_special_character_of_the_password_is_no_host_and_no_parameter(passwor
     with pytest.raises(ConnectionStringError, match=r"^The connection string `dsn` is malformed\. Percent-encode") as caught:
         ConnectionString(f"postgresql://app:{password}@db.example:5432/tags")
     assert password not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        ("?sslmode", "the parameter sslmode has no value: write sslmode=VALUE, or remove it."),
+        (
+            "?sslmode=require&connect_timeout",
+            "the parameter connect_timeout has no value: write connect_timeout=VALUE, or remove it.",
+        ),
+        ("?p4ss", "what follows the ? must be parameters of the form NAME=VALUE, separated by &."),
+        ("?=p4ss", "what follows the ? must be parameters of the form NAME=VALUE, separated by &."),
+        ("#p4ss", "remove the # and what follows it, or write %23 if the # is part of a value."),
+        ("?sslmode=require#p4ss", "remove the # and what follows it, or write %23 if the # is part of a value."),
+    ],
+)
+@pytest.mark.parametrize("start", ["postgresql://app:p4ss@db.example:5432/tags", "postgresql://db.example/tags"])
+def test_what_is_wrong_behind_the_database_is_not_blamed_on_the_password(start: str, end: str, message: str) -> None:
+    with pytest.raises(ConnectionStringError) as caught:
+        ConnectionString(start + end)
+    assert str(caught.value) == f"`dsn`: {message}"
 
 
 # What is given, and the end of the sentence that begins with "`dsn` must be a URL of the form ...".
@@ -126,6 +147,11 @@ NO_URL_OF_POSTGRESQL = [
     ("export DATABASE_URL='postgresql://app:p4ss@h/db'", ", without the name and the = in front of it, and without quotes"),
     ('IXFAST_DSN = "postgresql+asyncpg://app:p4ss@h/db"', ", without the name and the = in front of it, and without quotes"),
     ("psql 'postgresql://app:p4ss@h/db'", ", without the command psql in front of it, and without quotes"),
+    ("psql postgresql://app:p4ss@h/db", ", without the command psql in front of it"),
+    ('psql  "postgresql://app:p4ss@h/db"', ", without the command psql in front of it, and without quotes"),
+    ("<postgresql://app:p4ss@h/db>", ", without brackets around it"),
+    ("[postgres://app:p4ss@h/db]", ", without brackets around it"),
+    ("(postgresql://app:p4ss@h/db", ", without brackets around it"),
     ("host=h dbname=db password=p4ss", ", not a list of keywords such as host= and dbname="),
     ("db.p4ss.example:5432/db", ""),
     ("postgresql:/app:p4ss@h/db", ""),

@@ -10,6 +10,7 @@ import re
 FORM = "a URL of the form postgresql://user:password@host:port/database"
 _SCHEMES = ("postgresql://", "postgres://")
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019"
+_BRACKETS = tuple("<([{")
 _ASSIGNMENT = re.compile(r"(?:export\s+|set\s+|\$env:)?[a-z_][a-z0-9_]*\s*=\s*(?=[\"'`]?[a-z][a-z0-9+.:-]*://)", re.IGNORECASE)
 _COMMAND = re.compile(r"psql\s", re.IGNORECASE)
 _KEYWORDS = re.compile(r"\s*(?:host|hostaddr|port|dbname|user|password|service|sslmode)\s*=", re.IGNORECASE)
@@ -31,11 +32,14 @@ def dsn_mistake(text: str) -> str | None:
     if text.startswith(_SCHEMES):
         ends_with_quote = text[-1] in "\"'`" and text.count(text[-1]) % 2 == 1
         return f"{FORM}, without the quote at its end" if ends_with_quote else None
-    if _COMMAND.match(text):
-        return f"{FORM}, without the command psql in front of it, and without quotes"
+    if command := _COMMAND.match(text):
+        quotes = ", and without quotes" if text[command.end() :].lstrip()[:1] in _QUOTES or text[-1] in _QUOTES else ""
+        return f"{FORM}, without the command psql in front of it{quotes}"
     if assignment := _ASSIGNMENT.match(text):
         quotes = ", and without quotes" if text[assignment.end() : assignment.end() + 1] in _QUOTES else ""
         return f"{FORM}, without the name and the = in front of it{quotes}"
+    if text[:1] in _BRACKETS and text[1:].lstrip().startswith(_SCHEMES):
+        return f"{FORM}, without brackets around it"
     if text[:1] in _QUOTES and text:
         return f"{FORM}, without quotes around it"
     if _KEYWORDS.match(text):

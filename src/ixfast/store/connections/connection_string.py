@@ -25,6 +25,7 @@ from ixfast.config.dsn_form import dsn_mistake
 from ixfast.errors import ConfigurationError
 
 MALFORMED = "The connection string `dsn` is malformed. Percent-encode special characters in the user name and password."
+_FRAGMENT = "`dsn`: remove the # and what follows it, or write %23 if the # is part of a value."
 
 _PORT_MAX = 65535
 _BAD_PORT = f"`dsn`: the port must be a number between 1 and {_PORT_MAX}."
@@ -269,9 +270,10 @@ def _split(dsn: str) -> SplitResult:
         raise ConnectionStringError(_BAD_HOST if is_host else MALFORMED) from None
     # A special character of the password ends the part that it is in; the @ before the host is then in another one.
     without_user = ":" in parts.netloc and "@" not in parts.netloc
-    spilled = parts.netloc.count("@") > 1 or parts.fragment or (without_user and "@" in parts.path + parts.query)
-    if spilled:
+    if parts.netloc.count("@") > 1 or "@" in parts.fragment or (without_user and "@" in parts.path + parts.query):
         raise ConnectionStringError(MALFORMED)
+    if parts.fragment:
+        raise ConnectionStringError(_FRAGMENT)
     return parts
 
 
@@ -280,9 +282,16 @@ def _parameters(parts: SplitResult) -> dict[str, str]:
     for each in filter(None, parts.query.split("&")):
         name, equals, value = each.partition("=")
         if not equals or not name:
-            raise ConnectionStringError(MALFORMED)
+            raise ConnectionStringError(_incomplete_parameter(unquote(name) if not equals else ""))
         given[unquote(name)] = unquote(value)
     return given
+
+
+def _incomplete_parameter(name: str) -> str:
+    """What is wrong with a parameter without a value, or with a value and no name. Only names of libpq are shown."""
+    if name in PARAMETERS:
+        return f"`dsn`: the parameter {name} has no value: write {name}=VALUE, or remove it."
+    return "`dsn`: what follows the ? must be parameters of the form NAME=VALUE, separated by &."
 
 
 def _encoded(parameters: Mapping[str, str]) -> str:
