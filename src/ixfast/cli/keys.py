@@ -171,7 +171,9 @@ def _register_database_commands(keys: click.Group) -> None:
         if as_json:
             print_json({"key_file": str(environment.kek_file), "removed": kek_id})
             return
-        click.echo(f"removed key {kek_id} from {environment.kek_file}; database backups from before the rotation still need it")
+        click.echo(
+            f"removed key {kek_id} from {environment.kek_file}; backups of the database with keys sealed under it still need it"
+        )
 
 
 async def _usage(dsn: str) -> tuple[dict[str, Usage], list[Holder]]:
