@@ -54,6 +54,7 @@ PROBLEMS: Mapping[str, tuple[str, str]] = {
         "Write the names as a header line, and the values of each tag in one line below it.",
     ),
     "bad_encoding": ("The line is not valid UTF-8.", "Save the file as UTF-8 (in a spreadsheet: “CSV UTF-8”)."),
+    "cut_utf16": ("The file ends in the middle of a character of UTF-16.", "It was cut off: copy or export it again."),
     "bad_gzip": ("The compressed file is damaged or truncated.", "Compress it again, or copy it again."),
     "bad_csv": (
         "A quotation mark is misplaced or never closed.",

@@ -5,6 +5,7 @@ cimport cython
 
 cdef class _UndecodableLines:
     cdef public object numbers
+    cdef public bint last_is_cut
     cdef object _problems
 
 

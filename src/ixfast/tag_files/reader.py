@@ -96,6 +96,7 @@ class TagFile:
         if self._inflate is not None and not self._inflate.complete:
             self._abort("bad_gzip")
             return
+        self._undecodable.last_is_cut = self._decoder.is_cut
         last_line, self._partial_line = self._partial_line, b""
         yield self._block(last_line, last=True)
         if not self._aborted:
@@ -208,11 +209,14 @@ class _UndecodableLines:
 
     def __init__(self, problems: Problems) -> None:
         self.numbers: deque[int] = deque()
+        self.last_is_cut = False  # the last of them is the end of a file of UTF-16 that was cut
         self._problems = problems
 
     def report_up_to(self, line: int) -> None:
         while self.numbers and self.numbers[0] <= line:
-            self._problems.add(self.numbers.popleft(), None, "bad_encoding")
+            number = self.numbers.popleft()
+            is_cut = self.last_is_cut and not self.numbers
+            self._problems.add(number, None, "cut_utf16" if is_cut else "bad_encoding")
 
 
 class _CsvRecords:

@@ -22,6 +22,8 @@ class TextDecoder:
 
     def __init__(self) -> None:
         self.refusal: str | None = None
+        self.is_cut = False
+        """Whether the file, once finished, ends in the middle of a character of UTF-16."""
         self._head = b""
         self._started = False
         self._utf16: codecs.IncrementalDecoder | None = None
@@ -55,8 +57,8 @@ class TextDecoder:
         if self._utf16 is None:
             return piece
         text = self._utf16.decode(piece).encode(errors="surrogatepass")
-        is_cut = last and self._utf16.getstate()[0] != b""
-        return text + _NEVER_UTF8 if is_cut else text
+        self.is_cut = last and self._utf16.getstate()[0] != b""
+        return text + _NEVER_UTF8 if self.is_cut else text
 
     def _lines(self, text: bytes, *, last: bool) -> bytes:
         """The text with line feeds. A carriage return at its end is held back, because a line feed may follow."""
