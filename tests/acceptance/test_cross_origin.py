@@ -11,13 +11,15 @@ from ixfast.testing.virtual_tags import VirtualFleet
 
 SHUT = VirtualFleet(101, 30, account="shut")
 READABLE = VirtualFleet(102, 30, account="readable")
+SHUT_URLS = VirtualFleet(103, 2, "plain-uid-counter", account="shut-urls")
+READABLE_URLS = VirtualFleet(104, 2, "plain-uid-counter", account="readable-urls")
 WAYS: Mapping[str, Mapping[str, str]] = {"hot": {}, "aiohttp": {"Expect": ""}}
 FIELD = "access-control-allow-origin"
 
 
 @pytest.fixture(scope="module")
 def fleets(server: Served) -> Served:
-    for fleet in (SHUT, READABLE):
+    for fleet in (SHUT, READABLE, SHUT_URLS, READABLE_URLS):
         server.provision(fleet)
     in_own_loop(lambda: forbid(server))
     return server
@@ -34,6 +36,9 @@ async def forbid(server: Served) -> None:
         return not any([FIELD in (await once(server.port, path)).headers for _ in range(8)])
 
     await eventually(every_worker_knows)
+    # No worker has looked this account up yet.
+    token = server.cli("api-key", "create", SHUT_URLS.account, "--scope", "manage").strip()
+    await manage(server, token, "PATCH", f"/v2/accounts/{SHUT_URLS.account}", {"cors": False})
 
 
 async def answers(server: Served, fleet: VirtualFleet, index: int, headers: Mapping[str, str]) -> dict[str, Answer]:
@@ -117,6 +122,19 @@ async def test_the_accounts_switch_counts_on_v2(fleets: Served) -> None:
         assert {name: answer.headers.get(FIELD) for name, answer in answers.items()} == dict.fromkeys(
             answers, "*" if readable else None
         )
+
+
+async def test_a_complaint_about_a_profile_belongs_to_its_account(fleets: Served) -> None:
+    """Also on taps that lead to no tag. That there is no such tag reveals nothing of the account."""
+    for fleet, field in ((SHUT_URLS, None), (READABLE_URLS, "*")):
+        whole = fleet[0].tap().partition("?")[2]
+        for query in (whole[:-1], whole.replace("&", "&amp;"), whole.replace("uid=04", "uid=0g")):
+            malformed = await v2(fleets, {"query": query, "account": fleet.account})
+            assert (malformed.status, malformed.headers.get(FIELD)) == (400, field), query
+        on_v1 = await once(fleets.port, f"/v1/t?{whole[:-1]}&a={fleet.account}")
+        assert (on_v1.status, on_v1.headers.get(FIELD)) == (400, field)
+        unknown = await v2(fleets, {"query": whole.replace("uid=04", "uid=05"), "account": fleet.account})
+        assert (unknown.json["verdict"], unknown.headers.get(FIELD)) == ("unknown", "*")
 
 
 async def test_what_belongs_to_no_account_is_open_on_v2(fleets: Served) -> None:

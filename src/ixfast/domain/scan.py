@@ -60,6 +60,7 @@ class Extras:
     __slots__ = (
         "aid",
         "complaint",
+        "cors",
         "evidence",
         "fingerprint",
         "first_at",
@@ -95,6 +96,7 @@ class Extras:
         self.aid = aid  # the account that the caller names, unless an API key does
         self.named = named  # scan.ref is what names the tag; otherwise the tap may name another one if that tag does not exist
         self.complaint: str | None = None  # what is wrong with the parameter that `scan.error_field` names, without its value
+        self.cors = True  # whether pages may read the complaint: False if the account whose profiles read the tap forbids it
         self.evidence: Evidence | None = None
         self.first_at: float | None = None  # Unix time of the first response under this Idempotency-Key, if there was one
 

@@ -43,6 +43,7 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
     if known is None:
         return []
     account, groups = known
+    extras.cors = account.cors
     found: dict[bytes, None] = {}
     incomplete: dict[bytes, None] = {}
     complaints: list[tuple[TapProfile, InputError]] = []
