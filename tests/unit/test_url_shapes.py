@@ -160,8 +160,8 @@ def test_names_that_only_look_like_the_profiles_are_others(name: str) -> None:
 
 def test_empty_values_are_absent() -> None:
     profile = compile_profile(EncodingProfile(name="own", scheme="ntag424-aes", template="x={xuid}&n={counter}&e={mac}"))
-    assert profile.read_url("?x=abcd1234&n=000001&e=") == Missing(("e",))
-    assert profile.read_parameters({"x": "abcd1234", "n": "", "e": ""}) == Missing(("n", "e"))
+    assert profile.read_url("?x=abcd1234&n=000001&e=") == Missing(("e",), xuid="abcd1234")
+    assert profile.read_parameters({"x": "abcd1234", "n": "", "e": ""}) == Missing(("n", "e"), xuid="abcd1234")
     assert profile.read_url(f"?n=&n=000001&e={'0' * 16}") == Message(bytes(8), None, 1)
 
 
