@@ -16,7 +16,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from support import eventually_sync, in_own_loop
-from support.requirements import requires_file
+from support.requirements import requires_file, skip_without
 
 from ixfast.embedded import EmbeddedPostgres, EmbeddedPostgresError, binaries, default_data_dir, wheel_folder
 from ixfast.embedded.binaries import ServerUser
@@ -461,7 +461,7 @@ def test_as_an_unprivileged_user(open_scratch: Path) -> None:
         uid, gid = nobody.pw_uid, nobody.pw_gid
         os.chown(home, uid, gid)
         if system_folder() is None and not ServerUser.choose().can_enter(Path(sys.prefix) / "bin" / "python"):
-            pytest.skip("the checkout is in a folder that other users cannot enter, and PostgreSQL is not installed elsewhere")
+            skip_without("a PostgreSQL that other users can run", package="postgresql")
     done = subprocess.run(
         [sys.executable, "-c", AS_USER, str(home / "data"), str(uid), str(gid)],
         capture_output=True,
