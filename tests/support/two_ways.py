@@ -5,7 +5,10 @@ is used in both. Nothing waits for a socket or a database, so every request comp
 """
 
 import asyncio
+import contextlib
+import json
 import re
+from collections.abc import AsyncIterator
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -137,6 +140,24 @@ class World:
         protocol.connection_lost(None)
         await _turns(3)
         return said
+
+    async def post(self, path: bytes, content: Any) -> Any:
+        """The JSON answer of aiohttp's application to a POST of JSON."""
+        body = json.dumps(content).encode()
+        head = b"POST %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (path, HOST, len(body))
+        stream, _ = await self.say(head + body, door=False)
+        return json.loads(re.sub(rb"-{20,}", b'"masked":true', stream.partition(b"\r\n\r\n")[2]))
+
+
+@contextlib.asynccontextmanager
+async def serving(*fleets: VirtualFleet) -> AsyncIterator[World]:
+    """A world of these fleets, started."""
+    world = World(*fleets)
+    await world.start()
+    try:
+        yield world
+    finally:
+        await world.stop()
 
 
 def token_of(fleet: VirtualFleet) -> str:

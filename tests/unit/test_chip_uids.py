@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import ixfast
 from ixfast.cli.main import main
 from ixfast.domain import chip_uids
-from ixfast.domain.chip_uids import REVERSED_UID, refuse_reversed_uid, uid_problem
+from ixfast.domain.chip_uids import REVERSED_UID, is_reversed, refuse_reversed_uid, uid_problem
 from ixfast.errors import InputError
 from ixfast.tag_files.problems import PROBLEMS
 from ixfast.testing import VirtualTag
@@ -35,6 +35,7 @@ def test_only_what_is_an_nxp_uid_when_reversed_is_refused(uid: bytes) -> None:
 @pytest.mark.parametrize("text", OTHERS)
 def test_a_uid_of_any_other_look_is_accepted(text: str) -> None:
     refuse_reversed_uid(bytes.fromhex(text), "uid")
+    assert not is_reversed(bytes.fromhex(text))
 
 
 CALLS: dict[str, Callable[..., object]] = {

@@ -80,6 +80,23 @@ class OneAccount:
         return asyncio.run(identify(self, aid, extras, is_owner=False))
 
 
+def with_groups(*templates: str, stored: int = 14) -> OneAccount:
+    """An account whose groups have a profile of each of these templates; `stored` is the number of its own meta keys."""
+    account = OneAccount(stored)
+    more: dict[str, Any] = {"folder_name": "F", "folder_active": True, "active": True, "response_set": BUILT_IN}
+    account.groups = [
+        Group(
+            at,
+            f"G{at}",
+            account.own,
+            profile=compile_profile(EncodingProfile(name=f"p{at}", scheme="ntag424-aes", template=template)),
+            **more,
+        )
+        for at, template in enumerate(templates)
+    ]
+    return account
+
+
 def tap(meta_key: bytes) -> str:
     return VirtualTag("encrypted", xuid="q8w3sbcz", uid=UID, file_key=FILE_KEY, meta_key=meta_key).tap()
 
@@ -193,22 +210,6 @@ PROFILES = {
 }
 
 
-def with_groups(*templates: str) -> OneAccount:
-    account = OneAccount()
-    more: dict[str, Any] = {"folder_name": "F", "folder_active": True, "active": True, "response_set": BUILT_IN}
-    account.groups = [
-        Group(
-            at,
-            f"G{at}",
-            account.own,
-            profile=compile_profile(EncodingProfile(name=f"p{at}", scheme="ntag424-aes", template=template)),
-            **more,
-        )
-        for at, template in enumerate(templates)
-    ]
-    return account
-
-
 @pytest.mark.parametrize("others", [(), ("one field",), ("encrypted",), ("one field", "another name", "encrypted")])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_an_incomplete_tap_leads_to_its_tag_whatever_other_profiles_there_are(others: tuple[str, ...], reverse: bool) -> None:
@@ -256,19 +257,7 @@ WHOLE = "uid=04A1B2C3D4E5F6&ctr=000001&cmac=C49606EE6F334D39"
 )
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_complaint_is_that_of_the_profile_that_fits_best(query: str, field: str, message: str, reverse: bool) -> None:
-    account = OneAccount(0)
-    templates = SHARED_NAME[::-1] if reverse else SHARED_NAME
-    more: dict[str, Any] = {"folder_name": "F", "folder_active": True, "active": True, "response_set": BUILT_IN}
-    account.groups = [
-        Group(
-            at,
-            f"G{at}",
-            account.own,
-            profile=compile_profile(EncodingProfile(name=f"p{at}", scheme="ntag424-aes", template=template)),
-            **more,
-        )
-        for at, template in enumerate(templates)
-    ]
+    account = with_groups(*(SHARED_NAME[::-1] if reverse else SHARED_NAME), stored=0)
     assert account.find(Extras(url=f"https://h.example/?{WHOLE}")) == [references.by_uid("acme", UID)]
     with pytest.raises(InputError) as caught:
         account.find(Extras(url=f"https://h.example/?{query}"))

@@ -6,14 +6,13 @@ All tags have one file key and send no UID, so that only the text decides whose 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
-from support.two_ways import HOST, World
+from support.two_ways import HOST, World, serving
 
 import ixfast
 from ixfast.audit.findings import OUTCOMES
@@ -64,17 +63,8 @@ def written(fleet: OneKey, cuid: str, counter: int, *, encoded: bool) -> str:
 
 @pytest_asyncio.fixture
 async def world() -> AsyncIterator[World]:
-    one = World(*FLEETS)
-    await one.start()
-    yield one
-    await one.stop()
-
-
-async def post(world: World, path: bytes, content: Any) -> Any:
-    body = json.dumps(content).encode()
-    head = b"POST %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (path, HOST, len(body))
-    stream, _ = await world.say(head + body, door=False)
-    return json.loads(re.sub(rb"-{20,}", b'"masked":true', stream.partition(b"\r\n\r\n")[2]))
+    async with serving(*FLEETS) as one:
+        yield one
 
 
 async def get(world: World, fleet: OneKey, url: str) -> Any:
@@ -87,12 +77,12 @@ async def get(world: World, fleet: OneKey, url: str) -> Any:
 async def test_a_tap_is_that_of_the_tag_with_the_whole_text(world: World, fleet: OneKey, cuid: str) -> None:
     for counter, encoded in enumerate((False, True), start=1):
         url = written(fleet, cuid, counter, encoded=encoded)
-        found = await post(world, b"/v2/scans", {"url": url, "account": fleet.account})
+        found = await world.post(b"/v2/scans", {"url": url, "account": fleet.account})
         assert (found["verdict"], found["tag"]["cuid"]) == ("genuine", cuid)
         assert (await get(world, fleet, url))["response"] == "Fail"
         later = written(fleet, cuid, counter + 10, encoded=encoded)
         assert (await get(world, fleet, later))["response"] == "Pass"
-        batch = await post(world, b"/v2/scans/batch", {"scans": [{"query": later.partition("?")[2], "account": fleet.account}]})
+        batch = await world.post(b"/v2/scans/batch", {"scans": [{"query": later.partition("?")[2], "account": fleet.account}]})
         assert [(each["verdict"], each["tag"]["cuid"]) for each in batch["scans"]] == [("replayed", cuid)]
         await world.stop()
         await world.start()
@@ -121,12 +111,12 @@ async def assert_counted_once(world: World) -> None:
     """The pass of a tap of SN-123456. is not one of SN-123456, and the tap does not pass again by another route."""
     fleet = FLEETS[0]
     url = written(fleet, "SN-123456.", 7, encoded=False)
-    first = await post(world, b"/v2/scans", {"url": url, "account": fleet.account})
+    first = await world.post(b"/v2/scans", {"url": url, "account": fleet.account})
     assert (first["verdict"], first["tag"]["cuid"], first["scan_count"]) == ("genuine", "SN-123456.", 1)
     assert (await get(world, fleet, url))["response"] == "Fail"
-    assert (await post(world, b"/v2/scans", {"url": url, "account": fleet.account}))["verdict"] == "replayed"
+    assert (await world.post(b"/v2/scans", {"url": url, "account": fleet.account}))["verdict"] == "replayed"
     other = written(fleet, "SN-123456", 7, encoded=False)
-    second = await post(world, b"/v2/scans", {"url": f'"{other}"', "account": fleet.account})
+    second = await world.post(b"/v2/scans", {"url": f'"{other}"', "account": fleet.account})
     assert (second["verdict"], second["tag"]["cuid"], second["scan_count"]) == ("genuine", "SN-123456", 1)
 
 
@@ -160,7 +150,7 @@ async def test_control_leaving_out_punctuation_first_is_caught(world: World, mon
 async def test_what_is_around_it_is_left_out_where_no_tag_has_that_text(world: World, around: str, cuid: str) -> None:
     fleet = FLEETS[0]
     url = around.format(written(fleet, cuid, 1, encoded=False))
-    found = await post(world, b"/v2/scans", {"url": url, "account": fleet.account})
+    found = await world.post(b"/v2/scans", {"url": url, "account": fleet.account})
     assert (found["verdict"], found["tag"]["cuid"]) == ("genuine", cuid)
     finding = judge(catalogue_of(fleet), url)
     assert OUTCOMES[finding.code] == ("genuine", None) and fleet.cuids[finding.tag] == cuid
@@ -172,16 +162,12 @@ async def test_what_is_around_it_is_left_out_where_no_tag_has_that_text(world: W
 )
 async def test_both_versions_leave_out_the_same(template: str, end: str) -> None:
     fleet = OneKey(920, template, ["AB123456"])
-    world = World(fleet)
-    await world.start()
-    try:
+    async with serving(fleet) as world:
         first, second = (fleet[0].tap_at(counter) + end for counter in (1, 2))
-        assert (await post(world, b"/v2/scans", {"url": first, "account": fleet.account}))["verdict"] == "genuine"
+        assert (await world.post(b"/v2/scans", {"url": first, "account": fleet.account}))["verdict"] == "genuine"
         assert (await get(world, fleet, first))["response"] == "Fail"
         assert (await get(world, fleet, second))["response"] == "Pass"
-        assert (await post(world, b"/v2/scans", {"url": second, "account": fleet.account}))["verdict"] == "replayed"
-    finally:
-        await world.stop()
+        assert (await world.post(b"/v2/scans", {"url": second, "account": fleet.account}))["verdict"] == "replayed"
 
 
 @pytest.mark.parametrize("around", ['"{}"', "（{}）", "{}.", '{}"', "{}&", 'href="{}"', "[[{}|Tag]]", "url={}"])  # noqa: RUF001
@@ -190,13 +176,9 @@ async def test_both_versions_leave_out_the_same(template: str, end: str) -> None
 )
 async def test_a_wrapped_url_that_names_tag_or_account_itself(template: str, around: str) -> None:
     fleet = OneKey(921, template, ["AB123456"])
-    world = World(fleet)
-    await world.start()
-    try:
-        found = await post(world, b"/v2/scans", {"url": around.format(fleet[0].tap_at(1))})
+    async with serving(fleet) as world:
+        found = await world.post(b"/v2/scans", {"url": around.format(fleet[0].tap_at(1))})
         assert (found["verdict"], found["tag"]["cuid"]) == ("genuine", "AB123456")
-    finally:
-        await world.stop()
 
 
 async def test_no_work_is_done_for_what_is_not_needed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +192,7 @@ async def test_no_work_is_done_for_what_is_not_needed(world: World, monkeypatch:
     for text, refs in (("SN-123456.", ["SN-123456."]), ("nothing-123456", ["nothing-123456"] * 2), ("AB-7.5", ["AB-7.5"] * 2)):
         asked.clear()
         url = written(fleet, "AB123456", 1, encoded=False).replace("AB123456", text)
-        await post(world, b"/v2/scans?peek=true", {"url": url, "account": aid})
+        await world.post(b"/v2/scans?peek=true", {"url": url, "account": aid})
         assert asked == [aid, *(b"\0c" + aid.encode() + b"\0" + ref.encode() for ref in refs)]
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 import pytest_asyncio
-from support.two_ways import HOST, World
+from support.two_ways import World, serving
 
 import ixfast
 from ixfast.audit.findings import OUTCOMES
@@ -73,27 +71,18 @@ by_shape = pytest.mark.parametrize(("url", "fleet"), SHAPES, ids=[str(fleet.seed
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world() -> AsyncIterator[World]:
-    one = World(*(fleet for _, fleet in SHAPES))
-    await one.start()
-    yield one
-    await one.stop()
-
-
-async def post(world: World, path: bytes, content: Any) -> Any:
-    body = json.dumps(content).encode()
-    head = b"POST %b HTTP/1.1\r\n%bContent-Length: %d\r\n\r\n" % (path, HOST, len(body))
-    stream, _ = await world.say(head + body, door=False)
-    return json.loads(re.sub(rb"-{20,}", b'"masked":true', stream.partition(b"\r\n\r\n")[2]))
+    async with serving(*(fleet for _, fleet in SHAPES)) as one:
+        yield one
 
 
 @by_shape
 @pytest.mark.asyncio(loop_scope="module")
 async def test_a_scan_is_genuine_and_then_used(world: World, url: str, fleet: VirtualFleet) -> None:
-    peeked = await post(world, b"/v2/scans?peek=true", {"query": url, "account": fleet.account})
+    peeked = await world.post(b"/v2/scans?peek=true", {"query": url, "account": fleet.account})
     assert peeked["verdict"] == "genuine"
     batch = {"scans": [{"url": url, "account": fleet.account}, {"url": url[:-20], "account": fleet.account}]}
-    assert (await post(world, b"/v2/scans/batch", batch))["scans"][0]["verdict"] == "genuine"
-    assert (await post(world, b"/v2/scans", {"url": url, "account": fleet.account}))["verdict"] == "replayed"
+    assert (await world.post(b"/v2/scans/batch", batch))["scans"][0]["verdict"] == "genuine"
+    assert (await world.post(b"/v2/scans", {"url": url, "account": fleet.account}))["verdict"] == "replayed"
 
 
 @by_shape
@@ -183,7 +172,7 @@ async def test_a_scan_names_the_parameter_of_the_profile_that_fits_best(query: s
     await world.start()
     try:
         body = {"url": f"https://h.example/?{query}", "account": "two"}
-        alone, batch = await post(world, b"/v2/scans", body), await post(world, b"/v2/scans/batch", {"scans": [body]})
+        alone, batch = await world.post(b"/v2/scans", body), await world.post(b"/v2/scans/batch", {"scans": [body]})
         for error in (alone["error"], batch["scans"][0]["error"]):
             assert (error["code"], error["field"], error["message"]) == ("invalid_parameter", field, message)
     finally:
@@ -195,7 +184,7 @@ async def test_a_scan_of_a_named_tag_says_what_is_malformed() -> None:
     await world.start()
     try:
         code = KnownTag(853, "x={xuid}&n={counter}&e={mac}").xuid(0)
-        error = (await post(world, b"/v2/scans", {"url": f"https://h.example/?x={code}&n=1&e=00"}))["error"]
+        error = (await world.post(b"/v2/scans", {"url": f"https://h.example/?x={code}&n=1&e=00"}))["error"]
         assert (error["field"], error["message"]) == ("n", "n must be 6 hex digits (it has 1 character).")
     finally:
         await world.stop()
