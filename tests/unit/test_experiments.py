@@ -226,7 +226,8 @@ class TestExperiments:
         assert last["hot_updates"] <= last["updates"] and last["counter_table"] > 0
         assert len(last["worker_rss"]) == soak.SMOKE.workers and min(last["worker_rss"]) > 1 << 20
         assert last["http_connections"] == soak.SMOKE.connections
-        assert 0 < last["passes"] <= record["audit"]["passes_in_database"]  # on a busy machine, some pass after the last sample
+        # On a busy machine, what every connection had sent last passes after the last sample.
+        assert 0 <= record["audit"]["passes_in_database"] - last["passes"] <= soak.SMOKE.connections
         for drawn in results.glob("soak-*.svg"):
             assert ElementTree.fromstring(drawn.read_text()).tag.endswith("svg")
 
