@@ -84,6 +84,7 @@ class Supervisor:
         self._slots = [Slot(index) for index in range(self._count)]
         self._stopping = False
         self._reload_requested = False
+        self._without_congestion_control: str | None = None  # why the kernel's default is used instead
         self._shared = os.memfd_create("ixfast-meters", 0)
         os.ftruncate(self._shared, self._count * meters.REGION_BYTES)
         self._memory = mmap.mmap(self._shared, self._count * meters.REGION_BYTES)
@@ -110,6 +111,8 @@ class Supervisor:
     def run(self, dsn: str, postgres: EmbeddedPostgres | None = None) -> None:
         """Serve from this database until SIGTERM or SIGINT. On SIGHUP the workers reload their files."""
         self._dsn, self._postgres = dsn, postgres
+        if self._without_congestion_control is not None:  # here, so that a start that fails says nothing but why
+            log.info("using the system's TCP congestion control: %s", self._without_congestion_control)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: setattr(self, "_stopping", True))
         signal.signal(signal.SIGHUP, lambda *_: setattr(self, "_reload_requested", True))
@@ -126,7 +129,7 @@ class Supervisor:
     def _open_sockets(self, slot: Slot) -> None:
         settings = self._settings
         slot.public = bind_listener(settings.host, self._port, "port", shared=True)
-        _choose_congestion_control(slot.public, settings.congestion_control)
+        self._without_congestion_control = _choose_congestion_control(slot.public, settings.congestion_control)
         self._port = slot.public.getsockname()[1]
         slot.private = bind_listener(settings.private_host, self._private_port, "private_port", shared=True)
         self._private_port = slot.private.getsockname()[1]
@@ -308,12 +311,13 @@ def bind_listener(host: str, port: int, setting: str, *, shared: bool) -> socket
     return listener
 
 
-def _choose_congestion_control(listener: socket.socket, algorithm: str) -> None:
-    """Set the congestion control of connections to `listener` (tcp(7)). With "system", or if the kernel lacks the algorithm,
-    they use the kernel's default."""
+def _choose_congestion_control(listener: socket.socket, algorithm: str) -> str | None:
+    """Set the congestion control of connections to `listener` (tcp(7)). With "system", or if the kernel lacks the algorithm or
+    keeps it from this user, they use the kernel's default. Returns the reason in the last two cases."""
     if algorithm == "system":
-        return
+        return None
     try:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, algorithm.encode())
     except OSError as error:
-        log.info("using the system's TCP congestion control: %s is not available (%s)", algorithm, error.strerror)
+        return f"{algorithm} is not available ({error.strerror})"
+    return None
