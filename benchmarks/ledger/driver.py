@@ -51,7 +51,7 @@ async def drive(session: LedgerSession, batches: list[list[int]], number: int, u
         rows = len(tag_ids)
         statements += 1
         own = position(_KEY_VERSION, statements)
-        advanced += len(await session.advance(tag_ids, [own] * rows, range(scan_id, scan_id + rows)))
+        advanced += len(list(await session.advance(tag_ids, [own] * rows, range(scan_id, scan_id + rows))))
         scan_id += rows
     return statements, advanced
 

@@ -327,7 +327,7 @@ class Counters:
     async def scan(self, xuid: str, place: int) -> None:
         """A pass, with the ledger's own statement."""
         tag_id = (await self.stack.tag(xuid))["tag_id"]
-        assert await self.stack.connection.fetch(load("ledger")["advance"], [tag_id], [place], [place])
+        assert await self.stack.connection.fetchval(load("ledger")["advance"], [tag_id], [place], [place]) == [tag_id]
 
     async def finding(self, xuid: str, place: int, retry_window_s: int = 0) -> Finding:
         """What the ledger decides about a tap that did not advance the counter."""

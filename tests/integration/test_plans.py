@@ -122,7 +122,7 @@ async def test_an_unpinned_join_would_follow_the_arrays(database: str, connectio
 
 async def advance(own: LedgerSession, tag_ids: list[int], round_: int) -> int:
     rows = await own.advance(tag_ids, [round_] * len(tag_ids), [round_ << 32 | tag_id for tag_id in tag_ids])
-    return len(rows)
+    return len(list(rows))
 
 
 async def test_the_statements_are_planned_once(database: str, connection: asyncpg.Connection) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -276,6 +276,17 @@ def _is_open(connection: Any) -> bool:
         return False  # the connection was lost, and the pool has taken it back
 
 
+Advanced = Iterable[tuple[int, int, int]]
+
+
+def _advanced(rows: Sequence[Sequence[Sequence[int] | None]]) -> Advanced:
+    """The tags in the one row of arrays, which are null if no tag advanced."""
+    tag_ids, previous_positions, scan_counts = rows[0]
+    if tag_ids is None or previous_positions is None or scan_counts is None:
+        return ()
+    return zip(tag_ids, previous_positions, scan_counts, strict=True)
+
+
 class LedgerSession:
     """A committer's own connection. `history` identifies the history of the database that it leads to (`history.py`).
 
@@ -303,7 +314,7 @@ class LedgerSession:
 
     @classmethod
     async def _prepared(cls, connection: Any) -> LedgerSession:
-        int_arrays.encode_at_once(connection)  # before the statements are prepared
+        int_arrays.handle_at_once(connection)  # before the statements are prepared
         # With a name: asyncpg, its statement cache off, has an unnamed statement parsed and planned at every execution, which
         # takes a third of the statement's time.
         names = ("advance", "advance_keyed", "advance_unheld")
@@ -316,13 +327,13 @@ class LedgerSession:
     def closed(self) -> bool:
         return bool(self.connection.is_closed())
 
-    async def advance(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Any:
-        """Advance a batch; returns rows (tag_id, previous_position, scan_count) of the tags that advanced."""
-        return await self._advance.fetch(tag_ids, positions, scan_ids)
+    async def advance(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Advanced:
+        """Advance a batch; yields (tag_id, previous_position, scan_count) of the tags that advanced."""
+        return _advanced(await self._advance.fetch(tag_ids, positions, scan_ids))
 
-    async def advance_keyed(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Any:
+    async def advance_keyed(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Advanced:
         """Advance a batch that has scans with an Idempotency-Key; a scan whose key was used before does not advance."""
-        return await self._advance_keyed.fetch(tag_ids, positions, scan_ids)
+        return _advanced(await self._advance_keyed.fetch(tag_ids, positions, scan_ids))
 
     async def advance_unheld(self, tag_ids: Sequence[int], positions: Sequence[int], scan_ids: Sequence[int]) -> Any:
         """Advance a batch without waiting for locks; returns rows (tag_id, previous_position, scan_count, advances).

@@ -1,7 +1,8 @@
 -- name: advance
 -- The ledger's statement (form A): raise the counters of a batch and log each pass, in one commit.
 -- $1 tag ids, each once, ascending; $2 positions, -1 for a scan that is only counted; $3 scan ids.
--- Returns one row for each tag that advanced and none for a refused one.
+-- Returns one row of three arrays, with an element each for every tag that advanced and none for a refused one, or three nulls: that
+-- takes PostgreSQL and the worker less than a row for each tag.
 -- Rows are locked in ascending order of tag_id even if the arrays are not sorted, because `session.PINNED` leaves the planner
 -- no other join than a merge. ANY looks redundant, but keeps the join from reading the whole index, and lets a distributed table
 -- prune its shards.
@@ -22,7 +23,7 @@ WITH advanced AS (
     SELECT now(), scan_id, tag_id, nullif(position, -1), CASE WHEN position < 0 THEN 'p' ELSE 'g' END::"char"
     FROM advanced
 )
-SELECT tag_id, previous_position, scan_count FROM advanced;
+SELECT array_agg(tag_id), array_agg(previous_position), array_agg(scan_count) FROM advanced;
 
 -- name: advance_keyed
 -- The same for a batch that has scans with an Idempotency-Key (scan ids of 2^62 or more). A key that was used before advances
@@ -51,7 +52,7 @@ WITH advanced AS (
     FROM advanced
     WHERE scan_id >= 4611686018427387904
 )
-SELECT tag_id, previous_position, scan_count FROM advanced;
+SELECT array_agg(tag_id), array_agg(previous_position), array_agg(scan_count) FROM advanced;
 
 -- name: advance_unheld
 -- The same for any batch that timed out waiting for a row lock (form B): locked rows are skipped.
