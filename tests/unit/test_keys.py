@@ -77,6 +77,24 @@ def test_another_length_is_refused(kek: KeyEncryptionKey, length: int) -> None:
         keys.unwrap(kek, sealed, **PLACE)
 
 
+def test_many_keys_are_wrapped_like_one(kek: KeyEncryptionKey) -> None:
+    same = {name: PLACE[name] for name in ("account_id", "slot")}
+    wanted = [(tag_id, version, os.urandom(16)) for tag_id in range(500) for version in (1, 2)]
+    sealed = keys.wrap_all(kek, wanted, **same)
+    assert len({envelope[1:13] for envelope in sealed}) == len(wanted)  # a nonce of its own for each
+    for (tag_id, version, key16), each in zip(wanted, sealed, strict=True):
+        assert keys.unwrap(kek, each, **same, tag_id=tag_id, version=version) == key16
+    with pytest.raises(KeyEnvelopeError):
+        keys.unwrap(kek, sealed[0], **same, tag_id=1, version=1)
+    assert keys.wrap_all(kek, [], **same) == []
+
+
+@pytest.mark.parametrize("bad", [(1, 1, bytes(15)), (1, 1, bytes(17)), (1 << 63, 1, TAG_KEY), (1, 65536, TAG_KEY)])
+def test_one_of_many_keys_cannot_be_wrapped(kek: KeyEncryptionKey, bad: tuple[int, int, bytes]) -> None:
+    with pytest.raises(KeyEnvelopeError):
+        keys.wrap_all(kek, [(1, 1, TAG_KEY), bad], account_id=7, slot=KeySlot.FILE)
+
+
 def assert_bound_to_its_place(kek: KeyEncryptionKey, wrap: Callable[..., bytes], unwrap: Callable[..., bytes]) -> None:
     """What was sealed for `PLACE` must not open in any place that differs in one part."""
     sealed = wrap(kek, TAG_KEY, **PLACE)
@@ -326,6 +344,8 @@ def test_no_repr_message_or_traceback_shows_a_key(kek: KeyEncryptionKey) -> None
     failures: list[Callable[[], object]] = [
         lambda: keys.wrap(kek, TAG_KEY + b"\0", **PLACE),
         lambda: keys.wrap(kek, TAG_KEY, **{**PLACE, "slot": 256}),
+        lambda: keys.wrap_all(kek, [(1, 1, TAG_KEY + b"\0")], account_id=7, slot=2),
+        lambda: keys.wrap_all(kek, [(1, 1, TAG_KEY)], account_id=7, slot=256),
         lambda: keys.unwrap(kek, sealed[:-1], **PLACE),
         lambda: keys.unwrap(kek, sealed, **{**PLACE, "version": 4}),
         lambda: keys.check_value(TAG_KEY + b"\0"),

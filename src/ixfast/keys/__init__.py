@@ -11,7 +11,7 @@ Invariants:
 """
 
 from ixfast.keys.derived_keys import DerivedKeys
-from ixfast.keys.envelope import ENVELOPE_BYTES, KeySlot, check_value, unwrap, wrap
+from ixfast.keys.envelope import ENVELOPE_BYTES, KeySlot, check_value, unwrap, wrap, wrap_all
 from ixfast.keys.kek import KekFileError, KeyEncryptionKey, KeyEnvelopeError, KeyUnavailableError, UnknownKekError
 from ixfast.keys.key_reloader import KeyReloader
 from ixfast.keys.key_set import KeyEncryptionKeys
@@ -36,4 +36,5 @@ __all__ = [
     "check_value",
     "unwrap",
     "wrap",
+    "wrap_all",
 ]

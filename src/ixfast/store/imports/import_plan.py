@@ -14,7 +14,7 @@ import orjson
 
 from ixfast.domain.chip_uids import uid_problem
 from ixfast.domain.scan import position
-from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, KeySlot, unwrap, wrap
+from ixfast.keys import KeyEncryptionKey, KeyEncryptionKeys, KeySlot, unwrap, wrap_all
 from ixfast.limits import KEY_VERSIONS_MAX, META_KEYS_MAX
 from ixfast.store.admin.deleted_tags import begins_at
 from ixfast.store.imports.copy_rows import BOOL, BYTES, INT2, INT8, JSON, MOMENT, TEXT, copy_rows
@@ -124,6 +124,10 @@ class Plan:
         self.kek = kek
         self.tags: list[tuple[Any, ...]] = []
         self.keys: list[tuple[int, int, int, str, bytes, bytes]] = []
+        self.unsealed: list[tuple[int, int, bytes]] = []
+        """Tag id, version and file key (16 bytes) of each of `keys`; empty once they are sealed."""
+        self.check_values: list[bytes] = []
+        """The check values of `keys`."""
         self.counters: list[tuple[int, int, int]] = []
         """Tag id, position and scan count of each of `tags`."""
         self.raised: list[tuple[int, int, int]] = []
@@ -190,6 +194,7 @@ def plan(
             before = counters.get(stored["tag_id"], (0, 0))
             _change(context, result, row, stored, own, before, deleted, problems)
             result.elsewhere += group_id != context.group_id or context.batch_id not in (None, stored["batch_id"])
+    _seal(context, result)
     result.staged_lines = orjson.dumps(result.lines)
     owners = tuple(zip(OWNERS.values(), (context.account_id, context.group_id, context.batch_id), strict=True))
     for table, same, columns, rows in (
@@ -268,7 +273,7 @@ def _add(context: Context, result: Plan, row: TagRow, tag_id: int, xuid: str) ->
     fields = orjson.dumps(row.fields).decode() if row.fields else None
     result.tags.append((tag_id, xuid, row.cuid, row.uid, row.name, row.active is not False, at, rule_set, fields))
     if row.key is not None:
-        _add_key(context, result, row, tag_id, FIRST_VERSION)
+        _add_key(result, row, tag_id, FIRST_VERSION)
     if row.meta_key is not None:
         result.meta_keys.append((tag_id, FIRST_VERSION, row.meta_key))
     result.lines.append(
@@ -292,10 +297,18 @@ def _naming_column(row: TagRow, stored: Stored | None) -> str:
     return "UID" if row.uid is not None and (stored is None or row.uid == stored["uid"]) else "CUID"
 
 
-def _add_key(context: Context, result: Plan, row: TagRow, tag_id: int, version: int) -> None:
+def _add_key(result: Plan, row: TagRow, tag_id: int, version: int) -> None:
     assert row.key is not None and row.check_value is not None
-    wrapped = wrap(result.kek, row.key, account_id=context.account_id, tag_id=tag_id, slot=_SLOT, version=version)
-    result.keys.append((tag_id, _SLOT, version, result.kek.id, wrapped, row.check_value))
+    result.unsealed.append((tag_id, version, row.key))
+    result.check_values.append(row.check_value)
+
+
+def _seal(context: Context, result: Plan) -> None:
+    unsealed, result.unsealed = result.unsealed, []
+    wrapped = wrap_all(result.kek, unsealed, account_id=context.account_id, slot=_SLOT)
+    kek_id = result.kek.id
+    for (tag_id, version, _), envelope, check in zip(unsealed, wrapped, result.check_values, strict=True):
+        result.keys.append((tag_id, _SLOT, version, kek_id, envelope, check))
 
 
 def _change(
@@ -351,7 +364,7 @@ def _change(
         dumped = orjson.dumps(fields).decode() if fields else None
         result.changes.append((tag_id, uid, cuid, name, active, assigned_at, unassigned, rule_set, dumped))
     if version is not None:
-        _add_key(context, result, row, tag_id, version)
+        _add_key(result, row, tag_id, version)
         result.rekeyed.append(tag_id)
         changed.append("key")
     if counted:

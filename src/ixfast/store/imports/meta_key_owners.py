@@ -14,7 +14,7 @@ from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from ixfast.keys import KeySlot, check_value, unwrap, wrap
+from ixfast.keys import KeySlot, check_value, unwrap, wrap_all
 from ixfast.limits import KEY_VERSIONS_MAX, META_KEYS_MAX
 from ixfast.store.admin import edits
 from ixfast.store.connections.lost import unless_lost
@@ -173,15 +173,9 @@ class MetaKeys:
 def _copy_data(context: Context, keys: Sequence[OwnKey]) -> bytes:
     """Rows of `tag_key` as the data of a COPY."""
     kek, slot = context.keks.current, int(KeySlot.META)
+    wrapped = wrap_all(kek, keys, account_id=context.account_id, slot=slot)
     rows = [
-        (
-            tag_id,
-            slot,
-            version,
-            kek.id,
-            wrap(kek, key16, account_id=context.account_id, tag_id=tag_id, slot=slot, version=version),
-            check_value(key16),
-        )
-        for tag_id, version, key16 in keys
+        (tag_id, slot, version, kek.id, envelope, check_value(key16))
+        for (tag_id, version, key16), envelope in zip(keys, wrapped, strict=True)
     ]
     return copy_rows((), tuple(KEY_COLUMNS.values()), rows)
