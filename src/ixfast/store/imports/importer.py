@@ -260,9 +260,10 @@ class _Import:
         await self._lock([tag for _, tag in returning])
         file_keys |= await keys_of(connection, context.keks, returning_ids, KeySlot.FILE)
         keys = StoredKeys(file_keys, await keys_of(connection, context.keks, meta_rekeyed, KeySlot.META))
-        deleted = await deleted_before(connection, context.account_id, fresh, returning)
+        ids, any_deleted = await connection.fetchrow(sql["draw_ids"], len(fresh), context.account_id)
+        may_return = any_deleted and (fresh or returning)
+        deleted = await deleted_before(connection, context.account_id, fresh, returning) if may_return else {}
         counters = await counters_of(connection, [*counted, *returning_ids] if deleted else counted)
-        ids: list[int] = await connection.fetchval(sql["draw_ids"], len(fresh))
         codes = await self._fresh_codes(drawn[: sum(row.xuid is None for row in fresh)])
 
         def make_plan() -> Plan:

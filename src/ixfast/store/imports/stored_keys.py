@@ -39,8 +39,6 @@ async def deleted_before(
 ) -> dict[str | bytes, list[Any]]:
     """Rows of `deleted_tag` by tag code and UID, as far as they may match a new tag, or a stored one (`find_tags`) that gets a
     key or its UID."""
-    if not (fresh or returning) or not await connection.fetchval(load("importing")["any_deleted"], account_id):
-        return {}
     codes, uids, _ = names_of(fresh)
     codes += [stored["xuid"] for _, stored in returning]
     uids += [uid for row, stored in returning if (uid := stored["uid"] or row.uid) is not None]

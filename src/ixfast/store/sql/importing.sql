@@ -75,11 +75,11 @@ CREATE TEMPORARY TABLE import_change (
 -- name: find_tags
 -- The tags that lines may refer to: by tag code in any account, by UID and CUID in this account. $1 account, $2 tag codes,
 -- $3 UIDs, $4 CUIDs.
--- Every name is looked up separately in its own index. The planner has no statistics of the rows that this transaction added, and
--- might otherwise read the whole account for each name. `+ 0` prevents the use of the index on the account's tags.
+-- Every UID and CUID is looked up separately in its own index. The planner has no statistics of the rows that this transaction
+-- added, and might otherwise read the whole account for each name. `+ 0` prevents the use of the index on the account's tags.
+-- Tag codes have only one index, and looking up all of them together takes a fifth less time.
 WITH found AS MATERIALIZED (
-    SELECT t.tag_id
-    FROM unnest($2::text[]) AS n (xuid), LATERAL (SELECT tag_id FROM tag WHERE xuid = n.xuid OFFSET 0) AS t
+    SELECT tag_id FROM tag WHERE xuid = ANY ($2::text[])
     UNION
     SELECT t.tag_id
     FROM unnest($3::bytea[]) AS n (uid),
@@ -114,18 +114,16 @@ FROM tag_key
 WHERE tag_id = ANY ($1::bigint[]) AND slot = $2
 ORDER BY tag_id, version DESC;
 
--- name: any_deleted
--- $1 account.
-SELECT EXISTS (SELECT FROM deleted_tag WHERE account_id = $1);
-
 -- name: existing_codes
 -- Those of these tag codes that exist.
 SELECT t.xuid FROM unnest($1::text[]) AS n (xuid), LATERAL (SELECT xuid FROM tag WHERE xuid = n.xuid OFFSET 0) AS t;
 
 -- name: draw_ids
--- New tag ids. The sequence is looked up once; looking it up for each id took 6 us. $1 how many.
+-- New tag ids, and whether any tag of the account was ever deleted. The sequence is looked up once; looking it up for each id took
+-- 6 us. $1 how many, $2 account.
 WITH own AS MATERIALIZED (SELECT pg_get_serial_sequence('tag', 'tag_id')::regclass AS name)
-SELECT coalesce(array_agg(nextval(name)), '{}') FROM own, generate_series(1, $1);
+SELECT (SELECT coalesce(array_agg(nextval(name)), '{}') FROM own, generate_series(1, $1)) AS ids,
+       EXISTS (SELECT FROM deleted_tag WHERE account_id = $2) AS any_deleted;
 
 -- name: masters
 -- The masters of all groups of an account that derive keys, with what distinguishes the keys derived from them. $1 account.
