@@ -116,8 +116,7 @@ class Loader:
         row = rows[0]
         if row["group_id"] not in self.groups and row["account_id"] in self.lacking:
             raise KeyUnavailableError("A meta key of the tag's account cannot be opened.")
-        keys = tuple(self._opened(r, KeySlot.FILE, r["tag_id"]) for r in rows if r["slot"] == _FILE_SLOT)
-        meta_keys = tuple(self._opened(r, KeySlot.META, r["tag_id"]) for r in rows if r["slot"] == _META_SLOT)
+        keys, meta_keys = self._own_keys(rows)
         group = self.groups[row["group_id"]]
         if not keys and group.derived is not None and row["uid"] is not None and not group.derived.slow:
             keys = group.derived.file_keys(row["uid"])
@@ -135,6 +134,18 @@ class Loader:
             overrides=_overrides(row, group, meta_keys),
             originality=row["originality"],
         )
+
+    def _own_keys(self, rows: list[Any]) -> tuple[tuple[Key, ...], tuple[Key, ...]]:
+        """The live file keys of a tag, and its own meta keys."""
+        keys: tuple[Key, ...] = ()
+        meta_keys: tuple[Key, ...] = ()
+        for row in rows:
+            slot = row["slot"]
+            if slot == _FILE_SLOT:
+                keys += (self._opened(row, slot, row["tag_id"]),)
+            elif slot == _META_SLOT:
+                meta_keys += (self._opened(row, slot, row["tag_id"]),)
+        return keys, meta_keys
 
     async def codes_of(self, connection: Any, wanted: Iterable[bytes]) -> dict[bytes, bytes]:
         """Tag codes by CUID or UID reference. Absent references are left out."""
@@ -337,7 +348,7 @@ class Loader:
         wanted = [(row["version"], bytes(row["check_value"])) for row in rows]
         return tuple(held[each] for each in wanted) if held.keys() >= set(wanted) else ()
 
-    def _opened(self, row: Any, slot: KeySlot, tag_id: int) -> Key:
+    def _opened(self, row: Any, slot: int, tag_id: int) -> Key:
         value = unwrap(
             self._keks.by_id(row["kek_id"]),
             row["wrapped"],
