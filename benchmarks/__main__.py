@@ -26,6 +26,7 @@ BENCHMARKS = {
     "keyed": ("benchmarks.keyed", "cost of an Idempotency-Key on /v2"),
     "timing": ("benchmarks.timing", "do response times reveal what a caller may not know?"),
     "micro": ("benchmarks.micro.suite", "one step of a scan at a time, without network and database"),
+    "instructions": ("benchmarks.instructions", "instructions per scan, which do not vary as times do"),
     "report": ("benchmarks.report", "the newest results as one document, with the targets"),
 }
 
@@ -37,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given[0] not in BENCHMARKS:
         print("usage: python -m benchmarks [WHAT] [OPTIONS]\n")
         for name, (_, text) in BENCHMARKS.items():
-            print(f"  {name:<10} {text}")
+            print(f"  {name:<12} {text}")
         return 0 if given[0] in ("-h", "--help") else 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` blocks end child processes
     module = importlib.import_module(BENCHMARKS[given[0]][0])

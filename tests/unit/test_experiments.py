@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -23,11 +24,14 @@ sys.path.insert(0, str(ROOT))
 for _library in ("hdrh", "matplotlib"):
     pytest.importorskip(_library, reason=f"{_library} is not installed: it is in the dependency group `bench`")
 
+from support.requirements import requires  # noqa: E402
+
 from benchmarks import __main__ as front_page  # noqa: E402
 from benchmarks import (  # noqa: E402
     database_audit,
     environment,
     figures,
+    instructions,
     keyed,
     latency,
     overload,
@@ -249,6 +253,21 @@ class TestExperiments:
         (record,) = environment.newest(hand_over.HISTORY, tmp_path)
         assert [point["rows"] for point in record["points"]] == [4, 8]
         assert "\n| 4 |" in hand_over.table(record)
+
+    def test_instructions(self, tmp_path: Path) -> None:
+        if platform.machine() != "x86_64":
+            pytest.skip("valgrind supports the AES instructions of x86-64 only")
+        requires("valgrind", package="valgrind")
+        assert instructions.main(["--smoke", "--results", str(tmp_path)]) == 0
+        (record,) = environment.newest(instructions.HISTORY, tmp_path)
+        (step,) = record["steps"]
+        assert step["name"] == "request bytes to response bytes, mixed taps"
+        assert 1_000 < step["instructions"] < 10_000_000  # those of the start are a thousand million
+
+    def test_instructions_need_valgrind(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setenv("PATH", "/nonexistent")
+        assert instructions.main(["--smoke"]) == 2
+        assert capsys.readouterr().err == "valgrind is not installed: apt-get install valgrind\n"
 
     def test_ledger_and_knobs(self, tmp_path: Path) -> None:
         assert sweep.main(["--smoke", "--results", str(tmp_path)]) == 0
