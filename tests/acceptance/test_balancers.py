@@ -102,7 +102,13 @@ def pair(postgres: Any, template: str, open_scratch: Path) -> Iterator[tuple[Ser
     with own_database(postgres, template) as dsn:
         one, two = (
             Served(
-                home, dsn=dsn, workers=1, drain_delay_ms=DRAIN_DELAY_MS, port=ports[2 * place], private_port=ports[2 * place + 1]
+                home,
+                dsn=dsn,
+                workers=1,
+                drain_delay_ms=DRAIN_DELAY_MS,
+                port=ports[2 * place],
+                private_port=ports[2 * place + 1],
+                unix_socket=socket_of(home),
             )
             for place, home in enumerate(homes)
         )
@@ -112,6 +118,10 @@ def pair(postgres: Any, template: str, open_scratch: Path) -> Iterator[tuple[Ser
             with two:
                 one.provision(FLEET)
                 yield one, two
+
+
+def socket_of(home: Path) -> Path:
+    return home.with_name(f"{home.name}.sock")
 
 
 def addresses(*servers: Served) -> dict[str, str]:
@@ -257,6 +267,34 @@ async def test_the_header_fields_that_balancers_usually_add_stay_on_the_front_do
                 assert (await connection.get(fresh_tap(), {"User-Agent": "curl/8.5.0", "Accept": "*/*"})).passed
         assert meters(pair, "ixfast_hot_requests_total") - hot == 40
         assert meters(pair, "ixfast_handed_over_connections_total") == handed_over
+    finally:
+        balancer.stop()
+
+
+@pytest.mark.parametrize("kind", HABITS)
+async def test_the_shipped_files_with_unix_sockets(kind: str, pair: tuple[Served, Served], tmp_path: Path) -> None:
+    """With the changes that the guide names, and nothing else: the balancer reaches neither port of the scan API."""
+    settings, config = addresses(*pair), shipped(kind)
+    for number, server in enumerate(pair, 1):
+        prefix = {"haproxy": "unix@", "nginx": "unix:"}[kind]
+        settings[f"SERVER_{number}_ADDRESS"] = f"{prefix}{socket_of(server.home)}"
+    if kind == "haproxy":
+        config = config.replace('" check port ', '" check addr 127.0.0.1 port ')
+    balancer = Balancer(kind, tmp_path, config, settings)
+    try:
+        hot, scans = meters(pair, "ixfast_hot_requests_total"), [meter(server, "ixfast_scans_total") for server in pair]
+        async with await Connection.open(balancer.port) as connection:
+            for number in range(40):
+                path = fresh_tap()
+                assert (await connection.get(path, browser(number))).passed
+                assert (await once(pair[number % 2].port, path)).failed  # the same ledger
+                refused = await connection.post("/v2/scans", {"xuid": "nosuchtag"})
+                assert (refused.status, refused.json["verdict"]) == (200, "unknown")
+        assert meters(pair, "ixfast_hot_requests_total") - hot == 80
+        after = [meter(server, "ixfast_scans_total") for server in pair]
+        # 20 replays, 20 scans of each server's share of the taps, and at least some of the other requests.
+        assert all(later - earlier >= 30 for earlier, later in zip(scans, after, strict=True)), "both servers must receive scans"
+        assert "unhandled" not in pair[0].log + pair[1].log
     finally:
         balancer.stop()
 

@@ -248,6 +248,20 @@ def test_a_file_of_addresses(doctor: Doctor, tmp_path: Path) -> None:
     assert "cannot be read as a MaxMind DB file" in doctor.only("addresses file", "FAIL")
 
 
+def test_the_unix_socket(doctor: Doctor, open_scratch: Path) -> None:
+    path = open_scratch / "doctor.sock"
+    doctor.settings["unix_socket"] = path
+    assert doctor.checks()["server"][0] == "OK"
+    assert not path.exists()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        assert "unix_socket: " in (text := doctor.only("server", "FAIL")) and "another server uses it" in text
+    assert doctor.checks()["server"][0] == "OK"
+    path.unlink()
+    doctor.settings["unix_socket"] = open_scratch / "missing" / "doctor.sock"
+    assert f"there is no directory {open_scratch / 'missing'}" in doctor.only("server", "FAIL")
+
+
 def test_the_space_and_permissions_of_the_data_directory(
     server_dir: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

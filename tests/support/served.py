@@ -318,8 +318,11 @@ class Connection:
         self.closing = False  # the last response had Connection: close
 
     @classmethod
-    async def open(cls, port: int, **options: Any) -> Self:
-        return cls(*await asyncio.open_connection("127.0.0.1", port, **options))
+    async def open(cls, place: int | Path, **options: Any) -> Self:
+        """`place` is a port or the path of a Unix socket."""
+        if isinstance(place, Path):
+            return cls(*await asyncio.open_unix_connection(place, **options))
+        return cls(*await asyncio.open_connection("127.0.0.1", place, **options))
 
     async def __aenter__(self) -> Self:
         return self
@@ -372,9 +375,9 @@ def request(method: str, path: str, headers: Mapping[str, str] | None = None, bo
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode("latin-1") + (body or b"")
 
 
-async def once(port: int, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET") -> Answer:
-    """Send one request on a new connection."""
-    async with await Connection.open(port) as connection:
+async def once(place: int | Path, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET") -> Answer:
+    """Send one request on a new connection to a port or a Unix socket."""
+    async with await Connection.open(place) as connection:
         return await connection.get(path, headers, method=method)
 
 
@@ -388,13 +391,13 @@ async def manage(server: Served, token: str, method: str, path: str, body: Any =
     return answer.json if answer.body else None
 
 
-async def all_of(port: int, paths: Sequence[str], connections: int) -> list[Answer]:
+async def all_of(place: int | Path, paths: Sequence[str], connections: int) -> list[Answer]:
     """Request all `paths` concurrently over this many connections; responses in the order of `paths`."""
     answers: list[Answer | None] = [None] * len(paths)
     waiting = iter(enumerate(paths))
 
     async def ask() -> None:
-        async with await Connection.open(port) as connection:
+        async with await Connection.open(place) as connection:
             for index, path in waiting:
                 answers[index] = await connection.get(path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,11 +229,12 @@ def test_a_worker_with_nothing_else_to_do_refuses_all(worker: Worker) -> None:
     assert worker.admission.in_flight == 0
 
 
-def _served_in_time(worker: Worker, times: float, *, controlled: bool) -> float:
+def _served_in_time(worker: Worker, times: float, *, controlled: bool, shows_age: bool = True) -> float:
     """The share of a worker's capacity that is answered within a second.
 
     The worker can answer 1,000 scans a second or refuse 3,000, and is offered `times` that rate over 2,000 connections. Without
-    admission control it admits everything that it reads.
+    admission control it admits everything that it reads. If the kernel does not show the age of a request, as for Unix sockets,
+    the time in the kernel is not part of it.
     """
     pass_s, refusal_s, period_s, seconds = 0.001, 0.001 / 3, 0.1, 20.0
     unread: list[float] = []
@@ -258,25 +260,48 @@ def _served_in_time(worker: Worker, times: float, *, controlled: bool) -> float:
         refused = len(worker.refused) - before
         free += refused
         spent += refused * refusal_s
-        inside += [now - waited_s for _, waited_s in worker.resumed]
+        inside += [now - waited_s - (0.0 if shows_age else period_s / 2) for _, waited_s in worker.resumed]
         worker.resumed.clear()
         debt = max(0.0, spent - period_s)
         while unread:
             arrived = unread.pop(0)
+            age_s = now - arrived if shows_age else 0.0
             if not controlled:
                 worker.admission.in_flight += 1
-            elif not worker.takes(now - arrived):
-                worker.postpone(0, now - arrived)
+            elif not worker.takes(age_s):
+                worker.postpone(0, age_s)
                 continue
             inside.append(arrived)
     return in_time / seconds * pass_s
 
 
+@pytest.mark.parametrize("shows_age", [True, False], ids=["TCP", "Unix socket"])
 @pytest.mark.parametrize("times", [1.5, 3.0])
-def test_more_than_the_capacity_leaves_the_goodput(monkeypatch: pytest.MonkeyPatch, times: float) -> None:
-    assert _served_in_time(Worker(monkeypatch), times, controlled=True) > 0.9
+def test_more_than_the_capacity_leaves_the_goodput(monkeypatch: pytest.MonkeyPatch, times: float, shows_age: bool) -> None:
+    assert _served_in_time(Worker(monkeypatch), times, controlled=True, shows_age=shows_age) > 0.9
     # The control: at 1,000 answers a second for 2,000 waiting connections, all are answered late.
     assert _served_in_time(Worker(monkeypatch), times, controlled=False) < 0.2
+
+
+async def test_a_unix_socket_does_not_tell_how_long_a_request_has_waited(open_scratch: Path) -> None:
+    """It counts as having just arrived, however long the loop was away."""
+    seen: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    class Protocol(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = transport
+
+        def data_received(self, data: bytes) -> None:
+            seen.set_result(admission._unread_s(self.transport))
+
+    path = open_scratch / "age.sock"
+    async with await asyncio.get_running_loop().create_unix_server(Protocol, path):
+        _, writer = await asyncio.open_unix_connection(path)
+        await asyncio.sleep(0)
+        writer.write(b"x")
+        time.sleep(0.1)  # noqa: ASYNC251 - makes the loop late on purpose
+        assert await asyncio.wait_for(seen, 5) == 0.0
+        writer.close()
 
 
 async def test_the_kernel_tells_how_long_a_request_has_waited() -> None:

@@ -258,3 +258,37 @@ def test_every_quantity_says_why_to_raise_or_lower_it() -> None:
     for each in describe():
         if each.kind in ("integer", "integer or auto") and each.unit != "TCP port":
             assert "Raise it" in each.tuning and "Lower it" in each.tuning, each.name
+
+
+LONGEST = "/" + "s" * 106
+UMLAUTS = "/" + "\u00e4" * 54
+TOO_LONG = "a path of at most 107 bytes, the limit of the system, and this one has"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("scan.sock", "an absolute path (got scan.sock)"),
+        ("./run/scan.sock", "an absolute path (got ./run/scan.sock)"),
+        (LONGEST + "s", f"{TOO_LONG} 108 (got {LONGEST}s)"),
+        (UMLAUTS, f"{TOO_LONG} 109 (got {UMLAUTS})"),
+    ],
+    ids=["a name", "relative", "too long", "too long in UTF-8"],
+)
+def test_what_cannot_be_the_path_of_a_socket(value: str, expected: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load({}, {"IXFAST_UNIX_SOCKET": value})
+    assert str(caught.value) == f"environment variable IXFAST_UNIX_SOCKET: `unix_socket` must be {expected}."
+
+
+def test_a_null_character_in_the_path_of_a_socket(tmp_path: Path) -> None:
+    """Only TOML can contain one."""
+    with pytest.raises(ConfigurationError, match=r"`unix_socket` must be a path without a null character \(got '/run/a\\x00b'\)"):
+        load({}, {}, config(tmp_path, 'unix_socket = "/run/a\\u0000b"\n'))
+
+
+def test_the_path_of_a_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert load({"unix_socket": LONGEST}, {}).unix_socket == Path(LONGEST)
+    assert load({"unix_socket": "~/scan.sock"}, {}).unix_socket == Path("/home/somebody/scan.sock")
+    assert load({}, {"IXFAST_UNIX_SOCKET": ""}).unix_socket is None

@@ -27,7 +27,7 @@ from ixfast.embedded.binaries import ServerUser
 from ixfast.errors import ConfigurationError, IxfastError
 from ixfast.keys.key_file import KeyFile, KeyLine
 from ixfast.keys.sealing import open_line
-from ixfast.process import tls
+from ixfast.process import tls, unix_socket
 from ixfast.process.supervisor import bind_listener
 from ixfast.versions import versions
 
@@ -230,6 +230,8 @@ def check_server(environment: CommandEnvironment) -> Check:
         ("private_port", settings.private_host, settings.private_port),
     ):
         bind_listener(address, number, setting, shared=False).close()
+    if settings.unix_socket is not None:
+        unix_socket.check(settings.unix_socket)
     return _exposed(settings) or Check(
         "server", "OK", f"does not run; ports {settings.port} and {settings.private_port} are free"
     )

@@ -22,6 +22,7 @@ TOPICS: dict[str, tuple[str, ...]] = {
     "Network": (
         "host",
         "port",
+        "unix_socket",
         "private_host",
         "private_port",
         "tls_cert",

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -49,7 +50,8 @@ def register(main: click.Group) -> None:
         environment.check_addresses()
         tls.check(settings)
         with contextlib.ExitStack() as stack:
-            # Before a database or a key file is created, because a port may be taken; and so that the workers load meanwhile.
+            # Before a database or a key file is created, because a port or the Unix socket may be taken; and so that the workers
+            # load meanwhile.
             announce = _banner(environment, demo=demo)
             supervisor = stack.enter_context(Supervisor(settings, environment.kek_file, announce=announce))
             postgres = None
@@ -104,6 +106,10 @@ def _banner(environment: CommandEnvironment, *, demo: bool) -> Callable[[int, in
         running = versions()
         say(f"ixfast {running['ixfast']} ({running['core']}) verifies scans at {scans}")
         say(f"health, metrics and versions at {private}")
+        if settings.unix_socket is not None:
+            path = shlex.quote(str(settings.unix_socket))
+            say(f"scans also through the Unix socket {path}:")
+            say(f"  curl --unix-socket {path} 'http://localhost/v1/t?x=nosuchtag'")
         if running["core_reason"] is not None:
             say(f"The slow pure-Python core is in use: {running['core_reason']}.")
         if demo:

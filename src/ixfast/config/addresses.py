@@ -1,8 +1,13 @@
-"""Addresses of listeners as URLs have them: IPv6 in brackets, and an address that reaches a listener on all interfaces."""
+"""Addresses of listeners: as URLs have them, with IPv6 in brackets; one that reaches a listener on all interfaces; and paths of
+Unix sockets."""
 
 from __future__ import annotations
 
 import ipaddress
+import os
+from pathlib import Path
+
+SOCKET_PATH_BYTES_MAX = 107  # unix(7): sun_path has 108 bytes, the last of which is 0.
 
 
 def authority(host: str, port: int) -> str:
@@ -23,3 +28,13 @@ def reachable(host: str) -> str:
     if not is_every_interface(host):
         return host
     return "::1" if ":" in host else "127.0.0.1"
+
+
+def socket_path_mistake(path: Path) -> str | None:
+    """What the path of a Unix socket must be instead of this one, as the end of a sentence; None if it can be one."""
+    if not path.is_absolute():
+        return "an absolute path"  # clients have other working directories than the server
+    encoded = os.fsencode(path)
+    if len(encoded) > SOCKET_PATH_BYTES_MAX:
+        return f"a path of at most {SOCKET_PATH_BYTES_MAX} bytes, the limit of the system, and this one has {len(encoded)}"
+    return "a path without a null character" if b"\0" in encoded else None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from ixfast import secret_files
+from ixfast.config.addresses import socket_path_mistake
 from ixfast.config.dsn_form import dsn_mistake
 from ixfast.config.settings import PREFIX, SettingDescription, Settings, describe
 from ixfast.errors import ConfigurationError
@@ -130,9 +131,12 @@ def _convert(setting: SettingDescription, raw: _RawValue) -> object:
         raise _invalid(raw, setting, "one of " + ", ".join(f"`{choice}`" for choice in setting.choices))
     if setting.kind == "path" and isinstance(value, str | Path) and str(value):
         try:
-            return Path(value).expanduser()
+            path = Path(value).expanduser()
         except RuntimeError:
             raise _invalid(raw, setting, "a path without `~`, because the home directory is unknown") from None
+        if setting.name == "unix_socket" and (form := socket_path_mistake(path)) is not None:
+            raise _invalid(raw, setting, form)
+        return path
     if setting.kind == "text" and isinstance(value, str) and value.strip():
         if setting.name == "dsn" and (form := dsn_mistake(value)) is not None:
             raise _invalid(raw, setting, form)

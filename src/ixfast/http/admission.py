@@ -164,7 +164,13 @@ class Admission:
 
 
 def _unread_s(transport: Any) -> float:
-    """Seconds since the kernel received the last bytes of a connection; 0 if that cannot be found out (TLS, tests)."""
+    """Seconds since the kernel received the last bytes of a connection; 0 if that cannot be found out (TLS, Unix sockets, tests).
+
+    For a Unix socket the kernel keeps no such time, and the length of the round does not say it: the loop may have been idle. A
+    request from there therefore counts as having just arrived. It is postponed if too many scans are in flight, and from then on
+    its age is known. What is not counted is bounded: each iteration of the loop reads from all connections that have data, so a
+    request waits in the kernel for no longer than an iteration takes.
+    """
     connection = transport.get_extra_info("socket")
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _TCP_INFO_BYTES)

@@ -1,14 +1,17 @@
-"""What a request says about its sender: the API token in its header fields, and the client's address behind a balancer.
+"""What is known about the sender of a request: the API token in its header fields, and the client's or balancer's address.
 
 The front door and the aiohttp routes both read them here. Whether a token is valid is decided elsewhere.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the front door serves before aiohttp is loaded
     from aiohttp import web
+
+UNIX_PEER = "unix"
+"""What all peers of the Unix socket have in place of an address, so that they are counted together as those of loopback are."""
 
 _TOKEN_FIELDS = (b"x-api-key", b"ixkio-r", b"authorization")
 
@@ -36,3 +39,14 @@ def request_token(request: web.Request) -> str | None:
 def last_forwarded(value: str | None) -> str | None:
     """The last address of an X-Forwarded-For field, added by the nearest balancer. Those before it are the client's claim."""
     return value.rpartition(",")[2].strip() or None if value is not None else None
+
+
+def peer_address(peername: Any) -> str | None:
+    """The address in what a transport reports as `peername`; None if the connection is gone.
+
+    The name of a Unix peer says nothing: it is empty, or one that the peer has chosen.
+    """
+    if isinstance(peername, tuple):
+        address: str = peername[0]
+        return address
+    return UNIX_PEER if peername is not None else None

@@ -23,6 +23,7 @@ from ixfast.domain.scan import Scan
 from ixfast.error_codes import STATUS
 from ixfast.errors import InputError
 from ixfast.http import raw_response
+from ixfast.http.credentials import peer_address
 from ixfast.http.hot_request import Head, may_become_hot
 from ixfast.http.raw_response import v1_response
 from ixfast.http.server_state import ServerState
@@ -148,7 +149,7 @@ class FrontDoor:
 
     def _client_address(self, head: Head) -> str | None:
         peer = self._transport.get_extra_info("peername")
-        address: str | None = self._server_state.dispatcher.client_address(peer[0] if peer else None, head.forwarded_for)
+        address: str | None = self._server_state.dispatcher.client_address(peer_address(peer), head.forwarded_for)
         return address
 
     def _respond(self, scan: Scan) -> None:

@@ -16,6 +16,7 @@ from aiohttp import HttpVersion10, HttpVersion11, web
 
 from ixfast import limits
 from ixfast.errors import InputError
+from ixfast.http.credentials import peer_address
 from ixfast.http.framing import BODY_BYTES_MAX, check
 from ixfast.http.problem_responses import problem_response
 from ixfast.http.request_ids import handling
@@ -29,6 +30,11 @@ class Handler(web.RequestHandler):  # type: ignore[misc,type-arg,unused-ignore]
     """The protocol of one connection. `close` lets the active request finish and then closes the connection."""
 
     __slots__ = ()
+
+    @property
+    def peername(self) -> str | None:
+        """The peer's address, which becomes `request.remote`."""
+        return peer_address(super().peername)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

@@ -74,10 +74,12 @@ class ServerState:
             self.slots[meters.CONNECTIONS_REFUSED] += 1
             return False
         self.connections.add(connection)
+        self.slots[meters.CONNECTIONS] = len(self.connections)
         return True
 
     def connection_lost(self, connection: Connection, transport: Any) -> None:
         self.connections.discard(connection)
+        self.slots[meters.CONNECTIONS] = len(self.connections)
         self.pending_heads.pop(transport, None)
 
     def head_begun(self, transport: Any, now: float) -> None:
@@ -112,7 +114,6 @@ class ServerState:
 
     def _sweep(self) -> None:
         self._sweeper = self.loop.call_later(_SWEEP_INTERVAL_S, self._sweep)
-        self.slots[meters.CONNECTIONS] = len(self.connections)
         self.close_idle(self.loop.time() - self._idle_timeout_s)
         self._close_slow_heads(self.loop.time() - limits.REQUEST_HEAD_S)
 

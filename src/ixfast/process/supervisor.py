@@ -1,8 +1,8 @@
 """The supervisor: starts the workers, restarts them when they die or hang, and drains them at the end.
 
 It holds the listening sockets, two for each worker (SO_REUSEPORT), so that connections to a dead worker's socket wait for
-its successor. It does not read from them, so no client can affect it. It also owns the embedded PostgreSQL, if there
-is one, and restarts it when it dies.
+its successor, and the Unix socket, which all workers share. It does not read from them, so no client can affect it. It also
+owns the embedded PostgreSQL, if there is one, and restarts it when it dies.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from ixfast.embedded import EmbeddedPostgres
 from ixfast.errors import ConfigurationError
 from ixfast.http.rate_limits import make_memory
 from ixfast.process import logs
+from ixfast.process.unix_socket import UnixSocket
 from ixfast.process.worker_config import WorkerConfig
 
 log = logging.getLogger("ixfast.supervisor")
@@ -82,6 +83,7 @@ class Supervisor:
         self._port = settings.port
         self._private_port = settings.private_port
         self._slots = [Slot(index) for index in range(self._count)]
+        self._unix: UnixSocket | None = None
         self._stopping = False
         self._reload_requested = False
         self._without_congestion_control: str | None = None  # why the kernel's default is used instead
@@ -92,9 +94,11 @@ class Supervisor:
         self._rates = make_memory()
 
     def __enter__(self) -> Self:
-        """Start the workers. Raises ConfigurationError if a port is taken."""
+        """Start the workers. Raises ConfigurationError if a port or the Unix socket is taken."""
         refuse_taken_ports(self._settings)
         try:
+            if self._settings.unix_socket is not None:
+                self._unix = UnixSocket(self._settings.unix_socket)
             for slot in self._slots:
                 self._open_sockets(slot)
                 self._spawn(slot)
@@ -138,14 +142,13 @@ class Supervisor:
         """Start a worker, which loads its modules and waits for `_configure`."""
         if slot.public is None or slot.private is None:
             self._open_sockets(slot)
-        assert slot.public is not None and slot.private is not None
         descriptor, slot.config_pipe = os.pipe()
         # Ctrl-C reaches the whole process group, but only the supervisor acts on it: a worker inherits the mask.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             slot.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 [sys.executable, *_WORKER, str(descriptor), str(os.getpid())],
-                pass_fds=(descriptor, self._shared, self._rates, slot.public.fileno(), slot.private.fileno()),
+                pass_fds=(descriptor, self._shared, self._rates, *self._listeners(slot)),
                 stdin=subprocess.DEVNULL,
                 env={name: value for name, value in os.environ.items() if name != _SECRET},
             )
@@ -153,9 +156,15 @@ class Supervisor:
             os.close(descriptor)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
+    def _listeners(self, slot: Slot) -> list[int]:
+        """The descriptors of a worker's listening sockets: public, private and, if there is one, the Unix socket's."""
+        assert slot.public is not None and slot.private is not None
+        unix = [self._unix.listener.fileno()] if self._unix is not None else []
+        return [slot.public.fileno(), slot.private.fileno(), *unix]
+
     def _configure(self, slot: Slot) -> None:
         """Send a worker its configuration, with which it starts to serve."""
-        assert slot.public is not None and slot.private is not None
+        public, private, *unix = self._listeners(slot)
         config = WorkerConfig(
             settings=self._settings,
             dsn=self._dsn,
@@ -163,8 +172,9 @@ class Supervisor:
             worker=slot.index,
             workers=self._count,
             server=self._id,
-            public=slot.public.fileno(),
-            private=slot.private.fileno(),
+            public=public,
+            private=private,
+            unix=unix[0] if unix else -1,
             meters=self._shared,
             rates=self._rates,
         )
@@ -258,6 +268,8 @@ class Supervisor:
         running = [slot.process for slot in self._slots if slot.process is not None]
         for process in running:
             process.terminate()
+        if self._unix is not None:
+            self._unix.close()
         for slot in self._slots:
             slot.close_sockets()  # the workers hold them too, and close them once drained
             if slot.config_pipe >= 0:
@@ -274,6 +286,8 @@ class Supervisor:
                 process.wait()
         for slot in self._slots:
             slot.process = None
+        if self._unix is not None:
+            self._unix.remove()
 
 
 def refuse_taken_ports(settings: Settings) -> None:

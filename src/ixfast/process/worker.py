@@ -37,6 +37,7 @@ from ixfast.pipeline.enrolment import Enrolment
 from ixfast.process import hardening, logs
 from ixfast.process.process_meters import ProcessMeters
 from ixfast.process.tls import Certificate
+from ixfast.process.unix_acceptor import UnixAcceptor
 from ixfast.process.worker_config import WorkerConfig
 from ixfast.rules import visitors
 from ixfast.store import partitions
@@ -73,10 +74,12 @@ class Worker:
         self._settings = config.settings
         self._loop = asyncio.get_running_loop()
         shared = mmap.mmap(config.meters, config.workers * meters.REGION_BYTES)
-        self.meters = meters.Meters(shared, config.worker)
+        self._all_meters = [meters.Meters(shared, index) for index in range(config.workers)]
+        self.meters = self._all_meters[config.worker]
         self.meters.reset()
         self._stopping = asyncio.Event()
         self._servers: list[asyncio.Server] = []
+        self._unix: UnixAcceptor | None = None
         self._certificates: list[Certificate] = []
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -188,9 +191,15 @@ class Worker:
             deadline_s=settings.deadline_ms / 1000,
         )
         self._late = late = LateHandlers()
-        await self._listen(
-            lambda: cast(asyncio.Protocol, FrontDoor(server_state, late.make)), self._config.public, Certificate.public(settings)
-        )
+
+        def factory() -> asyncio.Protocol:
+            return cast(asyncio.Protocol, FrontDoor(server_state, late.make))
+
+        await self._listen(factory, self._config.public, Certificate.public(settings))
+        if self._config.unix >= 0:
+            listener = socket.socket(fileno=self._config.unix)
+            self._unix = UnixAcceptor(listener, factory, self._all_meters, self._config.worker)
+            self._unix.start(_BACKLOG)
 
     async def _open_private(self) -> None:
         """Load the applications on aiohttp, which takes longer than all else before the first scan, and serve everything."""
@@ -252,6 +261,8 @@ class Worker:
         public = self._servers[0]
         await asyncio.sleep(0)  # accept the connections in the queue before the socket closes
         public.close()
+        if self._unix is not None:
+            await self._unix.close()
         self.server_state.begin_draining()
         await self._drain()
         await self.stop()

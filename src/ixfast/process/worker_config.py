@@ -8,8 +8,9 @@ from ixfast.config.settings import Settings
 
 
 class WorkerConfig(msgspec.Struct):
-    """Sent as JSON through a pipe. `public` and `private` are the descriptors of listening sockets, `meters` and `rates` those
-    of shared memory, `server` a random name that all workers of a supervisor share."""
+    """Sent as JSON through a pipe. `public` and `private` are the descriptors of listening sockets, `unix` that of the
+    listening Unix socket (-1: none), `meters` and `rates` those of shared memory, `server` a random name that all workers of a
+    supervisor share."""
 
     settings: Settings
     dsn: str
@@ -19,6 +20,7 @@ class WorkerConfig(msgspec.Struct):
     server: str
     public: int
     private: int
+    unix: int
     meters: int
     rates: int
 
