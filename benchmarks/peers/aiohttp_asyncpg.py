@@ -17,6 +17,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.cmac import CMAC
 
+from benchmarks.peers.listening import listen
 from benchmarks.peers.sdm import sdm_mac
 
 POOL = web.AppKey("pool", Any)
@@ -64,7 +65,7 @@ def main() -> None:
     application.cleanup_ctx.append(with_pool)
     application.router.add_get("/v1/t", tap)
     loop = uvloop.new_event_loop()
-    web.run_app(application, host="127.0.0.1", port=int(sys.argv[1]), reuse_port=True, access_log=None, print=None, loop=loop)
+    web.run_app(application, sock=listen(int(sys.argv[1])), access_log=None, print=None, loop=loop)
 
 
 if __name__ == "__main__":

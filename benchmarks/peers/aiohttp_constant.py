@@ -7,6 +7,8 @@ import sys
 import uvloop
 from aiohttp import web
 
+from benchmarks.peers.listening import listen
+
 
 async def tap(_request: web.Request) -> web.Response:
     return web.Response(body=b'{"xuid":"abcdefgh","response":"Pass"}', content_type="application/json")
@@ -16,7 +18,7 @@ def main() -> None:
     application = web.Application()
     application.router.add_get("/v1/t", tap)
     loop = uvloop.new_event_loop()
-    web.run_app(application, host="127.0.0.1", port=int(sys.argv[1]), reuse_port=True, access_log=None, print=None, loop=loop)
+    web.run_app(application, sock=listen(int(sys.argv[1])), access_log=None, print=None, loop=loop)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typing import Any
 
 import uvloop
 
+from benchmarks.peers.listening import listen
+
 _BODY = b'{"xuid":"abcdefgh","response":"Pass"}'
 _RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
 _END = b"\r\n\r\n"
@@ -39,7 +41,7 @@ class Constant(asyncio.Protocol):
 
 
 async def serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(Constant, "127.0.0.1", port, reuse_port=True)
+    server = await asyncio.get_running_loop().create_server(Constant, sock=listen(port))
     await server.serve_forever()
 
 

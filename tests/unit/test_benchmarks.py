@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 from array import array
@@ -44,6 +45,7 @@ from benchmarks.micro import audit as audited_files  # noqa: E402
 from benchmarks.micro import suite  # noqa: E402
 from benchmarks.micro.sample_scans import Bench  # noqa: E402
 from benchmarks.micro.step_timer import SMOKE, Size, Step, measure  # noqa: E402
+from benchmarks.peers.listening import listen  # noqa: E402
 from ixfast.domain.scan import Scan  # noqa: E402
 
 MIX = Mix(0.4, 0.2, 0.2, 0.2)
@@ -275,6 +277,16 @@ def small_stage() -> Any:
     size = scans.SMOKE
     with testbed.Testbed(Traffic(11, size.tags, size.connections, MIX)) as made:
         yield made
+
+
+def test_connections_to_the_peers_have_the_congestion_control_of_ixfast() -> None:
+    kernel = Path("/proc/sys/net/ipv4")
+    available, default = ((kernel / f"tcp_{name}congestion_control").read_text().split() for name in ("available_", ""))
+    expected = "cubic" if "cubic" in available else default[0]
+    with listen(0) as listener:
+        listener.listen()
+        with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b"\0").decode() == expected
 
 
 class TestScans:
