@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from benchmarks import database_audit
 from benchmarks.load.connections import Expected
 from benchmarks.load.drive import CONSTANT_ANSWER, SCAN_ANSWERS
-from benchmarks.processes import ContenderError, Processes, python
+from benchmarks.processes import ContenderError, Processes, python, socket_path
 from benchmarks.testbed import IXFAST_DATABASE, IXFAST_FULL_DATABASE, PEER_DATABASE, Testbed
 from ixfast.embedded import free_port
 
@@ -41,6 +41,7 @@ class Contender(NamedTuple):
     serve: Callable[..., contextlib.AbstractContextManager[Running]]
     audit: Callable[..., Any] | None
     headers: Callable[[Testbed], bytes] = lambda _: b""  # additional header fields of every request
+    unix: bool = False  # whether the load goes to the Unix socket at `socket_path(port)`
 
 
 def start_ixfast(
@@ -54,7 +55,9 @@ def start_ixfast(
     return Processes([command], {"IXFAST_DSN": dsn, "IXFAST_KEK_FILE": str(testbed.kek_file)})
 
 
-def ixfast_with(flags: Sequence[str] = (), module: str = "ixfast") -> Callable[..., contextlib.AbstractContextManager[Running]]:
+def ixfast_with(
+    flags: Sequence[str] = (), module: str = "ixfast", *, unix: bool = False
+) -> Callable[..., contextlib.AbstractContextManager[Running]]:
     """ixfast with additional flags."""
 
     @contextlib.contextmanager
@@ -62,7 +65,8 @@ def ixfast_with(flags: Sequence[str] = (), module: str = "ixfast") -> Callable[.
         private_port = free_port()
         assert dsn is not None
         base = f"http://127.0.0.1:{private_port}"
-        with start_ixfast(testbed, dsn, port, private_port, workers, flags, module) as processes:
+        more = ("--unix-socket", str(socket_path(port))) if unix else ()
+        with start_ixfast(testbed, dsn, port, private_port, workers, (*flags, *more), module) as processes:
             processes.await_listeners(port, workers)
             _await_readiness(processes, f"{base}/readyz")
             yield Running(processes, lambda: _observe(base), lambda: stage_sums(_scrape(base)))
@@ -125,6 +129,17 @@ def _one_process_per_worker(module: str, dsn: str | None, port: int, workers: in
         yield Running(processes, dict)
 
 
+@contextlib.contextmanager
+def _uvloop_unix(_testbed: Testbed, _dsn: str | None, port: int, workers: int) -> Iterator[Running]:
+    path = socket_path(port)
+    try:
+        with Processes([python("benchmarks.peers.uvloop_constant_unix", path, workers)]) as processes:
+            processes.await_socket(path)
+            yield Running(processes, dict)
+    finally:
+        path.unlink(missing_ok=True)
+
+
 def _peer(module: str) -> Callable[..., contextlib.AbstractContextManager[Running]]:
     return lambda _testbed, dsn, port, workers: _one_process_per_worker(module, dsn, port, workers)
 
@@ -149,6 +164,10 @@ def http_contenders(*, flask_python: str | None = None) -> dict[str, Contender]:
     contenders = (
         Contender("ixfast", "ixfast", IXFAST_DATABASE, SCAN_ANSWERS, 120_000, ixfast_with(), database_audit.of_ixfast),
         Contender(
+            "ixfast_unix", "ixfast over a Unix socket", IXFAST_DATABASE, SCAN_ANSWERS, 120_000, ixfast_with(unix=True),
+            database_audit.of_ixfast, unix=True,
+        ),
+        Contender(
             "ixfast_full", "ixfast with rules, extended fields and an API key", IXFAST_FULL_DATABASE, SCAN_ANSWERS, 120_000,
             ixfast_with(), database_audit.of_ixfast, _with_token,
         ),
@@ -159,6 +178,10 @@ def http_contenders(*, flask_python: str | None = None) -> dict[str, Contender]:
         Contender(
             "uvloop_constant", "bare uvloop protocol, constant response, no database", None, CONSTANT_ANSWER, 240_000,
             _peer("benchmarks.peers.uvloop_constant"), None,
+        ),
+        Contender(
+            "uvloop_constant_unix", "bare uvloop protocol over a Unix socket, constant response, no database", None,
+            CONSTANT_ANSWER, 240_000, _uvloop_unix, None, unix=True,
         ),
         Contender(
             "aiohttp_asyncpg", "aiohttp + asyncpg, one guarded UPDATE per scan", PEER_DATABASE, SCAN_ANSWERS, 30_000,

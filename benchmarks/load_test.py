@@ -15,7 +15,7 @@ from benchmarks.contenders import Contender, Running
 from benchmarks.experiment import Size
 from benchmarks.load.drive import Load, Result
 from benchmarks.load.traffic import Traffic
-from benchmarks.processes import cpu_s
+from benchmarks.processes import cpu_s, socket_path
 from benchmarks.testbed import Testbed
 from ixfast.embedded import free_port
 
@@ -67,7 +67,14 @@ def serving(
     port = free_port()
     with contender.serve(testbed, dsn, port, size.workers) as running:
         headers = contender.headers(testbed)
-        with Load(traffic or testbed.traffic, port, contender.expected, processes=size.processes, headers=headers) as load:
+        with Load(
+            traffic or testbed.traffic,
+            port,
+            contender.expected,
+            processes=size.processes,
+            headers=headers,
+            socket_path=socket_path(port) if contender.unix else None,
+        ) as load:
             load.connect()
             yield running, load
         running.processes.check()

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -59,6 +60,18 @@ class Processes:
             else:
                 return
 
+    def await_socket(self, path: Path) -> None:
+        """Wait until the Unix socket accepts connections. Raises `ContenderError` if a process has ended."""
+        until = time.monotonic() + _READY_S
+        while True:
+            self.check()
+            with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+                probe.connect(str(path))
+                return
+            if time.monotonic() > until:
+                raise ContenderError(f"nothing listens at {path} after {_READY_S:g} s")
+            time.sleep(_POLL_S)
+
     def await_listeners(self, port: int, count: int) -> None:
         """Wait until `count` sockets of this host listen on the port: one for each worker, with SO_REUSEPORT."""
         until = time.monotonic() + _READY_S
@@ -98,6 +111,11 @@ def child_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 def python(module: str, *arguments: object) -> list[str]:
     """The command that runs a module with this interpreter."""
     return [sys.executable, "-m", module, *map(str, arguments)]
+
+
+def socket_path(port: int) -> Path:
+    """Where a contender that is given this port makes its Unix socket."""
+    return Path(tempfile.gettempdir()) / f"ixfast-bench-{port}.sock"
 
 
 def listeners(port: int) -> int:

@@ -182,7 +182,7 @@ def _summary(run: Run) -> str:
     unfit = f"UNFIT: {'; '.join(run.disturbance.get('unfit', []))}"
     state = "ok" if run.good else f"NOT GOOD: {'; '.join(run.problems)}" if run.problems else unfit
     rates = f"{run.requests_per_s:>9,.0f} requests/s {run.passes_per_s:>9,.0f} passes/s"
-    return f"{run.repetition}  {run.contender:<17} {rates}  {state}"
+    return f"{run.repetition}  {run.contender:<20} {rates}  {state}"
 
 
 def by_contender(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.load.connections import Expected
@@ -37,11 +38,21 @@ class LoadError(RuntimeError):
 class Load:
     """The generator. Use it as a context manager and measure as many phases as needed with `closed`, `open` or `stream`."""
 
-    def __init__(self, traffic: Traffic, port: int, expected: Expected, *, processes: int = 2, headers: bytes = b"") -> None:
+    def __init__(
+        self,
+        traffic: Traffic,
+        port: int,
+        expected: Expected,
+        *,
+        processes: int = 2,
+        headers: bytes = b"",
+        socket_path: Path | None = None,
+    ) -> None:
+        """With `socket_path` the requests, which still name the port, go to that Unix socket."""
         self.traffic = traffic
         self.processes = processes
         plans = (range(i, traffic.plans, processes) for i in range(processes))
-        self._assignments = [Assignment(traffic, own, "127.0.0.1", port, expected, headers) for own in plans]
+        self._assignments = [Assignment(traffic, own, "127.0.0.1", port, expected, headers, socket_path) for own in plans]
         self._processes: list[tuple[BaseProcess, Connection]] = []
         self.unanswered = 0  # requests of the last stream that got no response
         self._ran_out = False  # whether the last closed loop used up its requests

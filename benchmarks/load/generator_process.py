@@ -14,8 +14,10 @@ import signal
 import socket
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple, cast
 
@@ -43,6 +45,7 @@ class Assignment(NamedTuple):
     port: int
     expected: Expected
     headers: bytes = b""  # additional header fields of every request, each with its line end
+    socket_path: Path | None = None  # a Unix socket to connect to instead of host and port
 
 
 class GeneratorProcess:
@@ -86,15 +89,21 @@ class GeneratorProcess:
         async def work() -> None:
             async with asyncio.timeout(_CONNECT_S):
                 for plan in self._plans:
-                    connection = partial(TapConnection, plan, self._assignment.expected)
-                    transport, _ = await self._loop.create_connection(connection, self._assignment.host, self._assignment.port)
-                    with contextlib.suppress(OSError):  # the kernel does not provide it: its default applies
-                        own = transport.get_extra_info("socket")
-                        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION_CONTROL)
-                    self._transports.append(cast(asyncio.Transport, transport))
+                    self._transports.append(await self._connected(partial(TapConnection, plan, self._assignment.expected)))
 
         self._loop.run_until_complete(work())
         return len(self._transports)
+
+    async def _connected(self, connection: Callable[[], TapConnection]) -> asyncio.Transport:
+        assignment = self._assignment
+        if assignment.socket_path is not None:
+            transport, _ = await self._loop.create_unix_connection(connection, str(assignment.socket_path))
+            return cast(asyncio.Transport, transport)
+        transport, _ = await self._loop.create_connection(connection, assignment.host, assignment.port)
+        with contextlib.suppress(OSError):  # the kernel does not provide it: its default applies
+            own = transport.get_extra_info("socket")
+            own.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _CONGESTION_CONTROL)
+        return cast(asyncio.Transport, transport)
 
     def disconnect(self) -> int:
         """Close all connections; returns how many there were. Nothing is in flight between two phases."""
