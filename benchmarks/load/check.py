@@ -73,10 +73,11 @@ def own(name: str, size: Size, processes: int, **options: int) -> Row:
     with constant(**options) as (port, counted):
         traffic = Traffic(_SEED, 10 * size.connections, size.connections)
         with Load(traffic, port, CONSTANT_ANSWER, processes=processes) as load:
-            load.prepare(size.requests)
             load.connect()
-            result = load.closed(_SETTLE_S, size.measure_s)
-            sent = result.sent
+            sent, seconds = 0, _SETTLE_S + size.measure_s
+            for _ in load.prepare_enough(size.requests / seconds, seconds):
+                result = load.closed(_SETTLE_S, size.measure_s)
+                sent += result.sent
             flaws = result.flaws()
             load.finish()
     if flaws:
