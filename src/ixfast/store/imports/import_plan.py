@@ -125,9 +125,8 @@ class Plan:
         self.tags: list[tuple[Any, ...]] = []
         self.keys: list[tuple[int, int, int, str, bytes, bytes]] = []
         self.unsealed: list[tuple[int, int, bytes]] = []
-        """Tag id, version and file key (16 bytes) of each of `keys`; empty once they are sealed."""
-        self.check_values: list[bytes] = []
-        """The check values of `keys`."""
+        """Tag id, version and file key (16 bytes) of each of `keys`, until they are sealed."""
+        self.check_values: list[bytes] = []  # of `keys`
         self.counters: list[tuple[int, int, int]] = []
         """Tag id, position and scan count of each of `tags`."""
         self.raised: list[tuple[int, int, int]] = []
@@ -140,15 +139,11 @@ class Plan:
         """`lines` as JSON, as staged in the database."""
         self.copies: dict[str, bytes] = {}
         """The data of COPY for `COPIED_COLUMNS`, by table; only tables with rows."""
-        self.touched: dict[int, str] = {}
-        """Tag codes of changed tags by tag id."""
-        self.rekeyed: list[int] = []
-        """Ids of stored tags that get another key."""
+        self.touched: dict[int, str] = {}  # tag codes of changed tags by tag id
+        self.rekeyed: list[int] = []  # ids of stored tags that get another key
         self.meta_keys: list[tuple[int, int, bytes]] = []
-        """Tag id, version and key (16 bytes) of each line with a meta key that its tag does not have yet. Who owns the key is not
-        decided here."""
-        self.meta_rekeyed: list[int] = []
-        """Ids of the stored tags among them."""
+        """Tag id, version and key (16 bytes) of each line with a meta key that its tag does not have yet, whoever will own it."""
+        self.meta_rekeyed: list[int] = []  # ids of the stored tags among them
         self.elsewhere = 0
         """How many of the stored tags are in another group, or another batch, than the one that the import names."""
 
@@ -304,11 +299,10 @@ def _add_key(result: Plan, row: TagRow, tag_id: int, version: int) -> None:
 
 
 def _seal(context: Context, result: Plan) -> None:
-    unsealed, result.unsealed = result.unsealed, []
-    wrapped = wrap_all(result.kek, unsealed, account_id=context.account_id, slot=_SLOT)
-    kek_id = result.kek.id
-    for (tag_id, version, _), envelope, check in zip(unsealed, wrapped, result.check_values, strict=True):
-        result.keys.append((tag_id, _SLOT, version, kek_id, envelope, check))
+    sealed = wrap_all(result.kek, result.unsealed, account_id=context.account_id, slot=_SLOT)
+    own, kek_id = zip(result.unsealed, sealed, result.check_values, strict=True), result.kek.id
+    result.keys = [(tag_id, _SLOT, version, kek_id, envelope, check) for (tag_id, version, _), envelope, check in own]
+    result.unsealed = []
 
 
 def _change(
