@@ -145,7 +145,7 @@ def protected_positions(tag: VirtualTag, url: str) -> set[int]:
     uid = UID if tag.profile.uid_in_session else b""
     message = tag.profile.read_url(url)
     assert isinstance(message, Message)
-    window = tag.profile.window_text(message, uid, tag.statics).decode()
+    window = tag.profile.windows(message, uid, tag.statics)[0].decode()
     assert url[:mac_at].endswith(window)
     positions.update(range(mac_at - len(window), mac_at))
     return positions

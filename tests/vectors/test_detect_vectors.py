@@ -55,7 +55,7 @@ def test_a_message_is_explained(vector: Vector, lower: bool) -> None:
     message = compiled.read_url(url_of(vector))
     assert isinstance(message, Message)
     uid = vector["expected"]["uid"]
-    window = compiled.window_text(message, bytes.fromhex(uid) if uid else b"", {}).decode()
+    window = compiled.windows(message, bytes.fromhex(uid) if uid else b"", {})[0].decode()
     expected = vector["inputs"]["mac_input_ascii"]
     assert window == (expected if not lower else window)
     assert window.lower() == expected.lower()

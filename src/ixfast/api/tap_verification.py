@@ -170,7 +170,7 @@ class _Examination(NamedTuple):
             key_version=found.key_version if found.authentic else None,
             tamper=tamper,
             file_data=found.file_data,
-            tag_code=self.message.xuid,
+            tag_code=_plain(self.message.xuid),
         )
 
 
@@ -218,7 +218,13 @@ def _uids(compiled: CompiledProfile, message: Message, keys: TagKeys, registered
 
 
 def _claim(message: Message, uid: bytes | None, counter: int | None) -> Claim:
-    return Claim(uid=uid, counter=counter, tag_code=message.xuid, cuid=message.cuid, aid=message.aid, batch=message.batch)
+    code, cuid, aid, batch = map(_plain, (message.xuid, message.cuid, message.aid, message.batch))
+    return Claim(uid=uid, counter=counter, tag_code=code, cuid=cuid, aid=aid, batch=batch)
+
+
+def _plain(text: str | None) -> str | None:
+    """The text alone, without how it was sent."""
+    return None if text is None else str(text)
 
 
 def _read(compiled: CompiledProfile, url: str) -> Message:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from ixfast.audit.tap_likeness import TapLikeness
 from ixfast.chips import CompiledProfile, Message, Missing
 from ixfast.domain.model import Key
+from ixfast.domain.owner_texts import statements
 from ixfast.errors import InputError
 from ixfast.limits import META_KEYS_MAX, META_KEYS_TRIED_MAX
 
@@ -148,12 +149,13 @@ class TagCatalogue:
         if message.xuid is not None:
             index = self.by_code.get(message.xuid)
         if index is None and message.cuid is not None:
-            index = self._by_cuid.get(message.cuid)
+            index = next(filter(lambda tag: tag is not None, map(self._by_cuid.get, statements(message.cuid))), None)
         if index is None and message.uid is not None:
             index = self.by_uid.get(message.uid)
         if index is None and profile.encrypted:
-            own = self._batch_meta_keys.get(message.batch, ()) if message.batch is not None else ()
-            index = self._by_mirror(profile, message, own + self.meta_keys)
+            names = statements(message.batch) if message.batch is not None else ()
+            own = [key for name in names for key in self._batch_meta_keys.get(name, ())]
+            index = self._by_mirror(profile, message, (*own, *self.meta_keys))
             if index is None:
                 index = self._by_own_key(profile, message)
         return index

@@ -50,7 +50,7 @@ def explain_message(
     steps.append(Step("file keys", _keys(file_keys)))
     if evidence.authentic or evidence.reason == "mac_mismatch":
         steps.append(Step("session vector", _session(evidence)))
-        steps.append(Step("window", _window(compiled, message, evidence, statics)))
+        steps.append(Step("window", _window(compiled, message, evidence, file_keys, statics)))
     steps += _result_steps(compiled, evidence)
     return steps
 
@@ -91,9 +91,16 @@ def _session(evidence: Evidence) -> str:
     return " and ".join(inside) or "neither UID nor counter"
 
 
-def _window(compiled: CompiledProfile, message: Message, evidence: Evidence, statics: Mapping[str, str]) -> str:
-    text = compiled.window_text(message, evidence.uid or b"", statics)
-    return text.decode() or "empty"
+def _window(
+    compiled: CompiledProfile, message: Message, evidence: Evidence, file_keys: tuple[Key, ...], statics: Mapping[str, str]
+) -> str:
+    """The window that the MAC covers, or those that it may cover if it covers none of them."""
+    uid, counter = evidence.uid or b"", -1 if evidence.counter is None else evidence.counter
+    windows = compiled.windows(message, uid, statics)
+    if len(windows) > 1 and evidence.authentic:
+        verified = compiled.verified(message, uid, counter, file_keys, statics)
+        windows = (verified[1],) if verified is not None else windows
+    return " or ".join(window.decode() for window in windows) or "empty"
 
 
 def _key(key: Key) -> str:

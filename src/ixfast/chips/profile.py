@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import cast
 
 from ixfast.chips.message import Message, Missing
 from ixfast.chips.reasons import REASONS
@@ -25,7 +26,9 @@ from ixfast.chips.scheme import PiccData, Scheme
 from ixfast.chips.tamper import TAMPER_CHARS, read_tamper
 from ixfast.chips.tap_reader import Reader
 from ixfast.chips.template import STATICS, Slot, Template, compile_template
+from ixfast.domain import owner_texts
 from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
+from ixfast.domain.owner_texts import only_spelling, says, spelling
 from ixfast.limits import COUNTER_MAX, META_KEYS_TRIED_MAX, UID_BYTES
 
 _RANKS = {reason: rank for rank, reason in enumerate(REASONS)}
@@ -56,8 +59,9 @@ class CompiledProfile:
 
     __slots__ = (
         "_counter_may_be_off",
+        "_fixed_windows",
+        "_plain_literals",
         "_reader",
-        "_window_fixed",
         "counter_expected",
         "encrypted",
         "is_bare_plain",
@@ -82,7 +86,11 @@ class CompiledProfile:
         self._counter_may_be_off = scheme.counter_can_be_off and profile.allow_without_counter
         self.tamper_in_window = "tamper" in window_slots or "tt" in window_slots
         self.window_statics = tuple(name for name in STATICS if name in window_slots)
-        self._window_fixed = None if window_slots else "".join(map(str, template.window)).encode()
+        self._fixed_windows: tuple[bytes, ...] | None = None
+        self._plain_literals = not any(isinstance(part, str) and owner_texts.may_vary(part) for part in template.window)
+        if not window_slots:
+            literal = "".join(map(str, template.window))
+            self._fixed_windows = tuple(window.encode() for window in owner_texts.windows([literal], ()))
         self._reader = Reader(template, self.tamper_in_window)
         self.parameters = self._reader.parameters
         self.is_bare_plain = "counter" in template.slots and "enc" not in template.slots and window_slots <= {"uid", "counter"}
@@ -174,14 +182,36 @@ class CompiledProfile:
             if reading is not None and not (whole and (reading.uid is None or reading.counter is None))
         ]
 
-    def window_text(self, message: Message, uid: bytes, statics: Mapping[str, str]) -> bytes:
-        """The authenticated text as the tag sent it: hex digits in upper case, static texts as registered."""
-        if self._window_fixed is not None:
-            return self._window_fixed
-        texts = [
-            part if isinstance(part, str) else _window_part(part.name, message, uid, statics) for part in self.template.window
-        ]
-        return "".join(texts).encode()
+    def windows(self, message: Message, uid: bytes, statics: Mapping[str, str]) -> tuple[bytes, ...]:
+        """The texts that the MAC may cover, the likeliest first: one, or two if the chip may have escaped something in it.
+
+        Hex digits are in upper case. `domain.owner_texts` says how static texts are spelled.
+        """
+        if self._fixed_windows is not None:
+            return self._fixed_windows
+        parts = self.template.window
+        if self._plain_literals:
+            plain = [each if isinstance(each, str) else _window_part(each.name, message, uid, statics) for each in parts]
+            if None not in plain:
+                return ("".join(cast(list[str], plain)).encode(),)
+        literals, texts = [""], []
+        for part in parts:
+            if isinstance(part, Slot) and part.name in STATICS:
+                texts.append(spelling(getattr(message, part.name), statics.get(part.name)))
+                literals.append("")
+            else:
+                literals[-1] += part if isinstance(part, str) else _window_part(part.name, message, uid, statics) or ""
+        return tuple(window.encode() for window in owner_texts.windows(literals, texts))
+
+    def verified(
+        self, message: Message, uid: bytes, counter: int, file_keys: tuple[Key, ...], statics: Mapping[str, str]
+    ) -> tuple[Key, bytes] | None:
+        """The file key under which the MAC is valid, and the window that it covers. `uid` and `counter`: see `Scheme.verify`."""
+        for window in self.windows(message, uid, statics):
+            for key in file_keys:
+                if self.scheme.verify(key.value, uid, counter, window, message.mac):
+                    return key, window
+        return None
 
     def _examine_encrypted(
         self,
@@ -216,14 +246,14 @@ class CompiledProfile:
             if counter != 0 or not self._counter_may_be_off:
                 return _refused("counter_range", uid or None, counter)
             counter = None  # a counter that never changes cannot detect replays
-        window = self.window_text(message, uid, statics)
-        for key in file_keys:
-            if self.scheme.verify(key.value, uid, session_counter, window, message.mac):
-                file_data = None
-                if message.enc is not None:
-                    file_data = self.scheme.decrypt_file(key.value, uid, session_counter, message.enc)
-                return Evidence(True, None, uid or None, counter, key.version, self._tamper_of(message, file_data), file_data)
-        return _refused("mac_mismatch", uid or None, counter)
+        verified = self.verified(message, uid, session_counter, file_keys, statics)
+        if verified is None:
+            return _refused("mac_mismatch", uid or None, counter)
+        key, _ = verified
+        file_data = None
+        if message.enc is not None:
+            file_data = self.scheme.decrypt_file(key.value, uid, session_counter, message.enc)
+        return Evidence(True, None, uid or None, counter, key.version, self._tamper_of(message, file_data), file_data)
 
     def _tamper_of(self, message: Message, file_data: bytes | None) -> Tamper | None:
         """The tamper state, from authenticated text only. The caller has verified the MAC."""
@@ -238,39 +268,41 @@ class CompiledProfile:
     def _statics_reason(self, message: Message, statics: Mapping[str, str]) -> str | None:
         """The reason to refuse the static texts in the window, which are authenticated and must be those registered; else None.
 
-        Case is ignored: clients that lower-case a URL do so for its hex digits as well.
+        Case is ignored: clients that lower-case a URL do so for its hex digits as well. A text may be registered as the chip
+        spells it or as it reads.
         """
         for name in self.window_statics:
             sent, registered = getattr(message, name), statics.get(name)
             if not sent and not registered:
                 return "static_missing"
-            if sent and registered and sent.lower() != registered.lower():
+            if sent and registered and not says(sent, registered):
                 return "static_mismatch"
         return None
 
     def _plain_verifier(self) -> PlainVerifier:
         """Build the closure that the hot path calls, so that it need not consult the template."""
-        verify, window_of, uid_in_session = self.scheme.verify, self.window_text, self.uid_in_session
-        fixed = self._window_fixed
+        verify, windows_of, uid_in_session = self.scheme.verify, self.windows, self.uid_in_session
+        fixed = self._fixed_windows
         uid_bytes = UID_BYTES if uid_in_session else 0
 
         def verify_with_uid(file_key: bytes, uid: bytes, counter: int, mac: bytes) -> bool:
             if len(uid) != uid_bytes:  # the core would accept b"" as that of a tag that mirrors no UID
                 raise ValueError(f"uid must be {uid_bytes} bytes")
-            return 0 < counter <= COUNTER_MAX and verify(file_key, uid, counter, fixed or b"", mac)
+            return 0 < counter <= COUNTER_MAX and verify(file_key, uid, counter, window, mac)
 
         def verify_counter_only(file_key: bytes, uid: bytes, counter: int, mac: bytes) -> bool:
-            return 0 < counter <= COUNTER_MAX and verify(file_key, b"", counter, fixed or b"", mac)
+            return 0 < counter <= COUNTER_MAX and verify(file_key, b"", counter, window, mac)
 
-        def verify_with_window(file_key: bytes, uid: bytes, counter: int, mac: bytes) -> bool:
+        def verify_with_windows(file_key: bytes, uid: bytes, counter: int, mac: bytes) -> bool:
             if uid_in_session and len(uid) != uid_bytes:
                 raise ValueError(f"uid must be {uid_bytes} bytes")
             session_uid = uid if uid_in_session else b""
-            window = window_of(Message(mac=mac, counter=counter), session_uid, _NO_STATICS)
-            return 0 < counter <= COUNTER_MAX and verify(file_key, session_uid, counter, window, mac)
+            windows = windows_of(Message(mac=mac, counter=counter), session_uid, _NO_STATICS)
+            return 0 < counter <= COUNTER_MAX and any(verify(file_key, session_uid, counter, each, mac) for each in windows)
 
-        if fixed is None:
-            return verify_with_window
+        if fixed is None or len(fixed) > 1:
+            return verify_with_windows
+        (window,) = fixed
         return verify_with_uid if uid_in_session else verify_counter_only
 
 
@@ -278,12 +310,13 @@ def _refused(reason: str, uid: bytes | None, counter: int | None) -> Evidence:
     return Evidence(False, reason, uid, counter)
 
 
-def _window_part(name: str, message: Message, uid: bytes, statics: Mapping[str, str]) -> str:
+def _window_part(name: str, message: Message, uid: bytes, statics: Mapping[str, str]) -> str | None:
+    """The text of a slot in the window; None for a static text that the chip may have escaped."""
     if name == "uid":
         return uid.hex().upper()
     if name == "counter":
         return f"{message.counter:06X}"
-    if name in STATICS:
-        return statics.get(name) or str(getattr(message, name))
     value = getattr(message, name)
+    if name in STATICS:
+        return only_spelling(value, statics.get(name))
     return value if isinstance(value, str) else value.hex().upper()

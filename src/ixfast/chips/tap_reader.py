@@ -8,11 +8,13 @@ takes its place in the session vector, where a wrong one would make the MAC fail
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from urllib.parse import unquote
 
 from ixfast.chips.message import Message, Missing
 from ixfast.chips.template import STATICS, Piece, Template, mirror_piece
+from ixfast.domain.owner_texts import SentText, as_sent
 from ixfast.domain.tap_url import Place, pairs, places, trimmed
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
@@ -72,30 +74,31 @@ class Reader:
         if len(text) > REQUEST_TARGET_BYTES_MAX:
             raise InputError("invalid_parameter", f"The URL is longer than {REQUEST_TARGET_BYTES_MAX} characters.", "url")
         incomplete = None
+        lowered = "%" in text and text == text.lower()
         for place in places(text):
-            message = self._from_place(place)
+            message = self._from_place(place, lowered=lowered)
             if isinstance(message, Message):
                 return message
             incomplete = incomplete or message
         return incomplete
 
-    def _from_place(self, place: Place) -> Message | Missing | None:
+    def _from_place(self, place: Place, *, lowered: bool) -> Message | Missing | None:
         if place.query.count("&") >= PARAMETERS_MAX:
             raise InputError("invalid_parameter", f"The URL has more than {PARAMETERS_MAX} parameters.", "url")
         found: dict[str, str] = {}
-        if self._path and not self._read_path(place.path, found):
+        if self._path and not self._read_path(place.path, found, lowered=lowered):
             return None
         values: dict[str, str] = {}
         unnamed = []
         for sent, value in pairs(place.query):
             if not sent:
-                unnamed.append(unquote(value))
+                unnamed.append(_decoded(value, lowered=lowered))
                 continue
             name = self._own_name(unquote(sent))
             if name is not None and value:
                 if name in values:
                     raise InputError("invalid_parameter", f"{name} appears twice.", name)
-                values[name] = unquote(value)
+                values[name] = _decoded(value, lowered=lowered)
         for piece in self._constants:
             if not piece.pattern.fullmatch(values.get(piece.name or "", "")):
                 return None
@@ -132,19 +135,19 @@ class Reader:
             match = next(filter(None, map(piece.pattern.fullmatch, rest)), None)
             if match is None:
                 return False
-            found.update(zip(piece.slots, match.groups(), strict=True))
+            _take(piece, match, found)
         return True
 
-    def _read_path(self, path: str, found: dict[str, str]) -> bool:
+    def _read_path(self, path: str, found: dict[str, str], *, lowered: bool) -> bool:
         """Match the last segments. The host counts as a segment, so that a URL without its scheme needs no special case."""
         segments = path.removesuffix("/").split("/")[-len(self._path) :]
         if len(segments) != len(self._path):
             return False
         for piece, segment in zip(self._path, segments, strict=True):
-            match = piece.pattern.fullmatch(unquote(segment))
+            match = piece.pattern.fullmatch(_decoded(segment, lowered=lowered))
             if not match:
                 return False
-            found.update(zip(piece.slots, match.groups(), strict=True))
+            _take(piece, match, found)
         return True
 
     def _message(self, found: dict[str, str]) -> Message | Missing:
@@ -174,7 +177,20 @@ def _read(piece: Piece, value: str, found: dict[str, str]) -> None:
     match = piece.pattern.fullmatch(value)
     if not match:
         raise InputError("invalid_parameter", f"{piece.name} must be {piece.expected} ({_length(piece, value)}).", piece.name)
+    _take(piece, match, found)
+
+
+def _take(piece: Piece, match: re.Match[str], found: dict[str, str]) -> None:
+    """Add the texts of a piece's slots; those of the owner's keep how they were sent."""
     found.update(zip(piece.slots, match.groups(), strict=True))
+    text = match.string
+    if type(text) is SentText:
+        statics = ((slot, group) for group, slot in enumerate(piece.slots, start=1) if slot in STATICS)
+        found.update((slot, text.part(*match.span(group))) for slot, group in statics)
+
+
+def _decoded(sent: str, *, lowered: bool) -> str:
+    return as_sent(unquote(sent), sent, lowered=lowered) if "%" in sent else sent
 
 
 def _length(piece: Piece, value: str) -> str:

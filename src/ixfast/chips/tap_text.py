@@ -13,6 +13,7 @@ from urllib.parse import unquote_plus
 from ixfast.chips.message import Message, Missing
 from ixfast.chips.profile import CompiledProfile
 from ixfast.domain import tap_url
+from ixfast.domain.owner_texts import as_sent
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX
 
@@ -63,9 +64,11 @@ def _parameters(text: str) -> dict[str, str]:
     if place.query.count("&") >= PARAMETERS_MAX:
         raise InputError("invalid_parameter", f"The URL has more than {PARAMETERS_MAX} parameters.")
     parameters: dict[str, str] = {}
+    lowered = "%" in text and text == text.lower()
     try:
-        for sent, text in tap_url.pairs(place.query):
-            name, value = unquote_plus(sent, errors="strict"), unquote_plus(text, errors="strict")
+        for sent, sent_value in tap_url.pairs(place.query):
+            name, value = unquote_plus(sent, errors="strict"), unquote_plus(sent_value, errors="strict")
+            value = as_sent(value, sent_value, lowered=lowered)
             if not value:
                 continue
             if name and name in parameters:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from urllib.parse import unquote
+
 from ixfast.chips.scheme import Scheme
 from ixfast.chips.template import STATICS, Slot
 from ixfast.chips.url_fields import Encoding
+from ixfast.domain.owner_texts import storable
 
 _BOUNDARY = frozenset(":/?&=.-_~x")
 
@@ -16,10 +20,19 @@ def mac_windows(encoding: Encoding, scheme: Scheme) -> list[tuple[str, bytes]]:
     """
     if scheme.signed_fields is not None:
         return [("", "".join(encoding.texts[name] for name in scheme.signed_fields).upper().encode())]
-    windows: list[tuple[str, bytes]] = [("", b"")]
+    return [(notation, each.encode()) for notation, text in _windows(encoding) for each in _spellings(text)]
+
+
+def _spellings(text: str) -> Iterator[str]:
+    """A text as it was sent, and as the chip may store it if a program on the way has escaped or decoded it."""
+    return iter(dict.fromkeys((text, unquote(text), storable(text))))
+
+
+def _windows(encoding: Encoding) -> list[tuple[str, str]]:
+    windows = [("", "")]
     notation, text = "", ""
     needed = "enc" in encoding.slots
-    found: list[tuple[str, bytes]] = [] if needed else windows
+    found: list[tuple[str, str]] = [] if needed else windows
     for part in reversed(encoding.before_mac):
         if part is None:
             break  # text without a placeholder cannot be in the window
@@ -29,11 +42,11 @@ def mac_windows(encoding: Encoding, scheme: Scheme) -> list[tuple[str, bytes]]:
             if part.name == "enc":
                 needed = False
             if not needed:
-                found.append((notation, text.encode()))
+                found.append((notation, text))
             continue
         starts = range(len(part) - 1, -1, -1) if not needed else ()
         found.extend(
-            (part[start:] + notation, (part[start:] + text).encode())
+            (part[start:] + notation, part[start:] + text)
             for start in starts
             if start == 0 or part[start] in _BOUNDARY or part[start - 1] in _BOUNDARY
         )

@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 from ixfast import limits
 from ixfast.domain import references
+from ixfast.domain.owner_texts import SentText, as_sent
 from ixfast.domain.scan import Extras, Visitor
 from ixfast.domain.tap_url import trimmed
 from ixfast.errors import InputError
@@ -61,6 +62,7 @@ def parse_parameters(query: str) -> dict[str, str]:
     parameters: dict[str, str] = {}
     if "%" in query or "+" in query:
         query = trimmed(query)
+    lowered = "%" in query and query == query.lower()
     pieces = query.split("&") if query else []
     if len(pieces) > limits.PARAMETERS_MAX:
         raise InputError("invalid_parameter", f"The query can have at most {limits.PARAMETERS_MAX} parameters.")
@@ -70,7 +72,7 @@ def parse_parameters(query: str) -> dict[str, str]:
         name, equals, value = piece.partition("=")
         if not equals:
             name, value = "", name
-        name, value = _decode(name, None), _decode(value, name)
+        name, value = _decode(name, None), _decode(value, name, lowered=lowered)
         if not value:
             continue
         if not name:
@@ -85,7 +87,7 @@ def parse_parameters(query: str) -> dict[str, str]:
     return parameters
 
 
-def _decode(text: str, name: str | None) -> str:
+def _decode(text: str, name: str | None, *, lowered: bool = False) -> str:
     """Undo percent-encoding. Control characters never mean anything in a tap, and are refused in every parameter. At the end of a
     value they and spaces are dropped, since programs that read tags add them there; a tag code has to be exact."""
     if "%" not in text and "+" not in text and text.isascii() and text.isprintable():
@@ -95,10 +97,10 @@ def _decode(text: str, name: str | None) -> str:
     except UnicodeError:  # also lone surrogates, which command line arguments may have
         raise InputError("invalid_parameter", "The parameter is not valid UTF-8.", _printable(name)) from None
     if name not in (None, "x"):
-        decoded = decoded.rstrip(_AFTER)
+        decoded, text = decoded.rstrip(_AFTER), trimmed(text)
     if not decoded.isprintable():
         raise InputError("invalid_parameter", "The parameter contains control characters.", _printable(name))
-    return decoded
+    return as_sent(decoded, text, lowered=lowered) if name is not None else decoded
 
 
 def _printable(name: str | None) -> str | None:
@@ -196,6 +198,7 @@ class _Reading:
             and named_once
             and next(reversed(parameters.values()))[-1].isalnum()  # else the order counts, see `parameter_readings`
             and names <= _HOT
+            and type(parameters.get("c")) is not SentText
             and (has_mac or "e" not in names)
             and (token or "r" not in names)
         ):

@@ -15,6 +15,7 @@ from ixfast.chips import Message, Missing
 from ixfast.chips.tap_text import parameters_in
 from ixfast.domain import references, tap_readings, tap_url
 from ixfast.domain.model import EncodingProfile, Key
+from ixfast.domain.owner_texts import statements
 from ixfast.domain.protocols import TapProfile
 from ixfast.domain.records import Account, Group
 from ixfast.domain.scan import Extras
@@ -57,7 +58,8 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
         if message is None:
             continue
         if message.batch is not None and profile.encrypted:
-            meta_keys = await accounts.batch_meta_keys(account.account_id, message.batch) + meta_keys
+            for name in statements(message.batch):
+                meta_keys = await accounts.batch_meta_keys(account.account_id, name) + meta_keys
         claims = dict.fromkeys(_claims(profile, message, aid, meta_keys))
         if isinstance(message, Message):
             well_formed = True
@@ -159,7 +161,7 @@ def _claims(profile: TapProfile, message: Message | Missing, aid: str, meta_keys
     if message.xuid is not None:
         claims.append(message.xuid.encode())
     if message.cuid is not None:
-        claims.append(references.by_cuid(aid, message.cuid))
+        claims.extend(references.by_cuid(aid, text) for text in statements(message.cuid))
     if message.uid is not None:
         claims.append(references.by_uid(aid, message.uid))
     for start in range(0, len(meta_keys), limits.META_KEYS_TRIED_MAX):  # batches of one name in many groups have many keys

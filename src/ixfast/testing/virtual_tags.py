@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Literal, overload
-from urllib.parse import quote
 
 from ixfast.api.arguments import check_number, check_type
 from ixfast.api.encoding_profiles import compiled_profile
@@ -20,6 +19,7 @@ from ixfast.api.key_material import TagKeys, key_bytes, uid_of
 from ixfast.chips import CompiledProfile, Message
 from ixfast.chips.template import STANDARD_NAMES, STATICS, Part
 from ixfast.domain.model import EncodingProfile, Key
+from ixfast.domain.owner_texts import encoded, storable
 from ixfast.errors import InputError
 from ixfast.keys import check_value
 from ixfast.keys.diversify import Derivation
@@ -213,7 +213,8 @@ class VirtualTag:
         tamper = self.stored + self.current
         tt = tamper + self.status.hex().upper()
         message = Message(b"", uid or None, counter, picc, enc, tamper, tt)
-        mac = scheme.simulated_mac(file_key, uid, number, self.profile.window_text(message, uid, self.statics))
+        stored = {name: encoded(text) for name, text in self.statics.items()}
+        mac = scheme.simulated_mac(file_key, uid, number, self.profile.windows(message, uid, stored)[0])
         texts = {"uid": self.uid.hex(), "counter": f"{counter:06x}", "tamper": tamper, "tt": tt, "mac": mac.hex()}
         texts |= {name: block.hex() for name, block in (("picc", picc), ("enc", enc)) if block is not None}
         return {name: text.upper() for name, text in texts.items() if name in slots} | self.statics
@@ -229,8 +230,8 @@ class VirtualTag:
         return bytes(text)
 
     def _url(self, texts: dict[str, str]) -> str:
-        quoted = {name: quote(text, safe="") if name in STATICS else text for name, text in texts.items()}
-        tail = _fill(self.profile.template.parts, quoted)
+        stored = {name: encoded(text) if name in STATICS else text for name, text in texts.items()}
+        tail = _fill(tuple(map(_storable, self.profile.template.parts)), stored)
         return self.base_url + (tail if tail.startswith("/") else f"?{tail}")
 
 
@@ -345,7 +346,7 @@ class VirtualFleet:
         if not self.profile.is_bare_plain:
             raise ValueError(f"profile {self.profile.name!r} is not a plain mirror with a counter")
         uid = self.uid(index) if self.profile.uid_in_session else b""
-        window = self.profile.window_text(Message(b"", counter=counter), uid, {}) if self.profile.template.window else b""
+        window = self.profile.windows(Message(b"", counter=counter), uid, {})[0] if self.profile.template.window else b""
         mac = self.profile.scheme.simulated_mac(self.file_key(index), uid, counter, window)
         return self.xuid(index), f"{counter:06X}", mac.hex().upper()
 
@@ -360,6 +361,10 @@ def _key(version: int, value: bytes) -> Key:
 
 def _fill(parts: tuple[Part, ...], texts: dict[str, str]) -> str:
     return "".join(part if isinstance(part, str) else texts[part.name] for part in parts)
+
+
+def _storable(part: Part) -> Part:
+    return storable(part) if isinstance(part, str) else part
 
 
 def _flip(value: bytes, counter: int) -> bytes:
