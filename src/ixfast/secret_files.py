@@ -42,6 +42,37 @@ def read(path: Path, name: str) -> bytes:
     return secret
 
 
+def read_line(path: Path, name: str) -> str:
+    """The content of a file with a secret of one line, such as a URL, a token or a PIN.
+
+    Raises ConfigurationError as `read` does, for text that is not in UTF-8 or begins with a mark of its encoding, and for several
+    lines: a program would otherwise take them for one secret, and its errors could show a part of it.
+    """
+    content = read(path, name)
+    if (mistake := encoding_mistake(content)) is not None:
+        raise ConfigurationError(f"{name}: {path} {mistake}.")
+    lines = content.decode().splitlines()
+    if len(lines) == 1:
+        return lines[0]
+    comments = sum(line.lstrip().startswith("#") for line in lines)
+    what = f"{comments} of them a comment" if comments == 1 else f"{comments} of them comments" if comments else ""
+    many = f"has {len(lines)} lines{f', {what}' if what else ''}"
+    raise ConfigurationError(f"{name}: {path} {many}; it must contain only the secret, on one line.")
+
+
+def encoding_mistake(content: bytes) -> str | None:
+    """What is wrong with the encoding of a text file, as the end of a sentence; None if it is UTF-8 without a mark."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:4]:
+        return "is in UTF-16; save it as UTF-8"
+    if content.startswith(b"\xef\xbb\xbf"):
+        return "begins with a byte order mark (BOM); save it as UTF-8 without one"
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return "is not text in UTF-8"
+    return None
+
+
 def check_path(path: Path, name: str) -> None:
     """`check` for a file that a library reads."""
     try:

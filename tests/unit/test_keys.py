@@ -296,7 +296,7 @@ def test_a_damaged_line_is_refused_and_not_shown(tmp_path: Path) -> None:
     [
         (b"", "does not begin"),
         (b"-----BEGIN PRIVATE KEY-----\n", "does not begin"),
-        (b"\xff\xfe\x00", "does not begin"),
+        (b"\xff\xfe\x00", "is in UTF-16"),
         (b"ixfast-key-encryption-keys 1\n# nothing\n", "no key-encryption key"),
         (b"ixfast-key-encryption-keys 1\n" + b"#" * 70_000, "larger than"),
     ],

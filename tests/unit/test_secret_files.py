@@ -14,9 +14,14 @@ from click.testing import CliRunner
 from ixfast import secret_files
 from ixfast.cli import main
 from ixfast.cli.exit_codes import ExitCode
+from ixfast.cli.key_input import read_key
 from ixfast.config.settings import REDACTED
 from ixfast.config.settings_loader import load
 from ixfast.errors import ConfigurationError
+from ixfast.keys.kek import KekFileError
+from ixfast.keys.key_file import KeyFile
+from ixfast.keys.provider import ProviderError
+from ixfast.keys.providers.pkcs11 import _pin
 from ixfast.keys.providers.vault_transit import VaultTransit
 
 DSN = "postgresql://ixfast:pass@127.0.0.1:1/ixfast"
@@ -143,6 +148,80 @@ def test_a_file_that_cannot_be_a_secret(content: bytes, words: str, dsn_file: Pa
     dsn_file.write_bytes(content)
     with pytest.raises(ConfigurationError, match=words):
         secret_files.read(dsn_file, "dsn_file")
+
+
+SECRET = "S3cret"
+OTHER_DSN = f"postgresql://app:{SECRET}B@127.0.0.1:1/other"
+DAMAGED = {
+    f"{DSN}\n{OTHER_DSN}\n".encode(): "has 2 lines; it must contain only the secret, on one line.",
+    f"{DSN}\r\n\r\n{OTHER_DSN}".encode(): "has 3 lines; it must contain only the secret, on one line.",
+    f"# the {SECRET}\n{DSN}\n".encode(): "has 2 lines, 1 of them a comment; it must contain only the secret, on one line.",
+    f"#\n#\n{DSN}\n".encode(): "has 3 lines, 2 of them comments; it must contain only the secret, on one line.",
+    DSN.encode("utf-8-sig"): "begins with a byte order mark (BOM); save it as UTF-8 without one.",
+    DSN.encode("utf-16"): "is in UTF-16; save it as UTF-8.",
+    DSN.encode("utf-16-be"): "is in UTF-16; save it as UTF-8.",
+    f"{DSN}\xfc".encode("latin-1"): "is not text in UTF-8.",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_what_is_wrong_with_the_text_is_named_without_a_part_of_it(content: bytes, dsn_file: Path) -> None:
+    dsn_file.write_bytes(content)
+    done = CliRunner().invoke(main, ["account", "list", "--dsn-file", str(dsn_file)])
+    assert done.exit_code == ExitCode.CONFIGURATION
+    assert done.output == f"Error: flag --dsn-file: {dsn_file} {DAMAGED[content]}\n"
+    done = CliRunner().invoke(main, ["recover-counters", "--from-dsn-file", str(dsn_file), "--dsn", DSN])
+    assert done.exit_code == ExitCode.USAGE
+    assert f"--from-dsn-file: {dsn_file} {DAMAGED[content]}\n" in done.output
+    assert SECRET not in done.output
+
+
+@pytest.mark.parametrize(
+    "dsn", [f"{DSN}\n{OTHER_DSN}", f"{DSN}{OTHER_DSN}", f"{DSN} {OTHER_DSN}", f"# {OTHER_DSN}", f"\ufeff{DSN}"]
+)
+def test_a_variable_with_more_than_one_url_is_refused_without_showing_them(dsn: str) -> None:
+    done = CliRunner().invoke(main, ["account", "list"], env={"IXFAST_DSN": dsn})
+    assert done.exit_code == ExitCode.CONFIGURATION
+    assert done.output.startswith("Error: environment variable IXFAST_DSN: ") and done.output.count("\n") == 1
+    assert "must be a URL of the form" in done.output and SECRET not in done.output
+
+
+def test_tokens_and_pins_are_read_by_the_same_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = tmp_path / "token"
+    token.write_text(f"{SECRET}A\n{SECRET}B\n")
+    token.chmod(0o600)
+    monkeypatch.setenv("VAULT_ADDR", "http://127.0.0.1:1")
+    monkeypatch.delenv("VAULT_TOKEN", raising=False)
+    monkeypatch.setenv("VAULT_TOKEN_FILE", str(token))
+    with pytest.raises(Exception, match=r"token has 2 lines; it must contain only the secret, on one line") as caught:
+        VaultTransit().open("transit/ixfast", b"vault:v1:AAAA", "0" * 16)
+    assert SECRET not in str(caught.value)
+    with pytest.raises(ProviderError, match=r"token has 2 lines") as caught:
+        _pin(f"file:{token}")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_the_encoding_of_key_files_and_settings_files_is_named(encoding: str, tmp_path: Path) -> None:
+    reason = "is in UTF-16" if encoding == "utf-16" else "begins with a byte order mark"
+    kek, toml = tmp_path / "kek", tmp_path / "ixfast.toml"
+    kek.write_bytes("ixfast-key-encryption-keys 1\n".encode(encoding))
+    kek.chmod(0o600)
+    with pytest.raises(KekFileError, match=f"kek is not an ixfast key file: it {reason}"):
+        KeyFile.read(kek)
+    toml.write_bytes("port = 8480\n".encode(encoding))
+    with pytest.raises(ConfigurationError, match=f"The settings file .*toml {reason}"):
+        load({}, {}, toml)
+
+
+def test_a_key_that_was_saved_by_another_editor(tmp_path: Path) -> None:
+    key = tmp_path / "key.txt"
+    key.write_bytes(f"{'0f' * 16}\r\n".encode("utf-8-sig"))
+    assert read_key(str(key)) == b"\x0f" * 16
+    key.write_bytes(f"{'0f' * 16}\r\n".encode("utf-16"))
+    with pytest.raises(click.UsageError, match=r"key.txt is in UTF-16; save it as UTF-8") as caught:
+        read_key(str(key))
+    assert "0f0f" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["absent", "."])

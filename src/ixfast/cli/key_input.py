@@ -27,11 +27,13 @@ def read_text(source: str, option: str) -> str:
             text = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise click.UsageError(f"{option}: cannot read {source}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise click.UsageError(f"{option}: {source} is not text in UTF-8.") from None
+    except UnicodeDecodeError as error:
+        in_utf_16 = isinstance(error.object, bytes) and error.object.startswith((b"\xff\xfe", b"\xfe\xff"))
+        mistake = "is in UTF-16; save it as UTF-8" if in_utf_16 else "is not text in UTF-8"
+        raise click.UsageError(f"{option}: {source} {mistake}.") from None
     if len(text) > FILE_BYTES_MAX:
         raise click.UsageError(f"{option}: {source} is larger than {FILE_BYTES_MAX} bytes.")
-    return text
+    return text.removeprefix("\ufeff")  # a byte order mark
 
 
 def read_key(source: str) -> bytes:

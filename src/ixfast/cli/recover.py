@@ -53,7 +53,7 @@ def register(main: click.Group) -> None:
 
 def _read_dsn(file: Path) -> str:
     try:
-        dsn = secret_files.read(file, "--from-dsn-file").decode("utf-8", "replace")
+        dsn = secret_files.read_line(file, "--from-dsn-file")
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from None
     if (form := dsn_mistake(dsn)) is not None:

@@ -29,6 +29,14 @@ def dsn_mistake(text: str) -> str | None:
     The rest of the URL is not checked (`store.connections.connection_string`).
     """
     text = text.strip()
+    if len(text.splitlines()) > 1:
+        return f"{FORM}, on one line and without comments"
+    if text.startswith("#"):
+        return f"{FORM}, not a comment"
+    if text.startswith("\ufeff"):
+        return f"{FORM}, without the byte order mark in front of it"
+    if text.startswith(_SCHEMES) and any(scheme in text[1:] for scheme in _SCHEMES):
+        return f"{FORM}, and only one"
     if text.startswith(_SCHEMES):
         ends_with_quote = text[-1] in "\"'`" and text.count(text[-1]) % 2 == 1
         return f"{FORM}, without the quote at its end" if ends_with_quote else None

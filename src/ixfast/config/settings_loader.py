@@ -43,7 +43,7 @@ class _RawValue(typing.NamedTuple):
     def from_secret_file(cls, origin: str, value: object) -> Self:
         """Read a secret from the file `value`. Raises ConfigurationError if all users may access it."""
         path = Path(str(value))
-        text = secret_files.read(path, origin).decode("utf-8", "replace")
+        text = secret_files.read_line(path, origin)
         return cls(f"{origin} ({path})", text)
 
 
@@ -86,10 +86,13 @@ def _from_file(path: Path | None, known: Mapping[str, SettingDescription]) -> di
     if path is None:
         return {}
     try:
-        document = tomllib.loads(path.read_text())
+        content = path.read_bytes()
+        if (mistake := secret_files.encoding_mistake(content)) is not None:
+            raise ConfigurationError(f"The settings file {path} {mistake}.")
+        document = tomllib.loads(content.decode())
     except OSError as error:
         raise ConfigurationError(f"Cannot read the settings file {path}: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"The settings file {path} is not valid TOML: {error}.") from None
     return _by_setting({name: (f"{path}: {name}", value) for name, value in document.items()}, known, str)
 

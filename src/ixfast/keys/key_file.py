@@ -78,7 +78,9 @@ class KeyFile:
     def __init__(self, path: Path, content: bytes, signature: Signature) -> None:
         self.path = path
         self.signature = signature
-        self._texts = content.decode("utf-8", "replace").splitlines()
+        if (mistake := secret_files.encoding_mistake(content)) is not None:
+            raise KekFileError(f"{path} is not an ixfast key file: it {mistake}.")
+        self._texts = content.decode().splitlines()
         if not self._texts or self._texts[0].strip() != _HEADER:
             raise KekFileError(f"{path} is not an ixfast key file: it does not begin with the line {_HEADER!r}.")
         parsed = [_parse(path, number, text) for number, text in enumerate(self._texts[1:], start=2)]

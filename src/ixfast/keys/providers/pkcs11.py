@@ -70,7 +70,7 @@ def _one(tokens: Any, what: str) -> Any:
 def _pin(source: str) -> str:
     path = Path(source.removeprefix("file:"))
     try:
-        return secret_files.read(path, "pin-source").decode("utf-8", "replace")
+        return secret_files.read_line(path, "pin-source")
     except ConfigurationError as error:
         raise ProviderError(_SERVICE, error) from None
 

@@ -85,7 +85,7 @@ def _token() -> str:
         return token
     path = Path(os.environ.get("VAULT_TOKEN_FILE") or "~/.vault-token").expanduser()
     try:
-        return secret_files.read(path, "token file, because VAULT_TOKEN is not set").decode("utf-8", "replace")
+        return secret_files.read_line(path, "token file, because VAULT_TOKEN is not set")
     except ConfigurationError as error:
         raise ProviderError(_SERVICE, error) from None
 
