@@ -253,6 +253,30 @@ MIXED = VirtualFleet(19, 2, "plain-uid-counter", account="verify-mixed")
 ONE_FIELD = {"name": "one-field", "scheme": "ntag424-aes", "template": "uid={uid}x{counter}x{mac}"}
 
 
+PATHS = VirtualFleet(2117, 1, "path", account="verify-paths")
+CUT_PATHS = {
+    "a cut MAC": (lambda url: url[:-1], "malformed: mac in the path must be 16 hex digits (it has 15 characters)"),
+    "a cut mirror": (
+        lambda url: url[:-18] + url[-17:],
+        "malformed: picc in the path must be 32 hex digits (it has 31 characters)",
+    ),
+    "no MAC": (lambda url: url[:-17], "the profile path also needs mac"),
+}
+
+
+@pytest.fixture(scope="module")
+def in_paths(server: Served) -> Served:
+    server.provision(PATHS)
+    return server
+
+
+@pytest.mark.parametrize("cut", CUT_PATHS)
+def test_a_tap_with_a_cut_path_is_described(in_paths: Served, cut: str) -> None:
+    change, expected = CUT_PATHS[cut]
+    status, result = status_and_result(in_paths, change(PATHS[0].tap()), "--account", PATHS.account)
+    assert status == 6 and result.endswith(expected)
+
+
 @pytest.fixture(scope="module")
 def mixed(usual: Served, tmp_path_factory: pytest.TempPathFactory) -> Served:
     """With a second account, whose other group has a profile that uses the name `uid` for the whole tap."""

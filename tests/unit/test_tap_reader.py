@@ -159,7 +159,9 @@ def test_a_path_is_read_from_its_end(url: str) -> None:
         ("p={picc}&c={mac}&v=1", f"?p={'0' * 32}&c={'0' * 16}"),
         ("p={picc}&c={mac}&v=1", f"?p={'0' * 32}&c={'0' * 16}&v=2"),
         ("x={xuid}&n={counter}&e={mac}", "https://tag.example/t?x=q8w3sbcz"),
-        ("/{picc}/{mac}", f"https://tag.example/{'0' * 32}/{'0' * 15}"),
+        ("/{picc}/{mac}", f"https://tag.example/{'0' * 20}/{'0' * 5}"),
+        ("/{picc}/{mac}", f"https://tag.example/{'0' * 32}/products"),
+        ("/{picc}/{mac}", f"https://tag.example/feed/{'0' * 40}"),
         ("/{picc}/{mac}", "https://tag.example/"),
         ("/{picc}/{mac}", f"/{'0' * 16}"),
         ("/dna/{picc}/{mac}", f"https://tag.example/dnb/{'0' * 32}/{'0' * 16}"),
@@ -167,6 +169,36 @@ def test_a_path_is_read_from_its_end(url: str) -> None:
 )
 def test_a_url_of_another_kind_is_none_of_this_profile(template: str, url: str) -> None:
     assert compiled(template).read_url(url) is None
+
+
+MAC, PICC = "0" * 16, "0" * 32
+CUT_PATHS = {
+    ("/{picc}/{mac}", f"/t/{PICC}/{MAC[1:]}"): "mac in the path must be 16 hex digits (it has 15 characters).",
+    ("/{picc}/{mac}", f"/t/{PICC}/{MAC}0/"): "mac in the path must be 16 hex digits (it has 17 characters).",
+    ("/{picc}/{mac}", f"/t/{PICC[1:]}/{MAC}"): "picc in the path must be 32 hex digits (it has 31 characters).",
+    ("/dna/{picc}/{mac}", f"/dna/{PICC[2:]}/{MAC[1:]}"): "picc in the path must be 32 hex digits (it has 30 characters).",
+    ("/{cuid}/{uid}/{counter}/{mac}", f"/a%20b/{MAC[2:]}/00000/{MAC}"): "counter in the path must be 6 hex digits (it has 5 ",
+    ("/{uid}x{counter}x{mac}", f"/t/{MAC[2:]}x000001x{MAC[1:]}"): "uid in the path must be 14 hex digits then 'x' then 6 hex",
+    ("/t?c={mac}&n={counter}", "/t?n=000001"): None,
+}
+
+
+@pytest.mark.parametrize(("template", "url"), CUT_PATHS)
+@pytest.mark.parametrize("host", ["https://tag.example", "", "https://tag.example/#"])
+def test_a_path_that_was_cut_says_where(template: str, url: str, host: str) -> None:
+    expected = CUT_PATHS[template, url]
+    if expected is None:
+        assert compiled(template).read_url(host + url) == Missing(("c",))
+        return
+    with pytest.raises(InputError) as caught:
+        compiled(template).read_url(host + url)
+    assert caught.value.code == "invalid_parameter" and str(caught.value).startswith(expected)
+
+
+def test_a_path_that_lost_its_last_segments_is_incomplete() -> None:
+    assert compiled("/{picc}/{mac}").read_url(f"https://tag.example/t/{PICC}") == Missing(("mac",), picc=bytes(16))
+    read = compiled("/s/{cuid}/{uid}/{counter}/{mac}").read_url(f"/s/a%20b/{MAC[2:]}/")
+    assert read == Missing(("counter", "mac"), uid=bytes(7), cuid="a b")
 
 
 def test_a_url_that_lost_a_parameter_says_which() -> None:

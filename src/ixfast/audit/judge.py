@@ -18,7 +18,8 @@ from ixfast.audit.findings import (
 )
 from ixfast.audit.tag_catalogue import TagCatalogue
 from ixfast.chips import CompiledProfile, Message, Missing
-from ixfast.chips.tap_text import read_tap
+from ixfast.chips.complaints import Complaint, complaint_about, malformed
+from ixfast.chips.tap_text import parameters_in, read_tap
 from ixfast.domain import chip_uids, references, tap_url
 from ixfast.domain.scan import position
 from ixfast.domain.tap_readings import readings
@@ -63,8 +64,8 @@ def _judge(catalogue: TagCatalogue, text: str) -> Finding:
 
 def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
     """Judge a tap without a tag code, whose tag is found by each profile in turn."""
-    error: InputError | None = None
-    readable = well_formed = is_reversed = False
+    complaints: list[Complaint] = []
+    well_formed = is_reversed = False
     incomplete: int | None = None
     for profile in catalogue.profiles:
         if profile is None:
@@ -72,13 +73,16 @@ def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
         try:
             message = read_tap(profile, text)
         except InputError as problem:
-            error = error or problem
+            complaints.append((profile, problem))
             continue
-        readable = True
         tag = catalogue.find(profile, message)
         if isinstance(message, Missing):
             incomplete = tag if incomplete is None else incomplete
-        well_formed = well_formed or isinstance(message, Message)
+        names_tag = message.uid is not None or message.xuid is not None or message.cuid is not None
+        complaint = complaint_about(profile, message, leads_to_tag=names_tag)
+        if complaint is not None:
+            complaints.append((profile, complaint))
+        well_formed = well_formed or complaint is None
         is_reversed = is_reversed or (message.uid is not None and chip_uids.is_reversed(message.uid))
         if tag is None or isinstance(message, Missing):
             continue
@@ -96,7 +100,8 @@ def _judge_unnamed(catalogue: TagCatalogue, text: str) -> Finding:
         return Finding(MALFORMED, problem=mistake)
     if incomplete is not None:
         return Finding(PLAIN if catalogue.profile(incomplete) is None else INCOMPLETE, incomplete)
-    if error is not None and not readable:
+    error = malformed(complaints, parameters_in(text), text) if not well_formed else None
+    if error is not None:
         return Finding(MALFORMED, problem=_problem(error))
     if not catalogue.likeness.may_be_tap(text):
         own = catalogue.likeness.shown

@@ -116,9 +116,9 @@ class CompiledProfile:
         """Read a tap from its verbatim URL; None if it does not match this profile. See `Reader.from_url` for the errors."""
         return self._reader.from_url(url)
 
-    def fit(self, parameters: Mapping[str, str]) -> tuple[int, int, int]:
-        """How well percent-decoded parameters fit this profile, greater for better; see `Reader.fit`."""
-        return self._reader.fit(parameters)
+    def fit(self, parameters: Mapping[str, str], url: str | None = None) -> tuple[int, ...]:
+        """How well percent-decoded parameters and their URL fit this profile, greater for better; see `Reader.fit`."""
+        return self._reader.fit(parameters, url)
 
     def examine(
         self,

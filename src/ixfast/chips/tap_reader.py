@@ -9,8 +9,10 @@ takes its place in the session vector, where a wrong one would make the MAC fail
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import unquote
+
+import msgspec
 
 from ixfast.chips.message import Message, Missing
 from ixfast.chips.template import STATICS, Piece, Template, mirror_piece
@@ -18,6 +20,9 @@ from ixfast.domain.owner_texts import SentText, as_sent
 from ixfast.domain.tap_url import Place, pairs, places, trimmed
 from ixfast.errors import InputError
 from ixfast.limits import PARAMETERS_MAX, REQUEST_TARGET_BYTES_MAX
+
+_CUT_CHARS_MIN = 4  # A segment that is shorter is not a mirror that was cut.
+_NEAR = 8  # By how many characters the only segment of a path may be too short or too long.
 
 
 class Reader:
@@ -80,6 +85,8 @@ class Reader:
             if isinstance(message, Message):
                 return message
             incomplete = incomplete or message
+        if incomplete is None and self._path:
+            incomplete = next(filter(None, (self._read_cut_path(place.path) for place in places(text))), None)
         return incomplete
 
     def _from_place(self, place: Place, *, lowered: bool) -> Message | Missing | None:
@@ -111,19 +118,35 @@ class Reader:
             return None
         return self._message(found)
 
-    def fit(self, parameters: Mapping[str, str]) -> tuple[int, int, int]:
-        """How well percent-decoded parameters fit this template: the mirrors and texts that they have, and minus the parameters
-        that are malformed and absent. For choosing among the complaints of several profiles.
+    def fit(self, parameters: Mapping[str, str], url: str | None = None) -> tuple[int, ...]:
+        """How well percent-decoded parameters, and the path of their URL, fit this template: greater is better.
+
+        First come the mirrors and texts that they have, less the parameters and segments that they lack; then minus those that
+        they lack, those that are malformed, and the characters by which the lengths of these differ; last the mirrors and texts
+        that they have. For choosing among the complaints of several profiles.
         """
         own = {self._own_name(sent): value for sent, value in parameters.items()}
-        good = bad = 0
-        for piece in self._query:
-            value = own.get(piece.name)
-            if value and piece.pattern.fullmatch(value):
+        pairs = [(piece, own.get(piece.name)) for piece in self._query]
+        if self._path:
+            segments = max((_segments(place.path, len(self._path)) for place in places(url)), key=len) if url is not None else []
+            pairs += self._path_pairs(segments, parameters)
+        good = absent = bad = distance = 0
+        for piece, value in pairs:
+            if value is None:
+                absent += 1
+            elif value and piece.pattern.fullmatch(value):
                 good += len(piece.slots)
             elif value:
                 bad += 1
-        return good, -bad, -sum(piece.name not in own for piece in self._query)
+                distance += abs(len(value) - _width(piece))
+        return good - absent, -absent, -bad, -distance, good
+
+    def _path_pairs(self, segments: Sequence[str], parameters: Mapping[str, str]) -> list[tuple[Piece, str | None]]:
+        """The pieces of the path with mirrors, and what a tap has in their place; None for all if its path is another one."""
+        if segments and self._is_cut(segments):
+            return [(piece, segment) for piece, segment in zip(self._path, segments, strict=False) if piece.slots]
+        slots = {slot for piece in self._path for slot in piece.slots}
+        return [(piece, parameters.get(piece.name or "")) for slot, piece in self._alternatives if slot in slots]
 
     def _own_name(self, sent: str) -> str | None:
         return self._folded.get(sent) or (self._folded.get(sent.lower()) if sent.isascii() else None)
@@ -149,6 +172,38 @@ class Reader:
                 return False
             _take(piece, match, found)
         return True
+
+    def _read_cut_path(self, path: str) -> Missing | None:
+        """What is wrong with a path whose mirrors are cut or whose last segments are missing; None if it is another path."""
+        pieces = self._path
+        segments = _segments(path, len(pieces))
+        if self._is_cut(segments):
+            for piece, segment in zip(pieces, segments, strict=True):
+                if not piece.pattern.fullmatch(segment):
+                    slot = piece.slots[0]
+                    expected = f"{slot} in the path must be {piece.expected} ({_length(piece, segment)})."
+                    raise InputError("invalid_parameter", expected, slot)
+        for count in range(len(pieces) - 1, 0, -1):
+            matches = [*map(_match, pieces, segments[-count:])]
+            if len(segments) >= count and all(matches) and any(map(_fixed_hex, pieces[:count])):
+                found: dict[str, str] = {}
+                for piece, match in zip(pieces, matches, strict=False):
+                    if match is not None:
+                        _take(piece, match, found)
+                message = self._message(found)
+                names = tuple(slot for slot in self._required if slot not in found)
+                return msgspec.structs.replace(message, names=names) if isinstance(message, Missing) else None
+        return None
+
+    def _is_cut(self, segments: Sequence[str]) -> bool:
+        """Whether segments are those of a tap some of whose mirrors have another length, and at least one piece is as it must be,
+        or nearly so if there is only one."""
+        if len(segments) != len(self._path):
+            return False
+        cut = [(piece, text) for piece, text in zip(self._path, segments, strict=True) if not piece.pattern.fullmatch(text)]
+        if not all(_fixed_hex(piece) and _may_be_cut(piece, text) for piece, text in cut):
+            return False
+        return len(cut) < len(segments) or all(abs(len(text) - _width(piece)) <= _NEAR for piece, text in cut)
 
     def _message(self, found: dict[str, str]) -> Message | Missing:
         missing = [self._names[slot] for slot in self._required if slot not in found]
@@ -193,11 +248,37 @@ def _decoded(sent: str, *, lowered: bool) -> str:
     return as_sent(unquote(sent), sent, lowered=lowered) if "%" in sent else sent
 
 
+def _segments(path: str, count: int) -> list[str]:
+    """The last segments of a path, decoded."""
+    return [*map(unquote, path.removesuffix("/").split("/")[-count:])]
+
+
+def _match(piece: Piece, text: str) -> re.Match[str] | None:
+    return piece.pattern.fullmatch(text)
+
+
+def _fixed_hex(piece: Piece) -> bool:
+    """Whether a piece has mirrors and no text of the owner's, so that its length shows whether it was cut."""
+    return bool(piece.slots) and not any(slot in STATICS for slot in piece.slots)
+
+
+def _may_be_cut(piece: Piece, text: str) -> bool:
+    """Whether a text has the characters of this piece, but another length."""
+    literal = "".join(part for part in piece.parts if isinstance(part, str)).lower()
+    mirrored = "ciox" if {"tt", "tamper"} & {*piece.slots} else ""
+    known = frozenset(f"0123456789abcdef{literal}{mirrored}")
+    return len(text) >= _CUT_CHARS_MIN and len(text) != _width(piece) and known.issuperset(text.lower())
+
+
+def _width(piece: Piece) -> int:
+    return sum(len(part) if isinstance(part, str) else part.chars for part in piece.parts)
+
+
 def _length(piece: Piece, value: str) -> str:
     """What is wrong with a value that does not match, without a part of it."""
     chars = f"it has {len(value)} character{'s' if len(value) != 1 else ''}"
     fixed = not any(slot in STATICS for slot in piece.slots)
-    width = sum(len(part) if isinstance(part, str) else part.chars for part in piece.parts)
+    width = _width(piece)
     if not fixed or len(value) == width:
         return f"{chars}, some of which do not fit"
     return chars if len(piece.parts) == 1 else f"{chars} instead of {width}"

@@ -171,7 +171,7 @@ async def _not_found(catalogue: Catalogue, url: str, aid: str | None) -> _Explan
             reason += f". {REVERSED_UID}"
         return _ended(f"tag not found: {reason}", ExitCode.NO_TAG)
     incomplete = [
-        (profile.fit(parameters), message, profile) for profile, message in read.items() if isinstance(message, Missing)
+        (profile.fit(parameters, url), message, profile) for profile, message in read.items() if isinstance(message, Missing)
     ]
     if incomplete:
         _, message, profile = max(incomplete, key=lambda each: each[0])
@@ -198,7 +198,7 @@ def _read(profile: TapProfile, url: str, parameters: dict[str, str]) -> Any:
     """What a profile reads of the URL, or what it lacks if it has anything of the profile at all."""
     with contextlib.suppress(InputError):  # malformed under this profile
         message = profile.read_url(url)
-        if message is not None or profile.fit(parameters)[0] == 0:
+        if message is not None or profile.fit(parameters, url)[-1] == 0:
             return message
         lacking = profile.read_parameters(parameters)
         return lacking if isinstance(lacking, Missing) else None

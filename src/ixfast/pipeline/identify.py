@@ -12,6 +12,7 @@ from typing import Protocol
 
 from ixfast import limits
 from ixfast.chips import Message, Missing
+from ixfast.chips.complaints import Complaint, complaint_about, malformed
 from ixfast.chips.tap_text import parameters_in
 from ixfast.domain import references, tap_readings, tap_url
 from ixfast.domain.model import EncodingProfile, Key
@@ -47,7 +48,7 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
     extras.cors = account.cors
     found: dict[bytes, None] = {}
     incomplete: dict[bytes, None] = {}
-    complaints: list[tuple[TapProfile, InputError]] = []
+    complaints: list[Complaint] = []
     well_formed = False
     for profile, meta_keys in _distinct_profiles(groups):
         try:
@@ -61,12 +62,11 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
             for name in statements(message.batch):
                 meta_keys = await accounts.batch_meta_keys(account.account_id, name) + meta_keys
         claims = dict.fromkeys(_claims(profile, message, aid, meta_keys))
-        if isinstance(message, Message):
-            well_formed = True
-            found.update(claims)
-        else:
-            incomplete.update(claims)
-            complaints.append((profile, lacking(message)))
+        complaint = complaint_about(profile, message, leads_to_tag=bool(claims))
+        if complaint is not None:
+            complaints.append((profile, complaint))
+        well_formed = well_formed or complaint is None
+        (found if isinstance(message, Message) else incomplete).update(claims)
     if not well_formed:
         _complain(complaints, extras, leads_to_tag=bool(incomplete))
     found |= incomplete
@@ -76,12 +76,7 @@ async def identify(accounts: Accounts, aid: str, extras: Extras, *, is_owner: bo
     return list(found)
 
 
-def lacking(missing: Missing) -> InputError:
-    """The error for a tap without parameters that its profile needs."""
-    return InputError("missing_parameter", f"The tap lacks {' and '.join(missing.names)}.", missing.names[0])
-
-
-def _complain(complaints: list[tuple[TapProfile, InputError]], extras: Extras, *, leads_to_tag: bool) -> None:
+def _complain(complaints: list[Complaint], extras: Extras, *, leads_to_tag: bool) -> None:
     """Raise what is wrong with the whole URL or, unless the tap leads to a tag, the complaint of the profile that fits it best.
 
     A tap that is only incomplete under that profile is unknown, whatever is wrong with it under the others.
@@ -91,8 +86,7 @@ def _complain(complaints: list[tuple[TapProfile, InputError]], extras: Extras, *
         raise InputError("invalid_parameter", mistake, "url")
     if complaints and not leads_to_tag:
         parameters = parameters_in(extras.url) if extras.url is not None else extras.parameters or {}
-        _, error = max(complaints, key=lambda each: (*each[0].fit(parameters), each[1].code != "missing_parameter"))
-        if error.code != "missing_parameter":
+        if (error := malformed(complaints, parameters, extras.url)) is not None:
             raise error
 
 
