@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from ixfast.audit import Audit, Summary, find_profile, read_keys
 from ixfast.audit.findings import MALFORMED
+from ixfast.audit.log_lines import read_log_line
 from ixfast.audit.tap_bytes import CHUNK_BYTES, chunks, read_chunks
 from ixfast.audit.tap_format import detect_format
 from ixfast.audit.tap_likeness import TapLikeness
@@ -123,8 +124,47 @@ LOGS = {
     "Envoy": f'[{AT}] "GET /?{QUERY} HTTP/2" 200 - 0 37 "-" "Mozilla/5.0"\n',
     "Heroku": f'2026-11-29T10:11:12.000000+00:00 heroku[router]: at=info method=GET path="/?{QUERY}" host=h.example status=200\n',
     "Go": f"2026/11/29 10:11:12 GET /?{QUERY} 200\n",
+    "quotes as nginx escapes them": COMBINED.replace(" HTTP/1.1", "\\x22 HTTP/1.1"),
+    "quotes as Apache escapes them": COMBINED.replace(" HTTP/1.1", '\\" HTTP/1.1'),
+    "quotes as nginx escapes them, in JSON": json_line(request_uri=f"/?{QUERY}#", time=AT).replace("#", "\\x22"),
+    "quotes as nginx escapes them, in a column": f"time_local,request\n{LOG_AT},GET /?{QUERY}\\x22 HTTP/1.1\n",
     "Rails": f'Started GET "/?{QUERY}" for 203.0.113.7 at 2026-11-29 10:11:12 +0000\n',
 }  # fmt: skip
+
+
+MAILS = {
+    "one line above": f"Hi Bob, please check\n{TAP}\n",
+    "several lines": f"Hi Bob,\n\nplease check this tap:\n\n  {TAP}.\n\nBest regards\nAnn\n",
+    "without a comma": f"Hello\nthere is a tap\n> {TAP}\n",
+    "a sentence around it": f"Dear all\nPlease see <{TAP}> and reply\n",
+    "other links": f"Hi, a, b\nhttps://h.example/help\n{TAP}\n",
+}
+
+
+@pytest.mark.parametrize("content", MAILS.values(), ids=MAILS.keys())
+def test_a_tap_is_found_in_a_mail(keys: Path, content: str) -> None:
+    result = run(keys, content)
+    assert status_of(result) == 0, result.output
+    assert [orjson.loads(line)["verdict"] for line in result.stdout.splitlines()] == ["genuine"]
+
+
+def test_a_header_without_a_known_name_is_not_a_mail(keys: Path) -> None:
+    for content in (f"Scan link,Shop\n{TAP},Ann\n", f"Scan link\n{TAP}\n", f"Scan link,Text\n{TAP},see https://h.example/a\n"):
+        result = run(keys, content)
+        assert status_of(result) == 0 and '"line":2' in result.stdout and "without a tap" not in result.stderr
+
+
+@pytest.mark.parametrize("between", [" ", ", ", "\t", " | ", '" "'])
+def test_two_urls_in_one_line_are_called_so(keys: Path, between: str) -> None:
+    result = run(keys, f"{TAP}{between}{TAP}\n")
+    assert "several URLs: read each by itself" in result.stdout and "twice" not in result.output
+
+
+def test_texts_of_the_owners_are_read_from_escaped_logs(keys: Path) -> None:
+    assert read_log_line(r'"GET /?s=SN-3\x22&n=1 HTTP/1.1"').target == '/?s=SN-3"&n=1'
+    assert read_log_line(r'"GET /?s=a\xC3\xBC\x5Cb\xFF HTTP/1.1"').target == "/?s=aü\\b%FF"
+    assert read_log_line(r'"GET /?s=\"a\\ HTTP/1.1"').target == '/?s="a\\'
+    assert read_log_line(r'"GET /?s=a\x0ab HTTP/1.1"').target == "/?s=a%0Ab"
 
 
 @pytest.mark.parametrize("content", {**LISTS, **LOGS}.values(), ids={**LISTS, **LOGS}.keys())

@@ -53,6 +53,10 @@ def test_offsets_point_at_what_they_belong_to(text: str) -> None:
         "{}\0\0",
         "\ufeff{}",
         "{}\u200b",
+        "\u3000{}\u3000",
+        "\u202a{}\u202c",
+        "\u2066{}\u2069",
+        "\u200e{}\u200f\u2060",
         "\xa0{}\xa0",
         "{}%0A",
         "{}%0d%0a",
@@ -83,13 +87,25 @@ def test_texts_without_a_name() -> None:
         ("https://h.example/?a=1\\u0026b=2", "escaped"),
         ("https%3A%2F%2Fh.example%2F%3Fa%3D1", "percent-encoded as a whole"),
         ("uid%3d04", "percent-encoded as a whole"),
+        ("https://h.example/?a=1 https://h.example/?a=2", "several URLs"),
+        ("https://h.example/?a=1,\ntagapp://a=2", "several URLs"),
     ],
 )
 def test_a_text_that_was_escaped_is_recognised(text: str, word: str) -> None:
     assert word in (mistake(text) or "")
 
 
-@pytest.mark.parametrize("text", [TAP, f"https://h.example/?{TAP}&next=%3D", "https://h.example/", "a&b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        TAP,
+        f"https://h.example/?{TAP}&next=%3D",
+        "https://h.example/",
+        "a&b",
+        "Tap: https://h.example/?a=1",
+        "https://h/?r=https://i/",
+    ],
+)
 def test_other_texts_are_not_mistakes(text: str) -> None:
     assert mistake(text) is None
 

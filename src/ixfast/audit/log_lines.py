@@ -2,7 +2,7 @@
 
 The request is the text in quotation marks in the common and combined formats of Apache and nginx, in those of AWS load
 balancers, S3, Traefik, HAProxy, Envoy and uvicorn; in other lines it is the first URL or path, preferably with a query. The time
-is the first one outside of the request.
+is the first one outside of the request. Apache and nginx escape what could end the quotation: `\\x22`, `\\"`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
-REQUEST = re.compile(r'"[A-Z]{3,10} ([^\s"]+)(?: [A-Z]+/[\d.]+)?"')
+REQUEST = re.compile(r'"[A-Z]{3,10} ((?:[^\s"\\]|\\.)+)(?: [A-Z]+/[\d.]+)?"')
 """A quoted request line: `"GET /t?uid=... HTTP/1.1"`."""
 
 _REQUEST_LINE = re.compile(r"[A-Z]{3,10} (\S+)(?: [A-Z]+/[\d.]+)?")
@@ -19,6 +19,9 @@ _TIME = re.compile(
     r"(\d{2}/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?:\.\d+)?(?: [+-]\d{4})?)"
     r"|(\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z| ?UTC| ?[+-]\d\d:?\d\d)?)"
 )
+
+
+_ESCAPED = re.compile(r"(?:\\x[0-9A-Fa-f]{2})+|\\[\"\\]")
 
 
 class LogLine(NamedTuple):
@@ -37,10 +40,27 @@ def read_log_line(line: str) -> LogLine:
         target = next((each for each in targets if "?" in each), targets[0] if targets else None)
         rest = line.replace(target, "", 1) if target is not None else line
     at = _TIME.search(rest)
-    return LogLine(target, at[0] if at is not None else None)
+    return LogLine(unescaped(target) if target is not None else None, at[0] if at is not None else None)
 
 
 def target_of(text: str) -> str:
     """The target of a request line; any other text as it is."""
     found = _REQUEST_LINE.fullmatch(text)
-    return found[1] if found is not None else text
+    return unescaped(found[1] if found is not None else text)
+
+
+def unescaped(text: str) -> str:
+    """A text without the escapes that servers write into their logs."""
+    return _ESCAPED.sub(lambda found: characters(found[0]), text) if "\\" in text else text
+
+
+def characters(escapes: str) -> str:
+    """What escapes of a log stand for; bytes that are not UTF-8 remain escaped, as in a URL."""
+    if not escapes.startswith("\\x"):
+        return escapes[1]
+    content = bytes.fromhex(escapes.replace("\\x", ""))
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = ""
+    return text if text.isprintable() and text else "".join(f"%{byte:02X}" for byte in content)

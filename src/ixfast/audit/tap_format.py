@@ -95,6 +95,8 @@ def detect_format(
     separator = separator or max(SEPARATORS, key=first.count)
     rows = _cells(lines[before:], separator)
     if rows and _is_header(rows[0]) and not any(map(is_tap, filter(None, rows[0]))):
+        if _is_prose(rows, parameters):
+            return TapFormat("log", before=before, is_log=True)
         return _named(rows[0], separator, before + 1, rows[1:], parameters)
     if rows and (unnamed := _unnamed(rows[0], separator, before)) is not None:
         return unnamed
@@ -137,6 +139,17 @@ def _is_header(cells: Sequence[str]) -> bool:
     if any(mark in text for mark in ("=", "?", "://")) or "%3d" in text.lower():
         return False
     return "/" not in text or any(folded(cell) in _KNOWN for cell in cells)
+
+
+def _is_prose(rows: Sequence[Sequence[str]], parameters: Collection[str]) -> bool:
+    """Whether a first line that names no known column is the first of a text with URLs, such as a mail, and not a header."""
+    if any(folded(cell) in (*_KNOWN, *LINE_NAMES) or cell.lower() in parameters for cell in rows[0]):
+        return False
+    others = [row for row in rows[1:] if any(row)]
+    with_url = [row for row in others if any("://" in cell for cell in row)]
+    if len(rows[0]) > 1:
+        return bool(with_url) and not any(len(row) == len(rows[0]) for row in with_url)
+    return bool(with_url) and not all(_URL.fullmatch(cell) for row in others for cell in row)
 
 
 def _named(

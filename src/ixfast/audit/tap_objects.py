@@ -7,6 +7,7 @@ read as such.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from urllib.parse import quote
 import msgspec
 import orjson
 
-from ixfast.audit.log_lines import LogLine, read_log_line, target_of
+from ixfast.audit.log_lines import LogLine, characters, read_log_line, target_of
 from ixfast.audit.tap_names import (
     CLOCK,
     EXPECTED,
@@ -37,6 +38,8 @@ from ixfast.tag_files.columns import shown
 NOT_PARAMETERS = frozenset(("", TIME, CLOCK, URL, QUERY, LINE, EXPECTED))
 NO_TAP = "the line contains no tap"
 _NO_TAP_MEMBER = f"{NO_TAP}: no member is called url or query, or like a parameter of one"
+
+_ESCAPED_BYTES = re.compile(r"(?<!\\)(?:\\x[0-9A-Fa-f]{2})+")  # of nginx, which is not JSON unless `escape=json` is set
 
 _RESERVED = frozenset((*URL_NAMES, *QUERY_NAMES, *TIME_NAMES, EXPECTED))
 _DEPTH = 3
@@ -153,6 +156,9 @@ def _uniform_objects(text: str, lines: int) -> Rows | None:
 
 def _object(line: str) -> tuple[Any, list[str]]:
     """The JSON value of a line, and its duplicate members; None if it is not JSON."""
+    line = (
+        _ESCAPED_BYTES.sub(lambda escapes: orjson.dumps(characters(escapes[0])).decode()[1:-1], line) if "\\x" in line else line
+    )
     try:
         found = orjson.loads(line)
         return found, repeated_in_line(line, found) if isinstance(found, dict) else []

@@ -14,9 +14,14 @@ from typing import NamedTuple
 # A query at the beginning of a text: a name and "=". Paths and hosts have one of the other characters before their first "=".
 _QUERY = re.compile(r"\??[^/?#&=:]+=")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?://|(?=[^/?#&=:]+=))")
-# What readers and copied texts add at the ends: white space, also escaped, marks of no width, and the padding of NDEF memory.
-_AROUND = " \t\n\v\f\r\0\x85\xa0\u200b\u2028\u2029\ufeff"
+# What readers and copied texts add at the ends: white space, also escaped and of full width, marks of no width and of direction,
+# and the padding of NDEF memory.
+_AROUND = (
+    " \t\n\v\f\r\0\x85\xa0\u200b\u200c\u200d\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u202f\u2060\u2066\u2067\u2068"
+    "\u2069\u3000\ufeff"
+)
 _ESCAPED_AND = re.compile(r"&(?:amp|#0*38|#x0*26);|\\u0026", re.IGNORECASE)
+_ANOTHER_URL = re.compile(r"[\s,;|<>\"'][A-Za-z][A-Za-z0-9+.-]*://")
 _ESCAPED_END = re.compile(r"(?:\+|%(?:00|09|0[AaDd]|20))+\Z")
 
 
@@ -61,9 +66,11 @@ def pairs(query: str) -> Iterator[tuple[str, str]]:
 
 
 def mistake(text: str) -> str | None:
-    """What is wrong with the text as a whole if no profile reads it: it was escaped for a page or a file, or encoded twice."""
+    """What is wrong with the text as a whole if no profile reads it: several URLs, or one that was escaped or encoded twice."""
     if _ESCAPED_AND.search(text):
         return "The URL is escaped: replace each &amp; (or \\u0026) with &."
+    if "://" in text and _ANOTHER_URL.search(text, text.index("://")):
+        return "The text has several URLs: read each by itself."
     if "=" not in text and "%3d" in text.lower():
         return "The URL is percent-encoded as a whole: decode it first."
     return None
