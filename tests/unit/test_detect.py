@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from urllib.parse import parse_qs, quote
 
 import msgspec
 import pytest
@@ -585,3 +586,42 @@ def test_a_text_in_the_path_of_one_tag_that_may_be_its_code(path: str, noted: bo
     assert proposal.profile.template == "p={picc}&c={mac}" or "{xuid}" in proposal.profile.template
     about = [note for note in proposal.notes if "may be the tag's code" in note]
     assert bool(about) is noted and all("must begin with /{xuid}?" in note for note in about)
+
+
+WORDS, WORDED = ("alpha", "beta", "gamma"), ("04A1B2C3D4E5F6", "04112233445566", "04FEDCBA987654")
+# In front of the window, the window's own texts, and behind the MAC: {0} and {1} differ between tags.
+TEXTS_AROUND = [
+    ("lot=L{0}&", "s={0}&", ""), ("", "s={0}&", "&lang={1}"), ("", "s={0}&v={1}&", ""), ("lot={1}&", "s={0}&v={1}&", "&l={0}"),
+    ("s={0}&", "v={1}&", ""), ("a={0}&b={1}&c={0}&", "d={1}&", ""), ("q={0}&", "s={0} x&v={1}&", "&l={1}"), ("", "s={0}-1&", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize(("front", "inside", "behind"), TEXTS_AROUND)
+def test_only_texts_inside_the_window_have_placeholders(front: str, inside: str, behind: str, encrypted: bool) -> None:
+    profile = compile_profile(preset("encrypted" if encrypted else "plain-uid-counter"))
+    urls, statics = [], []
+    for at, uid in enumerate(WORDED):
+        texts = [WORDS[at], WORDS[2 - at]]
+        mirror = f"p={profile.scheme.write_picc(META_KEY, bytes.fromhex(uid), at + 1, bytes(16)).hex().upper()}"
+        mirror = mirror if encrypted else f"uid={uid}&ctr=00000{at + 1}"
+        window = f"{quote(inside.format(*texts), safe='=&')}{mirror}&cmac="
+        mac = profile.scheme.simulated_mac(FILE_KEY, bytes.fromhex(uid), at + 1, window.encode())
+        urls.append(f"https://h.example/t?{front.format(*texts)}{window}{mac.hex().upper()}{behind.format(*texts)}")
+        statics.append(parse_qs(inside.format(*texts)))
+    found = best(detect(urls, [key(FILE_KEY)], [key(META_KEY)]))
+    assert found.verified == (0, 1, 2)
+    template = found.profile.template
+    assert template == f"{found.profile.window}{{mac}}" and "{aid}" not in template
+    names = dict(re.findall(r"(\w+)=\{(xuid|cuid|batch)\}", template))
+    assert [*names] == [*parse_qs(inside)]
+    (note,) = [note for note in found.notes if note.startswith("the MAC covers texts of your own")]
+    compiled = compile_profile(found.profile)
+    for at, url in enumerate(urls):
+        registered = {names[field]: text for field, (text,) in statics[at].items()}
+        assert "xuid" not in registered or registered["xuid"].isalnum()
+        message = compiled.read_url(url)
+        assert isinstance(message, Message)
+        known = {"file_keys": (key(FILE_KEY),), "meta_keys": (key(META_KEY),), "statics": registered}
+        assert compiled.examine(message, uid=bytes.fromhex(WORDED[at]), **known).authentic
+    assert all(f"{field} is " in note for field in names)

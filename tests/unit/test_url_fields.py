@@ -119,7 +119,7 @@ def test_more_texts_of_the_tag_than_have_names() -> None:
         for tap in range(2)
     ]
     found = templates(*urls)
-    assert found[0] == "b={xuid}&c={cuid}&d={aid}&f={batch}&n={counter}&e={mac}"  # something must name the tag
+    assert found[0] == "b={xuid}&c={cuid}&d={batch}&f={aid}&n={counter}&e={mac}"  # something must name the tag
     assert found[1] == "n={counter}&e={mac}"
 
 

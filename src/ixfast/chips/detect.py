@@ -17,18 +17,25 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from ixfast import cmac
-from ixfast.chips.detect_notes import names_tag, several_meta_keys, tamper_offset, text_of_one_tag, unused_path_text
+from ixfast.chips.detect_notes import (
+    names_tag,
+    several_meta_keys,
+    tamper_offset,
+    text_of_one_tag,
+    texts_in_window,
+    unused_path_text,
+)
 from ixfast.chips.detect_reasons import Tried, suits, why_not, why_not_beside, without_encoding
 from ixfast.chips.glued_texts import Alone, merged
 from ixfast.chips.message import Message
 from ixfast.chips.mirror_lengths import not_filled_in, wrong_lengths
 from ixfast.chips.profile import CompiledProfile, compile_profile
 from ixfast.chips.reasons import REASONS
-from ixfast.chips.registry import find_scheme, scheme_names
+from ixfast.chips.registry import distinct_schemes
 from ixfast.chips.scheme import Scheme
 from ixfast.chips.url_fields import Encoding, Sample, dissect, encodings, glued_encodings, named_encodings
 from ixfast.chips.url_readings import NXP
-from ixfast.chips.window_candidates import mac_windows
+from ixfast.chips.window_candidates import mac_windows, registrable
 from ixfast.domain.model import EncodingProfile, Evidence, Key
 from ixfast.errors import InputError, ProfileError
 
@@ -148,7 +155,7 @@ class _Detector:
             ]
         )
         self._count = len({key.value for key in (*file_keys, *meta_keys)} - {_ZERO})
-        self._schemes = _distinct_schemes()
+        self._schemes = distinct_schemes()
         derives = any(source.derivation is not None for source in self._sources)
         self._tried = Tried(len({source.key.value for source in self._sources}), self._count, derives, self._meta, self._schemes)
         self._tags: dict[EncodingProfile, int] = {}  # how many different ones a profile verifies
@@ -330,7 +337,9 @@ class _Detector:
 
     def _propose(self, hit: _Hit) -> tuple[Proposal | None, str | None]:
         """Turn a hit into a profile and examine all samples with it. Returns the proposal, or None and the problem if any."""
-        template = hit.encoding.template
+        encoding, window = registrable(hit.encoding, hit.window)
+        hit = hit._replace(encoding=encoding, window=window)
+        template = encoding.template
         if not hit.uid_is_sent:
             template += ("&" if "=" in template else "?") + "u={uid}"
         counts = hit.counter > 0 or (hit.counter == 0 and not hit.scheme.counter_can_be_off)
@@ -338,10 +347,10 @@ class _Detector:
             name=self._name,
             scheme=hit.scheme.name,
             template=template,
-            window=hit.window,
+            window=window,
             allow_without_counter=not counts,
         )
-        key = (hit.scheme.name, template, hit.window, repr(hit.source.derivation))
+        key = (hit.scheme.name, template, window, repr(hit.source.derivation))
         if key in self._seen:
             return None, None
         self._seen.add(key)
@@ -396,6 +405,8 @@ class _Detector:
             notes.append(note)
         if not hit.uid_is_sent:
             notes.append("the session vector includes the UID but the URL does not: register the tags' UIDs")
+        if (covered := texts_in_window(profile, hit.encoding.fields)) is not None:
+            notes.append(covered)
         if profile.allow_without_counter:
             notes.append("no counter is mirrored: a tap of such a tag can be replayed forever")
         meta_keys = tuple(dict.fromkeys(label for _, _, label in verified.values() if label is not None))
@@ -437,11 +448,3 @@ def _derived_meta_keys(sources: Sequence[_Source]) -> Iterator[tuple[bytes, str]
         value = source.derivation.derive_meta_key(source.key.value) if source.derivation is not None else None
         if value is not None:
             yield value, f"{source.label}, derived by {source.derivation!r}"
-
-
-def _distinct_schemes() -> list[Scheme]:
-    """The schemes, one of each set that computes the same."""
-    found: dict[tuple[object, ...], Scheme] = {}
-    for scheme in map(find_scheme, scheme_names()):
-        found.setdefault((type(scheme), scheme.picc_chars, scheme.mirrors, scheme.signed_fields), scheme)
-    return list(found.values())

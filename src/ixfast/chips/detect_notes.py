@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ixfast.chips.tamper import STATES
 from ixfast.chips.template import STATICS
@@ -12,6 +12,9 @@ from ixfast.domain.model import EncodingProfile
 from ixfast.limits import META_KEYS_MAX
 
 _CODE_CHARS_MIN = 6
+_REGISTERED = {
+    "xuid": "its tag code (XUID)", "cuid": "its CUID", "batch": "the name of its batch", "aid": "the account's id (AID)",
+}  # fmt: skip
 _PLACEHOLDER = re.compile(r"\{[^}]*\}")
 _ONE_TAG = "which taps of one tag do not show: pass taps of three different tags"
 
@@ -36,6 +39,12 @@ def text_of_one_tag(profile: EncodingProfile) -> str | None:
         if any(not JOINER.fullmatch(literal) for literal in _PLACEHOLDER.split(text) if literal):
             return f"the constant text in {name} may differ between tags, {_ONE_TAG}"
     return None
+
+
+def texts_in_window(profile: EncodingProfile, fields: Mapping[str, str]) -> str | None:
+    """The note for texts of the owner's that the MAC covers: a tap is genuine only if its tag is registered with them."""
+    covered = [f"{fields[name]} is {what}" for name, what in _REGISTERED.items() if f"{{{name}}}" in profile.window]
+    return f"the MAC covers texts of your own, with which each tag must be registered: {', '.join(covered)}" if covered else None
 
 
 def _pieces(template: str) -> Iterator[tuple[str, str]]:

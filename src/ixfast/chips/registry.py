@@ -26,3 +26,11 @@ def find_scheme(name: str) -> Scheme:
     if scheme is None:
         raise ProfileError(f"unknown chip scheme {quoted(name)}; the schemes are {', '.join(_SCHEMES)}")
     return scheme
+
+
+def distinct_schemes() -> list[Scheme]:
+    """The schemes, one of each set that computes the same."""
+    found: dict[tuple[object, ...], Scheme] = {}
+    for scheme in map(find_scheme, scheme_names()):
+        found.setdefault((type(scheme), scheme.picc_chars, scheme.mirrors, scheme.signed_fields), scheme)
+    return list(found.values())

@@ -26,6 +26,7 @@ _SEARCHES_MAX = 32
 _STEPS_MAX = 64 * ENCODINGS_MAX
 
 _HIDDEN = "hidden counter"  # beside the names of mirrors
+_NAMES_OF_TEXTS = ("xuid", "cuid", "batch", "aid")  # last what cannot differ between the tags of an account
 _IDENTIFYING = frozenset(("uid", "picc"))
 _PLAIN = frozenset(("uid", "counter", "tt"))  # which no chip mirrors beside an encrypted mirror
 _MAC = re.compile(r"[0-9A-Fa-f]{16}")
@@ -289,10 +290,11 @@ def _is_whole(mirrors: frozenset[str]) -> bool:
 
 
 def _namings(sample: Sample, combination: Sequence[tuple[ReadPart, ...]]) -> Iterator[list[tuple[Part | None, ...]]]:
-    """The ways to give the owner's texts the names of static texts: as few of them as possible, and as many.
+    """The ways to give the owner's texts the names of static texts: to as few of them as possible, to one more, and so on.
 
     A text without a name becomes None and is not part of the template. That is possible for a parameter, and for a path segment
-    above the first one with a placeholder. As only a named text can be in the window, those just before the MAC come first.
+    above the first one with a placeholder. As only a named text can be in the window, those just before the MAC come first; those
+    behind it have names only where as many as possible have.
     """
     free: list[int] = []
     names: dict[int, str] = {}
@@ -313,25 +315,31 @@ def _namings(sample: Sample, combination: Sequence[tuple[ReadPart, ...]]) -> Ite
         return
     mac = next(place for place, parts in enumerate(combination) if any(isinstance(p, Slot) and p.name == "mac" for p in parts))
     near = sorted(free, key=lambda place: (place > mac, -place))[:spare]
-    for more in ([], near) if near else ([],):
-        yield _named(combination, names | dict.fromkeys(more, ""))
+    mirrors = {part.name for parts in combination for part in parts if isinstance(part, Slot)}
+    # Where no mirror names the tag, any of the texts may do so.
+    in_reach = sum(place < mac for place in near) if not _IDENTIFYING.isdisjoint(mirrors) else 0
+    for count in dict.fromkeys((*range(in_reach + 1), len(near))):
+        yield _named(combination, names | dict.fromkeys(near[:count], ""))
 
 
 def _named(combination: Sequence[tuple[ReadPart, ...]], names: dict[int, str]) -> list[tuple[Part | None, ...]]:
-    """The parts of the fields with the owner's texts named; unless a name is given, in the order of `STATICS`."""
-    unused = [name for name in STATICS if name not in names.values()]
+    """The parts of the fields with the owner's texts named; unless a name is given, in the order of `_NAMES_OF_TEXTS`."""
+    unused = [name for name in _NAMES_OF_TEXTS if name not in names.values()]
     named: list[tuple[Part | None, ...]] = []
     for place, parts in enumerate(combination):
         name = names.get(place)
         named.append(
-            tuple(_slot(part, _take(unused, part) if name == "" else name) if isinstance(part, Own) else part for part in parts)
+            tuple(
+                _slot(part, _take(unused, part.chars) if name == "" else name) if isinstance(part, Own) else part
+                for part in parts
+            )
         )
     return named
 
 
-def _take(unused: list[str], own: Own) -> str:
+def _take(unused: list[str], chars: int) -> str:
     """Take the first name whose texts can be that long."""
-    name = next((name for name in unused if STATICS[name] >= own.chars), unused[0])
+    name = next((name for name in unused if STATICS[name] >= chars), unused[0])
     unused.remove(name)
     return name
 

@@ -8,9 +8,38 @@ from urllib.parse import unquote
 from ixfast.chips.scheme import Scheme
 from ixfast.chips.template import STATICS, Slot
 from ixfast.chips.url_fields import Encoding
+from ixfast.domain import references
 from ixfast.domain.owner_texts import storable
 
 _BOUNDARY = frozenset(":/?&=.-_~x")
+
+
+def registrable(encoding: Encoding, window: str) -> tuple[Encoding, str]:
+    """An encoding and its window with such names of texts that tags can be registered with those in the window.
+
+    A tag code has only letters and digits, so that any other text becomes the CUID, if that name is free or fits the other text.
+    """
+    texts = encoding.texts
+    if "{xuid}" not in window or references.CODE.fullmatch(texts["xuid"]):
+        return encoding, window
+    if "cuid" in texts and not references.CODE.fullmatch(texts["cuid"]):
+        return encoding, window
+    other = {"xuid": "cuid", "cuid": "xuid"}
+    slots = {
+        other.get(name, name): Slot(other[name], STATICS[other[name]]) if name in other else slot
+        for name, slot in encoding.slots.items()
+    }
+    renamed = encoding._replace(
+        template=_swapped(encoding.template),
+        slots=slots,
+        texts={other.get(name, name): text for name, text in texts.items()},
+        fields={other.get(name, name): label for name, label in encoding.fields.items()},
+    )
+    return renamed, _swapped(window)
+
+
+def _swapped(notation: str) -> str:
+    return notation.replace("{xuid}", "{}").replace("{cuid}", "{xuid}").replace("{}", "{cuid}")
 
 
 def mac_windows(encoding: Encoding, scheme: Scheme) -> list[tuple[str, bytes]]:
