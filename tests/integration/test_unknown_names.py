@@ -12,7 +12,8 @@ from test_management_roles import BODIES, NOTHING, furnish, target
 from ixfast.http import unknown_names
 from ixfast.http.management import ROUTES
 
-HEALTH = ("/livez", "/readyz", "/metrics", "/versions", "/openapi.json")
+PROBED = ("/livez", "/readyz", "/metrics")
+DESCRIPTIONS = ("/versions", "/openapi.json")
 
 
 @pytest.fixture
@@ -38,10 +39,17 @@ async def test_every_route_refuses_a_parameter_that_it_does_not_read(stack: Stac
         code = answer.json["error"]
         assert (code if route.compatible else code["code"]) == "invalid_parameter", (route.method, route.path)
     assert await stack.pool.fetchval(state) == before
-    for path in HEALTH:
+    for path in DESCRIPTIONS:
         answer = await stack.ask("GET", f"{path}?nonsense=1", token="")
         assert answer.problem == (400, "invalid_parameter"), path
         assert message(answer) == "Unknown query parameter at position 1. The route has no query parameters."
+
+
+async def test_parameters_of_probes_and_scrapers_change_nothing(stack: Stack) -> None:
+    for path in PROBED:
+        expected = (await stack.ask("GET", path, token="")).status
+        for query in ("verbose", "x=1", "format=prometheus&name[]=up"):
+            assert (await stack.ask("GET", f"{path}?{query}", token="")).status == expected == 200, path
 
 
 @pytest.mark.parametrize(
@@ -89,7 +97,7 @@ SECRETS = (KEY, KEY.upper(), "ixf_" + "a" * 32, "04A1B2C3D4E5F6")
 async def test_an_unknown_name_is_never_repeated(stack: Stack, secret: str) -> None:
     for method, path, body in (
         ("GET", f"/v2/scans?{secret}=1", None),
-        ("GET", f"/livez?{secret}", None),
+        ("GET", f"/versions?{secret}", None),
         ("POST", "/v2/folders", {"name": "F", secret: 1}),
         ("POST", "/v2/folders", {"name": "F", "fields": [{"name": "Colour", secret: 1}]}),
         ("POST", "/v2/folders", {"name": "F", f"x` - at `$.{secret}": 1}),

@@ -160,6 +160,14 @@ def test_two_urls_in_one_line_are_called_so(keys: Path, between: str) -> None:
     assert "several URLs: read each by itself" in result.stdout and "twice" not in result.output
 
 
+def test_factory_keys_are_reported(keys: Path) -> None:
+    assert "all zeros" not in run(keys, f"{TAP}\n").stderr
+    keys.write_text(KEYS + f"04112233445566,{'0' * 32},plain-uid-counter\n")
+    assert "warning: 1 key of the key file is all zeros, which is public" in run(keys, f"{TAP}\n").stderr
+    keys.write_text(KEYS + "".join(f"0411223344556{at},{'0' * 32},plain-uid-counter\n" for at in range(2)))
+    assert "warning: 2 keys of the key file are all zeros, which is public" in run(keys, f"{TAP}\n").stderr
+
+
 def test_texts_of_the_owners_are_read_from_escaped_logs(keys: Path) -> None:
     assert read_log_line(r'"GET /?s=SN-3\x22&n=1 HTTP/1.1"').target == '/?s=SN-3"&n=1'
     assert read_log_line(r'"GET /?s=a\xC3\xBC\x5Cb\xFF HTTP/1.1"').target == "/?s=aü\\b%FF"

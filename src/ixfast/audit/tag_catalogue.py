@@ -37,6 +37,8 @@ class TagCatalogue:
         self._by_cuid: dict[str, int] = {}
         self._statics: dict[int, dict[str, str]] = {}
         self._own_meta_keys: dict[int, tuple[Key, ...]] = {}
+        self.factory_keys = 0
+        """How many of the file keys are all zeros, as every chip's are before it is personalised."""
         self._batch_meta_keys: dict[str, tuple[Key, ...]] = {}
         self._several: dict[int, tuple[Key, ...]] = {}
         self._profile_indexes: dict[object, int] = {}

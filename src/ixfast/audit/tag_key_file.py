@@ -30,6 +30,7 @@ OWN_COLUMNS = ("profile", "version", "aid", "batch")
 """The columns that only an audit knows."""
 
 _READ = frozenset(("XUID", "UID", "CUID", "KEY", "META_KEY", "KEY_CHECK_VALUE"))
+_FACTORY_KEY = bytes(16)
 _KEY_SLOT = SLOTS.index("KEY")
 _NO_CHECK_VALUE = bytes(3)  # An audit never shows check values.
 
@@ -136,6 +137,7 @@ class _Reader:
             raise InputError("invalid_parameter", "is missing; give the tag code or the UID of the tag.", "xuid")
         keys = (Key(_version(row), row.key, _NO_CHECK_VALUE),) if row.key is not None else ()
         self.has_keys = self.has_keys or bool(keys)
+        catalogue.factory_keys += row.key == _FACTORY_KEY
         profile = self._profile(row.fields.get("profile") or self._default)
         own_meta_key = self._own_meta_key(row)
         batch = row.fields.get("batch") or ""

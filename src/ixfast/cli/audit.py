@@ -208,6 +208,9 @@ def _from_file(
         raise click.UsageError(f"--keys: {path} cannot be read: {error.strerror}.") from None
     if unread:
         click.echo(f"warning: columns of the key file that are not read: {', '.join(unread)}", err=True)
+    if zeros := catalogue.factory_keys:
+        keys = "1 key of the key file is" if zeros == 1 else f"{zeros:,} keys of the key file are"
+        click.echo(f"warning: {keys} all zeros, which is public: anyone can make taps that are genuine under it", err=True)
     return catalogue
 
 

@@ -70,13 +70,10 @@ def make_private_app(
 
     app = web.Application(middlewares=[problem_middleware], client_max_size=limits.REQUEST_BODY_BYTES_MAX)
     app[LISTENER] = _LISTENER
-    for path, handler in (
-        ("/livez", livez),
-        ("/readyz", readyz),
-        ("/metrics", metrics),
-        ("/versions", version),
-        ("/openapi.json", openapi),
-    ):
+    # Probes and scrapers send parameters of their own, such as `verbose`, and must never take that for a failure.
+    for path, handler in (("/livez", livez), ("/readyz", readyz), ("/metrics", metrics)):
+        app.router.add_get(path, handler)
+    for path, handler in (("/versions", version), ("/openapi.json", openapi)):
         app.router.add_get(path, _without_parameters(handler))
     if pool is not None and keks is not None:
         add_management(app, pool, keks, is_past)
