@@ -98,8 +98,8 @@ def _window(
     uid, counter = evidence.uid or b"", -1 if evidence.counter is None else evidence.counter
     windows = compiled.windows(message, uid, statics)
     if len(windows) > 1 and evidence.authentic:
-        verified = compiled.verified(message, uid, counter, file_keys, statics)
-        windows = (verified[1],) if verified is not None else windows
+        verify, mac = compiled.scheme.verify, message.mac
+        windows = tuple(each for each in windows if any(verify(key.value, uid, counter, each, mac) for key in file_keys))
     return " or ".join(window.decode() for window in windows) or "empty"
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import cast
 
 from ixfast.chips.message import Message, Missing
 from ixfast.chips.reasons import REASONS
@@ -28,7 +27,7 @@ from ixfast.chips.tap_reader import Reader
 from ixfast.chips.template import STATICS, Slot, Template, compile_template
 from ixfast.domain import owner_texts
 from ixfast.domain.model import EncodingProfile, Evidence, Key, Tamper
-from ixfast.domain.owner_texts import only_spelling, says, spelling
+from ixfast.domain.owner_texts import SentText, says, spelling
 from ixfast.limits import COUNTER_MAX, META_KEYS_TRIED_MAX, UID_BYTES
 
 _RANKS = {reason: rank for rank, reason in enumerate(REASONS)}
@@ -189,29 +188,26 @@ class CompiledProfile:
         """
         if self._fixed_windows is not None:
             return self._fixed_windows
-        parts = self.template.window
-        if self._plain_literals:
-            plain = [each if isinstance(each, str) else _window_part(each.name, message, uid, statics) for each in parts]
-            if None not in plain:
-                return ("".join(cast(list[str], plain)).encode(),)
         literals, texts = [""], []
-        for part in parts:
+        for part in self.template.window:
             if isinstance(part, Slot) and part.name in STATICS:
                 texts.append(spelling(getattr(message, part.name), statics.get(part.name)))
                 literals.append("")
             else:
-                literals[-1] += part if isinstance(part, str) else _window_part(part.name, message, uid, statics) or ""
+                literals[-1] += part if isinstance(part, str) else _window_part(part.name, message, uid, statics)
         return tuple(window.encode() for window in owner_texts.windows(literals, texts))
 
-    def verified(
-        self, message: Message, uid: bytes, counter: int, file_keys: tuple[Key, ...], statics: Mapping[str, str]
-    ) -> tuple[Key, bytes] | None:
-        """The file key under which the MAC is valid, and the window that it covers. `uid` and `counter`: see `Scheme.verify`."""
-        for window in self.windows(message, uid, statics):
-            for key in file_keys:
-                if self.scheme.verify(key.value, uid, counter, window, message.mac):
-                    return key, window
-        return None
+    def _usual_window(self, message: Message, uid: bytes, statics: Mapping[str, str]) -> bytes | None:
+        """The first of `windows`, at once; None if something in it was escaped, so that there may be another."""
+        if not self._plain_literals:
+            return None
+        for name in self.window_statics:
+            text = getattr(message, name)
+            if type(text) is SentText or (text is not None and "+" in text):
+                return None
+        parts = self.template.window
+        texts = [part if isinstance(part, str) else _window_part(part.name, message, uid, statics) for part in parts]
+        return "".join(texts).encode()
 
     def _examine_encrypted(
         self,
@@ -246,14 +242,31 @@ class CompiledProfile:
             if counter != 0 or not self._counter_may_be_off:
                 return _refused("counter_range", uid or None, counter)
             counter = None  # a counter that never changes cannot detect replays
-        verified = self.verified(message, uid, session_counter, file_keys, statics)
-        if verified is None:
+        windows, usual = self._fixed_windows, None
+        if windows is None:
+            usual = self._usual_window(message, uid, statics)
+            windows = (usual,) if usual is not None else self.windows(message, uid, statics)
+        key = self._key_of(message, uid, session_counter, file_keys, windows)
+        if key is None and usual is not None and self.window_statics:
+            others = tuple(window for window in self.windows(message, uid, statics) if window != usual)
+            key = self._key_of(message, uid, session_counter, file_keys, others)
+        if key is None:
             return _refused("mac_mismatch", uid or None, counter)
-        key, _ = verified
         file_data = None
         if message.enc is not None:
             file_data = self.scheme.decrypt_file(key.value, uid, session_counter, message.enc)
         return Evidence(True, None, uid or None, counter, key.version, self._tamper_of(message, file_data), file_data)
+
+    def _key_of(
+        self, message: Message, uid: bytes, counter: int, file_keys: tuple[Key, ...], windows: tuple[bytes, ...]
+    ) -> Key | None:
+        """The file key under which the MAC is valid over one of the windows."""
+        verify = self.scheme.verify
+        for window in windows:
+            for key in file_keys:
+                if verify(key.value, uid, counter, window, message.mac):
+                    return key
+        return None
 
     def _tamper_of(self, message: Message, file_data: bytes | None) -> Tamper | None:
         """The tamper state, from authenticated text only. The caller has verified the MAC."""
@@ -310,13 +323,12 @@ def _refused(reason: str, uid: bytes | None, counter: int | None) -> Evidence:
     return Evidence(False, reason, uid, counter)
 
 
-def _window_part(name: str, message: Message, uid: bytes, statics: Mapping[str, str]) -> str | None:
-    """The text of a slot in the window; None for a static text that the chip may have escaped."""
+def _window_part(name: str, message: Message, uid: bytes, statics: Mapping[str, str]) -> str:
     if name == "uid":
         return uid.hex().upper()
     if name == "counter":
         return f"{message.counter:06X}"
-    value = getattr(message, name)
     if name in STATICS:
-        return only_spelling(value, statics.get(name))
+        return statics.get(name) or str(getattr(message, name))
+    value = getattr(message, name)
     return value if isinstance(value, str) else value.hex().upper()

@@ -105,7 +105,7 @@ class Reader:
             if name is not None and value:
                 if name in values:
                     raise InputError("invalid_parameter", f"{name} appears twice.", name)
-                values[name] = _decoded(value, lowered=lowered)
+                values[name] = _decoded(value, lowered=lowered) if "%" in value else value
         for piece in self._constants:
             if not piece.pattern.fullmatch(values.get(piece.name or "", "")):
                 return None
@@ -232,7 +232,9 @@ def _read(piece: Piece, value: str, found: dict[str, str]) -> None:
     match = piece.pattern.fullmatch(value)
     if not match:
         raise InputError("invalid_parameter", f"{piece.name} must be {piece.expected} ({_length(piece, value)}).", piece.name)
-    _take(piece, match, found)
+    found.update(zip(piece.slots, match.groups(), strict=True))
+    if type(value) is SentText:
+        _take(piece, match, found)
 
 
 def _take(piece: Piece, match: re.Match[str], found: dict[str, str]) -> None:

@@ -89,12 +89,6 @@ def spelling(text: str | None, registered: str | None) -> Spelling:
     return Spelling(first, encoded(plain), plain, escaped=first != plain, by_browser=by_browser)
 
 
-def only_spelling(text: str | None, registered: str | None) -> str | None:
-    """The spelling of a usual text, which no program would have changed; None for any other."""
-    known = registered or text or ""
-    return known if type(text) is not SentText and _USUAL.fullmatch(known) else None
-
-
 def may_vary(literal: str) -> bool:
     """Whether a literal of a template has what a chip may have stored in another way."""
     return storable(literal) != literal or unquote(literal) != literal
