@@ -142,7 +142,7 @@ class Plan:
         self.touched: dict[int, str] = {}  # tag codes of changed tags by tag id
         self.rekeyed: list[int] = []  # ids of stored tags that get another key
         self.meta_keys: list[tuple[int, int, bytes]] = []
-        """Tag id, version and key (16 bytes) of each line with a meta key that its tag does not have yet, whoever will own it."""
+        """Tag id, version and key (16 bytes) of each line with a meta key that its tag does not have yet, without its owner."""
         self.meta_rekeyed: list[int] = []  # ids of the stored tags among them
         self.elsewhere = 0
         """How many of the stored tags are in another group, or another batch, than the one that the import names."""
