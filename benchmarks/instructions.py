@@ -33,7 +33,7 @@ def count(step: int, scans: int, *, prepare_only: bool) -> int:
         child = ["--only", step, "--scans", scans, *(["--prepare-only"] if prepare_only else [])]
         valgrind = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={folder}/%p"]
         command = [*valgrind, *python("benchmarks.instructions", *child)]
-        variables = child_environment({"PYTHONHASHSEED": "0"})
+        variables = child_environment({"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"})
         process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         _, said = process.communicate(timeout=_TIMEOUT_S)
         if process.returncode:
@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("valgrind is not installed: apt-get install valgrind", file=sys.stderr)
         return 2
     scans = _SMOKE_SCANS if given.smoke else _SCANS
+    # Once without valgrind, because the first process after a change compiles modules to bytecode.
+    subprocess.run(python("benchmarks.instructions", "--only", 0, "--scans", 1), cwd=ROOT, env=child_environment(), check=True)
     load, steps = environment.load_average(), []
     for number, step in list(enumerate(engine.STEPS))[-1 if given.smoke else 0 :]:
         each = (count(number, scans, prepare_only=False) - count(number, scans, prepare_only=True)) / scans
