@@ -3,12 +3,10 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import asyncpg
 from support import eventually, eventually_sync
+from support.held_rows import rows_held
 from support.served import ClosedError, Connection, Served, descendants_of, lives, plain_target
 
 from ixfast.testing.virtual_tags import VirtualFleet
@@ -86,20 +84,6 @@ async def test_a_drain_under_load_fails_no_request(server_dir: Path) -> None:
         log = "".join(path.read_text() for path in (again.data_dir / "postgresql/cluster/log").glob("*.log"))
         assert "was not properly shut down" not in log
         assert again.stop() == 0
-
-
-@asynccontextmanager
-async def rows_held(dsn: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
-    """Lock the rows of all tags; yields a function that counts the ledger statements waiting for them."""
-    holder, watcher = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
-    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'ixfast'"
-    try:
-        async with holder.transaction():
-            await holder.execute("SELECT FROM tag_counter FOR UPDATE")
-            yield lambda: watcher.fetchval(query)
-    finally:
-        await holder.close()
-        await watcher.close()
 
 
 async def test_scans_that_wait_are_answered_while_draining(database: str, server_dir: Path) -> None:

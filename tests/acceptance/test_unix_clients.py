@@ -11,14 +11,14 @@ import signal
 import socket
 import stat
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 from support import eventually, eventually_sync
 from support.certificates import write_certificate
+from support.held_rows import rows_held
 from support.requirements import requires
 from support.served import (
     STOP_DEADLINE_S,
@@ -202,20 +202,6 @@ async def test_connections_wait_while_no_worker_lives(database: str, server_dir:
         os.kill(worker, signal.SIGKILL)
         assert (await once(path, plain_target(FLEET, 0, 1))).passed
         assert server.stop() == 0
-
-
-@contextlib.asynccontextmanager
-async def rows_held(dsn: str) -> AsyncIterator[Callable[[], Awaitable[int]]]:
-    """Lock the rows of all tags; yields a function that counts the ledger statements waiting for them."""
-    holder, watcher = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
-    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'ixfast'"
-    try:
-        async with holder.transaction():
-            await holder.execute("SELECT FROM tag_counter FOR UPDATE")
-            yield lambda: watcher.fetchval(query)
-    finally:
-        await holder.close()
-        await watcher.close()
 
 
 async def is_refused(path: Path) -> bool:

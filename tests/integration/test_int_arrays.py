@@ -17,14 +17,16 @@ from ixfast.testing.provision import provision
 from ixfast.testing.virtual_tags import VirtualFleet
 
 FLEET = VirtualFleet(83, 3, account="shop")
-
-
-@pytest.mark.parametrize(
+KINDS = pytest.mark.parametrize("kind", ["bigint", "int"])
+ARRAYS = pytest.mark.parametrize(
     "values",
     [[], [0], [-1, 1], [-(1 << 31), (1 << 31) - 1], list(range(-300, 3000, 7))],
     ids=["none", "zero", "signs", "limits", "many"],
 )
-@pytest.mark.parametrize("kind", ["bigint", "int"])
+
+
+@ARRAYS
+@KINDS
 async def test_postgresql_reads_them(database: str, kind: str, values: Sequence[int]) -> None:
     connection = await asyncpg.connect(database)
     assert int_arrays.handle_at_once(connection)
@@ -33,12 +35,8 @@ async def test_postgresql_reads_them(database: str, kind: str, values: Sequence[
     await connection.close()
 
 
-@pytest.mark.parametrize(
-    "values",
-    [[], [0], [-1, 1], [-(1 << 31), (1 << 31) - 1], list(range(-300, 3000, 7))],
-    ids=["none", "zero", "signs", "limits", "many"],
-)
-@pytest.mark.parametrize("kind", ["bigint", "int"])
+@ARRAYS
+@KINDS
 async def test_what_postgresql_sends_is_read(database: str, kind: str, values: Sequence[int]) -> None:
     connection = await asyncpg.connect(database)
     written = "{" + ",".join(map(str, values)) + "}"
@@ -49,7 +47,7 @@ async def test_what_postgresql_sends_is_read(database: str, kind: str, values: S
 
 
 @pytest.mark.parametrize("written", ["{1,NULL}", "{{1},{2}}"], ids=["null", "two_dimensions"])
-@pytest.mark.parametrize("kind", ["bigint", "int"])
+@KINDS
 async def test_other_arrays_are_refused(database: str, kind: str, written: str) -> None:
     connection = await asyncpg.connect(database)
     assert int_arrays.handle_at_once(connection)

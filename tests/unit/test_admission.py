@@ -283,19 +283,25 @@ def test_more_than_the_capacity_leaves_the_goodput(monkeypatch: pytest.MonkeyPat
     assert _served_in_time(Worker(monkeypatch), times, controlled=False) < 0.2
 
 
+class UnreadAge(asyncio.Protocol):
+    """Sets `seen` to how long the first bytes have waited in the kernel, in seconds."""
+
+    def __init__(self, seen: asyncio.Future[float]) -> None:
+        self.seen = seen
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.seen.set_result(admission._unread_s(self.transport))
+
+
 async def test_a_unix_socket_does_not_tell_how_long_a_request_has_waited(open_scratch: Path) -> None:
     """It counts as having just arrived, however long the loop was away."""
-    seen: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-
-    class Protocol(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            self.transport = transport
-
-        def data_received(self, data: bytes) -> None:
-            seen.set_result(admission._unread_s(self.transport))
-
+    loop = asyncio.get_running_loop()
+    seen: asyncio.Future[float] = loop.create_future()
     path = open_scratch / "age.sock"
-    async with await asyncio.get_running_loop().create_unix_server(Protocol, path):
+    async with await loop.create_unix_server(lambda: UnreadAge(seen), path):
         _, writer = await asyncio.open_unix_connection(path)
         await asyncio.sleep(0)
         writer.write(b"x")
@@ -306,17 +312,9 @@ async def test_a_unix_socket_does_not_tell_how_long_a_request_has_waited(open_sc
 
 async def test_the_kernel_tells_how_long_a_request_has_waited() -> None:
     """On a real connection, whichever event loop serves it."""
-    seen: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-
-    class Protocol(asyncio.Protocol):
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            self.transport = transport
-
-        def data_received(self, data: bytes) -> None:
-            seen.set_result(admission._unread_s(self.transport))
-
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Protocol, "127.0.0.1", 0)
+    seen: asyncio.Future[float] = loop.create_future()
+    server = await loop.create_server(lambda: UnreadAge(seen), "127.0.0.1", 0)
     async with server:
         _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
         await asyncio.sleep(0)
